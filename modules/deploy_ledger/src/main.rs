@@ -1,0 +1,2 @@
+//! deploy_ledger
+fn main() {}

@@ -1,0 +1,2 @@
+//! specimen
+fn main() {}
