@@ -1,1 +1,33 @@
-//! host
+//! This machine: commands, safe files, locks, deadlines. Knows no Ansible.
+//!
+//! | to ...                                        | see          |
+//! |-----------------------------------------------|--------------|
+//! | find and run a program                        | [`program`], [`command`] |
+//! | wait: with an end, and ended by a signal      | [`deadline`], [`interrupt`] |
+//! | keep others out                               | [`lock`] (one machine, one task), [`fence`] (older deploys) |
+//! | know after kill -9 what had been begun        | [`record`]   |
+//! | change a file and lose nothing                | [`atomic`]   |
+//! | have a folder that no one else can swap       | [`folder`]   |
+//! | read a tree that someone else owns            | [`walk`]     |
+//! | know what a path is mounted on, and who uses it | [`mounts`], [`space`] |
+//! | name a run and a second                       | [`deploy_id`], [`clock`] |
+//!
+//! Deliberately absent: a shell, threads, name services (we are linked statically), an async runtime, deleting trees.
+
+pub mod atomic;
+pub mod clock;
+pub mod command;
+pub mod deadline;
+pub mod deploy_id;
+pub mod fence;
+pub mod folder;
+pub mod interrupt;
+pub mod lock;
+pub mod mounts;
+pub mod program;
+pub mod reason;
+pub mod record;
+pub mod space;
+pub mod walk;
+
+pub use reason::reason;

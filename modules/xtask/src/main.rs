@@ -1,2 +1,63 @@
-//! xtask
-fn main() {}
+//! `cargo xtask`: what stands between `cargo build` and an Ansible collection. It talks to a person, so it may print.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod binaries;
+mod dist;
+mod docs;
+mod elf;
+mod galaxy;
+mod python;
+mod spec;
+mod stage;
+mod target;
+mod workspace;
+mod yaml;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use target::Arch;
+use workspace::Workspace;
+
+const USAGE: &str = "\
+cargo xtask docs [--check]                  write the modules' documentation from their option specs (or compare it)
+cargo xtask collection [--arch A,B]         build the static binaries into collection/plugins/modules/__bin
+cargo xtask stage DIR [--with-tests]        a physical copy of what is shipped: DIR/ansible_collections/reversible/deploy
+cargo xtask dist                            the installable archive and its checksum under target/dist
+";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["docs"] => docs::write(&Workspace::find()?),
+        ["docs", "--check"] => docs::check(&Workspace::find()?),
+        ["collection"] => binaries::collection(&Workspace::find()?, &Arch::ALL),
+        ["collection", "--arch", list] => {
+            binaries::collection(&Workspace::find()?, &Arch::parse_list(list)?)
+        }
+        ["stage", dir] | ["stage", dir, "--with-tests"] | ["stage", "--with-tests", dir]
+            if !dir.starts_with('-') =>
+        {
+            let with_tests = arguments.contains(&"--with-tests");
+            stage::stage(&Workspace::find()?, dir.as_ref(), with_tests)
+        }
+        ["dist"] => dist::dist(&Workspace::find()?),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("unknown command: {}\n{USAGE}", other.join(" ")),
+    }
+}

@@ -1,0 +1,349 @@
+//! One task on one target at a time: `flock` on a file that says who holds it.
+//!
+//! Invariants: the lock is the kernel's, so it ends with its holder, however that ends; what stands in the file only serves messages and
+//! the search for children. The file is never deleted (two processes could then hold "the" lock on two files). A lock is not
+//! given while a command that a dead holder had started is alive: see [`crate::command::IfWeDie`].
+//!
+//! The file: one line of JSON about the holder, then a line `child <content of /proc/<pid>/stat>` for each running command.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{self, Utc};
+use crate::deadline::{Deadline, seconds};
+use crate::deploy_id::DeployId;
+
+/// Who holds a lock, as it stands in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub pid: u32,
+    pub what: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deploy_id: Option<DeployId>,
+    pub since: Utc,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {} ({}, ", self.pid, self.what)?;
+        if let Some(id) = &self.deploy_id {
+            write!(f, "deploy {id}, ")?;
+        }
+        write!(f, "since {})", self.since)
+    }
+}
+
+/// A lock that is ours until it is dropped.
+#[derive(Debug)]
+#[must_use = "the lock is released as soon as it is dropped"]
+pub struct Lock {
+    file: Flock<File>,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Takes the lock at `path` (its folder must be there and safe), waiting until the deadline at most ([`Held`]) or until a signal
+    /// comes. `what` is for others to read: the module's name.
+    pub fn acquire(
+        path: &Path,
+        what: &str,
+        deploy_id: Option<&DeployId>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Lock> {
+        let deadline = deadline.into();
+        let mut pause = Duration::from_millis(10);
+        loop {
+            let last = deadline.passed();
+            let by = match Self::attempt(path)? {
+                Attempt::Ours(file) => match orphans(&read(&file)) {
+                    orphans if orphans.is_empty() => {
+                        return Self::take(file, path, what, deploy_id);
+                    }
+                    orphans => By::Orphans(orphans),
+                },
+                Attempt::Theirs(holder) => By::Holder(holder),
+            };
+            if last {
+                return Err(Held { path: path.to_owned(), by, waited: deadline.span() }.into());
+            }
+            deadline.sleep(pause)?;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn attempt(path: &Path) -> Result<Attempt> {
+        let file = open(path)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) if is_at(&file, path) => Ok(Attempt::Ours(file)),
+            // Somebody deleted or replaced the file: what we hold is no longer what others would lock.
+            Ok(_) => Ok(Attempt::Theirs(None)),
+            Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => Ok(Attempt::Theirs(
+                read(&file).lines().next().and_then(|line| serde_json::from_str(line).ok()),
+            )),
+            Err((_, error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
+        }
+    }
+
+    fn take(
+        mut file: Flock<File>,
+        path: &Path,
+        what: &str,
+        deploy_id: Option<&DeployId>,
+    ) -> Result<Lock> {
+        let pid = std::process::id();
+        let holder = Holder {
+            pid,
+            what: what.to_owned(),
+            deploy_id: deploy_id.cloned(),
+            since: clock::now(),
+        };
+        let line = serde_json::to_string(&holder)? + "\n";
+        file.set_len(0).and_then(|()| file.write_all(line.as_bytes())).with_context(|| {
+            format!("cannot write our name into the lock file {}", path.display())
+        })?;
+        registry().locks.push((file.as_raw_fd(), line.len() as u64));
+        Ok(Lock { file, path: path.to_owned() })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let mut registry = registry();
+        registry.locks.retain(|(fd, _)| *fd != self.file.as_raw_fd());
+        // A child that could not be killed stays written there, for the next holder to find.
+        if registry.children == 0 {
+            let _ = self.file.set_len(0);
+        }
+    }
+}
+
+enum Attempt {
+    Ours(Flock<File>),
+    Theirs(Option<Holder>),
+}
+
+fn open(path: &Path) -> Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let file = File::options()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(flags.bits())
+        .open(path)
+        .with_context(|| format!("cannot open the lock file {}", path.display()))?;
+    let metadata = file
+        .metadata()
+        .with_context(|| format!("cannot look at the lock file {}", path.display()))?;
+    ensure!(metadata.is_file(), "cannot lock {}: it is not a regular file", path.display());
+    Ok(file)
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), path.symlink_metadata()) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+fn read(mut file: &File) -> String {
+    let mut bytes = Vec::new();
+    let _ = file.rewind().and_then(|()| file.take(64 << 10).read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The locks of this process and its running commands, so that no command can be started without being noted.
+struct Registry {
+    /// Descriptor, and length of the holder's line.
+    locks: Vec<(RawFd, u64)>,
+    children: usize,
+}
+
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry { locks: Vec::new(), children: 0 });
+
+fn registry() -> MutexGuard<'static, Registry> {
+    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a child with the descriptors of our locks, to be given to [`note_child`]; no lock is taken or dropped meanwhile.
+pub(crate) fn child_begins<T>(
+    spawn: impl FnOnce(Vec<RawFd>) -> std::io::Result<T>,
+) -> std::io::Result<T> {
+    let mut registry = registry();
+    let started = spawn(registry.locks.iter().map(|(fd, _)| *fd).collect())?;
+    registry.children += 1;
+    Ok(started)
+}
+
+/// In the child, between fork and exec: writes its process id and start time into the lock files. Async-signal-safe.
+pub(crate) fn note_child(locks: &[RawFd]) -> std::io::Result<()> {
+    if locks.is_empty() {
+        return Ok(());
+    }
+    let mut line = [0; 1024];
+    line[..6].copy_from_slice(b"child ");
+    let stat = nix::fcntl::open(
+        c"/proc/self/stat",
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )?;
+    let n = 6 + nix::unistd::read(&stat, &mut line[6..])?;
+    for fd in locks {
+        // SAFETY: the registry is locked by our parent while we are started, so the descriptors are open.
+        #[allow(unsafe_code)]
+        let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
+        nix::unistd::write(fd, &line[..n])?;
+    }
+    Ok(())
+}
+
+/// A child was reaped. When no other runs, the notes are taken away.
+pub(crate) fn child_ended() {
+    let mut registry = registry();
+    registry.children = registry.children.saturating_sub(1);
+    if registry.children > 0 {
+        return;
+    }
+    for (fd, length) in &registry.locks {
+        // SAFETY: a lock leaves the registry before its file is closed.
+        #[allow(unsafe_code)]
+        let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
+        let _ = nix::unistd::ftruncate(fd.as_fd(), i64::try_from(*length).unwrap_or(i64::MAX));
+    }
+}
+
+/// A command that goes on although the process that started it is dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    pub pid: u32,
+    pub comm: String,
+}
+
+/// Those children noted in a lock file that are still the same process, and alive.
+fn orphans(content: &str) -> Vec<Orphan> {
+    let noted = content.lines().filter_map(|line| Stat::parse(line.strip_prefix("child ")?));
+    let alive = |noted: Stat| {
+        let now = std::fs::read(format!("/proc/{}/stat", noted.pid)).ok()?;
+        let now = Stat::parse(&String::from_utf8_lossy(&now))?;
+        let same = now.start == noted.start && !matches!(now.state, b'Z' | b'X' | b'x');
+        same.then_some(Orphan { pid: now.pid, comm: now.comm })
+    };
+    noted.filter_map(alive).collect()
+}
+
+/// `/proc/<pid>/stat`: `pid (comm) state ppid ... starttime`, where comm may hold spaces and parentheses; starttime is field 22.
+struct Stat {
+    pid: u32,
+    comm: String,
+    state: u8,
+    start: u64,
+}
+
+impl Stat {
+    fn parse(line: &str) -> Option<Stat> {
+        let (front, back) = (line.split_once(" (")?, line.rsplit_once(") ")?);
+        let fields: Vec<&str> = back.1.split_ascii_whitespace().collect();
+        let comm = line.get(front.0.len() + 2..back.0.len())?.to_owned();
+        Some(Stat {
+            pid: front.0.parse().ok()?,
+            comm,
+            state: *fields.first()?.as_bytes().first()?,
+            start: fields.get(19)?.parse().ok()?,
+        })
+    }
+}
+
+/// By whom a lock is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// A living process; `None` when its name could not be read.
+    Holder(Option<Holder>),
+    /// Commands of a holder that is dead.
+    Orphans(Vec<Orphan>),
+}
+
+/// The lock could not be had before the deadline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub path: PathBuf,
+    pub by: By,
+    pub waited: Duration,
+}
+
+impl Held {
+    pub fn reason(&self) -> &'static str {
+        "lock_held"
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot lock {}: ", self.path.display())?;
+        match &self.by {
+            By::Holder(Some(holder)) => write!(f, "held by {holder}")?,
+            By::Holder(None) => {
+                f.write_str("held by another process, which has not written its name")?
+            }
+            By::Orphans(orphans) => {
+                let names: Vec<_> = orphans
+                    .iter()
+                    .map(|orphan| format!("pid {} ({})", orphan.pid, orphan.comm))
+                    .collect();
+                write!(
+                    f,
+                    "an earlier run was killed, but a command of it still goes on: {}",
+                    names.join(", ")
+                )?;
+            }
+        }
+        write!(
+            f,
+            "; waited {}; wait for it to end, or end it, then try again",
+            seconds(self.waited)
+        )
+    }
+}
+
+impl std::error::Error for Held {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_stat_with_odd_names() {
+        let line = "12 (a) (b c)) S 1 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 1 1";
+        let stat = Stat::parse(line).unwrap();
+        assert_eq!(
+            (stat.pid, stat.comm.as_str(), stat.state, stat.start),
+            (12, "a) (b c)", b'S', 777)
+        );
+        for torn in (0..line.len() - 7).map(|n| &line[..n]) {
+            assert!(Stat::parse(torn).is_none_or(|stat| stat.start != 777), "{torn}");
+        }
+        assert!(orphans(&format!("{{}}\nchild {line}\nchild\nchild 1\n")).is_empty());
+    }
+
+    #[test]
+    fn ourselves_as_orphan() {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        assert_eq!(orphans(&format!("x\nchild {stat}"))[0].pid, std::process::id());
+    }
+}

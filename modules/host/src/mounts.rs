@@ -1,0 +1,212 @@
+//! What is mounted where: `/proc/self/mountinfo`, read as the kernel writes it (proc_pid_mountinfo(5)).
+//!
+//! Invariant: a path's mount is the one that the kernel would use: asked by mount id (statx), so that a mount that lies over another, or
+//! that was made over a folder above, is told apart. Only where the kernel cannot say (Linux before 5.8) the longest mount point decides.
+
+mod holders;
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+
+pub use holders::{Census, Holder, How, Unseen, User, What, holders, users_of};
+
+/// One line of mountinfo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    pub id: u64,
+    pub parent: u64,
+    /// Of the filesystem: the same for all mounts of it.
+    pub dev: (u32, u32),
+    /// Which folder of the filesystem is mounted: `/` but for bind mounts and subvolumes.
+    pub root: PathBuf,
+    pub mountpoint: PathBuf,
+    pub fstype: String,
+    /// A device, a dataset's name, `tmpfs`, ...
+    pub source: OsString,
+    pub options: String,
+}
+
+/// The mounts of one mount namespace, in the kernel's order: a later one lies over an earlier one at the same place.
+#[derive(Clone, Debug)]
+pub struct Mounts(Vec<Mount>);
+
+/// How a path's filesystem stands to that of another path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// Both are on one filesystem (dataset, subvolumes of one btrfs): what rolls the one back rolls the other back.
+    Same,
+    /// Another filesystem, mounted somewhere below the other path's mount: it stays when that is rolled back, but is in the way when that
+    /// is unmounted.
+    Below,
+    Apart,
+}
+
+impl Mounts {
+    /// Of our own namespace.
+    pub fn read() -> Result<Mounts> {
+        let bytes = std::fs::read("/proc/self/mountinfo")
+            .context("cannot read the mounts from /proc/self/mountinfo")?;
+        Self::parse(&bytes).context("cannot understand /proc/self/mountinfo")
+    }
+
+    /// Mount points need not be UTF-8, hence bytes. A line that has not all its columns is refused.
+    pub fn parse(mountinfo: &[u8]) -> Result<Mounts> {
+        let lines = mountinfo.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let parsed = lines.map(|line| {
+            parse_line(line)
+                .with_context(|| format!("odd line {:?}", String::from_utf8_lossy(line)))
+        });
+        parsed.collect::<Result<_>>().map(Mounts)
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, Mount> {
+        self.0.iter()
+    }
+
+    /// The mount that an existing path is on; a symbolic link at its end is followed.
+    pub fn on(&self, path: &Path) -> Result<&Mount> {
+        let real = path
+            .canonicalize()
+            .with_context(|| format!("cannot tell what {} is mounted on", path.display()))?;
+        let by_id = mount_id(&real).and_then(|id| self.0.iter().find(|mount| mount.id == id));
+        by_id.or_else(|| self.longest(&real)).with_context(|| {
+            format!(
+                "cannot tell what {} is mounted on: /proc/self/mountinfo does not show it",
+                path.display()
+            )
+        })
+    }
+
+    /// The same for a path that may not be there yet: of the nearest folder above it that is.
+    pub fn on_nearest(&self, path: &Path) -> Result<&Mount> {
+        let there = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+        self.on(there)
+    }
+
+    /// How the filesystem of `path` stands to that of `other`. Neither need be there yet.
+    pub fn relation(&self, path: &Path, other: &Path) -> Result<Relation> {
+        let (ours, theirs) = (self.on_nearest(path)?, self.on_nearest(other)?);
+        if ours.dev == theirs.dev {
+            return Ok(Relation::Same);
+        }
+        let above = self.above(ours).any(|mount| mount.id == theirs.id || mount.dev == theirs.dev);
+        Ok(if above { Relation::Below } else { Relation::Apart })
+    }
+
+    /// Is `path` on the filesystem that `other` is on, or on one mounted inside of it? For "our state must lie outside of what is rolled
+    /// back": anything but [`Relation::Apart`].
+    pub fn same_filesystem_or_below(&self, path: &Path, other: &Path) -> Result<bool> {
+        Ok(self.relation(path, other)? != Relation::Apart)
+    }
+
+    /// The mounts that a mount stands on, the nearest first. A namespace's first mount is its own parent, or has one that is not shown.
+    fn above<'a>(&'a self, mount: &'a Mount) -> impl Iterator<Item = &'a Mount> {
+        let parent = |mount: &&'a Mount| {
+            self.0.iter().find(|other| other.id == mount.parent && other.id != mount.id)
+        };
+        std::iter::successors(parent(&mount), parent).take(self.0.len())
+    }
+
+    fn longest(&self, real: &Path) -> Option<&Mount> {
+        let beneath = self.0.iter().filter(|mount| real.starts_with(&mount.mountpoint));
+        // `max_by_key` takes the last of equals: the mount that lies on top.
+        beneath.max_by_key(|mount| mount.mountpoint.components().count())
+    }
+}
+
+fn mount_id(path: &Path) -> Option<u64> {
+    let found = rustix::fs::statx(
+        CWD,
+        path,
+        AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC,
+        StatxFlags::MNT_ID,
+    )
+    .ok()?;
+    (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
+}
+
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`; between the sixth column and ` - ` any number of
+/// optional ones.
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let id = number(fields.next()?)?;
+    let parent = number(fields.next()?)?;
+    let dev = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
+    let dev = (dev.0.parse().ok()?, dev.1.parse().ok()?);
+    let [root, mountpoint] =
+        [PathBuf::from(unescape(fields.next()?)), PathBuf::from(unescape(fields.next()?))];
+    let options = String::from_utf8_lossy(fields.next()?).into_owned();
+    fields.find(|field| *field == b"-")?;
+    let fstype = String::from_utf8_lossy(fields.next()?).into_owned();
+    let source = unescape(fields.next()?);
+    fields.next()?;
+    Some(Mount { id, parent, dev, root, mountpoint, fstype, source, options })
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The kernel writes space, tab, newline, `\` and `#` as `\` and three octal digits.
+fn unescape(field: &[u8]) -> OsString {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        match (first, after) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    const SAMPLE: &[u8] = include_bytes!("mounts/mountinfo-sample.txt");
+
+    #[test]
+    fn reads_a_real_one() {
+        let mounts = Mounts::parse(SAMPLE).unwrap();
+        let find = |mountpoint: &str| {
+            mounts.iter().find(|mount| mount.mountpoint == Path::new(mountpoint)).unwrap()
+        };
+        let odd = find("/mnt/with space\tand\\tab");
+        assert_eq!((odd.id, odd.parent, odd.dev, odd.fstype.as_str()), (613, 28, (0, 59), "zfs"));
+        assert_eq!(odd.source.as_bytes(), b"tank/my data");
+        assert_eq!(find("/srv/bind").root, Path::new("/var/lib/app"));
+        assert_eq!(mounts.longest(Path::new("/mnt/over/x")).unwrap().source.as_bytes(), b"upper");
+        assert_eq!(mounts.longest(Path::new("/srv/binder")).unwrap().mountpoint, Path::new("/"));
+    }
+
+    #[test]
+    fn refuses_what_is_cut() {
+        let line = b"36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw";
+        assert!(parse_line(line).is_some());
+        for end in 0..line.len() - 2 {
+            let whole = parse_line(&line[..end]);
+            assert!(whole.is_none(), "{end}: {whole:?}");
+        }
+        assert!(
+            Mounts::parse(b"36 35 98:0 / /mnt rw\n").unwrap_err().to_string().contains("odd line")
+        );
+    }
+
+    #[test]
+    fn octal() {
+        assert_eq!(unescape(b"a\\040b\\134\\043\\9\\400\\"), "a b\\#\\9\\400\\");
+    }
+}

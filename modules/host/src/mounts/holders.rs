@@ -1,0 +1,235 @@
+//! Who keeps a filesystem busy: the mounts of it in every mount namespace, and the processes that use it.
+//!
+//! A process that holds a mount only in its own namespace goes on writing into it after it was unmounted here, and nothing shows that
+//! here. Invariants: a namespace that cannot be looked into is named ([`Unseen`]), never passed over; processes that end
+//! meanwhile are no error. Costs one mountinfo for each namespace (and root folder) and one readlink for each thread.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+
+use super::{Mount, Mounts};
+
+/// Which filesystem is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What<'a> {
+    /// By its source: a dataset's name, a device.
+    Source(&'a OsStr),
+    /// By its device number, as in [`Mount::dev`]: finds bind mounts under whatever name.
+    Dev((u32, u32)),
+}
+
+impl What<'_> {
+    fn is(&self, mount: &Mount) -> bool {
+        match self {
+            What::Source(source) => mount.source == *source,
+            What::Dev(dev) => mount.dev == *dev,
+        }
+    }
+}
+
+/// A mount of the filesystem in some namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// A process in that namespace (the lowest number), and its name.
+    pub pid: u32,
+    pub comm: String,
+    /// The inode of the namespace, as `lsns` shows it.
+    pub mount_ns: u64,
+    pub mount_id: u64,
+    /// As processes in that namespace see it.
+    pub mountpoint: PathBuf,
+}
+
+/// A namespace that could not be looked into: who may be asked about it, and why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unseen {
+    /// The process whose mounts could not be read, or the file that keeps a namespace without processes.
+    pub at: PathBuf,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    pub holders: Vec<Holder>,
+    /// A gate that must fail closed asks that this is empty.
+    pub unseen: Vec<Unseen>,
+}
+
+/// All mounts of a filesystem in all mount namespaces.
+pub fn holders(what: What<'_>) -> Result<Census> {
+    let mut census = Census::default();
+    let mut seen_views = HashSet::new();
+    let mut seen_spaces = HashSet::new();
+    let mut kept_spaces = Vec::new();
+    for pid in pids()? {
+        for task in tasks(pid) {
+            let space = match task.join("ns/mnt").metadata() {
+                Ok(metadata) => metadata.ino(),
+                Err(error) => {
+                    unseen(&mut census, &task, &error);
+                    continue;
+                }
+            };
+            // In one namespace, a process with a root folder of its own sees only the mounts beneath that.
+            let root = task
+                .join("root")
+                .metadata()
+                .map(|root| (root.dev(), root.ino()))
+                .unwrap_or_default();
+            if !seen_views.insert((space, root)) {
+                continue;
+            }
+            let mounts = match std::fs::read(task.join("mountinfo")) {
+                Ok(bytes) => Mounts::parse(&bytes)
+                    .with_context(|| format!("cannot understand {}/mountinfo", task.display()))?,
+                Err(error) => {
+                    seen_views.remove(&(space, root));
+                    unseen(&mut census, &task, &error);
+                    continue;
+                }
+            };
+            seen_spaces.insert(space);
+            kept_spaces.extend(mounts.iter().filter_map(kept_space));
+            let found = mounts.iter().filter(|mount| what.is(mount)).map(|mount| Holder {
+                pid,
+                comm: comm(pid),
+                mount_ns: space,
+                mount_id: mount.id,
+                mountpoint: mount.mountpoint.clone(),
+            });
+            census.holders.extend(found);
+        }
+    }
+    // The same mount is seen through several root folders: once is enough.
+    let mut once = HashSet::new();
+    census.holders.retain(|holder| once.insert((holder.mount_ns, holder.mount_id)));
+    for (space, at) in kept_spaces {
+        if seen_spaces.insert(space) {
+            census.unseen.push(Unseen {
+                at,
+                why: format!("it keeps the mount namespace {space}, in which no process is"),
+            });
+        }
+    }
+    Ok(census)
+}
+
+/// A mount namespace that a file keeps alive (`unshare --mount=FILE`) shows as a mount of nsfs with the root `mnt:[4026532177]`.
+fn kept_space(mount: &Mount) -> Option<(u64, PathBuf)> {
+    let inode = mount.root.to_str()?.strip_prefix("mnt:[")?.strip_suffix(']')?;
+    (mount.fstype == "nsfs").then_some((inode.parse().ok()?, mount.mountpoint.clone()))
+}
+
+fn unseen(census: &mut Census, task: &Path, error: &std::io::Error) {
+    // Gone since the folder was read, a zombie, or a task that is just ending: they hold nothing any more.
+    let ended = matches!(error.raw_os_error(), Some(code) if code == nix::libc::ENOENT || code == nix::libc::ESRCH || code == nix::libc::EINVAL);
+    if !ended {
+        census.unseen.push(Unseen { at: task.to_owned(), why: error.to_string() });
+    }
+}
+
+/// What a process uses of a filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum How {
+    Cwd,
+    Root,
+    Exe,
+    /// An open file.
+    Fd,
+    /// A mapped file.
+    Map,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub pid: u32,
+    pub comm: String,
+    pub how: How,
+    /// The file or folder, as the process sees it.
+    pub path: PathBuf,
+}
+
+/// The processes that use a filesystem, in whatever namespace, also after a lazy unmount; each once, with the first use that was found.
+pub fn users_of(mount: &Mount) -> Result<Vec<User>> {
+    let ids: HashSet<u64> =
+        holders(What::Dev(mount.dev))?.holders.iter().map(|holder| holder.mount_id).collect();
+    let wanted = Wanted { ids, dev: mount.dev };
+    let found = pids()?.into_iter().filter_map(|pid| {
+        let (how, path) = wanted.used_by(pid)?;
+        Some(User { pid, comm: comm(pid), how, path })
+    });
+    Ok(found.collect())
+}
+
+struct Wanted {
+    ids: HashSet<u64>,
+    dev: (u32, u32),
+}
+
+impl Wanted {
+    fn used_by(&self, pid: u32) -> Option<(How, PathBuf)> {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let named = [(How::Cwd, "cwd"), (How::Root, "root"), (How::Exe, "exe")]
+            .map(|(how, name)| (how, process.join(name)));
+        let open = std::fs::read_dir(process.join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|fd| (How::Fd, fd.path()));
+        let used = named.into_iter().chain(open).find(|(_, link)| self.holds(link));
+        used.map(|(how, link)| (how, link.read_link().unwrap_or(link)))
+            .or_else(|| self.maps(&process))
+    }
+
+    /// By mount id and by device: btrfs and overlay say another device number in stat(2) than in mountinfo, and a mount that was
+    /// lazily unmounted is in no mountinfo any more.
+    fn holds(&self, link: &Path) -> bool {
+        let flags = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        let Ok(found) =
+            rustix::fs::statx(CWD, link, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)
+        else {
+            return false;
+        };
+        let by_id =
+            found.stx_mask & StatxFlags::MNT_ID.bits() != 0 && self.ids.contains(&found.stx_mnt_id);
+        by_id || (found.stx_dev_major, found.stx_dev_minor) == self.dev
+    }
+
+    /// `7f..-7f.. r-xp 00000000 fe:01 1234   /usr/lib/x.so`, proc_pid_maps(5).
+    fn maps(&self, process: &Path) -> Option<(How, PathBuf)> {
+        let maps = std::fs::read(process.join("maps")).ok()?;
+        let dev = format!("{:02x}:{:02x}", self.dev.0, self.dev.1);
+        let found = maps.split(|byte| *byte == b'\n').find_map(|line| {
+            let mut fields = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
+            let same = fields.nth(3)? == dev.as_bytes() && fields.next()? != b"0";
+            let slash = line.iter().position(|byte| *byte == b'/')?;
+            same.then(|| PathBuf::from(OsStr::from_bytes(&line[slash..])))
+        })?;
+        Some((How::Map, found))
+    }
+}
+
+fn pids() -> Result<Vec<u32>> {
+    let entries = std::fs::read_dir("/proc").context("cannot list the processes in /proc")?;
+    let mut pids: Vec<u32> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    Ok(pids)
+}
+
+/// Threads can have mount namespaces of their own.
+fn tasks(pid: u32) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/task"));
+    entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn comm(pid: u32) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(bytes.trim_ascii_end()).into_owned()
+}

@@ -1,0 +1,262 @@
+//! What has to be known after a kill -9: what had been begun ([`Intent`]), and which rollbacks are done ([`Done`]).
+//!
+//! Invariants: an intent is on the disk before the first change and stays until the change is finished or taken back; a note is on the
+//! disk when `note` returns, so write it before the step that it is about; a record that cannot be read is an error, never "nothing was
+//! begun". Order at the end of a rollback: `Done::record`, then `Intent::finish`; killed between them, the next run finds both.
+//!
+//! The folder is the target's state folder ([`crate::folder::SafeFolder`]), outside of what is rolled back; the caller holds the task's lock.
+
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::atomic::{Replace, append_line, sync_folder, whole_lines, write_new};
+use crate::clock::{self, Utc};
+use crate::lock::Lock;
+
+/// How many rollbacks are remembered at least.
+pub const DONE_KEPT: usize = 200;
+/// Pruned only from here on, so that the file is not rewritten each time.
+const DONE_MOST: usize = 250;
+const DONE_LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A change that was begun. Dropping it leaves it on the disk, for the next run.
+#[derive(Debug)]
+#[must_use = "an intent must be finished once its change is done or taken back"]
+pub struct Intent {
+    task: String,
+    path: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Begun {
+    task: String,
+    since: Utc,
+    value: Value,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Note {
+    pub key: String,
+    pub value: Value,
+}
+
+/// What an earlier run had begun and not finished.
+#[derive(Debug)]
+pub struct Found<V> {
+    pub since: Utc,
+    pub value: V,
+    /// In the order in which they were written.
+    pub notes: Vec<Note>,
+    /// To note further steps, and to finish it.
+    pub intent: Intent,
+}
+
+impl<V> Found<V> {
+    /// The last note with this key.
+    pub fn note(&self, key: &str) -> Option<&Value> {
+        self.notes.iter().rev().find(|note| note.key == key).map(|note| &note.value)
+    }
+}
+
+impl Intent {
+    /// Writes down what is about to be changed. Refused ([`Unfinished`]) while an earlier intent of the task stands.
+    pub fn begin(dir: &Path, task: &str, value: &impl Serialize) -> Result<Intent> {
+        let value = serde_json::to_value(value)
+            .with_context(|| format!("cannot write down the intent of {task}"))?;
+        Self::begin_value(dir, task, value)
+    }
+
+    fn begin_value(dir: &Path, task: &str, value: Value) -> Result<Intent> {
+        let path = path_of(dir, task)?;
+        let line =
+            serde_json::to_string(&Begun { task: task.to_owned(), since: clock::now(), value })?
+                + "\n";
+        match write_new(&path, line.as_bytes(), 0o600) {
+            Ok(()) => Ok(Intent { task: task.to_owned(), path }),
+            Err(error) if exists(&error) => Err(Unfinished { task: task.to_owned(), path }.into()),
+            Err(error) => Err(error.context(format!("cannot write down the intent of {task}"))),
+        }
+    }
+
+    /// Adds what cannot be observed again: a parked name, a pause, a lock of ours.
+    pub fn note(&self, key: &str, value: &impl Serialize) -> Result<()> {
+        let note = Note { key: key.to_owned(), value: serde_json::to_value(value)? };
+        // Not made anew when somebody has removed it: the intent itself would be missing.
+        ensure!(
+            self.path.exists(),
+            "cannot note {key}: the intent {} is gone",
+            self.path.display()
+        );
+        append_line(&self.path, serde_json::to_string(&note)?.as_bytes()).map(drop)
+    }
+
+    /// The change is done, or taken back.
+    pub fn finish(self) -> Result<()> {
+        let done = std::fs::remove_file(&self.path)
+            .with_context(|| format!("cannot remove the intent {}", self.path.display()));
+        done.and_then(|()| sync_folder(self.path.parent().unwrap_or(Path::new("/"))))
+    }
+
+    pub fn task(&self) -> &str {
+        &self.task
+    }
+
+    /// What an earlier run of this task had begun and not finished.
+    pub fn unfinished<V: DeserializeOwned>(dir: &Path, task: &str) -> Result<Option<Found<V>>> {
+        let Some(found) = Self::unfinished_value(dir, task)? else {
+            return Ok(None);
+        };
+        let Found { since, value, notes, intent } = found;
+        let value = serde_json::from_value(value).with_context(|| {
+            format!("cannot understand the intent {} (of another version?)", intent.path.display())
+        })?;
+        Ok(Some(Found { since, value, notes, intent }))
+    }
+
+    fn unfinished_value(dir: &Path, task: &str) -> Result<Option<Found<Value>>> {
+        let path = path_of(dir, task)?;
+        let content = match std::fs::read(&path) {
+            Ok(content) => content,
+            Err(error) if error.kind() == ErrorKind::NotFound && dir.is_dir() => return Ok(None),
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot read the intent {}", path.display()));
+            }
+        };
+        let parsed = || -> Result<(Begun, Vec<Note>)> {
+            // A torn last line is a note whose step was not begun: `note` had not returned.
+            let (mut lines, _torn) = whole_lines(&content);
+            let begun = serde_json::from_slice(lines.next().context("it is empty or cut off")?)?;
+            Ok((begun, lines.map(serde_json::from_slice).collect::<Result<_, _>>()?))
+        };
+        let (Begun { task: of, since, value }, notes) = parsed().with_context(|| {
+            format!("cannot read the intent {}: find out what {task} was doing, put that right by hand, then remove the file", path.display())
+        })?;
+        ensure!(
+            of == task,
+            "cannot use the intent {}: it is of {of}, not of {task}",
+            path.display()
+        );
+        Ok(Some(Found { since, value, notes, intent: Intent { task: of, path } }))
+    }
+}
+
+/// An intent stands in the way of a new one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    pub task: String,
+    pub path: PathBuf,
+}
+
+impl Unfinished {
+    pub fn reason(&self) -> &'static str {
+        "unfinished"
+    }
+}
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "cannot begin {}: an earlier run did not finish (see {}); finish it or take it back first",
+            self.task,
+            self.path.display()
+        )
+    }
+}
+
+impl std::error::Error for Unfinished {}
+
+/// Rollbacks that are done: the same id again is no second rollback.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// The deploy id of the run that rolled back, or the plan id that was confirmed.
+    pub rollback_id: String,
+    pub at: Utc,
+    pub value: Value,
+}
+
+impl Done {
+    /// The record of this rollback, when it is done.
+    pub fn recorded(dir: &Path, rollback_id: &str) -> Result<Option<Done>> {
+        Ok(Self::all(dir)?.into_iter().rfind(|done| done.rollback_id == rollback_id))
+    }
+
+    /// Remembers that it is done, and what came of it. The oldest are forgotten, the newest [`DONE_KEPT`] never.
+    pub fn record(dir: &Path, rollback_id: &str, value: &impl Serialize) -> Result<()> {
+        let (path, at) = (dir.join(DONE_FILE), clock::now());
+        let done =
+            Done { rollback_id: rollback_id.to_owned(), at, value: serde_json::to_value(value)? };
+        let line = serde_json::to_string(&done)?;
+        let _lock =
+            Lock::acquire(&dir.join(DONE_LOCK), "rollback record", None, DONE_LOCK_PATIENCE)?;
+        append_line(&path, line.as_bytes())?;
+        let all = Self::all(dir)?;
+        if all.len() > DONE_MOST {
+            let mut content = Vec::new();
+            for done in &all[all.len() - DONE_KEPT..] {
+                serde_json::to_writer(&mut content, done)?;
+                content.push(b'\n');
+            }
+            Replace::new(&path).write(&content)?;
+        }
+        Ok(())
+    }
+
+    /// All that are remembered, oldest first.
+    pub fn all(dir: &Path) -> Result<Vec<Done>> {
+        let path = dir.join(DONE_FILE);
+        let content = match std::fs::read(&path) {
+            Ok(content) => content,
+            Err(error) if error.kind() == ErrorKind::NotFound && dir.is_dir() => {
+                return Ok(Vec::new());
+            }
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("cannot read which rollbacks are done from {}", path.display())
+                });
+            }
+        };
+        let (lines, _torn) = whole_lines(&content);
+        lines
+            .enumerate()
+            .map(|(n, line)| {
+                serde_json::from_slice(line).with_context(|| {
+                    format!(
+                        "cannot read which rollbacks are done: line {} of {} is broken; mend it",
+                        n + 1,
+                        path.display()
+                    )
+                })
+            })
+            .collect()
+    }
+}
+
+const DONE_FILE: &str = "rollbacks.done";
+const DONE_LOCK: &str = "rollbacks.lock";
+
+fn path_of(dir: &Path, task: &str) -> Result<PathBuf> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if task.is_empty() || task.len() > 100 || !task.chars().all(plain) {
+        bail!("{task:?} is no name for a task: letters, digits, \"_\", \"-\" and \".\" only");
+    }
+    Ok(dir.join(format!("intent.{task}")))
+}
+
+fn exists(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| match cause.downcast_ref::<std::io::Error>() {
+        Some(io) => {
+            io.raw_os_error() == Some(Errno::EEXIST as i32) || io.kind() == ErrorKind::AlreadyExists
+        }
+        None => false,
+    })
+}

@@ -1,0 +1,148 @@
+//! Is there room? Free bytes and inodes of the filesystem that a path is on.
+//!
+//! Invariant: what only root may use (the reserved blocks of ext4) does not count as free: it keeps a machine alive whose disk is full.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::sys::statvfs::statvfs;
+
+use crate::mounts::Mounts;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    pub bytes: u64,
+    /// `None` where the filesystem has no fixed number of inodes (btrfs).
+    pub inodes: Option<u64>,
+}
+
+impl Space {
+    /// Free on the filesystem of an existing path.
+    pub fn free(path: &Path) -> Result<Space> {
+        let stat = statvfs(path)
+            .with_context(|| format!("cannot tell how much is free on {}", path.display()))?;
+        // The fields' types differ from one architecture to the next.
+        #[allow(clippy::unnecessary_cast)]
+        let (blocks, size) = (stat.blocks_available() as u64, stat.fragment_size() as u64);
+        #[allow(clippy::unnecessary_cast)]
+        let inodes = (stat.files() > 0).then_some(stat.files_available() as u64);
+        Ok(Space { bytes: blocks.saturating_mul(size), inodes })
+    }
+
+    /// Refuses ([`NoSpace`]) unless so much is free. `what` begins the sentence: "the backup of shop-prod".
+    pub fn require(what: &str, path: &Path, needed: Space) -> Result<()> {
+        let free = Self::free(path)?;
+        let enough = |free: Option<u64>, needed: Option<u64>| {
+            free.is_none_or(|free| needed.is_none_or(|needed| needed <= free))
+        };
+        if needed.bytes <= free.bytes && enough(free.inodes, needed.inodes) {
+            return Ok(());
+        }
+        let mountpoint = Mounts::read()?.on(path)?.mountpoint.clone();
+        Err(NoSpace { what: what.to_owned(), path: path.to_owned(), mountpoint, needed, free }
+            .into())
+    }
+}
+
+/// Too little is free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoSpace {
+    pub what: String,
+    pub path: PathBuf,
+    pub mountpoint: PathBuf,
+    pub needed: Space,
+    pub free: Space,
+}
+
+impl NoSpace {
+    pub fn reason(&self) -> &'static str {
+        "no_space"
+    }
+}
+
+impl fmt::Display for NoSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, mountpoint) = (self.path.display(), self.mountpoint.display());
+        let (needed, free) = match (self.needed.inodes, self.free.inodes) {
+            (Some(needed), Some(free)) if needed > free => {
+                (format!("{needed} inodes"), format!("{free}"))
+            }
+            _ => (human(self.needed.bytes), human(self.free.bytes)),
+        };
+        write!(
+            f,
+            "{} needs {needed}, {free} free on {path} (mounted at {mountpoint}); make room, or use another place",
+            self.what
+        )
+    }
+}
+
+impl std::error::Error for NoSpace {}
+
+/// `0 B`, `1023 B`, `1.5 KiB`, `3.2 GiB`.
+pub fn human(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    // 1023.96 KiB would round to 1024.0 KiB: that is 1.0 MiB.
+    let mut power = (bytes.ilog2() / 10) as usize;
+    let tenths = |power: usize| (u128::from(bytes) * 10 + (1 << (10 * power - 1))) >> (10 * power);
+    if tenths(power) >= 10_240 && power < UNITS.len() {
+        power += 1;
+    }
+    let tenths = tenths(power);
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[power - 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_well() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (1_048_575, "1.0 MiB"),
+            (1_048_576, "1.0 MiB"),
+            (3_435_973_837, "3.2 GiB"),
+            (u64::MAX, "16.0 EiB"),
+            (1_152_921_504_606_846_975, "1.0 EiB"),
+        ] {
+            assert_eq!(human(bytes), text, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn too_much_is_refused() {
+        let free = Space::free(Path::new("/")).unwrap();
+        assert!(free.bytes > 0);
+        Space::require("a test", Path::new("/"), Space { bytes: 1, inodes: Some(1) }).unwrap();
+        let error =
+            Space::require("a test", Path::new("/"), Space { bytes: 1 << 60, inodes: None })
+                .unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.starts_with("a test needs 1.0 EiB, ")
+                && text.contains("free on / (mounted at /); make room"),
+            "{text}"
+        );
+        assert_eq!(crate::reason(&error), Some("no_space"));
+        if free.inodes.is_some() {
+            let error = Space::require(
+                "a test",
+                Path::new("/"),
+                Space { bytes: 1, inodes: Some(u64::MAX) },
+            )
+            .unwrap_err();
+            assert!(
+                error.to_string().starts_with("a test needs 18446744073709551615 inodes, "),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The installable archive, byte for byte the same wherever and whenever it is built from the same commit by the same compiler.
+//! We write it ourselves: `ansible-galaxy collection build` puts times, owners and an arbitrary order into its own.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use flate2::{Compression, GzBuilder};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tar::{Builder, EntryType, Header};
+use walkdir::{DirEntry, WalkDir};
+
+use crate::galaxy::{self, Galaxy};
+use crate::stage;
+use crate::target::{Arch, Toolchain, advice};
+use crate::workspace::{Workspace, run};
+
+pub fn dist(workspace: &Workspace) -> Result<()> {
+    let galaxy = galaxy::check_version(workspace)?;
+    let time = source_time(workspace)?;
+    let mut toolchains = Vec::new();
+    for arch in Arch::ALL {
+        let toolchain = Toolchain::find(workspace, arch);
+        toolchains.push((
+            arch,
+            toolchain.with_context(|| {
+                format!("{}: no toolchain for it here; install one: {}", arch.name(), advice(arch))
+            })?,
+        ));
+    }
+    let folder = workspace.target_dir.join("dist");
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let work = tempfile::tempdir_in(&folder)?;
+    let copy = stage::stage_with(workspace, work.path(), false, &toolchains)?;
+
+    let name = format!("{}-{}-{}.tar.gz", galaxy.namespace, galaxy.name, galaxy.version);
+    let draft = work.path().join(&name);
+    archive(&copy, &galaxy, time, &draft).with_context(|| format!("writing {name}"))?;
+    let content = fs::read(&draft)?;
+    let path = folder.join(&name);
+    fs::rename(&draft, &path).with_context(|| format!("writing {}", path.display()))?;
+    fs::write(folder.join(format!("{name}.sha256")), format!("{}  {name}\n", sha256(&content)))?;
+    println!("{} ({:.2} MiB)", path.display(), content.len() as f64 / f64::from(1 << 20));
+    Ok(())
+}
+
+/// The time of every file in the archive: SOURCE_DATE_EPOCH, or that of the last commit.
+fn source_time(workspace: &Workspace) -> Result<u64> {
+    let text = match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => text,
+        Err(_) => run(Command::new("git").current_dir(&workspace.root).args(["log", "-1", "--format=%ct"]))
+            .context("asking git for the last commit's time; set SOURCE_DATE_EPOCH where there is no repository")?,
+    };
+    text.trim().parse().with_context(|| format!("not a time in seconds: {text:?}"))
+}
+
+/// Format 1 of ansible-galaxy: both lists first, then the files, as it writes them itself.
+fn archive(copy: &Path, galaxy: &Galaxy, time: u64, path: &Path) -> Result<()> {
+    let entries: Vec<DirEntry> = WalkDir::new(copy)
+        .min_depth(1)
+        .sort_by_file_name()
+        .into_iter()
+        .collect::<Result<_, _>>()?;
+    // An installed collection has its manifest in place of galaxy.yml.
+    let entries: Vec<DirEntry> =
+        entries.into_iter().filter(|entry| entry.path() != copy.join("galaxy.yml")).collect();
+    let mut listed = vec![listing(".", None)];
+    for entry in &entries {
+        let name = relative(copy, entry)?;
+        listed.push(match entry.file_type().is_dir() {
+            true => listing(&name, None),
+            false => listing(&name, Some(&fs::read(entry.path())?)),
+        });
+    }
+    let files = pretty(&json!({"files": listed, "format": 1}))?;
+    let manifest = json!({
+        "collection_info": galaxy,
+        "file_manifest_file": listing("FILES.json", Some(&files)),
+        "format": 1,
+    });
+
+    let gzip = GzBuilder::new().mtime(0).write(File::create(path)?, Compression::best());
+    let mut tar = Writer { builder: Builder::new(gzip), time };
+    tar.file("MANIFEST.json", &pretty(&manifest)?, 0o644)?;
+    tar.file("FILES.json", &files, 0o644)?;
+    for entry in &entries {
+        let name = relative(copy, entry)?;
+        if entry.file_type().is_symlink() {
+            tar.link(&name, &fs::read_link(entry.path())?)?;
+        } else if entry.file_type().is_dir() {
+            tar.folder(&name)?;
+        } else {
+            let executable = entry.metadata()?.permissions().mode() & 0o100 != 0;
+            tar.file(&name, &fs::read(entry.path())?, if executable { 0o755 } else { 0o644 })?;
+        }
+    }
+    tar.builder.into_inner()?.finish()?.sync_all()?;
+    Ok(())
+}
+
+/// One entry of FILES.json: a folder, or a file with its checksum (that of what it points to, for a link).
+fn listing(name: &str, content: Option<&[u8]>) -> Value {
+    json!({
+        "name": name,
+        "ftype": if content.is_some() { "file" } else { "dir" },
+        "chksum_type": content.map(|_| "sha256"),
+        "chksum_sha256": content.map(sha256),
+        "format": 1,
+    })
+}
+
+struct Writer<W: Write> {
+    builder: Builder<W>,
+    time: u64,
+}
+
+impl<W: Write> Writer<W> {
+    fn header(&self, kind: EntryType, size: usize, mode: u32) -> Header {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_size(size as u64);
+        header.set_mode(mode);
+        header.set_mtime(self.time);
+        header.set_uid(0);
+        header.set_gid(0);
+        header
+    }
+
+    fn file(&mut self, name: &str, content: &[u8], mode: u32) -> Result<()> {
+        let mut header = self.header(EntryType::Regular, content.len(), mode);
+        Ok(self.builder.append_data(&mut header, name, content)?)
+    }
+
+    fn folder(&mut self, name: &str) -> Result<()> {
+        let mut header = self.header(EntryType::Directory, 0, 0o755);
+        Ok(self.builder.append_data(&mut header, name, std::io::empty())?)
+    }
+
+    fn link(&mut self, name: &str, target: &Path) -> Result<()> {
+        ensure!(target.components().count() == 1, "{name}: a link may only point beside itself");
+        let mut header = self.header(EntryType::Symlink, 0, 0o777);
+        Ok(self.builder.append_link(&mut header, name, target)?)
+    }
+}
+
+fn relative(copy: &Path, entry: &DirEntry) -> Result<String> {
+    let path = entry.path().strip_prefix(copy)?;
+    Ok(path.to_str().with_context(|| format!("not a UTF-8 name: {}", path.display()))?.to_owned())
+}
+
+fn pretty(value: &Value) -> Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+fn sha256(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}

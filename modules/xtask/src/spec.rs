@@ -1,0 +1,123 @@
+//! What a module's binary says of itself with `--spec`: the one source of its documentation and its argument spec.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::workspace::{ModuleCrate, Workspace, cargo, run, run_visibly};
+
+/// One module. An unknown key is refused: it would be something the docs do not say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    pub name: String,
+    pub short_description: String,
+    pub description: Vec<String>,
+    pub version_added: String,
+    pub options: Vec<OptionSpec>,
+    #[serde(default)]
+    pub mutually_exclusive: Vec<Vec<String>>,
+    #[serde(default)]
+    pub required_together: Vec<Vec<String>>,
+    #[serde(default)]
+    pub required_one_of: Vec<Vec<String>>,
+    #[serde(default)]
+    pub required_if: Vec<(String, Value, Vec<String>, bool)>,
+    #[serde(default)]
+    pub required_by: BTreeMap<String, Vec<String>>,
+    pub check_mode: Support,
+    pub diff_mode: Support,
+    pub check_mode_details: Option<String>,
+    #[serde(default)]
+    pub notes: Vec<String>,
+    #[serde(default)]
+    pub seealso: Vec<String>,
+    pub examples: String,
+    pub returns: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptionSpec {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub elements: Option<String>,
+    #[serde(default)]
+    pub required: bool,
+    pub default: Option<Value>,
+    #[serde(default)]
+    pub choices: Vec<Value>,
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    #[serde(default)]
+    pub no_log: bool,
+    pub description: Vec<String>,
+    #[serde(default)]
+    pub options: Vec<OptionSpec>,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Support {
+    Full,
+    Partial,
+    None,
+}
+
+impl Support {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Partial => "partial",
+            Self::None => "none",
+        }
+    }
+}
+
+/// A spec and the crate that it comes from.
+pub struct Module<'a> {
+    pub spec: Spec,
+    pub source: &'a ModuleCrate,
+}
+
+/// Builds the crates for this machine (debug is enough to ask them) and reads their specs, sorted by module name.
+pub fn read_all<'a>(workspace: &Workspace, crates: &[&'a ModuleCrate]) -> Result<Vec<Module<'a>>> {
+    ensure!(!crates.is_empty(), "no crate has [package.metadata.ansible]");
+    let mut build = cargo();
+    build.current_dir(&workspace.root).args(["build", "--quiet"]);
+    build.args(crates.iter().flat_map(|module| ["--package", &module.name]));
+    run_visibly(&mut build)?;
+
+    let mut modules = Vec::new();
+    for source in crates {
+        let binary = workspace.target_dir.join("debug").join(&source.name);
+        modules.extend(read(&binary)?.into_iter().map(|spec| Module { spec, source }));
+    }
+    modules.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+    let names: BTreeSet<_> = modules.iter().map(|module| &module.spec.name).collect();
+    ensure!(names.len() == modules.len(), "two crates serve a module of the same name");
+    Ok(modules)
+}
+
+/// The specs of the modules that one binary serves.
+pub fn read(binary: &Path) -> Result<Vec<Spec>> {
+    let json = run(Command::new(binary).arg("--spec"))?;
+    let specs: Vec<Spec> = serde_json::from_str(&json)
+        .with_context(|| format!("reading the spec that {} prints", binary.display()))?;
+    ensure!(!specs.is_empty(), "{} --spec names no module", binary.display());
+    for spec in &specs {
+        let plain =
+            |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
+        ensure!(
+            !spec.name.is_empty() && spec.name.chars().all(plain),
+            "not a module name: {:?}",
+            spec.name
+        );
+    }
+    Ok(specs)
+}

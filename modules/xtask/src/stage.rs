@@ -1,0 +1,148 @@
+//! A physical copy of what is shipped, with real folders at the places where Ansible's own tools look for them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use walkdir::{DirEntry, WalkDir};
+
+use crate::binaries::{self, BIN};
+use crate::docs;
+use crate::galaxy;
+use crate::spec;
+use crate::target::{Arch, Toolchain};
+use crate::workspace::Workspace;
+
+const FILES: [&str; 3] = ["galaxy.yml", "README.md", "LICENSE"];
+/// From the root, and where they stand in the copy. Those that do not exist yet are left out.
+const FOLDERS: [(&str, &str); 6] = [
+    ("collection/changelogs", "changelogs"),
+    ("collection/docs", "docs"),
+    ("collection/meta", "meta"),
+    ("collection/plugins", "plugins"),
+    ("playbooks", "playbooks"),
+    ("roles", "roles"),
+];
+
+pub fn stage(workspace: &Workspace, dir: &Path, with_tests: bool) -> Result<()> {
+    let toolchains = binaries::available(workspace, &Arch::ALL)?;
+    let place = stage_with(workspace, dir, with_tests, &toolchains)?;
+    println!("{}", place.display());
+    Ok(())
+}
+
+pub fn stage_with(
+    workspace: &Workspace,
+    dir: &Path,
+    with_tests: bool,
+    toolchains: &[(Arch, Toolchain)],
+) -> Result<PathBuf> {
+    let galaxy = galaxy::check_version(workspace)?;
+    let parent = dir.join("ansible_collections").join(&galaxy.namespace);
+    let place = parent.join(&galaxy.name);
+    fs::create_dir_all(&parent).with_context(|| format!("making {}", parent.display()))?;
+    let sources = workspace.collection().canonicalize().context("finding the folder collection")?;
+    ensure!(
+        !parent.canonicalize()?.starts_with(sources),
+        "{}: a copy of the collection in itself",
+        dir.display()
+    );
+
+    let copy = tempfile::Builder::new().prefix(".stage-").tempdir_in(&parent)?;
+    fs::set_permissions(copy.path(), fs::Permissions::from_mode(0o755))?;
+    for file in FILES {
+        copy_file(&workspace.root.join(file), &copy.path().join(file))?;
+    }
+    for (from, to) in FOLDERS {
+        let from = workspace.root.join(from);
+        if from.is_dir() {
+            copy_folder(&from, &copy.path().join(to))?;
+        }
+    }
+    let crates = if with_tests { workspace.all() } else { workspace.shipped() };
+    if with_tests {
+        docs::write_into(copy.path(), &spec::read_all(workspace, &crates)?)?;
+    }
+    binaries::fill(workspace, &crates, toolchains, &copy.path().join(BIN))?;
+
+    if place.exists() {
+        ensure!(
+            place.join("galaxy.yml").is_file() && !place.is_symlink(),
+            "{}: not a copy of ours",
+            place.display()
+        );
+        fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))?;
+    }
+    fs::rename(copy.keep(), &place).with_context(|| format!("making {}", place.display()))?;
+    Ok(place)
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    for entry in WalkDir::new(from).follow_links(true).into_iter().filter_entry(is_shipped) {
+        let entry = entry?;
+        let target = to.join(entry.path().strip_prefix(from)?);
+        if entry.file_type().is_dir() {
+            fs::create_dir_all(&target)?;
+        } else {
+            copy_file(entry.path(), &target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Not what editors, Python and git leave behind, and not the binaries: those come from the build.
+fn is_shipped(entry: &DirEntry) -> bool {
+    let name = entry.file_name().to_string_lossy();
+    entry.depth() == 0
+        || !(name.starts_with('.')
+            || name.ends_with('~')
+            || name.ends_with(".pyc")
+            || name.starts_with("__"))
+        || name == "__init__.py"
+}
+
+/// The mode is one of two, whatever the umask of who checked it out.
+fn copy_file(from: &Path, to: &Path) -> Result<()> {
+    let context = || format!("copying {} to {}", from.display(), to.display());
+    fs::copy(from, to).with_context(context)?;
+    let executable = fs::metadata(from).with_context(context)?.permissions().mode() & 0o100 != 0;
+    let mode = if executable { 0o755 } else { 0o644 };
+    fs::set_permissions(to, fs::Permissions::from_mode(mode)).with_context(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_what_is_shipped_and_nothing_that_lies_about() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::create_dir_all(from.join("__pycache__")).unwrap();
+        fs::create_dir_all(from.join("action/.hidden")).unwrap();
+        for file in [
+            "a.py",
+            "a.pyc",
+            "a.py~",
+            ".swp",
+            "__init__.py",
+            "__pycache__/a.pyc",
+            "action/b.py",
+            "action/.hidden/c",
+        ] {
+            fs::write(from.join(file), file).unwrap();
+        }
+        fs::set_permissions(from.join("a.py"), fs::Permissions::from_mode(0o700)).unwrap();
+        copy_folder(&from, &to).unwrap();
+        let mut found: Vec<_> = WalkDir::new(&to).into_iter().map(|entry| entry.unwrap()).collect();
+        found.retain(|entry| entry.file_type().is_file());
+        let mut names: Vec<_> = found
+            .iter()
+            .map(|entry| entry.path().strip_prefix(&to).unwrap().to_str().unwrap())
+            .collect();
+        names.sort_unstable();
+        assert_eq!(names, ["__init__.py", "a.py", "action/b.py"]);
+        assert_eq!(fs::metadata(to.join("a.py")).unwrap().permissions().mode() & 0o777, 0o755);
+    }
+}

@@ -1,0 +1,161 @@
+//! What builds a static binary for an architecture on this machine. Nothing is ever downloaded here.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::elf;
+use crate::workspace::{Workspace, cargo, run};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    X86_64,
+    Aarch64,
+}
+
+impl Arch {
+    pub const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+
+    pub fn machine(self) -> u16 {
+        match self {
+            Self::X86_64 => elf::X86_64,
+            Self::Aarch64 => elf::AARCH64,
+        }
+    }
+
+    pub fn is_native(self) -> bool {
+        self.name() == env::consts::ARCH
+    }
+
+    pub fn parse_list(list: &str) -> Result<Vec<Self>> {
+        let parse = |name: &str| match Self::ALL.into_iter().find(|arch| arch.name() == name) {
+            Some(arch) => Ok(arch),
+            None => bail!("unknown architecture {name:?}: x86_64 and aarch64 are supported"),
+        };
+        list.split(',').map(parse).collect()
+    }
+}
+
+/// How to call cargo for one architecture.
+pub struct Toolchain {
+    pub triple: String,
+    /// In place of the cargo that runs us.
+    cargo: Option<PathBuf>,
+    environment: Vec<(String, OsString)>,
+    /// Compilers of different versions keep apart.
+    pub target_dir: PathBuf,
+}
+
+impl Toolchain {
+    /// The machine's own architecture is linked by its own C compiler against glibc, which is there wherever Rust is. For
+    /// the other one: a musl std, which brings its own linker and C library; a glibc one with a cross compiler; or the
+    /// one that the lab keeps in its cache. `None` when there is nothing of these.
+    pub fn find(workspace: &Workspace, arch: Arch) -> Option<Self> {
+        let (gnu, musl) = (
+            format!("{}-unknown-linux-gnu", arch.name()),
+            format!("{}-unknown-linux-musl", arch.name()),
+        );
+        let cross_compiler = format!("{}-linux-gnu-gcc", arch.name());
+        let plain = |triple: String, environment| {
+            Some(Self {
+                cargo: None,
+                triple,
+                environment,
+                target_dir: workspace.target_dir.clone(),
+            })
+        };
+        if arch.is_native() && cfg!(target_env = "gnu") && has_std(&gnu) {
+            plain(gnu, vec![])
+        } else if has_std(&musl) {
+            let linker = if arch.is_native() { None } else { Some("rust-lld".into()) };
+            let linker = linker.map(|linker| (cargo_variable(&musl, "LINKER"), linker));
+            plain(musl, linker.into_iter().collect())
+        } else if has_std(&gnu) && which::which(&cross_compiler).is_ok() {
+            let linker = (cargo_variable(&gnu, "LINKER"), cross_compiler.into());
+            plain(gnu, vec![linker])
+        } else {
+            Self::of_the_lab(workspace, arch, gnu)
+        }
+    }
+
+    /// The lab's wrapper around cargo, when it stands complete in the cache.
+    fn of_the_lab(workspace: &Workspace, arch: Arch, triple: String) -> Option<Self> {
+        let release = fs::read_to_string("/etc/os-release").ok()?;
+        let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+        let entry = format!("{}-toolchain-{}", arch.name(), codename.trim_matches('"'));
+        let (cache, wrapper) = (lab_cache()?, format!("cargo-{}", arch.name()));
+        let complete = cache.join(format!("{entry}.manifest")).is_file();
+        complete.then(|| Self {
+            cargo: Some(cache.join(entry).join(wrapper)),
+            environment: vec![],
+            triple,
+            target_dir: workspace.target_dir.join("lab-toolchain"),
+        })
+    }
+
+    /// A release build of static binaries that hold no path of this machine, so that they are the same wherever built.
+    pub fn cargo_build(&self, workspace: &Workspace) -> Command {
+        let mut flags =
+            vec!["-Ctarget-feature=+crt-static".to_owned(), "-Crelocation-model=static".to_owned()];
+        let cargo_home = env::var_os("CARGO_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(env::home_dir()?.join(".cargo")));
+        let mut remap = |from: &Path, to: &str| {
+            flags.push(format!("--remap-path-prefix={}={to}", from.display()))
+        };
+        remap(&workspace.root, "/reversible.deploy");
+        remap(&self.target_dir, "/target");
+        if let Some(cargo_home) = cargo_home {
+            remap(&cargo_home, "/cargo");
+        }
+        let mut command = self.cargo.as_ref().map_or_else(cargo, Command::new);
+        command.current_dir(&workspace.root).args(["build", "--release", "--locked"]);
+        command.arg("--target").arg(&self.triple).arg("--target-dir").arg(&self.target_dir);
+        // With --target these flags reach only what is built for the target, not build scripts and macros.
+        command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        command
+    }
+}
+
+/// What a person can do about a missing toolchain.
+pub fn advice(arch: Arch) -> String {
+    let lab = if arch == Arch::Aarch64 {
+        ", or on Debian 12 `tests/lab/lab get aarch64-toolchain`"
+    } else {
+        ""
+    };
+    format!("`rustup target add {}-unknown-linux-musl`{lab}", arch.name())
+}
+
+fn has_std(triple: &str) -> bool {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let libdir = run(Command::new(rustc).args(["--print", "target-libdir", "--target", triple]));
+    libdir.is_ok_and(|libdir| Path::new(libdir.trim()).is_dir())
+}
+
+fn cargo_variable(triple: &str, name: &str) -> String {
+    format!("CARGO_TARGET_{}_{name}", triple.to_uppercase().replace('-', "_"))
+}
+
+fn lab_cache() -> Option<PathBuf> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("REVERSIBLE_CACHE").or_else(|| {
+        Some(
+            set("XDG_CACHE_HOME")
+                .or_else(|| Some(env::home_dir()?.join(".cache")))?
+                .join("reversible-lab"),
+        )
+    })
+}
