@@ -1,0 +1,118 @@
+//! Why a module failed, for a person and for a program.
+
+use anyhow::Error;
+use serde_json::{Map, Value, json};
+use std::fmt;
+
+/// A failure with a stable code, and what else the result should say.
+///
+/// It travels inside `anyhow::Error`; context added on the way becomes part of the message.
+#[derive(Debug)]
+pub struct Failure {
+    pub reason: &'static str,
+    pub msg: String,
+    pub details: Map<String, Value>,
+    cause: Option<Error>,
+}
+
+impl Failure {
+    pub fn new(reason: &'static str, msg: impl Into<String>) -> Failure {
+        Failure { reason, msg: msg.into(), details: Map::new(), cause: None }
+    }
+
+    /// Another key of the failed result.
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Failure {
+        self.details.insert(key.to_owned(), value.into());
+        self
+    }
+}
+
+impl Failure {
+    /// What led to this failure; its sentence and its evidence become part of the result.
+    ///
+    /// A cause inside keeps both findable: `anyhow` hides the type of what is passed to `context`.
+    pub fn caused_by(mut self, cause: Error) -> Failure {
+        self.cause = Some(cause);
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.msg)
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_ref().map(AsRef::as_ref)
+    }
+}
+
+/// The failed result: `msg` is the whole chain in one sentence, `reason` the innermost code,
+/// and the evidence of a failed command stands beside it.
+pub(crate) fn to_result(error: &Error) -> Map<String, Value> {
+    let mut result = Map::new();
+    result.insert("failed".into(), json!(true));
+    result.insert("changed".into(), json!(false));
+    result.insert("msg".into(), json!(chain(error)));
+    for cause in error.chain() {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            result.insert("reason".into(), json!(failure.reason));
+            for (key, value) in &failure.details {
+                result.insert(key.clone(), value.clone());
+            }
+        }
+        if let Some(command) = cause.downcast_ref::<host::command::Failed>() {
+            result.insert("cmd".into(), json!(command.cmd));
+            result.insert("rc".into(), json!(command.rc));
+            result.insert("stdout".into(), json!(command.stdout));
+            result.insert("stderr".into(), json!(command.stderr));
+        }
+    }
+    if !result.contains_key("reason") {
+        let reason = host::reason(error).unwrap_or("failed");
+        result.insert("reason".into(), json!(reason));
+    }
+    result
+}
+
+fn chain(error: &Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let part = cause.to_string();
+        // Wrappers such as io errors repeat what their cause says.
+        if text.ends_with(&part) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&part);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn context_becomes_the_message_and_the_code_stays() {
+        let failed: anyhow::Result<()> =
+            Err(Failure::new("lock_held", "held by pid 7").with("holder", 7).into());
+        let error = failed.context("opening the ledger").unwrap_err();
+        let result = to_result(&error);
+        assert_eq!(result["msg"], "opening the ledger: held by pid 7");
+        assert_eq!(result["reason"], "lock_held");
+        assert_eq!(result["holder"], 7);
+        assert_eq!(result["failed"], true);
+    }
+
+    #[test]
+    fn an_unknown_error_has_the_plain_code() {
+        let result = to_result(&anyhow::anyhow!("no such thing"));
+        assert_eq!(result["reason"], "failed");
+    }
+}

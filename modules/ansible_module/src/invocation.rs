@@ -1,0 +1,175 @@
+//! Reading the arguments of one run, and taking Ansible's own keys away from them.
+
+use crate::failure::Failure;
+use crate::spec::Module;
+use crate::validate::validate;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+/// More than any sane task; less than what makes the target suffer.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// How Ansible called this module, and with which options.
+#[derive(Debug)]
+pub struct Invocation {
+    pub module: &'static str,
+    pub check_mode: bool,
+    pub diff: bool,
+    pub verbosity: u64,
+    /// Where temporary files may go, when Ansible made a folder for this task.
+    pub tmpdir: Option<PathBuf>,
+    pub options: Options,
+}
+
+/// The validated options: each is there, coerced, or null.
+#[derive(Clone, Debug, Default)]
+pub struct Options(Map<String, Value>);
+
+impl Options {
+    /// The option as a type of the module's own, which checks what a spec cannot say.
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, Failure> {
+        let value = self.0.get(name).cloned().unwrap_or(Value::Null);
+        serde_json::from_value(value)
+            .map_err(|why| Failure::new("bad_options", format!("argument '{name}': {why}")))
+    }
+
+    pub(crate) fn as_json(&self) -> Value {
+        Value::Object(self.0.clone())
+    }
+}
+
+/// What a run was asked for, before the options are looked at.
+pub(crate) struct Request {
+    given: Map<String, Value>,
+    ansible: Map<String, Value>,
+}
+
+impl Request {
+    /// `source` is the path of a file of arguments, or `-` for stdin.
+    pub(crate) fn read(source: &str) -> Result<Request, Failure> {
+        let what = if source == "-" { "standard input" } else { source };
+        let mut bytes = Vec::new();
+        let read = match source {
+            "-" => io::stdin().lock().take(MOST_BYTES + 1).read_to_end(&mut bytes),
+            path => {
+                File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes))
+            }
+        };
+        read.map_err(|why| {
+            bad_arguments(format!("the arguments in {what} cannot be read: {why}"))
+        })?;
+        if bytes.len() as u64 > MOST_BYTES {
+            let most = MOST_BYTES >> 20;
+            return Err(bad_arguments(format!("the arguments in {what} are over {most} MiB")));
+        }
+        Request::parse(&bytes, what)
+    }
+
+    pub(crate) fn parse(bytes: &[u8], what: &str) -> Result<Request, Failure> {
+        if bytes.trim_ascii().is_empty() {
+            return Err(bad_arguments(format!(
+                "the arguments in {what} are empty; expected a JSON object of options"
+            )));
+        }
+        // serde_json names a line and a column and quotes nothing, so no secret gets out here.
+        let all: Map<String, Value> = serde_json::from_slice(bytes).map_err(|why| {
+            bad_arguments(format!(
+                "the arguments in {what} are not a JSON object in valid UTF-8: {why}"
+            ))
+        })?;
+        let (ansible, given) = all.into_iter().partition(|(key, _)| key.starts_with("_ansible_"));
+        Ok(Request { given, ansible })
+    }
+
+    /// The name of the module that is asked for, without its collection and architecture: one
+    /// binary serves `x` and `x_info`.
+    pub(crate) fn module_name(&self) -> &str {
+        let full = self.ansible.get("_ansible_module_name").and_then(Value::as_str);
+        let name = full.and_then(|name| name.rsplit('.').next()).unwrap_or_default();
+        ["_x86_64", "_aarch64"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
+    }
+
+    /// The task's `environment:`, which the fast path sends here to keep it off command lines.
+    pub(crate) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
+        let map = self.ansible.get("_ansible_reversible_environment").and_then(Value::as_object);
+        map.into_iter()
+            .flatten()
+            .filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
+            .filter(|(key, value)| {
+                !key.is_empty() && !key.contains(['=', '\0']) && !value.contains('\0')
+            })
+    }
+
+    pub(crate) fn flag(&self, key: &str) -> bool {
+        match self.ansible.get(key) {
+            Some(Value::Bool(flag)) => *flag,
+            Some(Value::String(word)) => word.eq_ignore_ascii_case("true"),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn verbosity(&self) -> u64 {
+        self.ansible.get("_ansible_verbosity").and_then(Value::as_u64).unwrap_or(0)
+    }
+
+    /// The invocation of `module`, and warnings about its options.
+    pub(crate) fn into_invocation(
+        self,
+        module: &'static Module,
+    ) -> Result<(Invocation, Vec<String>), Failure> {
+        let check_mode = self.flag("_ansible_check_mode");
+        let diff = self.flag("_ansible_diff");
+        let verbosity = self.verbosity();
+        let tmpdir = (self.ansible.get("_ansible_tmpdir").and_then(Value::as_str))
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from);
+        let (options, warnings) = validate(module, self.given)?;
+        let options = Options(options);
+        let module = module.name;
+        Ok((Invocation { module, check_mode, diff, verbosity, tmpdir, options }, warnings))
+    }
+}
+
+fn bad_arguments(msg: String) -> Failure {
+    Failure::new("bad_arguments", msg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(bytes: &[u8]) -> String {
+        match Request::parse(bytes, "a file") {
+            Ok(_) => panic!("parsed"),
+            Err(failure) => failure.msg,
+        }
+    }
+
+    #[test]
+    fn keys_of_ansible_are_taken_away_and_unknown_ones_accepted() {
+        let request = Request::parse(
+            br#"{"app": "x", "_ansible_check_mode": true, "_ansible_diff": "True", "_ansible_new": {},
+                 "_ansible_module_name": "reversible.deploy.__bin.deploy_ledger_info_aarch64",
+                 "_ansible_reversible_environment": {"A": "b", "C=": "d", "E": 1}}"#,
+            "a file",
+        );
+        let request = request.unwrap_or_else(|failure| panic!("{failure}"));
+        assert_eq!(request.given.len(), 1);
+        assert_eq!(request.module_name(), "deploy_ledger_info");
+        assert!(request.flag("_ansible_check_mode") && request.flag("_ansible_diff"));
+        assert_eq!(request.environment().collect::<Vec<_>>(), [("A", "b")]);
+    }
+
+    #[test]
+    fn broken_arguments_are_one_sentence() {
+        assert!(failure(b" \n").contains("are empty"));
+        assert!(failure(b"{\"a\": 1").contains("not a JSON object"));
+        assert!(failure(b"[1]").contains("not a JSON object"));
+        assert!(failure(b"{\"a\": \"\xff\"}").contains("not a JSON object"));
+        assert!(failure(br#"{"a": "\udc80"}"#).contains("not a JSON object"));
+        assert!(failure("[".repeat(100_000).as_bytes()).contains("not a JSON object"));
+    }
+}

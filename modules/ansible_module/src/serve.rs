@@ -1,0 +1,206 @@
+//! The process around a module: which module is asked for, the one line that is printed, and that
+//! it is printed too when the module panics or is told to stop.
+
+use crate::censor;
+use crate::describe;
+use crate::failure::{Failure, to_result};
+use crate::invocation::{Invocation, Request};
+use crate::outcome::Outcome;
+use crate::spec::{Module, Support};
+use anyhow::Result;
+use nix::sys::signal::{SigHandler, SigSet, Signal};
+use serde_json::{Map, Value, json};
+use std::env;
+use std::io::{self, Write};
+use std::panic;
+use std::process::{self, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// A module and what carries it out. One binary may serve several.
+pub struct Served {
+    pub spec: &'static Module,
+    pub run: fn(&Invocation) -> Result<Outcome>,
+}
+
+/// How long a module may take to put things in order after a signal, before it is stopped in
+/// whatever it does. Restoring (under `host::interrupt::shield`) gets the longer time.
+const GRACE: Duration = Duration::from_secs(5);
+const GRACE_WHILE_RESTORING: Duration = Duration::from_secs(60);
+
+static PRINTED: AtomicBool = AtomicBool::new(false);
+
+/// The whole `main` of a module binary.
+pub fn serve(modules: &[Served]) -> ExitCode {
+    let own = modules.first().map_or("", |first| first.spec.name);
+    let mut arguments =
+        env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    match (arguments.next().as_deref(), arguments.next()) {
+        (Some("--version"), None) => say(&format!("{own} {}", env!("CARGO_PKG_VERSION"))),
+        (Some("--spec"), None) => {
+            let specs: Value = modules.iter().map(|served| describe::module(served.spec)).collect();
+            say(&specs.to_string())
+        }
+        (Some(source), None) => {
+            panic::set_hook(Box::new(|info| print_and_exit(panicked(info), 1)));
+            listen_for_signals();
+            match answer(modules, source) {
+                Ok(result) => print(result, 0),
+                Err(error) => print(to_result(&error), 1),
+            }
+        }
+        _ => print(
+            to_result(
+                &Failure::new(
+                    "bad_arguments",
+                    format!("{own} is an Ansible module: it expects one argument, the path of a file of options as JSON, or - for standard input"),
+                )
+                .into(),
+            ),
+            1,
+        ),
+    }
+}
+
+fn answer(modules: &[Served], source: &str) -> Result<Map<String, Value>> {
+    let request = Request::read(source)?;
+    set_environment(&request);
+    let name = request.module_name();
+    let served = match modules {
+        [only] if name.is_empty() => only,
+        [first, ..] if name.is_empty() => first,
+        _ => modules.iter().find(|served| served.spec.name == name).ok_or_else(|| {
+            let names: Vec<&str> = modules.iter().map(|served| served.spec.name).collect();
+            Failure::new(
+                "bad_arguments",
+                format!("this binary serves {}, not {name}", names.join(" and ")),
+            )
+        })?,
+    };
+    if request.flag("_ansible_check_mode") && served.spec.check_mode == Support::None {
+        let skipped = Outcome {
+            skipped: Some(format!("remote module ({name}) does not support check mode")),
+            ..Outcome::default()
+        };
+        return Ok(skipped.into_result(false));
+    }
+    let show_invocation = request.verbosity() >= 3 || request.flag("_ansible_inject_invocation");
+    let (invocation, warnings) = request.into_invocation(served.spec)?;
+    let mut result = match (served.run)(&invocation) {
+        Ok(mut outcome) => {
+            outcome.warnings.splice(0..0, warnings);
+            outcome.into_result(invocation.diff)
+        }
+        Err(error) => {
+            let mut result = to_result(&error);
+            if !warnings.is_empty() {
+                result.insert("warnings".into(), json!(warnings));
+            }
+            result
+        }
+    };
+    if show_invocation {
+        let options = json!({ "module_args": invocation.options.as_json() });
+        result.insert("invocation".into(), options);
+    }
+    Ok(result)
+}
+
+#[allow(unsafe_code)]
+fn set_environment(request: &Request) {
+    for (key, value) in request.environment() {
+        // SAFETY: the only other thread waits in sigwait and reads no environment.
+        unsafe { env::set_var(key, value) };
+    }
+}
+
+fn say(line: &str) -> ExitCode {
+    match writeln!(io::stdout(), "{line}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Print the result, unless one was printed already.
+fn print(result: Map<String, Value>, code: u8) -> ExitCode {
+    if PRINTED.swap(true, Ordering::SeqCst) {
+        // The signal thread is printing; it ends the process.
+        loop {
+            thread::park();
+        }
+    }
+    let failed = result.get("failed") == Some(&Value::Bool(true));
+    let mut line = Value::Object(censor::result(result)).to_string();
+    line.push('\n');
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) if !failed => ExitCode::from(code),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn print_and_exit(result: Map<String, Value>, code: i32) -> ! {
+    print(result, 1);
+    process::exit(code)
+}
+
+fn panicked(info: &panic::PanicHookInfo<'_>) -> Map<String, Value> {
+    let payload = info.payload();
+    let what = (payload.downcast_ref::<&str>().copied())
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    let at = info.location().map(|at| format!(" ({}:{})", at.file(), at.line()));
+    let msg = format!(
+        "the module met a bug of its own and stopped: {what}{}; look at the target before you run \
+         the task again",
+        at.unwrap_or_default()
+    );
+    to_result(&Failure::new("panic", msg).into())
+}
+
+/// SIGTERM and SIGINT become a request to stop, which waits and commands notice; a module that
+/// does not come back in time is ended here, and says so.
+///
+/// SIGHUP is ignored: a controller that goes away must not stop a change half way.
+fn listen_for_signals() {
+    let mut stop = SigSet::empty();
+    stop.add(Signal::SIGTERM);
+    stop.add(Signal::SIGINT);
+    ignore_hangup();
+    // Threads made from here on inherit the mask, so that only the thread below gets them.
+    if stop.thread_block().is_err() {
+        return;
+    }
+    let wait = move || {
+        let Ok(signal) = stop.wait() else { return };
+        host::interrupt::note(signal);
+        let mut waited = Duration::ZERO;
+        let tick = Duration::from_millis(50);
+        while waited < GRACE || (restoring() && waited < GRACE_WHILE_RESTORING) {
+            thread::sleep(tick);
+            waited += tick;
+        }
+        let msg = format!(
+            "stopped by {signal} before the module was done; run the same task again: it finishes \
+             or restores what was begun"
+        );
+        print_and_exit(to_result(&Failure::new("interrupted", msg).into()), 128 + signal as i32);
+    };
+    let thread = thread::Builder::new().name("signals".into()).stack_size(64 << 10);
+    // Without the thread a signal would be held back for ever: let it end the process instead.
+    if thread.spawn(wait).is_err() {
+        let _ = stop.thread_unblock();
+    }
+}
+
+/// A shield hides the signal from whoever asks.
+fn restoring() -> bool {
+    host::interrupt::pending().is_none()
+}
+
+#[allow(unsafe_code)]
+fn ignore_hangup() {
+    // SAFETY: SIG_IGN runs no code of ours.
+    let _ = unsafe { nix::sys::signal::signal(Signal::SIGHUP, SigHandler::SigIgn) };
+}
