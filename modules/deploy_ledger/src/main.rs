@@ -1,2 +1,47 @@
-//! deploy_ledger
-fn main() {}
+//! `deploy_ledger`: the one record of the deploys of an app in an environment, and the lease that
+//! lets one run at a time change it. `deploy_ledger_info` reads it.
+
+mod apply;
+mod ledger;
+mod options;
+mod plan;
+mod state;
+
+use ansible_module::{Invocation, Outcome, Served, serve};
+use anyhow::Result;
+use change::Consent;
+use options::{InfoOptions, Options};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    serve(&[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: info }])
+}
+
+fn run(invocation: &Invocation) -> Result<Outcome> {
+    let options = Options::parse(&invocation.options)?;
+    // Held until the result is known, so that nobody writes between observe and verify.
+    let _lock = match invocation.check_mode {
+        true => None,
+        false => Some(apply::enter(&options)?),
+    };
+    // Looked at here and raised by a deploy that is opened: one that is refused must not put the
+    // one that runs out of action.
+    if let Some(id) = options.fenced_by() {
+        change::look_at_fence(id, &options.at.folder)?;
+    }
+    let state = state::observe(&options.at)?;
+    let plan = plan::plan(&state, &options, invocation.check_mode)?;
+    change::run(
+        invocation,
+        plan,
+        &Consent::none(),
+        None,
+        |event, _| apply::append(&options, event),
+        || state::observe(&options.at)?.verify(&options),
+    )
+}
+
+fn info(invocation: &Invocation) -> Result<Outcome> {
+    let options = InfoOptions::parse(&invocation.options)?;
+    state::observe(&options.at)?.report(&options)
+}

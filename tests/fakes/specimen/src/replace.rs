@@ -1,0 +1,106 @@
+//! A small real change, in the shape of every module: the content of a file is replaced in two
+//! steps, what was in it is lost, and it may be killed between any two steps.
+
+use ansible_module::{Failure, Invocation, Outcome};
+use anyhow::{Context, Result};
+use change::{Consent, Journal, Loss, Plan, Step, Undo};
+use host::atomic::Replace;
+use host::deadline;
+use host::deploy_id::DeployId;
+use host::folder::SafeFolder;
+use host::record::Done;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+enum Action {
+    Empty,
+    Fill,
+}
+
+pub fn run(invocation: &Invocation) -> Result<Outcome> {
+    let options = &invocation.options;
+    let file: PathBuf = options.get("file")?;
+    let content: String = options.get("content")?;
+    let state_dir: PathBuf = options.get("state_dir")?;
+    let rollback: Option<DeployId> = options.get("rollback_id")?;
+    let run: Option<DeployId> = rollback.clone().or(options.get("deploy_id")?);
+    let pause = Duration::from_secs_f64(options.get("seconds")?);
+    if !invocation.check_mode {
+        SafeFolder::ensure(&state_dir, 0o700)?;
+    }
+    change::fence(invocation, run.as_ref(), &state_dir)?;
+    let before = observe(&file)?;
+    if let Some(id) = &rollback {
+        if Done::recorded(&state_dir, id.as_str())?.is_some() {
+            return change::run(
+                invocation,
+                Plan::nothing(file.display().to_string(), before.clone()),
+                &Consent::none(),
+                None,
+                |_: &Action, _| Ok(()),
+                || Ok(before),
+            );
+        }
+    }
+    let plan = plan(&file, &before, &content);
+    let journal = Journal { state_dir: &state_dir, task: "replace" };
+    let mut outcome = change::run(
+        invocation,
+        plan,
+        &Consent::from(invocation)?,
+        Some(journal),
+        |action, _| {
+            let text = match action {
+                Action::Empty => "",
+                Action::Fill => &content,
+            };
+            Replace::new(&file).write(text.as_bytes())?;
+            deadline::sleep(pause)?;
+            Ok(())
+        },
+        || {
+            let seen = observe(&file)?;
+            match seen["content"] == content {
+                true => Ok(seen),
+                false => Err(Failure::new("not_verified", "the file holds something else").into()),
+            }
+        },
+    )?;
+    if let (Some(id), false) = (&rollback, invocation.check_mode) {
+        Done::record(&state_dir, id.as_str(), &outcome.after)?;
+        outcome = outcome.fact("recorded", true);
+    }
+    Ok(outcome)
+}
+
+fn observe(file: &Path) -> Result<Value> {
+    match fs::read_to_string(file) {
+        Ok(content) => Ok(json!({ "content": content })),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(json!({ "content": null })),
+        Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
+    }
+}
+
+fn plan(file: &Path, before: &Value, content: &str) -> Plan<Action> {
+    let subject = file.display().to_string();
+    let mut plan = Plan::nothing(&subject, before.clone());
+    if before["content"] == content {
+        return plan;
+    }
+    plan.after = json!({ "content": content });
+    plan.undo = Undo::None("the old content is not kept".into());
+    let mut fill = Step::new(Action::Fill, format!("write the new content of {subject}"));
+    if let Some(old) = before["content"].as_str().filter(|old| !old.is_empty()) {
+        plan.identities = vec![old.to_owned()];
+        let lost = Loss::plain("what the file holds").bytes(old.len() as u64);
+        plan.steps.push(Step::new(Action::Empty, format!("empty {subject}")).loses(lost));
+        if old.contains("precious") {
+            fill = fill.loses(Loss::accepted_as("precious", "what is precious in it").bytes(1));
+        }
+    }
+    plan.steps.push(fill);
+    plan
+}
