@@ -319,7 +319,9 @@ impl Default {
 fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
     let wrong = wrong.to_lowercase();
     let nearest = names
-        .map(|name| (distance(&wrong, name), name))
+        .map(|name| {
+            (if one_begins_the_other(&wrong, name) { 1 } else { distance(&wrong, name) }, name)
+        })
         .min()
         // A third of the letters wrong is a typo; more is another word.
         .filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1));
@@ -327,6 +329,11 @@ fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String
         Some((_, name)) => format!(" Did you mean {name}?"),
         None => String::new(),
     }
+}
+
+/// `opened` for `open`, `vm` would say too little.
+fn one_begins_the_other(a: &str, b: &str) -> bool {
+    a.len().min(b.len()) >= 3 && (a.starts_with(b) || b.starts_with(a))
 }
 
 /// How many letters to add, take away, change or swap with a neighbour.

@@ -219,10 +219,9 @@ pub(crate) struct Secrets(Vec<Vec<u8>>);
 impl Secrets {
     fn add(&mut self, secret: &[u8]) {
         // Whoever passes "password\n" must not see "password" in a message either.
-        for form in [secret, secret.trim_ascii()] {
-            if !form.is_empty() && !self.0.iter().any(|known| known == form) {
-                self.0.push(form.to_vec());
-            }
+        let secret = secret.trim_ascii();
+        if !secret.is_empty() && !self.0.iter().any(|known| known == secret) {
+            self.0.push(secret.to_vec());
         }
         self.0.sort_by_key(|known| std::cmp::Reverse(known.len()));
     }
