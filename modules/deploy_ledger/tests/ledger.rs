@@ -1,5 +1,8 @@
 //! The built binary against a real folder: the lease, the fence, idempotence, faults.
 
+// A test that cannot go on ends right there.
+#![allow(clippy::unwrap_used)]
+
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;

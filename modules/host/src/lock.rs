@@ -9,7 +9,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -176,6 +176,21 @@ struct Registry {
     children: usize,
 }
 
+impl Registry {
+    /// Takes the notes away, once no child is left.
+    fn forget_children(&self) {
+        if self.children > 0 {
+            return;
+        }
+        for (fd, length) in &self.locks {
+            // SAFETY: a lock leaves the registry before its file is closed.
+            #[allow(unsafe_code)]
+            let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
+            let _ = nix::unistd::ftruncate(fd, i64::try_from(*length).unwrap_or(i64::MAX));
+        }
+    }
+}
+
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry { locks: Vec::new(), children: 0 });
 
 fn registry() -> MutexGuard<'static, Registry> {
@@ -187,9 +202,13 @@ pub(crate) fn child_begins<T>(
     spawn: impl FnOnce(Vec<RawFd>) -> std::io::Result<T>,
 ) -> std::io::Result<T> {
     let mut registry = registry();
-    let started = spawn(registry.locks.iter().map(|(fd, _)| *fd).collect())?;
-    registry.children += 1;
-    Ok(started)
+    let started = spawn(registry.locks.iter().map(|(fd, _)| *fd).collect());
+    match started {
+        Ok(_) => registry.children += 1,
+        // It may have noted itself before it failed to become the program.
+        Err(_) => registry.forget_children(),
+    }
+    started
 }
 
 /// In the child, between fork and exec: writes its process id and start time into the lock files. Async-signal-safe.
@@ -214,19 +233,11 @@ pub(crate) fn note_child(locks: &[RawFd]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A child was reaped. When no other runs, the notes are taken away.
+/// A child was reaped.
 pub(crate) fn child_ended() {
     let mut registry = registry();
     registry.children = registry.children.saturating_sub(1);
-    if registry.children > 0 {
-        return;
-    }
-    for (fd, length) in &registry.locks {
-        // SAFETY: a lock leaves the registry before its file is closed.
-        #[allow(unsafe_code)]
-        let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
-        let _ = nix::unistd::ftruncate(fd.as_fd(), i64::try_from(*length).unwrap_or(i64::MAX));
-    }
+    registry.forget_children();
 }
 
 /// A command that goes on although the process that started it is dead.

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a code, once released, keeps its meaning: playbooks compare it.
 
+use std::io::ErrorKind;
+
 use nix::errno::Errno;
 
 use crate::{command, deadline, fence, folder, interrupt, lock, program, record, space};
@@ -27,13 +29,14 @@ fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         record::Unfinished,
         space::NoSpace
     );
-    let errno = match error.downcast_ref::<std::io::Error>() {
-        Some(io) => Errno::from_raw(io.raw_os_error()?),
-        None => *error.downcast_ref::<Errno>()?,
+    // By kind, not by number: an error that tempfile has put a path into has no number any more.
+    let kind = match error.downcast_ref::<Errno>() {
+        Some(errno) => std::io::Error::from(*errno).kind(),
+        None => error.downcast_ref::<std::io::Error>()?.kind(),
     };
-    match errno {
-        Errno::ENOSPC | Errno::EDQUOT => Some("no_space"),
-        Errno::EROFS => Some("read_only"),
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("no_space"),
+        ErrorKind::ReadOnlyFilesystem => Some("read_only"),
         _ => None,
     }
 }

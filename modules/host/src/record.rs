@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -253,10 +252,10 @@ fn path_of(dir: &Path, task: &str) -> Result<PathBuf> {
 }
 
 fn exists(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| match cause.downcast_ref::<std::io::Error>() {
-        Some(io) => {
-            io.raw_os_error() == Some(Errno::EEXIST as i32) || io.kind() == ErrorKind::AlreadyExists
-        }
-        None => false,
-    })
+    let is = |cause: &(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|io| io.kind() == ErrorKind::AlreadyExists)
+    };
+    error.chain().any(is)
 }

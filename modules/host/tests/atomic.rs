@@ -29,7 +29,8 @@ fn get(path: &Path, name: &str) -> Option<Vec<u8>> {
 
 /// u::rw-, u:1234:rw-, g::r--, m::rw-, o::--- as the kernel keeps it.
 fn acl() -> Vec<u8> {
-    let entries: [(u16, u16, u32); 5] = [(1, 6, !0), (2, 6, 1234), (4, 4, !0), (16, 6, !0), (32, 0, !0)];
+    let entries: [(u16, u16, u32); 5] =
+        [(1, 6, !0), (2, 6, 1234), (4, 4, !0), (16, 6, !0), (32, 0, !0)];
     let mut bytes = 2_u32.to_le_bytes().to_vec();
     for (tag, perm, id) in entries {
         bytes.extend([tag.to_le_bytes(), perm.to_le_bytes()].concat());
@@ -71,7 +72,10 @@ fn what_the_old_file_had_is_carried_over() {
     assert_eq!(get(&path, "security.selinux").unwrap(), b"system_u:object_r:etc_t:s0\0");
     assert_eq!(get(&path, "trusted.mark").unwrap(), b"");
     Replace::new(&path).mode(0o640).owner(0, 0).write(b"newer").unwrap();
-    assert_eq!((path.metadata().unwrap().uid(), mode(&path), fs::read(&path).unwrap()), (0, 0o640, b"newer".to_vec()));
+    assert_eq!(
+        (path.metadata().unwrap().uid(), mode(&path), fs::read(&path).unwrap()),
+        (0, 0o640, b"newer".to_vec())
+    );
 }
 
 #[test]
@@ -100,7 +104,8 @@ fn backups_are_the_old_file_itself() {
     let mut backups = Vec::new();
     for n in 1..4 {
         let ino = path.metadata().unwrap().ino();
-        let replaced = Replace::new(&path).backup(Backup::Keep).write(n.to_string().as_bytes()).unwrap();
+        let replaced =
+            Replace::new(&path).backup(Backup::Keep).write(n.to_string().as_bytes()).unwrap();
         let backup = replaced.backup.unwrap();
         assert_eq!((backup.metadata().unwrap().ino(), replaced.was), (ino, Was::There));
         assert_eq!(fs::read_to_string(&backup).unwrap(), (n - 1).to_string());
@@ -122,10 +127,19 @@ fn a_full_disk_leaves_the_old_file_and_nothing_else() {
     for backup in [Backup::None, Backup::Keep] {
         let error = Replace::new(&path).backup(backup).write(&[7; 100_000]).unwrap_err();
         assert_eq!(host::reason(&error), Some("no_space"), "{error:#}");
-        assert!(format!("{error:#}").starts_with(&format!("cannot replace {}: ", path.display())), "{error:#}");
-        assert_eq!((names(&small.0), fs::read(&path).unwrap()), (vec!["file".to_owned()], b"old content".to_vec()));
+        assert!(
+            format!("{error:#}").starts_with(&format!("cannot replace {}: ", path.display())),
+            "{error:#}"
+        );
+        assert_eq!(
+            (names(&small.0), fs::read(&path).unwrap()),
+            (vec!["file".to_owned()], b"old content".to_vec())
+        );
     }
-    assert_eq!(host::reason(&write_new(&small.0.join("x"), &[7; 100_000], 0o600).unwrap_err()), Some("no_space"));
+    assert_eq!(
+        host::reason(&write_new(&small.0.join("x"), &[7; 100_000], 0o600).unwrap_err()),
+        Some("no_space")
+    );
     // Appending: the line does not fit, so the file stays as long as it was.
     let lines = small.0.join("lines");
     append_line(&lines, b"first").unwrap();
@@ -141,7 +155,10 @@ fn a_full_disk_leaves_the_old_file_and_nothing_else() {
     fs::write(&path, "old").unwrap();
     let error = Replace::new(&path).write(b"new").unwrap_err();
     assert_eq!(host::reason(&error), Some("no_space"), "{error:#}");
-    assert_eq!((names(&small.0), fs::read(&path).unwrap()), (vec!["file".to_owned()], b"old".to_vec()));
+    assert_eq!(
+        (names(&small.0), fs::read(&path).unwrap()),
+        (vec!["file".to_owned()], b"old".to_vec())
+    );
 }
 
 #[test]
@@ -151,7 +168,11 @@ fn a_read_only_filesystem_is_named() {
     let path = mount.0.join("file");
     fs::write(&path, "old\n").unwrap();
     mount.read_only();
-    let errors = [Replace::new(&path).write(b"new").unwrap_err(), append_line(&path, b"x").unwrap_err(), write_new(&mount.0.join("x"), b"", 0o600).unwrap_err()];
+    let errors = [
+        Replace::new(&path).write(b"new").unwrap_err(),
+        append_line(&path, b"x").unwrap_err(),
+        write_new(&mount.0.join("x"), b"", 0o600).unwrap_err(),
+    ];
     for error in errors {
         assert_eq!(host::reason(&error), Some("read_only"), "{error:#}");
     }
@@ -168,7 +189,10 @@ fn filling_that_fails_changes_nothing() {
         anyhow::bail!("the source ended")
     });
     assert!(format!("{:#}", error.unwrap_err()).ends_with("the source ended"));
-    assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["file".to_owned()], b"old".to_vec()));
+    assert_eq!(
+        (names(dir.path()), fs::read(&path).unwrap()),
+        (vec!["file".to_owned()], b"old".to_vec())
+    );
 }
 
 #[test]
@@ -226,12 +250,13 @@ fn a_torn_line_is_cut_away_wherever_it_was_torn() {
     let path = dir.path().join("lines");
     let long = "x".repeat(9000);
     let whole = format!("first\n\n{long}\nlast line\n");
-    let interesting = (0..20).chain(4000..4120).chain(8000..8300).chain(whole.len() - 20..=whole.len());
+    let interesting =
+        (0..20).chain(4000..4120).chain(8000..8300).chain(whole.len() - 20..=whole.len());
     for length in interesting {
         fs::write(&path, &whole[..length]).unwrap();
         let end = append_line(&path, b"next").unwrap();
         let kept = whole[..length].rfind('\n').map_or(0, |at| at + 1);
-        let torn = whole[kept..length].as_bytes().to_vec();
+        let torn = whole.as_bytes()[kept..length].to_vec();
         assert_eq!(end, if torn.is_empty() { End::Whole } else { End::Torn(torn) });
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}next\n", &whole[..kept]));
     }
@@ -245,7 +270,10 @@ fn a_torn_line_is_cut_away_wherever_it_was_torn() {
 fn whole_lines_and_the_rest() {
     let split = |text: &'static str| {
         let (lines, torn) = whole_lines(text.as_bytes());
-        (lines.map(|line| std::str::from_utf8(line).unwrap()).collect::<Vec<_>>(), torn.map(|t| std::str::from_utf8(t).unwrap()))
+        (
+            lines.map(|line| std::str::from_utf8(line).unwrap()).collect::<Vec<_>>(),
+            torn.map(|t| std::str::from_utf8(t).unwrap()),
+        )
     };
     assert_eq!(split(""), (vec![], None));
     assert_eq!(split("a\n\nb\n"), (vec!["a", "", "b"], None));
@@ -260,12 +288,20 @@ fn appends_exclude_each_other() {
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let path = &path;
-            scope.spawn(move || (0..50).for_each(|n| assert_eq!(append_line(path, format!("{thread} {n}").as_bytes()).unwrap(), End::Whole)));
+            scope.spawn(move || {
+                (0..50).for_each(|n| {
+                    assert_eq!(
+                        append_line(path, format!("{thread} {n}").as_bytes()).unwrap(),
+                        End::Whole
+                    )
+                })
+            });
         }
     });
     let text = fs::read_to_string(&path).unwrap();
     for thread in 0..4 {
-        let of: Vec<_> = text.lines().filter(|line| line.starts_with(&format!("{thread} "))).collect();
+        let of: Vec<_> =
+            text.lines().filter(|line| line.starts_with(&format!("{thread} "))).collect();
         assert_eq!(of, (0..50).map(|n| format!("{thread} {n}")).collect::<Vec<_>>());
     }
     assert_eq!(mode(&path), 0o600);

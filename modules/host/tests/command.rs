@@ -26,18 +26,29 @@ fn pid_in(text: &str) -> i32 {
 #[test]
 fn succeeds() {
     let output = sh("echo out; echo err >&2").run().unwrap();
-    assert_eq!((output.rc, output.text().unwrap(), output.stderr_shown().as_str()), (0, "out\n", "err\n"));
+    assert_eq!(
+        (output.rc, output.text().unwrap(), output.stderr_shown().as_str()),
+        (0, "out\n", "err\n")
+    );
     assert!(output.took < ms(1000) && output.truncated == 0);
     let value: serde_json::Value = sh(r#"echo '{"a": [1]}'"#).run().unwrap().json().unwrap();
     assert_eq!(value["a"][0], 1);
     let error = sh("echo nope").run().unwrap().json::<serde_json::Value>().unwrap_err();
-    assert!(format!("{error:#}").contains(r#"cannot read what sh -c "echo nope" sh printed as JSON (it begins with "nope\n")"#), "{error:#}");
+    assert!(
+        format!("{error:#}").contains(
+            r#"cannot read what sh -c "echo nope" sh printed as JSON (it begins with "nope\n")"#
+        ),
+        "{error:#}"
+    );
 }
 
 #[test]
 fn fails() {
     let failed = sh("echo out; echo first >&2; echo 'the cause' >&2; exit 3").run().unwrap_err();
-    assert_eq!((failed.rc, failed.signal, &failed.cause, failed.reason()), (Some(3), None, &Cause::NonZero, "command_failed"));
+    assert_eq!(
+        (failed.rc, failed.signal, &failed.cause, failed.reason()),
+        (Some(3), None, &Cause::NonZero, "command_failed")
+    );
     assert_eq!((failed.stdout.as_str(), failed.stderr.as_str()), ("out\n", "first\nthe cause\n"));
     assert!(failed.to_string().ends_with("failed (rc 3): the cause"), "{failed}");
     assert_eq!(sh("exit 3").accept(&[0, 3]).run().unwrap().rc, 3);
@@ -54,24 +65,41 @@ fn cannot_be_started() {
     assert_eq!(failed.to_string(), "cannot run program x: no such program, interpreter or folder");
     assert_eq!(sh("true").cwd("/no/such/folder").run().unwrap_err().cause, Cause::NotFound);
     let failed = Command::new(Path::new("/etc/passwd")).run().unwrap_err();
-    assert!(matches!(&failed.cause, Cause::Io(error) if error.contains("Permission denied")), "{failed}");
-    assert!(matches!(Command::new(Path::new("/bin/true")).arg("a\0b").run().unwrap_err().cause, Cause::Io(_)));
+    assert!(
+        matches!(&failed.cause, Cause::Io(error) if error.contains("Permission denied")),
+        "{failed}"
+    );
+    assert!(matches!(
+        Command::new(Path::new("/bin/true")).arg("a\0b").run().unwrap_err().cause,
+        Cause::Io(_)
+    ));
 }
 
 #[test]
 fn hanging_child_is_ended_at_the_deadline() {
     let begun = Instant::now();
-    let failed = sh("echo $$; echo working >&2; exec sleep 1000").deadline(ms(200)).run().unwrap_err();
+    let failed =
+        sh("echo $$; echo working >&2; exec sleep 1000").deadline(ms(200)).run().unwrap_err();
     assert!(begun.elapsed() < ms(1500), "{:?}", begun.elapsed());
-    assert_eq!((&failed.cause, failed.signal), (&Cause::TimedOut { after: ms(200), left: None }, Some(15)));
-    assert!(failed.to_string().ends_with("was stopped: it was not done after 0.2 s: working"), "{failed}");
+    assert_eq!(
+        (&failed.cause, failed.signal),
+        (&Cause::TimedOut { after: ms(200), left: None }, Some(15))
+    );
+    assert!(
+        failed.to_string().ends_with("was stopped: it was not done after 0.2 s: working"),
+        "{failed}"
+    );
     assert!(!alive(pid_in(&failed.stdout)));
 }
 
 #[test]
 fn a_child_that_ignores_sigterm_is_killed_with_its_group() {
     let begun = Instant::now();
-    let failed = sh("trap '' TERM; sleep 1000 & echo $!; wait; wait").deadline(ms(100)).grace(ms(300)).run().unwrap_err();
+    let failed = sh("trap '' TERM; sleep 1000 & echo $!; wait; wait")
+        .deadline(ms(100))
+        .grace(ms(300))
+        .run()
+        .unwrap_err();
     assert!((ms(350)..ms(2000)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     assert_eq!(failed.reason(), "timed_out");
     assert!(soon(|| !alive(pid_in(&failed.stdout))), "the child's child lives");
@@ -96,7 +124,10 @@ fn a_stopped_child_is_ended_too() {
 
 #[test]
 fn a_gigabyte_of_output_takes_no_memory() {
-    let output = sh("echo begin; head -c 1073741824 /dev/zero; echo end").output_limit(1 << 20).run().unwrap();
+    let output = sh("echo begin; head -c 1073741824 /dev/zero; echo end")
+        .output_limit(1 << 20)
+        .run()
+        .unwrap();
     assert!(output.stdout.starts_with(b"begin\n\0") && output.stdout.ends_with(b"\0end\n"));
     assert_eq!(output.truncated, (1 << 30) + 10 - (1 << 20));
     assert!(output.stdout.len() < (1 << 20) + 100);
@@ -111,7 +142,11 @@ fn a_gigabyte_of_output_takes_no_memory() {
 #[test]
 fn an_endless_flood_ends_at_the_deadline() {
     let failed = sh("exec yes").deadline(ms(300)).output_limit(1000).run().unwrap_err();
-    assert!(failed.reason() == "timed_out" && failed.stdout.len() < 1100 && failed.stdout.contains(" bytes cut ...]"));
+    assert!(
+        failed.reason() == "timed_out"
+            && failed.stdout.len() < 1100
+            && failed.stdout.contains(" bytes cut ...]")
+    );
 }
 
 #[test]
@@ -131,7 +166,8 @@ fn a_grandchild_that_holds_the_pipes_does_not_hold_us() {
 #[test]
 fn a_grandchild_in_another_session_does_not_hold_the_deadline() {
     let begun = Instant::now();
-    let failed = sh("setsid sleep 60 & echo $!; exec sleep 60").deadline(ms(200)).run().unwrap_err();
+    let failed =
+        sh("setsid sleep 60 & echo $!; exec sleep 60").deadline(ms(200)).run().unwrap_err();
     assert!(begun.elapsed() < ms(2000), "{:?}", begun.elapsed());
     let pid = pid_in(&failed.stdout);
     assert!(alive(pid), "what has left the group on purpose is not ours to kill");
@@ -161,8 +197,14 @@ fn input_larger_than_a_pipe() {
     assert!(cat.run().unwrap().stdout == input);
     assert!(cat.run().unwrap().stdout == input, "a command is a value: it can be run again");
     Command::new(Path::new("/bin/true")).stdin(input.clone()).run().unwrap();
-    assert_eq!(sh("head -c 3; exec sleep 0.2").stdin(input.clone()).run().unwrap().stdout, [0, 1, 2]);
-    assert_eq!(sh("exec sleep 60").stdin(input).deadline(ms(100)).run().unwrap_err().reason(), "timed_out");
+    assert_eq!(
+        sh("head -c 3; exec sleep 0.2").stdin(input.clone()).run().unwrap().stdout,
+        [0, 1, 2]
+    );
+    assert_eq!(
+        sh("exec sleep 60").stdin(input).deadline(ms(100)).run().unwrap_err().reason(),
+        "timed_out"
+    );
     assert_eq!(sh("cat; echo end").run().unwrap().stdout, b"end\n", "no input is an end of file");
     assert_eq!(sh("cat; echo end").stdin("").run().unwrap().stdout, b"end\n");
 }
@@ -173,7 +215,11 @@ fn files_as_input_and_output() {
     from.write_all(b"through").unwrap();
     from.rewind().unwrap();
     let to = tempfile::NamedTempFile::new().unwrap();
-    let output = Command::new(Path::new("/bin/cat")).stdin_from(from).stdout_to(to.reopen().unwrap()).run().unwrap();
+    let output = Command::new(Path::new("/bin/cat"))
+        .stdin_from(from)
+        .stdout_to(to.reopen().unwrap())
+        .run()
+        .unwrap();
     assert!(output.stdout.is_empty());
     assert_eq!(std::fs::read(to.path()).unwrap(), b"through");
 }
@@ -182,7 +228,12 @@ fn files_as_input_and_output() {
 fn the_environment_is_what_is_said() {
     let names = |command: Command| {
         let output = command.run().unwrap();
-        let mut names: Vec<String> = output.text().unwrap().lines().map(|line| line.split('=').next().unwrap().to_owned()).collect();
+        let mut names: Vec<String> = output
+            .text()
+            .unwrap()
+            .lines()
+            .map(|line| line.split('=').next().unwrap().to_owned())
+            .collect();
         names.sort();
         names
     };
@@ -191,10 +242,18 @@ fn the_environment_is_what_is_said() {
     expected.extend(["HOME", "TZ"].iter().filter(|name| std::env::var_os(name).is_some()));
     expected.sort();
     assert_eq!(names(env()), expected);
-    assert_eq!(names(env().keep_env(&["CARGO_MANIFEST_DIR", "NO_SUCH_VARIABLE"])).len(), expected.len() + 1);
+    assert_eq!(
+        names(env().keep_env(&["CARGO_MANIFEST_DIR", "NO_SUCH_VARIABLE"])).len(),
+        expected.len() + 1
+    );
     let output = env().env("LC_ALL", "C.UTF-8").env("X", "a b\nc").cwd("/usr").run().unwrap();
     let text = output.text().unwrap();
-    assert!(text.contains("LC_ALL=C.UTF-8\n") && text.contains("X=a b\nc\n") && text.contains("/usr/sbin"), "{text}");
+    assert!(
+        text.contains("LC_ALL=C.UTF-8\n")
+            && text.contains("X=a b\nc\n")
+            && text.contains("/usr/sbin"),
+        "{text}"
+    );
     assert!(!text.contains("LC_ALL=C\n"));
     assert_eq!(sh("pwd").cwd("/usr").run().unwrap().text().unwrap(), "/usr\n");
 }
@@ -202,15 +261,31 @@ fn the_environment_is_what_is_said() {
 #[test]
 fn a_secret_is_never_shown() {
     let script = r#"echo "$1 $PASSWORD $(cat)"; echo "could not log in as root:$1:$PASSWORD" >&2; exit "$2""#;
-    let command = |rc: &str| sh(script).secret_arg("hunter2").arg(rc).secret_env("PASSWORD", "hunter2000").stdin("hunter3\n").secret("hunter3\n");
+    let command = |rc: &str| {
+        sh(script)
+            .secret_arg("hunter2")
+            .arg(rc)
+            .secret_env("PASSWORD", "hunter2000")
+            .stdin("hunter3\n")
+            .secret("hunter3\n")
+    };
     let failed = command("1").run().unwrap_err();
-    for text in [format!("{failed}"), format!("{failed:?}"), format!("{:?}", anyhow::Error::from(failed.clone())), format!("{:?}", command("0"))] {
+    for text in [
+        format!("{failed}"),
+        format!("{failed:?}"),
+        format!("{:?}", anyhow::Error::from(failed.clone())),
+        format!("{:?}", command("0")),
+    ] {
         assert!(!text.contains("hunter"), "{text}");
     }
     assert!(failed.to_string().ends_with("could not log in as root:********:********"), "{failed}");
     assert_eq!(failed.cmd[4], "********");
     let output = command("0").run().unwrap();
-    assert_eq!(output.text().unwrap(), "hunter2 hunter2000 hunter3\n", "a parser gets what was written");
+    assert_eq!(
+        output.text().unwrap(),
+        "hunter2 hunter2000 hunter3\n",
+        "a parser gets what was written"
+    );
     assert!(!format!("{output:?}").contains("hunter"));
     assert_eq!(output.stdout_shown(), "******** ******** ********\n");
     let error = output.json::<u8>().unwrap_err();
@@ -220,7 +295,9 @@ fn a_secret_is_never_shown() {
 #[test]
 fn signals_and_descriptors_are_clean() {
     let mut blocked = SigSet::empty();
-    [Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGCHLD].iter().for_each(|signal| blocked.add(*signal));
+    [Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGCHLD]
+        .iter()
+        .for_each(|signal| blocked.add(*signal));
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None).unwrap();
     let output = Command::new(Path::new("/bin/cat")).arg("/proc/self/status").run().unwrap();
     let mask = |name: &str| {
@@ -238,7 +315,10 @@ fn signals_and_descriptors_are_clean() {
 
 #[test]
 fn a_child_leads_its_own_session_without_a_terminal() {
-    let output = sh("cut -d' ' -f1,5,6,7 /proc/self/stat; echo $$; cat /dev/tty 2>&1").accept(&[1]).run().unwrap();
+    let output = sh("cut -d' ' -f1,5,6,7 /proc/self/stat; echo $$; cat /dev/tty 2>&1")
+        .accept(&[1])
+        .run()
+        .unwrap();
     let text = output.text().unwrap();
     let lines: Vec<&str> = text.lines().collect();
     let stat: Vec<&str> = lines[0].split(' ').collect();
@@ -250,7 +330,8 @@ fn a_child_leads_its_own_session_without_a_terminal() {
 fn output_of_many_small_writes_on_both_pipes() {
     let mut script = String::new();
     tempfile::tempfile().unwrap().read_to_string(&mut script).unwrap();
-    let output = sh("i=0; while [ $i -lt 3000 ]; do echo $i; echo $i >&2; i=$((i+1)); done").run().unwrap();
+    let output =
+        sh("i=0; while [ $i -lt 3000 ]; do echo $i; echo $i >&2; i=$((i+1)); done").run().unwrap();
     let expected: String = (0..3000).map(|n| format!("{n}\n")).collect();
     assert!(output.text().unwrap() == expected && output.stderr_shown() == expected);
 }

@@ -29,8 +29,16 @@ fn a_signal_ends_every_wait_but_not_behind_a_shield() {
     signal.join().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!(failed.cause, Cause::Interrupted { signal: Signal::SIGTERM, left: None });
-    assert_eq!((failed.reason(), failed.rc), ("interrupted", Some(0)), "it ended well, but because we asked it to");
-    assert!(failed.stdout.ends_with("cleaning up\n") && failed.to_string().contains("was stopped by SIGTERM"), "{failed:?}");
+    assert_eq!(
+        (failed.reason(), failed.rc),
+        ("interrupted", Some(0)),
+        "it ended well, but because we asked it to"
+    );
+    assert!(
+        failed.stdout.ends_with("cleaning up\n")
+            && failed.to_string().contains("was stopped by SIGTERM"),
+        "{failed:?}"
+    );
 
     let shielded = shield();
     let inner = shield();
@@ -43,11 +51,16 @@ fn a_signal_ends_every_wait_but_not_behind_a_shield() {
 
     let begun = Instant::now();
     let is_interrupted = |error: anyhow::Error| {
-        assert_eq!(error.downcast_ref::<Interrupted>(), Some(&Interrupted { signal: Signal::SIGTERM }));
+        assert_eq!(
+            error.downcast_ref::<Interrupted>(),
+            Some(&Interrupted { signal: Signal::SIGTERM })
+        );
         assert_eq!(host::reason(&error.context("more")), Some("interrupted"));
     };
     is_interrupted(Lock::acquire(holder.path(), "waiter", None, LONG).unwrap_err());
-    is_interrupted(poll_until(Deadline::after(LONG), LONG, "never", || Ok(None::<()>)).unwrap_err());
+    is_interrupted(
+        poll_until(Deadline::after(LONG), LONG, "never", || Ok(None::<()>)).unwrap_err(),
+    );
     is_interrupted(sleep(LONG).unwrap_err().into());
     assert_eq!(touch("never").run().unwrap_err().reason(), "interrupted");
     assert!(begun.elapsed() < Duration::from_secs(1));

@@ -41,7 +41,11 @@ fn part() {
             let _lock = Lock::acquire(&path, "command", None, LONG).unwrap();
             let choice = if what == "goes on" { IfWeDie::GoesOn } else { IfWeDie::DiesToo };
             let script = format!("echo $$ > '{}'; exec sleep 1000", dir.join("pid").display());
-            let _ = Command::new(Path::new("/bin/sh")).args(["-c", &script]).deadline(LONG).if_we_die(choice).run();
+            let _ = Command::new(Path::new("/bin/sh"))
+                .args(["-c", &script])
+                .deadline(LONG)
+                .if_we_die(choice)
+                .run();
         }
         "fence" => {
             let mine: usize = what.parse().unwrap();
@@ -74,7 +78,11 @@ fn says_who_holds_it() {
         path.display(),
         holder.child.id()
     );
-    assert!(text.starts_with(&start) && text.ends_with("; waited 0.3 s; wait for it to end, or end it, then try again"), "{text}");
+    assert!(
+        text.starts_with(&start)
+            && text.ends_with("; waited 0.3 s; wait for it to end, or end it, then try again"),
+        "{text}"
+    );
     assert_eq!(host::reason(&error.context("x")), Some("lock_held"));
     holder.kill_9();
     assert!(!fs::read_to_string(&path).unwrap().is_empty(), "its name is still there: stale");
@@ -89,18 +97,37 @@ fn whatever_stands_in_the_file_does_not_matter() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lock");
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
-    let gone = format!("{{\"pid\":1}}\nchild {}", stat.replacen(&format!("{} ", std::process::id()), "4194000 ", 1));
-    for content in ["", "garbage", "{}\n", "\0\u{ff}\n\n", "{\"pid\":1,\"what\":\"x\"}\nchild 1 (init) S 0\nchild\n", &gone] {
+    let gone = format!(
+        "{{\"pid\":1}}\nchild {}",
+        stat.replacen(&format!("{} ", std::process::id()), "4194000 ", 1)
+    );
+    for content in [
+        "",
+        "garbage",
+        "{}\n",
+        "\0\u{ff}\n\n",
+        "{\"pid\":1,\"what\":\"x\"}\nchild 1 (init) S 0\nchild\n",
+        &gone,
+    ] {
         fs::write(&path, content).unwrap();
         let lock = Lock::acquire(&path, "us", None, Duration::ZERO).unwrap();
         let error = Lock::acquire(&path, "again", None, Duration::ZERO).unwrap_err();
-        assert!(matches!(&error.downcast_ref::<Held>().unwrap().by, By::Holder(Some(holder)) if holder.what == "us"));
+        assert!(
+            matches!(&error.downcast_ref::<Held>().unwrap().by, By::Holder(Some(holder)) if holder.what == "us")
+        );
         drop(lock);
     }
     fs::write(&path, "torn").unwrap();
-    let file = nix::fcntl::Flock::lock(fs::File::open(&path).unwrap(), nix::fcntl::FlockArg::LockExclusive).unwrap();
+    let file = nix::fcntl::Flock::lock(
+        fs::File::open(&path).unwrap(),
+        nix::fcntl::FlockArg::LockExclusive,
+    )
+    .unwrap();
     let error = Lock::acquire(&path, "us", None, Duration::ZERO).unwrap_err();
-    assert!(error.to_string().contains("held by another process, which has not written its name"), "{error}");
+    assert!(
+        error.to_string().contains("held by another process, which has not written its name"),
+        "{error}"
+    );
     drop(file);
 }
 
@@ -117,8 +144,14 @@ fn a_lock_file_that_was_deleted_or_is_none() {
     std::os::unix::fs::symlink("lock", dir.path().join("link")).unwrap();
     assert!(Lock::acquire(&dir.path().join("link"), "x", None, Duration::ZERO).is_err());
     assert!(Lock::acquire(dir.path(), "x", None, Duration::ZERO).is_err());
-    let error = format!("{:#}", Lock::acquire(&dir.path().join("no/lock"), "x", None, Duration::ZERO).unwrap_err());
-    assert!(error.starts_with("cannot open the lock file ") && error.contains("No such file"), "{error}");
+    let error = format!(
+        "{:#}",
+        Lock::acquire(&dir.path().join("no/lock"), "x", None, Duration::ZERO).unwrap_err()
+    );
+    assert!(
+        error.starts_with("cannot open the lock file ") && error.contains("No such file"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -140,7 +173,10 @@ fn a_command_of_a_dead_holder_keeps_the_lock() {
     player.kill_9();
     let pid = child().unwrap();
     let error = Lock::acquire(&path, "us", None, Duration::from_millis(100)).unwrap_err();
-    assert!(error.to_string().contains(&format!("a command of it still goes on: pid {pid} (sleep)")), "{error}");
+    assert!(
+        error.to_string().contains(&format!("a command of it still goes on: pid {pid} (sleep)")),
+        "{error}"
+    );
     // It is still found when somebody has tried and given up; and when it ends, the lock can be had.
     assert!(Lock::acquire(&path, "us", None, Duration::ZERO).is_err());
     let ender = std::thread::spawn(move || {
@@ -168,7 +204,8 @@ fn a_command_is_noted_only_while_it_runs() {
     assert_eq!(text.lines().count(), 2, "{text}");
     assert!(text.lines().nth(1).unwrap().starts_with("child "));
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
-    let _ = Command::new(Path::new("/bin/sleep")).arg("9").deadline(Duration::from_millis(50)).run();
+    let _ =
+        Command::new(Path::new("/bin/sleep")).arg("9").deadline(Duration::from_millis(50)).run();
     let _ = Command::new(Path::new("/no/such/program")).run();
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
     drop(lock);
@@ -207,7 +244,11 @@ fn a_torn_fence_is_never_no_fence() {
         assert!(error.to_string().contains("instead of one deploy id and a newline"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), whole[..length]);
     }
-    for odd in [&b"\xff\xfe"[..], b"20261121t080005z-7f3a\n\n", b"20261121t080005z-7f3a\n20261121t080005z-7f3a\n"] {
+    for odd in [
+        &b"\xff\xfe"[..],
+        b"20261121t080005z-7f3a\n\n",
+        b"20261121t080005z-7f3a\n20261121t080005z-7f3a\n",
+    ] {
         fs::write(&path, odd).unwrap();
         assert!(Fence::read(dir.path()).is_err());
     }
@@ -219,8 +260,10 @@ fn a_torn_fence_is_never_no_fence() {
 #[test]
 fn fences_of_several_processes() {
     let dir = tempfile::tempdir().unwrap();
-    let players: Vec<_> = (0..4).map(|n| Player::new("fence", &n.to_string(), dir.path())).collect();
+    let players: Vec<_> =
+        (0..4).map(|n| Player::new("fence", &n.to_string(), dir.path())).collect();
     players.into_iter().for_each(Player::ends_well);
-    let highest = (0..4).flat_map(|mine| (0..30).map(move |n| (n * 7 + mine * 11) % 60)).max().unwrap();
+    let highest =
+        (0..4).flat_map(|mine| (0..30).map(move |n| (n * 7 + mine * 11) % 60)).max().unwrap();
     assert_eq!(Fence::read(dir.path()).unwrap(), Some(id(highest)));
 }

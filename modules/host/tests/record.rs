@@ -48,12 +48,18 @@ fn begun_noted_found_and_finished() {
     intent.note("parked", &"one").unwrap();
     intent.note("parked", &"two").unwrap();
     let error = Intent::begin(dir.path(), "swap", &swap()).unwrap_err();
-    assert!(error.downcast_ref::<Unfinished>().is_some() && host::reason(&error) == Some("unfinished"), "{error:#}");
+    assert!(
+        error.downcast_ref::<Unfinished>().is_some() && host::reason(&error) == Some("unfinished"),
+        "{error:#}"
+    );
     Intent::begin(dir.path(), "other-task", &1).unwrap().finish().unwrap();
     drop(intent);
 
     let found = Intent::unfinished::<Swap>(dir.path(), "swap").unwrap().unwrap();
-    assert_eq!((&found.value, found.notes.len(), found.note("parked")), (&swap(), 2, Some(&json!("two"))));
+    assert_eq!(
+        (&found.value, found.notes.len(), found.note("parked")),
+        (&swap(), 2, Some(&json!("two")))
+    );
     assert!(found.note("paused").is_none());
     found.intent.note("paused", &()).unwrap();
     assert_eq!(Intent::unfinished::<Swap>(dir.path(), "swap").unwrap().unwrap().notes.len(), 3);
@@ -73,7 +79,12 @@ fn names_folders_and_what_was_taken_away() {
     let intent = Intent::begin(dir.path(), "swap", &1).unwrap();
     fs::rename(dir.path().join("intent.swap"), dir.path().join("intent.other")).unwrap();
     assert!(intent.note("x", &1).is_err() && intent.finish().is_err());
-    assert!(Intent::unfinished::<u8>(dir.path(), "other").unwrap_err().to_string().contains("it is of swap, not of other"));
+    assert!(
+        Intent::unfinished::<u8>(dir.path(), "other")
+            .unwrap_err()
+            .to_string()
+            .contains("it is of swap, not of other")
+    );
 }
 
 #[test]
@@ -97,7 +108,10 @@ fn torn_at_every_byte() {
         assert_eq!((found.value, found.notes.len()), (swap(), newlines(length) - 1));
         intent.note("after", &true).unwrap();
         let found = Intent::unfinished::<Swap>(dir.path(), "swap").unwrap().unwrap();
-        assert_eq!((found.note("after"), found.notes.len()), (Some(&json!(true)), newlines(length)));
+        assert_eq!(
+            (found.note("after"), found.notes.len()),
+            (Some(&json!(true)), newlines(length))
+        );
     }
     // A broken line that is not the last one is no torn append.
     let mut broken = whole.clone();
@@ -174,7 +188,9 @@ fn the_oldest_are_forgotten() {
     let dir = Tmpfs::new(&tempfile::tempdir().unwrap().keep(), "size=10m,mode=0755");
     for n in 0..300 {
         Done::record(&dir.0, &format!("id-{n}"), &n).unwrap();
-        assert!(Done::recorded(&dir.0, &format!("id-{}", n - n.min(DONE_KEPT - 1))).unwrap().is_some());
+        assert!(
+            Done::recorded(&dir.0, &format!("id-{}", n - n.min(DONE_KEPT - 1))).unwrap().is_some()
+        );
     }
     assert!(Done::recorded(&dir.0, "id-0").unwrap().is_none());
     assert!((DONE_KEPT..=250).contains(&Done::all(&dir.0).unwrap().len()));

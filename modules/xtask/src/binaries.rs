@@ -14,7 +14,7 @@ use tempfile::NamedTempFile;
 use crate::elf;
 use crate::spec;
 use crate::target::{Arch, Toolchain, advice};
-use crate::workspace::{ModuleCrate, Workspace, run, run_visibly};
+use crate::workspace::{ModuleCrate, Workspace, run};
 
 pub const BIN: &str = "plugins/modules/__bin";
 
@@ -49,19 +49,16 @@ pub fn fill(
     folder: &Path,
 ) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    // Test-only modules by themselves: what cargo is asked for together may get other features than apart.
+    for shipped in [true, false] {
+        let packages: Vec<_> =
+            crates.iter().filter(|module| module.shipped == shipped).copied().collect();
+        if !packages.is_empty() {
+            build(workspace, &packages, toolchains)?;
+        }
+    }
     let mut built = Vec::new();
     for (arch, toolchain) in toolchains {
-        // Test-only modules by themselves: what cargo is asked for together may get other features than apart.
-        for shipped in [true, false] {
-            let packages: Vec<_> =
-                crates.iter().filter(|module| module.shipped == shipped).collect();
-            if !packages.is_empty() {
-                let mut command = toolchain.cargo_build(workspace);
-                run_visibly(
-                    command.args(packages.iter().flat_map(|module| ["--package", &module.name])),
-                )?;
-            }
-        }
         let release = toolchain.target_dir.join(&toolchain.triple).join("release");
         for &module in crates {
             let path = release.join(&module.name);
@@ -91,6 +88,28 @@ pub fn fill(
         expected.insert(file);
     }
     remove_others(folder, &expected)
+}
+
+/// All architectures at once: the long part of each build, the linking, keeps only one core busy.
+fn build(
+    workspace: &Workspace,
+    crates: &[&ModuleCrate],
+    toolchains: &[(Arch, Toolchain)],
+) -> Result<()> {
+    let mut running = Vec::new();
+    for (arch, toolchain) in toolchains {
+        let mut command = toolchain.cargo_build(workspace);
+        command.args(crates.iter().flat_map(|module| ["--package", &module.name]));
+        running.push((arch, command.spawn().with_context(|| format!("starting {command:?}"))?));
+    }
+    let mut failed = Vec::new();
+    for (arch, mut cargo) in running {
+        if !cargo.wait()?.success() {
+            failed.push(arch.name());
+        }
+    }
+    ensure!(failed.is_empty(), "cargo could not build for {}", failed.join(" and "));
+    Ok(())
 }
 
 /// A binary that would not run on a target, or that would be felt there, is no success.

@@ -16,12 +16,20 @@ pub struct Tmpfs(pub PathBuf);
 impl Tmpfs {
     pub fn new(at: &Path, options: &str) -> Tmpfs {
         std::fs::create_dir_all(at).unwrap();
-        mount(Some("host-test"), at, Some("tmpfs"), MsFlags::empty(), Some(options)).expect("mount: are we root?");
+        mount(Some("host-test"), at, Some("tmpfs"), MsFlags::empty(), Some(options))
+            .expect("mount: are we root?");
         Tmpfs(at.to_owned())
     }
 
     pub fn read_only(&self) {
-        mount(None::<&str>, &self.0, None::<&str>, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, None::<&str>).unwrap();
+        mount(
+            None::<&str>,
+            &self.0,
+            None::<&str>,
+            MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY,
+            None::<&str>,
+        )
+        .unwrap();
     }
 }
 
@@ -40,7 +48,9 @@ pub struct Player {
 impl Player {
     pub fn new(part: &str, what: &str, dir: &Path) -> Player {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "part", "--nocapture"]).env("PART", format!("{part}\n{what}\n{}", dir.display()));
+        command
+            .args(["--exact", "part", "--nocapture"])
+            .env("PART", format!("{part}\n{what}\n{}", dir.display()));
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         Player { child, lines }
@@ -51,7 +61,11 @@ impl Player {
         let mut line = String::new();
         while !line.contains(word) {
             line.clear();
-            assert_ne!(self.lines.read_line(&mut line).unwrap(), 0, "it ended without saying {word}");
+            assert_ne!(
+                self.lines.read_line(&mut line).unwrap(),
+                0,
+                "it ended without saying {word}"
+            );
         }
         self
     }
@@ -102,7 +116,10 @@ pub fn soon(mut is: impl FnMut() -> bool) -> bool {
 }
 
 pub fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }

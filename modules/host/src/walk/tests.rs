@@ -1,0 +1,250 @@
+//! The walk, with and without openat2, while the tree's owner works against us.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::RenameFlags;
+
+use super::*;
+
+fn trees(root: &Path, mounts: Mounts) -> [Tree; 2] {
+    let tree = || Tree::open(root, mounts).unwrap();
+    assert_eq!(tree().resolver, Resolver::Openat2, "the tests want a kernel with openat2");
+    [tree(), Tree { resolver: Resolver::Stepwise, ..tree() }]
+}
+
+fn paths(tree: &Tree) -> BTreeSet<PathBuf> {
+    tree.walk().map(|entry| entry.unwrap().path).collect()
+}
+
+#[test]
+fn all_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir_all(at("a/b/c")).unwrap();
+    fs::write(at("a/file"), "content").unwrap();
+    symlink("/etc", at("a/link")).unwrap();
+    nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let odd = std::ffi::OsString::from_vec(b"\xff\n \\\x01".to_vec());
+    fs::write(dir.path().join(&odd), "odd").unwrap();
+    for tree in trees(dir.path(), Mounts::Stay) {
+        let expected = ["a", "a/b", "a/b/c", "a/file", "a/link", "pipe"].map(PathBuf::from);
+        assert_eq!(paths(&tree), expected.into_iter().chain([PathBuf::from(&odd)]).collect());
+        let order: Vec<_> = tree.walk().map(|entry| entry.unwrap().path).collect();
+        let place = |name: &str| order.iter().position(|path| path == Path::new(name)).unwrap();
+        assert!(place("a") < place("a/b") && place("a/b") < place("a/b/c"));
+        let entry = |name: &str| tree.entry(Path::new(name)).unwrap();
+        let mut text = String::new();
+        tree.open_file(&entry("a/file")).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), entry("a/file").meta.size), ("content", 7));
+        assert_eq!(tree.read_link(&entry("a/link")).unwrap(), Path::new("/etc"));
+        assert_eq!(
+            (entry("pipe").meta.kind, entry("a/link").meta.kind),
+            (Kind::Special, Kind::Link)
+        );
+        for name in ["pipe", "a", "a/link"] {
+            assert!(
+                matches!(tree.open_file(&entry(name)).unwrap_err().cause, Cause::Io(_)),
+                "{name}"
+            );
+        }
+        let mut walk = tree.walk();
+        let mut seen = Vec::new();
+        while let Some(entry) = walk.next() {
+            let entry = entry.unwrap();
+            if entry.path == Path::new("a/b") {
+                walk.pass_over(&entry);
+            }
+            seen.push(entry.path);
+        }
+        assert!(
+            seen.contains(&"a/b".into())
+                && !seen.contains(&"a/b/c".into())
+                && seen.contains(&"a/file".into())
+        );
+    }
+}
+
+#[test]
+fn nothing_outside_is_reached() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("root/a")).unwrap();
+    fs::write(dir.path().join("outside"), "secret").unwrap();
+    symlink("/", dir.path().join("root/slash")).unwrap();
+    symlink("..", dir.path().join("root/up")).unwrap();
+    symlink("/proc/self/root", dir.path().join("root/magic")).unwrap();
+    for tree in trees(&dir.path().join("root"), Mounts::Cross) {
+        for path in [
+            "slash/etc",
+            "up/outside",
+            "magic/etc",
+            "../outside",
+            "a/../../outside",
+            "/etc/passwd",
+            "slash/etc/passwd",
+        ] {
+            assert!(tree.entry(Path::new(path)).is_err(), "{path}");
+        }
+        assert_eq!(paths(&tree).len(), 4);
+    }
+    assert!(Tree::open(&dir.path().join("root/slash"), Mounts::Stay).is_err());
+    assert!(Tree::open(&dir.path().join("outside"), Mounts::Stay).is_err());
+}
+
+#[test]
+fn what_was_swapped_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for tree in trees(dir.path(), Mounts::Stay) {
+        for name in ["file", "to-link", "to-folder", "to-device", "gone"] {
+            let _ = fs::remove_file(at(name)).or_else(|_| fs::remove_dir(at(name)));
+            fs::write(at(name), name).unwrap();
+        }
+        let entries: Vec<Entry> = tree.walk().map(Result::unwrap).collect();
+        for name in ["to-link", "to-folder", "to-device", "gone"] {
+            fs::remove_file(at(name)).unwrap();
+        }
+        fs::write(at("new"), "x").unwrap();
+        fs::rename(at("new"), at("file")).unwrap();
+        symlink("/etc/passwd", at("to-link")).unwrap();
+        fs::create_dir(at("to-folder")).unwrap();
+        let null = rustix::fs::makedev(1, 3);
+        rustix::fs::mknodat(CWD, at("to-device"), FileType::CharacterDevice, Mode::RUSR, null)
+            .unwrap();
+        for entry in entries {
+            let cause = tree.open_file(&entry).unwrap_err().cause;
+            match entry.path.to_str().unwrap() {
+                "gone" => assert!(matches!(cause, Cause::Vanished)),
+                name => assert!(matches!(cause, Cause::Swapped), "{name}: {cause:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn deeper_than_a_path_may_be_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = "d".repeat(40);
+    let mut at = rustix::fs::openat(CWD, dir.path(), OFlags::PATH, Mode::empty()).unwrap();
+    for _ in 0..300 {
+        rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, &name, OFlags::PATH, Mode::empty()).unwrap();
+    }
+    let bottom =
+        rustix::fs::openat(&at, "bottom", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
+    rustix::io::write(&bottom, b"here").unwrap();
+    for tree in trees(dir.path(), Mounts::Stay) {
+        let entries: Vec<Entry> = tree.walk().map(Result::unwrap).collect();
+        assert_eq!(entries.len(), 301);
+        let bottom = entries.last().unwrap();
+        assert!(bottom.path.as_os_str().len() > 12_000);
+        let mut text = String::new();
+        tree.open_file(bottom).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "here");
+    }
+}
+
+#[test]
+fn pieces() {
+    assert_eq!(split(b"a/b/c", 9), (&b"a/b/c"[..], &b""[..]));
+    assert_eq!(split(b"aa/bb/cc", 6), (&b"aa/bb"[..], &b"cc"[..]));
+    assert_eq!(split(b"aa/bb/cc", 0), (&b"aa"[..], &b"bb/cc"[..]));
+    assert_eq!(split(b"aaaa", 0), (&b"aaaa"[..], &b""[..]));
+}
+
+#[test]
+fn mounts_are_entered_only_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = dir.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    nix::mount::mount(Some("x"), &inner, Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>)
+        .unwrap();
+    fs::write(inner.join("file"), "").unwrap();
+    let results: Vec<_> = [Mounts::Stay, Mounts::Cross]
+        .into_iter()
+        .flat_map(|mounts| trees(dir.path(), mounts))
+        .map(|tree| tree.walk().collect::<Vec<_>>())
+        .collect();
+    nix::mount::umount2(&inner, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    for (n, found) in results.into_iter().enumerate() {
+        assert_eq!(found.len(), 2);
+        match (&found[1], n) {
+            (Err(missed), 0 | 1) => assert!(
+                matches!(missed.cause, Cause::OtherFilesystem) && missed.path == Path::new("inner")
+            ),
+            (Ok(entry), 2 | 3) => assert_eq!(entry.path, Path::new("inner/file")),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The owner swaps a folder for a link to / and a file for a link to a secret, as fast as it can, while we walk.
+#[test]
+fn a_renamer_never_gets_us_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir_all(at("root/t-a/t-b")).unwrap();
+    for n in 0..20 {
+        fs::write(at(&format!("root/t-a/t-b/t-{n}")), "inside").unwrap();
+    }
+    fs::write(at("root/t-a/t-file"), "inside").unwrap();
+    fs::write(at("secret"), "outside").unwrap();
+    symlink("/", at("root/t-slash")).unwrap();
+    symlink(at("secret"), at("root/t-secret")).unwrap();
+    let stop = AtomicBool::new(false);
+    let (mut walks, mut reads, mut misses) = (0, 0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for (one, other) in [
+                    ("root/t-a", "root/t-slash"),
+                    ("root/t-a/t-b", "root/t-slash"),
+                    ("root/t-a/t-file", "root/t-secret"),
+                ] {
+                    let _ = rustix::fs::renameat_with(
+                        CWD,
+                        at(one),
+                        CWD,
+                        at(other),
+                        RenameFlags::EXCHANGE,
+                    );
+                }
+            }
+        });
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        let trees = trees(&at("root"), Mounts::Cross);
+        while std::time::Instant::now() < end {
+            for tree in &trees {
+                walks += 1;
+                for found in tree.walk() {
+                    let Ok(entry) = found else {
+                        misses += 1;
+                        continue;
+                    };
+                    let name = entry.path.file_name().unwrap().to_string_lossy().into_owned();
+                    assert!(name.starts_with("t-"), "out of the root: {}", entry.path.display());
+                    if entry.meta.kind == Kind::File {
+                        match tree.open_file(&entry) {
+                            Ok(mut file) => {
+                                let mut text = String::new();
+                                file.read_to_string(&mut text).unwrap();
+                                assert_eq!(text, "inside");
+                                reads += 1;
+                            }
+                            Err(_) => misses += 1,
+                        }
+                    }
+                }
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(
+        walks > 20 && reads > 20 && misses > 0,
+        "{walks} walks, {reads} reads, {misses} misses"
+    );
+}
