@@ -62,6 +62,14 @@ impl Consent {
         Ok(Consent { confirm, accept: options.get("accept")?, max_loss: options.get("max_loss")? })
     }
 
+    /// The plan that a person has seen and confirmed.
+    pub fn confirmed_plan(&self) -> Option<&str> {
+        match &self.confirm {
+            Confirm::Plan(id) => Some(id),
+            Confirm::No | Confirm::PlainAction => None,
+        }
+    }
+
     /// Whether `plan` may be carried out. The refusal says what would be lost and what to pass.
     ///
     /// What was confirmed for a run that was then killed holds for the rest of it, as long as the

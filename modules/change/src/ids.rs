@@ -1,5 +1,6 @@
 //! `deploy_id` and `rollback_id`: the fence of a target, and rollbacks that are done once.
 
+use crate::consent::Consent;
 use ansible_module::{Invocation, Kind, Opt};
 use anyhow::Result;
 use host::deploy_id::DeployId;
@@ -12,6 +13,14 @@ pub const ROLLBACK_ID: &[Opt] = &[Opt::new("rollback_id", Kind::Str).about(&[
     "The deploy id of the run that rolls back.",
     "A rollback that was done under this id is not done again, whatever was written since.",
 ])];
+
+/// Under which id a rollback is done once: the run's own, or the plan that was confirmed.
+pub fn rollback_key(rollback: Option<&DeployId>, consent: &Consent) -> Option<String> {
+    match rollback {
+        Some(id) => Some(id.to_string()),
+        None => consent.confirmed_plan().map(str::to_owned),
+    }
+}
 
 /// Refuse a run that a newer one has superseded, and leave the fence as it is.
 pub fn look_at_fence(run: &DeployId, state_dir: &Path) -> Result<()> {

@@ -16,6 +16,6 @@ mod plan;
 mod run;
 
 pub use consent::{CONSENT, Consent};
-pub use ids::{ROLLBACK_ID, fence, look_at_fence};
+pub use ids::{ROLLBACK_ID, fence, look_at_fence, rollback_key};
 pub use plan::{Loss, Plan, Step, Undo};
 pub use run::{Journal, RESULT, run};

@@ -3,8 +3,9 @@
 use crate::consent::Consent;
 use crate::plan::Plan;
 use ansible_module::{Diff, Failure, Invocation, Kind, Outcome, Return, StepDone};
-use anyhow::{Context, Error, Result};
-use host::record::Intent;
+use anyhow::{Error, Result};
+use host::folder::SafeFolder;
+use host::record::{Done, Found, Intent};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -52,12 +53,47 @@ pub const RESULT: &[Return] = &[
         .sample(r#""superseded""#),
 ];
 
-/// Where the intent of a plan is written before its first step.
+/// Where the intent of a plan is written before its first step, and that a rollback was done.
 ///
 /// Modules whose steps are one atomic write each need none.
 pub struct Journal<'a> {
     pub state_dir: &'a Path,
+    /// One intent at a time can stand for a task.
     pub task: &'a str,
+    /// In a rollback its id (see [`rollback_key`](crate::rollback_key)): it is done once.
+    pub rollback: Option<String>,
+}
+
+impl Journal<'_> {
+    /// The result of a rollback that was already done under this id: nothing, whatever was written
+    /// since. To be asked before anything is planned. `state` is what is there now.
+    pub fn done_before(&self, invocation: &Invocation, state: &Value) -> Result<Option<Outcome>> {
+        let Some(id) = &self.rollback else { return Ok(None) };
+        let Some(folder) = SafeFolder::find(self.state_dir)? else { return Ok(None) };
+        let Some(done) = Done::recorded(folder.path(), id)? else { return Ok(None) };
+        if !invocation.check_mode {
+            // Killed between the two last writes: what it had begun is done as well.
+            if let Some(begun) = self.unfinished()?.filter(|begun| begun.value.is_by(id)) {
+                begun.intent.finish()?;
+            }
+        }
+        let mut outcome = describe(&Plan::<()>::nothing(id, state.clone()));
+        outcome
+            .warnings
+            .push(format!("rollback {id} was done at {}; it is not done again", done.at));
+        Ok(Some(outcome))
+    }
+
+    fn unfinished(&self) -> Result<Option<Found<Begun>>> {
+        Intent::unfinished::<Begun>(self.state_dir, self.task)
+    }
+
+    fn record_done(&self, after: &Value) -> Result<()> {
+        match &self.rollback {
+            Some(id) => Done::record(self.state_dir, id, after),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What stands in an intent: what was agreed to, so that a run that was killed half way can be
@@ -68,16 +104,22 @@ pub(crate) struct Begun {
     subject: String,
     plan: Vec<String>,
     pub(crate) loss: Vec<String>,
+    rollback: Option<String>,
 }
 
 impl Begun {
-    fn of<A>(plan: &Plan<A>) -> Begun {
+    fn of<A>(plan: &Plan<A>, journal: &Journal<'_>) -> Begun {
         Begun {
             plan_id: plan.id(),
             subject: plan.subject.clone(),
             plan: plan.sentences(),
             loss: plan.losses().map(|loss| loss.what.clone()).collect(),
+            rollback: journal.rollback.clone(),
         }
+    }
+
+    fn is_by(&self, rollback: &str) -> bool {
+        self.rollback.as_deref() == Some(rollback)
     }
 }
 
@@ -98,17 +140,15 @@ pub fn run<A>(
     if invocation.check_mode {
         return Ok(outcome);
     }
-    let begun = match &journal {
-        Some(journal) => Intent::unfinished::<Begun>(journal.state_dir, journal.task)?,
-        None => None,
-    };
+    let begun = journal.as_ref().map(Journal::unfinished).transpose()?.flatten();
     if let Some(begun) = &begun {
         outcome.warnings.push(format!(
-            "a run at {} was stopped half way through {}; this run finishes it",
-            begun.since, begun.value.plan_id
+            "a run at {} was stopped half way through {} ({}); this one goes on from what it left",
+            begun.since, begun.value.plan_id, begun.value.subject
         ));
     }
     if plan.steps.is_empty() {
+        journal.as_ref().map_or(Ok(()), |journal| journal.record_done(&plan.after))?;
         begun.map_or(Ok(()), |begun| begun.intent.finish())?;
         return Ok(outcome);
     }
@@ -116,7 +156,7 @@ pub fn run<A>(
     let intent = match (begun, &journal) {
         (Some(begun), _) => Some(begun.intent),
         (None, Some(journal)) => {
-            Some(Intent::begin(journal.state_dir, journal.task, &Begun::of(&plan))?)
+            Some(Intent::begin(journal.state_dir, journal.task, &Begun::of(&plan, journal))?)
         }
         (None, None) => None,
     };
@@ -131,10 +171,13 @@ pub fn run<A>(
         let seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
         outcome.steps.push(StepDone { step: step.text.clone(), seconds });
     }
-    let after = verify().context("every step was done, but looking again showed otherwise")?;
-    if let Some(intent) = intent {
-        intent.finish()?;
-    }
+    let after = verify().map_err(|error| {
+        let what = "every step was done, but looking again showed otherwise";
+        stopped(error, &plan, what, &outcome.steps)
+    })?;
+    // In this order: a rollback that is not known to be done would be done again.
+    journal.as_ref().map_or(Ok(()), |journal| journal.record_done(&after))?;
+    intent.map_or(Ok(()), Intent::finish)?;
     if let Some(Diff::States { after: shown, .. }) = outcome.diff.first_mut() {
         *shown = after.clone();
     }

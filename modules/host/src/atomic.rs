@@ -1,25 +1,32 @@
-//! Changing files so that a reader, a crash or a full disk finds the old content or the new, never something between.
+//! Changing files so that a reader, a crash or a full disk finds the old content or the new, never
+//! something between.
 //!
-//! [`Replace`] writes a new file beside the old and renames it over; [`write_new`] makes a file that must not be there yet;
-//! [`append_line`] adds one line to a file of lines. Invariants: what was reported as written is on the disk (file and folder synced);
-//! after an error the old content is untouched and no file of ours is left beside it.
+//! [`Replace`] writes a new file beside the old and renames it over; [`write_new`] makes a file
+//! that must not be there yet; [`append_line`] adds one line to a file of lines. Invariants: what
+//! was reported as written is on the disk (file and folder synced); after an error the old content
+//! is untouched and no file of ours is left beside it.
 //!
-//! A symbolic link at the target is followed (its target is replaced, the link stays) when root or we own the link, and nobody else can write
-//! to the folder it lies in; else it is refused. A link to nothing is refused. Other names of the file (hard links) keep the old content.
+//! A symbolic link at the target is followed (its target is replaced, the link stays) when root or
+//! we own the link, and nobody else can write to the folder it lies in; else it is refused. A link
+//! to nothing is refused. Other names of the file (hard links) keep the old content.
+
+mod lines;
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
+
+pub use lines::{End, append_line, whole_lines};
 
 use crate::clock;
 
@@ -30,11 +37,13 @@ const MOST_LINKS: usize = 8;
 pub enum Backup {
     #[default]
     None,
-    /// It stays as `<name>.<UTC time>.bak` beside the new one: the very same file (a hard link), a copy where there are no hard links.
+    /// It stays as `<name>.<UTC time>.bak` beside the new one: the very same file (a hard link), a
+    /// copy where there are no hard links.
     Keep,
 }
 
-/// Replacing a file. Owner, mode and extended attributes (SELinux label, ACLs) of the old one are carried over, unless given here.
+/// Replacing a file. Owner, mode and extended attributes (SELinux label, ACLs) of the old one are
+/// carried over, unless given here.
 #[derive(Debug)]
 #[must_use = "nothing is replaced until it is written"]
 pub struct Replace<'a> {
@@ -115,7 +124,8 @@ impl<'a> Replace<'a> {
         Ok(Replaced { path, was: if old.is_some() { Was::There } else { Was::Absent }, backup })
     }
 
-    /// Gives the new file its owner, attributes and mode. The mode comes last: chown takes bits away, and an ACL holds them too.
+    /// Gives the new file its owner, attributes and mode. The mode comes last: chown takes bits
+    /// away, and an ACL holds them too.
     fn dress(&self, new: &File, old: Option<&Old>) -> Result<()> {
         let has = new.metadata()?;
         let (uid, gid) = self
@@ -136,7 +146,8 @@ impl<'a> Replace<'a> {
     }
 }
 
-/// Makes a file that must not be there (O_EXCL; a symbolic link counts as there), with this mode, whole or not at all.
+/// Makes a file that must not be there (O_EXCL; a symbolic link counts as there), with this mode,
+/// whole or not at all.
 pub fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let attempt = || -> Result<()> {
         let mut temp = temp_beside(path)?;
@@ -154,89 +165,6 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .with_context(|| format!("cannot sync the folder {}", folder.display()))
-}
-
-/// What [`append_line`] found at the end of the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    Whole,
-    /// An earlier append was cut short: this was its line, which has been taken away. Whoever wrote it was never told that it is written.
-    Torn(Vec<u8>),
-}
-
-/// Adds a line (without its newline) to a file of lines, made 0600 when it is not there. Appends exclude each other (flock), the line is
-/// on the disk when this returns, and after an error (a full disk) the file is as long as it was.
-pub fn append_line(path: &Path, line: &[u8]) -> Result<End> {
-    append(path, line).with_context(|| format!("cannot append a line to {}", path.display()))
-}
-
-fn append(path: &Path, line: &[u8]) -> Result<End> {
-    ensure!(!line.contains(&b'\n'), "the line holds a newline");
-    let mut file = open_lines(path)?;
-    let new = file.metadata()?.len() == 0;
-    let (length, torn) = whole_length(&mut file)?;
-    let end = match torn {
-        torn if torn.is_empty() => End::Whole,
-        torn => {
-            file.set_len(length).context("cannot cut the torn last line away")?;
-            End::Torn(torn)
-        }
-    };
-    let mut bytes = Vec::with_capacity(line.len() + 1);
-    bytes.extend_from_slice(line);
-    bytes.push(b'\n');
-    if let Err(error) = file.write_all(&bytes).and_then(|()| file.sync_all()) {
-        file.set_len(length).with_context(|| {
-            format!("{error}; and the file could not be made as long as it was")
-        })?;
-        return Err(error.into());
-    }
-    if new {
-        sync_folder(folder_of(path))?;
-    }
-    Ok(end)
-}
-
-fn open_lines(path: &Path) -> Result<Flock<File>> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let file = File::options()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(flags.bits())
-        .open(path)?;
-    ensure!(file.metadata()?.is_file(), "it is not a regular file");
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, error)| std::io::Error::from(error).into())
-}
-
-/// The length up to the last newline, and what stands behind it.
-fn whole_length(file: &mut File) -> Result<(u64, Vec<u8>)> {
-    let mut torn: Vec<u8> = Vec::new();
-    let mut from = file.metadata()?.len();
-    let mut block = [0; 4096];
-    while from > 0 {
-        let size = from.min(block.len() as u64);
-        from -= size;
-        let block = &mut block[..size as usize];
-        file.seek(SeekFrom::Start(from))?;
-        file.read_exact(block)?;
-        if let Some(at) = block.iter().rposition(|byte| *byte == b'\n') {
-            torn.splice(..0, block[at + 1..].iter().copied());
-            return Ok((from + at as u64 + 1, torn));
-        }
-        torn.splice(..0, block.iter().copied());
-    }
-    Ok((0, torn))
-}
-
-/// The whole lines of a file's content, and a torn last one. A torn line was never reported as written: leave it out.
-pub fn whole_lines(content: &[u8]) -> (impl Iterator<Item = &[u8]>, Option<&[u8]>) {
-    let length = content.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    let (whole, torn) = content.split_at(length);
-    let lines = whole.split_inclusive(|byte| *byte == b'\n').map(|line| &line[..line.len() - 1]);
-    (lines, Some(torn).filter(|torn| !torn.is_empty()))
 }
 
 struct Old {
@@ -299,17 +227,52 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
+/// Of the old name, this much goes into the new one's: a name may have 255 bytes.
+const LONGEST_NAME: usize = 200;
+const RANDOM: usize = 6;
+const SUFFIX: &str = ".new";
+
 /// A new file of ours beside `path`, 0600 until it is dressed; dropping it removes it.
 fn temp_beside(path: &Path) -> Result<NamedTempFile> {
     let name = path.file_name().context("the path has no file name")?.as_bytes();
-    // Room for the random part: a name may have 255 bytes.
-    let prefix = [b".", &name[..name.len().min(200)], b"."].concat();
+    let prefix = [b".", &name[..name.len().min(LONGEST_NAME)], b"."].concat();
     let folder = folder_of(path);
     tempfile::Builder::new()
         .prefix(&std::ffi::OsString::from_vec(prefix))
-        .suffix(".new")
+        .rand_bytes(RANDOM)
+        .suffix(SUFFIX)
         .tempfile_in(folder)
         .with_context(|| format!("cannot make a file in {}", folder.display()))
+}
+
+/// Removes what a replacement of this file that was killed (-9) has left beside it. Only under a
+/// lock that all who replace the file hold.
+pub fn sweep(path: &Path) -> Result<()> {
+    let folder = folder_of(path);
+    let name = path.file_name().context("the path has no file name")?.as_bytes();
+    let prefix = [b".", &name[..name.len().min(LONGEST_NAME)], b"."].concat();
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    for entry in entries.flatten() {
+        let found = entry.file_name();
+        let random = found
+            .as_bytes()
+            .strip_prefix(&prefix[..])
+            .and_then(|rest| rest.strip_suffix(SUFFIX.as_bytes()));
+        if random.is_some_and(|random| {
+            random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric)
+        }) {
+            match std::fs::remove_file(entry.path()) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| {
+                        format!("cannot remove {}, left by a killed run", entry.path().display())
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Keeps the old file under another name, on the disk before the old name is taken.
@@ -366,8 +329,8 @@ fn copy_to(backup: &Path, old: &Old) -> std::io::Result<()> {
 
 const ACL: &[u8] = b"system.posix_acl_access";
 
-/// Copies all extended attributes but those that are computed from the content (IMA, EVM). What the new file got from its folder (a
-/// default ACL) and the old one did not have is taken away.
+/// Copies all extended attributes but those that are computed from the content (IMA, EVM). What the
+/// new file got from its folder (a default ACL) and the old one did not have is taken away.
 fn copy_attributes(from: &File, to: &File) -> Result<()> {
     let wanted = attributes(from).context("cannot list the extended attributes of the old file")?;
     for (name, value) in &wanted {

@@ -1,6 +1,7 @@
 //! UTC to the second, as ids, records and the ledger write it: `2026-11-21T08:45:00Z`.
 //!
-//! Invariant: what is formatted parses back to the same second; only real dates and times parse. Years 1970 to 9999; no leap second.
+//! Invariant: what is formatted parses back to the same second; only real dates and times parse.
+//! Years 1970 to 9999; no leap second.
 
 use std::fmt;
 use std::str::FromStr;
@@ -113,7 +114,8 @@ fn days_in(y: i64, m: i64) -> i64 {
     }
 }
 
-/// Days since 1970-01-01. Years begin in March here, so that the leap day is the last day of a year.
+/// Days since 1970-01-01. Years begin in March here, so that the leap day is the last day of a
+/// year.
 fn days_from_civil(y: i64, m: i64, d: i64) -> i64 {
     let y = if m <= 2 { y - 1 } else { y };
     let (era, of_era) = (y / 400, y % 400);

@@ -1,7 +1,9 @@
-//! Running another program. A command is a value: program, arguments, input, environment, deadline, and what is secret in it.
+//! Running another program. A command is a value: program, arguments, input, environment, deadline,
+//! and what is secret in it.
 //!
-//! Invariants: no shell, ever; the environment holds only what is said here; every run ends at its deadline or at a signal, whatever
-//! the program and its children do; memory is bounded by the output limit; a secret is never in a message.
+//! Invariants: no shell, ever; the environment holds only what is said here; every run ends at its
+//! deadline or at a signal, whatever the program and its children do; memory is bounded by the
+//! output limit; a secret is never in a message.
 
 mod capture;
 mod failed;
@@ -23,14 +25,17 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 /// What becomes of a command when we are killed (-9) while it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IfWeDie {
-    /// It goes on. The default, because a command cut in half (`zfs rollback`, `pct restore`) leaves more harm than one that ends on
-    /// its own. The next run cannot trip over it: the child writes its process id and start time into every lock file that we hold
-    /// before it becomes the program, and [`crate::lock::Lock`] is not given while a child of a dead holder is alive. (Letting the child inherit
-    /// the lock itself would be simpler, but daemons that a command starts would inherit it too and keep it for ever.)
+    /// It goes on. The default, because a command cut in half (`zfs rollback`, `pct restore`)
+    /// leaves more harm than one that ends on its own. The next run cannot trip over it: the child
+    /// writes its process id and start time into every lock file that we hold before it becomes the
+    /// program, and [`crate::lock::Lock`] is not given while a child of a dead holder is alive.
+    /// (Letting the child inherit the lock itself would be simpler, but daemons that a command
+    /// starts would inherit it too and keep it for ever.)
     #[default]
     GoesOn,
-    /// It is killed at once (PR_SET_PDEATHSIG; its own children are not). For what only reads and may run for long: a log follower, a
-    /// probe. Only to be used from the thread that lives as long as the process: the kernel counts the death of the spawning thread.
+    /// It is killed at once (PR_SET_PDEATHSIG; its own children are not). For what only reads and
+    /// may run for long: a log follower, a probe. Only to be used from the thread that lives as
+    /// long as the process: the kernel counts the death of the spawning thread.
     DiesToo,
 }
 
@@ -66,8 +71,9 @@ impl std::fmt::Debug for Command {
 }
 
 impl Command {
-    /// `program` as [`crate::program::find`] gives it. The environment is empty but for `LC_ALL=C`, `LANGUAGE=C`, PATH with the sbin
-    /// folders, and our own HOME and TZ. Standard input is /dev/null. The deadline is 60 s from now unless another is set.
+    /// `program` as [`crate::program::find`] gives it. The environment is empty but for `LC_ALL=C`,
+    /// `LANGUAGE=C`, PATH with the sbin folders, and our own HOME and TZ. Standard input is
+    /// /dev/null. The deadline is 60 s from now unless another is set.
     pub fn new(program: &Path) -> Command {
         let mut env: Vec<(OsString, OsString)> = vec![
             ("PATH".into(), crate::program::search_path_value()),
@@ -109,15 +115,17 @@ impl Command {
         self.shown.push(arg.to_string_lossy().into_owned());
     }
 
-    /// An argument that is shown as `********`. Anyone on the machine can read it in /proc while the command runs: prefer
-    /// [`Self::stdin`] or [`Self::secret_env`] where the program takes it so.
+    /// An argument that is shown as `********`. Anyone on the machine can read it in /proc while
+    /// the command runs: prefer [`Self::stdin`] or [`Self::secret_env`] where the program takes it
+    /// so.
     pub fn secret_arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
         self.shown.push(STARS.to_owned());
         self.secret(arg.as_ref().as_encoded_bytes())
     }
 
-    /// Something that must not be shown wherever it turns up (part of an argument, of the input, of a file that the program reads).
+    /// Something that must not be shown wherever it turns up (part of an argument, of the input, of
+    /// a file that the program reads).
     pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
         self.secrets.add(secret.as_ref());
         self
@@ -148,13 +156,15 @@ impl Command {
         self
     }
 
-    /// Reads from a file or a pipe instead: for what does not fit into memory. The command can then be run once only.
+    /// Reads from a file or a pipe instead: for what does not fit into memory. The command can then
+    /// be run once only.
     pub fn stdin_from(mut self, file: File) -> Self {
         self.stdin = Stdin::File(file);
         self
     }
 
-    /// Sends standard output into a file or a pipe instead of keeping it: dumps and archives. Secrets are not censored there.
+    /// Sends standard output into a file or a pipe instead of keeping it: dumps and archives.
+    /// Secrets are not censored there.
     pub fn stdout_to(mut self, file: File) -> Self {
         self.stdout_to = Some(file);
         self
@@ -177,8 +187,8 @@ impl Command {
         self
     }
 
-    /// How many bytes of stdout, and of stderr, are kept: one half from the beginning, the other from the end (4 MiB unless said
-    /// otherwise). [`Output::text`] refuses what was cut.
+    /// How many bytes of stdout, and of stderr, are kept: one half from the beginning, the other
+    /// from the end (4 MiB unless said otherwise). [`Output::text`] refuses what was cut.
     pub fn output_limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
         self
@@ -204,7 +214,8 @@ impl Command {
             .collect()
     }
 
-    /// Runs it to its end. A signal that is pending ends it (or keeps it from beginning), unless a shield is up.
+    /// Runs it to its end. A signal that is pending ends it (or keeps it from beginning), unless a
+    /// shield is up.
     pub fn run(&self) -> Result<Output, Failed> {
         run::run(self)
     }

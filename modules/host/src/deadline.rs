@@ -73,9 +73,10 @@ pub fn sleep(pause: Duration) -> Result<(), Interrupted> {
     }
 }
 
-/// Asks at once, then again and again with pauses that grow from `first_pause` to two seconds, until `ask` gives `Some`, fails, or the
-/// deadline has passed ([`TimedOut`]) or a signal came ([`Interrupted`]). It asks at least once, and a last time at the deadline.
-/// `what` completes "timed out after 30 s waiting for ...".
+/// Asks at once, then again and again with pauses that grow from `first_pause` to two seconds,
+/// until `ask` gives `Some`, fails, or the deadline has passed ([`TimedOut`]) or a signal came
+/// ([`Interrupted`]). It asks at least once, and a last time at the deadline. `what` completes
+/// "timed out after 30 s waiting for ...".
 pub fn poll_until<T>(
     deadline: Deadline,
     first_pause: Duration,
@@ -119,8 +120,7 @@ impl std::error::Error for TimedOut {}
 
 /// `30 s` or `0.25 s`: durations in messages.
 pub fn seconds(span: Duration) -> String {
-    let ms = span.as_millis();
-    match (ms / 1000, ms % 1000) {
+    match (span.as_secs(), span.subsec_millis()) {
         (s, 0) => format!("{s} s"),
         (s, rest) => format!("{s}.{} s", format!("{rest:03}").trim_end_matches('0')),
     }

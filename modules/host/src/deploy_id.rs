@@ -1,6 +1,7 @@
 //! The id of one run, `20261121t084500z-7f3a`: UTC time and four random hex digits.
 //!
-//! Invariant: a `DeployId` is well formed and its date and time are real, so ids order by time just as their text does.
+//! Invariant: a `DeployId` is well formed and its date and time are real, so ids order by time just
+//! as their text does.
 
 use std::fmt;
 use std::fs::File;

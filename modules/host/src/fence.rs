@@ -1,8 +1,9 @@
-//! The fence: each target keeps the highest deploy id that it has seen, and refuses older ones, so that a run that was superseded (its
-//! controller hung, its network came back) can change nothing any more.
+//! The fence: each target keeps the highest deploy id that it has seen, and refuses older ones, so
+//! that a run that was superseded (its controller hung, its network came back) can change nothing
+//! any more.
 //!
-//! Invariants: the id on the disk only grows; it is raised under a lock and atomically; a fence file that cannot be read is an error, never
-//! "no fence".
+//! Invariants: the id on the disk only grows; it is raised under a lock and atomically; a fence
+//! file that cannot be read is an error, never "no fence".
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::atomic::Replace;
+use crate::atomic::{Replace, sweep};
+use crate::clock;
 use crate::deploy_id::DeployId;
 use crate::lock::Lock;
 
@@ -47,7 +49,8 @@ impl Fence {
         })
     }
 
-    /// Refuses an id that is older than the fence ([`Superseded`]); changes nothing: for check mode.
+    /// Refuses an id that is older than the fence ([`Superseded`]); changes nothing: for check
+    /// mode.
     pub fn check(dir: &Path, id: &DeployId) -> Result<()> {
         match Self::read(dir)? {
             Some(by) if *id < by => {
@@ -62,6 +65,7 @@ impl Fence {
         let _lock = Lock::acquire(&dir.join(LOCK), "fence", Some(id), PATIENCE)?;
         Self::check(dir, id)?;
         if Self::read(dir)?.is_none_or(|seen| seen < *id) {
+            sweep(&dir.join(FILE))?;
             Replace::new(&dir.join(FILE)).write(format!("{id}\n").as_bytes())?;
         }
         Ok(())
@@ -87,9 +91,34 @@ impl fmt::Display for Superseded {
         let (id, by, at, fence) = (&self.id, &self.by, self.by.utc(), self.fence.display());
         write!(
             f,
-            "deploy {id} was superseded by {by} (begun {at}, see {fence}); nothing was changed; start a new deploy"
-        )
+            "deploy {id} was superseded by {by} (begun {at}, see {fence}); nothing was changed; "
+        )?;
+        // Otherwise one controller with a wrong clock would lock everybody out for good.
+        match at > clock::now() {
+            true => write!(
+                f,
+                "that is in the future of this machine's clock: if it came from a wrong clock, write the \
+                 newest deploy id that is right into that file"
+            ),
+            false => f.write_str("start a new deploy"),
+        }
     }
 }
 
 impl std::error::Error for Superseded {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_from_the_future_comes_with_its_cure() {
+        let id = |text| DeployId::parse(text).unwrap();
+        let said = |by| {
+            let fence = PathBuf::from("/x/fence");
+            Superseded { id: id("20200101t000000z-0001"), by: id(by), fence }.to_string()
+        };
+        assert!(said("20200101t000001z-0001").ends_with("start a new deploy"));
+        assert!(said("99991231t235959z-0001").contains("into that file"));
+    }
+}

@@ -1,10 +1,14 @@
-//! A folder that no one but root (or we) can write to, rename, or swap for another: for state, locks, ledgers, caches.
+//! A folder that no one but root (or we) can write to, rename, or swap for another: for state,
+//! locks, ledgers, caches.
 //!
-//! The path is walked from `/` down by descriptor, nothing followed by the kernel. Each component must be a folder that belongs to
-//! root or to us and that group and others cannot write to (an ACL that lets somebody else write shows in the group bits). Two exceptions:
-//! * A symbolic link is followed when root or we own it, and its target is walked under the same rules: /var/run -> /run.
-//! * A sticky folder of root's, such as /tmp, may lie above (never be the folder itself): what is ours in it cannot be renamed by others,
-//!   and each next component is checked to be ours or root's.
+//! The path is walked from `/` down by descriptor, nothing followed by the kernel. Each component
+//! must be a folder that belongs to root or to us and that group and others cannot write to (an ACL
+//! that lets somebody else write shows in the group bits). Two exceptions:
+//! * A symbolic link is followed when root or we own it, and its target is walked under the same
+//!   rules: /var/run -> /run.
+//! * A sticky folder of root's, such as /tmp, may lie above (never be the folder itself): what is
+//!   ours in it cannot be renamed by others, and each next component is checked to be ours or
+//!   root's.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -29,8 +33,8 @@ pub struct SafeFolder {
 }
 
 impl SafeFolder {
-    /// The folder, made where it is missing (all missing components get `mode`). One that is there and ours, but readable more widely than
-    /// `mode` says, is narrowed.
+    /// The folder, made where it is missing (all missing components get `mode`). One that is there
+    /// and ours, but readable more widely than `mode` says, is narrowed.
     pub fn ensure(path: &Path, mode: u32) -> Result<SafeFolder> {
         let mode = Mode::from_bits_truncate(mode & 0o755);
         let mut walk = Walk::begin(path)?;
@@ -44,7 +48,8 @@ impl SafeFolder {
         Ok(folder)
     }
 
-    /// The folder, or `None` when it (or one above it) is missing; what is there above it has been checked.
+    /// The folder, or `None` when it (or one above it) is missing; what is there above it has been
+    /// checked.
     pub fn find(path: &Path) -> Result<Option<SafeFolder>> {
         let mut walk = Walk::begin(path)?;
         while let Some(name) = walk.next_name()? {
@@ -129,7 +134,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The next component, once the folder that we are in is known to be fit for being passed through.
+    /// The next component, once the folder that we are in is known to be fit for being passed
+    /// through.
     fn next_name(&mut self) -> Result<Option<OsString>> {
         while let Some(name) = self.todo.pop_front() {
             if name != ".." {
@@ -199,7 +205,8 @@ impl<'a> Walk<'a> {
                     .with_context(|| format!("cannot make the folder {}", path.display()));
             }
         }
-        // Opened and judged like one that was there: in a sticky folder somebody else may have been faster.
+        // Opened and judged like one that was there: in a sticky folder somebody else may have been
+        // faster.
         let flags = OFlag::O_DIRECTORY | LOOK;
         let fd = openat(here, name, flags, Mode::empty())
             .with_context(|| format!("cannot open {}", path.display()))?;

@@ -1,8 +1,9 @@
 //! The one place that knows that we were asked to stop (SIGTERM, SIGINT, SIGHUP).
 //!
-//! Whoever takes the signals calls [`note`]; every wait in this crate (commands, locks, sleeps) asks [`pending`] and ends with
-//! [`Interrupted`]. Invariant: while a [`Shield`] lives, `pending()` says `None`, so that a way back once begun is not cut short; the
-//! signal itself is not forgotten, it is seen when the last shield is gone.
+//! Whoever takes the signals calls [`note`]; every wait in this crate (commands, locks, sleeps)
+//! asks [`pending`] and ends with [`Interrupted`]. Invariant: while a [`Shield`] lives, `pending()`
+//! says `None`, so that a way back once begun is not cut short; the signal itself is not forgotten,
+//! it is seen when the last shield is gone.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
@@ -15,7 +16,8 @@ static SHIELDS: AtomicUsize = AtomicUsize::new(0);
 /// How often a wait looks for a signal. Short enough for a person, long enough to cost nothing.
 pub(crate) const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
 
-/// Remembers the signal; the first one wins. Two atomic operations, so it may be called in a signal handler.
+/// Remembers the signal; the first one wins. Two atomic operations, so it may be called in a signal
+/// handler.
 pub fn note(signal: Signal) {
     let _ = NOTED.compare_exchange(0, signal as i32, Ordering::SeqCst, Ordering::SeqCst);
 }

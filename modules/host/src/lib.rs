@@ -12,7 +12,8 @@
 //! | know what a path is mounted on, and who uses it | [`mounts`], [`space`] |
 //! | name a run and a second                       | [`deploy_id`], [`clock`] |
 //!
-//! Deliberately absent: a shell, threads, name services (we are linked statically), an async runtime, deleting trees.
+//! Deliberately absent: a shell, threads, name services (we are linked statically), an async
+//! runtime, deleting trees.
 
 pub mod atomic;
 pub mod clock;

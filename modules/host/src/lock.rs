@@ -1,10 +1,12 @@
 //! One task on one target at a time: `flock` on a file that says who holds it.
 //!
-//! Invariants: the lock is the kernel's, so it ends with its holder, however that ends; what stands in the file only serves messages and
-//! the search for children. The file is never deleted (two processes could then hold "the" lock on two files). A lock is not
-//! given while a command that a dead holder had started is alive: see [`crate::command::IfWeDie`].
+//! Invariants: the lock is the kernel's, so it ends with its holder, however that ends; what stands
+//! in the file only serves messages and the search for children. The file is never deleted (two
+//! processes could then hold "the" lock on two files). A lock is not given while a command that a
+//! dead holder had started is alive: see [`crate::command::IfWeDie`].
 //!
-//! The file: one line of JSON about the holder, then a line `child <content of /proc/<pid>/stat>` for each running command.
+//! The file: one line of JSON about the holder, then a line `child <content of /proc/<pid>/stat>`
+//! for each running command.
 
 use std::fmt;
 use std::fs::File;
@@ -15,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
@@ -53,8 +55,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock at `path` (its folder must be there and safe), waiting until the deadline at most ([`Held`]) or until a signal
-    /// comes. `what` is for others to read: the module's name.
+    /// Takes the lock at `path` (its folder must be there and safe), waiting until the deadline at
+    /// most ([`Held`]) or until a signal comes. `what` is for others to read: the module's name.
     pub fn acquire(
         path: &Path,
         what: &str,
@@ -87,18 +89,26 @@ impl Lock {
     }
 
     fn attempt(path: &Path) -> Result<Attempt> {
-        let file = open(path)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) if is_at(&file, path) => Ok(Attempt::Ours(file)),
-            // Somebody deleted or replaced the file: what we hold is no longer what others would lock.
-            Ok(_) => Ok(Attempt::Theirs(None)),
-            Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => Ok(Attempt::Theirs(
-                read(&file).lines().next().and_then(|line| serde_json::from_str(line).ok()),
-            )),
-            Err((_, error)) => {
-                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        // Again when somebody deleted or replaced the file meanwhile: what we hold then is not what
+        // others would lock.
+        for _ in 0..10 {
+            match Flock::lock(open(path)?, FlockArg::LockExclusiveNonblock) {
+                Ok(file) if is_at(&file, path) => return Ok(Attempt::Ours(file)),
+                Ok(_) => {}
+                Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => {
+                    let name =
+                        read(&file).lines().next().and_then(|line| serde_json::from_str(line).ok());
+                    return Ok(Attempt::Theirs(name));
+                }
+                Err((_, error)) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                }
             }
         }
+        bail!(
+            "cannot lock {}: the file is replaced again and again; find out by whom",
+            path.display()
+        )
     }
 
     fn take(
@@ -169,7 +179,8 @@ fn read(mut file: &File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The locks of this process and its running commands, so that no command can be started without being noted.
+/// The locks of this process and its running commands, so that no command can be started without
+/// being noted.
 struct Registry {
     /// Descriptor, and length of the holder's line.
     locks: Vec<(RawFd, u64)>,
@@ -197,7 +208,8 @@ fn registry() -> MutexGuard<'static, Registry> {
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a child with the descriptors of our locks, to be given to [`note_child`]; no lock is taken or dropped meanwhile.
+/// Starts a child with the descriptors of our locks, to be given to [`note_child`]; no lock is
+/// taken or dropped meanwhile.
 pub(crate) fn child_begins<T>(
     spawn: impl FnOnce(Vec<RawFd>) -> std::io::Result<T>,
 ) -> std::io::Result<T> {
@@ -211,7 +223,8 @@ pub(crate) fn child_begins<T>(
     started
 }
 
-/// In the child, between fork and exec: writes its process id and start time into the lock files. Async-signal-safe.
+/// In the child, between fork and exec: writes its process id and start time into the lock files.
+/// Async-signal-safe.
 pub(crate) fn note_child(locks: &[RawFd]) -> std::io::Result<()> {
     if locks.is_empty() {
         return Ok(());
@@ -225,7 +238,8 @@ pub(crate) fn note_child(locks: &[RawFd]) -> std::io::Result<()> {
     )?;
     let n = 6 + nix::unistd::read(&stat, &mut line[6..])?;
     for fd in locks {
-        // SAFETY: the registry is locked by our parent while we are started, so the descriptors are open.
+        // SAFETY: the registry is locked by our parent while we are started, so the descriptors are
+        // open.
         #[allow(unsafe_code)]
         let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
         nix::unistd::write(fd, &line[..n])?;
@@ -259,7 +273,8 @@ fn orphans(content: &str) -> Vec<Orphan> {
     noted.filter_map(alive).collect()
 }
 
-/// `/proc/<pid>/stat`: `pid (comm) state ppid ... starttime`, where comm may hold spaces and parentheses; starttime is field 22.
+/// `/proc/<pid>/stat`: `pid (comm) state ppid ... starttime`, where comm may hold spaces and
+/// parentheses; starttime is field 22.
 struct Stat {
     pid: u32,
     comm: String,

@@ -1,7 +1,9 @@
-//! What is mounted where: `/proc/self/mountinfo`, read as the kernel writes it (proc_pid_mountinfo(5)).
+//! What is mounted where: `/proc/self/mountinfo`, read as the kernel writes it
+//! (proc_pid_mountinfo(5)).
 //!
-//! Invariant: a path's mount is the one that the kernel would use: asked by mount id (statx), so that a mount that lies over another, or
-//! that was made over a folder above, is told apart. Only where the kernel cannot say (Linux before 5.8) the longest mount point decides.
+//! Invariant: a path's mount is the one that the kernel would use: asked by mount id (statx), so
+//! that a mount that lies over another, or that was made over a folder above, is told apart. Only
+//! where the kernel cannot say (Linux before 5.8) the longest mount point decides.
 
 mod holders;
 
@@ -30,17 +32,19 @@ pub struct Mount {
     pub options: String,
 }
 
-/// The mounts of one mount namespace, in the kernel's order: a later one lies over an earlier one at the same place.
+/// The mounts of one mount namespace, in the kernel's order: a later one lies over an earlier one
+/// at the same place.
 #[derive(Clone, Debug)]
 pub struct Mounts(Vec<Mount>);
 
 /// How a path's filesystem stands to that of another path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
-    /// Both are on one filesystem (dataset, subvolumes of one btrfs): what rolls the one back rolls the other back.
+    /// Both are on one filesystem (dataset, subvolumes of one btrfs): what rolls the one back rolls
+    /// the other back.
     Same,
-    /// Another filesystem, mounted somewhere below the other path's mount: it stays when that is rolled back, but is in the way when that
-    /// is unmounted.
+    /// Another filesystem, mounted somewhere below the other path's mount: it stays when that is
+    /// rolled back, but is in the way when that is unmounted.
     Below,
     Apart,
 }
@@ -97,13 +101,14 @@ impl Mounts {
         Ok(if above { Relation::Below } else { Relation::Apart })
     }
 
-    /// Is `path` on the filesystem that `other` is on, or on one mounted inside of it? For "our state must lie outside of what is rolled
-    /// back": anything but [`Relation::Apart`].
+    /// Is `path` on the filesystem that `other` is on, or on one mounted inside of it? For "our
+    /// state must lie outside of what is rolled back": anything but [`Relation::Apart`].
     pub fn same_filesystem_or_below(&self, path: &Path, other: &Path) -> Result<bool> {
         Ok(self.relation(path, other)? != Relation::Apart)
     }
 
-    /// The mounts that a mount stands on, the nearest first. A namespace's first mount is its own parent, or has one that is not shown.
+    /// The mounts that a mount stands on, the nearest first. A namespace's first mount is its own
+    /// parent, or has one that is not shown.
     fn above<'a>(&'a self, mount: &'a Mount) -> impl Iterator<Item = &'a Mount> {
         let parent = |mount: &&'a Mount| {
             self.0.iter().find(|other| other.id == mount.parent && other.id != mount.id)
@@ -129,8 +134,8 @@ fn mount_id(path: &Path) -> Option<u64> {
     (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`; between the sixth column and ` - ` any number of
-/// optional ones.
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`; between the
+/// sixth column and ` - ` any number of optional ones.
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = number(fields.next()?)?;

@@ -1,13 +1,18 @@
-//! Finding a program: PATH, then the folders that PATH lacks in a login without a shell (sbin above all).
+//! Finding a program: PATH, then the folders that PATH lacks in a login without a shell (sbin above
+//! all).
 //!
-//! Invariant: what is found is an absolute path; empty and relative PATH entries are passed over, so that the current folder is never
-//! searched.
+//! Invariant: what is found is an absolute path; empty and relative PATH entries are passed over,
+//! so that the current folder is never searched.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
-/// Searched after PATH. `pct`, `zfs` and `haproxy` live in sbin, which is not on the PATH of an ssh command.
+use nix::unistd::{AccessFlags, eaccess};
+
+/// Searched after PATH. `pct`, `zfs` and `haproxy` live in sbin, which is not on the PATH of an ssh
+/// command.
 const ALSO: [&str; 6] =
     ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"];
 
@@ -35,17 +40,71 @@ pub(crate) fn search_path_value() -> OsString {
 
 fn find_in(name: &str, folders: Vec<PathBuf>) -> Result<PathBuf, Missing> {
     let missing = |folders| Missing { name: name.to_owned(), folders };
-    if name.contains('/') {
-        let path = Path::new(name);
-        return match which::which_in(path, None::<&str>, "/") {
-            Ok(found) if path.is_absolute() => Ok(found),
-            _ => Err(missing(Vec::new())),
-        };
+    let path = Path::new(name);
+    if name.is_empty() || (name.contains('/') && !path.is_absolute()) {
+        return Err(missing(Vec::new()));
     }
-    let Ok(joined) = std::env::join_paths(&folders) else {
+    let folders = if path.is_absolute() { Vec::new() } else { folders };
+    let Ok(list) = std::env::join_paths(&folders) else {
         return Err(missing(folders));
     };
-    which::which_in(name, Some(joined), "/").map_err(|_| missing(folders))
+    let search = which::WhichConfig::new_with_sys(Files)
+        .system_cwd(false)
+        .binary_name(name.into())
+        .custom_path_list(list);
+    search.first_result().map_err(|_| missing(folders))
+}
+
+/// The files of this machine, as `which` asks about them. Its own view would link the name service
+/// into our static binary (a fifth of its size), to find the home folder for a `~` in PATH.
+struct Files;
+
+impl which::sys::Sys for Files {
+    type ReadDirEntry = std::fs::DirEntry;
+    type Metadata = std::fs::Metadata;
+
+    fn is_windows(&self) -> bool {
+        false
+    }
+
+    fn current_dir(&self) -> io::Result<PathBuf> {
+        Ok(PathBuf::from("/"))
+    }
+
+    fn home_dir(&self) -> Option<PathBuf> {
+        None
+    }
+
+    fn env_split_paths(&self, paths: &OsStr) -> Vec<PathBuf> {
+        std::env::split_paths(paths).collect()
+    }
+
+    fn env_path(&self) -> Option<OsString> {
+        None
+    }
+
+    fn env_path_ext(&self) -> Option<OsString> {
+        None
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Self::Metadata> {
+        path.metadata()
+    }
+
+    fn symlink_metadata(&self, path: &Path) -> io::Result<Self::Metadata> {
+        path.symlink_metadata()
+    }
+
+    fn read_dir(
+        &self,
+        _: &Path,
+    ) -> io::Result<Box<dyn Iterator<Item = io::Result<Self::ReadDirEntry>>>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn is_valid_executable(&self, path: &Path) -> io::Result<bool> {
+        Ok(eaccess(path, AccessFlags::X_OK).is_ok())
+    }
 }
 
 /// No such program.

@@ -8,8 +8,9 @@ use nix::errno::Errno;
 
 use crate::{command, deadline, fence, folder, interrupt, lock, program, record, space};
 
-/// The code of the first error in the chain that has one: `lock_held`, `superseded`, `command_failed`, `timed_out`, `interrupted`,
-/// `no_space`, `read_only`, `unsafe_folder`, `unfinished`, `program_missing`.
+/// The code of the first error in the chain that has one: `lock_held`, `superseded`,
+/// `command_failed`, `timed_out`, `interrupted`, `no_space`, `read_only`, `unsafe_folder`,
+/// `unfinished`, `program_missing`.
 pub fn reason(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(of_one)
 }

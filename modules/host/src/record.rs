@@ -1,10 +1,14 @@
-//! What has to be known after a kill -9: what had been begun ([`Intent`]), and which rollbacks are done ([`Done`]).
+//! What has to be known after a kill -9: what had been begun ([`Intent`]), and which rollbacks are
+//! done ([`Done`]).
 //!
-//! Invariants: an intent is on the disk before the first change and stays until the change is finished or taken back; a note is on the
-//! disk when `note` returns, so write it before the step that it is about; a record that cannot be read is an error, never "nothing was
-//! begun". Order at the end of a rollback: `Done::record`, then `Intent::finish`; killed between them, the next run finds both.
+//! Invariants: an intent is on the disk before the first change and stays until the change is
+//! finished or taken back; a note is on the disk when `note` returns, so write it before the step
+//! that it is about; a record that cannot be read is an error, never "nothing was begun". Order at
+//! the end of a rollback: `Done::record`, then `Intent::finish`; killed between them, the next run
+//! finds both.
 //!
-//! The folder is the target's state folder ([`crate::folder::SafeFolder`]), outside of what is rolled back; the caller holds the task's lock.
+//! The folder is the target's state folder ([`crate::folder::SafeFolder`]), outside of what is
+//! rolled back; the caller holds the task's lock.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -16,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::atomic::{Replace, append_line, sync_folder, whole_lines, write_new};
+use crate::atomic::{Replace, append_line, sweep, sync_folder, whole_lines, write_new};
 use crate::clock::{self, Utc};
 use crate::lock::Lock;
 
@@ -66,7 +70,8 @@ impl<V> Found<V> {
 }
 
 impl Intent {
-    /// Writes down what is about to be changed. Refused ([`Unfinished`]) while an earlier intent of the task stands.
+    /// Writes down what is about to be changed. Refused ([`Unfinished`]) while an earlier intent of
+    /// the task stands.
     pub fn begin(dir: &Path, task: &str, value: &impl Serialize) -> Result<Intent> {
         let value = serde_json::to_value(value)
             .with_context(|| format!("cannot write down the intent of {task}"))?;
@@ -78,6 +83,7 @@ impl Intent {
         let line =
             serde_json::to_string(&Begun { task: task.to_owned(), since: clock::now(), value })?
                 + "\n";
+        sweep(&path)?;
         match write_new(&path, line.as_bytes(), 0o600) {
             Ok(()) => Ok(Intent { task: task.to_owned(), path }),
             Err(error) if exists(&error) => Err(Unfinished { task: task.to_owned(), path }.into()),
@@ -189,7 +195,8 @@ impl Done {
         Ok(Self::all(dir)?.into_iter().rfind(|done| done.rollback_id == rollback_id))
     }
 
-    /// Remembers that it is done, and what came of it. The oldest are forgotten, the newest [`DONE_KEPT`] never.
+    /// Remembers that it is done, and what came of it. The oldest are forgotten, the newest
+    /// [`DONE_KEPT`] never.
     pub fn record(dir: &Path, rollback_id: &str, value: &impl Serialize) -> Result<()> {
         let (path, at) = (dir.join(DONE_FILE), clock::now());
         let done =
@@ -205,6 +212,7 @@ impl Done {
                 serde_json::to_writer(&mut content, done)?;
                 content.push(b'\n');
             }
+            sweep(&path)?;
             Replace::new(&path).write(&content)?;
         }
         Ok(())

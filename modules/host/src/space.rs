@@ -1,6 +1,7 @@
 //! Is there room? Free bytes and inodes of the filesystem that a path is on.
 //!
-//! Invariant: what only root may use (the reserved blocks of ext4) does not count as free: it keeps a machine alive whose disk is full.
+//! Invariant: what only root may use (the reserved blocks of ext4) does not count as free: it keeps
+//! a machine alive whose disk is full.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,8 @@ impl Space {
         Ok(Space { bytes: blocks.saturating_mul(size), inodes })
     }
 
-    /// Refuses ([`NoSpace`]) unless so much is free. `what` begins the sentence: "the backup of shop-prod".
+    /// Refuses ([`NoSpace`]) unless so much is free. `what` begins the sentence: "the backup of
+    /// shop-prod".
     pub fn require(what: &str, path: &Path, needed: Space) -> Result<()> {
         let free = Self::free(path)?;
         let enough = |free: Option<u64>, needed: Option<u64>| {

@@ -1,9 +1,11 @@
 //! Reading a tree that somebody else owns (a container's volume), by descriptor.
 //!
-//! The owner may rename, swap and delete while we read, and put symbolic links anywhere. Invariants: nothing outside of the root is ever
-//! opened or looked at (openat2 with RESOLVE_BENEATH and no links; on Linux before 5.6 component by component with O_NOFOLLOW); a file
-//! that is opened is the very file that was looked at; no device or pipe is opened, so none can block us or be set off. Two descriptors are
-//! open, and no call nests, however deep the tree is.
+//! The owner may rename, swap and delete while we read, and put symbolic links anywhere.
+//! Invariants: nothing outside of the root is ever opened or looked at (openat2 with
+//! RESOLVE_BENEATH and no links; on Linux before 5.6 component by component with O_NOFOLLOW); a
+//! file that is opened is the very file that was looked at; no device or pipe is opened, so none
+//! can block us or be set off. Two descriptors are open, and no call nests, however deep the tree
+//! is.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -152,13 +154,15 @@ pub struct Tree {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resolver {
     Openat2,
-    /// Without openat2: a bind mount of the tree's own filesystem inside of the tree is not recognised as a mount.
+    /// Without openat2: a bind mount of the tree's own filesystem inside of the tree is not
+    /// recognised as a mount.
     Stepwise,
 }
 
 impl Tree {
-    /// The root itself is opened by its path, which must be safe up to here ([`crate::folder::SafeFolder`]), or come from the owner's own
-    /// manager (docker says where its volume is); a symbolic link as last component is refused.
+    /// The root itself is opened by its path, which must be safe up to here
+    /// ([`crate::folder::SafeFolder`]), or come from the owner's own manager (docker says where its
+    /// volume is); a symbolic link as last component is refused.
     pub fn open(root: &Path, mounts: Mounts) -> Result<Tree> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let what = || format!("cannot open the tree {}", root.display());
@@ -279,7 +283,8 @@ impl Tree {
         }
         loop {
             match rustix::fs::openat2(from, piece, flags, Mode::empty(), resolve) {
-                // The kernel could not be sure because of a rename elsewhere: it asks us to try again.
+                // The kernel could not be sure because of a rename elsewhere: it asks us to try
+                // again.
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 other => return other,
             }
@@ -287,7 +292,8 @@ impl Tree {
     }
 }
 
-/// The longest front of whole components with at most `longest` bytes (but one component at least), and what is behind it.
+/// The longest front of whole components with at most `longest` bytes (but one component at least),
+/// and what is behind it.
 fn split(path: &[u8], longest: usize) -> (&[u8], &[u8]) {
     if path.len() <= longest {
         return (path, b"");

@@ -306,7 +306,8 @@ fn signals_and_descriptors_are_clean() {
     };
     assert_eq!(mask("SigBlk:"), 0);
     assert_eq!(mask("SigIgn:") & 1 << (Signal::SIGPIPE as i32 - 1), 0);
-    // What we have open stays with us; what was inherited by us without the close-on-exec flag is not our business.
+    // What we have open stays with us; what was inherited by us without the close-on-exec flag is
+    // not our business.
     let kept_open = std::fs::File::open("/etc/passwd").unwrap();
     let listing = Command::new(Path::new("/bin/ls")).arg("-l").arg("/proc/self/fd").run().unwrap();
     assert!(!listing.text().unwrap().contains("/etc/passwd"), "{listing:?}");

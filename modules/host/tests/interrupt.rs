@@ -1,4 +1,5 @@
-//! A signal in the middle of each kind of wait. One test, since the signal is noted for the whole process.
+//! A signal in the middle of each kind of wait. One test, since the signal is noted for the whole
+//! process.
 #![allow(clippy::unwrap_used)]
 
 mod common;

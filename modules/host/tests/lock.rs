@@ -177,7 +177,8 @@ fn a_command_of_a_dead_holder_keeps_the_lock() {
         error.to_string().contains(&format!("a command of it still goes on: pid {pid} (sleep)")),
         "{error}"
     );
-    // It is still found when somebody has tried and given up; and when it ends, the lock can be had.
+    // It is still found when somebody has tried and given up; and when it ends, the lock can be
+    // had.
     assert!(Lock::acquire(&path, "us", None, Duration::ZERO).is_err());
     let ender = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(200));

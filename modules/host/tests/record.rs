@@ -143,6 +143,13 @@ fn killed_at_any_moment() {
         }
     }
     assert!(found_one > 0, "never caught in the middle");
+    // What a killed run has left beside is gone at the next begin.
+    if let Some(found) = Intent::unfinished::<Swap>(dir.path(), "swap").unwrap() {
+        found.intent.finish().unwrap();
+    }
+    fs::write(dir.path().join(".intent.swap.abcDE9.new"), "").unwrap();
+    drop(Intent::begin(dir.path(), "swap", &swap()).unwrap());
+    assert_eq!(names(dir.path()), ["intent.swap"]);
 }
 
 #[test]

@@ -29,7 +29,8 @@ pub struct Output {
 }
 
 impl Output {
-    /// Standard output for a parser: refused when something was cut out of it or when it is not UTF-8.
+    /// Standard output for a parser: refused when something was cut out of it or when it is not
+    /// UTF-8.
     pub fn text(&self) -> Result<&str> {
         let cmd = sentence(&self.cmd);
         ensure!(
@@ -82,9 +83,11 @@ impl fmt::Debug for Output {
 pub enum Cause {
     /// The program (or its interpreter, or the folder to run it in) is not there.
     NotFound,
-    /// It ended by itself with an exit code that was not accepted, or by a signal that we did not send.
+    /// It ended by itself with an exit code that was not accepted, or by a signal that we did not
+    /// send.
     NonZero,
-    /// It came to its deadline. `left` is the process id when even SIGKILL did not end it (it hangs in the kernel).
+    /// It came to its deadline. `left` is the process id when even SIGKILL did not end it (it hangs
+    /// in the kernel).
     TimedOut { after: Duration, left: Option<i32> },
     /// We were asked to stop.
     Interrupted { signal: Signal, left: Option<i32> },
@@ -120,7 +123,8 @@ impl Failed {
         }
     }
 
-    /// The last line that it printed, on stderr if it printed anything there: most programs name the cause in it.
+    /// The last line that it printed, on stderr if it printed anything there: most programs name
+    /// the cause in it.
     fn last_words(&self) -> Option<String> {
         let last = |text: &str| {
             text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(|line| clip(line, 300))

@@ -1,8 +1,9 @@
 //! Starting a command, feeding and hearing it, and ending it: one loop over poll(2), no threads.
 //!
-//! The child leads a session of its own: its group can be killed as a whole, and a program that wants to ask a person for something on
-//! /dev/tty fails at once instead of stopping for ever in the background. Invariant: after the child has ended (or could not be
-//! killed) the loop ends within [`DRAIN`], even when a grandchild still holds the pipes.
+//! The child leads a session of its own: its group can be killed as a whole, and a program that
+//! wants to ask a person for something on /dev/tty fails at once instead of stopping for ever in
+//! the background. Invariant: after the child has ended (or could not be killed) the loop ends
+//! within [`DRAIN`], even when a grandchild still holds the pipes.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -29,7 +30,8 @@ use crate::lock;
 const DRAIN: Duration = Duration::from_millis(200);
 /// How long a killed process may take to be gone before it is given up: it hangs in the kernel.
 const LAST_WAIT: Duration = Duration::from_secs(5);
-/// Without a pidfd (Linux before 5.3), the end of a child that keeps its pipes open is looked for this often.
+/// Without a pidfd (Linux before 5.3), the end of a child that keeps its pipes open is looked for
+/// this often.
 const WITHOUT_PIDFD: Duration = Duration::from_millis(10);
 
 pub(super) fn run(command: &Command) -> Result<Output, Failed> {
@@ -100,7 +102,8 @@ fn spawn(command: &Command) -> std::io::Result<(Child, Pid)> {
     std.stderr(Stdio::piped());
     let (us, if_we_die) = (Pid::this(), command.if_we_die);
     lock::child_begins(|locks| {
-        // SAFETY: `become_child` runs between fork and exec; it only makes system calls, takes no lock and allocates nothing.
+        // SAFETY: `become_child` runs between fork and exec; it only makes system calls, takes no
+        // lock and allocates nothing.
         #[allow(unsafe_code)]
         unsafe {
             std.pre_exec(move || become_child(us, if_we_die, &locks));
@@ -310,7 +313,8 @@ impl<'a> Watch<'a> {
                 {
                     return;
                 }
-                // EPIPE: not every program reads all of its input; its exit code says whether that was right.
+                // EPIPE: not every program reads all of its input; its exit code says whether that
+                // was right.
                 Err(_) => self.to_write = &[],
             }
         }

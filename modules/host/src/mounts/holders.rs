@@ -1,8 +1,10 @@
-//! Who keeps a filesystem busy: the mounts of it in every mount namespace, and the processes that use it.
+//! Who keeps a filesystem busy: the mounts of it in every mount namespace, and the processes that
+//! use it.
 //!
-//! A process that holds a mount only in its own namespace goes on writing into it after it was unmounted here, and nothing shows that
-//! here. Invariants: a namespace that cannot be looked into is named ([`Unseen`]), never passed over; processes that end
-//! meanwhile are no error. Costs one mountinfo for each namespace (and root folder) and one readlink for each thread.
+//! A process that holds a mount only in its own namespace goes on writing into it after it was
+//! unmounted here, and nothing shows that here. Invariants: a namespace that cannot be looked into
+//! is named ([`Unseen`]), never passed over; processes that end meanwhile are no error. Costs one
+//! mountinfo for each namespace (and root folder) and one readlink for each thread.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -49,7 +51,8 @@ pub struct Holder {
 /// A namespace that could not be looked into: who may be asked about it, and why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unseen {
-    /// The process whose mounts could not be read, or the file that keeps a namespace without processes.
+    /// The process whose mounts could not be read, or the file that keeps a namespace without
+    /// processes.
     pub at: PathBuf,
     pub why: String,
 }
@@ -76,7 +79,8 @@ pub fn holders(what: What<'_>) -> Result<Census> {
                     continue;
                 }
             };
-            // In one namespace, a process with a root folder of its own sees only the mounts beneath that.
+            // In one namespace, a process with a root folder of its own sees only the mounts
+            // beneath that.
             let root = task
                 .join("root")
                 .metadata()
@@ -120,14 +124,16 @@ pub fn holders(what: What<'_>) -> Result<Census> {
     Ok(census)
 }
 
-/// A mount namespace that a file keeps alive (`unshare --mount=FILE`) shows as a mount of nsfs with the root `mnt:[4026532177]`.
+/// A mount namespace that a file keeps alive (`unshare --mount=FILE`) shows as a mount of nsfs with
+/// the root `mnt:[4026532177]`.
 fn kept_space(mount: &Mount) -> Option<(u64, PathBuf)> {
     let inode = mount.root.to_str()?.strip_prefix("mnt:[")?.strip_suffix(']')?;
     (mount.fstype == "nsfs").then_some((inode.parse().ok()?, mount.mountpoint.clone()))
 }
 
 fn unseen(census: &mut Census, task: &Path, error: &std::io::Error) {
-    // Gone since the folder was read, a zombie, or a task that is just ending: they hold nothing any more.
+    // Gone since the folder was read, a zombie, or a task that is just ending: they hold nothing
+    // any more.
     let ended = matches!(error.raw_os_error(), Some(code) if code == nix::libc::ENOENT || code == nix::libc::ESRCH || code == nix::libc::EINVAL);
     if !ended {
         census.unseen.push(Unseen { at: task.to_owned(), why: error.to_string() });
@@ -155,7 +161,9 @@ pub struct User {
     pub path: PathBuf,
 }
 
-/// The processes that use a filesystem, in whatever namespace, also after a lazy unmount; each once, with the first use that was found.
+/// The processes that use a filesystem, in whatever namespace, also after a lazy unmount; each
+/// once, with the first use that was found. Only root sees those of others. The kernel's own uses
+/// (loop devices, swap, exports) are not among them.
 pub fn users_of(mount: &Mount) -> Result<Vec<User>> {
     let ids: HashSet<u64> =
         holders(What::Dev(mount.dev))?.holders.iter().map(|holder| holder.mount_id).collect();
@@ -187,8 +195,8 @@ impl Wanted {
             .or_else(|| self.maps(&process))
     }
 
-    /// By mount id and by device: btrfs and overlay say another device number in stat(2) than in mountinfo, and a mount that was
-    /// lazily unmounted is in no mountinfo any more.
+    /// By mount id and by device: btrfs and overlay say another device number in stat(2) than in
+    /// mountinfo, and a mount that was lazily unmounted is in no mountinfo any more.
     fn holds(&self, link: &Path) -> bool {
         let flags = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
         let Ok(found) =

@@ -182,7 +182,8 @@ fn mounts_are_entered_only_when_asked() {
     }
 }
 
-/// The owner swaps a folder for a link to / and a file for a link to a secret, as fast as it can, while we walk.
+/// The owner swaps a folder for a link to / and a file for a link to a secret, as fast as it can,
+/// while we walk.
 #[test]
 fn a_renamer_never_gets_us_out() {
     let dir = tempfile::tempdir().unwrap();

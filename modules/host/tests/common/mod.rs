@@ -39,7 +39,8 @@ impl Drop for Tmpfs {
     }
 }
 
-/// Another process of this test binary, which runs the test `part` with what it needs to know in PART. Killed when dropped.
+/// Another process of this test binary, which runs the test `part` with what it needs to know in
+/// PART. Killed when dropped.
 pub struct Player {
     pub child: Child,
     lines: BufReader<std::process::ChildStdout>,

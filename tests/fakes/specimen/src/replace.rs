@@ -8,7 +8,6 @@ use host::atomic::Replace;
 use host::deadline;
 use host::deploy_id::DeployId;
 use host::folder::SafeFolder;
-use host::record::Done;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::ErrorKind;
@@ -33,24 +32,17 @@ pub fn run(invocation: &Invocation) -> Result<Outcome> {
     }
     change::fence(invocation, run.as_ref(), &state_dir)?;
     let before = observe(&file)?;
-    if let Some(id) = &rollback {
-        if Done::recorded(&state_dir, id.as_str())?.is_some() {
-            return change::run(
-                invocation,
-                Plan::nothing(file.display().to_string(), before.clone()),
-                &Consent::none(),
-                None,
-                |_: &Action, _| Ok(()),
-                || Ok(before),
-            );
-        }
+    let consent = Consent::from(invocation)?;
+    let rollback = change::rollback_key(rollback.as_ref(), &consent);
+    let journal = Journal { state_dir: &state_dir, task: "replace", rollback };
+    if let Some(done) = journal.done_before(invocation, &before)? {
+        return Ok(done);
     }
     let plan = plan(&file, &before, &content);
-    let journal = Journal { state_dir: &state_dir, task: "replace" };
-    let mut outcome = change::run(
+    change::run(
         invocation,
         plan,
-        &Consent::from(invocation)?,
+        &consent,
         Some(journal),
         |action, _| {
             let text = match action {
@@ -68,12 +60,7 @@ pub fn run(invocation: &Invocation) -> Result<Outcome> {
                 false => Err(Failure::new("not_verified", "the file holds something else").into()),
             }
         },
-    )?;
-    if let (Some(id), false) = (&rollback, invocation.check_mode) {
-        Done::record(&state_dir, id.as_str(), &outcome.after)?;
-        outcome = outcome.fact("recorded", true);
-    }
-    Ok(outcome)
+    )
 }
 
 fn observe(file: &Path) -> Result<Value> {

@@ -258,7 +258,7 @@ fn killed_between_two_steps_the_same_task_finishes() {
     // The state has moved, and so has the plan; what was agreed to holds for the rest of it.
     let (done, _) = run(replace(at.path(), "new", json!({"confirm": seen["plan_id"]})));
     assert_eq!(content(at.path()), "new");
-    assert!(done["warnings"][0].as_str().unwrap().contains("stopped half way"), "{done}");
+    assert!(done["warnings"][0].as_str().unwrap().contains("was stopped half way"), "{done}");
     let (again, _) = run(replace(at.path(), "new", json!({})));
     assert_eq!(again["changed"], false);
     assert_eq!(again.get("warnings"), None, "nothing is left of the interrupted run");
@@ -293,6 +293,16 @@ fn a_rollback_that_was_done_is_not_done_again() {
     let (again, _) = run(replace(at.path(), "new", consent));
     assert_eq!(again["changed"], false);
     assert_eq!(content(at.path()), "written since");
+
+    // The same without an id of the run: the plan that was confirmed is done once too.
+    let (seen, _) = run(replace(at.path(), "newer", json!({"_ansible_check_mode": true})));
+    let consent = json!({"confirm": seen["plan_id"]});
+    let (done, _) = run(replace(at.path(), "newer", consent.clone()));
+    assert_eq!(done["changed"], true);
+    std::fs::write(at.path().join("file"), "written again").unwrap();
+    let (again, _) = run(replace(at.path(), "newer", consent));
+    assert_eq!(again["changed"], false, "{again}");
+    assert_eq!(content(at.path()), "written again");
 }
 
 #[test]
@@ -307,4 +317,27 @@ fn an_older_run_is_refused_by_the_fence() {
         assert_eq!(refused["reason"], "superseded", "{refused}");
         assert_eq!(content(at.path()), "a");
     }
+}
+
+#[test]
+fn a_rollback_killed_after_it_was_recorded_leaves_no_intent_for_others() {
+    let at = folder();
+    let intent = at.path().join("state/intent.replace");
+    std::fs::write(at.path().join("file"), "old").unwrap();
+    let options = json!({"confirm": true, "rollback_id": "20261121t084500z-7f3a", "seconds": 0.3});
+    let child = start(replace(at.path(), "new", options.clone()).to_string().as_bytes());
+    let began = Instant::now();
+    while !intent.exists() && began.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let begun = std::fs::read(&intent).unwrap();
+    let (done, _) = finish(child);
+    assert_eq!(done["changed"], true);
+    // As if it had been killed between its two last writes.
+    std::fs::write(&intent, begun).unwrap();
+    std::fs::write(at.path().join("file"), "written since").unwrap();
+    let (again, _) = run(replace(at.path(), "new", options));
+    assert_eq!(again["changed"], false, "{again}");
+    assert_eq!(content(at.path()), "written since");
+    assert!(!intent.exists());
 }
