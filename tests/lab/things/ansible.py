@@ -1,0 +1,101 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Virtual environments: each supported ansible-core with a Python that it wants, the linters, pytest."""
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+from labkit import Fail, Skip, apt, run, say
+from labkit.cache import entry
+
+PACKAGES: list[str] = []   # python3-venv, where the Python that is chosen is Debian's own and lacks it
+CACHES = ["virtual environments by pip"]
+
+# The Pythons that each ansible-core runs its controller on; the first that is found is taken.
+PYTHONS = {
+    "2.16": ("3.11", "3.12", "3.10"),
+    "2.17": ("3.11", "3.12", "3.10"),
+    "2.18": ("3.11", "3.12", "3.13"),
+    "2.19": ("3.11", "3.12", "3.13"),
+    "2.20": ("3.12", "3.13", "3.14"),
+    "2.21": ("3.13", "3.12", "3.14"),
+}
+# The get-pip that ansible-test of 2.16 and 2.17, of 2.18 and 2.19, of 2.20 and 2.21 looks for.
+GET_PIP = ("23_1_2", "24_2", "25_2")
+NEWEST_FIRST = ("3.13", "3.12", "3.14", "3.11", "3.10")
+
+
+def ansible(release: str) -> Path:
+    return _venv(f"ansible-{release}", PYTHONS[release], [f"ansible-core=={release}.*"], "ansible-playbook")
+
+
+def lint() -> Path:
+    return _venv("ansible-lint", NEWEST_FIRST, ["ansible-lint", "yamllint", "pytest", "ansible-core"], "ansible-lint")
+
+
+def pytest() -> Path:
+    return _venv("pytest", NEWEST_FIRST, ["ansible-core", "pytest", "pyyaml"], "pytest")
+
+
+def ansible_test_home() -> Path:
+    """A HOME for ansible-test: it finds its get-pip in the cache there instead of downloading it."""
+    def build(folder: Path) -> None:
+        cache = folder / ".ansible/test/cache"
+        cache.mkdir(parents=True)
+        for release in GET_PIP:
+            (cache / f"get_pip_{release}.py").write_text(
+                "# stands in for the download of get-pip: the pip that comes with Python\n"
+                "import ensurepip\nensurepip.bootstrap(default_pip=True)\n")
+    return entry("ansible-test-home", build)
+
+
+THINGS = {
+    **{f"ansible-{release}": partial(ansible, release) for release in PYTHONS},
+    "ansible-lint": lint,
+    "ansible-test-pip": ansible_test_home,
+    "pytest": pytest,
+}
+
+
+def _venv(name: str, pythons: tuple[str, ...], packages: list[str], proof: str) -> Path:
+    version, python = _find(pythons)
+
+    def build(folder: Path) -> None:
+        if not _has_venv(python):
+            apt.install(f"python{version}-venv")
+        say(f"{name}: Python {version} at {python}, pip installs {' '.join(packages)}")
+        run([python, "-m", "venv", folder])
+        run([folder / "bin/pip", "install", "--quiet", "--disable-pip-version-check", *packages], timeout=1200)
+        run([folder / "bin" / proof, "--version"], timeout=120)
+    return entry(f"{name}-py{version}", build)
+
+
+def _find(versions: tuple[str, ...]) -> tuple[str, Path]:
+    for version in versions:
+        for path in _candidates(version):
+            if os.access(path, os.X_OK) and _answers(path, version):
+                return version, path
+    raise Skip(f"none of the Pythons that this needs is on this machine: {', '.join(sorted(versions))}")
+
+
+def _candidates(version: str) -> list[Path]:
+    folders = ["/usr/bin", "/usr/local/bin", *os.environ.get("PATH", "").split(":")]
+    return [Path(folder) / f"python{version}" for folder in folders if folder] + \
+        sorted(Path.home().glob(f".pyenv/versions/{version}*/bin/python3"), reverse=True) + \
+        sorted(Path("/opt").glob(f"*/bin/python{version}")) + sorted(Path("/usr/local").glob(f"*/bin/python{version}"))
+
+
+def _answers(path: Path, version: str) -> bool:
+    """Does it run, is it that version (a pyenv shim may not be), and can it make a venv or be given what it lacks?"""
+    try:
+        says = run([path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], timeout=30).stdout.strip()
+    except Fail:
+        return False
+    return says == version and (_has_venv(path) or path.parent == Path("/usr/bin"))
+
+
+def _has_venv(path: Path) -> bool:
+    return run([path, "-c", "import ensurepip, venv"], ok=(0, 1)).returncode == 0
