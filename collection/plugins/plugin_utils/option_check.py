@@ -1,0 +1,53 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checks a task's options on the controller, against the spec in the module's own documentation file.
+
+It only judges: what is sent stays as the task has it, and the binary coerces it again.
+"""
+from __future__ import annotations
+
+import difflib
+import importlib
+import typing as t
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.parameters import remove_values
+from ansible.module_utils.errors import UnsupportedError
+
+SPEC_RULES = ("mutually_exclusive", "required_together", "required_one_of", "required_if", "required_by")
+
+
+class Verdict(t.NamedTuple):
+    """complaint: a sentence, or None. secrets: the values of no_log options, to be kept out of every message."""
+
+    complaint: str | None
+    secrets: set[str]
+
+
+def check(module: str, args: dict[str, t.Any]) -> Verdict:
+    """Judge the options of a module that is given by its full name, such as reversible.deploy.pct_snapshot."""
+    collection, _dot, name = module.rpartition(".")
+    spec = importlib.import_module(f"ansible_collections.{collection}.plugins.modules.{name}").MODULE_SPEC
+    options = spec["argument_spec"]
+    found = ArgumentSpecValidator(options, **{rule: spec.get(rule) for rule in SPEC_RULES}).validate(args)
+    secrets = found._no_log_values  # there is no public way to them
+    complaint = None
+    if found.errors.errors:
+        # A misspelt option comes first: it is the likely cause of "missing required arguments".
+        error = min(found.errors.errors, key=lambda error: not isinstance(error, UnsupportedError))
+        complaint = remove_values(error.msg, secrets)
+        if isinstance(error, UnsupportedError):
+            complaint = f"Unsupported parameters for ({module}) module: {complaint}" + _did_you_mean(options, found.unsupported_parameters)
+    return Verdict(complaint, secrets)
+
+
+def _did_you_mean(options: dict[str, t.Any], unsupported: t.Iterable[str | tuple[str, ...]]) -> str:
+    guesses = []
+    for path in sorted((item,) if isinstance(item, str) else item for item in unsupported):
+        level = options
+        for parent in path[:-1]:
+            level = level.get(parent, {}).get("options") or {}
+        known = [name for option, spec in level.items() for name in (option, *spec.get("aliases", ()))]
+        guesses += difflib.get_close_matches(path[-1], known, n=1)
+    return f" Did you mean {', '.join(guesses)}?" if guesses else ""
