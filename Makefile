@@ -1,0 +1,31 @@
+# The doors of this repository. `make` alone lists them.
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+collection: ## build the modules for use in place (ANSIBLE_COLLECTIONS_PATH=.dev)
+	@cargo xtask collection
+
+docs: ## write the modules' documentation from their option specs
+	@cargo xtask docs
+
+dist: ## both architectures, and the archive to install, under target/dist
+	@cargo xtask dist
+
+test: ## everything that must hold; says first what it would install
+	@python3 tests/run.py
+
+test-long: ## the same, wider: every ansible-core in full, long fuzzing
+	@python3 tests/run.py --long
+
+demo: collection ## see a module at work
+	@tests/demo
+
+bench: ## how fast a task is, against Ansible's own
+	@"$$(tests/lab/lab get pytest)/bin/python" tests/bench/bench_fast_path.py
+
+clean: ## remove what was built (the lab's cache is kept)
+	@cargo clean --quiet
+	@rm -rf collection/plugins/modules/__bin target
+
+.PHONY: help collection docs dist test test-long demo bench clean

@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a task of ours costs, beside Ansible's own, all measured in the same plays.
+
+Each play runs every kind of task in blocks, in an order that turns from round to round, so that a machine that grows slower or
+faster in between does so for all. The first round only warms up. A task's time is the controller's: from the moment that its worker
+is queued to the moment that its result is back. Compare the ratios, not the milliseconds: those are this machine's.
+
+The goals (exit status 1 where one is missed), over ssh: at most 0.35 x ansible.builtin.ping, and within 20 ms of "raw: true".
+"""
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "integration"))
+
+from harness import CORES, Ansible, ansible_for  # noqa: E402  pylint: disable=wrong-import-position
+
+OURS, PLAIN, PING, RAW, NOTHING = "specimen_info", "plain binary", "ping", "raw: true", "debug (no target)"
+KINDS = {
+    OURS: {"reversible.deploy.specimen_info": {}},
+    PLAIN: {"reversible.deploy.__bin.specimen_info_x86_64": {}},
+    PING: {"ansible.builtin.ping": {}},
+    "stat": {"ansible.builtin.stat": {"path": "/etc/passwd"}},
+    RAW: {"ansible.builtin.raw": "true"},
+    NOTHING: {"ansible.builtin.debug": {"msg": "x"}},
+}
+MOST_OF_PING = 0.35
+MOST_OVER_RAW = 0.020
+
+
+def measure(ansible: Ansible, host: str, pipelining: bool, rounds: int, block: int) -> dict[str, list[float]]:
+    kinds = list(KINDS)
+    tasks = []
+    for turn in range(rounds + 1):
+        start = turn % len(kinds)
+        for kind in kinds[start:] + kinds[:start]:
+            name = kind if turn else "warm-up"
+            tasks += [{"name": name, **KINDS[kind]} for _one in range(block)]
+    ansible.environ["ANSIBLE_PIPELINING"] = str(pipelining)
+    run = ansible.play(tasks, host)
+    assert run.code == 0, run.output
+    return {kind: [task.seconds for task in run.tasks if task.task == kind] for kind in kinds}
+
+
+def table(title: str, times: dict[str, list[float]]) -> None:
+    ping = statistics.median(times[PING])
+    raw = statistics.median(times[RAW])
+    print(f"\n{title} ({len(times[PING])} tasks of each kind)")
+    print(f"{'':20} {'median':>8} {'min':>8} {'max':>8} {'x ping':>8} {'- raw':>9}")
+    for kind, seconds in times.items():
+        median = statistics.median(seconds)
+        figures = [f"{value * 1000:5.0f} ms" for value in (median, min(seconds), max(seconds))]
+        print(f"{kind:20} {figures[0]:>8} {figures[1]:>8} {figures[2]:>8} {median / ping:8.2f} {(median - raw) * 1000:+6.0f} ms")
+
+
+def missed(title: str, times: dict[str, list[float]]) -> list[str]:
+    median = {kind: statistics.median(seconds) for kind, seconds in times.items()}
+    found = []
+    if median[OURS] > MOST_OF_PING * median[PING]:
+        found.append(f"{title}: {median[OURS] / median[PING]:.2f} x ping, more than {MOST_OF_PING}")
+    if median[OURS] > median[RAW] + MOST_OVER_RAW:
+        found.append(f"{title}: {(median[OURS] - median[RAW]) * 1000:.0f} ms over raw, more than {MOST_OVER_RAW * 1000:.0f} ms")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cores", nargs="*", default=[CORES[0], CORES[-1]], help="ansible-core versions (default: the oldest and the newest)")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--block", type=int, default=5, help="tasks of one kind in a row")
+    asked = parser.parse_args()
+    below = []
+    for version in asked.cores:
+        for host, pipelining in (("local", True), ("ssh_alice", True), ("ssh_alice", False)):
+            title = f"ansible-core {version}, {host}, pipelining {'on' if pipelining else 'off'}"
+            with tempfile.TemporaryDirectory() as folder:
+                times = measure(ansible_for(version, Path(folder)), host, pipelining, asked.rounds, asked.block)
+            table(title, times)
+            if host != "local":
+                below += missed(title, times)
+    print("\n" + ("\n".join(["missed:", *below]) if below else "All goals are met."))
+    return 1 if below else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

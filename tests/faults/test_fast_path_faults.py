@@ -1,0 +1,460 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fast path where something is wrong: with the target, with the cache, with the module, with who looks on."""
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import typing as t
+from pathlib import Path
+
+import pytest
+from harness import BIN, CACHE_FOLDER, HERE, Ansible, Run, staged, wait_for
+
+SPECIMEN = "reversible.deploy.specimen"
+AFTERWARDS = {"name": "afterwards", SPECIMEN: {"text": "still reachable"}}
+MARK = "specimen_x86_64-"  # how a running copy is told from everything else on this machine
+
+
+@contextlib.contextmanager
+def temporary_folder(ansible: Ansible, host: str) -> t.Iterator[str]:
+    """A place for core's own files that works, on a target whose home does not."""
+    place = ansible.on(host, "mktemp -d").strip()
+    ansible.hosts[host] = ansible.hosts[host] | {"ansible_remote_tmp": place}
+    try:
+        yield place
+    finally:
+        ansible.on(host, f"rm -rf {place}")
+
+
+# Targets and caches
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("bare_tiny", "No space left on device"),
+        ("bare_readonly", "Read-only file system"),
+        ("bare_noexec", "cannot be executed"),
+        ("bare_groupwritable", "others can write to /home/groupwritable "),
+        ("bare_homeless", "No such file or directory"),
+    ],
+)
+def test_a_home_that_cannot_hold_the_cache(edge: Ansible, host: str, reason: str) -> None:
+    with temporary_folder(edge, host):
+        run = edge.one("specimen", {"text": "x"}, host, environment={"SPECIMEN_A": "a"})
+        again = edge.one("specimen", {"text": "x"}, host)
+    assert run.only.status == again.only.status == "ok", run.output
+    assert run.only["echo"]["text"] == "x"
+    assert run.only["environment"] == {"SPECIMEN_A": "a"}
+    assert reason in run.reason and reason in again.reason
+    if host == "bare_tiny":
+        assert edge.cached(host) == []  # nothing is left of what did not fit
+
+
+@pytest.mark.parametrize("damage", ["printf x >>$f", "printf x >$f", ": >$f", "cp /bin/busybox $f"], ids=["longer", "short", "empty", "other"])
+def test_a_damaged_copy_is_noticed_and_replaced(edge: Ansible, damage: str) -> None:
+    edge.forget("bare_user")
+    edge.one("specimen", {}, "bare_user")
+    edge.on("bare_user", f"f=$(echo ~/{CACHE_FOLDER}/{MARK}*); {damage}")
+    run = edge.one("specimen", {"text": "x"}, "bare_user")
+    assert run.only["echo"]["text"] == "x"
+    assert "is corrupt on the target" in run.output
+    assert (run.trips, edge.one("specimen", {}, "bare_user").trips) == (3, 1)
+
+
+def test_a_cache_that_others_can_write_to_is_not_used(edge: Ansible) -> None:
+    edge.one("specimen", {}, "bare_user")
+    folder = f"/home/user/{CACHE_FOLDER}"
+    for change, back, reason in (
+        (f"chmod 777 {folder}", f"chmod 700 {folder}", f"others can write to {folder} (1000:777)"),
+        (f"chmod 770 {folder}/{MARK}*", f"chmod 700 {folder}/{MARK}*", "others can write to"),
+        (f"chown tiny {folder}", f"chown user {folder}", f"{folder} belongs to another user (1001:700)"),
+        (f"chown tiny {folder}/{MARK}*", f"chown user {folder}/{MARK}*", "belongs to another user"),
+        ("chmod 775 /home", "chmod 755 /home", "others can write to /home (0:775)"),
+        ("chown tiny /home", "chown root /home", "/home belongs to another user (1001:755)"),
+    ):
+        edge.on("bare_root", change)
+        try:
+            with temporary_folder(edge, "bare_user"):
+                run = edge.one("specimen", {"text": "x"}, "bare_user")
+        finally:
+            edge.on("bare_root", back)
+        assert run.only["echo"]["text"] == "x", run.output
+        if "chown tiny /home/user/.rev" not in change:  # 0700 of another: cannot even be entered
+            assert reason in run.reason, change
+    assert edge.one("specimen", {}, "bare_user").trips == 1
+
+
+def test_a_cache_that_is_a_link_to_another_users_folder_is_not_used(edge: Ansible) -> None:
+    edge.forget("bare_user")
+    edge.on("bare_root", f"mkdir -p /tmp/trap && chown tiny /tmp/trap && ln -s /tmp/trap /home/user/{CACHE_FOLDER}")
+    try:
+        with temporary_folder(edge, "bare_user"):
+            run = edge.one("specimen", {"text": "x"}, "bare_user")
+        assert edge.on("bare_root", "ls /tmp/trap") == ""
+    finally:
+        edge.on("bare_root", f"rm -rf /home/user/{CACHE_FOLDER} /tmp/trap")
+    assert run.only["echo"]["text"] == "x"
+    assert "/tmp/trap belongs to another user (1001:755)" in run.reason
+
+
+def test_a_home_behind_a_link_is_used_by_its_physical_path(edge: Ansible) -> None:
+    edge.on("bare_root", "mv /home/user /home/.user && ln -s .user /home/user")
+    try:
+        run = edge.one("specimen", {"text": "x"}, "bare_user")
+    finally:
+        edge.on("bare_root", "rm /home/user && mv /home/.user /home/user")
+    assert not run.reason
+    assert f"ran /home/.user/{CACHE_FOLDER}/" in run.output
+
+
+def test_a_home_in_a_sticky_folder_is_used(edge: Ansible) -> None:
+    edge.on("bare_root", "cp -a /home/user /tmp/user && mv /home/user /home/.user && ln -s /tmp/user /home/user")
+    try:
+        run = edge.one("specimen", {"text": "x"}, "bare_user")
+    finally:
+        edge.on("bare_root", "rm -r /home/user /tmp/user && mv /home/.user /home/user")
+    assert not run.reason
+    assert f"ran /tmp/user/{CACHE_FOLDER}/" in run.output
+
+
+@pytest.mark.parametrize("home", [None, "/nonexistent", "/tmp"])
+def test_the_home_is_the_password_databases(edge: Ansible, home: str | None) -> None:
+    """HOME may be missing or another user's (sudo without -H): root must never run what lies there."""
+    drop = "env -u HOME" if home is None else f"env HOME={home}"
+    edge.hosts["local"] = edge.hosts["local"] | {"ansible_shell_executable": str(_shell(edge, drop))}
+    run = edge.one("specimen", {"text": "x"}, "local")
+    assert not run.reason
+    assert f"ran {os.path.realpath(pwd.getpwuid(os.getuid()).pw_dir)}/{CACHE_FOLDER}/" in run.output
+
+
+def _shell(ansible: Ansible, prefix: str) -> Path:
+    """A shell whose environment is changed by a command in front of it."""
+    path = ansible.folder / "shell"
+    path.write_text(f'#!/bin/sh\nexec {prefix} /bin/sh "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("system", ["Linux riscv64", "Darwin arm64", "FreeBSD amd64", ""])
+def test_a_target_of_another_kind(edge: Ansible, system: str) -> None:
+    _fake_program(edge, "uname", f"echo {system}")
+    run = edge.one("specimen", {}, "local")
+    assert run.only.status == "failed"
+    built = " and ".join(f"Linux {arch}" for arch in ("x86_64", "aarch64") if (staged() / BIN / f"specimen_{arch}").exists())
+    said = system or "unknown (uname says nothing)"
+    assert run.only.msg == f"{SPECIMEN}: the target is {said}, and there are binaries for {built} only"
+    # the ordinary way says the same
+    run = edge.one("specimen", {}, "local", **{"async": 10, "poll": 1})
+    assert f"the target is {said}, and" in run.only.msg
+
+
+def test_a_windows_target(edge: Ansible) -> None:
+    edge.hosts["local"] = edge.hosts["local"] | {"ansible_shell_type": "powershell"}
+    run = edge.one("specimen", {}, "local")
+    assert "the target is Windows, and there are binaries for Linux" in run.only.msg
+    assert run.trips == 0
+
+
+def _fake_program(ansible: Ansible, name: str, script: str) -> None:
+    """A program of that name stands first on the PATH of this machine's targets."""
+    folder = ansible.folder / "programs"
+    folder.mkdir()
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+    ansible.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize("missing", ["sha256sum", "stat", "getent"])
+def test_a_target_without_a_program(edge: Ansible, missing: str) -> None:
+    folder = edge.folder / "programs"
+    folder.mkdir()
+    for program in Path("/usr/bin").iterdir():
+        if program.name != missing:
+            (folder / program.name).symlink_to(program)
+    edge.environ["PATH"] = str(folder)
+    run = edge.one("specimen", {"text": "x"}, "local")
+    assert run.only["echo"]["text"] == "x", run.output
+    assert run.reason == ("" if missing == "getent" else f"the target has no {missing}")
+
+
+def test_a_broken_hash_program(edge: Ansible) -> None:
+    _fake_program(edge, "sha256sum", "exit 1")
+    run = edge.one("specimen", {"text": "x"}, "local")
+    assert run.only["echo"]["text"] == "x"
+    assert "sha256sum does not work" in run.reason or "did not arrive whole" in run.reason
+
+
+def test_two_controllers_at_once_with_an_empty_cache(ansible: Ansible) -> None:
+    for host in ("bare_user", "ssh_alice"):
+        ansible.forget(host)
+        running = [ansible.start([{SPECIMEN: {"number": number}}], host, "-vvv") for number in range(3)]
+        runs = [one.wait() for one in running]
+        assert [run.only["echo"]["number"] for run in runs] == [0, 1, 2]
+        assert [run.reason for run in runs] == ["", "", ""]
+        assert len(ansible.cached(host)) == 1  # nothing unfinished either
+
+
+def test_old_versions_are_pruned_and_recent_ones_kept(edge: Ansible) -> None:
+    edge.forget("ssh_alice")
+    old = [f"specimen_x86_64-{number:064x}" for number in range(6)]
+    used_today = "specimen_x86_64-" + "a" * 64
+    others = ["pct_snapshot_x86_64-" + "b" * 64, "specimen_aarch64-" + "c" * 64]
+    touch = "; ".join(f"touch -d '{10 - number} days ago' {name}" for number, name in enumerate(old))
+    edge.on(
+        "ssh_alice",
+        f"mkdir -m 700 ~/{CACHE_FOLDER} && cd ~/{CACHE_FOLDER} && {touch}; touch -d '30 days ago' .new-left {' '.join(others)}; "
+        f"touch -m -d '30 days ago' {used_today}",
+    )
+    edge.one("specimen", {}, "ssh_alice")
+    kept = edge.cached("ssh_alice")
+    edge.forget("ssh_alice")
+    current = [name for name in kept if name not in [*old, used_today, *others]]
+    assert len(current) == 1 and ".new-left" not in kept
+    assert sorted(kept) == sorted([*current, used_today, old[-1], *others])
+
+
+def test_versions_in_use_are_never_pruned(edge: Ansible) -> None:
+    edge.forget("ssh_alice")
+    recent = [f"specimen_x86_64-{number:064x}" for number in range(6)]
+    edge.on("ssh_alice", f"mkdir -m 700 ~/{CACHE_FOLDER} && cd ~/{CACHE_FOLDER} && touch {' '.join(recent)}")
+    edge.one("specimen", {}, "ssh_alice")
+    kept = edge.cached("ssh_alice")
+    edge.forget("ssh_alice")
+    assert set(recent) < set(kept)
+
+
+def test_much_data_for_a_target_that_does_not_take_it(edge: Ansible) -> None:
+    """A script that ends without having read its stdin must not look like a lost connection."""
+    text = "x" * 5_000_000
+    edge.forget("ssh_alice")
+    run = edge.play([{SPECIMEN: {"text": text, "behave": "replace"}, "ignore_errors": True}, {SPECIMEN: {"items": [text]}}], "ssh_alice")
+    assert run.tasks[1].status == "ok"
+    with temporary_folder(edge, "bare_groupwritable"):
+        run = edge.play([{SPECIMEN: {"items": [text]}}], "bare_groupwritable", "-vv")
+    assert run.only.status == "ok" and run.reason
+
+
+# Becoming another user
+
+
+@contextlib.contextmanager
+def sudo_rule(rule: str) -> t.Iterator[None]:
+    path = Path("/etc/sudoers.d/reversible-lab-test")  # read after the lab's own
+    path.write_text(rule + "\n")
+    path.chmod(0o440)
+    try:
+        yield
+    finally:
+        path.unlink()
+
+
+def test_sudo_that_wants_a_terminal(edge: Ansible) -> None:
+    with sudo_rule("Defaults:rd-alice requiretty"):
+        run = edge.one("specimen", {"text": "x"}, "ssh_alice", become=True)
+    assert run.only["echo"]["text"] == "x", run.output
+    assert run.only["uid"] == 0
+    assert "tty" in run.reason
+
+
+@pytest.mark.parametrize("host", ["ssh_bob", "local"])
+def test_sudo_with_a_password(edge: Ansible, host: str) -> None:
+    subprocess.run(["chpasswd"], input="rd-bob:open sesame\n", text=True, check=True)
+    variables = {"ansible_become_password": "open sesame"}
+    try:
+        with sudo_rule("rd-bob ALL=(ALL) PASSWD: ALL"):
+            run = edge.one("specimen", {"text": "x"}, host, become=True, become_user="rd-alice", vars=variables)
+            wrong = edge.one("specimen", {}, "ssh_bob", become=True, vars={"ansible_become_password": "wrong"})
+    finally:
+        subprocess.run(["usermod", "--password", "*", "rd-bob"], check=True)
+    assert run.only["echo"]["text"] == "x", run.output
+    assert run.only["uid"] == pwd.getpwnam("rd-alice").pw_uid
+    assert wrong.only.status in ("failed", "unreachable")
+    assert "open sesame" not in run.output
+
+
+def test_su_goes_the_ordinary_way(ansible: Ansible) -> None:
+    run = ansible.one("specimen", {"text": "x"}, "ssh_root", become=True, become_method="ansible.builtin.su", become_user="rd-bob")
+    assert run.only["echo"]["text"] == "x", run.output
+    assert run.only["uid"] == pwd.getpwnam("rd-bob").pw_uid
+    assert "cannot send data" in run.reason
+
+
+def test_a_connection_without_stdin_goes_the_ordinary_way(edge: Ansible) -> None:
+    edge.environ["ANSIBLE_CONNECTION_PLUGINS"] = str(HERE / "connection_plugins")
+    edge.hosts["local"] = edge.hosts["local"] | {"ansible_connection": "no_stdin"}
+    run = edge.one("specimen", {"text": "x"}, "local")
+    assert run.only["echo"]["text"] == "x", run.output
+    assert run.reason == "connection no_stdin cannot send data to a command"
+
+
+def test_a_shell_that_cannot_run_the_script(edge: Ansible) -> None:
+    """No answer at all: nothing was started, so the ordinary way is safe."""
+    edge.hosts["local"] = edge.hosts["local"] | {"ansible_shell_executable": str(_shell(edge, "env A="))}
+    (edge.folder / "shell").write_text('#!/bin/sh\ncase $2 in *nonce=*) echo "shell: what is this" >&2; exit 3;; esac\nexec /bin/sh "$@"\n')
+    run = edge.one("specimen", {"text": "x"}, "local", **{"async": 0})
+    assert "the shell of the target ended with 3 and no answer: shell: what is this" in run.reason
+    assert "does not tell what it is" in run.only.msg
+
+
+# Modules that do not report
+
+
+@pytest.mark.parametrize(
+    ("behave", "complaint"),
+    [
+        ("garbage", "ended with status 0, and what it reported is not one JSON object (see module_stdout)"),
+        ("partial", "ended with status 0, and what it reported is not one JSON object (see module_stdout)"),
+        ("silent", "ended with status 0 before it reported"),
+        ("exit", "ended with status 7 before it reported"),
+    ],
+)
+@pytest.mark.parametrize("host", ["ssh_root", "bare_root", "local"])
+def test_a_module_that_does_not_report(edge: Ansible, host: str, behave: str, complaint: str) -> None:
+    run = edge.play([{SPECIMEN: {"behave": behave}, "ignore_errors": True}, AFTERWARDS], host)
+    assert run.tasks[0].msg == f"{SPECIMEN} {complaint}; run the same task again: it finishes or restores what was begun"
+    assert run.tasks[0]["module_stdout"] == {"partial": '{"changed": fal'}.get(behave, run.tasks[0]["module_stdout"])
+    assert run.named("afterwards").status == "ok"
+
+
+def _processes(mark: str = MARK) -> list[int]:
+    """The copies of the specimen that run now, as the first word of their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in path.read_bytes().split(b"\0")[0]:
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("host", ["ssh_root", "bare_user", "local"])
+@pytest.mark.parametrize(
+    ("behave", "number", "complaint"),
+    [
+        ("stuck", signal.SIGKILL, "was killed by signal 9 before it reported"),
+        ("stuck", signal.SIGABRT, "was killed by signal 6 before it reported"),
+        ("sleep", signal.SIGTERM, "SIGTERM"),
+    ],
+)
+def test_a_module_that_is_killed(edge: Ansible, host: str, behave: str, number: signal.Signals, complaint: str) -> None:
+    tasks = [{SPECIMEN: {"behave": behave, "seconds": 60}, "ignore_errors": True}, AFTERWARDS]
+    running = edge.start(tasks, host, "-vvv")
+    wait_for(_processes, "a running module")
+    for pid in _processes():
+        os.kill(pid, number)
+    run = running.wait(60)
+    killed = run.tasks[0]
+    assert killed.status == "failed", run.output
+    assert complaint in killed.msg
+    assert run.named("afterwards").status == "ok", run.output
+    assert not run.reason  # above all: it was not started a second time
+
+
+def test_a_sigterm_to_the_whole_group_leaves_the_host_reachable(edge: Ansible) -> None:
+    running = edge.start([{SPECIMEN: {"behave": "sleep", "seconds": 60}, "ignore_errors": True}, AFTERWARDS], "ssh_root")
+    (pid,) = wait_for(_processes, "a running module")
+    os.killpg(os.getpgid(pid), signal.SIGTERM)
+    run = running.wait(60)
+    assert run.tasks[0].status == "failed"
+    assert run.named("afterwards").status == "ok", run.output
+
+
+def test_a_task_that_times_out(edge: Ansible) -> None:
+    run = edge.play([{SPECIMEN: {"behave": "sleep", "seconds": 30}, "timeout": 2, "ignore_errors": True}, AFTERWARDS], "ssh_alice")
+    assert run.tasks[0].status == "failed" and "2" in run.tasks[0].msg
+    assert run.named("afterwards").status == "ok", run.output
+    for pid in _processes():  # core leaves it running on the target
+        os.kill(pid, signal.SIGKILL)
+
+
+# Secrets
+
+SECRETS = {
+    "option": "s3cret-of-an-option",
+    "suboption": "s3cret-of-a-suboption",
+    "environment": "s3cret-of-the-environment",
+    "plain": "not-even-a-plain-option",
+}
+
+
+class Watch:
+    """Reads the command line and the starting environment of everything that runs on this machine, again and again."""
+
+    def __init__(self, secrets: t.Iterable[str], but: int) -> None:
+        self.secrets, self.but, self.looks = [secret.encode() for secret in secrets], but, 0
+        self.seen: set[str] = set()
+
+    def look(self) -> None:
+        self.looks += 1
+        for folder in Path("/proc").glob("[0-9]*"):
+            if int(folder.name) in (os.getpid(), self.but):
+                continue
+            for name in ("cmdline", "environ"):
+                with contextlib.suppress(OSError):
+                    text = (folder / name).read_bytes()
+                    self.seen |= {f"{secret.decode()} in {folder.name}/{name}: {text!r}" for secret in self.secrets if secret in text}
+
+
+@pytest.mark.parametrize("way", ["first use", "warm", "ordinary", "async", "become", "failing", "panicking", "killed"])
+def test_secrets_are_neither_printed_nor_in_the_process_list(edge: Ansible, way: str) -> None:
+    host = "bare_groupwritable" if way == "ordinary" else "ssh_alice"
+    if way == "first use":
+        edge.forget(host)
+    behave = {"failing": "child_fails", "panicking": "panic", "killed": "stuck"}.get(way, "sleep")
+    options = {"behave": behave, "seconds": 1, "secret": SECRETS["option"], "login": {"user": "u", "password": SECRETS["suboption"]}}
+    options |= {"map": {"x": SECRETS["plain"]}}
+    task = {SPECIMEN: options, "environment": {"SPECIMEN_TOKEN": SECRETS["environment"]}, "ignore_errors": True}
+    task |= {"async": {"async": 30, "poll": 1}, "become": {"become": True, "become_user": "rd-bob"}}.get(way, {})
+    with temporary_folder(edge, host) if way == "ordinary" else contextlib.nullcontext():
+        running = edge.start([task], host, "-vvvv")
+        watch = Watch(SECRETS.values(), but=running.process.pid)
+        while running.process.poll() is None:
+            watch.look()
+            if way == "killed":
+                for pid in _processes():
+                    os.kill(pid, signal.SIGKILL)
+        run = running.wait()
+    assert watch.looks > 5 and not watch.seen
+    assert run.only.status == ("failed" if way in ("failing", "panicking", "killed") else "ok"), run.output
+    assert bool(run.reason) == (way in ("ordinary", "async"))
+    # What a module gives back is its own affair: the plain option and the environment come back in this one's result.
+    _assert_hidden(run, [SECRETS["option"], SECRETS["suboption"]])
+    commands = "\n".join(line for line in run.output.splitlines() if "EXEC" in line or "PUT" in line)
+    assert commands
+    assert not [secret for secret in SECRETS.values() if secret in commands]
+
+
+def _assert_hidden(run: Run, secrets: list[str]) -> None:
+    for secret in secrets:
+        lines = [line for line in run.output.splitlines() if secret in line]
+        assert not lines, lines[0][:2000]
+
+
+def test_secrets_are_not_in_a_complaint(edge: Ansible) -> None:
+    options = {"login": {"user": "u", "password": SECRETS["suboption"]}, "secret": SECRETS["option"], "number": SECRETS["option"]}
+    run = edge.one("specimen", options, "ssh_alice")
+    assert run.only.status == "failed"
+    _assert_hidden(run, [SECRETS["option"], SECRETS["suboption"]])
+
+
+def test_no_log_hides_everything(edge: Ansible) -> None:
+    options = {"map": {"x": SECRETS["plain"]}}
+    task = {SPECIMEN: options, "environment": {"SPECIMEN_TOKEN": SECRETS["environment"]}, "no_log": True}
+    for host in ("ssh_alice", "bare_groupwritable"):
+        with temporary_folder(edge, host):
+            run = edge.play([task], host, "-vvvv")
+        assert run.only.status == "ok"
+        _assert_hidden(run, list(SECRETS.values()))
+
+
+def test_nothing_is_left_of_the_fast_path_but_the_cache(edge: Ansible) -> None:
+    home = pwd.getpwnam("rd-alice").pw_dir
+    shutil.rmtree(f"{home}/.ansible", ignore_errors=True)
+    edge.one("specimen", {}, "ssh_alice")
+    assert not os.path.exists(f"{home}/.ansible")

@@ -1,0 +1,330 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The stages of `make test`, each a function that runs commands through its Job. What they need comes from the lab's cache."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+from run import ROOT, Failed, Job, Skip, count_cargo, count_pytest, count_sanity
+
+LAB = ROOT / "tests" / "lab"
+sys.path.insert(0, str(LAB))
+
+from labkit import Fail as LabFail, apt  # noqa: E402  (the path comes first)
+
+CORES = ("2.16", "2.17", "2.18", "2.19", "2.20", "2.21")
+COPIES = ROOT / "target" / "test-copies"
+STAGED = COPIES / "staged"   # with the test-only modules
+COLLECTION = Path("ansible_collections/reversible/deploy")
+PLAIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_got: dict[str, Path | Exception] = {}
+_locks: dict[str, threading.Lock] = {}
+
+
+class Stage(NamedTuple):
+    name: str
+    about: str
+    do: Callable[[Job], None]
+    lane: str = "cargo"
+    needs: tuple[str, ...] = ()
+    counts: bool = True   # as a test, where it counts none itself
+
+
+def needs() -> str:
+    """What this machine would get, said before it does."""
+    asked = subprocess.run([LAB / "lab", "needs"], stdout=subprocess.PIPE, text=True, check=False)
+    if asked.returncode != 0:
+        sys.exit("the lab cannot say what it needs")
+    lines = ["What is missing of the following is installed (apt) or made in the cache (the rest) as the stages need it:"]
+    lines += [f"  {line}" for line in asked.stdout.splitlines()]
+    lines += [] if shutil.which("cc") else ["  cargo: installs gcc libc6-dev"]
+    return "\n".join(lines) + "\n"
+
+
+def prepare() -> None:
+    """What cargo itself needs, before it is called at all."""
+    if not shutil.which("cargo"):
+        sys.exit("cargo is not on the PATH: install Rust first")
+    if not shutil.which("cc"):
+        try:
+            apt.install("gcc", "libc6-dev")
+        except LabFail as fail:
+            sys.exit(f"cargo needs a C compiler to link with: {fail}")
+
+
+def tool(job: Job, name: str) -> Path:
+    """`lab get`, once for all stages, since each checks what is cached; a refusal is remembered as well."""
+    with _locks.setdefault(name, threading.Lock()):
+        if name not in _got:
+            try:
+                output = job.run(LAB / "lab", "get", name, ok=(0, 77)).strip().splitlines()
+                skipped = re.match(r"lab: SKIPPED: (.*)", output[-1])
+                _got[name] = Skip(skipped[1]) if skipped else Path(output[-1])
+            except Failed as error:
+                _got[name] = Failed(f"the lab could not get {name}: {error}")
+        found = _got[name]
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def cores(job: Job, wanted: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """These versions of ansible-core, as far as this machine has a Python for them; the others count as skipped."""
+    found = []
+    for version in wanted:
+        try:
+            found.append((version, tool(job, f"ansible-{version}")))
+        except Skip as skip:
+            job.skips.append(f"ansible-core {version}: {skip}")
+    return found
+
+
+def edges(job: Job) -> list[tuple[str, Path]]:
+    """The oldest and the newest version of ansible-core that can be had here; all of them when there is time."""
+    if job.long:
+        return cores(job, CORES)
+    ends = []
+    for versions in (CORES, CORES[::-1]):
+        for version in versions:
+            try:
+                ends.append((version, tool(job, f"ansible-{version}")))
+                break
+            except Skip:
+                continue
+    if not ends:
+        raise Skip("no ansible-core can be had here")
+    return sorted(set(ends))
+
+
+def files() -> list[Path]:
+    """What is in the repository, or would be with the next commit."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                            stdout=subprocess.PIPE, text=True, check=True).stdout
+    return [ROOT / name for name in sorted(listed.split("\0")) if name and os.path.lexists(ROOT / name)]
+
+
+def metadata(job: Job) -> dict:
+    output = job.run("cargo", "metadata", "--no-deps", "--format-version", "1", "--quiet")
+    return json.loads(next(line for line in output.splitlines() if line.startswith("{")))
+
+# ---------------------------------------------------------------- the lane of cargo
+
+
+def fmt(job: Job) -> None:
+    job.run("cargo", "fmt", "--all", "--check", "--", "--color", "never")
+
+
+def tree(job: Job) -> None:
+    """No name of a package registry's host and no path of one machine; the code map names every crate."""
+    foreign = re.compile(r"(?<![\w.-])/wor[k]/|(?<![\w.-])/far[m]/|[.][.]/share[d]\b|deb[.]debia|crate[s][.]io|pyp[i][.]o|npmj[s][.]")
+    wrong = []
+    for path in files():
+        if path.is_symlink() or not path.is_file() or path.name == "Cargo.lock":
+            continue
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            if foreign.search(line):
+                wrong.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}")
+    job.write("\n".join(wrong))
+    architecture = (ROOT / "modules/ARCHITECTURE.md").read_text()
+    unnamed = [crate["name"] for crate in metadata(job)["packages"] if not re.search(rf"\b{crate['name']}\b", architecture)]
+    job.write(f"crates that modules/ARCHITECTURE.md does not name: {' '.join(unnamed) or 'none'}")
+    job.failed, job.passed = bool(wrong) + bool(unnamed), (not wrong) + (not unnamed)
+    if job.failed:
+        raise Failed(f"{len(wrong)} lines name a registry's host or a path of one machine; {len(unnamed)} crates are not in the code map")
+
+
+def clippy(job: Job) -> None:
+    job.run("cargo", "clippy", "--workspace", "--all-targets", "--locked")
+
+
+def docs(job: Job) -> None:
+    job.run("cargo", "xtask", "docs", "--check")
+
+
+def cargo_test(job: Job) -> None:
+    env = {"REVERSIBLE_LONG": "1"} if job.long else {}
+    if shutil.which("cargo-nextest"):
+        job.tests(count_cargo, "cargo", "nextest", "run", "--workspace", "--locked", "--no-tests", "fail", env=env)
+        job.run("cargo", "test", "--doc", "--workspace", "--locked", env=env)
+    else:
+        job.tests(count_cargo, "cargo", "test", "--workspace", "--locked", "--no-fail-fast", env=env)
+
+
+def collection(job: Job) -> None:
+    """Built (xtask checks that each binary is static, small and runs), at once when nothing changed, and staged."""
+    try:
+        tool(job, "aarch64-toolchain")
+    except Skip as skip:
+        job.skips.append(f"binaries for the other architecture: {skip}")
+    job.run("cargo", "xtask", "collection")
+    started = time.monotonic()
+    job.run("cargo", "xtask", "collection")
+    seconds = time.monotonic() - started
+    job.run("cargo", "xtask", "stage", STAGED, "--with-tests")
+    job.passed = 2
+    if seconds > 2:
+        job.failed, job.passed = 1, 1
+        raise Failed(f"`cargo xtask collection` with nothing changed took {seconds:.1f} s, and may take 2 s")
+
+
+def dist(job: Job) -> None:
+    """Built here and once more in another folder, from nothing: the same bytes."""
+    tool(job, "aarch64-toolchain")
+    time_of_commit = job.run("git", "log", "-1", "--format=%ct").strip()
+    twin = COPIES / "twin of it"
+    shutil.rmtree(twin, ignore_errors=True)
+    for path in files():
+        place = twin / path.relative_to(ROOT)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, place, follow_symlinks=False)
+    job.run("cargo", "xtask", "dist", env={"SOURCE_DATE_EPOCH": time_of_commit})
+    here = Path(metadata(job)["target_directory"])
+    env = {"SOURCE_DATE_EPOCH": time_of_commit, "CARGO_TARGET_DIR": twin / "target"}
+    job.run(here / "debug/xtask", "dist", cwd=twin, env=env)
+    (one, other) = ([path for path in (folder / "dist").glob("*.tar.gz") if version(job) in path.name] for folder in (here, twin / "target"))
+    sums = {hashlib.sha256(path.read_bytes()).hexdigest() for path in one + other}
+    job.write(f"{one} {other} {sums}")
+    if len(sums) != 1:
+        raise Failed("two builds of the archive from the same sources differ")
+    shutil.rmtree(twin)
+
+
+def version(job: Job) -> str:
+    return metadata(job)["packages"][0]["version"]
+
+
+def deny(job: Job) -> None:
+    """Licences, sources and, where its database can be reached, known vulnerabilities of the crates."""
+    env = {"PATH": f"{tool(job, 'cargo-deny').parent}:{os.environ['PATH']}", "GIT_TERMINAL_PROMPT": "0"}
+    job.run("cargo", "deny", "check", "licenses", "bans", "sources", env=env)
+    job.passed = 1
+    try:
+        job.run("cargo", "deny", "fetch", "db", env=env, timeout=120)
+    except Failed:
+        job.skips.append("the database of known vulnerabilities cannot be reached: the crates were NOT checked against it")
+    else:
+        job.run("cargo", "deny", "check", "advisories", env=env)
+        job.passed = 2
+
+# ---------------------------------------------------------------- the lane of Python tools
+
+
+def tools(job: Job) -> None:
+    """Everything that later stages ask the lab for, while cargo is busy with the first ones."""
+    for name in ("aarch64-toolchain", "ansible-lint", "pytest", "ansible-test-pip", *(f"ansible-{core}" for core in CORES)):
+        try:
+            tool(job, name)
+        except Skip as skip:
+            job.write(f"{name}: {skip}")
+
+
+def yamllint(job: Job) -> None:
+    job.run(tool(job, "ansible-lint") / "bin/yamllint", "--strict", ".")
+
+
+def shellcheck(job: Job) -> None:
+    def is_shell(path: Path) -> bool:
+        if path.is_symlink() or not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return bool(re.match(rb"#!\s*(/usr)?/bin/(env )?(ba|da)?sh\b", file.readline(80))) or path.suffix == ".sh"
+    job.run(tool(job, "shellcheck"), *(path.relative_to(ROOT) for path in files() if is_shell(path)))
+
+
+def ansible_lint(job: Job) -> None:
+    folder = tool(job, "ansible-lint") / "bin"
+    job.run(folder / "ansible-lint", "--nocolor", "--strict", env={"PATH": f"{folder}:{PLAIN_PATH}", "ANSIBLE_COLLECTIONS_PATH": ROOT / ".dev"})
+
+
+def syntax(job: Job) -> None:
+    """Every playbook, by the oldest and the newest ansible-core."""
+    is_playbook = re.compile(r"(?m)^(- |  )(hosts|(ansible\.builtin\.)?import_playbook):")
+    books = [path for path in files() if path.suffix == ".yml" and is_playbook.search(path.read_text(errors="replace"))]
+    if not books:
+        raise Skip("there is no playbook yet")
+    for _version, venv in edges(job):
+        job.run(venv / "bin/ansible-playbook", "--syntax-check", *books, env={"ANSIBLE_COLLECTIONS_PATH": STAGED, "ANSIBLE_LOCALHOST_WARNING": "0"})
+        job.passed += len(books)
+
+
+def sanity(job: Job) -> None:
+    """All of ansible-test's sanity tests, on the oldest and the newest version, for that controller's own Python. Not run:
+    compile and import for other Pythons, since our code runs on controllers only and each version is run in full elsewhere;
+    and nothing looks at the binaries, which ansible-test would read as text.
+    """
+    home = tool(job, "ansible-test-pip")
+    for core, venv in edges(job):
+        python = job.run(venv / "bin/python", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
+        # Outside of the checkout: what its .gitignore names, ansible-test would leave out.
+        with tempfile.TemporaryDirectory(prefix="reversible-sanity-") as folder:
+            place = Path(folder) / COLLECTION
+            shutil.copytree(STAGED / COLLECTION, place, symlinks=True, ignore=shutil.ignore_patterns("__bin", "__pycache__"))
+            (place / "tests").mkdir()
+            (place / "tests/config.yml").write_text("---\nmodules:\n  python_requires: controller\n")
+            env = {"HOME": home, "PATH": f"{venv / 'bin'}:{PLAIN_PATH}"}
+            job.tests(count_sanity, venv / "bin/ansible-test", "sanity", "--color", "no", "--python", python, cwd=place, env=env)
+
+
+def archive(job: Job) -> None:
+    """The archive of `make dist`: installs without a network, verifies, and its modules' documentation is found."""
+    target = Path(metadata(job)["target_directory"])
+    file = target / f"dist/reversible-deploy-{version(job)}.tar.gz"
+    modules = [f"reversible.deploy.{path.stem}" for path in (ROOT / "collection/plugins/modules").glob("*.py")]
+    for core, venv in cores(job, CORES):
+        folder = COPIES / f"installed-{core}"
+        shutil.rmtree(folder, ignore_errors=True)
+        env = {"ANSIBLE_COLLECTIONS_PATH": folder, "HOME": COPIES, "ANSIBLE_NOCOLOR": "1"}
+        job.run(venv / "bin/ansible-galaxy", "collection", "install", file, "--offline", "-p", folder, env=env)
+        job.run(venv / "bin/ansible-galaxy", "collection", "verify", "--offline", "reversible.deploy", "-p", folder, env=env)
+        listed = job.run(venv / "bin/ansible-doc", "-l", "reversible.deploy", env=env)
+        missing = [name for name in modules if not re.search(rf"(?m)^{re.escape(name)}\s", listed)]
+        if missing or not modules:
+            raise Failed(f"ansible-core {core}: ansible-doc -l does not show {', '.join(missing) or 'any module'}")
+        job.run(venv / "bin/ansible-doc", *modules, env=env)
+        job.passed += 1
+
+# ---------------------------------------------------------------- alone, since they measure time
+
+
+def pytest(folder: str) -> Callable[[Job], None]:
+    def do(job: Job) -> None:
+        versions = ",".join(version for version, _venv in cores(job, CORES))
+        env = {"REVERSIBLE_CORES": versions, "REVERSIBLE_STAGED": STAGED}
+        env.update({"REVERSIBLE_LONG": "1"} if job.long else {})
+        job.tests(count_pytest, tool(job, "pytest") / "bin/pytest", "-rs", "--color", "no", "-p", "no:cacheprovider", f"tests/{folder}",
+                  env=env, timeout=5400 if job.long else 1800)
+    return do
+
+
+STAGES = [
+    Stage("fmt", "cargo fmt", fmt),
+    Stage("tree", "nothing of one machine in the repository; the code map is complete", tree),
+    Stage("clippy", "clippy on everything, warnings denied", clippy),
+    Stage("docs", "the generated documentation is that of the option specs", docs),
+    Stage("cargo-test", "the Rust tests", cargo_test),
+    Stage("collection", "the static binaries: built, checked, staged; nothing to do the second time", collection),
+    Stage("dist", "the archive, built twice in two folders", dist, needs=("collection",)),
+    Stage("deny", "licences, sources and known vulnerabilities of the crates", deny),
+    Stage("tools", "what the lab prepares for the stages below", tools, "python", counts=False),
+    Stage("yamllint", "YAML", yamllint, "python"),
+    Stage("shellcheck", "shell scripts", shellcheck, "python"),
+    Stage("ansible-lint", "playbooks, roles and the modules' examples, production profile", ansible_lint, "python"),
+    Stage("sanity", "ansible-test sanity", sanity, "python", ("collection",)),
+    Stage("syntax", "every playbook's syntax", syntax, "python", ("collection",)),
+    Stage("archive", "the archive installs and documents itself, on each ansible-core", archive, "python", ("dist",)),
+    Stage("integration", "the collection on real targets, on each ansible-core", pytest("integration"), "alone", ("collection",)),
+    Stage("faults", "the same when things go wrong", pytest("faults"), "alone", ("collection",)),
+]
