@@ -8,14 +8,17 @@
 //! - `plan`: steps and what each destroys; the plan id
 //! - `consent`: `confirm`, `accept`, `max_loss`
 //! - `ids`: `deploy_id` and `rollback_id`: the fence, and a rollback that is done once
+//! - `journal`: the intent of a plan, and that a rollback was done
 //! - `run`: carrying a plan out
 
 mod consent;
 mod ids;
+mod journal;
 mod plan;
 mod run;
 
 pub use consent::{CONSENT, Consent};
 pub use ids::{ROLLBACK_ID, fence, look_at_fence, rollback_key};
+pub use journal::Journal;
 pub use plan::{Loss, Plan, Step, Undo};
-pub use run::{Journal, RESULT, run};
+pub use run::{RESULT, run};

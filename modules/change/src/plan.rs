@@ -4,6 +4,7 @@
 //! them (`Loss::bytes`), so that a plan which a person has seen stays the same plan while bytes
 //! are written, and becomes another one when a snapshot, a holder or a clone comes or goes.
 
+use ansible_module::{Diff, Outcome};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -132,6 +133,30 @@ impl<A> Plan<A> {
         let digest = hash.finalize();
         let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
         format!("plan-{hex}")
+    }
+
+    /// The result as far as it is known before the first step.
+    pub(crate) fn described(&self) -> Outcome {
+        let mut outcome = Outcome {
+            changed: !self.steps.is_empty(),
+            plan: Some(self.sentences()),
+            plan_id: Some(self.id()),
+            loss: self.losses().map(|loss| loss.to_json()).collect(),
+            undo: Some(self.undo.text()),
+            before: Some(self.before.clone()),
+            after: Some(self.after.clone()),
+            warnings: self.warnings.clone(),
+            ..Outcome::default()
+        };
+        if outcome.changed {
+            let states = Diff::States {
+                subject: self.subject.clone(),
+                before: self.before.clone(),
+                after: self.after.clone(),
+            };
+            outcome.diff = vec![states, Diff::Text(self.rendered())];
+        }
+        outcome
     }
 
     /// The plan as a person reads it under `--diff`.

@@ -1,14 +1,12 @@
 //! Carrying a plan out: the same way for every module.
 
 use crate::consent::Consent;
+use crate::journal::{Begun, Journal};
 use crate::plan::Plan;
 use ansible_module::{Diff, Failure, Invocation, Kind, Outcome, Return, StepDone};
 use anyhow::{Error, Result};
-use host::folder::SafeFolder;
-use host::record::{Done, Found, Intent};
-use serde::{Deserialize, Serialize};
+use host::record::Intent;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::Instant;
 
 /// The keys that every changing module returns.
@@ -53,76 +51,6 @@ pub const RESULT: &[Return] = &[
         .sample(r#""superseded""#),
 ];
 
-/// Where the intent of a plan is written before its first step, and that a rollback was done.
-///
-/// Modules whose steps are one atomic write each need none.
-pub struct Journal<'a> {
-    pub state_dir: &'a Path,
-    /// One intent at a time can stand for a task.
-    pub task: &'a str,
-    /// In a rollback its id (see [`rollback_key`](crate::rollback_key)): it is done once.
-    pub rollback: Option<String>,
-}
-
-impl Journal<'_> {
-    /// The result of a rollback that was already done under this id: nothing, whatever was written
-    /// since. To be asked before anything is planned. `state` is what is there now.
-    pub fn done_before(&self, invocation: &Invocation, state: &Value) -> Result<Option<Outcome>> {
-        let Some(id) = &self.rollback else { return Ok(None) };
-        let Some(folder) = SafeFolder::find(self.state_dir)? else { return Ok(None) };
-        let Some(done) = Done::recorded(folder.path(), id)? else { return Ok(None) };
-        if !invocation.check_mode {
-            // Killed between the two last writes: what it had begun is done as well.
-            if let Some(begun) = self.unfinished()?.filter(|begun| begun.value.is_by(id)) {
-                begun.intent.finish()?;
-            }
-        }
-        let mut outcome = describe(&Plan::<()>::nothing(id, state.clone()));
-        outcome
-            .warnings
-            .push(format!("rollback {id} was done at {}; it is not done again", done.at));
-        Ok(Some(outcome))
-    }
-
-    fn unfinished(&self) -> Result<Option<Found<Begun>>> {
-        Intent::unfinished::<Begun>(self.state_dir, self.task)
-    }
-
-    fn record_done(&self, after: &Value) -> Result<()> {
-        match &self.rollback {
-            Some(id) => Done::record(self.state_dir, id, after),
-            None => Ok(()),
-        }
-    }
-}
-
-/// What stands in an intent: what was agreed to, so that a run that was killed half way can be
-/// finished under the same consent although the state has moved.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Begun {
-    pub(crate) plan_id: String,
-    subject: String,
-    plan: Vec<String>,
-    pub(crate) loss: Vec<String>,
-    rollback: Option<String>,
-}
-
-impl Begun {
-    fn of<A>(plan: &Plan<A>, journal: &Journal<'_>) -> Begun {
-        Begun {
-            plan_id: plan.id(),
-            subject: plan.subject.clone(),
-            plan: plan.sentences(),
-            loss: plan.losses().map(|loss| loss.what.clone()).collect(),
-            rollback: journal.rollback.clone(),
-        }
-    }
-
-    fn is_by(&self, rollback: &str) -> bool {
-        self.rollback.as_deref() == Some(rollback)
-    }
-}
-
 /// Check consent, do the steps, look again.
 ///
 /// `apply` does one action; it gets the intent to note in it what cannot be observed again.
@@ -136,7 +64,7 @@ pub fn run<A>(
     mut apply: impl FnMut(&A, Option<&Intent>) -> Result<()>,
     verify: impl FnOnce() -> Result<Value>,
 ) -> Result<Outcome> {
-    let mut outcome = describe(&plan);
+    let mut outcome = plan.described();
     if invocation.check_mode {
         return Ok(outcome);
     }
@@ -183,29 +111,6 @@ pub fn run<A>(
     }
     outcome.after = Some(after);
     Ok(outcome)
-}
-
-fn describe<A>(plan: &Plan<A>) -> Outcome {
-    let mut outcome = Outcome {
-        changed: !plan.steps.is_empty(),
-        plan: Some(plan.sentences()),
-        plan_id: Some(plan.id()),
-        loss: plan.losses().map(|loss| loss.to_json()).collect(),
-        undo: Some(plan.undo.text()),
-        before: Some(plan.before.clone()),
-        after: Some(plan.after.clone()),
-        warnings: plan.warnings.clone(),
-        ..Outcome::default()
-    };
-    if outcome.changed {
-        let states = Diff::States {
-            subject: plan.subject.clone(),
-            before: plan.before.clone(),
-            after: plan.after.clone(),
-        };
-        outcome.diff = vec![states, Diff::Text(plan.rendered())];
-    }
-    outcome
 }
 
 /// The failure of a step, with what had been done before it.

@@ -1,0 +1,80 @@
+//! What must survive this process: the intent of a plan, and that a rollback was done.
+
+use crate::plan::Plan;
+use ansible_module::{Invocation, Outcome};
+use anyhow::Result;
+use host::folder::SafeFolder;
+use host::record::{Done, Found, Intent};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::Path;
+
+/// Where the intent of a plan is written before its first step, and that a rollback was done.
+///
+/// Modules whose steps are one atomic write each need none.
+pub struct Journal<'a> {
+    pub state_dir: &'a Path,
+    /// One intent at a time can stand for a task.
+    pub task: &'a str,
+    /// In a rollback its id (see [`rollback_key`](crate::rollback_key)): it is done once.
+    pub rollback: Option<String>,
+}
+
+impl Journal<'_> {
+    /// The result of a rollback that was already done under this id: nothing, whatever was written
+    /// since. To be asked before anything is planned. `state` is what is there now.
+    pub fn done_before(&self, invocation: &Invocation, state: &Value) -> Result<Option<Outcome>> {
+        let Some(id) = &self.rollback else { return Ok(None) };
+        let Some(folder) = SafeFolder::find(self.state_dir)? else { return Ok(None) };
+        let Some(done) = Done::recorded(folder.path(), id)? else { return Ok(None) };
+        if !invocation.check_mode {
+            // Killed between the two last writes: what it had begun is done as well.
+            if let Some(begun) = self.unfinished()?.filter(|begun| begun.value.is_by(id)) {
+                begun.intent.finish()?;
+            }
+        }
+        let mut outcome = Plan::<()>::nothing(id, state.clone()).described();
+        outcome
+            .warnings
+            .push(format!("rollback {id} was done at {}; it is not done again", done.at));
+        Ok(Some(outcome))
+    }
+
+    pub(crate) fn unfinished(&self) -> Result<Option<Found<Begun>>> {
+        Intent::unfinished::<Begun>(self.state_dir, self.task)
+    }
+
+    pub(crate) fn record_done(&self, after: &Value) -> Result<()> {
+        match &self.rollback {
+            Some(id) => Done::record(self.state_dir, id, after),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What stands in an intent: what was agreed to, so that a run that was killed half way can be
+/// finished under the same consent although the state has moved.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Begun {
+    pub(crate) plan_id: String,
+    pub(crate) subject: String,
+    plan: Vec<String>,
+    pub(crate) loss: Vec<String>,
+    rollback: Option<String>,
+}
+
+impl Begun {
+    pub(crate) fn of<A>(plan: &Plan<A>, journal: &Journal<'_>) -> Begun {
+        Begun {
+            plan_id: plan.id(),
+            subject: plan.subject.clone(),
+            plan: plan.sentences(),
+            loss: plan.losses().map(|loss| loss.what.clone()).collect(),
+            rollback: journal.rollback.clone(),
+        }
+    }
+
+    fn is_by(&self, rollback: &str) -> bool {
+        self.rollback.as_deref() == Some(rollback)
+    }
+}
