@@ -70,10 +70,15 @@ pub(crate) fn to_result(error: &Error) -> Map<String, Value> {
             result.insert("stderr".into(), json!(command.stderr));
         }
     }
-    if !result.contains_key("reason") {
-        let reason = host::reason(error).unwrap_or("failed");
-        result.insert("reason".into(), json!(reason));
+    let reason = match result.get("reason").and_then(Value::as_str) {
+        Some(reason) => reason.to_owned(),
+        None => host::reason(error).unwrap_or("failed").to_owned(),
+    };
+    if reason == "permission_denied" && !nix::unistd::geteuid().is_root() {
+        let msg = format!("{}; the task does not run as root: add become: true", chain(error));
+        result.insert("msg".into(), json!(msg));
     }
+    result.insert("reason".into(), json!(reason));
     result
 }
 

@@ -59,7 +59,7 @@ impl State {
     pub fn view(ledger: &Ledger, id: &DeployId) -> Value {
         let deploy = ledger.deploy(id).map(|deploy| {
             let last = deploy.phases.last();
-            json!({
+            let mut shown = json!({
                 "deploy_id": deploy.id,
                 "release": deploy.release,
                 "open": deploy.is_open(),
@@ -69,7 +69,11 @@ impl State {
                 "data": last.map(|phase| &phase.data),
                 "outcome": deploy.outcome,
                 "void": deploy.void,
-            })
+            });
+            if let Value::Object(map) = &mut shown {
+                map.retain(|_, value| !value.is_null());
+            }
+            shown
         });
         json!({ "holder": ledger.holder().map(|holder| &holder.id), "deploy": deploy })
     }

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use crate::{command, deadline, fence, folder, interrupt, lock, program, record, space};
 
 /// The code of the first error in the chain that has one: `lock_held`, `superseded`,
-/// `command_failed`, `timed_out`, `interrupted`, `no_space`, `read_only`, `unsafe_folder`,
-/// `unfinished`, `program_missing`.
+/// `command_failed`, `timed_out`, `interrupted`, `no_space`, `read_only`, `permission_denied`,
+/// `unsafe_folder`, `unfinished`, `program_missing`.
 pub fn reason(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(of_one)
 }
@@ -38,6 +38,7 @@ fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     match kind {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("no_space"),
         ErrorKind::ReadOnlyFilesystem => Some("read_only"),
+        ErrorKind::PermissionDenied => Some("permission_denied"),
         _ => None,
     }
 }
