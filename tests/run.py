@@ -116,16 +116,19 @@ def count_cargo(job: Job, output: str) -> None:
         job.passed += found.get("passed", 0)
         job.failed += found.get("failed", 0) + found.get("timed out", 0)
         job.skips += ["a test that is marked as ignored"] * (found.get("skipped", 0) + found.get("ignored", 0))
+    failed = re.findall(r"(?m)^\s+(?:FAIL|TIMEOUT|ABORT|SIG[A-Z]+) +\[.*?\] (?:\(.*?\) )?(.*)$|^test (.*) \.\.\. FAILED$", output)
+    job.notes += sorted({f"failed: {nextest or cargo}" for nextest, cargo in failed})
 
 
 def count_pytest(job: Job, output: str) -> None:
-    """pytest's closing line; with -rs it also gives each skip's reason."""
+    """pytest's closing line; with -rfEs it also names the failures, and each skip's reason."""
     closing = [line for line in output.splitlines() if re.search(r"\d+ \w+.* in [\d.]+s", line)]
     if not closing:
         return
     found = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)", closing[-1])}
     job.passed += found.get("passed", 0) + found.get("xpassed", 0)
     job.failed += sum(found.get(word, 0) for word in ("failed", "error", "errors"))
+    job.notes += re.findall(r"(?m)^(?:FAILED|ERROR) \S+::.*$", output)
     reasons = []
     for number, reason in re.findall(r"(?m)^SKIPPED \[(\d+)\] (.*)$", output):
         reasons += [reason] * int(number)
@@ -241,6 +244,12 @@ def chosen(stages: list, only: str) -> list:
     return [stage for stage in stages if stage.name in names]
 
 
+def systems_up() -> set[str]:
+    """What runs of the lab: what a person has brought up stays up, what the tests did goes down with them."""
+    lines = subprocess.run([ROOT / "tests/lab/lab", "status"], stdout=subprocess.PIPE, text=True, check=False).stdout.splitlines()
+    return {line.split()[0] for line in lines if line.split()[1:2] == ["up"]}
+
+
 def main() -> int:
     from stages import STAGES, needs, prepare
     parser = argparse.ArgumentParser(prog="make test", description=__doc__.splitlines()[0])
@@ -258,7 +267,14 @@ def main() -> int:
     prepare()
     runner = Runner(stages, asked.long)
     started = time.monotonic()
-    runner.run()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with_lab = any(stage.lane == "alone" for stage in stages)
+    up_before = systems_up() if with_lab else set()
+    try:
+        runner.run()
+    finally:
+        for name in sorted(systems_up() - up_before) if with_lab else ():
+            subprocess.run([ROOT / "tests/lab/lab", "down", name], check=False)
     print(f"\n{(time.monotonic() - started) / 60:.1f} minutes; logs in {LOGS.relative_to(ROOT)}/")
     return runner.close()
 

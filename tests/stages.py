@@ -304,7 +304,7 @@ def pytest(folder: str) -> Callable[[Job], None]:
         versions = ",".join(version for version, _venv in cores(job, CORES))
         env = {"REVERSIBLE_CORES": versions, "REVERSIBLE_STAGED": STAGED}
         env.update({"REVERSIBLE_LONG": "1"} if job.long else {})
-        job.tests(count_pytest, tool(job, "pytest") / "bin/pytest", "-rs", "--color", "no", "-p", "no:cacheprovider", f"tests/{folder}",
+        job.tests(count_pytest, tool(job, "pytest") / "bin/pytest", "-rfEs", "--color", "no", "-p", "no:cacheprovider", f"tests/{folder}",
                   env=env, timeout=5400 if job.long else 1800)
     return do
 

@@ -199,7 +199,7 @@ loss:
   elements: dict
   contains:
     accept:
-      description: The word that O(accept) needs for it, or null for the plain action.
+      description: The word that C(accept) needs for it, or null for the plain action.
       returned: always
       type: str
     bytes:
@@ -218,7 +218,7 @@ plan:
   sample:
     - write the phase flip of deploy 20261121t084500z-7f3a
 plan_id:
-  description: The id of this plan, for O(confirm) where a module has it.
+  description: The id of this plan, for C(confirm) where a module has it.
   returned: always
   type: str
   sample: plan-3f9a0c5512de

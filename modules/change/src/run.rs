@@ -22,7 +22,7 @@ pub const RESULT: &[Return] = &[
         "plan_id",
         Kind::Str,
         "always",
-        "The id of this plan, for O(confirm) where a module has it.",
+        "The id of this plan, for C(confirm) where a module has it.",
     )
     .sample(r#""plan-3f9a0c5512de""#),
     Return::new("loss", Kind::List, "always", "What the plan destroys.").contains(&[
@@ -31,7 +31,7 @@ pub const RESULT: &[Return] = &[
             "accept",
             Kind::Str,
             "always",
-            "The word that O(accept) needs for it, or null for the plain action.",
+            "The word that C(accept) needs for it, or null for the plain action.",
         ),
         Return::new("bytes", Kind::Int, "always", "How much, or null when it cannot be known."),
     ]),

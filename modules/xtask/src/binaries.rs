@@ -96,6 +96,9 @@ fn build(
     crates: &[&ModuleCrate],
     toolchains: &[(Arch, Toolchain)],
 ) -> Result<()> {
+    let names: Vec<_> = crates.iter().map(|module| module.name.as_str()).collect();
+    let arches: Vec<_> = toolchains.iter().map(|(arch, _)| arch.name()).collect();
+    println!("building {} for {}", names.join(", "), arches.join(" and "));
     let mut running = Vec::new();
     for (arch, toolchain) in toolchains {
         let mut command = toolchain.cargo_build(workspace);

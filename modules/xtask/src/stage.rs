@@ -41,13 +41,11 @@ pub fn stage_with(
     let galaxy = galaxy::check_version(workspace)?;
     let parent = dir.join("ansible_collections").join(&galaxy.namespace);
     let place = parent.join(&galaxy.name);
+    let inside = std::path::absolute(dir)?.starts_with(workspace.collection());
+    ensure!(!inside, "{}: a copy of the collection in itself", dir.display());
+    let ours = place.join("galaxy.yml").is_file() && !place.is_symlink();
+    ensure!(ours || !place.exists(), "{}: not a copy of ours", place.display());
     fs::create_dir_all(&parent).with_context(|| format!("making {}", parent.display()))?;
-    let sources = workspace.collection().canonicalize().context("finding the folder collection")?;
-    ensure!(
-        !parent.canonicalize()?.starts_with(sources),
-        "{}: a copy of the collection in itself",
-        dir.display()
-    );
 
     let copy = tempfile::Builder::new().prefix(".stage-").tempdir_in(&parent)?;
     fs::set_permissions(copy.path(), fs::Permissions::from_mode(0o755))?;
@@ -67,11 +65,6 @@ pub fn stage_with(
     binaries::fill(workspace, &crates, toolchains, &copy.path().join(BIN))?;
 
     if place.exists() {
-        ensure!(
-            place.join("galaxy.yml").is_file() && !place.is_symlink(),
-            "{}: not a copy of ours",
-            place.display()
-        );
         fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))?;
     }
     fs::rename(copy.keep(), &place).with_context(|| format!("making {}", place.display()))?;

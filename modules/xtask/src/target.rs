@@ -108,9 +108,8 @@ impl Toolchain {
     pub fn cargo_build(&self, workspace: &Workspace) -> Command {
         let mut flags =
             vec!["-Ctarget-feature=+crt-static".to_owned(), "-Crelocation-model=static".to_owned()];
-        let cargo_home = env::var_os("CARGO_HOME")
-            .map(PathBuf::from)
-            .or_else(|| Some(env::home_dir()?.join(".cargo")));
+        let cargo_home =
+            folder_of("CARGO_HOME").or_else(|| Some(folder_of("HOME")?.join(".cargo")));
         let mut remap = |from: &Path, to: &str| {
             flags.push(format!("--remap-path-prefix={}={to}", from.display()))
         };
@@ -120,7 +119,7 @@ impl Toolchain {
             remap(&cargo_home, "/cargo");
         }
         let mut command = self.cargo.as_ref().map_or_else(cargo, Command::new);
-        command.current_dir(&workspace.root).args(["build", "--release", "--locked"]);
+        command.current_dir(&workspace.root).args(["build", "--release", "--locked", "--quiet"]);
         command.arg("--target").arg(&self.triple).arg("--target-dir").arg(&self.target_dir);
         // With --target these flags reach only what is built for the target, not build scripts and macros.
         command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
@@ -150,12 +149,13 @@ fn cargo_variable(triple: &str, name: &str) -> String {
 }
 
 fn lab_cache() -> Option<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("REVERSIBLE_CACHE").or_else(|| {
-        Some(
-            set("XDG_CACHE_HOME")
-                .or_else(|| Some(env::home_dir()?.join(".cache")))?
-                .join("reversible-lab"),
-        )
+    folder_of("REVERSIBLE_CACHE").or_else(|| {
+        let caches =
+            folder_of("XDG_CACHE_HOME").or_else(|| Some(folder_of("HOME")?.join(".cache")));
+        Some(caches?.join("reversible-lab"))
     })
+}
+
+fn folder_of(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
