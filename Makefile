@@ -18,7 +18,7 @@ test: ## everything that must hold; says first what it would install
 test-long: ## the same, wider: every ansible-core in full, long fuzzing
 	@python3 tests/run.py --long
 
-demo: collection ## see a module at work
+demo: ## see a module at work
 	@tests/demo
 
 bench: ## how fast a task is, against Ansible's own

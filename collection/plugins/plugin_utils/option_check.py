@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Checks a task's options on the controller, against the spec in the module's own documentation file.
 
-It only judges: what is sent stays as the task has it, and the binary coerces it again.
+It only judges: what is sent stays as the task has it, and the binary coerces it again. As there, all that is wrong is said at once,
+and an option given as null counts as not given.
 """
 from __future__ import annotations
 
@@ -30,16 +31,17 @@ def check(module: str, args: dict[str, t.Any]) -> Verdict:
     collection, _dot, name = module.rpartition(".")
     spec = importlib.import_module(f"ansible_collections.{collection}.plugins.modules.{name}").MODULE_SPEC
     options = spec["argument_spec"]
-    found = ArgumentSpecValidator(options, **{rule: spec.get(rule) for rule in SPEC_RULES}).validate(args)
+    given = {name: value for name, value in args.items() if value is not None}
+    found = ArgumentSpecValidator(options, **{rule: spec.get(rule) for rule in SPEC_RULES}).validate(given)
     secrets = found._no_log_values  # there is no public way to them
-    complaint = None
-    if found.errors.errors:
-        # A misspelt option comes first: it is the likely cause of "missing required arguments".
-        error = min(found.errors.errors, key=lambda error: not isinstance(error, UnsupportedError))
-        complaint = remove_values(error.msg, secrets)
+    complaints = []
+    # A misspelt option comes first: it is the likely cause of "missing required arguments".
+    for error in sorted(found.errors.errors, key=lambda error: not isinstance(error, UnsupportedError)):
+        complaint = str(remove_values(error.msg, secrets))
         if isinstance(error, UnsupportedError):
             complaint = f"Unsupported parameters for ({module}) module: {complaint}" + _did_you_mean(options, found.unsupported_parameters)
-    return Verdict(complaint, secrets)
+        complaints.append(complaint)
+    return Verdict("; ".join(complaints) or None, secrets)
 
 
 def _did_you_mean(options: dict[str, t.Any], unsupported: t.Iterable[str | tuple[str, ...]]) -> str:
