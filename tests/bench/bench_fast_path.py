@@ -13,6 +13,7 @@ The goals (exit status 1 where one is missed), over ssh: at most 0.35 x ansible.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "integration"))
 
-from harness import CORES, Ansible, ansible_for  # noqa: E402  pylint: disable=wrong-import-position
+from harness import CORES, Ansible, alone, ansible_for  # noqa: E402  pylint: disable=wrong-import-position
 
 OURS, PLAIN, PING, RAW, NOTHING = "specimen_info", "plain binary", "ping", "raw: true", "debug (no target)"
 KINDS = {
@@ -52,7 +53,7 @@ def measure(ansible: Ansible, host: str, pipelining: bool, rounds: int, block: i
 def table(title: str, times: dict[str, list[float]]) -> None:
     ping = statistics.median(times[PING])
     raw = statistics.median(times[RAW])
-    print(f"\n{title} ({len(times[PING])} tasks of each kind)")
+    print(f"\n{title} ({len(times[PING])} tasks of each kind; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
     print(f"{'':20} {'median':>8} {'min':>8} {'max':>8} {'x ping':>8} {'- raw':>9}")
     for kind, seconds in times.items():
         median = statistics.median(seconds)
@@ -80,7 +81,7 @@ def main() -> int:
     for version in asked.cores:
         for host, pipelining in (("local", True), ("ssh_alice", True), ("ssh_alice", False)):
             title = f"ansible-core {version}, {host}, pipelining {'on' if pipelining else 'off'}"
-            with tempfile.TemporaryDirectory() as folder:
+            with alone(), tempfile.TemporaryDirectory() as folder:
                 times = measure(ansible_for(version, Path(folder)), host, pipelining, asked.rounds, asked.block)
             table(title, times)
             if host != "local":

@@ -3,4 +3,4 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from harness import ansible, core, edge, edge_core, specimen_binary  # noqa: F401
+from harness import ansible, core, edge, edge_core, specimen_binary, the_lab_to_ourselves  # noqa: F401

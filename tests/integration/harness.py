@@ -10,7 +10,9 @@ Settings, all optional, as environment variables:
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import json
 import os
@@ -227,7 +229,21 @@ def wait_for(look: t.Callable[[], t.Any], what: str, seconds: float = 20) -> t.A
     raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
+@contextlib.contextmanager
+def alone() -> t.Iterator[None]:
+    """The hosts of the lab are one set: whoever else uses them on this machine, in another run of these tests, goes first."""
+    with open(f"{os.environ.get('REVERSIBLE_LAB') or '/run/reversible-lab'}.tests.lock", "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 # Fixtures; the conftest.py of each folder takes them from here.
+
+
+@pytest.fixture(scope="session", autouse=True)
+def the_lab_to_ourselves() -> t.Iterator[None]:
+    with alone():
+        yield
 
 
 @pytest.fixture(params=CORES)

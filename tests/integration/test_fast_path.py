@@ -44,12 +44,13 @@ def test_three_round_trips_at_first_then_one(ansible: Ansible, host: str) -> Non
     assert "ran /" in again.output
 
 
-def test_pipelining_and_the_users_shell_make_no_difference(ansible: Ansible) -> None:
-    for setting in ({"ANSIBLE_PIPELINING": "1"}, {"ANSIBLE_PIPELINING": "0"}):
-        ansible.environ = setting
-        assert ansible.one("specimen", {}, "ssh_root").trips == 1 or ansible.one("specimen", {}, "ssh_root").trips == 1
-    ansible.hosts["ssh_root"] = ansible.hosts["ssh_root"] | {"ansible_shell_executable": "/bin/bash"}
-    assert ansible.one("specimen", {}, "ssh_root").trips == 1
+@pytest.mark.parametrize("pipelining", ["0", "1"])
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_neither_pipelining_nor_the_shell_make_a_difference(edge: Ansible, pipelining: str, shell: str) -> None:
+    edge.environ["ANSIBLE_PIPELINING"] = pipelining
+    edge.hosts["ssh_root"] = edge.hosts["ssh_root"] | {"ansible_shell_executable": shell}
+    edge.one("specimen", {}, "ssh_root")
+    assert edge.one("specimen", {}, "ssh_root").trips == 1
 
 
 def test_two_modules_of_one_binary_share_its_copy(ansible: Ansible) -> None:
@@ -162,8 +163,8 @@ def test_environment(ansible: Ansible) -> None:
 
 @pytest.mark.parametrize(
     ("host", "user"),
-    [("ssh_root", "rd-bob"), ("ssh_alice", "rd-bob"), ("ssh_alice", "root")],
-    ids=["root to user", "user to user, without acl", "user to root"],
+    [("ssh_root", "rd-bob"), ("ssh_alice", "rd-bob"), ("ssh_alice", "root"), ("local", "rd-bob")],
+    ids=["root to user", "user to user, without acl", "user to root", "here"],
 )
 def test_become(ansible: Ansible, host: str, user: str) -> None:
     become = {"become": True, "become_user": user}
@@ -241,6 +242,19 @@ def test_loop_register_until_and_no_log(ansible: Ansible) -> None:
     assert "censored" in run.named("hidden").result
 
 
+def test_every_way_to_name_the_module(ansible: Ansible) -> None:
+    tasks = [
+        {"name": "short", "specimen": {"text": "x"}},
+        {"name": "action", "action": {"module": SPECIMEN, "text": "x"}},
+        {"name": "words", "action": f"{SPECIMEN} text=x"},
+        {"name": "from here", "local_action": {"module": SPECIMEN, "text": "x"}},
+        {"name": "args", SPECIMEN: {}, "args": {"text": "x"}},
+    ]
+    run = ansible.play(tasks, "ssh_alice", "-vvv", collections=["reversible.deploy"])
+    assert [task["echo"]["text"] for task in run.tasks] == ["x"] * 5, run.output
+    assert run.output.count(f"{SPECIMEN}: ran ") == 5
+
+
 def test_adhoc(ansible: Ansible) -> None:
     run = ansible.adhoc("specimen", "text='a b' number=3", "ssh_root")
     assert "parameters are mutually exclusive: text|number" in run.output and run.code == 2
@@ -282,7 +296,8 @@ def test_missing_options_are_named_as_ansible_does(ansible: Ansible) -> None:
 def test_a_binary_that_is_not_built(edge: Ansible) -> None:
     edge.collections = edge.folder / "unbuilt"
     shutil.copytree(staged(), edge.collections, ignore=shutil.ignore_patterns("__bin"))
-    run = edge.one("specimen", {}, "nowhere" if edge.hosts.setdefault("nowhere", NOWHERE) else "")
+    edge.hosts["nowhere"] = NOWHERE
+    run = edge.one("specimen", {}, "nowhere")
     assert run.only.msg == f"{SPECIMEN}: not built: run make collection"
     assert run.trips == 0
 

@@ -45,7 +45,7 @@ BIN_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file
 TAIL = 4000  # characters of unreadable output that a result shows
 START_FAILED = (126, 127)  # exit statuses of a shell that could not start a program; our binaries never end with them
 
-Result = t.Dict[str, t.Any]
+Result = dict[str, t.Any]
 
 
 class CacheUnusable(Exception):
@@ -81,7 +81,7 @@ class ActionModule(ActionBase):
         verdict = option_check.check(self._module, args)
         self._secrets = frozenset(verdict.secrets)
         if verdict.complaint:
-            result.update(_failed(verdict.complaint))
+            result.update(_failed(verdict.complaint, reason="bad_options"))
             return result
         args.update(self._take_environment())
         try:
@@ -115,9 +115,10 @@ class ActionModule(ActionBase):
             raise CacheUnusable(f"connection {transport} cannot send data to a command")
         if become and not core_versions.becomes_with_stdin(become):
             raise CacheUnusable(f"become method {become.name} cannot send data to a command")
-        if become and transport.rsplit(".", 1)[-1] == "local" and self.get_become_option("become_pass"):
-            # Without pipelining core drops stdin here, and up to 2.18 it may take the target's answer for a part of sudo's dialogue.
-            raise CacheUnusable("connection local cannot send data to a command that asks for a become password")
+        if become and self.get_become_option("become_pass") and transport != "ssh":
+            # While they wait for the prompt, others (local, docker) may drop stdin, or take the target's answer for a part of
+            # sudo's dialogue: then a module that runs would look like one that was never started.
+            raise CacheUnusable(f"connection {transport} may lose data while it waits for the prompt of a become password")
 
     def _run_from_cache(self, args: dict[str, t.Any], binaries: dict[str, Binary]) -> Result:
         args = dict(args)
@@ -134,7 +135,7 @@ class ActionModule(ActionBase):
         if answer.word != "run":
             raise CacheUnusable(answer.text or f"the binary is {answer.word} right after it was sent", answer.arch)
         if res["rc"] in START_FAILED and not answer.output.strip():
-            raise CacheUnusable(f"{answer.text} cannot be executed: {_tail(res['stderr'])}", answer.arch)
+            raise CacheUnusable(f"{answer.text} cannot be executed: {_last_words(res)}", answer.arch)
         self._tell(display.vvv, f"ran {answer.text} on the target")
         return self._result_of(answer.output, res)
 
@@ -151,8 +152,7 @@ class ActionModule(ActionBase):
         res = self._low_level_execute_command(script(nonce, about), in_data=stdin)
         answer = read_answer(nonce, res["stdout"])
         if answer is None:
-            said = _tail(res["stderr"]) or _tail(res["stdout"])
-            raise CacheUnusable(f"the shell of the target ended with {res['rc']} and no answer: {said}")
+            raise CacheUnusable(f"the shell of the target ended with {res['rc']} and no answer: {_last_words(res)}")
         return answer, res
 
     def _result_of(self, output: str, res: dict[str, t.Any]) -> Result:
@@ -189,7 +189,7 @@ class ActionModule(ActionBase):
         res = self._low_level_execute_command(system_script(nonce), sudoable=False)
         answer = read_answer(nonce, res["stdout"])
         if answer is None:
-            raise NoBinary(f"the target does not tell what it is (uname -sm): {_tail(res['stderr']) or _tail(res['stdout'])}")
+            raise NoBinary(f"the target does not tell what it is (uname -sm): {_last_words(res)}")
         for binary in binaries.values():
             if answer.text == f"Linux {binary.arch}":
                 return binary
@@ -217,8 +217,8 @@ def _binaries_of(module: str) -> dict[str, Binary]:
     for arch in ARCHES:
         path = os.path.join(BIN_FOLDER, f"{name}_{arch}")
         if os.path.exists(path):
-            # <module>_info is a link to the binary of <module>: one copy on the target serves both.
-            found[arch] = Binary(arch, path, _sha256_of(path), stem=os.path.basename(os.path.realpath(path)))
+            real = os.path.realpath(path)  # <module>_info is a link to the binary of <module>: one copy on the target serves both
+            found[arch] = Binary(arch, path, _sha256_of(real), stem=os.path.basename(real))
     if not found:
         raise NoBinary("not built: run make collection")
     return found
@@ -239,11 +239,12 @@ def _hash_all() -> None:
     """Ansible loads this file once, then forks a worker for every task: what is hashed now is hashed for all of them."""
     with contextlib.suppress(OSError):  # a task that needs a binary says what is wrong with it
         for name in os.listdir(BIN_FOLDER):
-            _sha256_of(os.path.join(BIN_FOLDER, name))
+            _sha256_of(os.path.realpath(os.path.join(BIN_FOLDER, name)))
 
 
 def _none_for(system: str, binaries: dict[str, Binary]) -> str:
-    return f"the target is {system or 'unknown (uname says nothing)'}, and there are binaries for {' and '.join(f'Linux {arch}' for arch in binaries)} only"
+    there_are = " and ".join(f"Linux {arch}" for arch in binaries)
+    return f"the target is {system or 'unknown (uname says nothing)'}, and there are binaries for {there_are} only"
 
 
 def _json_object(text: str) -> dict[str, t.Any] | None:
@@ -254,12 +255,18 @@ def _json_object(text: str) -> dict[str, t.Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def _last_words(res: dict[str, t.Any]) -> str:
+    """The last line that the target said; at -vvv some of ssh's own debugging is in between."""
+    lines = [line for stream in ("stdout", "stderr") for line in res[stream].splitlines() if line.strip() and not line.startswith("debug")]
+    return lines[-1].strip() if lines else ""
+
+
 def _tail(text: str) -> str:
     return text.strip()[-TAIL:]
 
 
 def _failed(msg: str, **more: t.Any) -> Result:
-    return {"failed": True, "changed": False, "msg": msg, **more}
+    return {"failed": True, "msg": msg, **more}
 
 
 _hash_all()

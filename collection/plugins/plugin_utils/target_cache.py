@@ -93,7 +93,8 @@ case $system in CASES *) say system "$system";; esac;
 
 # The home is the one in the password database: HOME and XDG_CACHE_HOME may still be those of the user who became this one.
 # sha256sum and stat are looked for first, so that no binary is sent to a target that could not check it. The effective uid is the
-# second one in the kernel's own table about this shell; "id -u" would say the same a millisecond later.
+# second one in the kernel's own table about this shell; "id -u" would say the same a millisecond later. The folder is entered in a
+# subshell, since the module must start where it would in the ordinary way.
 _WHICH_FOLDER = """
 for program in stat sha256sum; do
   command -v $program >/dev/null || say unusable "the target has no $program";
@@ -104,6 +105,8 @@ while read -r key _ id _; do case $key in Uid:) uid=$id; break;; esac; done </pr
 entry=$(getent passwd "$uid" 2>/dev/null || grep "^[^:]*:[^:]*:$uid:" /etc/passwd);
 set -f; IFS=:; set -- $entry; unset IFS; set +f;
 case $6 in /*) folder=${6%/}/FOLDER;; *) say unusable "the password database has no home for uid $uid";; esac;
+[ -d "$folder" ] || error=$( { umask 077 && mkdir "$folder"; } 2>&1) || [ -d "$folder" ] || say unusable "$error";
+real=$(cd -P "$folder" 2>&1 && pwd -P) || say unusable "$real";
 """.replace("FOLDER", FOLDER)
 
 # check PATH: PATH and all folders above it must belong to root or to this user, and nobody else may write to them, except that
@@ -124,13 +127,11 @@ check() {
 };
 """
 
-# "cd -P" in a subshell: the module must start in the folder it would start in the ordinary way. The binary is not exec'ed, and the
-# shell outlives a SIGTERM to the whole group: if the shell itself died of a signal, ssh would end with 255, and Ansible would take
-# the host for unreachable.
+# The binary is not exec'ed, and the shell outlives a SIGTERM to the whole group: if the shell itself died of a signal, ssh would
+# end with 255, and Ansible would take the host for unreachable.
 _RUN = """
-real=$(cd -P "$folder" 2>/dev/null && pwd -P) || say absent;
 file=$real/$name;
-[ -f "$file" ] || say absent;
+[ -f "$file" ] || { check "$real"; say absent; };
 check "$file";
 sum=$(sha256sum <"$file") || say unusable "sha256sum does not work on the target";
 case $sum in "$hash"*) ;; *) say corrupt;; esac;
@@ -142,10 +143,8 @@ exit $?
 
 # Two controllers may do this at the same time: each writes its own file, and the rename puts the same content in place.
 _STORE = """
-umask 077;
-error=$(mkdir "$folder" 2>&1) || [ -d "$folder" ] || say unusable "$error";
-real=$(cd -P "$folder" && pwd -P) || say unusable "$folder cannot be entered";
 check "$real";
+umask 077;
 new=$real/.new-$nonce;
 trap "rm -f \\"\\$new\\"" EXIT;
 error=$( { cat >"$new"; } 2>&1);
