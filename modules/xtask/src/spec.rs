@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use regex::Regex;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -118,6 +119,60 @@ pub fn read(binary: &Path) -> Result<Vec<Spec>> {
             "not a module name: {:?}",
             spec.name
         );
+        check_references(spec)?;
     }
     Ok(specs)
+}
+
+/// Every `O(option)` in the texts is an option of the module. A text that several modules share may name one that this
+/// module lacks; ansible-test would find it much later, and in other words.
+fn check_references(spec: &Spec) -> Result<()> {
+    let mut texts: Vec<&str> = Vec::new();
+    texts.extend(spec.description.iter().chain(&spec.notes).map(String::as_str));
+    texts.push(&spec.short_description);
+    let mut names = BTreeSet::new();
+    let mut levels = vec![&spec.options];
+    while let Some(options) = levels.pop() {
+        for option in options {
+            names.insert(option.name.as_str());
+            texts.extend(option.description.iter().map(String::as_str));
+            levels.push(&option.options);
+        }
+    }
+    let returns = spec.returns.to_string();
+    texts.push(&returns);
+    let reference = Regex::new(r"(?-u:\b)O\((?:[a-z0-9_]+\.)*([a-z0-9_]+)(?:=[^)]*)?\)")?;
+    for named in texts.iter().flat_map(|text| reference.captures_iter(text)) {
+        let name = named.get(1).map_or("", |name| name.as_str());
+        ensure!(
+            names.contains(name),
+            "module {}: its texts say {}, and it has no such option: write C({name}) where the text is for several modules",
+            spec.name,
+            &named[0]
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> Spec {
+        let json = serde_json::json!({
+            "name": "x", "short_description": "X", "description": [text], "version_added": "0.1.0",
+            "options": [{"name": "a", "type": "dict", "description": ["A."], "options": [
+                {"name": "b", "type": "str", "description": ["B, unlike O(a)."]}]}],
+            "check_mode": "full", "diff_mode": "none", "check_mode_details": null, "examples": "", "returns": {},
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_text_names_only_options_that_there_are() {
+        check_references(&spec("See O(a), O(a.b) and O(a.b=x y).")).unwrap();
+        for wrong in ["See O(c).", "See O(a.c).", "See O(c=a)."] {
+            assert!(check_references(&spec(wrong)).is_err(), "{wrong}");
+        }
+    }
 }
