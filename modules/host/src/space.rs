@@ -41,7 +41,8 @@ impl Space {
         if needed.bytes <= free.bytes && enough(free.inodes, needed.inodes) {
             return Ok(());
         }
-        let mountpoint = Mounts::read()?.on(path)?.mountpoint.clone();
+        // In a chroot the mount may be out of sight; what is free is known all the same.
+        let mountpoint = Mounts::read()?.on(path).ok().map(|mount| mount.mountpoint.clone());
         Err(NoSpace { what: what.to_owned(), path: path.to_owned(), mountpoint, needed, free }
             .into())
     }
@@ -52,7 +53,7 @@ impl Space {
 pub struct NoSpace {
     pub what: String,
     pub path: PathBuf,
-    pub mountpoint: PathBuf,
+    pub mountpoint: Option<PathBuf>,
     pub needed: Space,
     pub free: Space,
 }
@@ -65,7 +66,8 @@ impl NoSpace {
 
 impl fmt::Display for NoSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (path, mountpoint) = (self.path.display(), self.mountpoint.display());
+        let path = self.path.display();
+        let at = self.mountpoint.as_ref().map(|at| format!(" (mounted at {})", at.display()));
         let (needed, free) = match (self.needed.inodes, self.free.inodes) {
             (Some(needed), Some(free)) if needed > free => {
                 (format!("{needed} inodes"), format!("{free}"))
@@ -74,8 +76,9 @@ impl fmt::Display for NoSpace {
         };
         write!(
             f,
-            "{} needs {needed}, {free} free on {path} (mounted at {mountpoint}); make room, or use another place",
-            self.what
+            "{} needs {needed}, {free} free on {path}{}; make room, or use another place",
+            self.what,
+            at.unwrap_or_default()
         )
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::spec::{Kind, Support};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 const SERVER: &[Opt] = &[
     Opt::new("name", Kind::Str).required(),
@@ -152,8 +153,17 @@ fn any_value() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A short run that is always the same; with REVERSIBLE_LONG a long one that never is.
+fn fuzzing() -> ProptestConfig {
+    let (cases, rng_seed) = match std::env::var_os("REVERSIBLE_LONG") {
+        Some(_) => (200_000, RngSeed::Random),
+        None => (2_000, RngSeed::Fixed(20_261_121)),
+    };
+    ProptestConfig { cases, rng_seed, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(fuzzing())]
 
     /// Whatever arrives is either refused in words or gives every option its own type.
     #[test]

@@ -3,6 +3,8 @@
 // A test that cannot go on ends right there.
 #![allow(clippy::unwrap_used)]
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -105,24 +107,44 @@ fn no_arguments_broken_arguments_and_unknown_names() {
 }
 
 #[test]
+fn huge_values_are_taken_and_sizeless_ones_refused() {
+    let (result, _) = run(json!({"text": "x".repeat(20 << 20)}));
+    assert_eq!(result["echo"]["text"].as_str().unwrap().len(), 20 << 20);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for (length, part) in [(65 << 20, "are over 64 MiB"), (0, "are empty")] {
+        file.as_file().set_len(length).unwrap();
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_specimen")).arg(file.path()).output().unwrap();
+        let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(result["msg"].as_str().unwrap().contains(part), "{result}");
+    }
+}
+
+#[test]
 fn the_environment_of_the_task_arrives_on_stdin() {
     let (result, _) = run(json!({"_ansible_reversible_environment": {"SPECIMEN_X": "from stdin"}}));
     assert_eq!(result["environment"]["SPECIMEN_X"], "from stdin");
 }
 
-fn signalled(behave: &str, signal: &str) -> (Value, Output, Duration) {
+/// Not by the program `kill`: a small machine may lack it.
+fn send(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid as i32), signal).unwrap();
+}
+
+fn signalled(behave: &str, signal: Signal) -> (Value, Output, Duration) {
     let child = start(json!({"behave": behave, "seconds": 30}).to_string().as_bytes());
     std::thread::sleep(Duration::from_millis(300));
     let began = Instant::now();
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    send(child.id(), signal);
     let (result, output) = finish(child);
     (result, output, began.elapsed())
 }
 
 #[test]
 fn a_signal_ends_waits_and_children_and_is_reported() {
-    for (behave, signal) in [("sleep", "-TERM"), ("sleep", "-INT"), ("child_hangs", "-TERM")] {
+    for (behave, signal) in
+        [("sleep", Signal::SIGTERM), ("sleep", Signal::SIGINT), ("child_hangs", Signal::SIGTERM)]
+    {
         let (result, _, took) = signalled(behave, signal);
         assert_eq!(result["reason"], "interrupted", "{result}");
         assert!(took < Duration::from_secs(4), "{behave}: {took:?}");
@@ -131,7 +153,7 @@ fn a_signal_ends_waits_and_children_and_is_reported() {
 
 #[test]
 fn a_module_that_does_not_come_back_is_ended_and_says_so() {
-    let (result, output, took) = signalled("stuck", "-TERM");
+    let (result, output, took) = signalled("stuck", Signal::SIGTERM);
     assert_eq!(result["reason"], "interrupted");
     assert!(result["msg"].as_str().unwrap().contains("run the same task again"), "{result}");
     assert_eq!(output.status.code(), Some(143));
@@ -142,9 +164,7 @@ fn a_module_that_does_not_come_back_is_ended_and_says_so() {
 fn a_controller_that_goes_away_stops_nothing() {
     let child = start(json!({"behave": "sleep", "seconds": 1}).to_string().as_bytes());
     std::thread::sleep(Duration::from_millis(200));
-    assert!(
-        Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap().success()
-    );
+    send(child.id(), Signal::SIGHUP);
     let (result, output) = finish(child);
     assert_eq!(result["changed"], false);
     assert!(output.status.success());
@@ -159,7 +179,7 @@ fn a_flood_is_kept_small_and_a_grandchild_does_not_hold_us() {
     assert!(began.elapsed() < Duration::from_secs(30));
     let pid: String = result["grandchild"].as_str().unwrap().trim().to_owned();
     // It lives or not by the rules of `host::command`; a test leaves nothing behind.
-    let _ = Command::new("kill").args(["-9", &pid]).output();
+    let _ = kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL);
 }
 
 /// The folder of one test, which a module accepts for its state.
@@ -274,7 +294,7 @@ fn a_step_that_is_interrupted_tells_what_was_done() {
     while !content(at.path()).is_empty() && began.elapsed() < Duration::from_secs(10) {
         std::thread::sleep(Duration::from_millis(10));
     }
-    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    send(child.id(), Signal::SIGTERM);
     let (result, _) = finish(child);
     assert_eq!(result["reason"], "interrupted", "{result}");
     assert!(result["msg"].as_str().unwrap().starts_with("empty "), "{result}");
