@@ -46,7 +46,8 @@ def ansible(kind, value):
     if kind == "list":
         spec["option"]["elements"] = "str"
     validated = ArgumentSpecValidator(spec).validate({"option": value})
-    return None if validated.error_messages else validated.validated_parameters["option"]
+    # as JSON, since that is what a module gets and gives: a tuple becomes a list
+    return None if validated.error_messages else json.loads(json.dumps(validated.validated_parameters["option"]))
 
 
 def same(ours, theirs):

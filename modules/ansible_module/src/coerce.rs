@@ -80,24 +80,31 @@ fn to_int(value: &Value) -> Result<i64, String> {
         Value::Bool(bool) => Ok(i64::from(*bool)),
         Value::Number(number) => match (number.as_i64(), number.as_f64()) {
             (Some(int), _) => Ok(int),
-            (None, Some(float)) => whole(float).ok_or_else(refused),
+            (None, Some(float)) => whole(float, EXACT_I64).ok_or_else(refused),
             (None, None) => Err(refused()),
         },
         Value::String(text) => {
-            let plain = without_underscores(text.trim());
+            // Through Python's Decimal, which takes underscores anywhere.
+            let plain = text.trim().replace('_', "");
             match plain.parse::<i64>() {
                 Ok(int) => Ok(int),
                 // `1e3` and `12.0` are whole numbers too.
-                Err(_) => python::parse_float(&plain).and_then(whole).ok_or_else(refused),
+                Err(_) => python::parse_float(&plain)
+                    .and_then(|float| whole(float, EXACT_F64))
+                    .ok_or_else(refused),
             }
         }
         _ => Err(refused()),
     }
 }
 
-fn whole(float: f64) -> Option<i64> {
-    // Up to 2^53 a float is exact; beyond that it would be another number than the one written.
-    (float.fract() == 0.0 && float.abs() <= 9_007_199_254_740_992.0).then_some(float as i64)
+/// 2^53: beyond it, a number that was written with other digits may become the same float.
+const EXACT_F64: f64 = 9_007_199_254_740_992.0;
+/// The largest float below 2^63.
+const EXACT_I64: f64 = 9_223_372_036_854_774_784.0;
+
+fn whole(float: f64, most: f64) -> Option<i64> {
+    (float.fract() == 0.0 && float.abs() <= most).then_some(float as i64)
 }
 
 fn to_float(value: &Value) -> Result<f64, String> {

@@ -38,8 +38,13 @@ fn booleans() {
 #[test]
 fn numbers() {
     assert_eq!(ok(Kind::Int, json!(" 1_000 ")), 1000);
+    assert_eq!(ok(Kind::Int, json!("1__0_")), 10);
+    assert_eq!(ok(Kind::Float, json!("1_0")), 10.0);
+    refused(Kind::Float, json!("1__0"));
     assert_eq!(ok(Kind::Int, json!("1e3")), 1000);
     assert_eq!(ok(Kind::Int, json!(3.0)), 3);
+    assert_eq!(ok(Kind::Int, json!(1e16)), 10_000_000_000_000_000_i64);
+    refused(Kind::Int, json!(1e19));
     assert_eq!(ok(Kind::Int, json!(true)), 1);
     assert_eq!(refused(Kind::Int, json!("x")), "\"'x'\" cannot be converted to an int");
     for bad in [
