@@ -83,8 +83,8 @@ def busy() -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cores", nargs="*", default=[CORES[0], CORES[-1]], help="ansible-core versions (default: the oldest and the newest)")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--block", type=int, default=5, help="tasks of one kind in a row")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--block", type=int, default=2, help="tasks of one kind in a row")
     asked = parser.parse_args()
     below = []
     for version in asked.cores:

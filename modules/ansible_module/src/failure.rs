@@ -74,12 +74,22 @@ pub(crate) fn to_result(error: &Error) -> Map<String, Value> {
         Some(reason) => reason.to_owned(),
         None => host::reason(error).unwrap_or("failed").to_owned(),
     };
-    if reason == "permission_denied" && !nix::unistd::geteuid().is_root() {
-        let msg = format!("{}; the task does not run as root: add become: true", chain(error));
-        result.insert("msg".into(), json!(msg));
+    if let Some(cure) = cure(&reason) {
+        result.insert("msg".into(), json!(format!("{}; {cure}", chain(error))));
     }
     result.insert("reason".into(), json!(reason));
     result
+}
+
+/// What to do next, where it is the same for every module.
+fn cure(reason: &str) -> Option<&'static str> {
+    match reason {
+        "permission_denied" if !nix::unistd::geteuid().is_root() => {
+            Some("the task does not run as root: add become: true")
+        }
+        "interrupted" => Some("run the same task again: it finishes or restores what was begun"),
+        _ => None,
+    }
 }
 
 fn chain(error: &Error) -> String {

@@ -131,13 +131,26 @@ fn print(result: Map<String, Value>, code: u8) -> ExitCode {
         }
     }
     let failed = result.get("failed") == Some(&Value::Bool(true));
-    let mut line = Value::Object(censor::result(result)).to_string();
-    line.push('\n');
+    let line = one_line(&Value::Object(censor::result(result)).to_string());
     let mut stdout = io::stdout().lock();
     match stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) if !failed => ExitCode::from(code),
         _ => ExitCode::FAILURE,
     }
+}
+
+/// Ansible splits what a module printed with Python's splitlines, which knows more line ends than
+/// JSON escapes.
+fn one_line(json: &str) -> String {
+    let mut line = String::with_capacity(json.len() + 1);
+    for c in json.chars() {
+        match c {
+            '\u{85}' | '\u{2028}' | '\u{2029}' => line.push_str(&format!("\\u{:04x}", c as u32)),
+            c => line.push(c),
+        }
+    }
+    line.push('\n');
+    line
 }
 
 fn print_and_exit(result: Map<String, Value>, code: i32) -> ! {
@@ -181,10 +194,7 @@ fn listen_for_signals() {
             thread::sleep(tick);
             waited += tick;
         }
-        let msg = format!(
-            "stopped by {signal} before the module was done; run the same task again: it finishes \
-             or restores what was begun"
-        );
+        let msg = format!("stopped by {signal} before the module was done");
         print_and_exit(to_result(&Failure::new("interrupted", msg).into()), 128 + signal as i32);
     };
     let thread = thread::Builder::new().name("signals".into()).stack_size(64 << 10);

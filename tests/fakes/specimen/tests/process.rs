@@ -107,6 +107,17 @@ fn no_arguments_broken_arguments_and_unknown_names() {
 }
 
 #[test]
+fn every_line_end_that_python_knows_is_escaped() {
+    let text = "a\u{85}b\u{2028}c\u{2029}d\u{b}e\u{c}f\u{1c}g\u{1d}h\u{1e}i\r\nj";
+    let (result, output) = run(json!({"text": text}));
+    assert_eq!(result["echo"]["text"], text);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let line_ends =
+        ['\u{85}', '\u{2028}', '\u{2029}', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\r'];
+    assert!(!printed.contains(line_ends), "{printed:?}");
+}
+
+#[test]
 fn huge_values_are_taken_and_sizeless_ones_refused() {
     let (result, _) = run(json!({"text": "x".repeat(20 << 20)}));
     assert_eq!(result["echo"]["text"].as_str().unwrap().len(), 20 << 20);
@@ -147,6 +158,7 @@ fn a_signal_ends_waits_and_children_and_is_reported() {
     {
         let (result, _, took) = signalled(behave, signal);
         assert_eq!(result["reason"], "interrupted", "{result}");
+        assert!(result["msg"].as_str().unwrap().ends_with("what was begun"), "{result}");
         assert!(took < Duration::from_secs(4), "{behave}: {took:?}");
     }
 }
