@@ -308,8 +308,7 @@ fn a_full_disk_leaves_the_ledger_as_it_was() {
     assert_eq!(reason(&read_only), "read_only", "{read_only}");
 }
 
-/// Ten thousand deploys of ten lines each are read in a moment. The bound is for a debug build on a
-/// busy machine; `make bench` measures the real one.
+/// Ten thousand deploys are read in a moment. The bound is for a debug build on a busy machine.
 #[test]
 fn ten_thousand_deploys_are_read() {
     let ledger = Ledger::new();
