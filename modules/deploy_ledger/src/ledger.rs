@@ -4,6 +4,7 @@
 //! of its format; a reader that meets a newer version says so and does not guess.
 
 use ansible_module::Failure;
+use host::atomic::whole_lines;
 use host::clock::Utc;
 use host::deploy_id::DeployId;
 use serde::{Deserialize, Serialize};
@@ -111,9 +112,9 @@ pub struct Ledger {
 impl Ledger {
     pub fn parse(bytes: &[u8]) -> Result<Ledger, Failure> {
         let mut ledger = Ledger::default();
-        let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        ledger.torn = bytes.len() - end;
-        for (number, text) in bytes[..end].split(|byte| *byte == b'\n').enumerate() {
+        let (lines, torn) = whole_lines(bytes);
+        ledger.torn = torn.map_or(0, <[u8]>::len);
+        for (number, text) in lines.enumerate() {
             if text.trim_ascii().is_empty() {
                 continue;
             }

@@ -26,6 +26,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
+pub(crate) use lines::open_to_append;
 pub use lines::{End, append_line, whole_lines};
 
 use crate::clock;

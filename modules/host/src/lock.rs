@@ -12,16 +12,17 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
 
+use crate::atomic::open_to_append;
 use crate::clock::{self, Utc};
 use crate::deadline::{Deadline, seconds};
 use crate::deploy_id::DeployId;
@@ -150,20 +151,7 @@ enum Attempt {
 }
 
 fn open(path: &Path) -> Result<File> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let file = File::options()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(flags.bits())
-        .open(path)
-        .with_context(|| format!("cannot open the lock file {}", path.display()))?;
-    let metadata = file
-        .metadata()
-        .with_context(|| format!("cannot look at the lock file {}", path.display()))?;
-    ensure!(metadata.is_file(), "cannot lock {}: it is not a regular file", path.display());
-    Ok(file)
+    open_to_append(path).with_context(|| format!("cannot open the lock file {}", path.display()))
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

@@ -62,23 +62,27 @@ fn append(path: &Path, line: &[u8]) -> Result<End> {
     Ok(end)
 }
 
-fn open_lines(path: &Path) -> Result<Flock<File>> {
+/// A file of ours, made 0600 where it is missing: no link, and nothing else than a regular file.
+pub(crate) fn open_to_append(path: &Path) -> Result<File> {
+    // Not blocking: to open a named pipe would wait for its other end.
     let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let open = || {
-        File::options()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(flags.bits())
-            .open(path)
-    };
-    ensure!(open()?.metadata()?.is_file(), "it is not a regular file");
+    let file = File::options()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(flags.bits())
+        .open(path)?;
+    ensure!(file.metadata()?.is_file(), "it is not a regular file");
+    Ok(file)
+}
+
+fn open_lines(path: &Path) -> Result<Flock<File>> {
     poll_until(
         Deadline::after(PATIENCE),
         Duration::from_millis(5),
         "another process that appends to it",
-        || match Flock::lock(open()?, FlockArg::LockExclusiveNonblock) {
+        || match Flock::lock(open_to_append(path)?, FlockArg::LockExclusiveNonblock) {
             Ok(file) => Ok(Some(file)),
             Err((_, Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, error)) => Err(std::io::Error::from(error).into()),
