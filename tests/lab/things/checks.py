@@ -12,7 +12,8 @@ from labkit import Fail, Skip, apt, run, say
 from labkit.cache import entry
 
 PACKAGES = ["shellcheck"]
-CACHES = ["cargo-deny, built from source"]
+CARGO_DENY = "0.20.2"
+CACHES = [f"cargo-deny {CARGO_DENY}, built from source"]
 
 
 def shellcheck() -> Path:
@@ -26,11 +27,11 @@ def cargo_deny() -> Path:
         environment = {**os.environ, "CARGO_TARGET_DIR": str(folder / "target"), "RUSTFLAGS": "", "CARGO_PROFILE_RELEASE_LTO": "off",
                        "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16", "CARGO_PROFILE_RELEASE_OPT_LEVEL": "1"}
         try:
-            run(["cargo", "install", "--locked", "--quiet", "-j2", "--root", folder, "cargo-deny"], env=environment)
+            run(["cargo", "install", "--locked", "--quiet", "-j2", "--root", folder, f"cargo-deny@{CARGO_DENY}"], env=environment)
         except Fail as fail:
             raise Skip(f"cargo-deny cannot be built here: {fail}") from fail
         shutil.rmtree(folder / "target")
-    return entry("cargo-deny", build) / "bin/cargo-deny"
+    return entry(f"cargo-deny-{CARGO_DENY}", build) / "bin/cargo-deny"
 
 
 THINGS = {"shellcheck": shellcheck, "cargo-deny": cargo_deny}
