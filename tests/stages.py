@@ -296,6 +296,11 @@ def archive(job: Job) -> None:
         job.run(venv / "bin/ansible-doc", *modules, env=env)
         job.passed += 1
 
+
+def demo(job: Job) -> None:
+    """What a newcomer runs first; it fails where one of its tasks does something else than it tells."""
+    job.run(ROOT / "tests/demo")
+
 # ---------------------------------------------------------------- alone, since they measure time
 
 
@@ -325,6 +330,7 @@ STAGES = [
     Stage("sanity", "ansible-test sanity", sanity, "python", ("collection",)),
     Stage("syntax", "every playbook's syntax", syntax, "python", ("collection",)),
     Stage("archive", "the archive installs and documents itself, on each ansible-core", archive, "python", ("dist",)),
+    Stage("demo", "make demo", demo, "python", ("collection",)),
     Stage("integration", "the collection on real targets, on each ansible-core", pytest("integration"), "alone", ("collection",)),
     Stage("faults", "the same when things go wrong", pytest("faults"), "alone", ("collection",)),
 ]
