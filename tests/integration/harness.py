@@ -34,6 +34,12 @@ EDGES = CORES if os.environ.get("REVERSIBLE_LONG") else list(dict.fromkeys([CORE
 CACHE_FOLDER = ".reversible-deploy"  # in the home of the user who executes
 SKIP = 77  # the lab's exit status for "cannot be had on this machine"
 
+SPECIMEN = "reversible.deploy.specimen"
+AFTERWARDS = {"name": "afterwards", SPECIMEN: {"text": "still reachable"}}
+# The task is meant to fail; what is looked at is that the play goes on to the next one on the same host.
+GOES_ON = {"ignore_errors": True}
+MARK = "specimen_x86_64-"  # how a running copy is told from everything else on this machine
+
 
 def lab(*words: str) -> str:
     """Ask the lab for something; what it prints. Skips the test where this machine cannot have it."""
@@ -165,7 +171,7 @@ class Ansible:
 
     def cached(self, host: str) -> list[str]:
         """What lies in the cache of the host's own user."""
-        return self.on(host, f"ls -A ~/{CACHE_FOLDER} 2>/dev/null || true").split()
+        return self.on(host, f"if [ -d ~/{CACHE_FOLDER} ]; then ls -A ~/{CACHE_FOLDER}; fi").split()
 
     def _file(self, name: str, text: str) -> str:
         path = self.folder / f"{name}-{time.monotonic_ns()}.json"
@@ -235,6 +241,27 @@ def alone() -> t.Iterator[None]:
     with open(f"{os.environ.get('REVERSIBLE_LAB') or '/run/reversible-lab'}.tests.lock", "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def temporary_folder(ansible: Ansible, host: str) -> t.Iterator[str]:
+    """A place for core's own files that works, on a target whose home does not."""
+    place = ansible.on(host, "mktemp -d").strip()
+    ansible.hosts[host] = ansible.hosts[host] | {"ansible_remote_tmp": place}
+    try:
+        yield place
+    finally:
+        ansible.on(host, f"rm -rf {place}")
+
+
+def processes(mark: str = MARK) -> list[int]:
+    """The copies of the specimen that run now, as the first word of their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in path.read_bytes().split(b"\0")[0]:
+                found.append(int(path.parent.name))
+    return found
 
 
 # Fixtures; the conftest.py of each folder takes them from here.
