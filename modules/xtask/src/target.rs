@@ -59,8 +59,9 @@ pub struct Toolchain {
 
 impl Toolchain {
     /// The machine's own architecture is linked by its own C compiler against glibc, which is there wherever Rust is. For
-    /// the other one: a musl std, which brings its own linker and C library; a glibc one with a cross compiler; or the
-    /// one that the lab keeps in its cache. `None` when there is nothing of these.
+    /// the other one: a musl std, which brings its own linker and C library, with anything that compiles C for it, since
+    /// ring (TLS) is partly C; a glibc one with a cross compiler; or the one that the lab keeps in its cache. `None` when
+    /// there is nothing of these.
     pub fn find(workspace: &Workspace, arch: Arch) -> Option<Self> {
         let (gnu, musl) = (
             format!("{}-unknown-linux-gnu", arch.name()),
@@ -77,10 +78,12 @@ impl Toolchain {
         };
         if arch.is_native() && cfg!(target_env = "gnu") && has_std(&gnu) {
             plain(gnu, vec![])
-        } else if has_std(&musl) {
-            let linker = if arch.is_native() { None } else { Some("rust-lld".into()) };
-            let linker = linker.map(|linker| (cargo_variable(&musl, "LINKER"), linker));
-            plain(musl, linker.into_iter().collect())
+        } else if has_std(&musl) && arch.is_native() {
+            plain(musl, vec![])
+        } else if let Some(compiler) = c_compiler(arch).filter(|_| has_std(&musl)) {
+            let linker = (cargo_variable(&musl, "LINKER"), "rust-lld".into());
+            let compiler = (format!("CC_{}", musl.replace('-', "_")), compiler.into());
+            plain(musl, vec![linker, compiler])
         } else if has_std(&gnu) && which::which(&cross_compiler).is_ok() {
             let linker = (cargo_variable(&gnu, "LINKER"), cross_compiler.into());
             plain(gnu, vec![linker])
@@ -135,7 +138,21 @@ pub fn advice(arch: Arch) -> String {
     } else {
         ""
     };
-    format!("`rustup target add {}-unknown-linux-musl`{lab}", arch.name())
+    let name = arch.name();
+    let compiler = if arch.is_native() {
+        String::new()
+    } else {
+        format!(" together with a C compiler, clang or {name}-linux-gnu-gcc")
+    };
+    format!("`rustup target add {name}-unknown-linux-musl`{compiler}{lab}")
+}
+
+/// What compiles C for another architecture. clang needs no C library for it, since ring then brings its own declarations;
+/// a gcc has one beside it.
+fn c_compiler(arch: Arch) -> Option<String> {
+    let name = arch.name();
+    let known = [format!("{name}-linux-musl-gcc"), "clang".into(), format!("{name}-linux-gnu-gcc")];
+    known.into_iter().find(|compiler| which::which(compiler).is_ok())
 }
 
 fn has_std(triple: &str) -> bool {

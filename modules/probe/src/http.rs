@@ -1,0 +1,244 @@
+//! One HTTP request on a connection of its own.
+//!
+//! Over rustls and httparse, with a loop of our own in place of a client such as ureq: what is asked
+//! here is one GET on a connection that is never kept, but with one deadline over everything, a look
+//! for signals in every wait, names that the C library does not resolve, and a place to connect to
+//! that is not the URL's. A client would have to be given its own resolver and its own connections,
+//! through interfaces that it calls unstable, and what is left of it is less than this.
+//!
+//! Invariant: an [`Answer`] is complete but for what [`Request::most_body`] cut off; everything
+//! else is [`Unanswered`].
+
+mod body;
+mod head;
+mod incoming;
+mod unanswered;
+pub(crate) mod url;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use host::deadline::Deadline;
+use rustls::{ClientConfig, StreamOwned};
+
+pub use head::check_headers;
+pub use unanswered::{Kind, Unanswered};
+pub use url::Url;
+
+use crate::wire::{Phase, Wire, broken};
+use crate::{name, tls};
+use body::Fault;
+use head::Head;
+use incoming::{Connection, Incoming};
+
+/// How many answers 1xx may come before the one that counts.
+const MOST_INTERIM: usize = 16;
+
+/// How a server proves who it is. By default to the authorities that this machine trusts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM: the authorities to trust in place of the machine's own.
+    pub ca_file: Option<PathBuf>,
+    /// Any certificate will do: expired, self-signed, for another name.
+    pub insecure: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    #[default]
+    Get,
+    Head,
+}
+
+/// What to ask.
+#[derive(Clone)]
+pub struct Request {
+    pub url: Url,
+    pub method: Method,
+    /// Sent as they stand, each once; `Host`, `User-Agent` and `Accept` replace our own. A redirect
+    /// to another scheme, host or port gets none of them.
+    pub headers: Vec<(String, String)>,
+    pub tls: Tls,
+    /// How many redirects to follow. 0: an answer 3xx is just an answer.
+    pub redirects: u32,
+    /// How many bytes of the body to read; the rest is left. With 0 the body is not waited for.
+    pub most_body: usize,
+    /// Connect here, whatever the URL's host is; `Host`, SNI and the certificate's name stay the
+    /// URL's. A redirect to another scheme, host or port goes where its own name leads.
+    pub connect_to: Option<SocketAddr>,
+}
+
+impl Request {
+    /// A GET: 1 MiB of the body at most, no redirects followed.
+    pub fn get(url: Url) -> Request {
+        Request {
+            url,
+            method: Method::Get,
+            headers: Vec::new(),
+            tls: Tls::default(),
+            redirects: 0,
+            most_body: 1 << 20,
+            connect_to: None,
+        }
+    }
+}
+
+/// Shows no value of a header and no path: tokens stand there.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Request")
+            .field("host", &self.url.authority())
+            .field("method", &self.method)
+            .field("headers", &names)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// There was more of the body than was to be read.
+    pub truncated: bool,
+    pub took: Duration,
+}
+
+/// Asks, on a new connection, and never for longer than `deadline` for everything together: name,
+/// connection, TLS, head, body, redirects.
+pub fn ask(request: &Request, deadline: Duration) -> Result<Answer, Unanswered> {
+    let (begun, deadline) = (Instant::now(), Deadline::after(deadline));
+    check_headers(&request.headers).map_err(|why| {
+        let msg = format!("cannot ask {}: {why}", request.url.authority());
+        Unanswered::new(Kind::Protocol, msg)
+    })?;
+    let mut asking = Asking { request, deadline, tls: None };
+    let mut url = request.url.clone();
+    let mut left = request.redirects;
+    loop {
+        let (head, mut incoming) = asking.exchange(&url)?;
+        if request.redirects > 0 {
+            if let Some(next) = next(&url, &head)? {
+                if left == 0 {
+                    let place = request.url.authority();
+                    let most = request.redirects;
+                    let msg = format!("{place} redirects more often than allowed ({most})");
+                    return Err(Unanswered::new(Kind::Redirects, msg));
+                }
+                left -= 1;
+                url = next;
+                continue;
+            }
+        }
+        let (body, truncated) = asking.body(&url, &head, &mut incoming)?;
+        let Head { status, headers, .. } = head;
+        return Ok(Answer { status, headers, body, truncated, took: begun.elapsed() });
+    }
+}
+
+/// One request and the redirects that it leads to.
+struct Asking<'a> {
+    request: &'a Request,
+    deadline: Deadline,
+    /// Made once, and only when it is needed: it reads all the authorities of the machine.
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl Asking<'_> {
+    /// Up to the head of the answer that counts.
+    fn exchange(&mut self, url: &Url) -> Result<(Head, Incoming), Unanswered> {
+        let Request { method, headers, .. } = self.request;
+        let headers = if url.same_origin(&self.request.url) { headers.as_slice() } else { &[] };
+        let mut connection = self.connect(url)?;
+        let place = url.authority();
+        let broke = |error| broken(&error, &place, Phase::Head, self.deadline);
+        connection.send(&head::write(*method, url, headers)).map_err(broke)?;
+        let mut incoming = Incoming::new(connection);
+        let refuse = |why| Unanswered::new(Kind::Protocol, format!("{place} {why}"));
+        for _ in 0..=MOST_INTERIM {
+            let head = loop {
+                match head::read(incoming.pending()).map_err(refuse)? {
+                    Some(head) => break head,
+                    None => incoming.more().map_err(broke)?,
+                }
+            };
+            incoming.consume(head.length);
+            match head.status {
+                101 => return Err(refuse("changed to a protocol that was not asked for".into())),
+                100..=199 => {}
+                _ => return Ok((head, incoming)),
+            }
+        }
+        Err(refuse(format!("sent more than {MOST_INTERIM} answers 1xx and no other")))
+    }
+
+    fn connect(&mut self, url: &Url) -> Result<Connection, Unanswered> {
+        let place = url.authority();
+        let of_tls = |why| Unanswered::new(Kind::Tls, why);
+        // Before anything is sent: what is wrong with the file of authorities is wrong every time.
+        let begun = if url.is_https() {
+            let config = match self.tls.take() {
+                Some(known) => known,
+                None => tls::config(&self.request.tls).map_err(of_tls)?,
+            };
+            self.tls = Some(config.clone());
+            Some(tls::begin(config, url.host()).map_err(of_tls)?)
+        } else {
+            None
+        };
+        let addresses = match self.request.connect_to {
+            Some(address) if url.same_origin(&self.request.url) => vec![address],
+            _ => name::resolve_until(url.host(), url.port(), self.deadline)?,
+        };
+        let mut wire = Wire::open(&addresses, &place, self.deadline)?;
+        let Some(mut client) = begun else {
+            return Ok(Connection::Plain(wire));
+        };
+        while client.is_handshaking() {
+            client
+                .complete_io(&mut wire)
+                .map_err(|error| broken(&error, &place, Phase::Handshake, self.deadline))?;
+        }
+        Ok(Connection::Tls(Box::new(StreamOwned::new(client, wire))))
+    }
+
+    fn body(
+        &self,
+        url: &Url,
+        head: &Head,
+        incoming: &mut Incoming,
+    ) -> Result<(Vec<u8>, bool), Unanswered> {
+        let place = url.authority();
+        let refuse = |why: &str| Unanswered::new(Kind::Protocol, format!("{place} {why}"));
+        let framing = body::framing(self.request.method, head).map_err(|why| refuse(&why))?;
+        let mut body = Vec::new();
+        match body::read(incoming, framing, self.request.most_body, &mut body) {
+            Ok(truncated) => Ok((body, truncated)),
+            Err(Fault::Garbage(why)) => Err(refuse(why)),
+            Err(Fault::Io(error)) => {
+                Err(broken(&error, &place, Phase::Body(body.len()), self.deadline))
+            }
+        }
+    }
+}
+
+/// Where an answer leads, if it does. Never from https to http: it would give away what TLS kept.
+fn next(url: &Url, head: &Head) -> Result<Option<Url>, Unanswered> {
+    let (301 | 302 | 303 | 307 | 308, Some(location)) = (head.status, head.all("location").next())
+    else {
+        return Ok(None);
+    };
+    let refuse = |why: &str| {
+        let msg = format!("{} redirects to where it must not be followed: {why}", url.authority());
+        Unanswered::new(Kind::Redirects, msg)
+    };
+    let next = url.join(location).map_err(|why| refuse(&why))?;
+    if url.is_https() && !next.is_https() {
+        return Err(refuse("from https to http"));
+    }
+    Ok(Some(next))
+}

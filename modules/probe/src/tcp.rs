@@ -1,0 +1,19 @@
+//! Whether a port takes connections. Nothing is sent.
+
+use std::time::{Duration, Instant};
+
+use host::deadline::Deadline;
+
+use crate::http::Unanswered;
+use crate::http::url::bracketed;
+use crate::name;
+use crate::wire::Wire;
+
+/// Connects and closes again. The time that it took, the name's looking up included.
+pub fn connect(host: &str, port: u16, deadline: Duration) -> Result<Duration, Unanswered> {
+    let (begun, deadline) = (Instant::now(), Deadline::after(deadline));
+    let addresses = name::resolve_until(host, port, deadline)?;
+    let bare = host.trim_matches(['[', ']']);
+    Wire::open(&addresses, &format!("{}:{port}", bracketed(bare)), deadline)?;
+    Ok(begun.elapsed())
+}

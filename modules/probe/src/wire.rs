@@ -1,0 +1,308 @@
+//! A TCP connection with a deadline for all of it.
+//!
+//! Invariant: it never blocks in the kernel. Every wait is poll(2) in slices of [`LOOK_EVERY`] and
+//! ends with the deadline or with a signal, whatever the other side does: also when it sends
+//! without a pause, or a byte now and then.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use host::deadline::{Deadline, seconds};
+use host::interrupt::{self, Interrupted};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
+
+use crate::http::{Kind, Unanswered};
+use crate::tls;
+
+/// How often a wait looks for a signal.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const ALMOST_ONE_MORE: Duration = Duration::from_micros(999);
+
+/// A connection; reads and writes fail with `TimedOut` at the deadline, and with [`Interrupted`]
+/// inside of the error when a signal is pending.
+pub(crate) struct Wire {
+    stream: TcpStream,
+    deadline: Deadline,
+}
+
+impl Wire {
+    /// The first of the addresses that takes the connection. Each has its share of the time that is
+    /// left, so that one that drops our packets does not hide the next.
+    pub(crate) fn open(
+        addresses: &[SocketAddr],
+        place: &str,
+        deadline: Deadline,
+    ) -> Result<Wire, Unanswered> {
+        let (mut kinds, mut reasons) = (Vec::new(), Vec::new());
+        for (index, address) in addresses.iter().enumerate() {
+            let others = (addresses.len() - index) as u32;
+            let share = Deadline::after(deadline.remaining() / others);
+            let error = match open_one(*address, share) {
+                Ok(stream) => return Ok(Wire { stream, deadline }),
+                Err(error) => error,
+            };
+            if let Some(why) = interrupted(&error) {
+                return Err(Unanswered::interrupted(&format!("connecting to {place}"), why));
+            }
+            let (kind, reason) = refusal(&error, share);
+            kinds.push(kind);
+            let shown = address.to_string();
+            reasons.push(if shown == place { reason } else { format!("{reason} ({shown})") });
+        }
+        // The most telling first: a port that nobody listens on says more than a network without
+        // IPv6.
+        let kind = [Kind::Refused, Kind::Timeout].into_iter().find(|kind| kinds.contains(kind));
+        let msg = format!("cannot connect to {place}: {}", reasons.join(", "));
+        Err(Unanswered::new(kind.unwrap_or(Kind::Unreachable), msg))
+    }
+
+    /// As much as goes without waiting, and no matter whether it does: for a farewell.
+    pub(crate) fn without_waiting(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// Repeats what would block until it does not. Looks at the deadline also when nothing blocks:
+    /// a server that sends for ever never does.
+    fn each<T>(
+        &mut self,
+        flags: PollFlags,
+        mut attempt: impl FnMut(&mut TcpStream) -> io::Result<T>,
+    ) -> io::Result<T> {
+        loop {
+            alive(self.deadline)?;
+            match attempt(&mut self.stream) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    wait(self.stream.as_fd(), flags, self.deadline)?;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.each(PollFlags::POLLIN, |stream| stream.read(buffer))
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.each(PollFlags::POLLOUT, |stream| stream.write(buffer))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What was going on when a connection failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Handshake,
+    Head,
+    /// So many bytes of the body had come.
+    Body(usize),
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Phase::Handshake => f.write_str("during the TLS handshake"),
+            Phase::Head => f.write_str("before the headers of its answer were complete"),
+            Phase::Body(bytes) => write!(f, "after {bytes} bytes of the body"),
+        }
+    }
+}
+
+/// The sentence for an error of a connection that stood.
+pub(crate) fn broken(error: &io::Error, place: &str, phase: Phase, whole: Deadline) -> Unanswered {
+    if let Some(why) = interrupted(error) {
+        return Unanswered::interrupted(&format!("asking {place}"), why);
+    }
+    if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        return Unanswered::new(Kind::Tls, tls::sentence(error, place));
+    }
+    let end = match error.kind() {
+        ErrorKind::TimedOut => {
+            let span = seconds(whole.span());
+            let msg = format!("{place} did not answer within {span}: the time ended {phase}");
+            return Unanswered::new(Kind::Timeout, msg);
+        }
+        ErrorKind::UnexpectedEof => "closed the connection",
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted => {
+            "reset the connection"
+        }
+        _ => {
+            let msg = format!("the connection to {place} broke {phase}: {}", plain(error));
+            return Unanswered::new(Kind::Unreachable, msg);
+        }
+    };
+    Unanswered::new(Kind::Closed, format!("{place} {end} {phase}"))
+}
+
+fn open_one(address: SocketAddr, deadline: Deadline) -> io::Result<TcpStream> {
+    // Begun even when no time is left: what answers at once costs none.
+    interrupt::check().map_err(io::Error::other)?;
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Stream, flags, None)?;
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) => {}
+        Err(Errno::EINPROGRESS | Errno::EINTR) => {
+            wait(socket.as_fd(), PollFlags::POLLOUT, deadline)?;
+        }
+        Err(errno) => return Err(errno.into()),
+    }
+    let stream = TcpStream::from(socket);
+    if let Some(error) = stream.take_error()? {
+        return Err(error);
+    }
+    // TCP lets a socket connect to itself when its own port happens to be the one that it asks for.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(Errno::ECONNREFUSED.into());
+    }
+    // The last part of a handshake and the request follow each other; Nagle would keep the second
+    // back.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn alive(deadline: Deadline) -> io::Result<()> {
+    interrupt::check().map_err(io::Error::other)?;
+    if deadline.passed() { Err(ErrorKind::TimedOut.into()) } else { Ok(()) }
+}
+
+fn wait(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Deadline) -> io::Result<()> {
+    loop {
+        interrupt::check().map_err(io::Error::other)?;
+        let left = deadline.remaining();
+        // Rounded up: poll counts whole milliseconds, and must not be asked in vain for the last.
+        let slice = if left.is_zero() { left } else { left.min(LOOK_EVERY) + ALMOST_ONE_MORE };
+        let slice = PollTimeout::try_from(slice).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut [PollFd::new(fd, flags)], slice) {
+            Ok(0) if left.is_zero() => return Err(ErrorKind::TimedOut.into()),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn interrupted(error: &io::Error) -> Option<Interrupted> {
+    error.get_ref()?.downcast_ref().copied()
+}
+
+fn refusal(error: &io::Error, share: Deadline) -> (Kind, String) {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => (Kind::Refused, "connection refused".into()),
+        ErrorKind::TimedOut => (Kind::Timeout, no_answer(share.span())),
+        _ => (Kind::Unreachable, plain(error)),
+    }
+}
+
+/// A share of a deadline is no round number; a hundredth of a second is fine enough.
+fn no_answer(within: Duration) -> String {
+    match (within.as_millis() as u64 + 5) / 10 * 10 {
+        0 => "no time was left for it".into(),
+        millis => format!("no answer within {}", seconds(Duration::from_millis(millis))),
+    }
+}
+
+/// What the kernel calls it, without the number.
+fn plain(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    use nix::sys::socket::{Backlog, bind, getsockname, listen};
+    use nix::sys::socket::{SockaddrIn, SockaddrLike};
+
+    /// A port whose queue is full: the kernel drops what asks for a connection, as a firewall does.
+    fn silent() -> (SocketAddr, Vec<std::os::fd::OwnedFd>) {
+        let flags = SockFlag::SOCK_NONBLOCK;
+        let new = || socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+        let listener = new();
+        bind(listener.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let address: SockaddrIn = getsockname(listener.as_raw_fd()).unwrap();
+        let mut kept = vec![listener];
+        for _ in 0..4 {
+            let client = new();
+            let _ = connect(client.as_raw_fd(), &address as &dyn SockaddrLike);
+            kept.push(client);
+        }
+        let (ip, port) = (address.ip(), address.port());
+        (SocketAddr::from((ip, port)), kept)
+    }
+
+    #[test]
+    fn one_silent_address_does_not_hide_the_next() {
+        let (silent, _kept) = silent();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let good = listener.local_addr().unwrap();
+        let span = Duration::from_millis(600);
+        let begun = Instant::now();
+        Wire::open(&[silent, good], "shop", Deadline::after(span)).unwrap();
+        let took = begun.elapsed();
+        assert!(took >= span / 2 && took < span, "{took:?}");
+
+        drop(listener);
+        let begun = Instant::now();
+        let error = Wire::open(&[silent, good], "shop", Deadline::after(span)).err().unwrap();
+        assert!(begun.elapsed() < span, "{:?}", begun.elapsed());
+        let sentence = format!(
+            "cannot connect to shop: no answer within 0.3 s ({silent}), connection refused ({good})"
+        );
+        assert_eq!((error.kind, error.msg.as_str()), (Kind::Refused, sentence.as_str()));
+
+        let begun = Instant::now();
+        let error = Wire::open(&[silent, silent], "shop", Deadline::after(span)).err().unwrap();
+        let took = begun.elapsed();
+        assert!(took >= span && took < span + Duration::from_millis(300), "{took:?}");
+        assert_eq!(error.kind, Kind::Timeout, "{error}");
+    }
+
+    #[test]
+    fn with_no_time_left_it_still_tries() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (silent, _kept) = silent();
+        let none = Deadline::after(Duration::ZERO);
+        let error = Wire::open(&[silent], "shop", none).err().unwrap();
+        assert!(error.msg.contains("no time was left for it"), "{error}");
+        drop(listener);
+        let error = Wire::open(&[address], "shop", none).err().unwrap();
+        assert_eq!(error.kind, Kind::Refused, "{error}");
+    }
+
+    #[test]
+    fn the_deadline_counts_also_when_there_is_always_something_to_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let deadline = Deadline::after(Duration::from_millis(200));
+        let mut wire = Wire::open(&[address], "shop", deadline).unwrap();
+        listener.accept().unwrap().0.write_all(b"abc").unwrap();
+        let mut byte = [0];
+        assert_eq!(wire.read(&mut byte).unwrap(), 1);
+        std::thread::sleep(deadline.remaining());
+        assert_eq!(wire.read(&mut byte).unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+}
