@@ -40,6 +40,18 @@ impl Journal<'_> {
         Ok(Some(outcome))
     }
 
+    /// Since when a run that was killed waits to be finished or taken back, and what it was about.
+    pub fn waiting(&self) -> Result<Option<(String, Vec<String>)>> {
+        let Some(_) = SafeFolder::find(self.state_dir)? else { return Ok(None) };
+        Ok(self.unfinished()?.map(|begun| (begun.since.to_string(), begun.value.plan)))
+    }
+
+    /// What was begun has been taken back: there is nothing left to finish.
+    pub fn taken_back(&self) -> Result<()> {
+        let Some(_) = SafeFolder::find(self.state_dir)? else { return Ok(()) };
+        self.unfinished()?.map_or(Ok(()), |begun| begun.intent.finish())
+    }
+
     pub(crate) fn unfinished(&self) -> Result<Option<Found<Begun>>> {
         Intent::unfinished::<Begun>(self.state_dir, self.task)
     }

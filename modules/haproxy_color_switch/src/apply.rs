@@ -1,0 +1,251 @@
+//! Apply: the flip, the gates after it, the record. What fails is taken back by `back.rs`.
+//!
+//! Invariant: what is changed is looked at anew under the lock of this HAProxy, since other apps
+//! flip there too.
+
+use crate::budget;
+use crate::color::Color;
+use crate::gate;
+use crate::haproxy::{map, reload};
+use crate::history::{Entry, Verdict};
+use crate::plan::{Action, Switch};
+use crate::servers::Fleet;
+use crate::state::{self, State, digest};
+use crate::task::{Method, Task};
+use ansible_module::Failure;
+use anyhow::{Context, Result, bail, ensure};
+use host::atomic::Replace;
+use host::clock;
+use host::deadline::Deadline;
+use host::fence::Fence;
+use host::folder::SafeFolder;
+use host::interrupt;
+use host::lock::Lock;
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const LOCKS: &str = "/run/reversible-haproxy";
+const POLL: Duration = Duration::from_millis(100);
+
+/// One lock for each thing that only one task may change. Not in the state folder: a run that is
+/// refused leaves nothing behind there.
+pub fn lock(task: &Task, what: &Path) -> Result<Lock> {
+    let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
+    let whole = fs::canonicalize(what).unwrap_or_else(|_| what.to_owned());
+    let name = digest(whole.as_os_str().as_encoded_bytes());
+    Lock::acquire(
+        &folder.join(format!("{}.lock", &name[..16])),
+        state::TASK,
+        task.run(),
+        task.lock_timeout,
+    )
+    .with_context(|| format!("waiting for another task on {}", what.display()))
+}
+
+pub struct Apply<'a> {
+    pub task: &'a Task,
+    pub state: &'a State,
+    pub switch: &'a Switch,
+    pub numbers: Numbers,
+    /// Something was changed, or may have been.
+    pub flipped: bool,
+}
+
+/// What is told of a flip, also when it failed.
+#[derive(Default)]
+pub struct Numbers {
+    milliseconds: Map<String, Value>,
+    proof: Option<Value>,
+    pub budget: Option<Value>,
+    sessions_left: Option<u64>,
+    pub reverted: bool,
+}
+
+impl Numbers {
+    pub fn took(&mut self, what: &str, began: Instant) {
+        let milliseconds = (began.elapsed().as_secs_f64() * 10_000.0).round() / 10.0;
+        self.milliseconds.insert(what.to_owned(), json!(milliseconds));
+    }
+
+    pub fn to_json(&self) -> Value {
+        let mut all = json!({
+            "milliseconds": self.milliseconds,
+            "sessions_left": self.sessions_left,
+            "reverted": self.reverted,
+        });
+        for (key, value) in [("proof", &self.proof), ("budget", &self.budget)] {
+            if let Some(value) = value {
+                all[key] = value.clone();
+            }
+        }
+        all
+    }
+}
+
+impl<'a> Apply<'a> {
+    pub fn new(task: &'a Task, state: &'a State, switch: &'a Switch) -> Apply<'a> {
+        // A run that was killed may have flipped: what fails from here on is taken back as well.
+        let flipped = state.unfinished.is_some();
+        Apply { task, state, switch, numbers: Numbers::default(), flipped }
+    }
+
+    pub fn act(&mut self, action: &Action) -> Result<()> {
+        let began = Instant::now();
+        let (what, done) = match action {
+            Action::Flip => ("flip", self.flip()),
+            Action::Prove => ("prove", self.prove()),
+            Action::Watch => ("watch", budget::watch(self)),
+            Action::Record => ("record", self.record()),
+        };
+        self.numbers.took(what, began);
+        done
+    }
+
+    fn flip(&mut self) -> Result<()> {
+        // A signal ends the run before or after this, not between the live map and its file.
+        let _shield = interrupt::shield();
+        let task = self.task;
+        if let Some(run) = task.run() {
+            Fence::check_and_raise(&task.place.state_dir, run)?;
+        }
+        match &task.place.method {
+            Method::Map(file) => self.flip_map(file)?,
+            Method::Reload => self.flip_config()?,
+        }
+        write_record(task, self.switch.to)
+    }
+
+    fn flip_map(&mut self, file: &Path) -> Result<()> {
+        let (place, state) = (&self.task.place, self.state);
+        let value = state.pattern.name(self.switch.to);
+        let _lock = lock(self.task, file)?;
+        let text = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+        ensure_unmoved(map::file_value(&text, &place.key) == state.file, file)?;
+        for (socket, seen) in state.sockets.iter().zip(&state.live) {
+            ensure_unmoved(map::live_value(socket, file, &place.key)? == *seen, file)?;
+        }
+        for socket in &state.sockets {
+            // Before it is done: an answer that does not come leaves it open.
+            self.flipped = true;
+            map::set_live(socket, file, &place.key, &value)?;
+        }
+        Replace::new(file)
+            .write(&map::with_value(&text, &place.key, &value))
+            .context("the live map would be forgotten at the next reload")?;
+        self.read_back(file, &value)
+    }
+
+    fn read_back(&self, file: &Path, value: &str) -> Result<()> {
+        let key = &self.task.place.key;
+        for socket in &self.state.sockets {
+            let live = map::live_value(socket, file, key)?;
+            ensure!(live.as_deref() == Some(value), "{key} reads back as {live:?} at {socket}");
+        }
+        let text = fs::read(file).with_context(|| format!("reading {} back", file.display()))?;
+        let written = map::file_value(&text, key);
+        ensure!(
+            written.as_deref() == Some(value),
+            "{key} reads back as {written:?} in {}",
+            file.display()
+        );
+        Ok(())
+    }
+
+    fn flip_config(&mut self) -> Result<()> {
+        let (Some(content), Some(way)) = (&self.switch.content, &self.switch.way) else {
+            bail!("there is no new configuration to load");
+        };
+        let place = &self.task.place;
+        let _lock = lock(self.task, &place.config)?;
+        let now = fs::read(&place.config)
+            .with_context(|| format!("reading {}", place.config.display()))?;
+        ensure_unmoved(now == self.state.text, &place.config)?;
+        if let Some(from) = self.switch.from {
+            Replace::new(&place.kept_config(from)).mode(0o600).write(&now)?;
+        }
+        self.flipped = true;
+        Replace::new(&place.config).write(content)?;
+        reload::reload(way, &self.state.sockets)?;
+        gate::target_after_reload(self.state, self.task, self.switch)?;
+        Replace::new(&place.digest_file()).write(format!("{}\n", digest(content)).as_bytes())?;
+        Ok(())
+    }
+
+    fn prove(&mut self) -> Result<()> {
+        let Some(prove) = &self.task.prove else { return Ok(()) };
+        let proof = prove.ask(None, self.switch.release.as_deref());
+        interrupt::check()?;
+        let proof = proof.map_err(|why| {
+            Failure::new("not_proven", format!("{} does not hold: {why}", self.switch.to))
+        })?;
+        self.numbers.proof = Some(proof.to_json());
+        Ok(())
+    }
+
+    fn record(&mut self) -> Result<()> {
+        let (task, switch) = (self.task, self.switch);
+        let mut history = self.state.history.clone();
+        let newest = history.newest().cloned();
+        if let Some(from) = switch.from {
+            // Found, and made by nobody that we know.
+            if newest.as_ref().map(|entry| entry.color) != Some(from) && from != switch.to {
+                history.add(entry(from, None, None, Verdict::Good));
+            }
+            if task.void && from != switch.to {
+                history.void_newest_of(from);
+            }
+        }
+        let known = newest.filter(|entry| entry.color == switch.to).and_then(|entry| entry.release);
+        let release = switch.release.clone().or(known);
+        let run = task.run().map(ToString::to_string);
+        history.add(entry(switch.to, release, run, Verdict::Good));
+        history.write(&task.place.history_file(), task.keep)?;
+        write_record(task, switch.to)
+    }
+
+    /// Wait until the old colour has no sessions; that some are left is told, and no failure.
+    pub fn drain(&mut self) -> Result<()> {
+        let (began, deadline) = (Instant::now(), Deadline::after(self.task.drain));
+        let old = self.switch.to.other();
+        loop {
+            let fleet = Fleet::observe(&self.state.groups, old, &self.state.sockets)?;
+            self.numbers.sessions_left = Some(fleet.sessions());
+            // The flip is proven and recorded: a signal ends the wait, and nothing else.
+            if fleet.sessions() == 0 || deadline.passed() || deadline.sleep(POLL).is_err() {
+                self.numbers.took("drain", began);
+                return Ok(());
+            }
+        }
+    }
+}
+
+pub fn entry(
+    color: Color,
+    release: Option<String>,
+    run: Option<String>,
+    verdict: Verdict,
+) -> Entry {
+    Entry { time: clock::now(), color, release, deploy_id: run, verdict }
+}
+
+fn write_record(task: &Task, color: Color) -> Result<()> {
+    // Runbooks read it as another user.
+    let path = task.place.active_color_file();
+    Replace::new(&path).new_mode(0o644).write(format!("{color}\n").as_bytes())?;
+    Ok(())
+}
+
+fn ensure_unmoved(same: bool, place: &Path) -> Result<()> {
+    match same {
+        true => Ok(()),
+        false => {
+            let msg = format!(
+                "somebody else changed {} meanwhile; nothing was changed; run the task again",
+                place.display()
+            );
+            Err(Failure::new("moved", msg).into())
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The way back, by the very run that flipped: the live HAProxy, its files and the record.
+//!
+//! Invariants: it needs no space on the disk, no signal stops it, and an HAProxy that is gone does
+//! not keep the files from being put right: it reads them when it starts.
+
+use crate::apply::{Apply, entry, lock};
+use crate::color::Color;
+use crate::haproxy::{map, reload};
+use crate::history::Verdict;
+use crate::state::{self, digest};
+use crate::task::Method;
+use ansible_module::Failure;
+use anyhow::{Context, Result, ensure};
+use host::atomic::Replace;
+use host::deadline::seconds;
+use host::interrupt;
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::time::Instant;
+
+impl Apply<'_> {
+    /// After a failure: put the old colour back where anything was changed.
+    pub fn go_back(&mut self, error: anyhow::Error) -> anyhow::Error {
+        let _shield = interrupt::shield();
+        let old = self.switch.from;
+        if !self.flipped {
+            let left = state::journal(&self.task.place, None).taken_back();
+            return match left {
+                Ok(()) => error,
+                Err(why) => why.context(error.to_string()),
+            };
+        }
+        let began = Instant::now();
+        let restored = match &self.task.place.method {
+            Method::Map(file) => self.map_back(file, old),
+            Method::Reload => self.config_back(old),
+        };
+        self.numbers.took("back", began);
+        let color = old.map_or("what was there before", Color::word);
+        let done = restored.and_then(|silent| self.record_back(&error, old).map(|()| silent));
+        let done = done.and_then(|silent| {
+            state::journal(&self.task.place, None).taken_back().map(|()| silent)
+        });
+        match done {
+            Ok(silent) => {
+                self.numbers.reverted = true;
+                let after = seconds(began.elapsed());
+                let msg = match silent.as_slice() {
+                    [] => format!("{color} is active again after {after}"),
+                    silent => format!(
+                        "{color} stands in the files again, and HAProxy reads them when it starts ({})",
+                        silent.join("; ")
+                    ),
+                };
+                Failure::new(code(&error), msg)
+                    .with("flip", self.numbers.to_json())
+                    .caused_by(error)
+                    .into()
+            }
+            Err(why) => {
+                let msg = format!(
+                    "{} was not kept, and {color} could NOT be put back everywhere ({why:#}); look with \
+                     haproxy_color_switch_info and run the task again with color: {color}",
+                    self.switch.to
+                );
+                Failure::new("not_reverted", msg)
+                    .with("flip", self.numbers.to_json())
+                    .with("because", format!("{error:#}"))
+                    .into()
+            }
+        }
+    }
+
+    fn was_unfinished(&self) -> bool {
+        self.state.unfinished.is_some()
+    }
+
+    /// Returns what could not be asked, since no HAProxy runs there.
+    fn map_back(&self, file: &Path, old: Option<Color>) -> Result<Vec<String>> {
+        let (key, state) = (&self.task.place.key, self.state);
+        let _lock = lock(self.task, file)?;
+        // What a killed run had flipped was seen flipped; then the colour says what was before.
+        let before = |seen: &Option<String>| match (old, self.was_unfinished()) {
+            (Some(color), true) => Some(state.pattern.name(color)),
+            _ => seen.clone(),
+        };
+        let (mut failed, mut silent, mut running) = (Vec::new(), Vec::new(), Vec::new());
+        for (socket, seen) in state.sockets.iter().zip(&state.live) {
+            let Some(value) = before(seen) else { continue };
+            match map::set_live(socket, file, key, &value) {
+                Ok(()) => running.push((socket, value)),
+                Err(why) if is_gone(&why) => silent.push(format!("{why:#}")),
+                Err(why) => failed.push(format!("{why:#}")),
+            }
+        }
+        let text = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+        if let Some(value) = before(&state.file) {
+            put_back(file, &map::with_value(&text, key, &value))?;
+        }
+        ensure!(failed.is_empty(), "{}", failed.join("; "));
+        for (socket, value) in running {
+            let live = map::live_value(socket, file, key)?;
+            ensure!(live.as_ref() == Some(&value), "{key} reads back as {live:?} at {socket}");
+        }
+        Ok(silent)
+    }
+
+    fn config_back(&self, old: Option<Color>) -> Result<Vec<String>> {
+        let place = &self.task.place;
+        let _lock = lock(self.task, &place.config)?;
+        let kept = old.filter(|_| self.was_unfinished()).map(|color| place.kept_config(color));
+        let text = match kept.filter(|path| path.exists()) {
+            Some(path) => fs::read(&path).with_context(|| format!("reading {}", path.display()))?,
+            None => self.state.text.clone(),
+        };
+        put_back(&place.config, &text)?;
+        let mut silent = Vec::new();
+        if let Some(way) = &self.switch.way {
+            match reload::reload(way, &self.state.sockets) {
+                Err(why) if is_gone(&why) => silent.push(format!("{why:#}")),
+                reloaded => reloaded?,
+            }
+        }
+        put_back(&place.digest_file(), format!("{}\n", digest(&text)).as_bytes())?;
+        Ok(silent)
+    }
+
+    /// The record says what it said before; and, when the release was the reason, that it is void.
+    fn record_back(&self, error: &anyhow::Error, old: Option<Color>) -> Result<()> {
+        let place = &self.task.place;
+        let mut history = self.state.history.clone();
+        let mut word = self.state.record.clone();
+        if let Some(color) = old.filter(|color| *color != self.switch.to) {
+            if matches!(code(error), "not_proven" | "budget_broken") {
+                let release = history.newest_of(color).filter(|held| held.verdict == Verdict::Good);
+                let release = release.and_then(|held| held.release.clone());
+                let run = self.task.run().map(ToString::to_string);
+                let failed = self.switch.release.clone();
+                history.add(entry(self.switch.to, failed, run.clone(), Verdict::Void));
+                history.add(entry(color, release, run, Verdict::Good));
+                word = Some(color.to_string());
+            } else if self.was_unfinished() {
+                word = Some(color.to_string());
+            }
+        }
+        let text = history.text(self.task.keep);
+        for (path, text) in [
+            (place.active_color_file(), word.map(|word| word + "\n")),
+            (place.history_file(), Some(text)),
+        ] {
+            match text.filter(|text| !text.is_empty()) {
+                Some(text) => put_back(&path, text.as_bytes())?,
+                None => remove(&path)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether nobody listens: HAProxy has ended.
+fn is_gone(error: &anyhow::Error) -> bool {
+    matches!(code(error), "not_running" | "no_socket")
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Write what was there before. A disk that is full cannot take a new file, but the old one has
+/// its place: better not atomic than not at all.
+fn put_back(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|now| now == bytes) {
+        return Ok(());
+    }
+    let Err(first) = Replace::new(path).new_mode(0o644).write(bytes) else { return Ok(()) };
+    let in_place = || -> Result<()> {
+        let mut file = OpenOptions::new().write(true).open(path)?;
+        file.write_all(bytes)?;
+        file.set_len(bytes.len() as u64)?;
+        Ok(file.sync_all()?)
+    };
+    in_place().map_err(|_| first)
+}
+
+fn code(error: &anyhow::Error) -> &'static str {
+    let told = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
+    told.last().map(|failure| failure.reason).or_else(|| host::reason(error)).unwrap_or("failed")
+}

@@ -1,0 +1,206 @@
+//! What must hold before anything is changed: the servers of the colour are up and answer, and
+//! HAProxy accepts the new configuration.
+
+use crate::color::Color;
+use crate::haproxy::config::Config;
+use crate::plan::Switch;
+use crate::question::Question;
+use crate::servers::Fleet;
+use crate::state::State;
+use crate::task::{Content, Method, Task};
+use ansible_module::Failure;
+use anyhow::{Context, Result};
+use host::clock;
+use host::command::Command;
+use host::deadline::{Deadline, seconds};
+use host::program;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+const POLL: Duration = Duration::from_millis(50);
+const VALIDATION: Duration = Duration::from_secs(60);
+/// HAProxy's own default for `inter`.
+const INTER: Duration = Duration::from_secs(2);
+/// At once, so that slow servers do not add up.
+const SIDE_BY_SIDE: usize = 32;
+
+/// Wait until every server of the colour is up by a check that passed, and answers by itself.
+///
+/// Servers that only the new configuration brings are asked now, and waited for after the reload.
+pub fn target(state: &State, task: &Task, switch: &Switch) -> Result<()> {
+    let loads = task.place.method == Method::Reload;
+    let fleet = wait_until_up(state, task, switch, |fleet| match loads {
+        true => fleet.checked(),
+        false => fleet,
+    })?;
+    let Some(probe) = &task.probe else { return Ok(()) };
+    let mut asked = fleet.addresses();
+    if let Some(content) = &switch.content {
+        let config = Config::parse(&String::from_utf8_lossy(content));
+        asked.extend(config.addresses(&state.groups, switch.to));
+    }
+    ask_servers(probe, asked, switch)
+}
+
+/// Wait until the servers that the new configuration has brought are up.
+pub fn target_after_reload(state: &State, task: &Task, switch: &Switch) -> Result<()> {
+    match state.fleet(switch.to).unchecked().is_empty() {
+        true => Ok(()),
+        false => wait_until_up(state, task, switch, |fleet| fleet).map(drop),
+    }
+}
+
+fn wait_until_up(
+    state: &State,
+    task: &Task,
+    switch: &Switch,
+    looked_at: impl Fn(Fleet) -> Fleet,
+) -> Result<Fleet> {
+    let (deadline, to) = (Deadline::after(task.target_timeout), switch.to);
+    let mut was_up = BTreeSet::new();
+    loop {
+        let fleet = looked_at(Fleet::observe(&state.groups, to, &state.sockets)?);
+        let mut troubles = fleet.troubles(to);
+        for server in fleet.servers() {
+            let title = server.title();
+            match server.is_up() {
+                true => drop(was_up.insert(title)),
+                false if was_up.contains(&title) => {
+                    let msg =
+                        format!("{title} went {} while we looked: it is flapping", server.status);
+                    return Err(refused(to, msg));
+                }
+                false => {}
+            }
+        }
+        troubles.extend(unproven(&fleet, task));
+        if troubles.is_empty() {
+            return Ok(fleet);
+        }
+        if deadline.passed() {
+            let waited = seconds(task.target_timeout);
+            return Err(refused(to, format!("{} (after {waited})", troubles.join("; "))));
+        }
+        deadline.sleep(POLL)?;
+    }
+}
+
+fn refused(to: Color, why: String) -> anyhow::Error {
+    Failure::new("target_down", format!("{to} cannot be made active: {why}; nothing was changed"))
+        .into()
+}
+
+/// Servers that were up before the colour was recreated, and may not have been checked since.
+fn unproven(fleet: &Fleet, task: &Task) -> Vec<String> {
+    let Some(since) = task.since else { return Vec::new() };
+    let age = clock::now().unix().saturating_sub(since.unix()).max(0).unsigned_abs();
+    let inter = fs::read(&task.place.config)
+        .ok()
+        .and_then(|bytes| Config::parse(&String::from_utf8_lossy(&bytes)).longest_interval())
+        .unwrap_or(INTER);
+    // A check that began before may still count; the next one does not.
+    if Duration::from_secs(age) > inter * 2 {
+        return Vec::new();
+    }
+    (fleet.servers())
+        .filter(|server| server.is_up() && server.unchanged_for > age)
+        .map(|server| {
+            format!("{} was not checked since it was recreated at {since}", server.title())
+        })
+        .collect()
+}
+
+/// Servers by address and title.
+fn ask_servers(probe: &Question, asked: BTreeSet<(String, String)>, switch: &Switch) -> Result<()> {
+    let release = switch.release.as_deref();
+    let ask = |(address, title): &(String, String)| {
+        let address = Some(address.as_str()).filter(|address| !address.is_empty());
+        probe.ask(address, release).err().map(|why| format!("{title}: {why}"))
+    };
+    let asked: Vec<_> = asked.into_iter().collect();
+    for some in asked.chunks(SIDE_BY_SIDE) {
+        let answers: Vec<Option<String>> = std::thread::scope(|scope| {
+            let asked: Vec<_> = some.iter().map(|one| scope.spawn(|| ask(one))).collect();
+            (asked.into_iter())
+                .map(|answer| answer.join().unwrap_or(Some("asking it failed".to_owned())))
+                .collect()
+        });
+        host::interrupt::check()?;
+        let wrong: Vec<String> = answers.into_iter().flatten().collect();
+        if !wrong.is_empty() {
+            return Err(refused(switch.to, wrong.join("; ")));
+        }
+    }
+    Ok(())
+}
+
+/// The new configuration, accepted by HAProxy; `None` for a map.
+pub fn content(state: &State, task: &Task, switch: &Switch) -> Result<Option<Vec<u8>>> {
+    if task.place.method != Method::Reload {
+        return Ok(None);
+    }
+    let content = match &task.content {
+        // HAProxy refuses a last line without an end, and templates like to lose it.
+        Content::Text(text) => format!("{}\n", text.trim_end_matches('\n')).into_bytes(),
+        Content::File(path) => fs::read(path)
+            .with_context(|| format!("reading the new configuration {}", path.display()))?,
+        Content::Kept if state.active == Some(switch.to) => return Ok(Some(state.text.clone())),
+        Content::Kept => kept(task, switch.to)?,
+    };
+    crate::plan::check_content(state, switch, &content)?;
+    if content != state.text {
+        validate(&task.validate, &content)?;
+    }
+    Ok(Some(content))
+}
+
+fn kept(task: &Task, to: Color) -> Result<Vec<u8>> {
+    let path = task.place.kept_config(to);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::new(
+            "no_content",
+            format!(
+                "no configuration with which {to} was left is kept at {}; give the new one as \
+                 content or src",
+                path.display()
+            ),
+        )
+        .into()),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
+fn validate(command: &[String], content: &[u8]) -> Result<()> {
+    // Of its own with mode 0600: a configuration may hold passwords.
+    let mut file = tempfile::Builder::new()
+        .prefix("haproxy-")
+        .suffix(".cfg")
+        .tempfile()
+        .context("making a temporary file for the new configuration")?;
+    file.write_all(content).context("writing the new configuration to a temporary file")?;
+    file.flush().context("writing the new configuration to a temporary file")?;
+    let place = file.path().to_string_lossy().into_owned();
+    let mut words = command.iter().map(|word| word.replace("%s", &place));
+    let name = words.next().unwrap_or_default();
+    let program = match Path::new(&name).is_absolute() {
+        true => name.into(),
+        false => program::find(&name)?,
+    };
+    let checked = Command::new(&program).args(words).deadline(VALIDATION).run();
+    checked.map(drop).map_err(|failed| {
+        // `[ALERT] (7) : config : parsing [<file>:3] : unknown keyword ...`
+        let told: Vec<String> = (failed.stderr.lines())
+            .filter(|line| line.contains("ALERT") && line.contains(&place))
+            .filter_map(|line| Some(line.split_once("config : ")?.1.replace(&place, "new")))
+            .take(3)
+            .collect();
+        let msg = format!("HAProxy refuses the new configuration: {}", told.join("; "));
+        Failure::new("invalid_config", msg + "; nothing was changed")
+            .caused_by(failed.into())
+            .into()
+    })
+}

@@ -1,0 +1,150 @@
+//! A map of HAProxy: in the running process, and in its file.
+//!
+//! Invariant: of the file only the value of our key changes; every other byte stays.
+
+use super::socket::Socket;
+use ansible_module::Failure;
+use anyhow::Result;
+use std::path::Path;
+
+/// The value of a key in the running process; `None` when the map does not hold the key.
+///
+/// `show map`, since `get map` looks a value up as a request would, and finds prefixes too.
+pub fn live_value(socket: &Socket, map: &Path, key: &str) -> Result<Option<String>> {
+    let answer = socket.ask(&format!("show map {}", map.display()))?;
+    if answer.starts_with("Unknown map identifier") {
+        return Err(unknown_map(socket, map)?.into());
+    }
+    let mut found: Option<String> = None;
+    for line in answer.lines() {
+        // `0x55e7375d45c0 shop-staging blue`
+        let mut words = line.splitn(3, ' ').skip(1);
+        if words.next() != Some(key) {
+            continue;
+        }
+        let value = words.next().unwrap_or_default().to_owned();
+        match &found {
+            Some(other) if *other != value => return Ok(Some(format!("{other} and {value}"))),
+            _ => found = Some(value),
+        }
+    }
+    Ok(found)
+}
+
+fn unknown_map(socket: &Socket, map: &Path) -> Result<Failure> {
+    // `2 (/etc/haproxy/active.map) pattern loaded from file ...`
+    let known = socket.ask("show map")?;
+    let known: Vec<&str> = (known.lines())
+        .filter_map(|line| Some(line.split_once('(')?.1.split_once(')')?.0))
+        .filter(|name| !name.is_empty() && *name != "file")
+        .collect();
+    let known = match known.as_slice() {
+        [] => "it has no map at all".to_owned(),
+        names => format!("it has {}", names.join(", ")),
+    };
+    Ok(Failure::new(
+        "unknown_map",
+        format!(
+            "HAProxy at {socket} has no map {}: {known}; write the path as its configuration does, \
+             and reload HAProxy once when the map is new there",
+            map.display()
+        ),
+    ))
+}
+
+/// Set the value of a key that the running process has.
+pub fn set_live(socket: &Socket, map: &Path, key: &str, value: &str) -> Result<()> {
+    let answer = socket.ask(&format!("set map {} {key} {value}", map.display()))?;
+    match answer.trim() {
+        "" => Ok(()),
+        other => Err(Failure::new(
+            "not_set",
+            format!("HAProxy at {socket} did not set {key} to {value}: {other}"),
+        )
+        .into()),
+    }
+}
+
+/// The value of a key in the text of a map file.
+pub fn file_value(text: &[u8], key: &str) -> Option<String> {
+    let mut found: Option<String> = None;
+    for line in text.split_inclusive(|&byte| byte == b'\n') {
+        let Some(at) = value_in(line, key) else { continue };
+        let value = String::from_utf8_lossy(&line[at]).into_owned();
+        match &found {
+            Some(other) if *other != value => return Some(format!("{other} and {value}")),
+            _ => found = Some(value),
+        }
+    }
+    found
+}
+
+/// The text with another value for the key, which is added when it is not there.
+pub fn with_value(text: &[u8], key: &str, value: &str) -> Vec<u8> {
+    let (mut new, mut there) = (Vec::with_capacity(text.len() + 32), false);
+    for line in text.split_inclusive(|&byte| byte == b'\n') {
+        match value_in(line, key) {
+            Some(at) => {
+                there = true;
+                new.extend_from_slice(&line[..at.start]);
+                new.extend_from_slice(value.as_bytes());
+                new.extend_from_slice(&line[at.end..]);
+            }
+            None => new.extend_from_slice(line),
+        }
+    }
+    if !there {
+        if !new.is_empty() && !new.ends_with(b"\n") {
+            new.push(b'\n');
+        }
+        new.extend_from_slice(format!("{key} {value}\n").as_bytes());
+    }
+    new
+}
+
+/// Where in a line the value of the key stands. A line that begins with `#` is a comment.
+fn value_in(line: &[u8], key: &str) -> Option<std::ops::Range<usize>> {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = line.iter().position(|byte| !blank(byte))?;
+    if line[start] == b'#' {
+        return None;
+    }
+    let rest = line[start..].strip_prefix(key.as_bytes())?;
+    if !rest.first().is_some_and(blank) {
+        return None;
+    }
+    let skipped = rest.iter().position(|byte| !blank(byte))?;
+    let value = rest[skipped..].trim_ascii_end();
+    let begin = start + key.len() + skipped;
+    Some(begin..begin + value.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &[u8] = b"# shop-staging green\n\nshop blue\n  shop-staging\tblue \r\nother shop-staging\n\xff\xfe odd";
+
+    #[test]
+    fn the_file_is_read_by_whole_keys() {
+        assert_eq!(file_value(FILE, "shop-staging").as_deref(), Some("blue"));
+        assert_eq!(file_value(FILE, "shop").as_deref(), Some("blue"));
+        assert_eq!(file_value(FILE, "sho"), None);
+        assert_eq!(file_value(b"a blue\na green\n", "a").as_deref(), Some("blue and green"));
+        assert_eq!(file_value(b"a\n", "a"), None);
+    }
+
+    #[test]
+    fn only_the_value_changes() {
+        let new = with_value(FILE, "shop-staging", "green");
+        let expected = b"# shop-staging green\n\nshop blue\n  shop-staging\tgreen \r\nother shop-staging\n\xff\xfe odd";
+        assert_eq!(new, expected);
+        assert_eq!(with_value(&new, "shop-staging", "blue"), FILE);
+    }
+
+    #[test]
+    fn a_new_key_gets_a_line_of_its_own() {
+        assert_eq!(with_value(b"", "a", "blue"), b"a blue\n");
+        assert_eq!(with_value(b"b green", "a", "blue"), b"b green\na blue\n");
+    }
+}

@@ -1,0 +1,7 @@
+//! HAProxy: its sockets, its answers, its configuration, and how it is made to load a new one.
+
+pub mod config;
+pub mod map;
+pub mod reload;
+pub mod socket;
+pub mod stat;

@@ -1,0 +1,295 @@
+//! Making HAProxy load its configuration, and seeing that it did.
+//!
+//! Invariant: a reload counts only when another worker answers at every stats socket. HAProxy loses
+//! a reload that comes 10 to 40 ms after the one before, without a word, and a failed one leaves
+//! the old worker serving.
+
+use super::socket::Socket;
+use super::stat;
+use ansible_module::Failure;
+use anyhow::{Context, Result};
+use host::command::Command;
+use host::deadline::{self, Deadline};
+use host::program;
+use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A worker younger than this may be followed by another reload too soon.
+const APART: Duration = Duration::from_millis(150);
+/// A reload that was begun takes as long as the configuration is.
+const PATIENCE: Duration = Duration::from_secs(60);
+const TRIES: u32 = 3;
+const POLL: Duration = Duration::from_millis(4);
+/// A process that starts anew may take a question and never answer it.
+const GLANCE: Duration = Duration::from_millis(250);
+/// The master is asked less often than the workers: it has a reload to do.
+const MASTER_POLL: Duration = Duration::from_millis(100);
+/// The kernel's unit of times in /proc, on every architecture that we are built for.
+const TICKS: f64 = 100.0;
+
+/// What was given to reload by.
+#[derive(Debug)]
+pub struct Reloader {
+    pub master: Option<Socket>,
+    pub unit: String,
+    pub pidfile: Option<PathBuf>,
+}
+
+/// How it is done here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    Master(Socket),
+    Unit(String),
+    /// The master's pid.
+    Signal(i32),
+}
+
+impl Reloader {
+    pub fn choose(&self) -> Result<Way> {
+        if let Some(master) = &self.master {
+            return Ok(Way::Master(master.clone()));
+        }
+        if unit_is_active(&self.unit)? {
+            return Ok(Way::Unit(self.unit.clone()));
+        }
+        let Some(pidfile) = &self.pidfile else {
+            return Err(Failure::new(
+                "no_reload",
+                format!(
+                    "do not know how to reload HAProxy: there is no active unit {}, so give \
+                     master_socket or pidfile",
+                    self.unit
+                ),
+            )
+            .into());
+        };
+        let text = fs::read_to_string(pidfile)
+            .with_context(|| format!("reading the pid file {}", pidfile.display()))?;
+        let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
+        pid.filter(|pid| *pid > 1).map(Way::Signal).ok_or_else(|| {
+            Failure::new("no_reload", format!("{} holds no pid", pidfile.display())).into()
+        })
+    }
+}
+
+impl Way {
+    pub fn title(&self) -> String {
+        match self {
+            Way::Master(socket) => format!("by its master at {socket}"),
+            Way::Unit(unit) => format!("by systemd's {unit}"),
+            Way::Signal(pid) => format!("by a signal to its master {pid}"),
+        }
+    }
+}
+
+/// The workers that answer at these sockets.
+pub fn workers(sockets: &[Socket]) -> Result<Vec<u32>> {
+    sockets.iter().map(|socket| stat::worker(socket, PATIENCE)).collect()
+}
+
+/// Reload, and wait until other workers than `old` answer.
+pub fn reload(way: &Way, sockets: &[Socket]) -> Result<()> {
+    for attempt in 1..=TRIES {
+        let old = workers(sockets)?;
+        wait_for_age(&old)?;
+        if let Way::Signal(pid) = way {
+            is_master_of(*pid, &old)?;
+        }
+        let before = failures_of(way);
+        send(way)?;
+        let patience = if attempt == TRIES { PATIENCE } else { way.patience() };
+        if follows(way, sockets, &old, before, Deadline::after(patience))? {
+            return Ok(());
+        }
+    }
+    Err(Failure::new(
+        "reload_lost",
+        format!(
+            "HAProxy did not load its configuration: {TRIES} reloads {} had no effect",
+            way.title()
+        ),
+    )
+    .into())
+}
+
+impl Way {
+    /// Until a reload counts as lost and is sent again.
+    fn patience(&self) -> Duration {
+        match self {
+            Way::Master(_) | Way::Unit(_) => Duration::from_secs(5),
+            Way::Signal(_) => Duration::from_secs(3),
+        }
+    }
+}
+
+fn send(way: &Way) -> Result<()> {
+    match way {
+        Way::Master(socket) => {
+            // 2.6 answers nothing at once; later ones when it is done: Success=0 or 1, and the log.
+            let answer = socket.ask_for("reload", PATIENCE)?;
+            match answer.strip_prefix("Success=0") {
+                Some(log) => Err(refused(log)),
+                None => Ok(()),
+            }
+        }
+        Way::Unit(unit) => {
+            let systemctl = program::find("systemctl")?;
+            Command::new(&systemctl)
+                .args(["reload", "--", unit])
+                .deadline(PATIENCE)
+                .run()
+                .with_context(|| format!("reloading {unit}"))?;
+            Ok(())
+        }
+        Way::Signal(pid) => kill(Pid::from_raw(*pid), Signal::SIGUSR2)
+            .with_context(|| format!("sending SIGUSR2 to HAProxy's master {pid}")),
+    }
+}
+
+/// Whether other workers answered before the deadline; an error when HAProxy says that it failed.
+fn follows(
+    way: &Way,
+    sockets: &[Socket],
+    old: &[u32],
+    before: Option<u32>,
+    deadline: Deadline,
+) -> Result<bool> {
+    let mut asked_master = Instant::now();
+    loop {
+        // While the master starts anew nobody may answer; the next round asks again.
+        let now: Result<Vec<u32>> =
+            sockets.iter().map(|socket| stat::worker(socket, GLANCE)).collect();
+        if now.is_ok_and(|now| now.iter().zip(old).all(|(now, old)| now != old)) {
+            return Ok(true);
+        }
+        if asked_master.elapsed() > MASTER_POLL {
+            asked_master = Instant::now();
+            match (failures_of(way), before) {
+                (Some(now), Some(before)) if now > before => return Err(refused("")),
+                _ => {}
+            }
+        }
+        if deadline.passed() {
+            return Ok(false);
+        }
+        deadline.sleep(POLL)?;
+    }
+}
+
+fn refused(log: &str) -> anyhow::Error {
+    let alerts: Vec<&str> = log.lines().filter(|line| line.contains("ALERT")).collect();
+    let told = match alerts.as_slice() {
+        [] => "its log says why".to_owned(),
+        lines => lines.join("; "),
+    };
+    let msg =
+        format!("HAProxy could not load the configuration and goes on with the old one: {told}");
+    Failure::new("reload_failed", msg).into()
+}
+
+/// How many reloads have failed, as the master counts them.
+fn failures_of(way: &Way) -> Option<u32> {
+    let Way::Master(socket) = way else { return None };
+    failures(&socket.ask_for("show proc", GLANCE).ok()?)
+}
+
+/// `show proc`: `15250  master  1 [failed: 0]  0d00h00m01s  2.6.12`
+fn failures(text: &str) -> Option<u32> {
+    let (_, rest) = text.split_once("[failed: ")?;
+    rest.split_once(']')?.0.trim().parse().ok()
+}
+
+fn unit_is_active(unit: &str) -> Result<bool> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return Ok(false);
+    }
+    let systemctl = program::find("systemctl")?;
+    let seen = Command::new(&systemctl)
+        .args(["show", "--property=ActiveState", "--value", "--", unit])
+        .deadline(Duration::from_secs(10))
+        .run()
+        .with_context(|| format!("asking systemd about {unit}"))?;
+    Ok(seen.text()?.trim() == "active")
+}
+
+/// A signal goes to the parent of the workers only: SIGUSR2 ends another process.
+fn is_master_of(pid: i32, workers: &[u32]) -> Result<()> {
+    let parents: Vec<Option<i32>> =
+        workers.iter().map(|worker| stat_of(*worker)?.parent()).collect();
+    if parents.iter().all(|parent| *parent == Some(pid)) {
+        return Ok(());
+    }
+    let msg = format!(
+        "process {pid} of the pid file is not the master of HAProxy's worker {}: is the file old, \
+         or does HAProxy run without -W?",
+        workers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+    );
+    Err(Failure::new("no_master", msg).into())
+}
+
+/// Wait until the workers are old enough for another reload.
+fn wait_for_age(workers: &[u32]) -> Result<()> {
+    let youngest = workers.iter().filter_map(|pid| age(*pid)).min();
+    if let Some(left) = youngest.and_then(|age| APART.checked_sub(age)) {
+        deadline::sleep(left)?;
+    }
+    Ok(())
+}
+
+/// When the configuration that a worker serves was read; `None` when it is not a process here.
+pub fn loaded_at(worker: u32) -> Option<SystemTime> {
+    SystemTime::now().checked_sub(age(worker)?)
+}
+
+fn age(pid: u32) -> Option<Duration> {
+    let started = stat_of(pid)?.started()?;
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
+    Duration::from(now).checked_sub(started).or(Some(Duration::ZERO))
+}
+
+/// `/proc/<pid>/stat`; what follows the name in brackets, which may hold anything.
+struct Stat(String);
+
+fn stat_of(pid: u32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (head, rest) = text.rsplit_once(')')?;
+    head.contains("haproxy").then(|| Stat(rest.trim_start().to_owned()))
+}
+
+impl Stat {
+    fn field(&self, number: usize) -> Option<&str> {
+        self.0.split(' ').nth(number - 3)
+    }
+
+    fn parent(&self) -> Option<i32> {
+        self.field(4)?.parse().ok()
+    }
+
+    fn started(&self) -> Option<Duration> {
+        let ticks: f64 = self.field(22)?.parse().ok()?;
+        Some(Duration::from_secs_f64(ticks / TICKS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_reloads_are_counted() {
+        for (text, expected) in [
+            (include_str!("../../tests/captured/show-proc-2.6.txt"), Some(0)),
+            (include_str!("../../tests/captured/show-proc-3.2.txt"), Some(0)),
+            (include_str!("../../tests/captured/show-proc-failed-2.6.txt"), Some(1)),
+            (include_str!("../../tests/captured/show-proc-failed-3.0.txt"), Some(1)),
+            (include_str!("../../tests/captured/show-proc-failed-3.2.txt"), Some(1)),
+            ("", None),
+        ] {
+            assert_eq!(failures(text), expected, "{text}");
+        }
+    }
+}

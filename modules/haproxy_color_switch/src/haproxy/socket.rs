@@ -1,0 +1,200 @@
+//! One command to a socket of HAProxy, and its answer.
+//!
+//! Invariants: every answer has a deadline and a limit. The sending half is closed after the
+//! command, or the master's socket would wait for more and the read would hang.
+
+use ansible_module::Failure;
+use anyhow::{Context, Result};
+use host::deadline::{Deadline, seconds};
+use host::interrupt;
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// HAProxy answers in milliseconds; a reload by the master takes as long as the configuration is.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So often a wait looks for a signal.
+const SLICE: Duration = Duration::from_millis(50);
+/// `show stat` of 10,000 servers is about 5 MB.
+const MOST: u64 = 64 << 20;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Socket {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+enum Line {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Socket {
+    /// A path, or an address with a port; HAProxy's own prefixes for them are understood.
+    pub fn parse(text: &str) -> Result<Socket, String> {
+        let bare = ["unix@", "ipv4@", "ipv6@"].iter().find_map(|kind| text.strip_prefix(kind));
+        let bare = bare.unwrap_or(text);
+        if bare.starts_with('/') {
+            return Ok(Socket::Unix(bare.into()));
+        }
+        bare.parse().map(Socket::Tcp).map_err(|_| {
+            format!(
+                "expected the absolute path of a socket, or an address with a port such as \
+                 127.0.0.1:9999, got {text:?}"
+            )
+        })
+    }
+
+    /// The answer to one command, without the empty lines at its end.
+    pub fn ask(&self, command: &str) -> Result<String> {
+        self.ask_for(command, PATIENCE)
+    }
+
+    pub fn ask_for(&self, command: &str, patience: Duration) -> Result<String> {
+        let answer = self
+            .exchange(command, Deadline::after(patience))
+            .with_context(|| format!("asking HAProxy at {self}: {command}"))?;
+        let text = String::from_utf8_lossy(&answer);
+        let text = text.trim_end_matches('\n');
+        if text.starts_with("Permission denied") {
+            return Err(Failure::new(
+                "no_rights",
+                format!("HAProxy at {self} refuses {command:?}: the socket needs `level admin`"),
+            )
+            .into());
+        }
+        if text.starts_with("Unknown command") {
+            return Err(Failure::new(
+                "unknown_command",
+                format!("HAProxy at {self} does not know {command:?}: is it a stats socket of HAProxy 2.6 or newer?"),
+            )
+            .into());
+        }
+        Ok(text.to_owned())
+    }
+
+    fn exchange(&self, command: &str, deadline: Deadline) -> Result<Vec<u8>> {
+        let mut line = self.connect(deadline).map_err(|why| self.unreachable(&why))?;
+        line.write_all(format!("{command}\n").as_bytes())?;
+        line.shutdown()?;
+        let (mut answer, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+        loop {
+            interrupt::check()?;
+            match line.read(&mut buffer) {
+                Ok(0) => return Ok(answer),
+                Ok(got) => answer.extend_from_slice(&buffer[..got]),
+                Err(error) if is_slice(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if answer.len() as u64 > MOST {
+                let msg = format!("the answer is over {} MiB", MOST >> 20);
+                return Err(Failure::new("bad_answer", msg).into());
+            }
+            if deadline.passed() {
+                let msg = format!("no whole answer within {}", seconds(deadline.span()));
+                return Err(Failure::new("timed_out", msg).into());
+            }
+        }
+    }
+
+    fn connect(&self, deadline: Deadline) -> io::Result<Line> {
+        let line = match self {
+            Socket::Unix(path) => Line::Unix(UnixStream::connect(path)?),
+            Socket::Tcp(address) => Line::Tcp(TcpStream::connect_timeout(
+                address,
+                deadline.remaining().max(Duration::from_millis(1)),
+            )?),
+        };
+        line.limit(SLICE)?;
+        Ok(line)
+    }
+
+    /// What is wrong, and what to do about it.
+    fn unreachable(&self, why: &io::Error) -> Failure {
+        let (reason, text) = match why.kind() {
+            ErrorKind::NotFound => (
+                "no_socket",
+                "there is no such socket: is HAProxy running, with this `stats socket` (or -S) in \
+                 its configuration?"
+                    .to_owned(),
+            ),
+            ErrorKind::ConnectionRefused => {
+                ("not_running", "nobody listens there: HAProxy is not running".to_owned())
+            }
+            ErrorKind::PermissionDenied => (
+                "permission_denied",
+                "no right to use this socket: run as root, or as its owner".to_owned(),
+            ),
+            _ => ("no_socket", why.to_string()),
+        };
+        Failure::new(reason, text)
+    }
+}
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Socket::Unix(path) => write!(f, "{}", path.display()),
+            Socket::Tcp(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+impl Line {
+    fn limit(&self, slice: Duration) -> io::Result<()> {
+        match self {
+            Line::Unix(line) => {
+                line.set_read_timeout(Some(slice))?;
+                line.set_write_timeout(Some(PATIENCE))
+            }
+            Line::Tcp(line) => {
+                line.set_read_timeout(Some(slice))?;
+                line.set_write_timeout(Some(PATIENCE))
+            }
+        }
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        match self {
+            Line::Unix(line) => line.shutdown(Shutdown::Write),
+            Line::Tcp(line) => line.shutdown(Shutdown::Write),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Line::Unix(line) => line.write_all(bytes),
+            Line::Tcp(line) => line.write_all(bytes),
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Line::Unix(line) => line.read(buffer),
+            Line::Tcp(line) => line.read(buffer),
+        }
+    }
+}
+
+fn is_slice(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_a_path_or_an_address() {
+        assert_eq!(Socket::parse("/run/h.sock"), Ok(Socket::Unix("/run/h.sock".into())));
+        assert_eq!(Socket::parse("unix@/run/h.sock"), Ok(Socket::Unix("/run/h.sock".into())));
+        assert!(matches!(Socket::parse("127.0.0.1:99"), Ok(Socket::Tcp(_))));
+        assert!(matches!(Socket::parse("[::1]:99"), Ok(Socket::Tcp(_))));
+        for odd in ["", "run/h.sock", "127.0.0.1", "localhost:99", "abns@x"] {
+            assert!(Socket::parse(odd).is_err(), "{odd:?}");
+        }
+    }
+}

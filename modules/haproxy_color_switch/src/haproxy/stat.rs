@@ -1,0 +1,151 @@
+//! `show stat` and `show info`: what HAProxy says of servers and of itself.
+//!
+//! Columns are found by their names: versions add some in the middle.
+
+use super::socket::Socket;
+use ansible_module::Failure;
+use anyhow::Result;
+use std::time::Duration;
+
+/// A server, as `show stat` has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Server {
+    pub backend: String,
+    pub name: String,
+    pub address: String,
+    /// `UP`, `UP 1/3`, `DOWN`, `no check`, `MAINT`, ...
+    pub status: String,
+    /// `L7OK`, `L4CON`, ...; empty before the first check.
+    pub check: String,
+    pub is_backup: bool,
+    pub sessions: u64,
+    /// Seconds since the status changed.
+    pub unchanged_for: u64,
+    pub count: Count,
+}
+
+/// Requests that a server got, and those of them that failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub requests: u64,
+    pub failed: u64,
+}
+
+impl Server {
+    /// Up by the last check, all of it: neither on its way down nor unchecked.
+    pub fn is_up(&self) -> bool {
+        self.status == "UP"
+            && matches!(self.check.as_str(), "L4OK" | "L6OK" | "L7OK" | "L7OKC" | "PROCOK")
+    }
+
+    /// Taken out by hand or by the configuration: it is not checked.
+    pub fn is_maintenance(&self) -> bool {
+        self.status.starts_with("MAINT")
+    }
+
+    pub fn title(&self) -> String {
+        format!("{}/{}", self.backend, self.name)
+    }
+}
+
+/// The servers of all backends, or of one.
+pub fn servers(socket: &Socket, backend: Option<&str>) -> Result<Vec<Server>> {
+    const SERVERS: u32 = 4;
+    let answer = socket.ask(&format!("show stat {} {SERVERS} -1", backend.unwrap_or("-1")))?;
+    if answer.starts_with("No such proxy") {
+        return Ok(Vec::new());
+    }
+    parse(&answer).map_err(|why| {
+        Failure::new("bad_answer", format!("`show stat` of HAProxy at {socket}: {why}")).into()
+    })
+}
+
+/// `show stat`: a line of names that begins with `# pxname,`, then a line for each server.
+pub fn parse(text: &str) -> Result<Vec<Server>, String> {
+    let mut lines = text.lines().filter(|line| !line.is_empty());
+    let head = lines.next().and_then(|line| line.strip_prefix("# ")).ok_or("no line of names")?;
+    let names: Vec<&str> = head.split(',').collect();
+    let column = |name: &str| {
+        names.iter().position(|known| *known == name).ok_or(format!("no column {name}"))
+    };
+    let number_of = |values: &[&str], at: usize| values[at].parse::<u64>().unwrap_or_default();
+    let (backend, name) = (column("pxname")?, column("svname")?);
+    let (address, status, check) = (column("addr")?, column("status")?, column("check_status")?);
+    let (backup, sessions, since) = (column("bck")?, column("scur")?, column("lastchg")?);
+    let answers = ["hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx", "hrsp_other"];
+    let answers = answers.into_iter().map(column).collect::<Result<Vec<_>, _>>()?;
+    // What the server answered badly, what it did not answer, and what did not reach it.
+    let failures = ["hrsp_5xx", "eresp", "econ"];
+    let failures = failures.into_iter().map(column).collect::<Result<Vec<_>, _>>()?;
+    let unanswered = &failures[1..];
+    lines
+        .map(|line| {
+            let values: Vec<&str> = line.split(',').collect();
+            if values.len() < names.len() {
+                return Err(format!("a line of {} columns, not {}", values.len(), names.len()));
+            }
+            let sum = |columns: &[usize]| columns.iter().map(|at| number_of(&values, *at)).sum();
+            let requests = sum(&answers) + sum(unanswered);
+            Ok(Server {
+                backend: values[backend].to_owned(),
+                name: values[name].to_owned(),
+                address: values[address].to_owned(),
+                status: values[status].to_owned(),
+                // `* L7OK`: a check is under way, and this is the result of the last one.
+                check: values[check].trim_start_matches("* ").to_owned(),
+                is_backup: number_of(&values, backup) > 0,
+                sessions: number_of(&values, sessions),
+                unchanged_for: number_of(&values, since),
+                count: Count { requests, failed: sum(&failures) },
+            })
+        })
+        .collect()
+}
+
+/// The pid of the process that answers at a socket: the worker.
+pub fn worker(socket: &Socket, patience: Duration) -> Result<u32> {
+    let answer = socket.ask_for("show info", patience)?;
+    (answer.lines()).find_map(|line| line.strip_prefix("Pid: ")?.trim().parse().ok()).ok_or_else(
+        || {
+            let msg = format!("`show info` of HAProxy at {socket} names no pid");
+            Failure::new("bad_answer", msg).into()
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_answers_are_read() {
+        for (version, text) in [
+            ("2.6", include_str!("../../tests/captured/show-stat-2.6.csv")),
+            ("3.0", include_str!("../../tests/captured/show-stat-3.0.csv")),
+            ("3.2", include_str!("../../tests/captured/show-stat-3.2.csv")),
+        ] {
+            let servers = parse(text).unwrap_or_else(|why| panic!("{version}: {why}"));
+            let seen: Vec<(String, bool, bool)> = (servers.iter())
+                .map(|server| (server.title(), server.is_up(), server.is_maintenance()))
+                .collect();
+            let title = |name: &str| format!("shop/{name}");
+            let expected = vec![
+                (title("blue"), true, false),
+                (title("green"), false, false),
+                (title("unchecked"), false, false),
+                (title("away"), false, true),
+            ];
+            assert_eq!(seen, expected, "{version}");
+            assert!(servers[0].address.starts_with("127.0.0.1:"), "{version}");
+            assert!(!servers[0].is_backup && servers[1].is_backup, "{version}");
+            assert_eq!(servers[2].status, "no check", "{version}");
+            assert_eq!(servers[0].count, Count { requests: 3, failed: 1 }, "{version}");
+        }
+    }
+
+    #[test]
+    fn other_columns_are_refused() {
+        assert!(parse("").is_err());
+        assert!(parse("# pxname,svname,\nshop,blue,\n").is_err());
+    }
+}

@@ -1,0 +1,234 @@
+//! Plan: state and task to steps. Pure.
+
+use crate::color::{Color, Pattern};
+use crate::haproxy::config::Config;
+use crate::haproxy::reload::Way;
+use crate::history::Verdict;
+use crate::state::State;
+use crate::task::{Method, Task, Wanted};
+use ansible_module::Failure;
+use change::{Plan, Step, Undo};
+use serde_json::{Value, json};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Flip,
+    Prove,
+    Watch,
+    Record,
+}
+
+/// What the plan is about, resolved.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    pub from: Option<Color>,
+    pub to: Color,
+    pub release: Option<String>,
+    /// The new configuration, for `method: reload`.
+    pub content: Option<Vec<u8>>,
+    pub way: Option<Way>,
+}
+
+/// Where the switch goes; refuses what must not be gone to.
+pub fn resolve(state: &State, task: &Task) -> Result<Switch, Failure> {
+    refuse_drift(state, task)?;
+    let (to, release) = match task.wanted {
+        Wanted::Color(color) => (color, task.release.clone()),
+        Wanted::Previous => previous(state, task)?,
+    };
+    // What a killed run had flipped already came from the other colour.
+    let flipped = state.unfinished.is_some() && state.active == Some(to);
+    let from = if flipped { Some(to.other()) } else { state.active };
+    Ok(Switch { from, to, release, content: None, way: None })
+}
+
+pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>, Failure> {
+    let place = &task.place;
+    let mut plan = Plan::nothing(title(task), state.view());
+    plan.warnings = warnings(state, task, switch);
+    plan.identities = vec![format!("active {:?}, file {:?}", state.live, state.file)];
+    let to = switch.to;
+    let flips = state.active != Some(to) || !state.drift.is_empty();
+    let loads = switch.content.as_ref().is_some_and(|new| *new != state.text);
+    let unfinished = state.unfinished.is_some();
+    let held = switch.release.as_ref().map(|sha| format!(" (release {sha})")).unwrap_or_default();
+    if flips || loads {
+        let text = match &place.method {
+            Method::Map(map) => format!(
+                "set {} from {} to {} in the live map {} of {} and in its file{held}",
+                place.key,
+                said(state.live.first()),
+                state.pattern.name(to),
+                map.display(),
+                match state.sockets.len() {
+                    1 => "HAProxy".to_owned(),
+                    several => format!("{several} HAProxy processes"),
+                },
+            ),
+            Method::Reload => format!(
+                "replace {} ({} is active) by one in which {to} is active, and reload HAProxy {}{held}",
+                place.config.display(),
+                state.active.map_or("no known colour", Color::word),
+                switch.way.as_ref().map(Way::title).unwrap_or_default(),
+            ),
+        };
+        plan.steps.push(Step::new(Action::Flip, text));
+    }
+    let newest = state.history.newest();
+    let known = newest.is_some_and(|entry| {
+        entry.color == to
+            && entry.verdict == Verdict::Good
+            && switch.release.as_ref().is_none_or(|release| entry.release.as_ref() == Some(release))
+    });
+    let recorded = known && state.record.as_deref() == Some(to.word());
+    let changes = flips || loads || unfinished || !recorded;
+    if !changes {
+        return Ok(plan);
+    }
+    if let Some(prove) = &task.prove {
+        let text = format!("prove {to} at {}", prove.title());
+        plan.steps.push(Step::new(Action::Prove, text));
+    }
+    if let Some(budget) = task.budget.as_ref().filter(|_| flips || loads || unfinished) {
+        let seconds = host::deadline::seconds(budget.watch);
+        let text = format!("watch the requests of {to} for {seconds}");
+        plan.steps.push(Step::new(Action::Watch, text));
+    }
+    let mut text = format!("record that {to} is active{held}");
+    if let Some(from) = switch.from.filter(|from| task.void && *from != to) {
+        text.push_str(&format!(", and that what {from} holds is void"));
+    }
+    plan.steps.push(Step::new(Action::Record, text));
+    plan.undo = match switch.from.filter(|from| *from != to) {
+        Some(_) if task.void => {
+            Undo::None("what is left is marked as void; its colour can still be named".into())
+        }
+        Some(from) => Undo::By(format!("color: previous, or color: {from}")),
+        None => Undo::None("the colour stays".into()),
+    };
+    plan.after = after(state, switch);
+    Ok(plan)
+}
+
+fn title(task: &Task) -> String {
+    match &task.place.method {
+        Method::Map(_) => format!("{} in HAProxy", task.place.key),
+        Method::Reload => task.place.config.display().to_string(),
+    }
+}
+
+fn after(state: &State, switch: &Switch) -> Value {
+    let kept = state.history.newest().filter(|entry| entry.color == switch.to);
+    let release = switch.release.clone().or(kept.and_then(|entry| entry.release.clone()));
+    let value = state.pattern.name(switch.to);
+    json!({
+        "active": switch.to,
+        "release": release,
+        "places": { "live": value, "file": value, "record": switch.to },
+    })
+}
+
+fn said(value: Option<&Option<String>>) -> String {
+    value.cloned().flatten().unwrap_or_else(|| "nothing".to_owned())
+}
+
+/// What somebody did by hand is not overwritten unasked; what a killed run of ours left is.
+fn refuse_drift(state: &State, task: &Task) -> Result<(), Failure> {
+    let place = &task.place;
+    if let Method::Map(map) = &place.method {
+        let without = state.sockets.iter().zip(&state.live).find(|(_, live)| live.is_none());
+        if let Some((socket, _)) = without {
+            let file = map.display();
+            let cure = match &state.file {
+                Some(value) => {
+                    format!("the file {file} has it as {value}: reload HAProxy, which reads it")
+                }
+                None => {
+                    format!("write `{} blue` (or green) into {file} and reload HAProxy", place.key)
+                }
+            };
+            return Err(Failure::new(
+                "no_key",
+                format!(
+                    "the live map {file} of HAProxy at {socket} has no key {}: {cure}",
+                    place.key
+                ),
+            ));
+        }
+        let odd = state.live.iter().flatten().find(|value| Pattern::of(value).is_none());
+        if let Some(value) = odd.filter(|_| !task.settle) {
+            let key = &place.key;
+            return Err(Failure::new(
+                "no_color",
+                format!(
+                    "{key} is {value:?} in the live map, which names neither blue nor green; nothing was changed; set it by hand, or pass drift: settle"
+                ),
+            ));
+        }
+    }
+    if state.drift.is_empty() || task.settle || state.unfinished.is_some() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        "drift",
+        format!(
+            "{}; nothing was changed; look who did that, then pass drift: settle to make it all say \
+             the color that is asked for",
+            state.drift.join("; ")
+        ),
+    )
+    .with("drift", state.drift.clone()))
+}
+
+fn previous(state: &State, task: &Task) -> Result<(Color, Option<String>), Failure> {
+    let (color, release, why) = state.previous();
+    let Some(color) = color else {
+        let why = why.unwrap_or_default();
+        return Err(Failure::new(
+            "no_previous",
+            format!("cannot tell what is previous: {why}; name the color"),
+        ));
+    };
+    let is_void =
+        state.history.newest_of(color).is_some_and(|entry| entry.verdict == Verdict::Void);
+    if is_void {
+        let msg =
+            format!("{}; name the color if you mean it all the same", why.unwrap_or_default());
+        return Err(Failure::new("void", msg));
+    }
+    Ok((color, task.release.clone().or(release)))
+}
+
+fn warnings(state: &State, task: &Task, switch: &Switch) -> Vec<String> {
+    let mut warnings: Vec<String> = state.drift.clone();
+    warnings.extend(state.notes.iter().cloned());
+    let holds = state.history.newest_of(switch.to);
+    if let Some(entry) = holds.filter(|entry| entry.verdict == Verdict::Void) {
+        if entry.release.is_some() && entry.release == switch.release {
+            warnings.push(format!(
+                "release {} on {} was marked as void",
+                entry.release.clone().unwrap_or_default(),
+                switch.to
+            ));
+        }
+    }
+    if task.prove.as_ref().is_some_and(|prove| prove.is_insecure()) {
+        warnings.push("prove.insecure: the certificate is not checked".to_owned());
+    }
+    warnings
+}
+
+/// The colour that a new configuration makes active must be the one that was asked for.
+pub fn check_content(state: &State, switch: &Switch, content: &[u8]) -> Result<(), Failure> {
+    let config = Config::parse(&String::from_utf8_lossy(content));
+    match config.color(&state.groups) {
+        Some(color) if color != switch.to => Err(Failure::new(
+            "wrong_color",
+            format!(
+                "the new configuration makes {color} active, not {}; nothing was changed",
+                switch.to
+            ),
+        )),
+        _ => Ok(()),
+    }
+}

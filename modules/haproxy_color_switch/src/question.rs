@@ -1,0 +1,214 @@
+//! What is asked of a server before the flip (`probe`), and through HAProxy after it (`prove`).
+
+use crate::task::{bad, seconds};
+use ansible_module::{Failure, Options as Given};
+use host::deadline;
+use probe::expect::Expect;
+use probe::http::{self, Request, Tls, Url};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub struct Question {
+    asked: Asked,
+    headers: Vec<(String, String)>,
+    status: Vec<u16>,
+    release_field: Option<String>,
+    release_header: Option<String>,
+    text: Option<String>,
+    tries: u32,
+    delay: Duration,
+    timeout: Duration,
+}
+
+#[derive(Debug)]
+enum Asked {
+    Url(Url, Tls),
+    Server { scheme: String, path: String, port: Option<u16> },
+}
+
+/// A question that was answered as it should be.
+#[derive(Clone, Copy, Debug)]
+pub struct Proof {
+    pub tries: u32,
+    pub status: u16,
+    pub took: Duration,
+}
+
+impl Proof {
+    pub fn to_json(self) -> Value {
+        let milliseconds = (self.took.as_secs_f64() * 10_000.0).round() / 10.0;
+        json!({ "tries": self.tries, "status": self.status, "milliseconds": milliseconds })
+    }
+}
+
+/// The options that both have.
+#[derive(Deserialize)]
+struct Common {
+    headers: Option<Map<String, Value>>,
+    status: Vec<u16>,
+    release_field: Option<String>,
+    release_header: Option<String>,
+    text: Option<String>,
+    tries: u32,
+    delay: f64,
+    timeout: f64,
+}
+
+impl Question {
+    pub fn of_servers(given: &Given, release: Option<&str>) -> Result<Option<Question>, Failure> {
+        #[derive(Deserialize)]
+        struct Raw {
+            path: String,
+            port: Option<u16>,
+            scheme: String,
+            #[serde(flatten)]
+            common: Common,
+        }
+        let Some(raw) = given.get::<Option<Raw>>("probe")? else { return Ok(None) };
+        if !raw.path.starts_with('/') {
+            return Err(bad(
+                "probe.path",
+                format!("expected a path that begins with /, got {:?}", raw.path),
+            ));
+        }
+        let asked = Asked::Server { scheme: raw.scheme, path: raw.path, port: raw.port };
+        Question::new("probe", asked, raw.common, given, release).map(Some)
+    }
+
+    pub fn through_haproxy(
+        given: &Given,
+        release: Option<&str>,
+    ) -> Result<Option<Question>, Failure> {
+        #[derive(Deserialize)]
+        struct Raw {
+            url: Url,
+            ca_file: Option<PathBuf>,
+            insecure: bool,
+            #[serde(flatten)]
+            common: Common,
+        }
+        let Some(raw) = given.get::<Option<Raw>>("prove")? else { return Ok(None) };
+        let tls = Tls { ca_file: raw.ca_file, insecure: raw.insecure };
+        Question::new("prove", Asked::Url(raw.url, tls), raw.common, given, release).map(Some)
+    }
+
+    fn new(
+        name: &str,
+        asked: Asked,
+        common: Common,
+        given: &Given,
+        release: Option<&str>,
+    ) -> Result<Question, Failure> {
+        let asks_release = common.release_field.is_some() || common.release_header.is_some();
+        // For `previous` the history knows it.
+        if asks_release && release.is_none() && given.get::<String>("color")? != "previous" {
+            let msg = "release_field and release_header need the option release".to_owned();
+            return Err(bad(name, msg));
+        }
+        if common.tries == 0 {
+            return Err(bad(&format!("{name}.tries"), "expected 1 or more".to_owned()));
+        }
+        let text_of = |value: Value| match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        let headers = common.headers.unwrap_or_default().into_iter();
+        Ok(Question {
+            asked,
+            headers: headers.map(|(header, value)| (header, text_of(value))).collect(),
+            status: common.status,
+            release_field: common.release_field,
+            release_header: common.release_header,
+            text: common.text,
+            tries: common.tries,
+            delay: seconds(&format!("{name}.delay"), common.delay)?,
+            timeout: seconds(&format!("{name}.timeout"), common.timeout)?,
+        })
+    }
+
+    /// As a person says it.
+    pub fn title(&self) -> String {
+        match &self.asked {
+            Asked::Url(url, _) => url.to_string(),
+            Asked::Server { scheme, path, .. } => format!("{scheme}://<server>{path}"),
+        }
+    }
+
+    pub fn is_insecure(&self) -> bool {
+        matches!(&self.asked, Asked::Url(_, tls) if tls.insecure)
+    }
+
+    pub fn asks_release(&self) -> bool {
+        self.release_field.is_some() || self.release_header.is_some()
+    }
+
+    /// Ask until the answer is right, or the tries are used up: then what was wrong last.
+    pub fn ask(&self, address: Option<&str>, release: Option<&str>) -> Result<Proof, String> {
+        let mut last = String::new();
+        for tries in 1..=self.tries {
+            match self.ask_once(address, release) {
+                Ok((status, took)) => return Ok(Proof { tries, status, took }),
+                Err(why) => last = why,
+            }
+            if tries < self.tries && deadline::sleep(self.delay).is_err() {
+                return Err(format!("interrupted while asking; the last time: {last}"));
+            }
+        }
+        match self.tries {
+            1 => Err(last),
+            tries => Err(format!("asked {tries} times; the last time: {last}")),
+        }
+    }
+
+    pub fn ask_once(
+        &self,
+        address: Option<&str>,
+        release: Option<&str>,
+    ) -> Result<(u16, Duration), String> {
+        let mut request = Request::get(self.url(address)?);
+        request.headers.clone_from(&self.headers);
+        if let Asked::Url(_, tls) = &self.asked {
+            request.tls = tls.clone();
+        } else {
+            request.tls.insecure = true;
+        }
+        let answer = http::ask(&request, self.timeout).map_err(|why| why.to_string())?;
+        self.expectation(release)?.holds(&answer)?;
+        Ok((answer.status, answer.took))
+    }
+
+    fn expectation(&self, release: Option<&str>) -> Result<Expect, String> {
+        if self.asks_release() && release.is_none() {
+            return Err("the history does not know the release: give it as an option".to_owned());
+        }
+        let release = release.unwrap_or_default();
+        Ok(Expect {
+            status: self.status.clone(),
+            header: self.release_header.as_ref().map(|name| (name.clone(), release.to_owned())),
+            json: self.release_field.as_ref().map(|path| (path.clone(), json!(release))),
+            text: self.text.clone(),
+        })
+    }
+
+    fn url(&self, address: Option<&str>) -> Result<Url, String> {
+        match (&self.asked, address) {
+            (Asked::Url(url, _), _) => Ok(url.clone()),
+            (Asked::Server { scheme, path, port }, Some(address)) => {
+                let (host, own) = address.rsplit_once(':').ok_or_else(|| {
+                    format!("its address {address:?} is none that can be asked by http")
+                })?;
+                let port = port.map_or(own.to_owned(), |port| port.to_string());
+                let host = match host.contains(':') && !host.starts_with('[') {
+                    true => format!("[{host}]"),
+                    false => host.to_owned(),
+                };
+                Url::try_from(format!("{scheme}://{host}:{port}{path}"))
+                    .map_err(|why| why.to_string())
+            }
+            (Asked::Server { .. }, None) => Err("HAProxy has no address for it".to_owned()),
+        }
+    }
+}

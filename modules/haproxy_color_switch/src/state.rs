@@ -1,0 +1,349 @@
+//! Observe: the live HAProxy, the file that it loads at its next start, our record, and the servers
+//! of both colours. Reads only.
+
+use crate::color::{Color, Pattern};
+use crate::haproxy::config::Config;
+use crate::haproxy::socket::Socket;
+use crate::haproxy::{map, reload};
+use crate::history::{History, Verdict};
+use crate::servers::{Fleet, Group};
+use crate::task::{Method, Place};
+use ansible_module::{Failure, Outcome};
+use anyhow::{Context, Result};
+use change::Journal;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::Duration;
+
+/// The name of this task's intent and locks.
+pub const TASK: &str = "haproxy_color_switch";
+/// Times of files and of processes are compared with this much room.
+const ROOM: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub struct State {
+    pub sockets: Vec<Socket>,
+    pub groups: Vec<Group>,
+    /// What each live HAProxy says is active, in its own words.
+    pub live: Vec<Option<String>>,
+    /// What the map file says, or the configuration.
+    pub file: Option<String>,
+    /// The bytes of the map file, or of the configuration.
+    pub text: Vec<u8>,
+    /// What `active-color` says.
+    pub record: Option<String>,
+    /// How the map writes a colour.
+    pub pattern: Pattern,
+    pub active: Option<Color>,
+    pub history: History,
+    /// The servers of blue and of green.
+    pub fleets: [Fleet; 2],
+    /// Disagreements that somebody must have made by hand.
+    pub drift: Vec<String>,
+    /// Disagreements of the record, of which the live HAProxy is the judge.
+    pub notes: Vec<String>,
+    /// Since when a run that was killed waits to be finished.
+    pub unfinished: Option<String>,
+}
+
+pub fn observe(place: &Place) -> Result<State> {
+    let mut config = None;
+    if place.sockets.is_empty() || place.groups.is_empty() || place.method == Method::Reload {
+        config = Some(read_config(place)?);
+    }
+    let parsed = config.as_ref().map(|bytes| Config::parse(&String::from_utf8_lossy(bytes)));
+    let sockets = match (place.sockets.as_slice(), &parsed) {
+        ([], Some(config)) => vec![named_socket(place, config)?],
+        (given, _) => given.to_vec(),
+    };
+    let groups = match (place.groups.as_slice(), &parsed) {
+        ([], Some(config)) => Some(found_groups(place, config)?),
+        _ => None,
+    };
+    let mut state = State {
+        live: Vec::new(),
+        file: None,
+        text: Vec::new(),
+        record: read_word(&place.active_color_file())?,
+        pattern: Pattern::plain(),
+        active: None,
+        history: History::read(&place.history_file())?,
+        fleets: Default::default(),
+        drift: Vec::new(),
+        notes: Vec::new(),
+        unfinished: journal(place, None).waiting()?.map(|(since, _)| since),
+        groups: Vec::new(),
+        sockets,
+    };
+    match &place.method {
+        Method::Map(map) => state.look_at_map(place, map)?,
+        Method::Reload => state.text = config.unwrap_or_default(),
+    }
+    state.groups = match (groups, &place.method) {
+        (Some(Found::Groups(groups)), _) => groups,
+        (Some(Found::Around(parts)), _) => {
+            let within = |(before, after): &(String, String)| state.pattern.within(before, after);
+            parts.iter().map(|part| Group::OneEach(within(part))).collect()
+        }
+        (None, _) => place.groups.clone(),
+    };
+    state.fleets = Fleet::both(&state.groups, &state.sockets)?;
+    if place.method == Method::Reload {
+        state.look_at_config(place, &parsed.unwrap_or_default())?;
+    }
+    state.compare(place);
+    Ok(state)
+}
+
+pub fn journal(place: &Place, rollback: Option<String>) -> Journal<'_> {
+    Journal { state_dir: &place.state_dir, task: TASK, rollback }
+}
+
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+enum Found {
+    Groups(Vec<Group>),
+    /// The text around the question to the map, for each component.
+    Around(Vec<(String, String)>),
+}
+
+impl State {
+    fn look_at_map(&mut self, place: &Place, file: &Path) -> Result<()> {
+        for socket in &self.sockets {
+            self.live.push(map::live_value(socket, file, &place.key)?);
+        }
+        self.text = fs::read(file).with_context(|| {
+            format!(
+                "reading the map file {}, without which a restart of HAProxy forgets the colour",
+                file.display()
+            )
+        })?;
+        self.file = map::file_value(&self.text, &place.key);
+        let said = self.live.iter().chain([&self.file]).flatten();
+        let mut colors = said.filter_map(|value| Pattern::of(value));
+        if let Some((pattern, _)) = colors.next() {
+            self.pattern = pattern;
+        }
+        self.active = self.agreed();
+        Ok(())
+    }
+
+    /// The colour lives in the configuration. What the running process does shows in its servers,
+    /// or in that it was started after the file was written.
+    fn look_at_config(&mut self, place: &Place, config: &Config) -> Result<()> {
+        let by_file = config.color(&self.groups);
+        self.file = by_file.map(|color| color.to_string());
+        let by_servers = self.live_color();
+        for worker in reload::workers(&self.sockets)? {
+            let changed = fs::metadata(&place.config).and_then(|meta| meta.modified())?;
+            let stale = reload::loaded_at(worker).is_some_and(|loaded| loaded + ROOM < changed);
+            if stale {
+                self.drift.push(format!(
+                    "{} was changed after HAProxy had loaded it",
+                    place.config.display()
+                ));
+            }
+            let live = by_servers.or(by_file.filter(|_| !stale));
+            self.live.push(live.map(|color| color.to_string()));
+        }
+        let recorded = self.record.as_deref().and_then(Color::parse);
+        self.active = self.agreed().or(recorded.filter(|_| self.live.iter().all(Option::is_none)));
+        if let Some(ours) = read_word(&place.digest_file())? {
+            if ours != digest(&self.text) {
+                self.drift.push(format!(
+                    "{} is not the configuration that was written here last: somebody else has changed it",
+                    place.config.display()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// In backends with servers of both colours, those that are neither backup nor in maintenance.
+    fn live_color(&self) -> Option<Color> {
+        let shared: Vec<&str> = (self.groups.iter())
+            .filter_map(|group| match group {
+                Group::Shared(backend, _) => Some(backend.as_str()),
+                Group::OneEach(_) => None,
+            })
+            .collect();
+        let takes_requests = |color: Color| {
+            (self.fleet(color).servers())
+                .filter(|server| shared.contains(&server.backend.as_str()))
+                .any(|server| !server.is_backup && !server.is_maintenance())
+        };
+        match (takes_requests(Color::Blue), takes_requests(Color::Green)) {
+            (true, false) => Some(Color::Blue),
+            (false, true) => Some(Color::Green),
+            _ => None,
+        }
+    }
+
+    /// The colour that every live HAProxy names.
+    fn agreed(&self) -> Option<Color> {
+        let color = |value: &Option<String>| Pattern::of(value.as_deref()?).map(|(_, color)| color);
+        let first = color(self.live.first()?)?;
+        self.live.iter().all(|value| color(value) == Some(first)).then_some(first)
+    }
+
+    fn compare(&mut self, place: &Place) {
+        let what = match place.method {
+            Method::Map(_) => format!("the value of {}", place.key),
+            Method::Reload => "the active colour".to_owned(),
+        };
+        let says = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".to_owned());
+        for (socket, live) in self.sockets.iter().zip(&self.live) {
+            let first = self.live.first().unwrap_or(live);
+            if live != first {
+                self.drift.push(format!(
+                    "{what} is {} at {socket}, and {} at {}",
+                    says(live),
+                    says(first),
+                    self.sockets[0]
+                ));
+            }
+        }
+        let first = self.live.first().cloned().flatten();
+        if first != self.file && (first.is_some() || matches!(place.method, Method::Map(_))) {
+            let file = match &place.method {
+                Method::Map(map) => map.display(),
+                Method::Reload => place.config.display(),
+            };
+            self.drift.push(format!(
+                "{what} is {} in the live HAProxy, and {} in {file}",
+                says(&first),
+                says(&self.file)
+            ));
+        }
+        let Some(active) = self.active else { return };
+        match self.record.as_deref() {
+            Some(word) if word != active.word() => self.notes.push(format!(
+                "{} says {word:?}, but {active} is active: somebody has flipped by hand",
+                place.active_color_file().display()
+            )),
+            _ => {}
+        }
+    }
+
+    pub fn fleet(&self, color: Color) -> &Fleet {
+        match color {
+            Color::Blue => &self.fleets[0],
+            Color::Green => &self.fleets[1],
+        }
+    }
+
+    /// The release of the active colour, when the newest line of the history is about it.
+    pub fn release(&self) -> Option<&str> {
+        let newest = self.history.newest().filter(|entry| Some(entry.color) == self.active)?;
+        newest.release.as_deref()
+    }
+
+    /// Where `previous` would go: the colour, its release, and why not.
+    pub fn previous(&self) -> (Option<Color>, Option<String>, Option<String>) {
+        let Some(active) = self.active else {
+            return (None, None, Some("which colour is active is not known".to_owned()));
+        };
+        let color = active.other();
+        let Some(entry) = self.history.newest_of(color) else {
+            return (None, None, Some(format!("the history knows nothing of {color}")));
+        };
+        let release = entry.release.clone();
+        let named = release.as_deref().unwrap_or("of which the history has no name");
+        let why = match (entry.verdict, self.fleet(color).troubles(color).as_slice()) {
+            (Verdict::Void, _) => Some(format!("{color} holds release {named}, which is void")),
+            (Verdict::Good, []) => None,
+            (Verdict::Good, troubles) => Some(troubles.join("; ")),
+        };
+        (Some(color), release, why)
+    }
+
+    /// What is shown as `before` and `after`.
+    pub fn view(&self) -> Value {
+        json!({ "active": self.active, "release": self.release(), "places": self.places() })
+    }
+
+    fn places(&self) -> Value {
+        let live: Value = match self.live.as_slice() {
+            [only] => json!(only),
+            several if several.iter().all(|value| Some(value) == several.first()) => {
+                json!(several[0])
+            }
+            several => json!(several),
+        };
+        json!({ "live": live, "file": self.file, "record": self.record })
+    }
+
+    /// The facts that the module and the info module return.
+    pub fn facts(&self, mut outcome: Outcome) -> Outcome {
+        let (color, release, why) = self.previous();
+        let drift: Vec<&String> = self.drift.iter().chain(&self.notes).collect();
+        outcome.warnings.extend(self.history.warnings());
+        outcome
+            .fact("active", json!(self.active))
+            .fact("release", json!(self.release()))
+            .fact(
+                "previous",
+                json!({ "color": color, "release": release, "open": why.is_none(), "why": why }),
+            )
+            .fact(
+                "colors",
+                json!({
+                    "blue": self.fleets[0].to_json(Color::Blue),
+                    "green": self.fleets[1].to_json(Color::Green),
+                }),
+            )
+            .fact("places", self.places())
+            .fact("drift", json!(drift))
+            .fact("history", json!(self.history.entries().collect::<Vec<_>>()))
+            .fact("unfinished", json!(self.unfinished))
+    }
+}
+
+fn read_config(place: &Place) -> Result<Vec<u8>> {
+    fs::read(&place.config)
+        .with_context(|| format!("reading the configuration {}", place.config.display()))
+}
+
+fn named_socket(place: &Place, config: &Config) -> Result<Socket> {
+    let config_file = place.config.display();
+    let found = config.stats_socket().map(Socket::parse);
+    found.and_then(Result::ok).ok_or_else(|| {
+        let msg = format!(
+            "{config_file} has no `stats socket <path> level admin`: add one and reload HAProxy, or \
+             give stats_socket"
+        );
+        Failure::new("no_socket", msg).into()
+    })
+}
+
+fn found_groups(place: &Place, config: &Config) -> Result<Found> {
+    if let Method::Map(map) = &place.method {
+        let asking = config.asking(&map.to_string_lossy(), &place.key);
+        if !asking.is_empty() {
+            return Ok(Found::Around(asking));
+        }
+    }
+    let groups = config.colored(&place.server_name);
+    if groups.is_empty() {
+        let msg = format!(
+            "{} has no backends of both colours, and none with servers of both: name them in \
+             backends (and server_name)",
+            place.config.display()
+        );
+        return Err(Failure::new("no_backends", msg).into());
+    }
+    Ok(Found::Groups(groups))
+}
+
+fn read_word(path: &Path) -> Result<Option<String>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}

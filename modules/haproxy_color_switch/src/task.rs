@@ -1,0 +1,274 @@
+//! The options as typed values, checked where a spec cannot.
+
+use crate::color::{Color, Pattern};
+use crate::haproxy::reload::Reloader;
+use crate::haproxy::socket::Socket;
+use crate::history;
+use crate::question::Question;
+use crate::servers::{Group, ServerName};
+use ansible_module::{Failure, Options as Given};
+use host::clock::Utc;
+use host::deploy_id::DeployId;
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A century, as the longest span that anybody means.
+const LONGEST: f64 = 100.0 * 365.0 * 86_400.0;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// By the value of a key in this map.
+    Map(PathBuf),
+    Reload,
+}
+
+/// What is looked at.
+#[derive(Debug)]
+pub struct Place {
+    pub method: Method,
+    pub key: String,
+    pub config: PathBuf,
+    /// Empty: the configuration names it.
+    pub sockets: Vec<Socket>,
+    pub state_dir: PathBuf,
+    /// Empty: the configuration names them.
+    pub groups: Vec<Group>,
+    pub server_name: ServerName,
+}
+
+impl Place {
+    pub fn parse(given: &Given) -> Result<Place, Failure> {
+        let key: String = given.get("map_key")?;
+        let (method, map): (Option<String>, Option<PathBuf>) =
+            (given.get("method")?, given.get("map")?);
+        let method = match (method.as_deref(), map) {
+            (Some("map") | None, Some(map)) => Method::Map(absolute("map", map)?),
+            _ => Method::Reload,
+        };
+        if !is_word(&key) || key.starts_with(['.', '/', '#']) {
+            let expected = "letters, digits and any of . _ : @ -, beginning with none of . and #";
+            return Err(bad("map_key", format!("expected {expected}, got {key:?}")));
+        }
+        let state_dir: Option<PathBuf> = given.get("state_dir")?;
+        let state_dir = state_dir.unwrap_or_else(|| format!("/var/lib/reversible/{key}").into());
+        let sockets: Vec<String> = given.get("stats_socket")?;
+        let sockets = sockets.iter().map(|text| Socket::parse(text));
+        let server_name: String = given.get("server_name")?;
+        let server_name = ServerName::parse(&server_name).map_err(|why| bad("server_name", why))?;
+        let backends: Vec<String> = given.get("backends")?;
+        let groups = backends.iter().map(|name| group(name, &server_name));
+        Ok(Place {
+            method,
+            config: absolute("config", given.get("config")?)?,
+            sockets: sockets.collect::<Result<_, _>>().map_err(|why| bad("stats_socket", why))?,
+            state_dir: absolute("state_dir", state_dir)?,
+            groups: groups.collect::<Result<_, _>>()?,
+            server_name,
+            key,
+        })
+    }
+
+    pub fn active_color_file(&self) -> PathBuf {
+        self.state_dir.join("active-color")
+    }
+
+    pub fn history_file(&self) -> PathBuf {
+        self.state_dir.join("active-color.history")
+    }
+
+    /// The configuration with which a colour was last left.
+    pub fn kept_config(&self, color: Color) -> PathBuf {
+        self.state_dir.join(format!("config.{color}"))
+    }
+
+    /// The digest of the configuration that we wrote last.
+    pub fn digest_file(&self) -> PathBuf {
+        self.state_dir.join("config.sha256")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Color(Color),
+    Previous,
+}
+
+/// The new configuration.
+#[derive(Debug)]
+pub enum Content {
+    Text(String),
+    File(PathBuf),
+    /// The one that is kept for the colour.
+    Kept,
+}
+
+#[derive(Debug)]
+pub struct Budget {
+    pub watch: Duration,
+    pub max_failed: Option<u64>,
+    pub max_share: f64,
+    pub min_requests: u64,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub struct Task {
+    pub place: Place,
+    pub wanted: Wanted,
+    pub release: Option<String>,
+    pub content: Content,
+    pub validate: Vec<String>,
+    pub reloader: Reloader,
+    pub deploy: Option<DeployId>,
+    pub rollback: Option<DeployId>,
+    pub target_timeout: Duration,
+    pub since: Option<Utc>,
+    pub probe: Option<Question>,
+    pub prove: Option<Question>,
+    pub budget: Option<Budget>,
+    pub drain: Duration,
+    pub void: bool,
+    pub settle: bool,
+    pub keep: usize,
+    pub lock_timeout: Duration,
+}
+
+impl Task {
+    pub fn parse(given: &Given) -> Result<Task, Failure> {
+        let place = Place::parse(given)?;
+        let wanted: String = given.get("color")?;
+        let release: Option<String> = given.get("release")?;
+        if let Some(release) = release.as_ref().filter(|release| !is_word(release)) {
+            let expected = "one word of letters, digits and any of . _ : @ / -";
+            return Err(bad("release", format!("expected {expected}, got {release:?}")));
+        }
+        let (text, file): (Option<String>, Option<PathBuf>) =
+            (given.get("content")?, given.get("src")?);
+        if place.method != Method::Reload && (text.is_some() || file.is_some()) {
+            let msg =
+                "a new configuration goes with method: reload; with a map the configuration stays";
+            return Err(bad("content", msg.to_owned()));
+        }
+        let content = match (text, file) {
+            (Some(text), _) => Content::Text(text),
+            (_, Some(file)) => Content::File(absolute("src", file)?),
+            _ => Content::Kept,
+        };
+        let validate: Vec<String> = given.get("validate")?;
+        if !validate.iter().any(|word| word.contains("%s")) {
+            let msg = "expected a program and its arguments, one of them with %s for the file";
+            return Err(bad("validate", msg.to_owned()));
+        }
+        let keep: usize = given.get("history")?;
+        if keep < history::FEWEST {
+            let msg = format!(
+                "expected at least {}: one to be at and one to go back to",
+                history::FEWEST
+            );
+            return Err(bad("history", msg));
+        }
+        let drift: String = given.get("drift")?;
+        Ok(Task {
+            wanted: Color::parse(&wanted).map_or(Wanted::Previous, Wanted::Color),
+            content,
+            validate,
+            reloader: Reloader {
+                master: match given.get::<Option<PathBuf>>("master_socket")? {
+                    Some(path) => Some(Socket::Unix(absolute("master_socket", path)?)),
+                    None => None,
+                },
+                unit: given.get("unit")?,
+                pidfile: given.get("pidfile")?,
+            },
+            deploy: given.get("deploy_id")?,
+            rollback: given.get("rollback_id")?,
+            target_timeout: span(given, "target_timeout")?,
+            since: given.get("since")?,
+            probe: Question::of_servers(given, release.as_deref())?,
+            prove: Question::through_haproxy(given, release.as_deref())?,
+            budget: budget(given)?,
+            drain: span(given, "drain_timeout")?,
+            void: given.get("void")?,
+            settle: drift == "settle",
+            keep,
+            lock_timeout: span(given, "lock_timeout")?,
+            release,
+            place,
+        })
+    }
+
+    /// The id of the run itself, which is the fence.
+    pub fn run(&self) -> Option<&DeployId> {
+        self.rollback.as_ref().or(self.deploy.as_ref())
+    }
+}
+
+fn group(name: &str, server_name: &ServerName) -> Result<Group, Failure> {
+    let pattern = Pattern::parse(name);
+    let bare = name.replacen(Pattern::PLACE, "", 1);
+    let sound = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte));
+    match pattern {
+        _ if !sound || name.is_empty() => Err(bad(
+            "backends",
+            format!(
+                "{name:?} is no name of a backend: expected letters, digits and any of - _ . :, and {{color}} at most once"
+            ),
+        )),
+        Some(pattern) => Ok(Group::OneEach(pattern)),
+        None => Ok(Group::Shared(name.to_owned(), server_name.clone())),
+    }
+}
+
+fn budget(given: &Given) -> Result<Option<Budget>, Failure> {
+    #[derive(Deserialize)]
+    struct Raw {
+        watch: f64,
+        max_failed: Option<u64>,
+        max_share: f64,
+        min_requests: u64,
+    }
+    let Some(raw) = given.get::<Option<Raw>>("error_budget")? else { return Ok(None) };
+    let watch = seconds("error_budget.watch", raw.watch)?;
+    if !(0.0..=1.0).contains(&raw.max_share) {
+        let msg = format!("expected a share from 0 to 1, got {}", raw.max_share);
+        return Err(bad("error_budget.max_share", msg));
+    }
+    let (max_failed, min_requests) = (raw.max_failed, raw.min_requests);
+    let budget = Budget { watch, max_failed, max_share: raw.max_share, min_requests };
+    Ok(Some(budget).filter(|budget| !budget.watch.is_zero()))
+}
+
+fn span(given: &Given, name: &'static str) -> Result<Duration, Failure> {
+    seconds(name, given.get(name)?)
+}
+
+pub fn seconds(name: &str, value: f64) -> Result<Duration, Failure> {
+    match value {
+        value if (0.0..=LONGEST).contains(&value) => Ok(Duration::from_secs_f64(value)),
+        _ => Err(bad(name, format!("expected seconds, 0 or more, got {value}"))),
+    }
+}
+
+fn absolute(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
+    let text = path.to_string_lossy();
+    // A path goes into a command to HAProxy, where a space or a semicolon ends a word.
+    let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, ';' | '\\' | '#');
+    match path.is_absolute() && !text.contains(odd) {
+        true => Ok(path),
+        false => Err(bad(
+            name,
+            format!("expected an absolute path without spaces and ; \\ #, got {text:?}"),
+        )),
+    }
+}
+
+/// One word in a command to HAProxy and in a line of the history.
+fn is_word(text: &str) -> bool {
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/-".contains(&byte);
+    !text.is_empty() && text.len() <= 128 && text.bytes().all(sound) && text != "-"
+}
+
+pub fn bad(name: &str, why: String) -> Failure {
+    Failure::new("bad_options", format!("argument '{name}': {why}"))
+}
