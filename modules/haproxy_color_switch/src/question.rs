@@ -116,9 +116,12 @@ impl Question {
             other => other.to_string(),
         };
         let headers = common.headers.unwrap_or_default().into_iter();
+        let headers: Vec<(String, String)> =
+            headers.map(|(header, value)| (header, text_of(value))).collect();
+        http::check_headers(&headers).map_err(|why| bad(&format!("{name}.headers"), why))?;
         Ok(Question {
             asked,
-            headers: headers.map(|(header, value)| (header, text_of(value))).collect(),
+            headers,
             status: common.status,
             release_field: common.release_field,
             release_header: common.release_header,

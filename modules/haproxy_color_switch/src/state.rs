@@ -305,8 +305,16 @@ impl State {
 }
 
 fn read_config(place: &Place) -> Result<Vec<u8>> {
-    fs::read(&place.config)
-        .with_context(|| format!("reading the configuration {}", place.config.display()))
+    let path = place.config.display();
+    fs::read(&place.config).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
+            let msg = format!(
+                "there is no configuration {path}: give config, or run this on the load balancer"
+            );
+            Failure::new("no_config", msg).into()
+        }
+        _ => anyhow::Error::new(error).context(format!("reading the configuration {path}")),
+    })
 }
 
 fn named_socket(place: &Place, config: &Config) -> Result<Socket> {
