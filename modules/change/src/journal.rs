@@ -46,6 +46,12 @@ impl Journal<'_> {
         Ok(self.unfinished()?.map(|begun| (begun.since.to_string(), begun.value.plan)))
     }
 
+    /// The last note with this key in what waits to be finished.
+    pub fn note(&self, key: &str) -> Result<Option<Value>> {
+        let Some(_) = SafeFolder::find(self.state_dir)? else { return Ok(None) };
+        Ok(self.unfinished()?.and_then(|begun| begun.note(key).cloned()))
+    }
+
     /// What was begun has been taken back: there is nothing left to finish.
     pub fn taken_back(&self) -> Result<()> {
         let Some(_) = SafeFolder::find(self.state_dir)? else { return Ok(()) };

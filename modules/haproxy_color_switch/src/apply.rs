@@ -10,7 +10,7 @@ use crate::haproxy::{map, reload};
 use crate::history::{Entry, Verdict};
 use crate::plan::{Action, Switch};
 use crate::servers::Fleet;
-use crate::state::{self, State, digest};
+use crate::state::{self, Heading, State, digest};
 use crate::task::{Method, Task};
 use ansible_module::Failure;
 use anyhow::{Context, Result, bail, ensure};
@@ -21,6 +21,7 @@ use host::fence::Fence;
 use host::folder::SafeFolder;
 use host::interrupt;
 use host::lock::Lock;
+use host::record::Intent;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
@@ -87,14 +88,14 @@ impl Numbers {
 impl<'a> Apply<'a> {
     pub fn new(task: &'a Task, state: &'a State, switch: &'a Switch) -> Apply<'a> {
         // A run that was killed may have flipped: what fails from here on is taken back as well.
-        let flipped = state.unfinished.is_some();
+        let flipped = switch.resumes;
         Apply { task, state, switch, numbers: Numbers::default(), flipped }
     }
 
-    pub fn act(&mut self, action: &Action) -> Result<()> {
+    pub fn act(&mut self, action: &Action, intent: Option<&Intent>) -> Result<()> {
         let began = Instant::now();
         let (what, done) = match action {
-            Action::Flip => ("flip", self.flip()),
+            Action::Flip => ("flip", self.flip(intent)),
             Action::Prove => ("prove", self.prove()),
             Action::Watch => ("watch", budget::watch(self)),
             Action::Record => ("record", self.record()),
@@ -103,12 +104,17 @@ impl<'a> Apply<'a> {
         done
     }
 
-    fn flip(&mut self) -> Result<()> {
+    fn flip(&mut self, intent: Option<&Intent>) -> Result<()> {
         // A signal ends the run before or after this, not between the live map and its file.
         let _shield = interrupt::shield();
         let task = self.task;
         if let Some(run) = task.run() {
             Fence::check_and_raise(&task.place.state_dir, run)?;
+        }
+        if let Some(intent) = intent {
+            let Switch { from, to, release, .. } = self.switch;
+            let heading = Heading { from: *from, to: *to, release: release.clone() };
+            intent.note(Heading::NOTE, &heading)?;
         }
         match &task.place.method {
             Method::Map(file) => self.flip_map(file)?,
@@ -162,7 +168,7 @@ impl<'a> Apply<'a> {
         let now = fs::read(&place.config)
             .with_context(|| format!("reading {}", place.config.display()))?;
         ensure_unmoved(now == self.state.text, &place.config)?;
-        if let Some(from) = self.switch.from {
+        if let Some(from) = self.switch.from.filter(|_| now != *content) {
             Replace::new(&place.kept_config(from)).mode(0o600).write(&now)?;
         }
         self.flipped = true;
@@ -189,8 +195,12 @@ impl<'a> Apply<'a> {
         let mut history = self.state.history.clone();
         let newest = history.newest().cloned();
         if let Some(from) = switch.from {
-            // Found, and made by nobody that we know.
-            if newest.as_ref().map(|entry| entry.color) != Some(from) && from != switch.to {
+            let unproven = self.state.heading.as_ref().filter(|heading| heading.to == from);
+            if let Some(heading) = unproven.filter(|_| from != switch.to) {
+                // Its proof was cut off, and nobody should be led back to it.
+                history.add(entry(from, heading.release.clone(), None, Verdict::Void));
+            } else if newest.as_ref().map(|entry| entry.color) != Some(from) && from != switch.to {
+                // Found, and made by nobody that we know.
                 history.add(entry(from, None, None, Verdict::Good));
             }
             if task.void && from != switch.to {

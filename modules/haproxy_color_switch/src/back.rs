@@ -25,7 +25,11 @@ impl Apply<'_> {
         let _shield = interrupt::shield();
         let old = self.switch.from;
         if !self.flipped {
-            let left = state::journal(&self.task.place, None).taken_back();
+            // What an older run has left half done is not ours to forget.
+            let left = match self.state.heading {
+                Some(_) => Ok(()),
+                None => state::journal(&self.task.place, None).taken_back(),
+            };
             return match left {
                 Ok(()) => error,
                 Err(why) => why.context(error.to_string()),
@@ -72,16 +76,12 @@ impl Apply<'_> {
         }
     }
 
-    fn was_unfinished(&self) -> bool {
-        self.state.unfinished.is_some()
-    }
-
     /// Returns what could not be asked, since no HAProxy runs there.
     fn map_back(&self, file: &Path, old: Option<Color>) -> Result<Vec<String>> {
         let (key, state) = (&self.task.place.key, self.state);
         let _lock = lock(self.task, file)?;
         // What a killed run had flipped was seen flipped; then the colour says what was before.
-        let before = |seen: &Option<String>| match (old, self.was_unfinished()) {
+        let before = |seen: &Option<String>| match (old, self.switch.resumes) {
             (Some(color), true) => Some(state.pattern.name(color)),
             _ => seen.clone(),
         };
@@ -109,7 +109,7 @@ impl Apply<'_> {
     fn config_back(&self, old: Option<Color>) -> Result<Vec<String>> {
         let place = &self.task.place;
         let _lock = lock(self.task, &place.config)?;
-        let kept = old.filter(|_| self.was_unfinished()).map(|color| place.kept_config(color));
+        let kept = old.filter(|_| self.switch.resumes).map(|color| place.kept_config(color));
         let text = match kept.filter(|path| path.exists()) {
             Some(path) => fs::read(&path).with_context(|| format!("reading {}", path.display()))?,
             None => self.state.text.clone(),
@@ -138,9 +138,13 @@ impl Apply<'_> {
                 let run = self.task.run().map(ToString::to_string);
                 let failed = self.switch.release.clone();
                 history.add(entry(self.switch.to, failed, run.clone(), Verdict::Void));
-                history.add(entry(color, release, run, Verdict::Good));
+                // What a killed run had made active was not proven either.
+                let proven =
+                    !self.state.heading.as_ref().is_some_and(|heading| heading.to == color);
+                let verdict = if proven { Verdict::Good } else { Verdict::Void };
+                history.add(entry(color, release, run, verdict));
                 word = Some(color.to_string());
-            } else if self.was_unfinished() {
+            } else if self.switch.resumes {
                 word = Some(color.to_string());
             }
         }

@@ -65,9 +65,9 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     if flips && !invocation.check_mode {
         let began = Instant::now();
         if let Err(error) = gate::target(&state, &task, &switch) {
-            return Err(match state.unfinished {
-                Some(_) => apply.go_back(error),
-                None => Failure::new("target_down", "nothing was changed").caused_by(error).into(),
+            return Err(match switch.resumes {
+                true => apply.go_back(error),
+                false => Failure::new("target_down", "nothing was changed").caused_by(error).into(),
             });
         }
         apply.numbers.took("target", began);
@@ -87,7 +87,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
             }
         }
     };
-    let act = |action: &Action, _: Option<&_>| apply.act(action);
+    let act = |action: &Action, intent: Option<&_>| apply.act(action, intent);
     let done = change::run(invocation, plan, &Consent::none(), Some(journal()), act, verify);
     let mut outcome = match done {
         Ok(outcome) => outcome,

@@ -24,6 +24,8 @@ pub struct Switch {
     pub from: Option<Color>,
     pub to: Color,
     pub release: Option<String>,
+    /// A run that was killed was about the same.
+    pub resumes: bool,
     /// The new configuration, for `method: reload`.
     pub content: Option<Vec<u8>>,
     pub way: Option<Way>,
@@ -36,10 +38,13 @@ pub fn resolve(state: &State, task: &Task) -> Result<Switch, Failure> {
         Wanted::Color(color) => (color, task.release.clone()),
         Wanted::Previous => previous(state, task)?,
     };
-    // What a killed run had flipped already came from the other colour.
-    let flipped = state.unfinished.is_some() && state.active == Some(to);
-    let from = if flipped { Some(to.other()) } else { state.active };
-    Ok(Switch { from, to, release, content: None, way: None })
+    // What a killed run had flipped already came from the colour that it noted.
+    let resumes = state.heading.as_ref().filter(|heading| heading.to == to);
+    let from = match resumes.filter(|_| state.active == Some(to)) {
+        Some(heading) => heading.from,
+        None => state.active,
+    };
+    Ok(Switch { from, to, release, resumes: resumes.is_some(), content: None, way: None })
 }
 
 pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>, Failure> {
@@ -49,8 +54,9 @@ pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>,
     plan.identities = vec![format!("active {:?}, file {:?}", state.live, state.file)];
     let to = switch.to;
     let flips = state.active != Some(to) || !state.drift.is_empty();
-    let loads = switch.content.as_ref().is_some_and(|new| *new != state.text);
     let unfinished = state.unfinished.is_some();
+    // A run that was killed may have written it and not reloaded.
+    let loads = switch.content.as_ref().is_some_and(|new| unfinished || *new != state.text);
     let held = switch.release.as_ref().map(|sha| format!(" (release {sha})")).unwrap_or_default();
     if flips || loads {
         let text = match &place.method {
@@ -166,7 +172,7 @@ fn refuse_drift(state: &State, task: &Task) -> Result<(), Failure> {
             ));
         }
     }
-    if state.drift.is_empty() || task.settle || state.unfinished.is_some() {
+    if state.drift.is_empty() || task.settle || state.heading.is_some() {
         return Ok(());
     }
     Err(Failure::new(

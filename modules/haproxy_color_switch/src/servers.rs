@@ -158,9 +158,9 @@ impl Fleet {
         troubles
     }
 
-    /// The first component without a server that is up.
+    /// The first component without a server that takes requests.
     pub fn lost(&self) -> Option<&str> {
-        let lost = |part: &&Part| !part.servers.iter().any(Server::is_up);
+        let lost = |part: &&Part| !part.servers.iter().any(Server::takes_requests);
         self.parts.iter().find(lost).map(|part| part.title.as_str())
     }
 

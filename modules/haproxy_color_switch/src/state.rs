@@ -11,6 +11,7 @@ use crate::task::{Method, Place};
 use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Result};
 use change::Journal;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -21,7 +22,7 @@ use std::time::Duration;
 /// The name of this task's intent and locks.
 pub const TASK: &str = "haproxy_color_switch";
 /// Times of files and of processes are compared with this much room.
-const ROOM: Duration = Duration::from_secs(1);
+const ROOM: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub struct State {
@@ -47,6 +48,20 @@ pub struct State {
     pub notes: Vec<String>,
     /// Since when a run that was killed waits to be finished.
     pub unfinished: Option<String>,
+    /// What that run was about, when it had begun to change something.
+    pub heading: Option<Heading>,
+}
+
+/// What a run is about, noted before its first change: whoever finds it killed must not guess.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Heading {
+    pub from: Option<Color>,
+    pub to: Color,
+    pub release: Option<String>,
+}
+
+impl Heading {
+    pub const NOTE: &'static str = "heading";
 }
 
 pub fn observe(place: &Place) -> Result<State> {
@@ -75,6 +90,7 @@ pub fn observe(place: &Place) -> Result<State> {
         drift: Vec::new(),
         notes: Vec::new(),
         unfinished: journal(place, None).waiting()?.map(|(since, _)| since),
+        heading: read_heading(place)?,
         groups: Vec::new(),
         sockets,
     };
@@ -104,6 +120,11 @@ pub fn journal(place: &Place, rollback: Option<String>) -> Journal<'_> {
 
 pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read_heading(place: &Place) -> Result<Option<Heading>> {
+    let noted = journal(place, None).note(Heading::NOTE)?;
+    noted.map(serde_json::from_value).transpose().context("reading what a killed run was about")
 }
 
 enum Found {

@@ -61,11 +61,12 @@ impl Config {
         config
     }
 
-    /// The first stats socket that is a path and has the rights that a flip needs.
+    /// The first stats socket that is a path, before all one with all rights.
     pub fn stats_socket(&self) -> Option<&str> {
         let bare = |name: &str| name.strip_prefix("unix@").unwrap_or(name).starts_with('/');
-        let mut fit = self.stats_sockets.iter().filter(|(name, admin)| *admin && bare(name));
-        fit.next().map(|(name, _)| name.as_str())
+        let fit = || self.stats_sockets.iter().filter(|(name, _)| bare(name));
+        let best = fit().find(|(_, admin)| *admin).or_else(|| fit().next());
+        best.map(|(name, _)| name.as_str())
     }
 
     /// The longest time between two health checks that is written anywhere.

@@ -38,6 +38,11 @@ impl Server {
             && matches!(self.check.as_str(), "L4OK" | "L6OK" | "L7OK" | "L7OKC" | "PROCOK")
     }
 
+    /// HAProxy sends it requests: also on its way down, and after a reload before the first check.
+    pub fn takes_requests(&self) -> bool {
+        self.status.starts_with("UP") || self.status == "no check"
+    }
+
     /// Taken out by hand or by the configuration: it is not checked.
     pub fn is_maintenance(&self) -> bool {
         self.status.starts_with("MAINT")
