@@ -139,8 +139,7 @@ impl Apply<'_> {
                 let failed = self.switch.release.clone();
                 history.add(entry(self.switch.to, failed, run.clone(), Verdict::Void));
                 // What a killed run had made active was not proven either.
-                let proven =
-                    !self.state.heading.as_ref().is_some_and(|heading| heading.to == color);
+                let proven = self.state.heading.as_ref().is_none_or(|heading| heading.to != color);
                 let verdict = if proven { Verdict::Good } else { Verdict::Void };
                 history.add(entry(color, release, run, verdict));
                 word = Some(color.to_string());
