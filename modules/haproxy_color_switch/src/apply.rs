@@ -52,6 +52,8 @@ pub struct Apply<'a> {
     pub numbers: Numbers,
     /// Something was changed, or may have been.
     pub flipped: bool,
+    /// HAProxy may have read what was changed.
+    pub reloaded: bool,
 }
 
 /// What is told of a flip, also when it failed.
@@ -89,7 +91,8 @@ impl<'a> Apply<'a> {
     pub fn new(task: &'a Task, state: &'a State, switch: &'a Switch) -> Apply<'a> {
         // A run that was killed may have flipped: what fails from here on is taken back as well.
         let flipped = switch.resumes;
-        Apply { task, state, switch, numbers: Numbers::default(), flipped }
+        let numbers = Numbers::default();
+        Apply { task, state, switch, numbers, flipped, reloaded: flipped }
     }
 
     pub fn act(&mut self, action: &Action, intent: Option<&Intent>) -> Result<()> {
@@ -173,6 +176,7 @@ impl<'a> Apply<'a> {
         }
         self.flipped = true;
         Replace::new(&place.config).write(content)?;
+        self.reloaded = true;
         reload::reload(way, &self.state.sockets)?;
         gate::target_after_reload(self.state, self.task, self.switch)?;
         Replace::new(&place.digest_file()).write(format!("{}\n", digest(content)).as_bytes())?;

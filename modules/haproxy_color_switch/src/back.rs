@@ -5,6 +5,7 @@
 
 use crate::apply::{Apply, entry, lock};
 use crate::color::Color;
+use crate::haproxy::socket::is_gone;
 use crate::haproxy::{map, reload};
 use crate::history::Verdict;
 use crate::state::{self, digest};
@@ -116,7 +117,7 @@ impl Apply<'_> {
         };
         put_back(&place.config, &text)?;
         let mut silent = Vec::new();
-        if let Some(way) = &self.switch.way {
+        if let Some(way) = self.switch.way.as_ref().filter(|_| self.reloaded) {
             match reload::reload(way, &self.state.sockets) {
                 Err(why) if is_gone(&why) => silent.push(format!("{why:#}")),
                 reloaded => reloaded?,
@@ -159,11 +160,6 @@ impl Apply<'_> {
         }
         Ok(())
     }
-}
-
-/// Whether nobody listens: HAProxy has ended.
-fn is_gone(error: &anyhow::Error) -> bool {
-    matches!(code(error), "not_running" | "no_socket")
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -56,7 +56,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let mut switch = plan::resolve(&state, &task)?;
     switch.content = gate::content(&state, &task, &switch)?;
     if switch.content.as_ref().is_some_and(|new| *new != state.text || state.unfinished.is_some()) {
-        switch.way = Some(task.reloader.choose()?);
+        switch.way = Some(task.reloader.choose(&state.sockets)?);
     }
     let plan = plan::plan(&state, &task, &switch)?;
     let flips = plan.steps.iter().any(|step| step.action == Action::Flip);

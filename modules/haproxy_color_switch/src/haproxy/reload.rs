@@ -4,7 +4,7 @@
 //! a reload that comes 10 to 40 ms after the one before, without a word, and a failed one leaves
 //! the old worker serving.
 
-use super::socket::Socket;
+use super::socket::{self, Socket};
 use super::stat;
 use ansible_module::Failure;
 use anyhow::{Context, Result};
@@ -14,12 +14,15 @@ use host::program;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A worker younger than this may be followed by another reload too soon.
 const APART: Duration = Duration::from_millis(150);
+/// A master starts itself anew in milliseconds.
+const ANEW: Duration = Duration::from_secs(2);
 /// A reload that was begun takes as long as the configuration is.
 const PATIENCE: Duration = Duration::from_secs(60);
 const TRIES: u32 = 3;
@@ -49,7 +52,19 @@ pub enum Way {
 }
 
 impl Reloader {
-    pub fn choose(&self) -> Result<Way> {
+    /// Looked at before anything is changed: whether it is there, and is the master of the workers
+    /// that answer at these sockets.
+    pub fn choose(&self, sockets: &[Socket]) -> Result<Way> {
+        let way = self.given()?;
+        match &way {
+            Way::Master(master) => drop(master.ask("show proc")?),
+            Way::Signal(pid) => is_master_of(*pid, &workers(sockets)?)?,
+            Way::Unit(_) => {}
+        }
+        Ok(way)
+    }
+
+    fn given(&self) -> Result<Way> {
         if let Some(master) = &self.master {
             return Ok(Way::Master(master.clone()));
         }
@@ -99,10 +114,10 @@ pub fn reload(way: &Way, sockets: &[Socket]) -> Result<()> {
         if let Way::Signal(pid) = way {
             is_master_of(*pid, &old)?;
         }
-        let before = failures_of(way);
+        let mut signs = Signs::before(way, &old);
         send(way)?;
         let patience = if attempt == TRIES { PATIENCE } else { way.patience() };
-        if follows(way, sockets, &old, before, Deadline::after(patience))? {
+        if follows(sockets, &old, &mut signs, Deadline::after(patience))? {
             return Ok(());
         }
     }
@@ -130,7 +145,7 @@ fn send(way: &Way) -> Result<()> {
     match way {
         Way::Master(socket) => {
             // 2.6 answers nothing at once; later ones when it is done: Success=0 or 1, and the log.
-            let answer = socket.ask_for("reload", PATIENCE)?;
+            let answer = ask_master(socket)?;
             match answer.strip_prefix("Success=0") {
                 Some(log) => Err(refused(log)),
                 None => Ok(()),
@@ -150,15 +165,26 @@ fn send(way: &Way) -> Result<()> {
     }
 }
 
+/// While a master starts itself anew, as it does after a reload that failed, nobody listens.
+fn ask_master(socket: &Socket) -> Result<String> {
+    let deadline = Deadline::after(ANEW);
+    loop {
+        match socket.ask_for("reload", PATIENCE) {
+            Err(error) if socket::is_gone(&error) && !deadline.passed() => {
+                deadline.sleep(MASTER_POLL)?;
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// Whether other workers answered before the deadline; an error when HAProxy says that it failed.
 fn follows(
-    way: &Way,
     sockets: &[Socket],
     old: &[u32],
-    before: Option<u32>,
+    signs: &mut Signs<'_>,
     deadline: Deadline,
 ) -> Result<bool> {
-    let mut asked_master = Instant::now();
     loop {
         // While the master starts anew nobody may answer; the next round asks again.
         let now: Result<Vec<u32>> =
@@ -166,12 +192,8 @@ fn follows(
         if now.is_ok_and(|now| now.iter().zip(old).all(|(now, old)| now != old)) {
             return Ok(true);
         }
-        if asked_master.elapsed() > MASTER_POLL {
-            asked_master = Instant::now();
-            match (failures_of(way), before) {
-                (Some(now), Some(before)) if now > before => return Err(refused("")),
-                _ => {}
-            }
+        if signs.of_failure() {
+            return Err(refused(""));
         }
         if deadline.passed() {
             return Ok(false);
@@ -189,6 +211,64 @@ fn refused(log: &str) -> anyhow::Error {
     let msg =
         format!("HAProxy could not load the configuration and goes on with the old one: {told}");
     Failure::new("reload_failed", msg).into()
+}
+
+/// What shows that a reload has failed: the old worker then just goes on.
+struct Signs<'a> {
+    way: &'a Way,
+    asked: Instant,
+    /// As the master counted them before.
+    failures: Option<u32>,
+    master: Option<i32>,
+    children: BTreeSet<i32>,
+    /// Workers that came after the signal.
+    came: BTreeSet<i32>,
+    /// Up to 3.0 a master whose reload failed starts itself anew, with this mark.
+    marked: bool,
+}
+
+impl<'a> Signs<'a> {
+    fn before(way: &'a Way, workers: &[u32]) -> Signs<'a> {
+        let master = workers.first().and_then(|worker| stat_of(*worker)?.parent());
+        Signs {
+            way,
+            asked: Instant::now(),
+            failures: failures_of(way),
+            children: master.map(children_of).unwrap_or_default(),
+            came: BTreeSet::new(),
+            marked: master.is_some_and(is_marked),
+            master,
+        }
+    }
+
+    fn of_failure(&mut self) -> bool {
+        if let Some(master) = self.master {
+            let children = children_of(master);
+            self.came.extend(children.difference(&self.children));
+            if !self.came.is_empty() && self.came.is_disjoint(&children) {
+                return true;
+            }
+            match (is_marked(master), self.marked) {
+                (true, false) => return true,
+                (marked, _) => self.marked = marked,
+            }
+        }
+        if self.asked.elapsed() < MASTER_POLL {
+            return false;
+        }
+        self.asked = Instant::now();
+        matches!((failures_of(self.way), self.failures), (Some(now), Some(before)) if now > before)
+    }
+}
+
+fn children_of(pid: i32) -> BTreeSet<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+fn is_marked(master: i32) -> bool {
+    let environment = fs::read(format!("/proc/{master}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|set| set.starts_with(b"HAPROXY_MWORKER_WAIT_ONLY="))
 }
 
 /// How many reloads have failed, as the master counts them.

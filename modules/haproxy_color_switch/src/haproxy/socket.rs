@@ -179,6 +179,12 @@ impl Line {
     }
 }
 
+/// Whether nobody listens: HAProxy has ended.
+pub fn is_gone(error: &anyhow::Error) -> bool {
+    let reasons = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
+    reasons.into_iter().any(|failure| matches!(failure.reason, "not_running" | "no_socket"))
+}
+
 fn is_slice(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
