@@ -116,7 +116,8 @@ impl<'a> Apply<'a> {
         }
         if let Some(intent) = intent {
             let Switch { from, to, release, .. } = self.switch;
-            let heading = Heading { from: *from, to: *to, release: release.clone() };
+            let unproven = self.state.unproven(to.other());
+            let heading = Heading { from: *from, to: *to, release: release.clone(), unproven };
             intent.note(Heading::NOTE, &heading)?;
         }
         match &task.place.method {
@@ -199,10 +200,10 @@ impl<'a> Apply<'a> {
         let mut history = self.state.history.clone();
         let newest = history.newest().cloned();
         if let Some(from) = switch.from {
-            let unproven = self.state.heading.as_ref().filter(|heading| heading.to == from);
-            if let Some(heading) = unproven.filter(|_| from != switch.to) {
+            let unproven = self.state.unproven(from);
+            if let Some(unproven) = unproven.filter(|_| from != switch.to) {
                 // Its proof was cut off, and nobody should be led back to it.
-                history.add(entry(from, heading.release.clone(), None, Verdict::Void));
+                history.add(entry(from, unproven.release, None, Verdict::Void));
             } else if newest.as_ref().map(|entry| entry.color) != Some(from) && from != switch.to {
                 // Found, and made by nobody that we know.
                 history.add(entry(from, None, None, Verdict::Good));

@@ -5,7 +5,7 @@
 
 use crate::apply::{Apply, entry, lock};
 use crate::color::Color;
-use crate::haproxy::socket::is_gone;
+use crate::haproxy::socket::{is_gone, until_there};
 use crate::haproxy::{map, reload};
 use crate::history::Verdict;
 use crate::state::{self, digest};
@@ -86,19 +86,24 @@ impl Apply<'_> {
             (Some(color), true) => Some(state.pattern.name(color)),
             _ => seen.clone(),
         };
+        // The file first: an HAProxy that starts just now reads it.
+        let written = match before(&state.file) {
+            Some(value) => fs::read(file)
+                .map_err(anyhow::Error::from)
+                .and_then(|text| put_back(file, &map::with_value(&text, key, &value)))
+                .with_context(|| format!("writing {}", file.display())),
+            None => Ok(()),
+        };
         let (mut failed, mut silent, mut running) = (Vec::new(), Vec::new(), Vec::new());
         for (socket, seen) in state.sockets.iter().zip(&state.live) {
             let Some(value) = before(seen) else { continue };
-            match map::set_live(socket, file, key, &value) {
+            match until_there(|| map::set_live(socket, file, key, &value)) {
                 Ok(()) => running.push((socket, value)),
                 Err(why) if is_gone(&why) => silent.push(format!("{why:#}")),
                 Err(why) => failed.push(format!("{why:#}")),
             }
         }
-        let text = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
-        if let Some(value) = before(&state.file) {
-            put_back(file, &map::with_value(&text, key, &value))?;
-        }
+        written?;
         ensure!(failed.is_empty(), "{}", failed.join("; "));
         for (socket, value) in running {
             let live = map::live_value(socket, file, key)?;
@@ -123,7 +128,9 @@ impl Apply<'_> {
                 reloaded => reloaded?,
             }
         }
-        put_back(&place.digest_file(), format!("{}\n", digest(&text)).as_bytes())?;
+        // Where it cannot be written, nothing is known of what was written last.
+        let path = place.digest_file();
+        put_back(&path, format!("{}\n", digest(&text)).as_bytes()).or_else(|_| remove(&path))?;
         Ok(silent)
     }
 
@@ -140,7 +147,7 @@ impl Apply<'_> {
                 let failed = self.switch.release.clone();
                 history.add(entry(self.switch.to, failed, run.clone(), Verdict::Void));
                 // What a killed run had made active was not proven either.
-                let proven = self.state.heading.as_ref().is_none_or(|heading| heading.to != color);
+                let proven = self.state.unproven(color).is_none();
                 let verdict = if proven { Verdict::Good } else { Verdict::Void };
                 history.add(entry(color, release, run, verdict));
                 word = Some(color.to_string());

@@ -64,16 +64,14 @@ fn wait_until_up(
     loop {
         let fleet = looked_at(Fleet::observe(&state.groups, to, &state.sockets)?);
         let mut troubles = fleet.troubles(to);
-        for server in fleet.servers() {
-            let title = server.title();
-            match server.is_up() {
-                true => drop(was_up.insert(title)),
-                false if was_up.contains(&title) => {
-                    let msg =
-                        format!("{title} went {} while we looked: it is flapping", server.status);
-                    return Err(refused(to, msg));
-                }
-                false => {}
+        for (socket, server) in fleet.each() {
+            let one = (socket, server.title());
+            if server.is_up() {
+                was_up.insert(one);
+            } else if was_up.contains(&one) && server.was_checked() {
+                let (title, status) = (server.title(), &server.status);
+                let msg = format!("{title} went {status} while we looked: it is flapping");
+                return Err(refused(to, msg));
             }
         }
         troubles.extend(unproven(&fleet, task));

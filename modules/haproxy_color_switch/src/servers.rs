@@ -136,6 +136,11 @@ impl Fleet {
         self.parts.iter().flat_map(|part| &part.servers)
     }
 
+    /// Each server, with the number of the HAProxy that told of it.
+    pub fn each(&self) -> impl Iterator<Item = (usize, &Server)> {
+        self.parts.iter().flat_map(|part| part.servers.iter().map(|server| (part.socket, server)))
+    }
+
     /// Why the colour cannot take requests: each component needs a server, and all that are not
     /// in maintenance must be up by a check. Empty when it can.
     pub fn troubles(&self, color: Color) -> Vec<String> {

@@ -58,6 +58,14 @@ pub struct Heading {
     pub from: Option<Color>,
     pub to: Color,
     pub release: Option<String>,
+    /// What an older run that was killed, too, had made active and not proven.
+    pub unproven: Option<Unproven>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unproven {
+    pub color: Color,
+    pub release: Option<String>,
 }
 
 impl Heading {
@@ -256,6 +264,14 @@ impl State {
             Color::Blue => &self.fleets[0],
             Color::Green => &self.fleets[1],
         }
+    }
+
+    /// What a colour holds, when runs that were killed had made it active and not proven it.
+    pub fn unproven(&self, color: Color) -> Option<Unproven> {
+        let heading = self.heading.as_ref()?;
+        let last = Unproven { color: heading.to, release: heading.release.clone() };
+        let known = [Some(last), heading.unproven.clone()];
+        known.into_iter().flatten().find(|unproven| unproven.color == color)
     }
 
     /// The release of the active colour, when the newest line of the history is about it.

@@ -4,7 +4,7 @@
 //! a reload that comes 10 to 40 ms after the one before, without a word, and a failed one leaves
 //! the old worker serving.
 
-use super::socket::{self, Socket};
+use super::socket::{Socket, until_there};
 use super::stat;
 use ansible_module::Failure;
 use anyhow::{Context, Result};
@@ -21,8 +21,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// A worker younger than this may be followed by another reload too soon.
 const APART: Duration = Duration::from_millis(150);
-/// A master starts itself anew in milliseconds.
-const ANEW: Duration = Duration::from_secs(2);
 /// A reload that was begun takes as long as the configuration is.
 const PATIENCE: Duration = Duration::from_secs(60);
 const TRIES: u32 = 3;
@@ -57,7 +55,7 @@ impl Reloader {
     pub fn choose(&self, sockets: &[Socket]) -> Result<Way> {
         let way = self.given()?;
         match &way {
-            Way::Master(master) => drop(master.ask("show proc")?),
+            Way::Master(master) => drop(until_there(|| master.ask("show proc"))?),
             Way::Signal(pid) => is_master_of(*pid, &workers(sockets)?)?,
             Way::Unit(_) => {}
         }
@@ -109,7 +107,7 @@ pub fn workers(sockets: &[Socket]) -> Result<Vec<u32>> {
 /// Reload, and wait until other workers than `old` answer.
 pub fn reload(way: &Way, sockets: &[Socket]) -> Result<()> {
     for attempt in 1..=TRIES {
-        let old = workers(sockets)?;
+        let old = until_there(|| workers(sockets))?;
         wait_for_age(&old)?;
         if let Way::Signal(pid) = way {
             is_master_of(*pid, &old)?;
@@ -145,7 +143,7 @@ fn send(way: &Way) -> Result<()> {
     match way {
         Way::Master(socket) => {
             // 2.6 answers nothing at once; later ones when it is done: Success=0 or 1, and the log.
-            let answer = ask_master(socket)?;
+            let answer = until_there(|| socket.ask_for("reload", PATIENCE))?;
             match answer.strip_prefix("Success=0") {
                 Some(log) => Err(refused(log)),
                 None => Ok(()),
@@ -162,19 +160,6 @@ fn send(way: &Way) -> Result<()> {
         }
         Way::Signal(pid) => kill(Pid::from_raw(*pid), Signal::SIGUSR2)
             .with_context(|| format!("sending SIGUSR2 to HAProxy's master {pid}")),
-    }
-}
-
-/// While a master starts itself anew, as it does after a reload that failed, nobody listens.
-fn ask_master(socket: &Socket) -> Result<String> {
-    let deadline = Deadline::after(ANEW);
-    loop {
-        match socket.ask_for("reload", PATIENCE) {
-            Err(error) if socket::is_gone(&error) && !deadline.passed() => {
-                deadline.sleep(MASTER_POLL)?;
-            }
-            answer => return answer,
-        }
     }
 }
 
@@ -223,7 +208,8 @@ struct Signs<'a> {
     children: BTreeSet<i32>,
     /// Workers that came after the signal.
     came: BTreeSet<i32>,
-    /// Up to 3.0 a master whose reload failed starts itself anew, with this mark.
+    /// Up to 3.0 a master starts itself anew, with this mark, when it has forked its worker or has
+    /// failed to.
     marked: bool,
 }
 
@@ -249,7 +235,8 @@ impl<'a> Signs<'a> {
                 return true;
             }
             match (is_marked(master), self.marked) {
-                (true, false) => return true,
+                // The children after the mark: the fork comes before it.
+                (true, false) if children_of(master).is_subset(&self.children) => return true,
                 (marked, _) => self.marked = marked,
             }
         }

@@ -179,6 +179,21 @@ impl Line {
     }
 }
 
+/// A process that starts itself anew, as a master does at each reload, is back in this time.
+const ANEW: Duration = Duration::from_secs(3);
+const ANEW_POLL: Duration = Duration::from_millis(50);
+
+/// Ask again while nobody listens: only who does not come back is gone.
+pub fn until_there<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Deadline::after(ANEW);
+    loop {
+        match ask() {
+            Err(error) if is_gone(&error) && !deadline.passed() => deadline.sleep(ANEW_POLL)?,
+            answer => return answer,
+        }
+    }
+}
+
 /// Whether nobody listens: HAProxy has ended.
 pub fn is_gone(error: &anyhow::Error) -> bool {
     let reasons = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());

@@ -43,6 +43,11 @@ impl Server {
         self.status.starts_with("UP") || self.status == "no check"
     }
 
+    /// After a start or a reload HAProxy has not checked it yet.
+    pub fn was_checked(&self) -> bool {
+        !matches!(self.check.as_str(), "" | "INI")
+    }
+
     /// Taken out by hand or by the configuration: it is not checked.
     pub fn is_maintenance(&self) -> bool {
         self.status.starts_with("MAINT")
