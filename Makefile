@@ -21,8 +21,8 @@ test-long: ## the same, wider: every ansible-core in full, long fuzzing
 demo: ## see a module at work
 	@tests/demo
 
-bench: ## how fast a task is, against Ansible's own
-	@"$$(tests/lab/lab get pytest)/bin/python" tests/bench/bench_fast_path.py
+bench: ## how fast a task and a flip are, against the other ways
+	@for each in fast_path color_switch; do "$$(tests/lab/lab get pytest)/bin/python" tests/bench/bench_$$each.py || failed=1; done; exit $${failed:-0}
 
 clean: ## remove what was built (the lab's cache is kept)
 	@cargo clean --quiet

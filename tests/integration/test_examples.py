@@ -1,14 +1,17 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The examples in the documentation run, in their order, on a target without Python, as they stand there: in check mode, then for real."""
+"""The examples in the documentation run, in their order, on a real target, as they stand there: in check mode, then for real."""
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import json
 import typing as t
+from pathlib import Path
 
 import pytest
-from harness import ROOT, Ansible
+from harness import ROOT, Ansible, system
 
 MODULES = ROOT / "collection/plugins/modules"
 
@@ -21,8 +24,48 @@ BEFORE: dict[str, list[dict[str, t.Any]]] = {
         }
     ],
 }
-# The state that a module's examples leave behind on the target.
-LEAVES = {"deploy_ledger": "/var/lib/reversible/shop-staging", "deploy_ledger_info": "/var/lib/reversible/shop-staging"}
+
+
+@dataclasses.dataclass
+class Scene:
+    """Where the examples of a module run."""
+
+    host: str = "bare_root"  # without Python
+    system: str = "bare"
+    clean: str = "true"  # takes away what they leave behind
+    # What of an example is this machine's own: addresses, releases.
+    edits: dict[str, str] = dataclasses.field(default_factory=dict)
+    files: dict[str, str] = dataclasses.field(default_factory=dict)  # beside the playbook
+
+
+def ledger() -> Scene:
+    return Scene(clean="rm -rf /var/lib/reversible/shop-staging")
+
+
+def haproxy() -> Scene:
+    """Debian's own HAProxy under systemd."""
+    edge = system("systemd")["systemd_root"]["edge"]
+    by_config = edge["configs"]["green"].replace("use_backend shop-web-%[str(shop-staging),map(/etc/haproxy/active.map,missing)]", "default_backend shop-web-green")
+    return Scene(
+        host="systemd_root",
+        system="systemd",
+        clean=f"""
+            rm -rf /var/lib/reversible
+            echo 'shop-staging blue' > /etc/haproxy/active.map
+            cat > /etc/haproxy/haproxy.cfg <<'END'\n{edge["configs"]["blue"]}\nEND
+            systemctl reload haproxy && sleep 1
+        """,
+        edits={"http://127.0.0.1/": edge["url"], "4f2d1c9a0b8e7d6c5b4a39281706f5e4d3c2b1a0": "2222222", '"watch": 60': '"watch": 1'},  # and nobody has a minute
+        files={"haproxy.cfg.j2": by_config + "\n"},
+    )
+
+
+SCENES: dict[str, t.Callable[[], Scene]] = {
+    "deploy_ledger": ledger,
+    "deploy_ledger_info": ledger,
+    "haproxy_color_switch": haproxy,
+    "haproxy_color_switch_info": haproxy,
+}
 
 
 def examples_of(module: str) -> list[dict[str, t.Any]]:
@@ -34,19 +77,31 @@ def examples_of(module: str) -> list[dict[str, t.Any]]:
     return yaml.safe_load(documented.EXAMPLES)
 
 
-@pytest.mark.parametrize("module", sorted(path.stem for path in MODULES.glob("*.py")))
-def test_the_examples_run(edge: Ansible, module: str) -> None:
-    assert module in LEAVES, f"say in LEAVES what the examples of {module} leave behind"
+def as_they_run(module: str, scene: Scene) -> list[dict[str, t.Any]]:
     tasks = []
     for example in examples_of(module):
         tasks += BEFORE.get(example["name"], []) + [example]
-    edge.on("bare_root", f"rm -rf {LEAVES[module]}")
-    checked = edge.play(tasks[:1], "bare_root", "--check", "--diff")
+    text = json.dumps(tasks)
+    for written, here in scene.edits.items():
+        text = text.replace(written, here)
+    return json.loads(text)
+
+
+@pytest.mark.parametrize("module", sorted(path.stem for path in MODULES.glob("*.py")))
+def test_the_examples_run(edge_core: str, tmp_path: Path, module: str) -> None:
+    assert module in SCENES, f"say in SCENES where the examples of {module} run"
+    scene = SCENES[module]()
+    ansible = Ansible(edge_core, tmp_path, system(scene.system))
+    for name, text in scene.files.items():
+        (tmp_path / name).write_text(text)
+    tasks = as_they_run(module, scene)
+    ansible.on(scene.host, scene.clean)
+    checked = ansible.play(tasks[:1], scene.host, "--check", "--diff")
     assert checked.code == 0, checked.output
-    real = edge.play(tasks, "bare_root")
+    real = ansible.play(tasks, scene.host)
     assert real.code == 0, real.output
     assert len(real.tasks) == len(tasks)
-    edge.on("bare_root", f"rm -rf {LEAVES[module]}")
+    ansible.on(scene.host, scene.clean)
 
 
 def test_the_example_playbook_runs(edge: Ansible) -> None:

@@ -25,7 +25,7 @@ use host::record::Intent;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const LOCKS: &str = "/run/reversible-haproxy";
 const POLL: Duration = Duration::from_millis(100);
@@ -59,6 +59,8 @@ pub struct Apply<'a> {
 /// What is told of a flip, also when it failed.
 #[derive(Default)]
 pub struct Numbers {
+    /// When the flip began, so that logs and measurements can be laid beside it.
+    at: Option<f64>,
     milliseconds: Map<String, Value>,
     proof: Option<Value>,
     pub budget: Option<Value>,
@@ -74,6 +76,7 @@ impl Numbers {
 
     pub fn to_json(&self) -> Value {
         let mut all = json!({
+            "at": self.at,
             "milliseconds": self.milliseconds,
             "sessions_left": self.sessions_left,
             "reverted": self.reverted,
@@ -98,7 +101,11 @@ impl<'a> Apply<'a> {
     pub fn act(&mut self, action: &Action, intent: Option<&Intent>) -> Result<()> {
         let began = Instant::now();
         let (what, done) = match action {
-            Action::Flip => ("flip", self.flip(intent)),
+            Action::Flip => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH);
+                self.numbers.at = since.ok().map(|since| since.as_secs_f64());
+                ("flip", self.flip(intent))
+            }
             Action::Prove => ("prove", self.prove()),
             Action::Watch => ("watch", budget::watch(self)),
             Action::Record => ("record", self.record()),

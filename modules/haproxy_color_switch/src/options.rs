@@ -257,6 +257,7 @@ const SEEN: &[Return] = &[
 
 const DONE: &[Return] = &[
     Return::new("flip", Kind::Dict, "when a flip was made, also on failure", "The flip in numbers.").contains(&[
+        Return::new("at", Kind::Float, "always", "When the flip began, in seconds since 1970."),
         Return::new("milliseconds", Kind::Dict, "always", "How long C(target), C(flip), C(record), C(prove), C(watch), C(drain) and C(back) took, as far as they were done."),
         Return::new("proof", Kind::Dict, "with O(prove)", "Tries, the last status and its milliseconds."),
         Return::new("budget", Kind::Dict, "with O(error_budget)", "Requests, failed, share, the old colour's share before, and requests of our own."),

@@ -7,14 +7,14 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from labkit import HERE, daemon, run
+from labkit import daemon, run
 from things.haproxy import SUITES, binary
+from things.web import web
 
 HELP = f"[{'|'.join(SUITES)}] load balancer with stats and master sockets, blue and green backends"
 OPTIONS = tuple(SUITES)
@@ -37,10 +37,11 @@ def up(folder: Path, version: str = "2.6") -> str:
     folder.mkdir(mode=0o700)
     ports = {name: daemon.free_port() for name in ("frontend", *RELEASES)}
     for colour, release in RELEASES.items():
-        daemon.start(folder, colour, [sys.executable, HERE / "inside/haproxy_backend.py", ports[colour], colour, release])
+        daemon.start(folder, colour, [web(), "serve", "--port", ports[colour], "--colour", colour, "--release", release,
+                                      "--control", folder / f"{colour}.control"])
     for colour in RELEASES:
         url = f"http://127.0.0.1:{ports[colour]}/"
-        daemon.wait_for(lambda: bool(_fetch(url)), colour, folder, colour)
+        daemon.wait_for(lambda: bool(fetch(url)), colour, folder, colour)
     (folder / "active.map").write_text(f"{MAP_KEY} blue\n")
     (folder / "haproxy.cfg").write_text(_config(folder, ports))
     run([program, "-c", "-q", "-f", folder / "haproxy.cfg"])
@@ -52,6 +53,7 @@ def up(folder: Path, version: str = "2.6") -> str:
         "stats_socket": str(folder / "stats.sock"), "master_socket": str(folder / "master.sock"),
         "map": str(folder / "active.map"), "map_key": MAP_KEY,
         "backends": {colour: f"http://127.0.0.1:{ports[colour]}/" for colour in RELEASES},
+        "controls": {colour: str(folder / f"{colour}.control") for colour in RELEASES},
     }
     (folder / "offer.json").write_text(json.dumps(offer, indent=2) + "\n")
     daemon.wait_for(lambda: status(folder)[0] == "up", "haproxy", folder, "haproxy")
@@ -78,7 +80,7 @@ def status(folder: Path) -> tuple[str, str]:
         workers = ask(offer["master_socket"], "show proc").count(" worker ")
     except OSError as error:
         return "broken", f"haproxy does not answer on its sockets: {error}"
-    answer = _fetch(offer["url"])
+    answer = fetch(offer["url"])
     if not answer.startswith(colour[0]):
         return "broken", f"the map says {colour[0]}, {offer['url']} answers {answer or 'nothing'}"
     return "up", f"{offer['version']} on {offer['url']}, active {answer}, {workers} worker"
@@ -125,7 +127,7 @@ def _text(folder: Path) -> str:
     return (folder / "offer.json").read_text()
 
 
-def _fetch(url: str) -> str:
+def fetch(url: str) -> str:
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
             return answer.read().decode().strip()

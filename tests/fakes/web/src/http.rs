@@ -54,7 +54,7 @@ impl Head {
         self.field(name).is_some_and(words)
     }
 
-    /// The body by its length; without a length there is none (requests) or all that comes (answers).
+    /// The body by its length; without one there is none (requests), or all that comes (answers).
     pub fn body(&self, reader: &mut impl BufRead, to_the_end: bool) -> Result<Vec<u8>, Fault> {
         if self.field("transfer-encoding").is_some() {
             return Err(Fault::Broken("transfer-encoding is not known here".to_owned()));

@@ -93,7 +93,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
 /// Take connections until told to refuse them.
 fn accept(app: &Arc<App>, listener: &TcpListener) {
     for id in 0.. {
-        // A connection that was gone before it was taken, or no descriptor left: the next one may do.
+        // It was gone before it was taken, or no descriptor is left: the next one may do.
         let Ok((stream, _)) = listener.accept() else {
             thread::sleep(Duration::from_millis(1));
             continue;
