@@ -1,0 +1,242 @@
+//! A container: its configuration as Proxmox keeps it (keys and values, a description, snapshots
+//! each with the configuration that they keep) and what answers inside it.
+
+use crate::storage::Mount;
+use crate::text;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sha1::{Digest, Sha1};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Container {
+    /// As in the file: `hostname`, `memory`, `rootfs`, `mp0`, `template`, `lock`, `parent` ...
+    pub config: BTreeMap<String, String>,
+    pub description: String,
+    pub running: bool,
+    /// When it was started, in ms since 1970; 0 for long ago.
+    pub started_ms: u64,
+    pub snapshots: BTreeMap<String, Snapshot>,
+    pub guest: Guest,
+    /// What HA will do, and when.
+    pub power: Option<Power>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Snapshot {
+    /// The configuration that was current, `parent` included.
+    pub config: BTreeMap<String, String>,
+    pub description: String,
+    pub snaptime: i64,
+    /// `prepare` or `delete` when it is not complete.
+    pub snapstate: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Power {
+    pub at_ms: u64,
+    pub running: bool,
+}
+
+/// What is inside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Guest {
+    /// After a start: until then nothing can be run inside.
+    pub attach_ms: u64,
+    /// After a start: until then systemd says `starting`.
+    pub boot_ms: u64,
+    /// After a start: then it stops by itself.
+    pub dies_after_ms: Option<u64>,
+    /// What systemd says after the boot (`running`, `degraded`); empty for a guest without systemd.
+    pub systemd: String,
+    /// A shutdown takes this long.
+    pub shutdown_ms: u64,
+    /// A shutdown does nothing.
+    pub deaf: bool,
+    /// Warnings of the task that starts it.
+    pub start_warnings: Vec<String>,
+    /// What the start says when a fault makes it fail.
+    pub start_log: Vec<String>,
+    pub journal: Vec<String>,
+    pub exec: Vec<Answer>,
+}
+
+/// The answer to one command line; the first that fits is given.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Answer {
+    pub argv: Vec<String>,
+    pub rc: i32,
+    pub stdout: String,
+    pub stderr: String,
+    pub slow_ms: u64,
+    /// From a start until then it ends with rc 1 and says nothing.
+    pub ready_ms: u64,
+}
+
+impl Default for Guest {
+    fn default() -> Guest {
+        Guest {
+            attach_ms: 0,
+            boot_ms: 0,
+            dies_after_ms: None,
+            systemd: "running".to_owned(),
+            shutdown_ms: 0,
+            deaf: false,
+            start_warnings: Vec::new(),
+            start_log: Vec::new(),
+            journal: Vec::new(),
+            exec: Vec::new(),
+        }
+    }
+}
+
+/// Numbers in JSON; everything else in a configuration is text.
+const NUMBERS: [&str; 10] = [
+    "memory",
+    "swap",
+    "cores",
+    "cpuunits",
+    "onboot",
+    "unprivileged",
+    "template",
+    "protection",
+    "console",
+    "tty",
+];
+
+impl Container {
+    pub fn settle(&mut self, now: u64) {
+        if let Some(power) = self.power.take_if(|power| power.at_ms <= now) {
+            self.set_running(power.running, power.at_ms);
+        }
+        let dies = self.guest.dies_after_ms.map(|ms| self.started_ms + ms);
+        if self.running && self.started_ms > 0 && dies.is_some_and(|at| at <= now) {
+            self.set_running(false, now);
+        }
+    }
+
+    pub fn set_running(&mut self, running: bool, now: u64) {
+        self.running = running;
+        self.started_ms = if running { now } else { 0 };
+    }
+
+    pub fn is_template(&self) -> bool {
+        self.config.get("template").is_some_and(|value| value == "1")
+    }
+
+    pub fn lock(&self) -> Option<&str> {
+        self.config.get("lock").map(String::as_str)
+    }
+
+    pub fn hostname(&self, vmid: u32) -> String {
+        self.config.get("hostname").cloned().unwrap_or_else(|| format!("CT{vmid}"))
+    }
+
+    /// The file of the cluster's file system.
+    pub fn conf(&self) -> String {
+        let mut text = section(&self.description, &self.config, &[]);
+        for (name, snapshot) in &self.snapshots {
+            let mut more = vec![("snaptime", snapshot.snaptime.to_string())];
+            more.extend(snapshot.snapstate.clone().map(|state| ("snapstate", state)));
+            let body = section(&snapshot.description, &snapshot.config, &more);
+            let _ = write!(text, "\n[{name}]\n{body}");
+        }
+        text
+    }
+
+    pub fn digest(&self) -> String {
+        let mut hex = String::new();
+        for byte in Sha1::digest(self.conf().as_bytes()) {
+            let _ = write!(hex, "{byte:02x}");
+        }
+        hex
+    }
+
+    /// What the API says of the current configuration.
+    pub fn config_json(&self) -> Map<String, Value> {
+        config_json(&self.config, &self.description, self.digest())
+    }
+
+    pub fn snapshot_json(&self, snapshot: &Snapshot) -> Map<String, Value> {
+        let mut all = config_json(&snapshot.config, &snapshot.description, self.digest());
+        all.insert("snaptime".to_owned(), json!(snapshot.snaptime));
+        if let Some(state) = &snapshot.snapstate {
+            all.insert("snapstate".to_owned(), json!(state));
+        }
+        all
+    }
+
+    /// A volume that the configuration no longer names becomes `unusedN`.
+    pub fn add_unused(&mut self, volid: &str) {
+        let used = mounts(&self.config).iter().any(|mount| mount.volid == volid);
+        let listed = self.config.iter().any(|(key, value)| is_unused(key) && value == volid);
+        if used || listed {
+            return;
+        }
+        let free =
+            (0..256).map(|n| format!("unused{n}")).find(|key| !self.config.contains_key(key));
+        if let Some(key) = free {
+            self.config.insert(key, volid.to_owned());
+        }
+    }
+}
+
+pub fn is_unused(key: &str) -> bool {
+    key.strip_prefix("unused").is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn section(
+    description: &str,
+    config: &BTreeMap<String, String>,
+    more: &[(&str, String)],
+) -> String {
+    let mut text = String::new();
+    for line in text::lines(description) {
+        let _ = writeln!(text, "#{}", text::encode(line));
+    }
+    let own = config.iter().map(|(key, value)| (key.as_str(), value));
+    let all: BTreeMap<_, _> = own.chain(more.iter().map(|(key, value)| (*key, value))).collect();
+    for (key, value) in all {
+        let _ = writeln!(text, "{key}: {value}");
+    }
+    text
+}
+
+fn config_json(
+    config: &BTreeMap<String, String>,
+    description: &str,
+    digest: String,
+) -> Map<String, Value> {
+    let mut all = Map::new();
+    for (key, value) in config {
+        let number = NUMBERS.contains(&key.as_str()).then(|| value.parse::<i64>().ok()).flatten();
+        all.insert(key.clone(), number.map_or_else(|| json!(value), |number| json!(number)));
+    }
+    let description = text::read_back(description);
+    if !description.is_empty() {
+        all.insert("description".to_owned(), json!(description));
+    }
+    all.insert("digest".to_owned(), json!(digest));
+    all
+}
+
+/// The mount points in Proxmox's order: rootfs, then mp0, mp1, ...
+pub fn mounts(config: &BTreeMap<String, String>) -> Vec<Mount> {
+    let mut all: Vec<(u32, Mount)> = Vec::new();
+    for (key, value) in config {
+        let place = match key.strip_prefix("mp").map(str::parse::<u32>) {
+            _ if key == "rootfs" => 0,
+            Some(Ok(n)) => n + 1,
+            _ => continue,
+        };
+        all.push((place, Mount::parse(key, value)));
+    }
+    all.sort_by_key(|(place, _)| *place);
+    all.into_iter().map(|(_, mount)| mount).collect()
+}

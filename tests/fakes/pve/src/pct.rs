@@ -1,0 +1,124 @@
+//! `pct`: which command takes which arguments, and where it is done.
+
+mod guest;
+mod power;
+mod read;
+mod rollback;
+mod snapshot;
+
+pub use power::{shutdown, start, stop};
+pub use read::{as_status, can_snapshot, snapshots};
+pub use rollback::rollback;
+pub use snapshot::{delsnapshot, snapshot};
+
+use crate::args::{self, Args, Shape};
+use crate::call::Call;
+use crate::fail::Fail;
+use crate::task;
+use crate::world::Task;
+
+const fn shape(
+    usage: &'static str,
+    words: &'static [&'static str],
+    values: &'static [&'static str],
+    flags: &'static [&'static str],
+) -> Shape<'static> {
+    Shape { usage, words, values, flags }
+}
+
+/// What a command does as a task.
+pub type Work = fn(&Call, &Args) -> Result<Task, Fail>;
+
+const VMID: &[&str] = &["vmid"];
+const NAMED: &[&str] = &["vmid", "snapname"];
+
+/// Proxmox's commands that this fake knows.
+pub const SNAPSHOT: Shape<'static> =
+    shape("pct snapshot <vmid> <snapname> [OPTIONS]", NAMED, &["description"], &[]);
+pub const ROLLBACK: Shape<'static> =
+    shape("pct rollback <vmid> <snapname> [OPTIONS]", NAMED, &[], &["start"]);
+pub const DELSNAPSHOT: Shape<'static> =
+    shape("pct delsnapshot <vmid> <snapname> [OPTIONS]", NAMED, &[], &["force"]);
+pub const START: Shape<'static> =
+    shape("pct start <vmid> [OPTIONS]", VMID, &[], &["skiplock", "debug"]);
+pub const STOP: Shape<'static> =
+    shape("pct stop <vmid> [OPTIONS]", VMID, &[], &["skiplock", "overrule-shutdown"]);
+pub const SHUTDOWN: Shape<'static> =
+    shape("pct shutdown <vmid> [OPTIONS]", VMID, &["timeout"], &["forceStop"]);
+const LIST: Shape<'static> = shape("pct list", &[], &[], &[]);
+const STATUS: Shape<'static> = shape("pct status <vmid> [OPTIONS]", VMID, &[], &["verbose"]);
+const CONFIG: Shape<'static> =
+    shape("pct config <vmid> [OPTIONS]", VMID, &["snapshot"], &["current"]);
+const LISTSNAPSHOT: Shape<'static> = shape("pct listsnapshot <vmid>", VMID, &[], &[]);
+const UNLOCK: Shape<'static> = shape("pct unlock <vmid>", VMID, &[], &[]);
+const EXEC: Shape<'static> =
+    shape("pct exec <vmid> [<extra-args>] [OPTIONS]", &["vmid", "extra-args"], &[], &["keep-env"]);
+
+pub fn run(call: &Call) -> Result<i32, Fail> {
+    let Some((command, rest)) = call.argv.split_first() else {
+        return Err(Fail::died("ERROR: no command specified"));
+    };
+    let taken = |shape: &Shape| args::parse(shape, rest);
+    match command.as_str() {
+        "list" => read::list(call, &taken(&LIST)?),
+        "status" => read::status(call, &taken(&STATUS)?),
+        "config" => read::config(call, &taken(&CONFIG)?),
+        "listsnapshot" => read::listsnapshot(call, &taken(&LISTSNAPSHOT)?),
+        "unlock" => power::unlock(call, &taken(&UNLOCK)?),
+        "exec" => guest::exec(call, &taken(&EXEC)?),
+        "snapshot" => tasked(call, snapshot, &taken(&SNAPSHOT)?),
+        "rollback" => tasked(call, rollback, &taken(&ROLLBACK)?),
+        "delsnapshot" => tasked(call, delsnapshot, &taken(&DELSNAPSHOT)?),
+        "start" => tasked(call, start, &taken(&START)?),
+        "stop" => tasked(call, stop, &taken(&STOP)?),
+        "shutdown" => tasked(call, shutdown, &taken(&SHUTDOWN)?),
+        _ => {
+            let known = KNOWN.contains(&command.as_str());
+            let gap = || Fail::fake(format!("pct {command} is not part of this fake"));
+            Err(if known { gap() } else { unknown(command) })
+        }
+    }
+}
+
+/// Those of the real one that nothing here answers.
+const KNOWN: [&str; 24] = [
+    "clone",
+    "console",
+    "cpusets",
+    "create",
+    "destroy",
+    "df",
+    "enter",
+    "fsck",
+    "fstrim",
+    "help",
+    "migrate",
+    "mount",
+    "move-volume",
+    "pending",
+    "pull",
+    "push",
+    "reboot",
+    "rescan",
+    "resize",
+    "restore",
+    "resume",
+    "set",
+    "suspend",
+    "unmount",
+];
+
+fn unknown(command: &str) -> Fail {
+    Fail::died(format!(
+        "ERROR: unknown command 'pct {command}'\nUSAGE: pct <COMMAND> [ARGS] [OPTIONS]"
+    ))
+}
+
+fn tasked(call: &Call, work: Work, args: &Args) -> Result<i32, Fail> {
+    let task = work(call, args)?;
+    if !call.worker {
+        task::report(call, &task)?;
+        call.point("end")?;
+    }
+    Ok(0)
+}
