@@ -215,7 +215,16 @@ struct Signs<'a> {
 
 impl<'a> Signs<'a> {
     fn before(way: &'a Way, workers: &[u32]) -> Signs<'a> {
-        let master = workers.first().and_then(|worker| stat_of(*worker)?.parent());
+        // What can be asked needs no signs. And a worker that another reload is just starting would
+        // be taken for ours: then a reload that has no effect counts as lost, and is sent again.
+        let master = match way {
+            Way::Master(_) => None,
+            Way::Unit(_) | Way::Signal(_) => workers.first(),
+        };
+        let master = master.and_then(|worker| stat_of(*worker)?.parent());
+        let known =
+            |child: &i32| workers.iter().any(|worker| i64::from(*worker) == i64::from(*child));
+        let master = master.filter(|master| children_of(*master).iter().all(known));
         Signs {
             way,
             asked: Instant::now(),
