@@ -53,7 +53,7 @@ options:
   stats_socket:
     description:
       - The stats sockets of the HAProxy processes, each a path or V(address:port), with C(level admin).
-      - The default is the first C(stats socket) of O(config) that is a path and has C(level admin).
+      - The default is the first C(stats socket) of O(config) that is a path, preferably with C(level admin).
       - With several, all of them are flipped, one after the other, or none.
     type: list
     elements: str
@@ -468,6 +468,10 @@ flip:
   returned: when a flip was made, also on failure
   type: dict
   contains:
+    at:
+      description: When the flip began, in seconds since 1970.
+      returned: always
+      type: float
     budget:
       description: Requests, failed, share, the old colour's share before, and requests of our own.
       returned: with O(error_budget)

@@ -45,7 +45,7 @@ options:
   stats_socket:
     description:
       - The stats sockets of the HAProxy processes, each a path or V(address:port), with C(level admin).
-      - The default is the first C(stats socket) of O(config) that is a path and has C(level admin).
+      - The default is the first C(stats socket) of O(config) that is a path, preferably with C(level admin).
       - With several, all of them are flipped, one after the other, or none.
     type: list
     elements: str
