@@ -7,11 +7,12 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import shutil
 import typing as t
 from pathlib import Path
 
 import pytest
-from harness import ROOT, Ansible, system
+from harness import ROOT, Ansible, lab, system
 
 MODULES = ROOT / "collection/plugins/modules"
 
@@ -60,11 +61,37 @@ def haproxy() -> Scene:
     )
 
 
+def proxmox() -> Scene:
+    """A container on the fake Proxmox, which lies beside systemd's own programs."""
+    fake, root = Path(lab("get", "fake-pve")), Path(system("systemd")["systemd_root"]["edge"]["root"])
+    (root / "usr/local/sbin").mkdir(exist_ok=True)
+    for name in ("fake-pve", "pct", "pvesh"):
+        shutil.copy(fake, root / "usr/local/sbin" / name)
+    (root / "usr/local/sbin/fake-pve-home").write_text("/root/pve\n")
+    asked = {"argv": ["curl", "-fsS", "http://127.0.0.1:8080/health"]}
+    world = {
+        "storages": {"local-lvm": {"type": "lvmthin", "place": "pve/data"}},
+        "containers": {
+            "101": {
+                "config": {"hostname": "shop", "rootfs": "local-lvm:vm-101-disk-0,size=4G"},
+                "running": True,
+                "guest": {"exec": [asked]},
+            }
+        },
+        "volumes": {"local-lvm:vm-101-disk-0": {"content": "system"}},
+    }
+    (root / "root/world.json").write_text(json.dumps(world))
+    clean = "rm -rf /var/lib/reversible /root/pve; fake-pve init /root/pve /root/world.json"
+    return Scene(host="systemd_root", system="systemd", clean=clean)
+
+
 SCENES: dict[str, t.Callable[[], Scene]] = {
     "deploy_ledger": ledger,
     "deploy_ledger_info": ledger,
     "haproxy_color_switch": haproxy,
     "haproxy_color_switch_info": haproxy,
+    "pct_snapshot": proxmox,
+    "pct_snapshot_info": proxmox,
 }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from labkit import daemon, run
 from things.haproxy import SUITES, binary
-from things.web import web
+from things.programs import web
 
 HELP = f"[{'|'.join(SUITES)}] load balancer with stats and master sockets, blue and green backends"
 OPTIONS = tuple(SUITES)

@@ -19,7 +19,7 @@ from labkit import HERE, Fail, Skip, apt, daemon, run
 from labkit.cache import entry
 from labkit.login import Login, learn_host_keys, make_keys, write_inventory
 from systems.haproxy import MAP_KEY, RELEASES, ask, fetch
-from things.web import web
+from things.programs import web
 
 HELP = "[map|reload] systemd with Debian's haproxy.service before blue and green; logs in as root, with Python"
 OPTIONS = ("map", "reload")

@@ -1,0 +1,76 @@
+//! After a failure: put the container back to work where that is safe, and say where it is not.
+//!
+//! Invariant: a container whose volumes may be half rolled back is never started, and the record of
+//! what was begun stays as long as the next run needs it.
+
+use crate::apply::Apply;
+use crate::{boot, state};
+use ansible_module::Failure;
+use anyhow::{Error, Result};
+use host::interrupt;
+use std::time::Duration;
+
+const UP: Duration = Duration::from_secs(30);
+
+impl Apply<'_> {
+    pub fn give_up(&mut self, error: Error) -> Error {
+        if !self.begun {
+            return error;
+        }
+        let _shield = interrupt::shield();
+        if self.unsettled || self.rolled_back {
+            return self.with_facts(error, None);
+        }
+        let was_running = self.goal.as_ref().is_some_and(|goal| goal.was_running);
+        let restarted = match self.stopped && was_running {
+            true => Some(self.start_again()),
+            false => None,
+        };
+        let vmid = self.task.place.vmid;
+        let told = match restarted {
+            None => None,
+            Some(Ok(())) => Some(format!("CT {vmid} was not rolled back, and runs again")),
+            Some(Err(why)) => Some(format!(
+                "CT {vmid} was not rolled back, is stopped, and could NOT be started again ({why:#})"
+            )),
+        };
+        // What was begun is over: the next run plans anew from what it sees.
+        let closed = state::journal(&self.task.place, None).taken_back();
+        match closed {
+            Ok(()) => self.with_facts(error, told),
+            Err(why) => self.with_facts(why.context(error.to_string()), told),
+        }
+    }
+
+    fn start_again(&self) -> Result<()> {
+        // It may never have come to stop.
+        if boot::wait_for(self.reader, true, Duration::ZERO)? {
+            return Ok(());
+        }
+        boot::start(self.reader)?;
+        match boot::wait_for(self.reader, true, UP)? {
+            true => Ok(()),
+            false => Err(Failure::new("start_failed", "it does not show as running").into()),
+        }
+    }
+
+    fn with_facts(&self, error: Error, told: Option<String>) -> Error {
+        let reason = reason(&error);
+        let failure = match (told, self.rolled_back) {
+            (Some(told), _) => Failure::new(reason, told),
+            (None, true) => Failure::new(
+                reason,
+                "the rollback itself is done (run the same task again to finish what comes after it)",
+            ),
+            (None, false) if self.goal.is_none() => return error,
+            (None, false) => Failure::new(reason, "the rollback is not done"),
+        };
+        let failure = failure.with("safety_snapshot", self.safety.clone());
+        failure.with("rolled_back", self.rolled_back).caused_by(error).into()
+    }
+}
+
+fn reason(error: &Error) -> &'static str {
+    let told = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
+    told.last().map(|failure| failure.reason).or_else(|| host::reason(error)).unwrap_or("failed")
+}

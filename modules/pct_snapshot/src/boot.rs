@@ -1,0 +1,159 @@
+//! A start that is verified: the container runs, has booted, and `ready` holds. What fails comes with
+//! the last lines of its log.
+
+use crate::pct::{Pct, Trouble, explained};
+use crate::read::Reader;
+use ansible_module::Failure;
+use anyhow::Result;
+use host::command::{Command, IfWeDie, Output};
+use host::deadline::{Deadline, FIRST_PAUSE, TimedOut, poll_until};
+use host::program;
+use std::time::Duration;
+
+/// A container that was started shows as running at once; a node that is out of breath lags behind.
+const UP: Duration = Duration::from_secs(15);
+const LOG_LINES: &str = "20";
+const LOG: Duration = Duration::from_secs(10);
+
+/// Start it and look whether it runs: that `pct start` ended well proves nothing.
+pub fn start(reader: &Reader) -> Result<()> {
+    let pct = &reader.pct;
+    let failed = pct.start().err();
+    let up = wait_for(reader, true, if failed.is_some() { Duration::ZERO } else { UP })?;
+    if up {
+        return Ok(());
+    }
+    let msg = format!("CT {} does not start", pct.vmid);
+    let failure = match failed {
+        Some(failed) if Trouble::of(&failed) == Trouble::Other => {
+            Failure::new("start_failed", msg).caused_by(failed.into())
+        }
+        Some(failed) => explained(failed, &msg),
+        None => Failure::new("start_failed", format!("{msg}, though pct start ended with 0")),
+    };
+    Err(failure.with("log", of_node(pct)).into())
+}
+
+/// Wait until it runs, or has stopped; false when it did not come to that in time.
+pub fn wait_for(reader: &Reader, running: bool, patience: Duration) -> Result<bool> {
+    let what = if running { "the container to run" } else { "the container to stop" };
+    let came = poll_until(Deadline::after(patience), FIRST_PAUSE, what, || {
+        Ok((reader.running()? == running).then_some(()))
+    });
+    match came {
+        Ok(()) => Ok(true),
+        Err(error) if error.downcast_ref::<TimedOut>().is_some() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Ready,
+    /// And what it said.
+    NotYet(String),
+    /// It has stopped.
+    Gone,
+}
+
+/// Wait until it has booted, or until `ready` ends with 0.
+pub fn wait_until_ready(reader: &Reader, ready: &[String], patience: Duration) -> Result<()> {
+    let (pct, deadline) = (&reader.pct, Deadline::after(patience));
+    let systemd = ["systemctl".to_owned(), "is-system-running".to_owned()];
+    let argv = if ready.is_empty() { &systemd } else { ready };
+    let mut said = None;
+    let waited = poll_until(deadline, FIRST_PAUSE, &argv.join(" "), || {
+        let output = match pct.exec(argv, deadline) {
+            Ok(output) => output,
+            Err(failed) if failed.reason() == "timed_out" => {
+                // What it said before tells more.
+                said.get_or_insert_with(|| "it hangs".to_owned());
+                return Ok(None);
+            }
+            Err(failed) => return Err(failed.into()),
+        };
+        let answer = if ready.is_empty() { booted(&output) } else { held(&output) };
+        match answer {
+            Answer::Ready => Ok(Some(())),
+            Answer::NotYet(words) => {
+                said = Some(words);
+                Ok(None)
+            }
+            Answer::Gone => match wait_for(reader, true, Duration::ZERO)? {
+                true => Ok(None),
+                false => Err(Failure::new("start_failed", "it stopped again while it booted")
+                    .with("log", of_node(pct))
+                    .into()),
+            },
+        }
+    });
+    waited.map_err(|error| match error.downcast_ref::<TimedOut>() {
+        Some(late) => {
+            let msg = format!(
+                "CT {} runs, but is not ready after {} ({}: {})",
+                pct.vmid,
+                host::deadline::seconds(late.waited),
+                argv.join(" "),
+                said.unwrap_or_default()
+            );
+            Failure::new("not_ready", msg).with("log", of_container(pct)).into()
+        }
+        None => error,
+    })
+}
+
+/// systemd's own word; where there is none, that a command could be run is enough.
+fn booted(output: &Output) -> Answer {
+    let word = output.stdout_shown().trim().to_owned();
+    match word.as_str() {
+        "running" | "degraded" => Answer::Ready,
+        _ if is_gone(output) => Answer::Gone,
+        "offline" => Answer::Ready,
+        _ if output.rc == 127 => Answer::Ready,
+        "" => Answer::NotYet(last_line(&output.stderr_shown())),
+        _ => Answer::NotYet(word),
+    }
+}
+
+fn held(output: &Output) -> Answer {
+    match output.rc {
+        0 => Answer::Ready,
+        _ if is_gone(output) => Answer::Gone,
+        rc => {
+            let words = format!("{}\n{}", output.stdout_shown(), output.stderr_shown());
+            Answer::NotYet(format!("rc {rc} {}", last_line(&words)).trim_end().to_owned())
+        }
+    }
+}
+
+/// `container '101' not running!`
+fn is_gone(output: &Output) -> bool {
+    output.rc == 255 && output.stderr_shown().contains("not running")
+}
+
+fn last_line(text: &str) -> String {
+    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("");
+    line.chars().take(200).collect()
+}
+
+/// What the node's journal has of the container's last start.
+fn of_node(pct: &Pct) -> Vec<String> {
+    let Ok(journalctl) = program::find("journalctl") else { return Vec::new() };
+    let unit = format!("pve-container@{}.service", pct.vmid);
+    let command = Command::new(&journalctl)
+        .args(["-u", &unit, "-n", LOG_LINES, "--no-pager", "-o", "cat"])
+        .deadline(LOG)
+        .if_we_die(IfWeDie::DiesToo);
+    // Evidence only: without it the failure is told all the same.
+    lines(command.run().ok())
+}
+
+/// What the journal in the container says.
+fn of_container(pct: &Pct) -> Vec<String> {
+    let argv = ["journalctl", "-n", LOG_LINES, "--no-pager", "-o", "cat"].map(str::to_owned);
+    lines(pct.exec(&argv, Deadline::after(LOG)).ok().filter(|output| output.rc == 0))
+}
+
+fn lines(output: Option<Output>) -> Vec<String> {
+    output.map(|seen| seen.stdout_shown().lines().map(str::to_owned).collect()).unwrap_or_default()
+}

@@ -1,0 +1,269 @@
+//! What the cluster knows beyond the container: its nodes, quorum, HA, replication, storages.
+//!
+//! `/etc/pve` is read as files, since each call of `pvesh` costs a second. Where it is not the cluster's
+//! file system, `pvesh` is asked. Nothing is ever written there.
+
+use crate::names::Vmid;
+use crate::pvesh::Pvesh;
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+pub const ROOT: &str = "/etc/pve";
+/// Made by the cluster's file system itself: where it is, a file that is missing says that there is
+/// nothing of its kind.
+const WHOLE: &str = ".version";
+
+#[derive(Debug)]
+pub struct Cluster {
+    root: PathBuf,
+    pub node: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    pub kind: String,
+    /// Of `zfspool`: the dataset that holds the volumes.
+    pub pool: Option<String>,
+}
+
+/// A snapshot of a volume is one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Only the newest can be gone back to.
+    Newest,
+    Any,
+    /// There are no snapshots.
+    None,
+    /// A kind of storage that we do not know.
+    Unknown,
+}
+
+impl Storage {
+    pub fn reach(&self) -> Reach {
+        match self.kind.as_str() {
+            "zfspool" => Reach::Newest,
+            "lvmthin" | "btrfs" | "rbd" => Reach::Any,
+            "dir" | "nfs" | "cifs" | "glusterfs" | "cephfs" | "lvm" => Reach::None,
+            _ => Reach::Unknown,
+        }
+    }
+}
+
+pub type Storages = BTreeMap<String, Storage>;
+
+impl Cluster {
+    pub fn find(root: &Path) -> Cluster {
+        let local = fs::read_link(root.join("local")).ok();
+        let named = local.as_deref().and_then(Path::file_name);
+        // Proxmox takes this word for the node that is asked.
+        let here = || "localhost".to_owned();
+        let node = named.map_or_else(here, |name| name.to_string_lossy().into_owned());
+        Cluster { root: root.to_owned(), node }
+    }
+
+    fn has_files(&self) -> bool {
+        self.root.join(WHOLE).exists()
+    }
+
+    /// Whether configurations can be written: without quorum the folders lose their write bit.
+    pub fn has_quorum(&self, pvesh: Option<&Pvesh>) -> Result<bool> {
+        if let Ok(folder) = fs::metadata(self.root.join("local")) {
+            return Ok(folder.mode() & 0o200 != 0);
+        }
+        let Some(pvesh) = pvesh else { return Ok(true) };
+        let rows = pvesh.get("/cluster/status", &[])?;
+        let cluster = rows.as_array().into_iter().flatten().find(|row| row["type"] == "cluster");
+        // A single node is no cluster, and needs none.
+        Ok(cluster.is_none_or(|row| is_true(&row["quorate"])))
+    }
+
+    /// The node that has this container, and whether it is a virtual machine instead.
+    pub fn whereabouts(&self, vmid: Vmid, pvesh: Option<&Pvesh>) -> Option<(String, bool)> {
+        for node in fs::read_dir(self.root.join("nodes")).into_iter().flatten().flatten() {
+            let name = || node.file_name().to_string_lossy().into_owned();
+            for (folder, is_vm) in [("lxc", false), ("qemu-server", true)] {
+                if node.path().join(folder).join(format!("{vmid}.conf")).exists() {
+                    return Some((name(), is_vm));
+                }
+            }
+        }
+        let rows = pvesh?.get("/cluster/resources", &[("type", "vm")]).ok()?;
+        let wanted = vmid.to_string();
+        let row = rows.as_array()?.iter().find(|row| text(&row["vmid"]) == wanted)?;
+        Some((text(&row["node"]), row["type"] == "qemu"))
+    }
+
+    /// What HA wants of this container, when it manages it.
+    pub fn ha(&self, vmid: Vmid, pvesh: Option<&Pvesh>) -> Result<Option<String>> {
+        if self.has_files() {
+            let sections = self.sections("ha/resources.cfg")?;
+            let ours = |section: &Section| {
+                matches!(section.kind.as_str(), "ct" | "service") && section.id == vmid.to_string()
+            };
+            let found = sections.into_iter().find(ours);
+            let wanted = |section: Section| {
+                section.keys.get("state").cloned().unwrap_or_else(|| "started".to_owned())
+            };
+            return Ok(found.map(wanted).filter(|state| state != "ignored"));
+        }
+        let Some(pvesh) = pvesh else { return Ok(None) };
+        let path = format!("/nodes/{}/lxc/{vmid}/status/current", self.node);
+        let ha = pvesh.get(&path, &[])?["ha"].take();
+        let state = Some(text(&ha["state"])).filter(|state| !state.is_empty());
+        let state = state.unwrap_or_else(|| "started".to_owned());
+        Ok(is_true(&ha["managed"]).then_some(state).filter(|state| state != "ignored"))
+    }
+
+    /// The nodes that this container is replicated to.
+    pub fn replicated_to(&self, vmid: Vmid, pvesh: Option<&Pvesh>) -> Result<Vec<String>> {
+        if self.has_files() {
+            let begin = format!("{vmid}-");
+            let sections = self.sections("replication.cfg")?.into_iter();
+            return Ok(sections
+                .filter(|section| section.id.starts_with(&begin))
+                .filter_map(|mut section| section.keys.remove("target"))
+                .collect());
+        }
+        let Some(pvesh) = pvesh else { return Ok(Vec::new()) };
+        let path = format!("/nodes/{}/replication", self.node);
+        let rows = pvesh.get(&path, &[("guest", &vmid.to_string())])?;
+        Ok(rows.as_array().into_iter().flatten().map(|row| text(&row["target"])).collect())
+    }
+
+    pub fn storages(&self, pvesh: Option<&Pvesh>) -> Result<Storages> {
+        if self.root.join("storage.cfg").exists() {
+            let sections = self.sections("storage.cfg")?.into_iter();
+            return Ok(sections
+                .map(|mut section| {
+                    let pool = section.keys.remove("pool");
+                    (section.id, Storage { kind: section.kind, pool })
+                })
+                .collect());
+        }
+        let Some(pvesh) = pvesh else { return Ok(Storages::new()) };
+        let rows = pvesh.get("/storage", &[])?;
+        let described = |row: &Value| {
+            let pool = row["pool"].as_str().map(str::to_owned);
+            (text(&row["storage"]), Storage { kind: text(&row["type"]), pool })
+        };
+        Ok(rows.as_array().into_iter().flatten().map(described).collect())
+    }
+
+    fn sections(&self, file: &str) -> Result<Vec<Section>> {
+        let path = self.root.join(file);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(sections(&String::from_utf8_lossy(&bytes))),
+            // Made when the first one is configured.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+        }
+    }
+
+    /// What a snapshot's own configuration says, out of the container's file: saves a call.
+    pub fn snapshot_section(&self, vmid: Vmid, name: &str) -> Option<String> {
+        let path = self.root.join("local/lxc").join(format!("{vmid}.conf"));
+        let text = String::from_utf8_lossy(&fs::read(path).ok()?).into_owned();
+        let heading = format!("[{name}]");
+        let after = text.lines().skip_while(|line| line.trim_end() != heading).skip(1);
+        let section: Vec<&str> = after
+            .take_while(|line| !(line.starts_with('[') && line.trim_end().ends_with(']')))
+            .collect();
+        (!section.is_empty()).then(|| section.join("\n"))
+    }
+}
+
+struct Section {
+    kind: String,
+    id: String,
+    keys: BTreeMap<String, String>,
+}
+
+/// The files of Proxmox that are made of sections: `type: id`, then indented `key value` lines.
+fn sections(text: &str) -> Vec<Section> {
+    let mut all: Vec<Section> = Vec::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+        if line.starts_with([' ', '\t']) {
+            let line = line.trim();
+            let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+            if let Some(section) = all.last_mut() {
+                section.keys.insert(key.to_owned(), value.trim().to_owned());
+            }
+        } else if let Some((kind, id)) = line.split_once(':') {
+            let (kind, id) = (kind.trim().to_owned(), id.trim().to_owned());
+            all.push(Section { kind, id, keys: BTreeMap::new() });
+        }
+    }
+    all
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+fn is_true(value: &Value) -> bool {
+    matches!(text(value).as_str(), "1" | "true")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_of_a_file() {
+        let text = "# storages\ndir: local\n\tpath /var/lib/vz\n\tcontent iso,vztmpl\n\nzfspool: zp\n\tpool rpool/data\n\tsparse\n";
+        let found = sections(text);
+        let shown: Vec<(&str, &str)> =
+            found.iter().map(|section| (section.kind.as_str(), section.id.as_str())).collect();
+        assert_eq!(shown, [("dir", "local"), ("zfspool", "zp")]);
+        assert_eq!(found[1].keys["pool"], "rpool/data");
+        assert_eq!(found[1].keys["sparse"], "");
+    }
+
+    #[test]
+    fn a_folder_of_a_cluster() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join(WHOLE), "{}").unwrap();
+        let at = |path: &str| root.path().join(path);
+        let write = |path: &str, text: &str| {
+            fs::create_dir_all(at(path).parent().unwrap()).unwrap();
+            fs::write(at(path), text).unwrap();
+        };
+        write(
+            "nodes/pve1/lxc/101.conf",
+            "arch: amd64\n\n[one]\n#note\nmp0: zp:a,mp=/a\n\n[two]\nrootfs: zp:b\n",
+        );
+        write("nodes/pve2/lxc/201.conf", "");
+        write("nodes/pve2/qemu-server/900.conf", "");
+        write(
+            "ha/resources.cfg",
+            "ct: 101\n\tstate stopped\n\nct: 102\n\tstate ignored\n\nvm: 103\n",
+        );
+        write("replication.cfg", "local: 101-0\n\ttarget pve2\n\nlocal: 1010-0\n\ttarget pve3\n");
+        std::os::unix::fs::symlink("nodes/pve1", at("local")).unwrap();
+        let cluster = Cluster::find(root.path());
+        let vmid = |text| Vmid::parse(text).unwrap();
+        assert_eq!(cluster.node, "pve1");
+        assert!(cluster.has_quorum(None).unwrap());
+        assert_eq!(cluster.whereabouts(vmid("201"), None), Some(("pve2".into(), false)));
+        assert_eq!(cluster.whereabouts(vmid("900"), None), Some(("pve2".into(), true)));
+        assert_eq!(cluster.whereabouts(vmid("500"), None), None);
+        assert_eq!(cluster.ha(vmid("101"), None).unwrap().as_deref(), Some("stopped"));
+        assert_eq!(cluster.ha(vmid("102"), None).unwrap(), None);
+        assert_eq!(cluster.ha(vmid("103"), None).unwrap(), None);
+        assert_eq!(cluster.replicated_to(vmid("101"), None).unwrap(), ["pve2"]);
+        assert_eq!(
+            cluster.snapshot_section(vmid("101"), "one").as_deref(),
+            Some("#note\nmp0: zp:a,mp=/a\n")
+        );
+        assert_eq!(cluster.snapshot_section(vmid("101"), "three"), None);
+    }
+}

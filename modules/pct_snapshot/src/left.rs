@@ -1,0 +1,117 @@
+//! What a run that was killed has left: what it was doing, as it noted it before each step.
+//!
+//! Invariant: a lock or an incomplete snapshot counts as ours only when these notes say that we were
+//! doing just that.
+
+use crate::state::TASK;
+use anyhow::Result;
+use host::folder::SafeFolder;
+use host::record::{Found, Intent};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::Path;
+
+pub const DOING: &str = "doing";
+pub const ROLLBACK: &str = "rollback";
+pub const WAS_RUNNING: &str = "was_running";
+pub const SAFETY: &str = "safety";
+pub const ROLLED_BACK: &str = "rolled_back";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    Snapshot,
+    Delete,
+    Rollback,
+}
+
+impl What {
+    /// The lock that Proxmox holds meanwhile.
+    pub fn lock(self) -> &'static str {
+        match self {
+            What::Snapshot => "snapshot",
+            What::Delete => "snapshot-delete",
+            What::Rollback => "rollback",
+        }
+    }
+
+    /// The type of Proxmox's task.
+    pub fn task(self) -> &'static str {
+        match self {
+            What::Snapshot => "vzsnapshot",
+            What::Delete => "vzdelsnapshot",
+            What::Rollback => "vzrollback",
+        }
+    }
+}
+
+/// A change that was about to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doing {
+    pub what: What,
+    pub name: String,
+}
+
+/// The rollback that a run was about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    pub to: String,
+    pub key: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Left {
+    pub since: String,
+    pub doing: Option<Doing>,
+    pub rollback: Option<Rollback>,
+    pub was_running: Option<bool>,
+    /// The snapshot of the state before the rollback.
+    pub safety: Option<String>,
+    /// The rollback itself was seen to be done.
+    pub rolled_back: bool,
+}
+
+impl Left {
+    pub fn read(state_dir: &Path) -> Result<Option<Left>> {
+        let Some(folder) = SafeFolder::find(state_dir)? else { return Ok(None) };
+        let Some(found) = Intent::unfinished::<Value>(folder.path(), TASK)? else {
+            return Ok(None);
+        };
+        Ok(Some(Left {
+            since: found.since.to_string(),
+            doing: note(&found, DOING)?,
+            rollback: note(&found, ROLLBACK)?,
+            was_running: note(&found, WAS_RUNNING)?,
+            safety: note(&found, SAFETY)?,
+            rolled_back: note(&found, ROLLED_BACK)?.unwrap_or(false),
+        }))
+    }
+
+    /// Our own step that holds such a lock.
+    pub fn explains(&self, lock: &str) -> Option<&Doing> {
+        self.doing.as_ref().filter(|doing| doing.what.lock() == lock)
+    }
+
+    /// Whether an incomplete snapshot of this name is what our own step leaves.
+    pub fn was_about(&self, name: &str) -> bool {
+        let doing = self.doing.as_ref().filter(|doing| doing.what != What::Rollback);
+        doing.is_some_and(|doing| doing.name == name)
+    }
+
+    /// A rollback that was begun, and is not known to have been done and started.
+    pub fn open_rollback(&self) -> Option<&Rollback> {
+        self.rollback.as_ref()
+    }
+
+    /// The volumes may be half way.
+    pub fn touched_volumes(&self) -> bool {
+        let doing = self.doing.as_ref();
+        doing.is_some_and(|doing| doing.what == What::Rollback) && !self.rolled_back
+    }
+}
+
+fn note<T: DeserializeOwned>(found: &Found<Value>, key: &str) -> Result<Option<T>> {
+    let value = found.note(key).filter(|value| !value.is_null());
+    Ok(value.map(|value| serde_json::from_value(value.clone())).transpose()?)
+}

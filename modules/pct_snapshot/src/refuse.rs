@@ -1,0 +1,124 @@
+//! What would make a rollback or a snapshot fail later, and is refused before. Pure.
+
+use crate::cluster::Reach;
+use crate::container::{Mount, Snapshot};
+use crate::names::nearest;
+use crate::state::{State, Survey};
+use ansible_module::Failure;
+
+/// One thing that stands in the way: a stable code, and a sentence with what helps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    pub reason: &'static str,
+    pub text: String,
+}
+
+impl From<Obstacle> for Failure {
+    fn from(obstacle: Obstacle) -> Failure {
+        Failure::new(obstacle.reason, format!("{}; nothing was changed", obstacle.text))
+    }
+}
+
+fn obstacle(reason: &'static str, text: impl Into<String>) -> Obstacle {
+    Obstacle { reason, text: text.into() }
+}
+
+/// What stands in the way of any change.
+pub fn to_any(state: &State) -> Vec<Obstacle> {
+    let mut found = Vec::new();
+    if !state.has_quorum {
+        found.push(obstacle(
+            "no_quorum",
+            "the cluster has no quorum, so that no configuration can be written: bring its nodes back first",
+        ));
+    }
+    if state.config.template {
+        found.push(obstacle(
+            "template",
+            format!("CT {} is a template, which has no snapshots: clone it", state.vmid),
+        ));
+    }
+    found
+}
+
+/// What stands in the way of going back to `target`. Locks are not among them: they are waited for.
+pub fn to_rollback(state: &State, survey: &Survey, target: &Snapshot) -> Vec<Obstacle> {
+    let mut found = to_any(state);
+    if let Some(broken) = &target.state {
+        found.push(obstacle(
+            "incomplete",
+            format!(
+                "snapshot {} is incomplete (snapstate {broken}): it broke off while it was taken or removed, \
+                 and nobody can go back to it; choose another",
+                target.name
+            ),
+        ));
+    }
+    if let Some(wanted) = &survey.ha {
+        found.push(obstacle(
+            "ha_managed",
+            format!(
+                "CT {} is managed by HA (wanted: {wanted}), which would start it in the middle of the \
+                 rollback: `ha-manager set ct:{} --state ignored` first, and --state {wanted} afterwards",
+                state.vmid, state.vmid
+            ),
+        ));
+    }
+    if !survey.outside.is_empty() {
+        found.push(obstacle(
+            "outside_snapshots",
+            format!(
+                "ZFS goes back to the newest snapshot only, and these, which Proxmox did not make, are \
+                 newer: {}; find out whose they are, then `zfs destroy` them",
+                survey.outside.join(", ")
+            ),
+        ));
+    }
+    found
+}
+
+/// Mount points of now whose content a rollback does not touch.
+pub fn uncovered<'a>(state: &'a State, survey: &Survey) -> Vec<&'a Mount> {
+    let covered = |mount: &Mount| {
+        let kept = survey.target.as_ref().map_or(&[][..], |config| &config.mounts);
+        mount.is_volume() && kept.iter().any(|one| one.source == mount.source)
+    };
+    state.config.mounts.iter().filter(|mount| !covered(mount)).collect()
+}
+
+/// Why Proxmox would say that "the snapshot feature is not available", where that can be known.
+pub fn no_feature(state: &State) -> Option<Obstacle> {
+    let causes: Vec<String> = (state.config.mounts.iter())
+        .filter_map(|mount| match mount.storage() {
+            None => Some(mount.title()),
+            Some(storage) => {
+                let known = state.storages.get(storage)?;
+                let on = format!("{} on a storage of type {}", mount.title(), known.kind);
+                (known.reach() == Reach::None).then_some(on)
+            }
+        })
+        .collect();
+    (!causes.is_empty()).then(|| {
+        obstacle(
+            "no_snapshots",
+            format!(
+                "Proxmox takes no snapshot of this container, because of {}: take them out of its \
+                 configuration (a bind mount can be an lxc.mount.entry), or move the volumes to ZFS, \
+                 LVM-thin, btrfs or Ceph",
+                causes.join(" and ")
+            ),
+        )
+    })
+}
+
+/// There is no such snapshot; with the names that come nearest.
+pub fn no_such(state: &State, name: &str) -> Failure {
+    let all = state.snapshots.all.iter().map(|one| one.name.as_str());
+    let near = nearest(name, all);
+    let hint = match near.as_slice() {
+        [] => "it has none at all".to_owned(),
+        names => format!("the nearest are {}", names.join(", ")),
+    };
+    Failure::new("no_snapshot", format!("there is no snapshot {name}: {hint}; nothing was changed"))
+        .with("snapshots", near.into_iter().map(str::to_owned).collect::<Vec<_>>())
+}

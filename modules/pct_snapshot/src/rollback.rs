@@ -1,0 +1,293 @@
+//! Plan of a rollback: which snapshot, what stands in the way, what is lost, and how it can be
+//! undone. Pure.
+
+use crate::cluster::Reach;
+use crate::container::{Snapshot, view};
+use crate::left::Rollback;
+use crate::marker::{Kind, Marker};
+use crate::plan::{Action, delete, is_kept, nothing, repairs};
+use crate::refuse::{no_such, to_rollback, uncovered};
+use crate::state::{State, Survey};
+use crate::task::{Start, Task, Which};
+use ansible_module::Failure;
+use change::{Loss, Plan, Step, Undo};
+use host::deploy_id::DeployId;
+
+pub const NEWER: &str = "newer_snapshots";
+pub const UNCOVERED: &str = "uncovered_mounts";
+
+/// A rollback, resolved.
+#[derive(Clone, Debug)]
+pub struct Goal {
+    pub rollback: Rollback,
+    pub was_running: bool,
+    pub starts: bool,
+    /// The name of the snapshot of the state before, when it is known before it is taken.
+    pub safety: Option<String>,
+    pub safety_marker: Marker,
+    /// An earlier run has done the rollback itself.
+    pub rolled_back: bool,
+}
+
+/// The snapshot to go back to.
+pub fn target<'a>(
+    state: &'a State,
+    task: &Task,
+    which: &Which,
+    deploy: Option<&DeployId>,
+) -> Result<&'a Snapshot, Failure> {
+    match which {
+        Which::Named(name) => {
+            let found = state.snapshots.find(name.as_str());
+            let found = found.ok_or_else(|| no_such(state, name.as_str()))?;
+            let other = found.deploy().zip(deploy).filter(|(noted, id)| *noted != id.as_str());
+            if let Some((noted, id)) = other {
+                let msg = format!(
+                    "snapshot {name} belongs to deploy {noted}, not to {id}; nothing was changed"
+                );
+                return Err(Failure::new("wrong_snapshot", msg));
+            }
+            Ok(found)
+        }
+        Which::Latest => {
+            let ours = |one: &&Snapshot| {
+                let app = one.marker.as_ref().and_then(|marker| marker.app.as_ref());
+                one.is_of(Kind::RestorePoint)
+                    && one.is_complete()
+                    && (task.app.is_none() || app == task.app.as_ref())
+            };
+            state.snapshots.all.iter().rfind(ours).ok_or_else(|| {
+                Failure::new(
+                    "no_snapshot",
+                    "there is no restore point of this module to go back to; name a snapshot; nothing \
+                     was changed",
+                )
+            })
+        }
+    }
+}
+
+pub fn plan(
+    state: &State,
+    survey: &Survey,
+    task: &Task,
+    target: &Snapshot,
+    key: Option<String>,
+) -> Result<(Plan<Action>, Goal), Failure> {
+    if let Some(first) = to_rollback(state, survey, target).into_iter().next() {
+        return Err(first.into());
+    }
+    let mut plan = nothing(state, task);
+    plan.warnings = warnings(survey);
+    let mut goal = goal(state, task, target, key);
+    let running = state.snapshots.running;
+    let resumes = resumes(state, &goal);
+    goal.rolled_back = resumes && state.left.as_ref().is_some_and(|left| left.rolled_back);
+    if goal.rolled_back {
+        // Only the start is left, and whatever was written since stays.
+        if goal.starts {
+            plan.steps.push(Step::new(Action::Start, start_text(task)));
+        }
+        let names = names(state);
+        plan.after = view(running || goal.starts, state.snapshots.parent.as_deref(), &names);
+        return Ok((plan, goal));
+    }
+    if resumes {
+        refuse_unclear(state, &goal)?;
+    }
+    plan.identities.push(format!("to {}", target.title()));
+    plan.steps = repairs(state);
+    let repaired = state.own_incomplete().map(|broken| broken.name.as_str());
+    let mut names = names(state);
+    names.retain(|name| Some(*name) != repaired);
+    let kept_mounts = survey.target.as_ref().map_or(&[][..], |config| &config.mounts);
+    let reach = state.reach(kept_mounts.iter());
+    if reach == Reach::Newest {
+        for newer in state.snapshots.newer_than(target) {
+            if Some(newer.name.as_str()) == repaired {
+                continue;
+            }
+            if is_kept(newer, task) {
+                let msg = format!(
+                    "ZFS goes back to the newest snapshot only, and keep names {}, which is newer; \
+                     nothing was changed",
+                    newer.title()
+                );
+                return Err(Failure::new("kept", msg));
+            }
+            let text = format!("remove the newer snapshot {}", newer.title());
+            let mut loss = Loss::accepted_as(NEWER, format!("the snapshot {}", newer.title()));
+            if let Some(bytes) = newer.bytes {
+                loss = loss.bytes(bytes);
+            }
+            plan.steps.push(Step::new(delete(newer), text).loses(loss));
+            names.retain(|name| *name != newer.name);
+        }
+    }
+    if running {
+        plan.steps.push(Step::new(Action::Stop, stop_text(task)));
+    }
+    let safety = add_safety(&mut plan, state, task, reach, &mut goal);
+    names.extend(
+        safety.as_deref().filter(|name| !names.contains(name)).into_iter().collect::<Vec<_>>(),
+    );
+    plan.steps.push(the_rollback(state, survey, task, target));
+    if goal.starts {
+        plan.steps.push(Step::new(Action::Start, start_text(task)));
+    }
+    plan.after = view(goal.starts, Some(&target.name), &names);
+    Ok((plan, goal))
+}
+
+fn names(state: &State) -> Vec<&str> {
+    state.snapshots.all.iter().map(|one| one.name.as_str()).collect()
+}
+
+fn goal(state: &State, task: &Task, target: &Snapshot, key: Option<String>) -> Goal {
+    // A killed run had stopped it, or had not yet.
+    let noted = state.left.as_ref().and_then(|left| left.was_running);
+    let was_running = state.snapshots.running || noted.unwrap_or(false);
+    let starts = match task.start {
+        Start::AsBefore => was_running,
+        Start::Always => true,
+        Start::Never => false,
+    };
+    let id = task.rollback.as_ref();
+    Goal {
+        rollback: Rollback { to: target.name.clone(), key },
+        was_running,
+        starts,
+        safety: id.map(|id| format!("failed-{id}")),
+        safety_marker: Marker {
+            kind: Kind::Failed,
+            app: task.app.clone(),
+            deploy: id.map(ToString::to_string),
+            release: None,
+        },
+        rolled_back: false,
+    }
+}
+
+/// Whether a killed run was about just this.
+fn resumes(state: &State, goal: &Goal) -> bool {
+    let open = state.left.as_ref().and_then(|left| left.open_rollback());
+    open.is_some_and(|open| *open == goal.rollback)
+}
+
+/// Proxmox had begun, holds no lock any more, and the container runs: it was done, or taken in hand
+/// by somebody. To do it again could destroy what was written since.
+fn refuse_unclear(state: &State, goal: &Goal) -> Result<(), Failure> {
+    let Some(left) = state.left.as_ref().filter(|left| left.touched_volumes()) else {
+        return Ok(());
+    };
+    let Some(key) = &goal.rollback.key else { return Ok(()) };
+    if !state.snapshots.running || state.config.lock.is_some() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        "unfinished",
+        format!(
+            "the run of {} was killed while Proxmox rolled back to {} for {key}, and somebody has started the \
+             container since: whether it was rolled back is not known, and doing it again could destroy \
+             what was written since; look at it, and roll back under a new rollback_id if it must be; nothing \
+             was changed",
+            left.since, goal.rollback.to
+        ),
+    ))
+}
+
+/// Keep the state as it is now, where that does not stand in the way of the rollback. Returns the
+/// name as it is shown.
+fn add_safety(
+    plan: &mut Plan<Action>,
+    state: &State,
+    task: &Task,
+    reach: Reach,
+    goal: &mut Goal,
+) -> Option<String> {
+    let all_volumes = state.config.mounts.iter().all(|mount| mount.is_volume());
+    let reach_now = state.reach(state.config.mounts.iter());
+    let left = state.left.as_ref().filter(|_| resumes(state, goal));
+    let taken = left
+        .and_then(|left| left.safety.as_ref())
+        .filter(|name| state.snapshots.find(name).is_some_and(Snapshot::is_complete));
+    let why_not = match (reach, reach_now) {
+        _ if taken.is_some() => None,
+        _ if left.is_some_and(|left| left.touched_volumes()) => Some(
+            "a run that was killed had begun to roll back without a snapshot of the state before",
+        ),
+        (Reach::Newest, _) | (_, Reach::Newest) => Some(
+            "ZFS goes back to the newest snapshot only, so the state before the rollback cannot be kept",
+        ),
+        (Reach::Any, Reach::Any) if all_volumes => None,
+        (Reach::Any, _) => Some("no snapshot can be taken of this container as it is now"),
+        _ => Some("what this kind of storage can do is not known here"),
+    };
+    if let Some(why) = why_not {
+        plan.undo = Undo::None(why.into());
+        return None;
+    }
+    let shown = match taken.or(goal.safety.as_ref()) {
+        Some(name) => name.clone(),
+        None => "failed-<time>".to_owned(),
+    };
+    match taken {
+        Some(name) => goal.safety = Some(name.clone()),
+        None => {
+            let text = format!("keep the state as it is then in the snapshot {shown}");
+            plan.steps.push(Step::new(Action::KeepState, text));
+        }
+    }
+    plan.undo =
+        Undo::By(format!("state: rolled_back with vmid: {} and name: {shown}", task.place.vmid));
+    Some(shown)
+}
+
+fn the_rollback(state: &State, survey: &Survey, task: &Task, target: &Snapshot) -> Step<Action> {
+    let vmid = task.place.vmid;
+    let step = Step::new(Action::RollBack, format!("roll CT {vmid} back to {}", target.title()));
+    let mut written =
+        Loss::plain(format!("what was written to CT {vmid} since {}", target.title()));
+    if let Some(bytes) = survey.written {
+        written = written.bytes(bytes);
+    }
+    let mut step = step.loses(written);
+    for mount in uncovered(state, survey) {
+        let what = format!(
+            "{}: the snapshot does not cover it; its content stays as it is, and it is no mount point \
+             afterwards",
+            mount.title()
+        );
+        step = step.loses(Loss::accepted_as(UNCOVERED, what).bytes(0));
+    }
+    step
+}
+
+fn stop_text(task: &Task) -> String {
+    match task.graceful {
+        Some(span) => {
+            format!("shut CT {} down within {}", task.place.vmid, host::deadline::seconds(span))
+        }
+        None => format!("kill CT {}", task.place.vmid),
+    }
+}
+
+fn start_text(task: &Task) -> String {
+    let ready = match task.ready.as_slice() {
+        [] => "it has booted".to_owned(),
+        words => format!("{} ends with 0 in it", words.join(" ")),
+    };
+    format!("start CT {} and wait until {ready}", task.place.vmid)
+}
+
+fn warnings(survey: &Survey) -> Vec<String> {
+    let mut warnings = survey.warnings.clone();
+    if !survey.replicated_to.is_empty() {
+        warnings.push(format!(
+            "this container is replicated to {}: the rollback removes snapshots of the replication; let the \
+             replication run before you remove the snapshot that was gone back to",
+            survey.replicated_to.join(", ")
+        ));
+    }
+    warnings
+}

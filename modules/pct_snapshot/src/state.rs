@@ -1,0 +1,245 @@
+//! Observe: the container, its snapshots, what a killed run left, and, for a rollback, all that
+//! could stand in its way. Reads only.
+
+use crate::cluster::{Cluster, Reach, Storages};
+use crate::container::{Config, Mount, Snapshot, Snapshots, Source};
+use crate::left::{Left, What};
+use crate::names::Vmid;
+use crate::pct::{Trouble, holder_of};
+use crate::read::{Reader, trouble};
+use crate::task::Place;
+use crate::{tables, zfs};
+use ansible_module::Failure;
+use anyhow::{Error, Result};
+use change::Journal;
+use host::deadline::{Deadline, FIRST_PAUSE, TimedOut, poll_until};
+use std::time::Duration;
+
+/// The name of this task's intent and locks.
+pub const TASK: &str = "pct_snapshot";
+
+pub struct State {
+    pub vmid: Vmid,
+    pub config: Config,
+    pub snapshots: Snapshots,
+    pub left: Option<Left>,
+    /// The task of Proxmox that runs on behalf of a run of ours that is dead.
+    pub busy: Option<String>,
+    pub has_quorum: bool,
+    pub storages: Storages,
+}
+
+/// What matters for going back to one snapshot.
+#[derive(Debug, Default)]
+pub struct Survey {
+    pub ha: Option<String>,
+    pub replicated_to: Vec<String>,
+    /// The configuration that the snapshot keeps; none where it could not be read.
+    pub target: Option<Config>,
+    /// Snapshots made outside of Proxmox that are newer, on ZFS.
+    pub outside: Vec<String>,
+    pub written: Option<u64>,
+    pub warnings: Vec<String>,
+}
+
+pub fn journal(place: &Place, rollback: Option<String>) -> Journal<'_> {
+    Journal { state_dir: &place.state_dir, task: TASK, rollback }
+}
+
+pub fn observe(reader: &Reader, cluster: &Cluster, place: &Place) -> Result<State> {
+    let config = reader.config().map_err(|error| missing(error, reader, cluster, place))?;
+    let left = Left::read(&place.state_dir)?;
+    let lock = config.lock.as_deref();
+    let busy = match lock.and_then(|lock| left.as_ref()?.explains(lock)) {
+        Some(doing) => reader.active_task(&[doing.what.task()])?,
+        None => None,
+    };
+    Ok(State {
+        vmid: place.vmid,
+        config,
+        snapshots: reader.snapshots()?,
+        left,
+        busy,
+        // From files only: a snapshot that cannot be taken says so itself.
+        has_quorum: cluster.has_quorum(None)?,
+        storages: cluster.storages(None)?,
+    })
+}
+
+/// Wait until nobody else holds the container's lock.
+pub fn wait_for_lock(reader: &Reader, left: Option<&Left>, patience: Duration) -> Result<()> {
+    let free = poll_until(Deadline::after(patience), FIRST_PAUSE, "the lock", || {
+        let lock = reader.config()?.lock;
+        let Some(lock) = lock else { return Ok(Some(())) };
+        // Our own is free when the task that held it has ended.
+        Ok(match left.and_then(|left| left.explains(&lock)) {
+            Some(doing) => reader.active_task(&[doing.what.task()])?.is_none().then_some(()),
+            None => None,
+        })
+    });
+    match free {
+        Err(error) if error.downcast_ref::<TimedOut>().is_some() => Ok(()),
+        other => other,
+    }
+}
+
+/// Why the container could not be read.
+fn missing(error: Error, reader: &Reader, cluster: &Cluster, place: &Place) -> Error {
+    let vmid = place.vmid;
+    match trouble(&error) {
+        Some(Trouble::NoContainer) => {}
+        Some(other @ Trouble::NotRoot) => {
+            let msg = format!(
+                "CT {vmid} cannot be read: pct works for root alone, with pve-cluster.service running"
+            );
+            return Failure::new(other.reason(), msg).caused_by(error).into();
+        }
+        _ => return error.context(format!("reading CT {vmid}")),
+    }
+    let here = &cluster.node;
+    let msg = match cluster.whereabouts(vmid, reader.pvesh.as_ref()) {
+        Some((node, true)) => {
+            format!("{vmid} is a virtual machine (on node {node}), not a container")
+        }
+        Some((node, false)) if node != *here => {
+            format!(
+                "CT {vmid} is on node {node}, and pct acts on this node ({here}) only: run the task there"
+            )
+        }
+        _ => format!("there is no CT {vmid} on this node ({here}) nor on another of the cluster"),
+    };
+    Failure::new("no_container", msg).caused_by(error).into()
+}
+
+impl State {
+    /// The lock that stands in the way: not one that our own killed run left.
+    pub fn foreign_lock(&self) -> Option<&str> {
+        let lock = self.config.lock.as_deref()?;
+        (!self.is_ours(lock) || self.busy.is_some()).then_some(lock)
+    }
+
+    /// Proxmox writes a lock together with what it is about, so both must be ours.
+    fn is_ours(&self, lock: &str) -> bool {
+        let Some(doing) = self.left.as_ref().and_then(|left| left.explains(lock)) else {
+            return false;
+        };
+        let there = self.snapshots.find(&doing.name);
+        match doing.what {
+            What::Snapshot => there.is_some_and(|one| !one.is_complete()),
+            What::Delete | What::Rollback => there.is_some(),
+        }
+    }
+
+    /// The lock that our own killed run left.
+    pub fn own_lock(&self) -> Option<&str> {
+        self.config.lock.as_deref().filter(|_| self.foreign_lock().is_none())
+    }
+
+    /// The incomplete snapshot that our own killed run left.
+    pub fn own_incomplete(&self) -> Option<&Snapshot> {
+        let left = self.left.as_ref()?;
+        (self.snapshots.all.iter()).find(|one| !one.is_complete() && left.was_about(&one.name))
+    }
+
+    pub fn locked(&self, lock: &str, waited: Option<Duration>) -> String {
+        let holder = match &self.busy {
+            Some(upid) => {
+                format!(
+                    "is that of a task that a killed run had begun and that still runs ({upid})"
+                )
+            }
+            None => holder_of(lock).to_owned(),
+        };
+        let waited = waited.map(|span| format!("after {} ", host::deadline::seconds(span)));
+        format!(
+            "CT {} is {}locked: the lock {lock} {holder}",
+            self.vmid,
+            waited.map(|text| format!("{text}still ")).unwrap_or_default()
+        )
+    }
+
+    /// What can be gone back to, by the storages of these mount points.
+    pub fn reach<'a>(&self, mounts: impl Iterator<Item = &'a Mount>) -> Reach {
+        let all: Vec<Reach> = mounts
+            .filter_map(Mount::storage)
+            .map(|storage| self.storages.get(storage).map_or(Reach::Unknown, |one| one.reach()))
+            .collect();
+        let any = |reach| all.contains(&reach);
+        match () {
+            _ if all.is_empty() || any(Reach::Unknown) => Reach::Unknown,
+            _ if any(Reach::None) => Reach::None,
+            _ if any(Reach::Newest) => Reach::Newest,
+            _ => Reach::Any,
+        }
+    }
+
+    /// The ZFS datasets of these mount points.
+    pub fn datasets(&self, mounts: &[Mount]) -> Vec<String> {
+        let dataset = |mount: &Mount| match &mount.source {
+            Source::Volume { storage, name } => {
+                let storage = self.storages.get(storage).filter(|one| one.kind == "zfspool")?;
+                // A linked clone is named after its base: base-100-disk-0/subvol-101-disk-0.
+                let name = name.rsplit('/').next().unwrap_or(name);
+                Some(format!("{}/{name}", storage.pool.as_deref()?))
+            }
+            Source::Bind(_) | Source::Device(_) => None,
+        };
+        mounts.iter().filter_map(dataset).collect()
+    }
+
+    /// Look at all that a rollback to `target` depends on.
+    pub fn survey(
+        &mut self,
+        reader: &Reader,
+        cluster: &Cluster,
+        place: &Place,
+        target: &str,
+    ) -> Result<Survey> {
+        let pvesh = reader.pvesh.as_ref();
+        self.has_quorum = cluster.has_quorum(pvesh)?;
+        if self.storages.is_empty() {
+            self.storages = cluster.storages(pvesh)?;
+        }
+        let mut survey = Survey {
+            ha: cluster.ha(place.vmid, pvesh)?,
+            replicated_to: cluster.replicated_to(place.vmid, pvesh)?,
+            ..Survey::default()
+        };
+        survey.target = Some(match cluster.snapshot_section(place.vmid, target) {
+            Some(section) => tables::config(&section),
+            None => reader.config_of(target)?,
+        });
+        match self
+            .zfs_rows(&survey.target.iter().flat_map(|one| one.mounts.clone()).collect::<Vec<_>>())
+        {
+            Ok(rows) => {
+                self.add_zfs(&mut survey, &rows, target);
+                for snapshot in &mut self.snapshots.all {
+                    snapshot.bytes = zfs::held_by(&rows, &snapshot.name);
+                }
+            }
+            Err(why) => survey.warnings.push(format!(
+                "snapshots made outside of Proxmox and what was written are not known: {why:#}"
+            )),
+        }
+        Ok(survey)
+    }
+
+    pub fn add_zfs(&self, survey: &mut Survey, rows: &[zfs::Row], target: &str) {
+        let known = |name: &str| self.snapshots.find(name).is_some();
+        survey.outside = zfs::outside(rows, target, &known);
+        let mounts = survey.target.as_ref().map_or(&[][..], |config| &config.mounts);
+        if self.datasets(mounts).len() == mounts.len() {
+            survey.written = zfs::written_since(rows, target);
+        }
+    }
+
+    /// What ZFS says of these volumes; nothing when none is on ZFS or there is no `zfs`.
+    pub fn zfs_rows(&self, mounts: &[Mount]) -> Result<Vec<zfs::Row>> {
+        let datasets = self.datasets(mounts);
+        match host::program::find("zfs") {
+            Ok(program) if !datasets.is_empty() => zfs::list(&program, &datasets),
+            _ => Ok(Vec::new()),
+        }
+    }
+}

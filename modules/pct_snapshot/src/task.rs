@@ -1,0 +1,235 @@
+//! The options as typed values, checked where a spec cannot.
+
+use crate::marker::{Kind, Marker};
+use crate::names::{SnapshotName, Vmid};
+use ansible_module::{Failure, Options as Given};
+use host::deploy_id::DeployId;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A century, as the longest span that anybody means.
+const LONGEST: f64 = 100.0 * 365.0 * 86_400.0;
+/// An argument of a program can hold 128 KiB, and nobody reads a screenful of it.
+const LONGEST_TEXT: usize = 8 << 10;
+
+/// Which container, and where our records of it are.
+#[derive(Debug)]
+pub struct Place {
+    pub vmid: Vmid,
+    pub state_dir: PathBuf,
+}
+
+impl Place {
+    pub fn parse(given: &Given) -> Result<Option<Place>, Failure> {
+        let Some(vmid) = given.get::<Option<String>>("vmid")? else { return Ok(None) };
+        let vmid = Vmid::parse(vmid.trim()).map_err(|why| bad("vmid", why))?;
+        let folder: Option<PathBuf> = given.get("state_dir")?;
+        let state_dir = folder.unwrap_or_else(|| format!("/var/lib/reversible/pct-{vmid}").into());
+        if !state_dir.is_absolute() {
+            let shown = state_dir.display();
+            return Err(bad("state_dir", format!("expected an absolute path, got {shown}")));
+        }
+        Ok(Some(Place { vmid, state_dir }))
+    }
+}
+
+/// Which snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    Named(SnapshotName),
+    Latest,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    AsBefore,
+    Always,
+    Never,
+}
+
+#[derive(Debug)]
+pub enum Wanted {
+    /// The text goes before the marker.
+    Present {
+        name: SnapshotName,
+        text: String,
+        marker: Marker,
+    },
+    RolledBack {
+        which: Which,
+        deploy: Option<DeployId>,
+    },
+    /// `None` prunes only.
+    Absent {
+        name: Option<SnapshotName>,
+    },
+}
+
+#[derive(Debug)]
+pub struct Task {
+    pub place: Place,
+    pub wanted: Wanted,
+    pub app: Option<String>,
+    pub retain: Option<usize>,
+    pub keep: Vec<String>,
+    pub start: Start,
+    /// `None` kills.
+    pub graceful: Option<Duration>,
+    pub boot_timeout: Duration,
+    pub ready: Vec<String>,
+    pub lock_timeout: Duration,
+    pub task_timeout: Duration,
+    pub rollback: Option<DeployId>,
+    fence: Option<DeployId>,
+}
+
+impl Task {
+    pub fn parse(given: &Given) -> Result<Task, Failure> {
+        let place = Place::parse(given)?;
+        let place = place.ok_or_else(|| bad("vmid", "it is missing".into()))?;
+        let state: String = given.get("state")?;
+        let deploy: Option<DeployId> = given.get("deploy_id")?;
+        let rollback: Option<DeployId> = given.get("rollback_id")?;
+        let app = word(given, "app")?;
+        let latest = given.get::<Option<bool>>("latest")?.unwrap_or(false);
+        let name = match (given.get::<Option<SnapshotName>>("name")?, &deploy) {
+            (Some(name), _) => Some(name),
+            (None, Some(id)) => Some(name_for(id)?),
+            (None, None) => None,
+        };
+        let wanted = match state.as_str() {
+            "present" => present(given, name, deploy.clone(), app.clone())?,
+            "rolled_back" => {
+                let which = match (name, latest) {
+                    (Some(name), false) => Which::Named(name),
+                    (None, true) => Which::Latest,
+                    (Some(_), true) => {
+                        return Err(bad("latest", "name or deploy_id is given as well".into()));
+                    }
+                    (None, false) => {
+                        let msg = "name, deploy_id or latest must say which snapshot to go back to";
+                        return Err(Failure::new("bad_options", msg));
+                    }
+                };
+                Wanted::RolledBack { which, deploy: deploy.clone() }
+            }
+            _ => Wanted::Absent { name },
+        };
+        if latest && state != "rolled_back" {
+            return Err(bad("latest", "it goes with state: rolled_back".into()));
+        }
+        let retain = match given.get::<Option<i64>>("retain")? {
+            Some(_) if state == "rolled_back" => {
+                return Err(bad("retain", "a rollback prunes nothing".into()));
+            }
+            Some(number) => match usize::try_from(number) {
+                Ok(number) if number > 0 => Some(number),
+                _ => return Err(bad("retain", format!("expected 1 or more, got {number}"))),
+            },
+            None => None,
+        };
+        let graceful = span(given, "shutdown_timeout")?;
+        let shutdown: String = given.get("shutdown")?;
+        let start: String = given.get("start")?;
+        // In a rollback the deploy id names the restore point; it is no run.
+        let fence = rollback.clone().or(deploy.filter(|_| state == "present"));
+        Ok(Task {
+            place,
+            wanted,
+            app,
+            retain,
+            keep: given.get("keep")?,
+            start: match start.as_str() {
+                "always" => Start::Always,
+                "never" => Start::Never,
+                _ => Start::AsBefore,
+            },
+            graceful: Some(graceful).filter(|_| shutdown == "graceful"),
+            boot_timeout: span(given, "boot_timeout")?,
+            ready: ready(given)?,
+            lock_timeout: span(given, "lock_timeout")?,
+            task_timeout: span(given, "task_timeout")?,
+            rollback,
+            fence,
+        })
+    }
+
+    /// The id of the run itself, which is the fence.
+    pub fn run(&self) -> Option<&DeployId> {
+        self.fence.as_ref()
+    }
+
+    pub fn is_rollback(&self) -> bool {
+        matches!(self.wanted, Wanted::RolledBack { .. })
+    }
+}
+
+fn name_for(id: &DeployId) -> Result<SnapshotName, Failure> {
+    SnapshotName::try_from(format!("pre-deploy-{id}")).map_err(|why| bad("deploy_id", why))
+}
+
+fn present(
+    given: &Given,
+    name: Option<SnapshotName>,
+    deploy: Option<DeployId>,
+    app: Option<String>,
+) -> Result<Wanted, Failure> {
+    let text: String = given.get("description")?;
+    let odd = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if text.len() > LONGEST_TEXT || text.contains(odd) {
+        let msg =
+            format!("expected text of at most {LONGEST_TEXT} bytes, without control characters");
+        return Err(bad("description", msg));
+    }
+    let given_id = || {
+        DeployId::generate().map_err(|why| Failure::new("failed", "no id for it").caused_by(why))
+    };
+    let (name, deploy) = match name {
+        Some(name) => (name, deploy),
+        None => {
+            let id = given_id()?;
+            (name_for(&id)?, Some(id))
+        }
+    };
+    let marker = Marker {
+        kind: Kind::RestorePoint,
+        app,
+        deploy: deploy.map(String::from),
+        release: word(given, "release")?,
+    };
+    Ok(Wanted::Present { name, text: text.trim().to_owned(), marker })
+}
+
+fn ready(given: &Given) -> Result<Vec<String>, Failure> {
+    let ready: Vec<String> = given.get("ready")?;
+    match ready.first() {
+        Some(program) if program.is_empty() => {
+            Err(bad("ready", "expected a program and its arguments".into()))
+        }
+        _ => Ok(ready),
+    }
+}
+
+/// One word of the marker.
+fn word(given: &Given, name: &'static str) -> Result<Option<String>, Failure> {
+    let value: Option<String> = given.get(name)?;
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/+-".contains(&byte);
+    match value {
+        Some(text) if text.is_empty() || text.len() > 128 || !text.bytes().all(sound) => {
+            let expected = "one word of letters, digits and any of . _ : @ / + -";
+            Err(bad(name, format!("expected {expected}, got {text:?}")))
+        }
+        other => Ok(other),
+    }
+}
+
+fn span(given: &Given, name: &'static str) -> Result<Duration, Failure> {
+    match given.get(name)? {
+        value if (0.0..=LONGEST).contains(&value) => Ok(Duration::from_secs_f64(value)),
+        value => Err(bad(name, format!("expected seconds, 0 or more, got {value}"))),
+    }
+}
+
+pub fn bad(name: &str, why: String) -> Failure {
+    Failure::new("bad_options", format!("argument '{name}': {why}"))
+}
