@@ -61,6 +61,11 @@ def haproxy() -> Scene:
     )
 
 
+def services() -> Scene:
+    edge = system("systemd")["systemd_root"]["edge"]
+    return Scene(host="systemd_root", system="systemd", edits={"http://127.0.0.1/": edge["url"]})
+
+
 def proxmox() -> Scene:
     """A container on the fake Proxmox, which lies beside systemd's own programs."""
     fake, root = Path(lab("get", "fake-pve")), Path(system("systemd")["systemd_root"]["edge"]["root"])
@@ -88,6 +93,7 @@ def proxmox() -> Scene:
 SCENES: dict[str, t.Callable[[], Scene]] = {
     "deploy_ledger": ledger,
     "deploy_ledger_info": ledger,
+    "health_gate": services,
     "haproxy_color_switch": haproxy,
     "haproxy_color_switch_info": haproxy,
     "pct_snapshot": proxmox,

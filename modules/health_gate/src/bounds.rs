@@ -1,0 +1,131 @@
+//! What a number must be: between bounds, and not far from what it was before the deploy.
+//!
+//! Invariant: it fails closed. A number that is none (NaN, an infinity) is out of every bound, and a
+//! baseline that has no number for the probe cannot be compared with.
+
+use crate::given::Given;
+use crate::seen::Before;
+use ansible_module::Failure;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bounds {
+    pub min: Option<f64>,
+    pub max: Option<f64>,
+    pub max_rise: Option<f64>,
+    pub max_factor: Option<f64>,
+    pub min_factor: Option<f64>,
+}
+
+impl Bounds {
+    pub fn take(given: &mut Given) -> Result<Bounds, Failure> {
+        let bounds = Bounds {
+            min: given.take("min")?,
+            max: given.take("max")?,
+            max_rise: given.take("max_rise")?,
+            max_factor: given.take("max_factor")?,
+            min_factor: given.take("min_factor")?,
+        };
+        if bounds == Bounds::default() {
+            let any = "min, max, max_rise, max_factor or min_factor";
+            return Err(given.refuse(format!("without {any} every value would do")));
+        }
+        if let (Some(min), Some(max)) = (bounds.min, bounds.max) {
+            if min > max {
+                return Err(given.bad("min", format!("{min} is above max ({max})")));
+            }
+        }
+        for (key, factor) in [("max_factor", bounds.max_factor), ("min_factor", bounds.min_factor)]
+        {
+            if factor.is_some_and(|factor| factor <= 0.0) {
+                return Err(given.bad(key, "expected a number above 0"));
+            }
+        }
+        Ok(bounds)
+    }
+
+    pub fn compares(&self) -> bool {
+        self.max_rise.is_some() || self.max_factor.is_some() || self.min_factor.is_some()
+    }
+
+    /// `before` is `None` without a baseline: then there is nothing to compare with yet.
+    pub fn hold(&self, value: f64, before: Option<&Before>) -> Result<(), String> {
+        if !value.is_finite() {
+            return Err(format!("the value is {value}, which is no number"));
+        }
+        if let Some(min) = self.min.filter(|min| value < *min) {
+            return Err(format!("{value} is below {min}"));
+        }
+        if let Some(max) = self.max.filter(|max| value > *max) {
+            return Err(format!("{value} is above {max}"));
+        }
+        let Some(before) = before.filter(|_| self.compares()) else { return Ok(()) };
+        let Some(was) = before.value else {
+            return Err("the baseline has no value of this probe to compare with".to_owned());
+        };
+        if let Some(rise) = self.max_rise.filter(|rise| value - was > *rise) {
+            return Err(format!("{value} is more than {rise} above the {was} of the baseline"));
+        }
+        // Of a negative number, or of nothing, there is no share.
+        if (self.max_factor.is_some() || self.min_factor.is_some()) && was < 0.0 {
+            return Err(format!("{was} in the baseline is negative: there is no factor of it"));
+        }
+        if let Some(factor) = self.max_factor.filter(|factor| value > was * factor) {
+            return Err(format!("{value} is more than {factor} times the {was} of the baseline"));
+        }
+        if let Some(factor) = self.min_factor.filter(|factor| value < was * factor) {
+            return Err(format!("{value} is less than {factor} times the {was} of the baseline"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn before(value: Option<f64>) -> Before {
+        Before { value, ..Before::default() }
+    }
+
+    #[test]
+    fn bounds_hold_at_their_edges() {
+        let bounds = Bounds { min: Some(1.0), max: Some(2.0), ..Bounds::default() };
+        for good in [1.0, 1.5, 2.0] {
+            assert_eq!(bounds.hold(good, None), Ok(()));
+        }
+        assert_eq!(bounds.hold(0.5, None).unwrap_err(), "0.5 is below 1");
+        assert_eq!(bounds.hold(2.5, None).unwrap_err(), "2.5 is above 2");
+    }
+
+    #[test]
+    fn what_is_no_number_fails() {
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert!(Bounds { max: Some(1e308), ..Bounds::default() }.hold(value, None).is_err());
+            assert!(Bounds { min: Some(-1e308), ..Bounds::default() }.hold(value, None).is_err());
+            assert!(Bounds { max_rise: Some(1.0), ..Bounds::default() }.hold(value, None).is_err());
+        }
+    }
+
+    #[test]
+    fn compared_with_itself() {
+        let bounds = Bounds {
+            max_rise: Some(0.5),
+            max_factor: Some(2.0),
+            min_factor: Some(0.5),
+            ..Bounds::default()
+        };
+        assert_eq!(bounds.hold(9.0, None), Ok(()));
+        assert_eq!(bounds.hold(1.5, Some(&before(Some(1.0)))), Ok(()));
+        assert!(
+            bounds.hold(1.6, Some(&before(Some(1.0)))).unwrap_err().contains("0.5 above the 1")
+        );
+        assert!(
+            bounds.hold(0.3, Some(&before(Some(0.1)))).unwrap_err().contains("2 times the 0.1")
+        );
+        assert!(
+            bounds.hold(0.4, Some(&before(Some(1.0)))).unwrap_err().contains("0.5 times the 1")
+        );
+        assert!(bounds.hold(1.0, Some(&before(None))).unwrap_err().contains("has no value"));
+        assert!(bounds.hold(-1.0, Some(&before(Some(-1.0)))).unwrap_err().contains("negative"));
+    }
+}

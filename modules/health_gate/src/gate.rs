@@ -1,0 +1,178 @@
+//! The options as typed values, checked where a spec cannot.
+
+use crate::given::{Given, span};
+use crate::kinds;
+use crate::seen::{Ask, Before};
+use ansible_module::{Failure, Options};
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// A name stands in sentences and in a table.
+const LONGEST_NAME: usize = 100;
+
+pub struct Gate {
+    pub probes: Vec<Probe>,
+    /// How many must hold.
+    pub required: usize,
+    pub deadline: Duration,
+    pub warnings: Vec<String>,
+}
+
+pub struct Probe {
+    pub name: String,
+    pub kind: String,
+    pub tries: u64,
+    pub delay: Duration,
+    pub consecutive: u64,
+    pub timeout: Duration,
+    /// What the baseline says of it; `None` without a baseline.
+    pub before: Option<Before>,
+    pub ask: Box<dyn Ask>,
+}
+
+impl Gate {
+    pub fn parse(options: &Options) -> Result<Gate, Failure> {
+        let baseline = Baseline::parse(options.get("baseline")?)?;
+        let mut gate = Gate {
+            probes: Vec::new(),
+            required: 0,
+            deadline: span(options.get("deadline")?).map_err(|why| bad("deadline", &why))?,
+            warnings: Vec::new(),
+        };
+        if gate.deadline.is_zero() {
+            return Err(bad("deadline", "expected seconds, more than 0"));
+        }
+        for map in options.get::<Vec<Map<String, Value>>>("probes")? {
+            let (probe, warnings) = probe(map, baseline.as_ref())?;
+            if gate.probes.iter().any(|other| other.name == probe.name) {
+                return Err(bad("probes", &format!("there are two called {}", probe.name)));
+            }
+            gate.probes.push(probe);
+            gate.warnings.extend(warnings);
+        }
+        if gate.probes.is_empty() {
+            return Err(bad("probes", "expected one or more: an empty gate proves nothing"));
+        }
+        gate.required = required(&options.get::<String>("require")?, gate.probes.len())?;
+        Ok(gate)
+    }
+}
+
+fn required(text: &str, probes: usize) -> Result<usize, Failure> {
+    match (text.trim(), text.trim().parse::<usize>()) {
+        ("all", _) => Ok(probes),
+        (_, Ok(number)) if number <= probes => Ok(number),
+        (_, Ok(number)) => {
+            Err(bad("require", &format!("expected all, or a number up to {probes}, got {number}")))
+        }
+        (text, Err(_)) => Err(bad("require", &format!("expected all or a number, got {text:?}"))),
+    }
+}
+
+fn probe(
+    mut map: Map<String, Value>,
+    baseline: Option<&Baseline>,
+) -> Result<(Probe, Vec<String>), Failure> {
+    let mut text = |key: &str| match map.remove(key) {
+        Some(Value::String(text)) => text,
+        _ => String::new(),
+    };
+    let (name, kind) = (text("name"), text("kind"));
+    let odd = |c: char| c.is_control() || c == ';';
+    if name.trim().is_empty() || name.len() > LONGEST_NAME || name.contains(odd) {
+        let msg = format!(
+            "expected a name of 1 to {LONGEST_NAME} characters, without ; and control characters, got {name:?}"
+        );
+        return Err(bad("probes.name", &msg));
+    }
+    let mut given = Given::new(&name, &kind, map);
+    let tries = given.whole("tries", 1)?.unwrap_or(1);
+    let consecutive = given.whole("consecutive", 1)?.unwrap_or(1);
+    if consecutive > tries {
+        let msg = format!("{consecutive} in a row can never hold in tries ({tries})");
+        return Err(given.bad("consecutive", msg));
+    }
+    let delay = given.seconds("delay")?.unwrap_or_default();
+    let timeout = given.seconds("timeout")?.unwrap_or_default();
+    if timeout.is_zero() {
+        return Err(given.bad("timeout", "expected seconds, more than 0"));
+    }
+    let ask = kinds::parse(&mut given)?;
+    let warnings = given.finish()?;
+    let before = baseline.map(|baseline| baseline.of(&name, &kind));
+    Ok((Probe { name, kind, tries, delay, consecutive, timeout, before, ask }, warnings))
+}
+
+/// The result of an earlier run, as it was registered.
+struct Baseline(Vec<Value>);
+
+impl Baseline {
+    fn parse(given: Option<Map<String, Value>>) -> Result<Option<Baseline>, Failure> {
+        let Some(mut given) = given else { return Ok(None) };
+        match given.remove("probes") {
+            Some(Value::Array(probes)) => Ok(Some(Baseline(probes))),
+            _ => Err(bad(
+                "baseline",
+                "expected the registered result of an earlier run of health_gate, with its probes",
+            )),
+        }
+    }
+
+    fn of(&self, name: &str, kind: &str) -> Before {
+        let same = |row: &&Value| row["name"] == name && row["kind"] == kind;
+        let Some(row) = self.0.iter().find(same) else { return Before::default() };
+        Before {
+            value: row["value"].as_f64(),
+            seen: row["seen"].as_object().cloned().unwrap_or_default(),
+        }
+    }
+}
+
+fn bad(name: &str, why: &str) -> Failure {
+    Failure::new("bad_options", format!("argument '{name}': {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn how_many_must_hold() {
+        assert_eq!(required("all", 3).unwrap(), 3);
+        assert_eq!(required(" 2 ", 3).unwrap(), 2);
+        assert_eq!(required("0", 3).unwrap(), 0);
+        for (text, words) in [("4", "a number up to 3"), ("-1", "got \"-1\""), ("most", "got")] {
+            assert!(required(text, 3).unwrap_err().msg.contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_baseline_is_matched_by_name_and_kind() {
+        let rows = json!([{"name": "a", "kind": "alerts", "value": 2, "seen": {"firing": []}}]);
+        let given = json!({ "probes": rows }).as_object().cloned();
+        let baseline = Baseline::parse(given).unwrap().unwrap();
+        assert_eq!(baseline.of("a", "alerts").value, Some(2.0));
+        assert_eq!(baseline.of("a", "logs"), Before::default());
+        let skipped = json!({ "skipped": true }).as_object().cloned();
+        assert!(Baseline::parse(skipped).is_err());
+    }
+
+    #[test]
+    fn a_probe_that_cannot_be() {
+        for (value, words) in [
+            (json!({"name": "", "kind": "tcp"}), "expected a name"),
+            (json!({"name": "a;b", "kind": "tcp"}), "expected a name"),
+            (
+                json!({"name": "a", "kind": "tcp", "tries": 2, "consecutive": 3}),
+                "3 in a row can never hold in tries (2)",
+            ),
+            (json!({"name": "a", "kind": "tcp", "timeout": 0}), "more than 0"),
+            (json!({"name": "a", "kind": "tcp", "timeout": 1, "host": "x"}), "needs port"),
+        ] {
+            let map = value.as_object().cloned().unwrap();
+            let msg = probe(map, None).err().map(|failure| failure.msg).unwrap_or_default();
+            assert!(msg.contains(words), "{msg}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `command`: a program says that all is well, by its exit code and by what it prints.
+
+use super::program;
+use super::web::text_of;
+use crate::given::Given;
+use crate::seen::{Ask, Seen, Try, last_line};
+use ansible_module::Failure;
+use serde_json::{Map, Value};
+
+pub struct Command {
+    argv: Vec<String>,
+    rc: Vec<i32>,
+    stdout: Option<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Command {
+    pub fn parse(given: &mut Given) -> Result<Command, Failure> {
+        let argv: Vec<String> = given.need("argv")?;
+        if argv.first().is_none_or(String::is_empty) {
+            return Err(given.bad("argv", "expected a program and its arguments"));
+        }
+        if argv.iter().any(|word| word.contains('\0')) {
+            return Err(given.bad("argv", "an argument cannot hold a NUL"));
+        }
+        let environment: Map<String, Value> = given.take("environment")?.unwrap_or_default();
+        let environment: Vec<(String, String)> =
+            environment.into_iter().map(|(name, value)| (name, text_of(value))).collect();
+        let odd = |(name, value): &(String, String)| {
+            name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+        };
+        if environment.iter().any(odd) {
+            return Err(given.bad("environment", "a name is not empty and holds no = or NUL"));
+        }
+        Ok(Command {
+            argv,
+            rc: given.take("rc")?.unwrap_or_else(|| vec![0]),
+            stdout: given.text("stdout")?,
+            environment,
+        })
+    }
+}
+
+impl Ask for Command {
+    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+        let mut command = program::command(&self.argv[0], now.deadline())?.accept(&self.rc);
+        command = command.args(&self.argv[1..]);
+        for (name, value) in &self.environment {
+            command = command.secret_env(name, value);
+        }
+        let output = program::run(&command)?;
+        let said = last_line(&output.stdout_shown());
+        let answer = match said.as_str() {
+            "" => format!("rc {}", output.rc),
+            said => format!("rc {}: {said}", output.rc),
+        };
+        let verdict = match &self.stdout {
+            Some(text) if !holds(&output.stdout, text.as_bytes()) => {
+                let got = if said.is_empty() { "nothing was printed" } else { &said };
+                Err(format!("expected {text:?} in what it prints, its last line is: {got}"))
+            }
+            _ => Ok(()),
+        };
+        Ok(Seen::new(answer).judged(verdict))
+    }
+}
+
+fn holds(all: &[u8], part: &[u8]) -> bool {
+    all.windows(part.len()).any(|window| window == part)
+}

@@ -1,0 +1,82 @@
+//! `disk`: a filesystem has room.
+//!
+//! Invariant: the share is what `df` says, of blocks or of inodes, whichever is fuller; what only root
+//! may use does not count as free.
+
+use crate::given::Given;
+use crate::seen::{Ask, Seen, Try};
+use ansible_module::Failure;
+use nix::sys::statvfs::statvfs;
+use std::path::PathBuf;
+
+const DEFAULT: f64 = 0.9;
+
+pub struct Disk {
+    path: PathBuf,
+    max: f64,
+}
+
+impl Disk {
+    pub fn parse(given: &mut Given) -> Result<Disk, Failure> {
+        let path = given.absolute("path")?;
+        let path = path.ok_or_else(|| given.refuse("kind disk needs path".to_owned()))?;
+        let max: f64 = given.take("max")?.unwrap_or(DEFAULT);
+        if !(0.0..=1.0).contains(&max) {
+            let msg = format!("expected a share from 0 to 1, such as {DEFAULT}, got {max}");
+            return Err(given.bad("max", msg));
+        }
+        Ok(Disk { path, max })
+    }
+}
+
+impl Ask for Disk {
+    // A dead network filesystem can keep this waiting for ever; the gate does not wait for it.
+    fn ask(&self, _now: &Try<'_>) -> Result<Seen, String> {
+        let path = self.path.display();
+        let stat = statvfs(&self.path)
+            .map_err(|why| format!("cannot tell how full {path} is: {}", why.desc()))?;
+        // The fields' types differ from one architecture to the next.
+        #[allow(clippy::unnecessary_cast)]
+        let blocks =
+            share(stat.blocks() as u64, stat.blocks_free() as u64, stat.blocks_available() as u64);
+        #[allow(clippy::unnecessary_cast)]
+        let inodes =
+            share(stat.files() as u64, stat.files_free() as u64, stat.files_available() as u64);
+        let Some(blocks) = blocks else {
+            return Err(format!("{path} is on a filesystem that has no size"));
+        };
+        let inodes = inodes.unwrap_or_default();
+        let fullest = blocks.max(inodes);
+        let answer = format!("{} of the space, {} of the inodes", percent(blocks), percent(inodes));
+        let verdict = match fullest <= self.max {
+            true => Ok(()),
+            false => Err(format!("{path} is fuller than {}: {answer}", percent(self.max))),
+        };
+        Ok(Seen::new(answer).value((fullest * 1e4).round() / 1e4).judged(verdict))
+    }
+}
+
+/// Used, of used and what an ordinary user may still use.
+fn share(all: u64, free: u64, available: u64) -> Option<f64> {
+    let used = all.saturating_sub(free);
+    let whole = used.saturating_add(available);
+    (all > 0).then(|| if whole == 0 { 1.0 } else { used as f64 / whole as f64 })
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_df_says() {
+        assert_eq!(share(100, 40, 20), Some(0.75));
+        assert_eq!(share(100, 100, 100), Some(0.0));
+        assert_eq!(share(100, 5, 0), Some(1.0));
+        assert_eq!(share(0, 0, 0), None);
+        assert_eq!(percent(0.9), "90.0 %");
+    }
+}

@@ -1,0 +1,153 @@
+//! Where log lines come from, how far they went, and what came since.
+//!
+//! A place in a log is JSON, since it outlives the run in the baseline: the journal's own cursor, a time
+//! of Docker's, or a file's inode and size.
+
+use super::{file, journal};
+use crate::given::Given;
+use crate::kinds::machines::{Instance, Vmid};
+use crate::kinds::{program, systemd};
+use crate::seen::shown;
+use ansible_module::Failure;
+use host::command::Output;
+use host::deadline::Deadline;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub enum Source {
+    Journal { unit: String },
+    Docker { container: String },
+    File { path: PathBuf },
+    Inside { guest: Guest, path: PathBuf },
+}
+
+/// A machine that a file is in.
+pub enum Guest {
+    Incus(Instance),
+    Pct(Vmid),
+}
+
+pub type Each<'a> = &'a mut dyn FnMut(&[u8]);
+
+impl Source {
+    pub fn take(given: &mut Given) -> Result<Source, Failure> {
+        let (unit, container) = (given.word("unit")?, given.word("container")?);
+        let path = given.absolute("path")?;
+        let guest = match (Instance::take(given)?, Vmid::take(given)?) {
+            (Some(_), Some(_)) => {
+                return Err(given.refuse("give instance or vmid, not both".to_owned()));
+            }
+            (Some(instance), None) => Some(Guest::Incus(instance)),
+            (None, Some(vmid)) => Some(Guest::Pct(vmid)),
+            (None, None) => None,
+        };
+        match (unit, container, path, guest) {
+            (Some(unit), None, None, None) => Ok(Source::Journal { unit }),
+            (None, Some(container), None, None) => Ok(Source::Docker { container }),
+            (None, None, Some(path), None) => Ok(Source::File { path }),
+            (None, None, Some(path), Some(guest)) => Ok(Source::Inside { guest, path }),
+            _ => Err(given.refuse(
+                "kind logs needs one of unit, container and path (with instance or vmid for a \
+                 file inside of one)"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// Where it ends now.
+    pub fn here(&self, deadline: Deadline) -> Result<Value, String> {
+        match self {
+            Source::Journal { unit } => {
+                // The journal says nothing of a unit that there is not, and that is no good news.
+                systemd::look(unit, deadline)?;
+                Ok(json!({ "cursor": journal::here(deadline)? }))
+            }
+            Source::Docker { .. } => Ok(json!({ "time": time() })),
+            Source::File { path } => file::here(path),
+            Source::Inside { guest, path } => guest.here(path, deadline),
+        }
+    }
+
+    /// Every line since a place that `here` gave.
+    pub fn since(&self, place: &Value, deadline: Deadline, each: Each<'_>) -> Result<(), String> {
+        match self {
+            Source::Journal { unit } => {
+                let cursor = place["cursor"].as_str();
+                let cursor = cursor.ok_or("the place in the log is none of the journal")?;
+                journal::since(unit, cursor, deadline, each)
+            }
+            Source::Docker { container } => {
+                let time =
+                    place["time"].as_str().ok_or("the place in the log is none of Docker")?;
+                let args = ["logs", "--since", time, "--", container];
+                lines(&program::run(&program::command("docker", deadline)?.args(args))?, each)
+            }
+            Source::File { path } => file::since(path, place, deadline, each),
+            Source::Inside { guest, path } => guest.since(path, place, deadline, each),
+        }
+    }
+}
+
+/// As `docker logs --since` takes it, to the nanosecond.
+fn time() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
+}
+
+/// Of both streams: Docker keeps a container's two apart.
+fn lines(output: &Output, each: Each<'_>) -> Result<(), String> {
+    if output.truncated > 0 {
+        return Err("there are more new lines than can be read: look sooner".to_owned());
+    }
+    for stream in [&output.stdout, &output.stderr] {
+        let stream = stream.strip_suffix(b"\n").unwrap_or(stream);
+        if !stream.is_empty() {
+            stream.split(|byte| *byte == b'\n').for_each(&mut *each);
+        }
+    }
+    Ok(())
+}
+
+impl Guest {
+    /// A program inside of it; neither client puts a shell between.
+    fn run(&self, words: &[&str], deadline: Deadline) -> Result<Output, String> {
+        let command = match self {
+            Guest::Incus(Instance { name, project }) => {
+                let project = project.iter().flat_map(|project| ["--project", project.as_str()]);
+                let command = program::command("incus", deadline)?.args(["exec", name.as_str()]);
+                command.args(project).arg("--force-noninteractive")
+            }
+            Guest::Pct(vmid) => {
+                program::command("pct", deadline)?.arg("exec").arg(vmid.0.to_string())
+            }
+        };
+        program::run(&command.arg("--").args(words))
+    }
+
+    /// Parses `stat -c '%i %s' <path>`: inode and size, which GNU and busybox print alike.
+    fn here(&self, path: &std::path::Path, deadline: Deadline) -> Result<Value, String> {
+        let path = path.to_string_lossy();
+        let output = self.run(&["stat", "-L", "-c", "%i %s", &path], deadline)?;
+        let text = output.text().map_err(|why| why.to_string())?;
+        let number = |word: Option<&str>| word.and_then(|word| word.parse::<u64>().ok());
+        let mut words = text.split_whitespace();
+        match (number(words.next()), number(words.next()), words.next()) {
+            (Some(inode), Some(size), None) => Ok(file::place(inode, size)),
+            _ => Err(format!("cannot understand what stat said of {path}: {}", shown(text))),
+        }
+    }
+
+    fn since(
+        &self,
+        path: &std::path::Path,
+        place: &Value,
+        deadline: Deadline,
+        each: Each<'_>,
+    ) -> Result<(), String> {
+        let from = file::grown(path, place, &self.here(path, deadline)?)?;
+        let first = format!("+{}", from + 1);
+        let path = path.to_string_lossy();
+        lines(&self.run(&["tail", "-c", &first, &path], deadline)?, each)
+    }
+}

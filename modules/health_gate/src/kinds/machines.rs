@@ -1,0 +1,104 @@
+//! `incus` and `pct`: a container that is a machine of its own runs. What goes on inside of it is for
+//! the other kinds, run there or through `command`.
+
+use super::program;
+use crate::given::Given;
+use crate::seen::{Ask, Seen, Try, shown};
+use ansible_module::Failure;
+use serde_json::Value;
+use std::fs;
+
+pub struct Incus {
+    instance: Instance,
+}
+
+/// An Incus instance, and its project if it is not the default one.
+#[derive(Debug)]
+pub struct Instance {
+    pub name: String,
+    pub project: Option<String>,
+}
+
+impl Instance {
+    pub fn take(given: &mut Given) -> Result<Option<Instance>, Failure> {
+        let Some(name) = given.word("instance")? else { return Ok(None) };
+        Ok(Some(Instance { name, project: given.word("project")? }))
+    }
+}
+
+impl Incus {
+    pub fn parse(given: &mut Given) -> Result<Incus, Failure> {
+        let instance = Instance::take(given)?;
+        let instance = instance.ok_or_else(|| given.refuse("kind incus needs instance".into()))?;
+        Ok(Incus { instance })
+    }
+}
+
+impl Ask for Incus {
+    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+        let Instance { name, project } = &self.instance;
+        // A name is a pattern to `incus list`: what it prints is compared once more.
+        let mut args = vec!["list", name.as_str(), "--format", "json"];
+        args.extend(project.iter().flat_map(|project| ["--project", project.as_str()]));
+        let all: Vec<Value> = program::json("incus", &args, now.deadline())?;
+        let found = all.iter().find(|one| one["name"] == name.as_str());
+        let Some(found) = found else { return Err(format!("there is no instance {name}")) };
+        running(name, found["status"].as_str(), "Running")
+    }
+}
+
+pub struct Pct {
+    vmid: Vmid,
+    node: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Vmid(pub u64);
+
+impl Vmid {
+    pub fn take(given: &mut Given) -> Result<Option<Vmid>, Failure> {
+        match given.whole("vmid", 100)? {
+            Some(vmid) if vmid > 999_999_999 => {
+                Err(given.bad("vmid", format!("expected 100 to 999999999, got {vmid}")))
+            }
+            vmid => Ok(vmid.map(Vmid)),
+        }
+    }
+}
+
+impl Pct {
+    pub fn parse(given: &mut Given) -> Result<Pct, Failure> {
+        let vmid = Vmid::take(given)?.ok_or_else(|| given.refuse("kind pct needs vmid".into()))?;
+        Ok(Pct { vmid, node: given.word("node")? })
+    }
+}
+
+impl Ask for Pct {
+    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+        let node = match &self.node {
+            Some(node) => node.clone(),
+            None => this_node()?,
+        };
+        let vmid = self.vmid.0;
+        let path = format!("/nodes/{node}/lxc/{vmid}/status/current");
+        let args = ["get", &path, "--output-format", "json"];
+        let status: Value = program::json("pvesh", &args, now.deadline())?;
+        running(&vmid.to_string(), status["status"].as_str(), "running")
+    }
+}
+
+/// Proxmox calls a node by the short name of its host.
+fn this_node() -> Result<String, String> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_err(|why| format!("cannot read this machine's name: {why}"))?;
+    Ok(name.trim().split('.').next().unwrap_or_default().to_owned())
+}
+
+fn running(name: &str, status: Option<&str>, expected: &str) -> Result<Seen, String> {
+    let status = status.ok_or_else(|| format!("{name} has no status"))?;
+    let verdict = match status == expected {
+        true => Ok(()),
+        false => Err(format!("{name} is {}, not running", shown(status).to_lowercase())),
+    };
+    Ok(Seen::new(status.to_lowercase()).judged(verdict))
+}

@@ -1,0 +1,60 @@
+//! Running programs that only look: what the kinds that ask one share.
+//!
+//! Invariant: a program that is missing, does not end in time or prints what cannot be understood is a
+//! sentence, never an answer.
+
+use host::command::{Command, IfWeDie, Output};
+use host::deadline::Deadline;
+use host::program;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// What only looks need not be given long to end.
+const GRACE: Duration = Duration::from_millis(500);
+/// More than any answer that is parsed.
+const MOST: usize = 16 << 20;
+
+/// Which daemon a client talks to, where its user says so.
+const CLIENTS: [&str; 10] = [
+    "DOCKER_HOST",
+    "DOCKER_CONFIG",
+    "DOCKER_CONTEXT",
+    "DOCKER_TLS_VERIFY",
+    "DOCKER_CERT_PATH",
+    "INCUS_CONF",
+    "INCUS_DIR",
+    "INCUS_REMOTE",
+    "INCUS_SOCKET",
+    "XDG_RUNTIME_DIR",
+];
+
+pub fn command(name: &str, deadline: Deadline) -> Result<Command, String> {
+    // In short: a gate may ask for many.
+    let program = program::find(name)
+        .map_err(|_| format!("cannot run {name}: this machine has no such program"))?;
+    Ok(Command::new(&program)
+        .keep_env(&CLIENTS)
+        .deadline(deadline)
+        .grace(GRACE)
+        .output_limit(MOST)
+        // The thread that starts it waits for it.
+        .if_we_die(IfWeDie::DiesToo))
+}
+
+pub fn run(command: &Command) -> Result<Output, String> {
+    command.run().map_err(|failed| failed.to_string())
+}
+
+pub fn text(name: &str, args: &[&str], deadline: Deadline) -> Result<String, String> {
+    let output = run(&command(name, deadline)?.args(args))?;
+    output.text().map(str::to_owned).map_err(|why| why.to_string())
+}
+
+pub fn json<T: DeserializeOwned>(
+    name: &str,
+    args: &[&str],
+    deadline: Deadline,
+) -> Result<T, String> {
+    let output = run(&command(name, deadline)?.args(args))?;
+    output.json().map_err(|why| format!("{why:#}"))
+}

@@ -1,0 +1,309 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""health_gate: the gate itself, and the kinds http, tcp, command and disk, against real servers, programs and filesystems.
+
+Containers, units and logs are in test_health_gate_machines.py, metrics in test_health_gate_prometheus.py, bad servers and bad input in
+tests/faults/test_health_gate_faults.py.
+"""
+from __future__ import annotations
+
+import os
+import ssl
+import subprocess
+import time
+import typing as t
+from pathlib import Path
+
+import pytest
+from gate import Servers, answer, certificates, fails, gate, holds, in_turn, serve  # noqa: F401  (serve is a fixture)
+from harness import LOCAL, ROOT, Ansible, system
+
+ABSENT = {"name": "absent", "kind": "command", "argv": ["false"]}
+PRESENT = {"name": "present", "kind": "command", "argv": ["true"]}
+
+
+# The gate itself
+
+
+def test_a_table_in_the_order_given(serve: Servers, tmp_path: Path) -> None:
+    server = serve(answer('{"status": "up"}'))
+    result = gate(
+        {"name": "web", "kind": "http", "url": f"{server.url}health"},
+        {"name": "port", "kind": "tcp", "host": "localhost", "port": server.port},
+        {"name": "program", "kind": "command", "argv": ["echo", "fine"]},
+        {"name": "disk", "kind": "disk", "path": str(tmp_path), "max": 1},
+    )
+    assert not result.get("failed") and result["msg"] == "4 of 4 probes hold"
+    assert (result["held"], result["required"], result["failed_probes"]) == (4, 4, [])
+    rows = result["probes"]
+    assert [row["name"] for row in rows] == ["web", "port", "program", "disk"]
+    assert [row["answer"] for row in rows[:3]] == ["status 200, 16 bytes", "connected", "rc 0: fine"]
+    for row in rows:
+        assert row["ok"] and row["tries"] == 1 and row["why"] is None and 0 <= row["milliseconds"] < 5000, row
+    assert 0 < rows[3]["value"] <= 1 and "of the space" in rows[3]["answer"]
+
+
+def test_the_names_that_failed_come_first() -> None:
+    result = gate(ABSENT, PRESENT, {**ABSENT, "name": "other"})
+    assert result["failed"] and result["reason"] == "gate_failed" and result["changed"] is False
+    assert result["msg"] == "2 of 3 probes failed: absent, other; absent: false failed (rc 1); other: false failed (rc 1)"
+    assert result["failed_probes"] == ["absent", "other"] and result["held"] == 1
+    assert [row["ok"] for row in result["probes"]] == [False, True, False]
+
+
+def test_some_may_be_enough() -> None:
+    for require, ok in ((0, True), ("1", True), (2, False), ("all", False)):
+        result = gate(ABSENT, PRESENT, require=require)
+        assert bool(result.get("failed")) is not ok, result
+        if ok:
+            assert result["warnings"] == ["probe absent: false failed (rc 1)"]
+    assert "1 of 3 probes failed (3 must hold)" not in gate(ABSENT, PRESENT, {**PRESENT, "name": "more"}, require=2)["msg"]
+
+
+def test_check_mode_asks_nothing(serve: Servers, tmp_path: Path) -> None:
+    server, touched = serve(answer()), tmp_path / "touched"
+    touch = {"name": "touch", "kind": "command", "argv": ["touch", str(touched)]}
+    result = gate({"name": "web", "kind": "http", "url": server.url}, touch, check=True)
+    assert not result.get("failed") and result["msg"].startswith("not evaluated")
+    assert [(row["ok"], row["tries"], row["why"]) for row in result["probes"]] == [(None, 0, "not evaluated")] * 2
+    assert not server.requests and not touched.exists()
+
+
+def test_twenty_probes_of_a_second_take_about_a_second(serve: Servers) -> None:
+    def slowly(connection: t.Any) -> None:
+        time.sleep(1)
+        answer()(connection)
+
+    server, begun = serve(slowly), time.monotonic()
+    result = gate(*({"name": f"p{number}", "kind": "http", "url": server.url, "timeout": 10} for number in range(20)))
+    took = time.monotonic() - begun
+    assert not result.get("failed"), result
+    # One after the other they would take 20 s; what is above 1 s is the machine's own load.
+    assert 1 <= took < 3, took
+    assert server.most_at_once == 20
+
+
+def test_at_most_32_at_once(serve: Servers) -> None:
+    def slowly(connection: t.Any) -> None:
+        time.sleep(0.5)
+        answer()(connection)
+
+    server = serve(slowly)
+    result = gate(*({"name": f"p{number}", "kind": "http", "url": server.url, "timeout": 10} for number in range(50)))
+    assert not result.get("failed") and len(result["probes"]) == 50
+    assert 20 < server.most_at_once <= 32
+
+
+def test_tries_until_it_holds(serve: Servers) -> None:
+    down, up = answer("", "503 Service Unavailable"), answer()
+    row = holds({"kind": "http", "url": serve(in_turn(down, down, up)).url, "tries": 5})
+    assert row["tries"] == 3
+    row = fails({"kind": "http", "url": serve(down).url, "tries": 3}, "got 503 (asked 3 times)")
+    assert row["tries"] == 3 and row["answer"] == "status 503, 0 bytes"
+
+
+def test_so_many_in_a_row(serve: Servers) -> None:
+    down, up = answer("", "503 Service Unavailable"), answer()
+    flapping = in_turn(up, down, up, up, up)
+    assert holds({"kind": "http", "url": serve(flapping).url, "tries": 9, "consecutive": 3})["tries"] == 5
+    fails({"kind": "http", "url": serve(in_turn(down, up)).url, "tries": 3, "consecutive": 3}, "it held 2 times in a row of 3")
+
+
+def test_one_deadline_for_everything() -> None:
+    begun = time.monotonic()
+    probes = [{"name": f"p{number}", "kind": "command", "argv": ["sleep", "60"], "timeout": 60, "tries": 9} for number in range(40)]
+    result = gate(*probes, {**PRESENT, "name": "last"}, deadline=1)
+    assert time.monotonic() - begun < 4
+    assert result["failed"] and len(result["failed_probes"]) == 41
+    assert "was not done after 1 s" in result["probes"][0]["why"]
+    # Its turn never came.
+    assert result["probes"][40]["why"] == "the deadline of 1 s came first" and result["probes"][40]["tries"] == 0
+
+
+# http
+
+
+BODY = '{"status": "up", "build": {"sha": "4f2d1c9", "number": 7}, "checks": [{"db": true}]}'
+GOOD = [
+    {},
+    {"status": [200]},
+    {"text": '"up"'},
+    {"json": {"status": "up", "build.number": 7, "/checks/0/db": True}},
+    {"response_headers": {"x-release": "4f2d1c9", "Content-Type": "application/json"}},
+    {"release": "4f2d1c9", "release_field": "build.sha", "release_header": "X-Release"},
+]
+BAD = [
+    ({"status": [204, 302]}, "expected status 204 or 302, got 200"),
+    ({"text": "down"}, "expected down in the body"),
+    ({"json": {"status": "down"}}, "expected down in the JSON field status, got up"),
+    ({"json": {"build.number": "7"}}, "expected 7 in the JSON field build.number, got the number 7"),
+    ({"json": {"nothing": None}}, "there is no such field"),
+    ({"response_headers": {"X-Release": "other"}}, "expected other in the header X-Release, got 4f2d1c9"),
+    ({"release": "0b8e7d6", "release_field": "build.sha"}, "expected 0b8e7d6 in the JSON field build.sha, got 4f2d1c9"),
+    ({"release": "0b8e7d6", "release_header": "X-Release"}, "expected 0b8e7d6 in the header X-Release"),
+]
+
+
+@pytest.mark.parametrize("expected", GOOD, ids=lambda expected: ",".join(expected) or "nothing")
+def test_an_answer_as_it_must_be(serve: Servers, expected: dict[str, t.Any]) -> None:
+    server = serve(answer(BODY, X_Release="4f2d1c9", Content_Type="application/json"))
+    holds({"kind": "http", "url": server.url, **expected})
+
+
+@pytest.mark.parametrize("expected, words", BAD, ids=[words for _, words in BAD])
+def test_an_answer_that_is_not(serve: Servers, expected: dict[str, t.Any], words: str) -> None:
+    server = serve(answer(BODY, X_Release="4f2d1c9", Content_Type="application/json"))
+    fails({"kind": "http", "url": server.url, **expected}, words)
+
+
+def test_what_is_sent(serve: Servers) -> None:
+    server = serve(answer())
+    probe = {"kind": "http", "url": "http://shop.example:8080/a?b=c", "connect_to": f"127.0.0.1:{server.port}"}
+    holds(probe)
+    assert server.requests[0].startswith("GET /a?b=c HTTP/1.1\r\nHost: shop.example:8080\r\n")
+    holds({"kind": "http", "url": server.url, "headers": {"Host": "staging.shop.example", "Authorization": "Bearer s3cr3t-token"}})
+    assert "Host: staging.shop.example\r\n" in server.requests[1] and "Authorization: Bearer s3cr3t-token\r\n" in server.requests[1]
+
+
+def test_a_token_is_never_shown(serve: Servers) -> None:
+    server = serve(answer("you sent s3cr3t-token", "403 Forbidden"))
+    asked = {"name": "it", "kind": "http", "url": server.url, "headers": {"X-Token": "s3cr3t-token"}}
+    result = gate({**asked, "status": [403], "text": "welcome"})
+    assert result["failed"] and "s3cr3t" not in str(result) and "you sent ****" in result["msg"]
+
+
+def test_redirects_are_followed_only_when_asked(serve: Servers) -> None:
+    target = serve(answer("there"))
+    server = serve(answer("", "302 Found", Location=f"{target.url}x"))
+    fails({"kind": "http", "url": server.url}, "expected status 200 to 299, got 302")
+    assert not target.requests
+    holds({"kind": "http", "url": server.url, "redirects": 1, "text": "there"})
+
+
+def test_certificates(serve: Servers, tmp_path: Path) -> None:
+    made = certificates(tmp_path, "shop.example")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certificate, made.key)
+    server = serve(answer(), wrap=lambda connection: context.wrap_socket(connection, server_side=True))
+    place = {"kind": "http", "connect_to": f"127.0.0.1:{server.port}"}
+    holds({**place, "url": "https://shop.example/", "ca_file": str(made.authority)})
+    fails({**place, "url": "https://other.example/", "ca_file": str(made.authority)}, "other.example")
+    fails({**place, "url": "https://shop.example/"})
+    result = gate({**place, "name": "it", "url": "https://other.example/", "insecure": True})
+    assert not result.get("failed")
+    assert result["warnings"] == ["probe it: insecure: the certificate is not checked, so anyone on the way can answer"]
+
+
+# command, disk
+
+
+def test_programs() -> None:
+    row = holds({"kind": "command", "argv": ["sh", "-c", "echo one; echo two; exit 3"], "rc": [0, 3], "stdout": "one"})
+    assert row["answer"] == "rc 3: two"
+    fails({"kind": "command", "argv": ["sh", "-c", "echo broken >&2; exit 4"]}, "failed (rc 4): broken")
+    lost = {"kind": "command", "argv": ["echo", "all is lost"], "stdout": "all is well"}
+    fails(lost, 'expected "all is well" in what it prints, its last line is: all is lost')
+    fails({"kind": "command", "argv": ["true"], "stdout": "x"}, "nothing was printed")
+    fails({"kind": "command", "argv": ["no-such-program-here"]}, "cannot run no-such-program-here: this machine has no such program")
+    begun = time.monotonic()
+    fails({"kind": "command", "argv": ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], "timeout": 0.3}, "was not done after 0.3 s")
+    assert time.monotonic() - begun < 3
+    assert holds({"kind": "command", "argv": ["printf", "\\033[31mred\\n\\n"]})["answer"] == "rc 0: \\u{1b}[31mred"
+
+
+def test_no_shell_and_no_environment_but_what_is_given() -> None:
+    assert holds({"kind": "command", "argv": ["echo", "$HOME; `id`"]})["answer"] == "rc 0: $HOME; `id`"
+    probe = {"kind": "command", "argv": ["sh", "-c", "echo ${LEAK:-none} $PIN"], "environment": {"PIN": "s3cr3t-pin"}}
+    assert holds(probe, environ={"LEAK": "leaked"})["answer"] == "rc 0: none ********"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a filesystem is mounted to be filled")
+def test_a_full_disk(tmp_path: Path) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=100", "tmpfs", place], check=True)
+    try:
+        holds({"kind": "disk", "path": str(place), "max": 0.5})
+        (place / "big").write_bytes(b"x" * (800 << 10))
+        row = fails({"kind": "disk", "path": str(place), "max": 0.5}, f"{place} is fuller than 50.0 %")
+        assert 0.7 < row["value"] < 0.9
+        (place / "big").unlink()
+        for number in range(95):
+            (place / str(number)).touch()
+        assert fails({"kind": "disk", "path": str(place)}, "fuller than 90.0 %")["value"] > 0.9
+    finally:
+        subprocess.run(["umount", place], check=True)
+    fails({"kind": "disk", "path": f"{place}/gone"}, "cannot tell how full")
+
+
+# As Ansible gives it
+
+
+@pytest.fixture
+def bare(edge_core: str, tmp_path: Path) -> Ansible:
+    return Ansible(edge_core, tmp_path, LOCAL | system("bare"))
+
+
+def test_a_registered_result_is_a_baseline(bare: Ansible) -> None:
+    """On a target without Python: before, a line is written, after."""
+    bare.on("bare_root", "printf 'ERROR old\\n' > /root/shop.log")
+    probes = [{"name": "log", "kind": "logs", "path": "/root/shop.log", "text": "ERROR", "window": 0, "tries": 1}]
+    module = "reversible.deploy.health_gate"
+    before = {"name": "before", module: {"probes": probes, "require": 0}, "register": "before"}
+    after = {module: {"probes": probes, "baseline": "{{ before }}"}}
+    write = {"name": "write", module: {"probes": [{"name": "tee", "kind": "command", "argv": ["cp", "/root/new.log", "/root/shop.log"]}]}}
+    bare.on("bare_root", "printf 'ERROR old\\nERROR new\\n' > /root/new.log")
+    run = bare.play([before, {**after, "name": "quiet"}, write, {**after, "name": "after"}], "bare_root")
+    bare.on("bare_root", "rm -f /root/shop.log /root/new.log")
+    assert run.named("before").status == "ok" and run.named("before")["probes"][0]["seen"], run.output
+    assert run.named("quiet").status == "ok", run.output
+    assert run.named("after").status == "failed", run.output
+    assert run.named("after").msg == "1 of 1 probe failed: log; log: 1 new lines match, the first: ERROR new"
+
+
+def test_the_way_a_person_asks(bare: Ansible) -> None:
+    run = bare.adhoc("health_gate", """{"probes": [{"name": "disk", "kind": "disk", "path": "/", "max": 1}]}""", "bare_root")
+    assert run.code == 0, run.output
+
+
+# The presets
+
+
+PRESETS = {
+    "gitlab": {"gitlab_url": "https://gitlab.example.com", "gitlab_vmid": 2050},
+    "nextcloud": {"nextcloud_url": "https://nextcloud.example.com", "nextcloud_vmid": "2051", "nextcloud_insecure": True},
+    "traefik": {},
+    "metrics": {"metrics_prometheus": "http://127.0.0.1:9090", "metrics_labels": 'job="shop"'},
+}
+
+
+def preset(name: str, only: str = "") -> dict[str, t.Any]:
+    probes = f"{{{{ {name}_probes | selectattr('name', 'search', '{only}') | list }}}}"
+    return {"name": name, "reversible.deploy.health_gate": {"probes": probes}}
+
+
+def test_each_preset_is_a_gate(bare: Ansible) -> None:
+    folder = ROOT / "collection/docs/presets"
+    assert sorted(path.stem for path in folder.glob("*.yml")) == sorted(PRESETS)
+    for name, variables in PRESETS.items():
+        run = bare.play([preset(name)], "bare_root", "--check", vars=variables, vars_files=[str(folder / f"{name}.yml")])
+        assert run.code == 0 and {row["why"] for row in run.only["probes"]} == {"not evaluated"}, run.output
+
+
+@pytest.mark.parametrize("name, only, variable, path, good, bad", [
+    ("gitlab", "health", "gitlab_url", "/-/health", "GitLab OK", "GitLab is not OK"),
+    ("nextcloud", "status", "nextcloud_url", "/status.php", '{"installed":true,"maintenance":false,"needsDbUpgrade":false}',
+     '{"installed":true,"maintenance":true,"needsDbUpgrade":false}'),
+    ("traefik", "api", "traefik_api", "/api/overview", '{"http":{"routers":{"errors":0},"services":{"errors":0}}}',
+     '{"http":{"routers":{"errors":1},"services":{"errors":0}}}'),
+])
+def test_what_a_preset_asks(serve: Servers, bare: Ansible, name: str, only: str, variable: str, path: str, good: str, bad: str) -> None:
+    for body, code in ((good, 0), (bad, 2)):
+        server = serve(answer(body))
+        variables = {**PRESETS[name], variable: server.url.rstrip("/")}
+        task = preset(name, only)
+        task["reversible.deploy.health_gate"]["deadline"] = 1
+        run = bare.play([task], "bare_root", vars=variables, vars_files=[str(ROOT / f"collection/docs/presets/{name}.yml")])
+        assert run.code == code, run.output
+        assert server.requests and all(request.startswith(f"GET {path} ") for request in server.requests)
