@@ -106,18 +106,23 @@ pub fn workers(sockets: &[Socket]) -> Result<Vec<u32>> {
 
 /// Reload, and wait until other workers than `old` answer.
 pub fn reload(way: &Way, sockets: &[Socket]) -> Result<()> {
-    for attempt in 1..=TRIES {
+    let (mut attempt, busy) = (1, Deadline::after(PATIENCE));
+    while attempt <= TRIES {
         let old = until_there(|| workers(sockets))?;
         wait_for_age(&old)?;
         if let Way::Signal(pid) = way {
             is_master_of(*pid, &old)?;
         }
         let mut signs = Signs::before(way, &old);
-        send(way)?;
+        if send(way)? == Sent::TooEarly && !busy.passed() {
+            busy.sleep(MASTER_POLL)?;
+            continue;
+        }
         let patience = if attempt == TRIES { PATIENCE } else { way.patience() };
         if follows(sockets, &old, &mut signs, Deadline::after(patience))? {
             return Ok(());
         }
+        attempt += 1;
     }
     Err(Failure::new(
         "reload_lost",
@@ -139,14 +144,22 @@ impl Way {
     }
 }
 
-fn send(way: &Way) -> Result<()> {
+#[derive(PartialEq, Eq)]
+enum Sent {
+    Done,
+    /// Another reload is under way: 3.2 then answers Success=0 at once, and says nothing more.
+    TooEarly,
+}
+
+fn send(way: &Way) -> Result<Sent> {
     match way {
         Way::Master(socket) => {
             // 2.6 answers nothing at once; later ones when it is done: Success=0 or 1, and the log.
             let answer = until_there(|| socket.ask_for("reload", PATIENCE))?;
             match answer.strip_prefix("Success=0") {
-                Some(log) => Err(refused(log)),
-                None => Ok(()),
+                Some(log) if log.contains("ALERT") => return Err(refused(log)),
+                Some(_) => return Ok(Sent::TooEarly),
+                None => {}
             }
         }
         Way::Unit(unit) => {
@@ -156,11 +169,11 @@ fn send(way: &Way) -> Result<()> {
                 .deadline(PATIENCE)
                 .run()
                 .with_context(|| format!("reloading {unit}"))?;
-            Ok(())
         }
         Way::Signal(pid) => kill(Pid::from_raw(*pid), Signal::SIGUSR2)
-            .with_context(|| format!("sending SIGUSR2 to HAProxy's master {pid}")),
+            .with_context(|| format!("sending SIGUSR2 to HAProxy's master {pid}"))?,
     }
+    Ok(Sent::Done)
 }
 
 /// Whether other workers answered before the deadline; an error when HAProxy says that it failed.

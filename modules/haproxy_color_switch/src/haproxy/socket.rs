@@ -78,8 +78,8 @@ impl Socket {
 
     fn exchange(&self, command: &str, deadline: Deadline) -> Result<Vec<u8>> {
         let mut line = self.connect(deadline).map_err(|why| self.unreachable(&why))?;
-        line.write_all(format!("{command}\n").as_bytes())?;
-        line.shutdown()?;
+        let sent = line.write_all(format!("{command}\n").as_bytes()).and_then(|()| line.shutdown());
+        sent.map_err(|why| self.unreachable(&why))?;
         let (mut answer, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
         loop {
             interrupt::check()?;
@@ -87,7 +87,7 @@ impl Socket {
                 Ok(0) => return Ok(answer),
                 Ok(got) => answer.extend_from_slice(&buffer[..got]),
                 Err(error) if is_slice(&error) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(self.unreachable(&error).into()),
             }
             if answer.len() as u64 > MOST {
                 let msg = format!("the answer is over {} MiB", MOST >> 20);
@@ -128,7 +128,10 @@ impl Socket {
                 "permission_denied",
                 "no right to use this socket: run as root, or as its owner".to_owned(),
             ),
-            _ => ("no_socket", why.to_string()),
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected => {
+                ("not_running", format!("the connection was cut ({why}): HAProxy has ended"))
+            }
+            _ => ("bad_answer", why.to_string()),
         };
         Failure::new(reason, text)
     }
