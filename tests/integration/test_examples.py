@@ -40,7 +40,7 @@ class Scene:
 
 
 def ledger() -> Scene:
-    return Scene(clean="rm -rf /var/lib/reversible/shop-staging")
+    return Scene(clean="rm -rf /var/lib/reversible/shop-staging /root/shop-staging*")
 
 
 def haproxy() -> Scene:

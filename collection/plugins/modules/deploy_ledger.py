@@ -21,7 +21,10 @@ description:
   - >-
     An open deploy holds the lease of the app and environment. A second run is refused with the first one's
     id, since when it runs and in which phase it is.
-  - The same task again changes nothing. Nothing that was recorded is ever rewritten.
+  - >-
+    From the record come the report of a deploy, also of one that died, the metrics, and the outcome for
+    workflows.
+  - The same task again changes nothing, but for a heartbeat. Nothing that was recorded is ever rewritten.
 options:
   app:
     description:
@@ -42,23 +45,40 @@ options:
     type: path
   deploy_id:
     description:
-      - "The unique id of the deploy: UTC time and four hex digits, such as V(20261121t084500z-7f3a)."
-      - "It is the fence too: once a newer deploy was opened, an older one can record nothing more."
+      - >-
+        The unique id of the deploy: UTC time and four hex digits, such as V(20261121t084500z-7f3a). For every
+        state but V(compacted).
+      - >-
+        It is the fence too: once a newer deploy was opened, an older one can record nothing more. Only
+        O(state=void) and O(state=report) are no acts of the deploy.
     type: str
-    required: true
   state:
     description:
       - V(open) begins the deploy and takes the lease of the app and environment.
       - V(phase) appends what happened in a phase.
+      - V(restore_point) appends what was captured in a layer.
+      - V(heartbeat) appends that the run is alive. Any other record says so too.
+      - >-
+        V(revert) asks whether the run may go back by itself, and records that it does. It is refused beyond
+        O(revert_cap).
       - V(closed) ends the deploy with its outcome and gives the lease back.
       - V(void) marks a deploy whose release must not be gone back to.
+      - >-
+        V(report) writes the report of the deploy, and the metrics: O(report_markdown), O(report_html),
+        O(metrics_file). The record stays as it is.
+      - V(compacted) makes the ledger shorter by O(retain).
     type: str
     required: true
     choices:
       - open
       - phase
+      - restore_point
+      - heartbeat
+      - revert
       - closed
       - void
+      - report
+      - compacted
   release:
     description:
       - The release that is deployed, as a commit SHA. For O(state=open).
@@ -72,7 +92,9 @@ options:
     default: ""
   lease:
     description:
-      - After how many seconds without a record this deploy counts as abandoned. For O(state=open).
+      - >-
+        After how many seconds without a record this deploy counts as abandoned; longer than its longest task.
+        For O(state=open).
       - "An abandoned deploy still holds the lease: only O(take_over) gets past it."
     type: int
     default: 1800
@@ -80,6 +102,24 @@ options:
     description:
       - The id of the deploy that holds the lease and is known to be dead. For O(state=open).
       - It is refused when another deploy holds the lease by then.
+    type: str
+  back_to:
+    description:
+      - In a rollback the id of the deploy to whose restore points it goes back. For O(state=open).
+    type: str
+  config_commit:
+    description:
+      - >-
+        The commit of the configuration repository that the run was started from, so that a rollback can say
+        which configuration went with a release. For O(state=open).
+    type: str
+  config_dirty:
+    description:
+      - Whether that repository held changes that are in no commit. For O(state=open).
+    type: bool
+  reason:
+    description:
+      - Why the deploy is void, is made, or goes back. For O(state=void), O(state=open) and O(state=revert).
     type: str
   phase:
     description:
@@ -96,10 +136,23 @@ options:
       - failed
   data:
     description:
+      - What belongs to the record of the phase or restore point. No secrets.
       - >-
-        What belongs to the record of the phase: restore points, guids, digests, counts. No secrets. For
-        O(state=phase).
+        The report knows these keys of a module's result, and shows any other as it is: C(plan), C(loss),
+        C(undo), C(flip), C(probes), C(msg), C(reason), C(cmd), C(rc), C(stdout), C(stderr).
     type: dict
+  revert_cap:
+    description:
+      - >-
+        How many deploys may go back by themselves within O(revert_window). V(0) lets none. For
+        O(state=revert).
+    type: int
+    default: 3
+  revert_window:
+    description:
+      - In seconds. For O(state=revert).
+    type: int
+    default: 86400
   outcome:
     description:
       - How the deploy ended. For O(state=closed).
@@ -108,9 +161,82 @@ options:
       - done
       - failed_reverted
       - failed_not_reverted
-  reason:
+  color:
     description:
-      - Why the deploy is void. For O(state=void).
+      - The colour that is active at the end. For O(state=closed).
+    type: str
+    choices:
+      - blue
+      - green
+  retain:
+    description:
+      - How many of the newest deploys are kept whole. For O(state=compacted).
+      - >-
+        Also kept are the open deploy, the current and the last good one, and of each one that is void or went
+        back by itself that it did.
+    type: int
+  layer:
+    description:
+      - >-
+        Where it was captured: V(container), V(dataset), V(compose), V(database), V(color), V(release) or a
+        word of your own. For O(state=restore_point).
+    type: str
+  name:
+    description:
+      - The name of the restore point. For O(state=restore_point).
+    type: str
+  guid:
+    description:
+      - What tells it from another one of the same name. For O(state=restore_point).
+    type: str
+  digest:
+    description:
+      - The digest of what was captured. For O(state=restore_point).
+    type: str
+  host:
+    description:
+      - The host that it lies on. For O(state=restore_point).
+    type: str
+  cost:
+    description:
+      - >-
+        What going back to it costs, as far as it is known: bytes, seconds, sentences. For
+        O(state=restore_point).
+    type: dict
+  layers:
+    description:
+      - >-
+        What was observed of each layer just now, by the layer's name: C(holds) (a list of what is there:
+        names, guids, digests, or dictionaries with C(name), C(guid), C(digest)), C(open) (whether one could
+        go back in it) and C(why) (why not).
+      - From it comes whether one can go back to the restore points of O(deploy_id), in each layer.
+    type: dict
+  outcome_file:
+    description:
+      - >-
+        A file for workflows. O(state=open) removes it, O(state=closed) writes V(done), V(failed_reverted) or
+        V(failed_not_reverted) into it: while it is missing, the run has not ended.
+    type: path
+  metrics_file:
+    description:
+      - A file for the textfile collector of node-exporter, ending in C(.prom); its folder must be there.
+      - >-
+        It is written after each record. Give it to every task, then C(DeployAbandoned) knows of an open run
+        as well.
+    type: path
+  report_markdown:
+    description:
+      - Where the report goes, as Markdown. For O(state=report).
+    type: path
+  report_html:
+    description:
+      - Where the report goes, as one page of HTML that needs nothing else. For O(state=report).
+    type: path
+  release_url:
+    description:
+      - >-
+        Where a release can be looked at, for links in the report; C({sha}), C({app}) and C({env}) are filled
+        in. For O(state=report).
     type: str
 attributes:
   check_mode:
@@ -131,7 +257,14 @@ notes:
   - >-
     The ledger is a file of one JSON object a line, F(ledger.jsonl), only appended to and synced. A last line
     that was torn by a crash is reported and left out.
-  - A ledger with a line that cannot be read, or that a newer version wrote, is not written to.
+  - >-
+    A ledger with a line that cannot be read, or that a newer version wrote, is neither written to nor made
+    shorter.
+  - >-
+    In a ledger of over 1 MiB the inside of an older deploy's lines is looked at when that deploy is asked
+    for, and before compacting.
+  - Compacting writes the lines that are kept, as they are, to a new file and renames it.
+  - The report of a run that is open or dead says so, and since when it is silent.
 seealso:
   - module: reversible.deploy.deploy_ledger_info
 """
@@ -145,18 +278,51 @@ EXAMPLES = r"""
     state: open
     release: 4f2a9c1e0b7d63f58a2c9e4d1b6f7a8c9d0e1f2a
     by: forgejo run 1832
+    config_commit: 0d9c1b7e52f4a3869b1c7d0e4f5a6b7c8d9e0f1a
+    config_dirty: false
+    outcome_file: /root/shop-staging.outcome
 
-- name: Record that a phase was done, with what it captured
+- name: Record what was captured before the first change
+  reversible.deploy.deploy_ledger:
+    app: shop
+    env: staging
+    deploy_id: 20261121t084500z-7f3a
+    state: restore_point
+    layer: dataset
+    host: pve1
+    name: tank/shop@pre-deploy-20261121t084500z-7f3a
+    guid: "1374283741928374"
+    cost:
+      bytes: 734003200
+      loses: what was written since
+
+- name: Record that a phase was done
   reversible.deploy.deploy_ledger:
     app: shop
     env: staging
     deploy_id: 20261121t084500z-7f3a
     state: phase
-    phase: restore_points
+    phase: migrations
     status: done
     data:
-      snapshot: tank/shop@pre-deploy-20261121t084500z-7f3a
-      guid: "1374283741928374"
+      schema: 41
+
+- name: Say that the run is alive, before a task that takes long
+  reversible.deploy.deploy_ledger:
+    app: shop
+    env: staging
+    deploy_id: 20261121t084500z-7f3a
+    state: heartbeat
+
+- name: Ask whether the run may go back by itself
+  reversible.deploy.deploy_ledger:
+    app: shop
+    env: staging
+    deploy_id: 20261121t084500z-7f3a
+    state: revert
+    reason: the error budget was broken
+    revert_cap: 3
+    revert_window: 86400
 
 - name: Close the deploy
   reversible.deploy.deploy_ledger:
@@ -164,7 +330,9 @@ EXAMPLES = r"""
     env: staging
     deploy_id: 20261121t084500z-7f3a
     state: closed
-    outcome: done
+    outcome: failed_reverted
+    color: blue
+    outcome_file: /root/shop-staging.outcome
 
 - name: Its release turned out to be bad; no rollback may land on it
   reversible.deploy.deploy_ledger:
@@ -174,6 +342,23 @@ EXAMPLES = r"""
     state: void
     reason: p99 above 2 s after an hour
 
+- name: Write its report, and the metrics with what was observed of the way back
+  reversible.deploy.deploy_ledger:
+    app: shop
+    env: staging
+    deploy_id: 20261121t084500z-7f3a
+    state: report
+    report_markdown: /root/shop-staging-rollback.md
+    report_html: /root/shop-staging-rollback.html
+    release_url: https://forge.example/shop/shop/commit/{sha}
+    metrics_file: /root/shop-staging.prom
+    layers:
+      dataset:
+        open: true
+        holds:
+          - name: tank/shop@pre-deploy-20261121t084500z-7f3a
+            guid: "1374283741928374"
+
 - name: Take over from a run whose controller died
   reversible.deploy.deploy_ledger:
     app: shop
@@ -181,6 +366,13 @@ EXAMPLES = r"""
     deploy_id: 20261121t093000z-01bc
     state: open
     take_over: 20261121t091500z-44d0
+
+- name: Keep the newest 200 deploys, and what must not be forgotten
+  reversible.deploy.deploy_ledger:
+    app: shop
+    env: staging
+    state: compacted
+    retain: 200
 """
 
 RETURN = r"""
@@ -264,12 +456,21 @@ MODULE_SPEC = {
         },
         "deploy_id": {
             "type": "str",
-            "required": True,
         },
         "state": {
             "type": "str",
             "required": True,
-            "choices": ["open", "phase", "closed", "void"],
+            "choices": [
+                "open",
+                "phase",
+                "restore_point",
+                "heartbeat",
+                "revert",
+                "closed",
+                "void",
+                "report",
+                "compacted",
+            ],
         },
         "release": {
             "type": "str",
@@ -285,6 +486,18 @@ MODULE_SPEC = {
         "take_over": {
             "type": "str",
         },
+        "back_to": {
+            "type": "str",
+        },
+        "config_commit": {
+            "type": "str",
+        },
+        "config_dirty": {
+            "type": "bool",
+        },
+        "reason": {
+            "type": "str",
+        },
         "phase": {
             "type": "str",
         },
@@ -296,19 +509,78 @@ MODULE_SPEC = {
         "data": {
             "type": "dict",
         },
+        "revert_cap": {
+            "type": "int",
+            "default": 3,
+        },
+        "revert_window": {
+            "type": "int",
+            "default": 86400,
+        },
         "outcome": {
             "type": "str",
             "choices": ["done", "failed_reverted", "failed_not_reverted"],
         },
-        "reason": {
+        "color": {
+            "type": "str",
+            "choices": ["blue", "green"],
+        },
+        "retain": {
+            "type": "int",
+        },
+        "layer": {
+            "type": "str",
+        },
+        "name": {
+            "type": "str",
+        },
+        "guid": {
+            "type": "str",
+        },
+        "digest": {
+            "type": "str",
+        },
+        "host": {
+            "type": "str",
+        },
+        "cost": {
+            "type": "dict",
+        },
+        "layers": {
+            "type": "dict",
+        },
+        "outcome_file": {
+            "type": "path",
+        },
+        "metrics_file": {
+            "type": "path",
+        },
+        "report_markdown": {
+            "type": "path",
+        },
+        "report_html": {
+            "type": "path",
+        },
+        "release_url": {
             "type": "str",
         },
     },
     "required_if": [
-        ("state", "phase", ["phase"], False),
-        ("state", "closed", ["outcome"], False),
-        ("state", "void", ["reason"], False),
+        ("state", "open", ["deploy_id"], False),
+        ("state", "phase", ["deploy_id", "phase"], False),
+        ("state", "restore_point", ["deploy_id", "layer", "name"], False),
+        ("state", "heartbeat", ["deploy_id"], False),
+        ("state", "revert", ["deploy_id"], False),
+        ("state", "closed", ["deploy_id", "outcome"], False),
+        ("state", "void", ["deploy_id", "reason"], False),
+        ("state", "report", ["deploy_id"], False),
+        ("state", "report", ["report_markdown", "report_html", "metrics_file"], True),
+        ("state", "compacted", ["retain"], False),
     ],
+    "required_by": {
+        "config_dirty": ["config_commit"],
+        "layers": ["metrics_file"],
+    },
     "supports_check_mode": True,
 }
 

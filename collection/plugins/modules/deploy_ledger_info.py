@@ -10,14 +10,17 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: deploy_ledger_info
-short_description: Read the record of deploys
+short_description: Read the record of deploys, and tell where one can go back to
 version_added: "0.1.0"
 author:
   - The reversible.deploy authors (!UNKNOWN)
 description:
   - >-
-    Tells who holds the lease of an app and environment, and lists its deploys, the newest first. Changes
-    nothing.
+    Tells who holds the lease of an app and environment, lists its deploys with their restore points, the
+    newest first, and names the current and the last good release. Changes nothing.
+  - >-
+    With O(layers) it also says whether one can go back to the restore points of O(deploy_id) now, layer by
+    layer.
 options:
   app:
     description:
@@ -45,6 +48,21 @@ options:
       - At most so many deploys; V(0) for all.
     type: int
     default: 20
+  keep_deploys:
+    description:
+      - >-
+        Of how many of the newest deploys the restore points are listed in RV(keep), beside those of the open,
+        the current and the last good one.
+    type: int
+    default: 2
+  layers:
+    description:
+      - >-
+        What was observed of each layer just now, by the layer's name: C(holds) (a list of what is there:
+        names, guids, digests, or dictionaries with C(name), C(guid), C(digest)), C(open) (whether one could
+        go back in it) and C(why) (why not).
+      - From it comes whether one can go back to the restore points of O(deploy_id), in each layer.
+    type: dict
 attributes:
   check_mode:
     support: full
@@ -60,6 +78,8 @@ attributes:
       - Where the module runs. It needs no Python there.
     platforms:
       - Linux on x86_64 and aarch64
+notes:
+  - A ledger that a newer version wrote fails the task. So nothing is pruned by it.
 seealso:
   - module: reversible.deploy.deploy_ledger
 """
@@ -77,9 +97,58 @@ EXAMPLES = r"""
   loop: "{{ ledger.deploys }}"
   loop_control:
     label: "{{ item.deploy_id }}"
+
+- name: Ask whether one can go back to before the current deploy, from what was observed of the layers
+  reversible.deploy.deploy_ledger_info:
+    app: shop
+    env: staging
+    deploy_id: "{{ ledger.current.deploy_id }}"
+    layers:
+      dataset:
+        open: true
+        holds: ["1374283741928374"]
+      container:
+        open: false
+        why: the node has no quorum
+  register: ledger_way_back
+  when: ledger.current is not none
+
+- name: Say why not
+  ansible.builtin.debug:
+    msg: "{{ ledger_way_back.readiness.why }}"
+  when: ledger_way_back is not skipped and not ledger_way_back.readiness.ready
 """
 
 RETURN = r"""
+current:
+  description: The newest deploy that left its release in place (done, or failed and not reverted), or null.
+  returned: success
+  type: dict
+  contains:
+    color:
+      description: The colour that was active at its end, or null.
+      returned: always
+      type: str
+    config:
+      description: The C(commit) of its configuration and whether that was C(dirty), or null.
+      returned: always
+      type: dict
+    deploy_id:
+      description: Its id.
+      returned: always
+      type: str
+    outcome:
+      description: How it ended.
+      returned: always
+      type: str
+    release:
+      description: Its release, or null.
+      returned: always
+      type: str
+    void:
+      description: Why it is void, or null.
+      returned: always
+      type: str
 damaged:
   description: Lines that cannot be read, and why. Empty for a sound ledger.
   returned: success
@@ -91,10 +160,22 @@ deploys:
   type: list
   elements: dict
   contains:
+    back_to:
+      description: Where a rollback goes back to, or null.
+      returned: always
+      type: str
     by:
       description: Who opened it.
       returned: always
       type: str
+    color:
+      description: The colour that was active at its end, or null.
+      returned: always
+      type: str
+    config:
+      description: The configuration's commit, or null.
+      returned: always
+      type: dict
     deploy_id:
       description: The id of the deploy.
       returned: always
@@ -133,10 +214,28 @@ deploys:
           description: How it stood.
           returned: always
           type: str
+    reason:
+      description: Why it was made, or null.
+      returned: always
+      type: str
     release:
       description: The release, or null.
       returned: always
       type: str
+    restore_points:
+      description: >-
+        What each layer holds for it, by the layer's name: lists of C(name), C(guid), C(digest), C(host),
+        C(cost), C(data), C(at).
+      returned: always
+      type: dict
+    reverted:
+      description: When it went back by itself, or null.
+      returned: always
+      type: str
+    seconds:
+      description: From its opening to its end, or null.
+      returned: always
+      type: int
     superseded_by:
       description: The deploy that took over from it, or null.
       returned: always
@@ -162,6 +261,10 @@ holder:
       description: Its id.
       returned: always
       type: str
+    opened:
+      description: When it was opened, in UTC.
+      returned: always
+      type: str
     phase:
       description: The last phase that it recorded, or null.
       returned: always
@@ -170,11 +273,133 @@ holder:
       description: Seconds since it was last heard of.
       returned: always
       type: int
+keep:
+  description: >-
+    The names of the restore points that no pruning may take, by layer; null when the ledger cannot be
+    trusted. Then prune nothing.
+  returned: success
+  type: dict
+  sample:
+    dataset:
+      - tank/shop@pre-deploy-20261121t084500z-7f3a
+last_good:
+  description: The newest deploy that is done and not void, or null.
+  returned: success
+  type: dict
+  contains:
+    color:
+      description: The colour that was active at its end, or null.
+      returned: always
+      type: str
+    config:
+      description: The C(commit) of its configuration and whether that was C(dirty), or null.
+      returned: always
+      type: dict
+    deploy_id:
+      description: Its id.
+      returned: always
+      type: str
+    outcome:
+      description: How it ended.
+      returned: always
+      type: str
+    release:
+      description: Its release, or null.
+      returned: always
+      type: str
+    void:
+      description: Why it is void, or null.
+      returned: always
+      type: str
 ledger:
   description: The file that was read.
   returned: success
   type: str
   sample: /var/lib/reversible/shop-staging/ledger.jsonl
+open_runs:
+  description: All open deploys; more than one is a fault.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    abandoned:
+      description: Whether that is longer than its lease.
+      returned: always
+      type: bool
+    by:
+      description: Who opened it.
+      returned: always
+      type: str
+    deploy_id:
+      description: Its id.
+      returned: always
+      type: str
+    opened:
+      description: When it was opened, in UTC.
+      returned: always
+      type: str
+    phase:
+      description: The last phase that it recorded, or null.
+      returned: always
+      type: str
+    silent_for:
+      description: Seconds since it was last heard of.
+      returned: always
+      type: int
+prune:
+  description: Whether RV(keep) can be trusted.
+  returned: success
+  type: bool
+prune_why:
+  description: Why not, or null.
+  returned: success
+  type: str
+readiness:
+  description: Whether one can go back to the restore points of O(deploy_id) now.
+  returned: with O(layers)
+  type: dict
+  contains:
+    deploy_id:
+      description: The deploy.
+      returned: always
+      type: str
+    lands_on:
+      description: The deploy whose release was in place before it, as in RV(current), or null.
+      returned: always
+      type: dict
+    layers:
+      description: Each layer by its name.
+      returned: always
+      type: dict
+      contains:
+        missing:
+          description: Names of those that are gone.
+          returned: always
+          type: list
+          elements: str
+        ready:
+          description: Whether this layer can.
+          returned: always
+          type: bool
+        restore_points:
+          description: What was recorded in it.
+          returned: always
+          type: list
+          elements: str
+        why:
+          description: Why not, in sentences.
+          returned: always
+          type: list
+          elements: str
+    ready:
+      description: Whether all layers can.
+      returned: always
+      type: bool
+    why:
+      description: Why not, in sentences.
+      returned: always
+      type: list
+      elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -199,6 +424,16 @@ MODULE_SPEC = {
             "type": "int",
             "default": 20,
         },
+        "keep_deploys": {
+            "type": "int",
+            "default": 2,
+        },
+        "layers": {
+            "type": "dict",
+        },
+    },
+    "required_by": {
+        "layers": ["deploy_id"],
     },
     "supports_check_mode": True,
 }

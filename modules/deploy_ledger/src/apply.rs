@@ -1,34 +1,124 @@
-//! Apply: one line, appended and synced, under the lock of the ledger's folder.
+//! Apply: lines appended and synced, files replaced, all under the lock of the ledger's folder; and
+//! looking again.
 
 use crate::ledger::{self, Event};
-use crate::options::Options;
+use crate::metrics;
+use crate::options::{Options, Task};
+use crate::plan::Action;
+use crate::state::{self, State};
+use ansible_module::Failure;
 use anyhow::{Context, Result};
+use host::atomic::Replace;
 use host::fence::Fence;
 use host::folder::SafeFolder;
 use host::lock::Lock;
 use host::{atomic, clock};
+use serde_json::{Value, json};
+use std::path::Path;
 use std::time::Duration;
 
 /// Another task on the same ledger takes milliseconds; more means that it hangs.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Make the folder where it is missing, and lock it.
-pub fn enter(options: &Options) -> Result<Lock> {
+/// Lock the ledger. Only a deploy that is opened makes its folder: a mistyped app leaves nothing.
+pub fn enter(options: &Options) -> Result<Option<Lock>> {
     let at = &options.at;
-    SafeFolder::ensure(&at.folder, 0o700)?;
+    let opens = match &options.task {
+        Task::Record { event, .. } => matches!(**event, Event::Open(_)),
+        _ => false,
+    };
+    if opens {
+        SafeFolder::ensure(&at.folder, 0o700)?;
+    } else if SafeFolder::find(&at.folder)?.is_none() {
+        return Ok(None);
+    }
     let file = at.folder.join("ledger.lock");
-    Lock::acquire(&file, "deploy_ledger", Some(&options.deploy), LOCK_TIMEOUT)
+    Lock::acquire(&file, "deploy_ledger", options.deploy(), LOCK_TIMEOUT)
         .with_context(|| format!("locking the ledger of {}", at.name()))
+        .map(Some)
 }
 
-pub fn append(options: &Options, event: &Event) -> Result<()> {
-    if let Event::Open { .. } = event {
+pub fn act(options: &Options, action: &Action) -> Result<()> {
+    match action {
+        Action::Append(event) => append(options, event),
+        Action::Remove(path) => {
+            std::fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
+            atomic::sync_folder(path.parent().unwrap_or(Path::new("/")))
+        }
+        Action::Write { path, content, mode } => {
+            Replace::new(path).new_mode(*mode).write(content.as_bytes()).map(drop)
+        }
+        Action::Metrics(path) => {
+            let text = metrics_now(options, path)?;
+            Replace::new(path).new_mode(0o644).write(text.as_bytes()).map(drop)
+        }
+        Action::Compact(left) => {
+            let file = options.at.file();
+            // Of one that was killed; we hold the lock.
+            atomic::sweep(&file)?;
+            Replace::new(&file).write(left).map(drop)
+        }
+    }
+}
+
+fn append(options: &Options, event: &Event) -> Result<()> {
+    let Task::Record { deploy, .. } = &options.task else { return Ok(()) };
+    if let Event::Open(_) = event {
         // Before the line: from here on the run that is taken over can record nothing more.
-        Fence::check_and_raise(&options.at.folder, &options.deploy)?;
+        Fence::check_and_raise(&options.at.folder, deploy)?;
     }
     let file = options.at.file();
-    let line = ledger::line(clock::now(), &options.deploy, event)?;
+    let line = ledger::line(clock::now(), deploy, event)?;
     atomic::append_line(&file, line.as_bytes())
         .with_context(|| format!("writing the ledger {}", file.display()))?;
     Ok(())
+}
+
+fn metrics_now(options: &Options, path: &Path) -> Result<String> {
+    let state = state::observe_all(options)?;
+    let was = state.files.get(path).and_then(Option::as_deref);
+    Ok(metrics::render(&state.ledger, options, was))
+}
+
+/// What was written is there.
+pub fn verify(options: &Options, actions: &[Action]) -> Result<Value> {
+    let state = state::observe_all(options)?;
+    for action in actions {
+        let (place, seen) = match action {
+            Action::Append(event) => (state.file.clone(), newest_is(&state, options, event)),
+            Action::Remove(path) => {
+                (path.display().to_string(), state.files.get(path) == Some(&None))
+            }
+            Action::Write { path, content, .. } => {
+                let now = state.files.get(path).and_then(Option::as_deref);
+                (path.display().to_string(), now == Some(content.as_bytes()))
+            }
+            Action::Metrics(path) => {
+                let now = state.files.get(path).and_then(Option::as_deref);
+                let text = metrics::render(&state.ledger, options, now);
+                (path.display().to_string(), now == Some(text.as_bytes()))
+            }
+            Action::Compact(left) => (state.file.clone(), state.bytes == *left),
+        };
+        if !seen {
+            let msg = format!("{place} does not hold what was just written to it");
+            return Err(Failure::new("not_verified", msg).into());
+        }
+    }
+    Ok(match &options.task {
+        Task::Record { deploy, .. } => State::view(&state.ledger, deploy),
+        Task::Report { .. } => {
+            let files = state.files.iter().map(|(path, content)| {
+                let word = if content.is_some() { "written" } else { "missing" };
+                (path.display().to_string(), json!(word))
+            });
+            json!({ "files": files.collect::<serde_json::Map<_, _>>() })
+        }
+        Task::Compact { .. } => json!({ "deploys": state.ledger.deploys.len() }),
+    })
+}
+
+fn newest_is(state: &State, options: &Options, event: &Event) -> bool {
+    let newest = state.ledger.newest.as_ref();
+    newest.is_some_and(|(_, id, last)| Some(id) == options.deploy() && last == event)
 }

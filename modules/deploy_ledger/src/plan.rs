@@ -1,165 +1,232 @@
-//! Plan: state and options to the lines that are appended. Pure.
+//! Plan: state and options to the lines that are appended and the files that are written. Pure.
+//!
+//! - `record`: what may be recorded about a deploy, and what not
 
-use crate::ledger::{Deploy, Event, Ledger};
-use crate::options::Options;
-use crate::state::{State, silent_for};
+mod record;
+
+use crate::ledger::{Event, Ledger, Outcome, compact};
+use crate::metrics;
+use crate::options::{Options, Task};
+use crate::report;
+use crate::state::State;
 use ansible_module::Failure;
 use change::{Plan, Step, Undo};
 use host::deploy_id::DeployId;
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Debug)]
+pub enum Action {
+    Append(Event),
+    Remove(PathBuf),
+    Write {
+        path: PathBuf,
+        content: String,
+        mode: u32,
+    },
+    /// Made when it is written: a line that was appended before it belongs into it.
+    Metrics(PathBuf),
+    Compact(Vec<u8>),
+}
+
+/// What workflows and node-exporter read.
+const PUBLIC: u32 = 0o644;
+/// A report holds what programs said.
+const PRIVATE: u32 = 0o600;
 
 /// `predicted`: in check mode a run was not opened by the task that would have opened it.
-pub fn plan(state: &State, options: &Options, predicted: bool) -> Result<Plan<Event>, Failure> {
-    let ledger = &state.ledger;
-    if let Some(first) = ledger.damaged.first() {
-        return Err(Failure::new(
-            "ledger_damaged",
-            format!(
-                "{} cannot be trusted ({first}); nothing was written; repair that line, or move \
-                 the file away to begin a new ledger",
-                state.file
-            ),
-        )
-        .with("damaged", ledger.damaged.clone()));
-    }
-    let id = &options.deploy;
-    let known = ledger.deploy(id);
-    let unopened = known.is_none() && predicted;
-    let mut plan = Plan::nothing(format!("ledger of {}", state.name), State::view(ledger, id));
+pub fn plan(state: &State, options: &Options, predicted: bool) -> Result<Plan<Action>, Failure> {
+    let mut plan = Plan::nothing(format!("ledger of {}", state.name), Value::Null);
     plan.warnings = state.warnings();
     plan.identities =
-        ledger.holder().map(|holder| format!("holder {}", holder.id)).into_iter().collect();
-    let text = match &options.event {
-        Event::Open { release, take_over, .. } => {
-            match known {
-                Some(deploy) if deploy.is_open() => return Ok(plan),
-                Some(deploy) => return Err(ended(deploy)),
-                None => {}
+        state.ledger.holder().map(|holder| format!("holder {}", holder.id)).into_iter().collect();
+    trusted(state, options, &mut plan)?;
+    folders(state, predicted, &mut plan)?;
+    match &options.task {
+        Task::Record { deploy, event, cap } => {
+            let unopened = state.ledger.deploy(deploy).is_none() && predicted;
+            let text = record::sentence(&state.ledger, deploy, event, *cap, unopened)?;
+            record_it(state, options, (deploy, event), text, unopened, &mut plan);
+        }
+        Task::Report { deploy, .. } if state.ledger.deploy(deploy).is_none() && predicted => {
+            plan.warnings
+                .push(format!("deploy {deploy} is not open yet; in a real run it would be"));
+        }
+        Task::Report { deploy, link } => {
+            let known = state.ledger.deploy(deploy);
+            let known = known.ok_or_else(|| record::unknown(&state.ledger, deploy))?;
+            let story = report::tell(&state.ledger, known, &options.at, link);
+            for (path, text) in [
+                (&options.report_markdown, report::markdown(&story)),
+                (&options.report_html, report::html(&story)),
+            ] {
+                write(state, path.as_ref(), text, PRIVATE, "the report", &mut plan);
             }
-            may_open(ledger, id, take_over.as_ref())?;
-            plan.undo = Undo::By("close the deploy".into());
-            let release =
-                release.as_ref().map(|sha| format!(" of release {sha}")).unwrap_or_default();
-            let instead = take_over.as_ref().map(|old| format!(", taking over from {old}"));
-            format!("open deploy {id}{release}{}", instead.unwrap_or_default())
+            plan.undo = Undo::None("the report can be written again at any time".into());
+            metrics_if_other(state, options, &mut plan);
+            (plan.before, plan.after) = file_states(state, &plan);
         }
-        Event::Phase { phase, status, data } => {
-            if let Some(last) =
-                open_deploy(ledger, known, id, unopened)?.and_then(|deploy| deploy.phases.last())
-            {
-                if (&last.phase, &last.status, &last.data) == (phase, status, data) {
-                    return Ok(plan);
-                }
-            }
-            let status = format!("{status:?}").to_lowercase();
-            format!("record that phase {phase} of deploy {id} is {status}")
-        }
-        Event::Close { outcome } => {
-            match known {
-                Some(deploy) if deploy.outcome == Some(*outcome) => return Ok(plan),
-                Some(deploy) if deploy.outcome.is_some() => return Err(ended(deploy)),
-                _ => open_deploy(ledger, known, id, unopened)?,
-            };
-            let outcome = serde_json::to_value(outcome).unwrap_or_default();
-            format!("close deploy {id} as {}", outcome.as_str().unwrap_or_default())
-        }
-        Event::Void { reason } => {
-            match known {
-                Some(deploy) if deploy.void.as_ref() == Some(reason) => return Ok(plan),
-                Some(_) => {}
-                None if unopened => {}
-                None => return Err(unknown(ledger, id)),
-            }
-            format!("mark deploy {id} as void: {reason}")
-        }
-    };
-    if unopened && !matches!(options.event, Event::Open { .. }) {
-        plan.warnings
-            .push(format!("deploy {id} is not open yet; in a real run it would be by now"));
-    } else {
-        let mut after = ledger.clone();
-        after.add(options.deploy.utc(), id.clone(), options.event.clone());
-        plan.after = State::view(&after, id);
+        Task::Compact { retain } => forget(state, *retain, &mut plan),
     }
-    if !matches!(options.event, Event::Open { .. }) {
-        plan.undo = Undo::None("what was recorded stays recorded".into());
-    }
-    plan.steps = vec![Step::new(options.event.clone(), text)];
     Ok(plan)
 }
 
-/// One deploy at a time, and no way past another one but by its name.
-fn may_open(ledger: &Ledger, id: &DeployId, take_over: Option<&DeployId>) -> Result<(), Failure> {
-    let Some(holder) = ledger.holder() else {
-        return match take_over {
-            None => Ok(()),
-            Some(named) => Err(Failure::new(
-                "nothing_to_take_over",
-                format!(
-                    "{named} does not hold the lease (nobody does): open {id} without take_over"
-                ),
-            )),
-        };
-    };
-    if take_over == Some(&holder.id) {
+/// A ledger with a line that nobody understands is looked at, and not touched.
+fn trusted(state: &State, options: &Options, plan: &mut Plan<Action>) -> Result<(), Failure> {
+    let Some(first) = state.ledger.damaged.first() else { return Ok(()) };
+    let damaged = format!("{} cannot be trusted ({first})", state.file);
+    if let Task::Report { .. } = options.task {
+        plan.warnings.push(format!("{damaged}; the report may lack something"));
         return Ok(());
     }
-    let phase = holder
-        .phases
-        .last()
-        .map_or("before its first phase".into(), |last| format!("last in phase {}", last.phase));
-    let by = match holder.by.as_str() {
-        "" => String::new(),
-        by => format!(" by {by}"),
-    };
-    let silent = silent_for(holder);
-    let abandoned = if silent > holder.lease { ", and counts as abandoned" } else { "" };
-    let named = match take_over {
-        Some(named) => format!(", not {named}"),
-        None => String::new(),
-    };
     Err(Failure::new(
-        "lease_held",
+        "ledger_damaged",
         format!(
-            "deploy {} holds the lease{named}: opened{by} at {}, {phase}, heard of {silent} s \
-             ago{abandoned}; wait for it, or if that run is dead pass take_over: {}",
-            holder.id, holder.opened, holder.id
+            "{damaged}; nothing was written; repair that line, or move the file away to begin a \
+             new ledger"
         ),
     )
-    .with("holder", holder.id.as_str()))
+    .with("damaged", state.ledger.damaged.clone()))
 }
 
-fn open_deploy<'a>(
-    ledger: &Ledger,
-    known: Option<&'a Deploy>,
-    id: &DeployId,
+/// Better before the record than after it.
+fn folders(state: &State, predicted: bool, plan: &mut Plan<Action>) -> Result<(), Failure> {
+    for file in state.files.keys() {
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        if folder.is_dir() {
+            continue;
+        }
+        let msg =
+            format!("cannot write {}: its folder does not exist: make it first", file.display());
+        match predicted {
+            true => plan.warnings.push(msg),
+            false => return Err(Failure::new("no_folder", msg)),
+        }
+    }
+    Ok(())
+}
+
+fn record_it(
+    state: &State,
+    options: &Options,
+    (id, event): (&DeployId, &Event),
+    text: Option<String>,
     unopened: bool,
-) -> Result<Option<&'a Deploy>, Failure> {
-    match known {
-        Some(deploy) if deploy.is_open() => Ok(Some(deploy)),
-        Some(deploy) => Err(ended(deploy)),
-        None if unopened => Ok(None),
-        None => Err(unknown(ledger, id)),
+    plan: &mut Plan<Action>,
+) {
+    let ledger = &state.ledger;
+    plan.before = State::view(ledger, id);
+    plan.after = plan.before.clone();
+    let Some(text) = text else {
+        outcome(state, options, event, plan);
+        metrics_if_other(state, options, plan);
+        return;
+    };
+    let opens = matches!(event, Event::Open { .. });
+    if unopened && !opens {
+        plan.warnings
+            .push(format!("deploy {id} is not open yet; in a real run it would be by now"));
+    } else {
+        plan.after = State::view(&after(ledger, id, event), id);
+    }
+    plan.undo = match opens {
+        true => Undo::By("close the deploy".into()),
+        false => Undo::None("what was recorded stays recorded".into()),
+    };
+    // A stale outcome goes before the lease is taken, and a new one comes after it is given back:
+    // whoever is killed in between leaves none.
+    if let (true, Some((path, Some(_)))) = (opens, file(state, options.outcome_file.as_ref())) {
+        let text = format!("remove {}, the outcome of an earlier run", path.display());
+        plan.steps.push(Step::new(Action::Remove(path.clone()), text));
+    }
+    plan.steps.push(Step::new(Action::Append(event.clone()), text));
+    outcome(state, options, event, plan);
+    if let Some(path) = &options.metrics_file {
+        let text = format!("write the metrics to {}", path.display());
+        plan.steps.push(Step::new(Action::Metrics(path.clone()), text));
     }
 }
 
-fn ended(deploy: &Deploy) -> Failure {
-    let how = match (&deploy.superseded_by, deploy.outcome) {
-        (Some(other), _) => format!("was taken over by {other}"),
-        (None, Some(outcome)) => format!("was closed as {outcome:?}"),
-        (None, None) => "is open".into(),
+/// What the ledger says of this deploy once the event is recorded.
+fn after(ledger: &Ledger, id: &DeployId, event: &Event) -> Ledger {
+    let taken = match event {
+        Event::Open(opening) => opening.take_over.as_ref(),
+        _ => None,
     };
-    Failure::new(
-        "deploy_ended",
-        format!("deploy {} {how}; a new run needs a new deploy id", deploy.id),
-    )
+    let mut after = ledger.only(&[Some(id), ledger.holder().map(|holder| &holder.id), taken]);
+    after.add(id.utc(), id.clone(), event.clone());
+    after
 }
 
-fn unknown(ledger: &Ledger, id: &DeployId) -> Failure {
-    let newest: Vec<&str> =
-        ledger.deploys.iter().rev().take(3).map(|deploy| deploy.id.as_str()).collect();
-    let known = match newest.as_slice() {
-        [] => "the ledger is empty".to_owned(),
-        ids => format!("the newest are {}", ids.join(", ")),
+fn outcome(state: &State, options: &Options, event: &Event, plan: &mut Plan<Action>) {
+    if let Event::Close { outcome, .. } = event {
+        let text = format!("{}\n", Outcome::word(*outcome));
+        write(state, options.outcome_file.as_ref(), text, PUBLIC, "the outcome", plan);
+    }
+}
+
+fn metrics_if_other(state: &State, options: &Options, plan: &mut Plan<Action>) {
+    let Some((path, was)) = file(state, options.metrics_file.as_ref()) else { return };
+    let text = metrics::render(&state.ledger, options, was);
+    if was != Some(text.as_bytes()) {
+        let sentence = format!("write the metrics to {}", path.display());
+        plan.steps.push(Step::new(Action::Metrics(path.clone()), sentence));
+    }
+}
+
+fn write(
+    state: &State,
+    path: Option<&PathBuf>,
+    content: String,
+    mode: u32,
+    what: &str,
+    plan: &mut Plan<Action>,
+) {
+    let Some((path, was)) = file(state, path) else { return };
+    if was != Some(content.as_bytes()) {
+        let text = format!("write {what} to {}", path.display());
+        plan.steps.push(Step::new(Action::Write { path: path.clone(), content, mode }, text));
+    }
+}
+
+/// A file of the task with what stands in it now.
+fn file<'a>(state: &'a State, path: Option<&PathBuf>) -> Option<(&'a PathBuf, Option<&'a [u8]>)> {
+    path.and_then(|path| state.files.get_key_value(path))
+        .map(|(path, content)| (path, content.as_deref()))
+}
+
+fn file_states(state: &State, plan: &Plan<Action>) -> (Value, Value) {
+    let written = |path: &PathBuf| {
+        plan.steps.iter().any(|step| match &step.action {
+            Action::Write { path: other, .. } | Action::Metrics(other) => path == other,
+            _ => false,
+        })
     };
-    Failure::new("unknown_deploy", format!("deploy {id} was never opened ({known}); open it first"))
+    let (mut before, mut after) = (Map::new(), Map::new());
+    for (path, content) in &state.files {
+        let key = path.display().to_string();
+        let word = match (content, written(path)) {
+            (None, _) => "missing",
+            (Some(_), true) => "outdated",
+            (Some(_), false) => "written",
+        };
+        before.insert(key.clone(), json!(word));
+        after.insert(key, json!(if written(path) { "written" } else { word }));
+    }
+    (json!({ "files": before }), json!({ "files": after }))
+}
+
+fn forget(state: &State, retain: usize, plan: &mut Plan<Action>) {
+    let (left, forgotten, shortened) = compact(&state.bytes, &state.ledger, retain);
+    let deploys = state.ledger.deploys.len();
+    plan.before = json!({ "deploys": deploys });
+    plan.after = json!({ "deploys": deploys - forgotten });
+    plan.undo = Undo::None("the lines are gone".into());
+    if left == state.bytes {
+        return;
+    }
+    let text = format!(
+        "compact the ledger: forget {forgotten} of {deploys} deploys, and of {shortened} all but how they ended"
+    );
+    plan.steps.push(Step::new(Action::Compact(left), text));
 }

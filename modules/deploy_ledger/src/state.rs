@@ -1,32 +1,41 @@
-//! Observe: the ledger as it is on disk, and how it is shown.
+//! Observe: the ledger and the files that are made from it, as they are on disk, and how a deploy
+//! is shown.
 
-use crate::ledger::{Deploy, Event, Ledger};
-use crate::options::{InfoOptions, Options, Where};
-use ansible_module::{Failure, Outcome};
+use crate::ledger::{Deploy, Ledger, RestorePoint, Scope};
+use crate::options::{Options, Task, Where};
+use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::clock;
 use host::deploy_id::DeployId;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Of a long ledger a task that changes it wants to know no more than the last few.
+const NEWEST: usize = 3;
+
+/// A clock that two machines keep is never quite the same.
+const CLOCK_SLACK: i64 = 60;
 
 pub struct State {
     pub ledger: Ledger,
+    pub bytes: Vec<u8>,
     pub name: String,
     pub file: String,
+    /// What stands in the files that a task may write; none where there is none.
+    pub files: BTreeMap<PathBuf, Option<Vec<u8>>>,
 }
 
 /// A ledger that is not there yet is an empty one.
-pub fn observe(at: &Where) -> Result<State> {
+pub fn observe(at: &Where, scope: Scope<'_>) -> Result<State> {
     let file = at.file();
-    let ledger = match fs::read(&file) {
-        Ok(bytes) => Ledger::parse(&bytes),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Ledger::default()),
-        Err(error) => {
-            return Err(error).with_context(|| format!("reading the ledger {}", file.display()));
-        }
-    };
-    let ledger = ledger.with_context(|| format!("reading the ledger {}", file.display()))?;
+    let bytes = content(&file)
+        .with_context(|| format!("reading the ledger {}", file.display()))?
+        .unwrap_or_default();
+    let ledger = Ledger::parse(&bytes, scope)
+        .with_context(|| format!("reading the ledger {}", file.display()))?;
     let (app, env) = (at.app.to_string(), at.env.to_string());
     if let Some(owner) = ledger.belongs_to.as_ref().filter(|owner| **owner != (app, env)) {
         return Err(Failure::new(
@@ -41,34 +50,83 @@ pub fn observe(at: &Where) -> Result<State> {
         )
         .into());
     }
-    Ok(State { ledger, name: at.name(), file: file.display().to_string() })
+    let files = BTreeMap::new();
+    Ok(State { ledger, bytes, name: at.name(), file: file.display().to_string(), files })
+}
+
+/// With the files that the task is about.
+pub fn observe_all(options: &Options) -> Result<State> {
+    let scope = match &options.task {
+        Task::Compact { .. } => Scope::All,
+        _ => Scope::About { newest: NEWEST, named: options.deploy() },
+    };
+    let mut state = observe(&options.at, scope)?;
+    let files = [
+        &options.outcome_file,
+        &options.metrics_file,
+        &options.report_markdown,
+        &options.report_html,
+    ];
+    for file in files.into_iter().flatten() {
+        let ours = ["ledger.jsonl", "ledger.lock", "fence", "fence.lock"];
+        if ours.iter().any(|name| *file == options.at.folder.join(name)) {
+            let msg = format!("{} is a file of the ledger itself: give another", file.display());
+            return Err(Failure::new("bad_options", msg).into());
+        }
+        let now = content(file).with_context(|| format!("reading {}", file.display()))?;
+        state.files.insert(file.clone(), now);
+    }
+    Ok(state)
+}
+
+fn content(file: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(file) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl State {
     pub fn warnings(&self) -> Vec<String> {
-        match self.ledger.torn {
-            0 => Vec::new(),
-            bytes => vec![format!(
-                "the last line of {} was torn by a crash; its {bytes} bytes are left out",
-                self.file
-            )],
+        let mut warnings = Vec::new();
+        if self.ledger.torn > 0 {
+            warnings.push(format!(
+                "the last line of {} was torn by a crash; its {} bytes are left out",
+                self.file, self.ledger.torn
+            ));
         }
+        if let Some((at, id, _)) = &self.ledger.newest {
+            if at.unix() > clock::now().unix() + CLOCK_SLACK {
+                warnings.push(format!(
+                    "the last line of {} (deploy {id}) is of {at}, which is in the future of this \
+                     machine's clock: until then that deploy does not count as silent",
+                    self.file
+                ));
+            }
+        }
+        warnings
     }
 
     /// The part of the ledger that a task about `id` changes. No times: check mode shows the same.
     pub fn view(ledger: &Ledger, id: &DeployId) -> Value {
         let deploy = ledger.deploy(id).map(|deploy| {
-            let last = deploy.phases.last();
+            let last = deploy.phases.last().map(|(_, phase)| phase);
+            let points: Vec<Value> =
+                deploy.restore_points.iter().map(|(_, point)| described_point(point)).collect();
             let mut shown = json!({
                 "deploy_id": deploy.id,
-                "release": deploy.release,
+                "release": deploy.opening.release,
                 "open": deploy.is_open(),
                 "phases": deploy.phases.len(),
                 "phase": last.map(|phase| &phase.phase),
                 "status": last.map(|phase| phase.status),
-                "data": last.map(|phase| &phase.data),
-                "outcome": deploy.outcome,
-                "void": deploy.void,
+                "data": last.map(|phase| phase.data.map()),
+                "restore_points": (!points.is_empty()).then_some(points),
+                "reverted": deploy.reverted.as_ref().map(|_| true),
+                "outcome": deploy.outcome(),
+                "color": deploy.closed.as_ref().and_then(|closed| closed.color.as_ref()),
+                "void": deploy.void.as_ref().map(|(_, why)| why),
             });
             if let Value::Object(map) = &mut shown {
                 map.retain(|_, value| !value.is_null());
@@ -77,38 +135,6 @@ impl State {
         });
         json!({ "holder": ledger.holder().map(|holder| &holder.id), "deploy": deploy })
     }
-
-    /// What was recorded is there.
-    pub fn verify(&self, options: &Options) -> Result<Value> {
-        let deploy = self.ledger.deploy(&options.deploy);
-        let seen = deploy.is_some_and(|deploy| match &options.event {
-            Event::Open { .. } => deploy.is_open(),
-            Event::Phase { phase, status, data } => deploy.phases.last().is_some_and(|last| {
-                (&last.phase, &last.status, &last.data) == (phase, status, data)
-            }),
-            Event::Close { outcome } => deploy.outcome == Some(*outcome),
-            Event::Void { reason } => deploy.void.as_ref() == Some(reason),
-        });
-        if !seen {
-            let msg = format!("{} does not hold what was just written to it", self.file);
-            return Err(Failure::new("not_verified", msg).into());
-        }
-        Ok(State::view(&self.ledger, &options.deploy))
-    }
-
-    pub fn report(&self, options: &InfoOptions) -> Result<Outcome> {
-        let deploys: Vec<Value> = (self.ledger.deploys.iter().rev())
-            .filter(|deploy| options.deploy.as_ref().is_none_or(|wanted| *wanted == deploy.id))
-            .take(options.limit)
-            .map(described)
-            .collect();
-        let outcome = Outcome { warnings: self.warnings(), ..Outcome::default() };
-        Ok(outcome
-            .fact("ledger", self.file.as_str())
-            .fact("holder", self.ledger.holder().map(holder))
-            .fact("deploys", deploys)
-            .fact("damaged", self.ledger.damaged.clone()))
-    }
 }
 
 pub fn silent_for(deploy: &Deploy) -> u64 {
@@ -116,37 +142,30 @@ pub fn silent_for(deploy: &Deploy) -> u64 {
     u64::try_from(clock::now().unix() - deploy.last.unix()).unwrap_or(0)
 }
 
-fn holder(deploy: &Deploy) -> Value {
-    let silent = silent_for(deploy);
+pub fn is_abandoned(deploy: &Deploy) -> bool {
+    deploy.is_open() && silent_for(deploy) > deploy.opening.lease
+}
+
+/// A deploy in the few words that a way back needs.
+pub fn brief(deploy: &Deploy) -> Value {
     json!({
         "deploy_id": deploy.id,
-        "phase": deploy.phases.last().map(|last| &last.phase),
-        "by": deploy.by,
-        "silent_for": silent,
-        "abandoned": silent > deploy.lease,
+        "release": deploy.opening.release,
+        "color": deploy.closed.as_ref().and_then(|closed| closed.color.as_ref()),
+        "outcome": deploy.outcome(),
+        "void": deploy.void.as_ref().map(|(_, why)| why),
+        "config": deploy.opening.config,
     })
 }
 
-fn described(deploy: &Deploy) -> Value {
-    let phases: Vec<Value> = (deploy.phases.iter())
-        .map(|phase| {
-            json!({
-                "phase": phase.phase,
-                "status": phase.status,
-                "at": phase.at,
-                "data": phase.data,
-            })
-        })
-        .collect();
+pub fn described_point(point: &RestorePoint) -> Value {
     json!({
-        "deploy_id": deploy.id,
-        "release": deploy.release,
-        "opened": deploy.opened,
-        "last": deploy.last,
-        "by": deploy.by,
-        "outcome": deploy.outcome,
-        "superseded_by": deploy.superseded_by,
-        "void": deploy.void,
-        "phases": phases,
+        "layer": point.layer,
+        "name": point.name,
+        "guid": point.guid,
+        "digest": point.digest,
+        "host": point.host,
+        "cost": point.cost.map(),
+        "data": point.data.map(),
     })
 }

@@ -1,0 +1,214 @@
+//! Looking through a long ledger for the few deploys that a task is about.
+//!
+//! A line of ours begins in one way, byte for byte, so whose it is and what kind of event it holds
+//! can be seen without taking it apart; any other line is taken apart here. Invariant: whoever holds
+//! the lease, is current or was last good is found, as if every line had been taken apart. What is
+//! broken further inside of an older deploy's line is noticed when that deploy is asked for, and
+//! before compacting.
+
+use super::{Event, Line, Outcome, Scope, VERSION};
+use host::deploy_id::DeployId;
+use memchr::{memchr_iter, memmem};
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// `{"v":1,"at":"2026-11-21T08:45:00Z","deploy":"20261121t084500z-7f3a","event":{"close":...`
+const FRONT: &[u8] = b"{\"v\":1,\"at\":\"";
+const MIDDLE: &[u8] = b"Z\",\"deploy\":\"";
+const BACK: &[u8] = b"\",\"event\":{\"";
+const TIME: usize = 19;
+const ID: usize = 21;
+/// Within a text its quotes would have backslashes before them.
+const TAKES_NOTHING: &[u8] = b"\"take_over\":null";
+
+type Key = [u8; ID];
+
+/// One line, and whose it is: an index into the deploys.
+pub(super) struct Found {
+    pub number: usize,
+    pub place: Range<usize>,
+    deploy: Option<usize>,
+}
+
+/// As much of a deploy as decides whether it is wanted.
+#[derive(Default)]
+struct Outline {
+    outcome: Option<Outcome>,
+    void: bool,
+    reverted: bool,
+    superseded_by: Option<usize>,
+    /// Something about it is wrong: all of it is looked at.
+    odd: bool,
+}
+
+impl Outline {
+    fn is_open(&self) -> bool {
+        self.outcome.is_none() && self.superseded_by.is_none()
+    }
+
+    fn is_done(&self) -> bool {
+        self.outcome == Some(Outcome::Done)
+    }
+
+    fn left_its_release(&self) -> bool {
+        matches!(self.outcome, Some(Outcome::Done | Outcome::FailedNotReverted))
+    }
+}
+
+enum Kind {
+    Open(Option<DeployId>),
+    Close(Outcome),
+    Void,
+    Revert,
+    Other,
+}
+
+#[derive(Default)]
+pub(super) struct Skim {
+    lines: Vec<Found>,
+    outlines: Vec<Outline>,
+    known: HashMap<Key, usize>,
+}
+
+impl Skim {
+    /// The lines that the scope wants, and those that are strange, in their order.
+    pub fn through(bytes: &[u8], scope: Scope<'_>) -> Vec<Found> {
+        let mut skim = Skim::default();
+        let takes_nothing = memmem::Finder::new(TAKES_NOTHING);
+        let (mut from, mut last) = (0, None);
+        for (number, end) in memchr_iter(b'\n', bytes).enumerate() {
+            let text = &bytes[from..end];
+            let deploy = skim.line(text, &takes_nothing, last);
+            last = deploy.map(|deploy| (key(text), deploy)).and_then(|(key, at)| Some((key?, at)));
+            skim.lines.push(Found { number: number + 1, place: from..end, deploy });
+            from = end + 1;
+        }
+        let wanted = skim.wanted(scope);
+        let mut lines = skim.lines;
+        lines.retain(|line| line.deploy.is_none_or(|deploy| wanted[deploy]));
+        lines
+    }
+
+    /// Whose line it is; `None` for a strange one. `last` is the one before: mostly the same.
+    fn line(
+        &mut self,
+        text: &[u8],
+        takes_nothing: &memmem::Finder<'_>,
+        last: Option<(Key, usize)>,
+    ) -> Option<usize> {
+        let (id, kind) = match (key(text), kind(text, takes_nothing)) {
+            (Some(id), Some(kind)) => (id, kind),
+            _ => taken_apart(text)?,
+        };
+        if let Kind::Open(taken) = kind {
+            if let Some(at) = self.known.get(&id) {
+                self.outlines[*at].odd = true;
+                return Some(*at);
+            }
+            let at = self.outlines.len();
+            let taken = taken.and_then(|old| self.find(&old));
+            if let Some(taken) = taken {
+                self.outlines[taken].superseded_by = Some(at);
+            }
+            self.known.insert(id, at);
+            self.outlines.push(Outline::default());
+            return Some(at);
+        }
+        let at = match last {
+            Some((same, at)) if same == id => at,
+            _ => *self.known.get(&id)?,
+        };
+        let outline = &mut self.outlines[at];
+        match kind {
+            Kind::Close(outcome) => outline.outcome = Some(outcome),
+            Kind::Void => outline.void = true,
+            Kind::Revert => outline.reverted = true,
+            Kind::Open(_) | Kind::Other => {}
+        }
+        Some(at)
+    }
+
+    fn find(&self, id: &DeployId) -> Option<usize> {
+        let key: Key = id.as_str().as_bytes().try_into().ok()?;
+        self.known.get(&key).copied()
+    }
+
+    fn wanted(&self, scope: Scope<'_>) -> Vec<bool> {
+        let Scope::About { newest, named } = scope else { return vec![true; self.outlines.len()] };
+        let from = self.outlines.len().saturating_sub(newest);
+        let mut wanted: Vec<bool> = (self.outlines.iter().enumerate())
+            .map(|(at, it)| at >= from || it.is_open() || it.reverted || it.odd)
+            .collect();
+        let special: [fn(&Outline) -> bool; 4] = [
+            Outline::left_its_release,
+            |it| it.is_done() && !it.void,
+            Outline::is_done,
+            |it| !it.is_open() && !it.is_done(),
+        ];
+        for fits in special {
+            if let Some(at) = self.outlines.iter().rposition(fits) {
+                wanted[at] = true;
+            }
+        }
+        if let Some(at) = named.and_then(|id| self.find(id)) {
+            wanted[at] = true;
+            if let Some(before) = self.outlines[..at].iter().rposition(Outline::left_its_release) {
+                wanted[before] = true;
+            }
+        }
+        // The first one says whose ledger it is, and the last line what was recorded last.
+        let last = self.lines.iter().rev().find_map(|line| line.deploy);
+        for at in [(!wanted.is_empty()).then_some(0), last].into_iter().flatten() {
+            wanted[at] = true;
+        }
+        // Without the run that took over, a dead one would look open. It always came later.
+        for at in 0..wanted.len() {
+            if let (true, Some(by)) = (wanted[at], self.outlines[at].superseded_by) {
+                wanted[by] = true;
+            }
+        }
+        wanted
+    }
+}
+
+fn key(text: &[u8]) -> Option<Key> {
+    let rest = text.strip_prefix(FRONT)?.get(TIME..)?.strip_prefix(MIDDLE)?;
+    rest.get(..ID)?.try_into().ok()
+}
+
+fn kind(text: &[u8], takes_nothing: &memmem::Finder<'_>) -> Option<Kind> {
+    let at = FRONT.len() + TIME + MIDDLE.len() + ID;
+    let event = text.get(at..)?.strip_prefix(BACK).filter(|_| text.ends_with(b"}}"))?;
+    for (outcome, front) in [
+        (Outcome::Done, &b"close\":{\"outcome\":\"done\""[..]),
+        (Outcome::FailedReverted, b"close\":{\"outcome\":\"failed_reverted\""),
+        (Outcome::FailedNotReverted, b"close\":{\"outcome\":\"failed_not_reverted\""),
+    ] {
+        if event.starts_with(front) {
+            return Some(Kind::Close(outcome));
+        }
+    }
+    match event {
+        event if event.starts_with(b"phase\":{") => Some(Kind::Other),
+        event if event.starts_with(b"restore_point\":{") => Some(Kind::Other),
+        event if event.starts_with(b"heartbeat\":{") => Some(Kind::Other),
+        event if event.starts_with(b"revert\":{") => Some(Kind::Revert),
+        event if event.starts_with(b"void\":{") => Some(Kind::Void),
+        event if event.starts_with(b"open\":{") && takes_nothing.find(event).is_some() => {
+            Some(Kind::Open(None))
+        }
+        _ => None,
+    }
+}
+
+fn taken_apart(text: &[u8]) -> Option<(Key, Kind)> {
+    let line = serde_json::from_slice::<Line>(text).ok().filter(|line| line.v == VERSION)?;
+    let kind = match line.event {
+        Event::Open(opening) => Kind::Open(opening.take_over),
+        Event::Close { outcome, .. } => Kind::Close(outcome),
+        Event::Void { .. } => Kind::Void,
+        Event::Revert { .. } => Kind::Revert,
+        Event::Phase(_) | Event::RestorePoint(_) | Event::Heartbeat {} => Kind::Other,
+    };
+    Some((line.deploy.as_str().as_bytes().try_into().ok()?, kind))
+}

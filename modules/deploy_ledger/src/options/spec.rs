@@ -1,0 +1,166 @@
+//! What the options of `deploy_ledger` are called and what is said about them.
+
+use ansible_module::{Default, Kind, Module, Opt, Rule, Support};
+
+pub(super) const WHERE: &[Opt] = &[
+    Opt::new("app", Kind::Str).required().about(&[
+        "The name of the app: letters in lower case, digits, C(.), C(_) and C(-).",
+    ]),
+    Opt::new("env", Kind::Str).required().about(&[
+        "The environment, such as V(staging) or V(prod); written like O(app).",
+    ]),
+    Opt::new("path", Kind::Path).about(&[
+        "The folder of the ledger. It must be root's, on a path that no one else can write to, and outside of everything that can be rolled back.",
+        "The default is C(/var/lib/reversible/<app>-<env>).",
+    ]),
+];
+
+const STATES: &[&str] = &[
+    "open",
+    "phase",
+    "restore_point",
+    "heartbeat",
+    "revert",
+    "closed",
+    "void",
+    "report",
+    "compacted",
+];
+
+const RUN: &[Opt] = &[
+    Opt::new("deploy_id", Kind::Str).about(&[
+        "The unique id of the deploy: UTC time and four hex digits, such as V(20261121t084500z-7f3a). For every state but V(compacted).",
+        "It is the fence too: once a newer deploy was opened, an older one can record nothing more. Only O(state=void) and O(state=report) are no acts of the deploy.",
+    ]),
+    Opt::new("state", Kind::Str).required().choices(STATES).about(&[
+        "V(open) begins the deploy and takes the lease of the app and environment.",
+        "V(phase) appends what happened in a phase.",
+        "V(restore_point) appends what was captured in a layer.",
+        "V(heartbeat) appends that the run is alive. Any other record says so too.",
+        "V(revert) asks whether the run may go back by itself, and records that it does. It is refused beyond O(revert_cap).",
+        "V(closed) ends the deploy with its outcome and gives the lease back.",
+        "V(void) marks a deploy whose release must not be gone back to.",
+        "V(report) writes the report of the deploy, and the metrics: O(report_markdown), O(report_html), O(metrics_file). The record stays as it is.",
+        "V(compacted) makes the ledger shorter by O(retain).",
+    ]),
+    Opt::new("release", Kind::Str).about(&["The release that is deployed, as a commit SHA. For O(state=open)."]),
+    Opt::new("by", Kind::Str).default(Default::Str("")).about(&[
+        "Who or what runs the deploy, as the next one should read it when this one is in its way. For O(state=open).",
+    ]),
+    Opt::new("lease", Kind::Int).default(Default::Int(1800)).about(&[
+        "After how many seconds without a record this deploy counts as abandoned; longer than its longest task. For O(state=open).",
+        "An abandoned deploy still holds the lease: only O(take_over) gets past it.",
+    ]),
+    Opt::new("take_over", Kind::Str).about(&[
+        "The id of the deploy that holds the lease and is known to be dead. For O(state=open).",
+        "It is refused when another deploy holds the lease by then.",
+    ]),
+    Opt::new("back_to", Kind::Str).about(&[
+        "In a rollback the id of the deploy to whose restore points it goes back. For O(state=open).",
+    ]),
+    Opt::new("config_commit", Kind::Str).about(&[
+        "The commit of the configuration repository that the run was started from, so that a rollback can say which configuration went with a release. For O(state=open).",
+    ]),
+    Opt::new("config_dirty", Kind::Bool).about(&[
+        "Whether that repository held changes that are in no commit. For O(state=open).",
+    ]),
+    Opt::new("reason", Kind::Str).about(&[
+        "Why the deploy is void, is made, or goes back. For O(state=void), O(state=open) and O(state=revert).",
+    ]),
+    Opt::new("phase", Kind::Str).about(&["The name of the phase. For O(state=phase)."]),
+    Opt::new("status", Kind::Str).default(Default::Str("done")).choices(&["started", "done", "failed"]).about(&[
+        "How the phase stands. For O(state=phase).",
+    ]),
+    Opt::new("data", Kind::Dict).about(&[
+        "What belongs to the record of the phase or restore point. No secrets.",
+        "The report knows these keys of a module's result, and shows any other as it is: C(plan), C(loss), C(undo), C(flip), C(probes), C(msg), C(reason), C(cmd), C(rc), C(stdout), C(stderr).",
+    ]),
+    Opt::new("revert_cap", Kind::Int).default(Default::Int(3)).about(&[
+        "How many deploys may go back by themselves within O(revert_window). V(0) lets none. For O(state=revert).",
+    ]),
+    Opt::new("revert_window", Kind::Int).default(Default::Int(86400)).about(&["In seconds. For O(state=revert)."]),
+    Opt::new("outcome", Kind::Str).choices(&["done", "failed_reverted", "failed_not_reverted"]).about(&[
+        "How the deploy ended. For O(state=closed).",
+    ]),
+    Opt::new("color", Kind::Str).choices(&["blue", "green"]).about(&[
+        "The colour that is active at the end. For O(state=closed).",
+    ]),
+    Opt::new("retain", Kind::Int).about(&[
+        "How many of the newest deploys are kept whole. For O(state=compacted).",
+        "Also kept are the open deploy, the current and the last good one, and of each one that is void or went back by itself that it did.",
+    ]),
+];
+
+const RESTORE_POINT: &[Opt] = &[
+    Opt::new("layer", Kind::Str).about(&[
+        "Where it was captured: V(container), V(dataset), V(compose), V(database), V(color), V(release) or a word of your own. For O(state=restore_point).",
+    ]),
+    Opt::new("name", Kind::Str).about(&["The name of the restore point. For O(state=restore_point)."]),
+    Opt::new("guid", Kind::Str).about(&["What tells it from another one of the same name. For O(state=restore_point)."]),
+    Opt::new("digest", Kind::Str).about(&["The digest of what was captured. For O(state=restore_point)."]),
+    Opt::new("host", Kind::Str).about(&["The host that it lies on. For O(state=restore_point)."]),
+    Opt::new("cost", Kind::Dict).about(&[
+        "What going back to it costs, as far as it is known: bytes, seconds, sentences. For O(state=restore_point).",
+    ]),
+];
+
+pub(super) const LAYERS: &[Opt] = &[Opt::new("layers", Kind::Dict).about(&[
+    "What was observed of each layer just now, by the layer's name: C(holds) (a list of what is there: names, guids, digests, or dictionaries with C(name), C(guid), C(digest)), C(open) (whether one could go back in it) and C(why) (why not).",
+    "From it comes whether one can go back to the restore points of O(deploy_id), in each layer.",
+])];
+
+const FILES: &[Opt] = &[
+    Opt::new("outcome_file", Kind::Path).about(&[
+        "A file for workflows. O(state=open) removes it, O(state=closed) writes V(done), V(failed_reverted) or V(failed_not_reverted) into it: while it is missing, the run has not ended.",
+    ]),
+    Opt::new("metrics_file", Kind::Path).about(&[
+        "A file for the textfile collector of node-exporter, ending in C(.prom); its folder must be there.",
+        "It is written after each record. Give it to every task, then C(DeployAbandoned) knows of an open run as well.",
+    ]),
+    Opt::new("report_markdown", Kind::Path).about(&["Where the report goes, as Markdown. For O(state=report)."]),
+    Opt::new("report_html", Kind::Path).about(&[
+        "Where the report goes, as one page of HTML that needs nothing else. For O(state=report).",
+    ]),
+    Opt::new("release_url", Kind::Str).about(&[
+        "Where a release can be looked at, for links in the report; C({sha}), C({app}) and C({env}) are filled in. For O(state=report).",
+    ]),
+];
+
+pub const MODULE: Module = Module {
+    name: "deploy_ledger",
+    short: "Record deploys, and let one at a time change an app",
+    about: &[
+        "The ledger is the record of the deploys of one app in one environment: when they were opened, what each phase did and captured, how they ended, and which are void.",
+        "An open deploy holds the lease of the app and environment. A second run is refused with the first one's id, since when it runs and in which phase it is.",
+        "From the record come the report of a deploy, also of one that died, the metrics, and the outcome for workflows.",
+        "The same task again changes nothing, but for a heartbeat. Nothing that was recorded is ever rewritten.",
+    ],
+    version_added: "0.1.0",
+    options: &[WHERE, RUN, RESTORE_POINT, LAYERS, FILES],
+    rules: &[
+        Rule::RequiredIf("state", "open", &["deploy_id"]),
+        Rule::RequiredIf("state", "phase", &["deploy_id", "phase"]),
+        Rule::RequiredIf("state", "restore_point", &["deploy_id", "layer", "name"]),
+        Rule::RequiredIf("state", "heartbeat", &["deploy_id"]),
+        Rule::RequiredIf("state", "revert", &["deploy_id"]),
+        Rule::RequiredIf("state", "closed", &["deploy_id", "outcome"]),
+        Rule::RequiredIf("state", "void", &["deploy_id", "reason"]),
+        Rule::RequiredIf("state", "report", &["deploy_id"]),
+        Rule::RequiredIfAny("state", "report", &["report_markdown", "report_html", "metrics_file"]),
+        Rule::RequiredIf("state", "compacted", &["retain"]),
+        Rule::RequiredBy("config_dirty", &["config_commit"]),
+        Rule::RequiredBy("layers", &["metrics_file"]),
+    ],
+    check_mode: Support::Full,
+    diff_mode: Support::Full,
+    notes: &[
+        "The ledger is a file of one JSON object a line, F(ledger.jsonl), only appended to and synced. A last line that was torn by a crash is reported and left out.",
+        "A ledger with a line that cannot be read, or that a newer version wrote, is neither written to nor made shorter.",
+        "In a ledger of over 1 MiB the inside of an older deploy's lines is looked at when that deploy is asked for, and before compacting.",
+        "Compacting writes the lines that are kept, as they are, to a new file and renames it.",
+        "The report of a run that is open or dead says so, and since when it is silent.",
+    ],
+    seealso: &["reversible.deploy.deploy_ledger_info"],
+    examples: include_str!("../examples.yml"),
+    returns: &[change::RESULT],
+};

@@ -1,0 +1,199 @@
+//! What may be recorded about a deploy, and what not.
+
+use crate::ledger::{Deploy, Event, Ledger, Opening};
+use crate::options::Cap;
+use crate::state::{is_abandoned, silent_for};
+use ansible_module::Failure;
+use host::clock;
+use host::deploy_id::DeployId;
+
+/// What is recorded, as a sentence; `None` when it stands there already.
+pub(super) fn sentence(
+    ledger: &Ledger,
+    id: &DeployId,
+    event: &Event,
+    cap: Cap,
+    unopened: bool,
+) -> Result<Option<String>, Failure> {
+    let known = ledger.deploy(id);
+    let text = match event {
+        Event::Open(opening) => {
+            match known {
+                Some(deploy) if deploy.is_open() => return Ok(None),
+                Some(deploy) => return Err(ended(deploy)),
+                None => may_open(ledger, id, opening.take_over.as_ref())?,
+            }
+            opened(id, opening)
+        }
+        Event::Phase(phase) => {
+            let last = open_deploy(ledger, known, id, unopened)?.and_then(|it| it.phases.last());
+            if last.is_some_and(|(_, last)| last == phase) {
+                return Ok(None);
+            }
+            format!("record that phase {} of deploy {id} is {}", phase.phase, phase.status.word())
+        }
+        Event::RestorePoint(point) => {
+            let deploy = open_deploy(ledger, known, id, unopened)?;
+            if deploy.and_then(|deploy| deploy.restore_point(point)) == Some(point) {
+                return Ok(None);
+            }
+            let host = point.host.as_ref().map(|host| format!(" on {host}")).unwrap_or_default();
+            format!(
+                "record the restore point {} of {}{host} for deploy {id}",
+                point.name, point.layer
+            )
+        }
+        Event::Heartbeat {} => {
+            open_deploy(ledger, known, id, unopened)?;
+            format!("record that deploy {id} is alive")
+        }
+        Event::Revert { .. } => {
+            let deploy = open_deploy(ledger, known, id, unopened)?;
+            if deploy.is_some_and(|deploy| deploy.reverted.is_some()) {
+                return Ok(None);
+            }
+            may_revert(ledger, id, cap)?;
+            format!("record that deploy {id} goes back by itself")
+        }
+        Event::Close { outcome, .. } => {
+            match known {
+                Some(deploy) if deploy.outcome() == Some(*outcome) => return Ok(None),
+                Some(deploy) if deploy.closed.is_some() => return Err(ended(deploy)),
+                _ => open_deploy(ledger, known, id, unopened)?,
+            };
+            format!("close deploy {id} as {}", outcome.word())
+        }
+        Event::Void { reason } => {
+            match known {
+                Some(deploy) if deploy.void.as_ref().is_some_and(|(_, why)| why == reason) => {
+                    return Ok(None);
+                }
+                Some(_) => {}
+                None if unopened => {}
+                None => return Err(unknown(ledger, id)),
+            }
+            format!("mark deploy {id} as void: {reason}")
+        }
+    };
+    Ok(Some(text))
+}
+
+fn opened(id: &DeployId, opening: &Opening) -> String {
+    let part = |before: &str, what: Option<&str>| match what {
+        Some(what) => format!("{before}{what}"),
+        None => String::new(),
+    };
+    format!(
+        "open deploy {id}{}{}{}",
+        part(" of release ", opening.release.as_deref()),
+        part(", going back to before ", opening.back_to.as_ref().map(DeployId::as_str)),
+        part(", taking over from ", opening.take_over.as_ref().map(DeployId::as_str)),
+    )
+}
+
+/// One deploy at a time, and no way past another one but by its name.
+fn may_open(ledger: &Ledger, id: &DeployId, take_over: Option<&DeployId>) -> Result<(), Failure> {
+    let Some(holder) = ledger.holder() else {
+        return match take_over {
+            None => Ok(()),
+            Some(named) => Err(Failure::new(
+                "nothing_to_take_over",
+                format!(
+                    "{named} does not hold the lease (nobody does): open {id} without take_over"
+                ),
+            )),
+        };
+    };
+    if take_over == Some(&holder.id) {
+        return Ok(());
+    }
+    let phase = holder.phases.last().map_or("before its first phase".into(), |(_, last)| {
+        format!("last in phase {}", last.phase)
+    });
+    let by = match holder.opening.by.as_str() {
+        "" => String::new(),
+        by => format!(" by {by}"),
+    };
+    let abandoned = if is_abandoned(holder) { ", and counts as abandoned" } else { "" };
+    let named = match take_over {
+        Some(named) => format!(", not {named}"),
+        None => String::new(),
+    };
+    let silent = silent_for(holder);
+    Err(Failure::new(
+        "lease_held",
+        format!(
+            "deploy {} holds the lease{named}: opened{by} at {}, {phase}, heard of {silent} s \
+             ago{abandoned}; wait for it, or if that run is dead pass take_over: {}",
+            holder.id, holder.opened, holder.id
+        ),
+    )
+    .with("holder", holder.id.as_str()))
+}
+
+/// Something that makes deploy after deploy go back is for a person to look at.
+fn may_revert(ledger: &Ledger, id: &DeployId, cap: Cap) -> Result<(), Failure> {
+    let now = clock::now().unix();
+    let window = i64::try_from(cap.window).unwrap_or(i64::MAX);
+    // One from the future (a clock that went back) counts: it was not long ago.
+    let lately: Vec<String> = (ledger.deploys.iter())
+        .filter_map(|deploy| deploy.reverted.as_ref().map(|(at, _)| (at, deploy)))
+        .filter(|(at, _)| now.saturating_sub(at.unix()) < window)
+        .map(|(at, deploy)| format!("{} at {at}", deploy.id))
+        .collect();
+    if lately.len() < cap.most {
+        return Ok(());
+    }
+    let which = match lately.as_slice() {
+        [] => String::new(),
+        some => format!(" ({})", some.join(", ")),
+    };
+    Err(Failure::new(
+        "revert_cap",
+        format!(
+            "deploy {id} may not go back by itself: {} did within {} s{which}, and revert_cap is \
+             {}; nothing was recorded; find out why they fail, then go back by hand or raise \
+             revert_cap",
+            lately.len(),
+            cap.window,
+            cap.most
+        ),
+    )
+    .with("reverts", lately))
+}
+
+fn open_deploy<'a>(
+    ledger: &Ledger,
+    known: Option<&'a Deploy>,
+    id: &DeployId,
+    unopened: bool,
+) -> Result<Option<&'a Deploy>, Failure> {
+    match known {
+        Some(deploy) if deploy.is_open() => Ok(Some(deploy)),
+        Some(deploy) => Err(ended(deploy)),
+        None if unopened => Ok(None),
+        None => Err(unknown(ledger, id)),
+    }
+}
+
+fn ended(deploy: &Deploy) -> Failure {
+    let how = match (&deploy.superseded, deploy.outcome()) {
+        (Some((other, _)), _) => format!("was taken over by {other}"),
+        (None, Some(outcome)) => format!("was closed as {}", outcome.word()),
+        (None, None) => "is open".into(),
+    };
+    Failure::new(
+        "deploy_ended",
+        format!("deploy {} {how}; a new run needs a new deploy id", deploy.id),
+    )
+}
+
+pub(super) fn unknown(ledger: &Ledger, id: &DeployId) -> Failure {
+    let newest: Vec<&str> =
+        ledger.deploys.iter().rev().take(3).map(|deploy| deploy.id.as_str()).collect();
+    let known = match newest.as_slice() {
+        [] => "the ledger is empty".to_owned(),
+        ids => format!("the newest are {}", ids.join(", ")),
+    };
+    Failure::new("unknown_deploy", format!("deploy {id} was never opened ({known}); open it first"))
+}

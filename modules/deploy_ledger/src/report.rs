@@ -1,0 +1,277 @@
+//! The report of one deploy, told from the ledger: what a person would otherwise write from memory.
+//!
+//! Invariants: it follows from the ledger, so the same ledger gives the same report; and what programs
+//! said is text in it, never markup (each form escapes all of it).
+//!
+//! - `told`: what the phases recorded: plans, losses, flips, probes, last words
+//! - `markdown`, `html`: the two forms; `words`: how things are said in both
+
+mod html;
+mod markdown;
+mod told;
+mod words;
+
+pub use html::html;
+pub use markdown::markdown;
+
+use crate::ledger::{Deploy, Ledger, Outcome, Status};
+use crate::options::{Link, Where};
+use crate::state::{brief, is_abandoned};
+use host::clock::Utc;
+use told::Told;
+use words::duration;
+
+/// How the deploy stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Good,
+    Reverted,
+    Bad,
+    Open,
+}
+
+pub(super) struct Fact {
+    pub label: &'static str,
+    pub text: String,
+    pub link: Option<String>,
+}
+
+pub(super) struct Moment {
+    pub at: Utc,
+    pub text: String,
+    pub verdict: Option<Verdict>,
+}
+
+/// One phase: from when to when, in seconds since the deploy was opened.
+pub(super) struct Bar {
+    pub phase: String,
+    pub from: i64,
+    pub to: i64,
+    /// None: it began and was never heard of again.
+    pub status: Option<Status>,
+}
+
+pub(super) struct Story {
+    pub title: String,
+    pub verdict: Verdict,
+    pub badge: &'static str,
+    pub summary: Vec<String>,
+    pub facts: Vec<Fact>,
+    pub moments: Vec<Moment>,
+    pub bars: Vec<Bar>,
+    /// Seconds from its opening to its end, or to when it was last heard of.
+    pub span: i64,
+    pub told: Told,
+    pub points: Vec<Vec<String>>,
+    pub resolution: Vec<String>,
+}
+
+impl Story {
+    pub(super) fn failed(&self) -> bool {
+        self.verdict != Verdict::Good
+    }
+}
+
+pub fn tell(ledger: &Ledger, deploy: &Deploy, at: &Where, link: &Link) -> Story {
+    let before = ledger.before(&deploy.id);
+    let (verdict, badge) = verdict(deploy);
+    let back = deploy.opening.back_to.is_some()
+        || deploy.reverted.is_some()
+        || deploy.outcome() == Some(Outcome::FailedReverted);
+    let what = if back { "rollback" } else { "deploy" };
+    let date: String = deploy.opened.to_string().chars().take(10).collect();
+    let told = Told::of(deploy);
+    Story {
+        title: format!("{} {what} - {date}", at.app),
+        verdict,
+        badge,
+        summary: summary(deploy, at, &told),
+        facts: facts(deploy, before, at, link),
+        moments: moments(deploy),
+        bars: bars(deploy),
+        span: (end(deploy).unix() - deploy.opened.unix()).max(0),
+        points: words::points(deploy),
+        resolution: resolution(deploy, before),
+        told,
+    }
+}
+
+fn verdict(deploy: &Deploy) -> (Verdict, &'static str) {
+    match (deploy.outcome(), &deploy.superseded) {
+        (Some(Outcome::Done), _) if deploy.void.is_some() => (Verdict::Bad, "done, now void"),
+        (Some(Outcome::Done), _) => (Verdict::Good, "done"),
+        (Some(Outcome::FailedReverted), _) => (Verdict::Reverted, "failed, reverted"),
+        (Some(Outcome::FailedNotReverted), _) => (Verdict::Bad, "failed, not reverted"),
+        (None, Some(_)) => (Verdict::Bad, "died, taken over"),
+        (None, None) if is_abandoned(deploy) => (Verdict::Bad, "abandoned"),
+        (None, None) => (Verdict::Open, "open"),
+    }
+}
+
+fn end(deploy: &Deploy) -> Utc {
+    match (&deploy.closed, &deploy.superseded) {
+        (Some(closed), _) => closed.at,
+        (None, Some((_, at))) => *at,
+        (None, None) => deploy.last,
+    }
+}
+
+fn summary(deploy: &Deploy, at: &Where, told: &Told) -> Vec<String> {
+    let release = deploy.opening.release.as_deref().unwrap_or("(no release was named)");
+    let took = duration((end(deploy).unix() - deploy.opened.unix()).max(0));
+    let after = match deploy.outcome() {
+        Some(Outcome::Done) => format!("was done after {took}"),
+        Some(Outcome::FailedReverted) => {
+            format!("failed and was rolled back, {took} after it began")
+        }
+        Some(Outcome::FailedNotReverted) => {
+            format!("failed and was not rolled back, {took} after it began")
+        }
+        None => match &deploy.superseded {
+            Some((by, _)) => format!("never said how it ended; {by} took over from it"),
+            None => format!("has not ended; it was last heard of at {}", deploy.last),
+        },
+    };
+    let mut all = vec![format!("Release {release} of {} {after}.", at.name())];
+    if let Some(old) = &deploy.opening.back_to {
+        all.push(format!("It went back to the restore points of deploy {old}."));
+    }
+    all.extend(deploy.opening.reason.as_ref().map(|why| format!("Reason: {why}")));
+    if let Some((_, Some(why))) = &deploy.reverted {
+        all.push(format!("Reason for the way back: {why}"));
+    }
+    all.extend(deploy.void.as_ref().map(|(_, why)| format!("It is void: {why}")));
+    let wrong = told.said.iter().rev().find_map(|said| said.message.as_ref().map(|it| (said, it)));
+    if let (Some((said, message)), true) = (wrong, deploy.outcome() != Some(Outcome::Done)) {
+        all.push(format!("Phase {} said: {message}", said.phase));
+    }
+    all
+}
+
+fn facts(deploy: &Deploy, before: Option<&Deploy>, at: &Where, link: &Link) -> Vec<Fact> {
+    let mut facts = Vec::new();
+    let mut fact = |label, text: Option<String>, link| {
+        if let Some(text) = text.filter(|text| !text.is_empty()) {
+            facts.push(Fact { label, text, link });
+        }
+    };
+    let opening = &deploy.opening;
+    let to = |release: Option<&String>| release.and_then(|release| link.to(release, at));
+    fact("App", Some(at.app.to_string()), None);
+    fact("Environment", Some(at.env.to_string()), None);
+    fact("Release", opening.release.clone(), to(opening.release.as_ref()));
+    if let Some(before) = before {
+        let release = before.opening.release.clone();
+        let link = to(release.as_ref());
+        let void = before.void.as_ref().map_or("", |_| " (void)");
+        let text = format!("{}{void}", release.unwrap_or_else(|| before.id.to_string()));
+        fact("Release before", Some(text), link);
+    }
+    fact("Deploy id", Some(deploy.id.to_string()), None);
+    fact("Run by", Some(opening.by.clone()), None);
+    fact("Opened", Some(deploy.opened.to_string()), None);
+    fact("Ended", deploy.closed.as_ref().map(|closed| closed.at.to_string()), None);
+    let silent = deploy.is_open().then(|| deploy.last.to_string());
+    fact("Last heard of", silent, None);
+    fact("Duration", deploy.seconds().map(duration), None);
+    fact("Active colour", deploy.closed.as_ref().and_then(|it| it.color.clone()), None);
+    let config = opening.config.as_ref().map(|config| {
+        let dirty = match config.dirty {
+            Some(true) => " with changes that are in no commit",
+            Some(false) => "",
+            None => " (nobody looked for uncommitted changes)",
+        };
+        format!("{}{dirty}", config.commit)
+    });
+    fact("Configuration", config, None);
+    fact("Took over from", opening.take_over.as_ref().map(ToString::to_string), None);
+    fact("Taken over by", deploy.superseded.as_ref().map(|(by, _)| by.to_string()), None);
+    facts
+}
+
+fn moments(deploy: &Deploy) -> Vec<Moment> {
+    let mut all: Vec<Moment> = Vec::new();
+    let mut add = |at: Utc, text: String, verdict| all.push(Moment { at, text, verdict });
+    add(deploy.opened, "Deploy started".into(), None);
+    for (at, phase) in &deploy.phases {
+        match phase.status {
+            Status::Started => add(*at, format!("Phase {} began", phase.phase), None),
+            Status::Done => add(*at, format!("Phase {} done", phase.phase), Some(Verdict::Good)),
+            Status::Failed => add(*at, format!("Phase {} failed", phase.phase), Some(Verdict::Bad)),
+        }
+    }
+    for (at, point) in &deploy.restore_points {
+        add(*at, format!("Captured the restore point {} of {}", point.name, point.layer), None);
+    }
+    if let Some((at, why)) = &deploy.reverted {
+        let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        add(*at, format!("Rollback initiated by the run itself{why}"), Some(Verdict::Reverted));
+    }
+    if let Some((by, at)) = &deploy.superseded {
+        add(*at, format!("Found dead; deploy {by} took over"), Some(Verdict::Bad));
+    }
+    if let Some(closed) = &deploy.closed {
+        let (verdict, _) = verdict(&Deploy { void: None, ..deploy.clone() });
+        add(closed.at, format!("Closed as {}", closed.outcome.word()), Some(verdict));
+    }
+    if let Some((at, why)) = &deploy.void {
+        add(*at, format!("Marked as void: {why}"), Some(Verdict::Bad));
+    }
+    // Stable: what was recorded in the same second stays in this order.
+    all.sort_by_key(|moment| moment.at);
+    all
+}
+
+fn bars(deploy: &Deploy) -> Vec<Bar> {
+    let since = |at: Utc| (at.unix() - deploy.opened.unix()).max(0);
+    let mut bars: Vec<Bar> = Vec::new();
+    let mut last = 0;
+    for (at, phase) in &deploy.phases {
+        let now = since(*at);
+        let begun =
+            bars.iter_mut().rev().find(|bar| bar.phase == phase.phase && bar.status.is_none());
+        match (phase.status, begun) {
+            (Status::Started, _) => {
+                bars.push(Bar { phase: phase.phase.clone(), from: now, to: now, status: None });
+            }
+            (status, Some(bar)) => (bar.to, bar.status) = (now.max(bar.from), Some(status)),
+            // Recorded at its end only: it took what went by since the record before.
+            (status, None) => bars.push(Bar {
+                phase: phase.phase.clone(),
+                from: last.min(now),
+                to: now,
+                status: Some(status),
+            }),
+        }
+        last = now;
+    }
+    let end = since(end(deploy));
+    for bar in bars.iter_mut().filter(|bar| bar.status.is_none()) {
+        bar.to = end.max(bar.from);
+    }
+    bars
+}
+
+fn resolution(deploy: &Deploy, before: Option<&Deploy>) -> Vec<String> {
+    let mut all = Vec::new();
+    let landed = before.map(|before| {
+        let release = brief(before)["release"].as_str().unwrap_or("of no name").to_owned();
+        format!("release {release} (deploy {})", before.id)
+    });
+    match (deploy.outcome(), landed) {
+        (Some(Outcome::FailedReverted), Some(landed)) => {
+            all.push(format!("Rolled back to {landed}."))
+        }
+        (Some(Outcome::FailedReverted), None) => all.push("Rolled back.".into()),
+        (Some(Outcome::Done), _) => {}
+        (Some(Outcome::FailedNotReverted), Some(landed)) => {
+            all.push(format!("Not rolled back. The release before it was {landed}."));
+        }
+        (Some(Outcome::FailedNotReverted), None) => all.push("Not rolled back.".into()),
+        (None, _) => all.push("The run did not say how it ended: look at what serves now.".into()),
+    }
+    if let Some(old) = &deploy.opening.back_to {
+        all.push(format!("Rolled back to the restore points of deploy {old}."));
+    }
+    all
+}

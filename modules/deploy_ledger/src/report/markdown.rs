@@ -1,0 +1,181 @@
+//! The report as Markdown, in the shape that runbooks ask for: what is known is filled in, what only
+//! a person can know is left to fill in.
+
+use super::told::{PROBE, Plan};
+use super::words::{POINTS, duration, plain};
+use super::{Story, Verdict};
+use crate::ledger::Status;
+use std::fmt::Write;
+
+pub fn markdown(story: &Story) -> String {
+    let mut text = format!("# {}\n\n## Summary\n\n", inline(&story.title));
+    for sentence in &story.summary {
+        let _ = writeln!(text, "{}\n", inline(sentence));
+    }
+    for fact in &story.facts {
+        let shown = match &fact.link {
+            Some(link) => format!("[{}](<{link}>)", inline(&fact.text)),
+            None => inline(&fact.text),
+        };
+        let _ = writeln!(text, "- {}: {shown}", fact.label);
+    }
+    text.push_str("\n## Timeline\n\n");
+    for moment in &story.moments {
+        let time: String = moment.at.to_string().chars().skip(11).take(8).collect();
+        let _ = writeln!(text, "- **{time} UTC**: {}", inline(&moment.text));
+    }
+    phases(&mut text, story);
+    flips(&mut text, story);
+    for (phase, probes) in &story.told.probes {
+        let _ = writeln!(text, "\n## Probes in phase {}\n", inline(phase));
+        let rows = probes.iter().map(|probe| {
+            let ok = if probe.ok { "ok" } else { "failed" };
+            std::iter::once(ok.to_owned()).chain(probe.row.iter().cloned()).collect()
+        });
+        let heads: Vec<&str> = std::iter::once("").chain(PROBE.iter().copied()).collect();
+        table(&mut text, &heads, rows);
+    }
+    for plan in &story.told.plans {
+        planned(&mut text, plan);
+    }
+    if !story.points.is_empty() {
+        text.push_str("\n## Restore points\n\n");
+        table(&mut text, POINTS, story.points.iter().cloned());
+    }
+    causes(&mut text, story);
+    if !story.told.other.is_empty() {
+        text.push_str("\n## Also recorded\n\n");
+        for (phase, key, value) in &story.told.other {
+            let _ = writeln!(text, "- {} / {}: {}", inline(phase), inline(key), inline(value));
+        }
+    }
+    text
+}
+
+fn phases(text: &mut String, story: &Story) {
+    if story.bars.is_empty() {
+        return;
+    }
+    text.push_str("\n## Phases\n\n");
+    let rows = story.bars.iter().map(|bar| {
+        let status = bar.status.map_or("never ended", Status::word);
+        vec![bar.phase.clone(), status.to_owned(), duration(bar.to - bar.from)]
+    });
+    table(text, &["Phase", "Status", "Duration"], rows);
+}
+
+fn flips(text: &mut String, story: &Story) {
+    for flip in &story.told.flips {
+        let _ = writeln!(text, "\n## The flip in phase {}\n", inline(&flip.phase));
+        for (label, number) in &flip.numbers {
+            let _ = writeln!(text, "- {label}: {}", inline(number));
+        }
+        for (stage, _, took) in &flip.stages {
+            let _ = writeln!(text, "- {} took {}", inline(stage), inline(took));
+        }
+        let reverted = if flip.reverted { "yes" } else { "no" };
+        let _ = writeln!(text, "- Taken back: {reverted}");
+    }
+}
+
+fn planned(text: &mut String, plan: &Plan) {
+    let _ = writeln!(text, "\n## Plan and loss of phase {}\n", inline(&plan.phase));
+    for (number, step) in plan.steps.iter().enumerate() {
+        let _ = writeln!(text, "{}. {}", number + 1, inline(step));
+    }
+    if !plan.steps.is_empty() {
+        text.push('\n');
+    }
+    for loss in &plan.losses {
+        let _ = writeln!(text, "- Destroys: {}", inline(loss));
+    }
+    if plan.losses.is_empty() {
+        text.push_str("- Destroys nothing.\n");
+    }
+    if !plan.undo.is_empty() {
+        let _ = writeln!(text, "- Undo: {}", inline(&plan.undo));
+    }
+}
+
+fn causes(text: &mut String, story: &Story) {
+    if story.failed() {
+        text.push_str("\n## Root Cause\n\n[Why the deployment failed]\n");
+    }
+    for said in &story.told.said {
+        let _ = writeln!(text, "\nWhat phase {} said:\n", inline(&said.phase));
+        let message = said.message.as_deref().map(|message| ("Message", message));
+        let lines = said.lines.iter().map(|(label, line)| (*label, line.as_str()));
+        for (label, line) in message.into_iter().chain(lines) {
+            let _ = writeln!(text, "{label}:\n\n{}", block(line));
+        }
+    }
+    if !story.resolution.is_empty() {
+        text.push_str("\n## Resolution\n");
+        for sentence in &story.resolution {
+            let _ = writeln!(text, "\n{}", inline(sentence));
+        }
+    }
+    if !story.failed() {
+        return;
+    }
+    let severity = match story.verdict {
+        Verdict::Reverted => "failed and was rolled back",
+        Verdict::Open => "is still open",
+        _ => "failed and was not rolled back by itself",
+    };
+    let _ = write!(
+        text,
+        "\n## Prevention\n\n[What keeps this from happening again]\n\n## Follow-Up Actions\n\n\
+         - [ ] Investigate the root cause\n- [ ] Fix it\n- [ ] Test in staging\n- [ ] Deploy again with the fix\n\n\
+         ## Severity Level\n\n[P1 to P4] - the deploy {severity}\n\n## Assigned To\n\n[Engineer]\n\n\
+         ## Approval\n\nRelease Manager: ________________  Date: __________\n"
+    );
+}
+
+fn table(text: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let _ = writeln!(text, "| {} |", heads.join(" | "));
+    let _ = writeln!(text, "|{}", "---|".repeat(heads.len()));
+    for row in rows {
+        let cells: Vec<String> = row.iter().map(|cell| inline(cell)).collect();
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+}
+
+/// Text in a line: nothing in it is markup.
+fn inline(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let mut shown = String::new();
+    for c in plain(&words.join(" ")).chars() {
+        match c {
+            '&' => shown.push_str("&amp;"),
+            '<' => shown.push_str("&lt;"),
+            '>' => shown.push_str("&gt;"),
+            '\\' | '`' | '*' | '[' | ']' | '#' | '|' | '~' | '$' => {
+                shown.push('\\');
+                shown.push(c);
+            }
+            // Within a word it is no markup, and names are full of it.
+            '_' if !shown.ends_with(|c: char| c.is_ascii_alphanumeric()) => shown.push_str("\\_"),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// Lines as they are: indented, for there is no end mark that the text itself could hold.
+fn block(text: &str) -> String {
+    plain(text).lines().map(|line| format!("    {line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_no_markup() {
+        assert_eq!(inline("<b>*x*</b>"), "&lt;b&gt;\\*x\\*&lt;/b&gt;");
+        assert_eq!(inline("a\n# b | [c](d)"), "a \\# b \\| \\[c\\](d)");
+        assert_eq!(inline("pre_deploy _x_ \u{7}"), "pre_deploy \\_x_ \u{fffd}");
+        assert_eq!(block("```\n</pre>"), "    ```\n    </pre>\n");
+    }
+}

@@ -1,0 +1,219 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""deploy_ledger when things go wrong: killed at any moment and run again, a full disk, two at once, a clock that went back.
+
+The built binary is asked directly, without Ansible around it: a kill must hit it, and not the controller.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import subprocess
+import tempfile
+import time
+import typing as t
+from pathlib import Path
+
+import pytest
+from harness import BIN, staged
+
+FIRST, SECOND = "20261121t084500z-7f3a", "20261121t091500z-01bc"
+
+
+class Ledger:
+    def __init__(self, home: Path) -> None:
+        self.home, self.path = home, home / "shop-prod"
+        self.file, self.outcome, self.metrics = (home / name for name in ("shop-prod/ledger.jsonl", "outcome", "shop.prom"))
+        self.binary = staged() / BIN / f"deploy_ledger_{platform.machine()}"
+
+    def start(self, options: dict[str, t.Any]) -> subprocess.Popen:
+        process = subprocess.Popen([self.binary, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        asked = {"app": "shop", "env": "prod", "path": str(self.path)} | options
+        process.stdin.write(json.dumps(asked).encode())
+        process.stdin.close()
+        return process
+
+    def ask(self, **options: t.Any) -> dict[str, t.Any]:
+        with self.start(options) as process:
+            return json.loads(process.stdout.read())
+
+    def good(self, **options: t.Any) -> dict[str, t.Any]:
+        answer = self.ask(**options)
+        assert "failed" not in answer, answer
+        return answer
+
+    def info(self) -> dict[str, t.Any]:
+        return self.good(_ansible_module_name="deploy_ledger_info")
+
+    def lines(self) -> list[dict[str, t.Any]]:
+        return [json.loads(line) for line in self.file.read_text().splitlines()]
+
+    def killed_after(self, seconds: float, **options: t.Any) -> bool:
+        """Whether the kill came before the answer."""
+        with self.start(options) as process:
+            time.sleep(seconds)
+            process.kill()
+            return not process.stdout.read()
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {"outcome_file": str(self.outcome), "metrics_file": str(self.metrics)}
+
+
+@pytest.fixture
+def ledger() -> t.Iterator[Ledger]:
+    # Kept in no folder that others may write to, as /tmp is.
+    with tempfile.TemporaryDirectory(prefix=".reversible-test-", dir=Path.home()) as home:
+        yield Ledger(Path(home))
+
+
+def moments(ledger: Ledger, **options: t.Any) -> list[float]:
+    """When to kill: from the very start to after the end, as long as it takes here and now."""
+    start = time.perf_counter()
+    ledger.good(**options)
+    whole = time.perf_counter() - start
+    return [whole * 1.3 * step / 40 for step in range(41)]
+
+
+def test_killed_at_any_moment_and_run_again(ledger: Ledger) -> None:
+    spare = Ledger(ledger.home / "spare")
+    spare.home.mkdir(mode=0o700)
+    began = {"state": "open", "deploy_id": FIRST}
+    ended = {"state": "closed", "deploy_id": FIRST, "outcome": "failed_reverted"}
+    before = 0
+    for number, moment in enumerate(moments(spare, **began, **spare.files)):
+        for path in (ledger.path, ledger.metrics):
+            subprocess.run(["rm", "-rf", path], check=True)
+        ledger.outcome.write_text("done\n")
+        before += ledger.killed_after(moment, **began, **ledger.files)
+        ledger.good(**began, **ledger.files)
+        assert not ledger.outcome.exists(), "a stale outcome can be read"
+        assert 'reversible_deploy_open{app="shop",env="prod"} 1' in ledger.metrics.read_text()
+        before += ledger.killed_after(moment, **ended, **ledger.files)
+        ledger.good(**ended, **ledger.files)
+        assert ledger.outcome.read_text() == "failed_reverted\n"
+        assert 'reversible_deploy_open{app="shop",env="prod"} 0' in ledger.metrics.read_text()
+        assert [next(iter(line["event"])) for line in ledger.lines()] == ["open", "close"], f"kill {number}"
+        info = ledger.info()
+        assert info["holder"] is None and info["damaged"] == [] and "warnings" not in info
+        assert not ledger.good(**ended, **ledger.files)["changed"]
+    assert 10 < before < 82, f"{before} of 82 kills came in time: that says little"
+
+
+def test_killed_while_it_is_made_shorter(ledger: Ledger) -> None:
+    ids = [f"20261121t08{number // 60:02}{number % 60:02}z-0000" for number in range(30)]
+    ledger.good(state="open", deploy_id=ids[0])
+    first = ledger.file.read_text()
+    ledger.good(state="closed", deploy_id=ids[0], outcome="done")
+    one = ledger.file.read_text()
+    full = "".join(one.replace(ids[0], name) for name in ids[:-1]) + first.replace(ids[0], ids[-1])
+    ledger.file.write_text(full)
+    shorter = {"state": "compacted", "retain": 3}
+    before = 0
+    times = moments(ledger, **shorter)
+    left = ledger.file.read_text()
+    assert left != full and left.count("\n") == 5 and full.endswith(left)
+    for moment in times:
+        ledger.file.write_text(full)
+        before += ledger.killed_after(moment, **shorter)
+        assert ledger.file.read_text() in (full, left), "neither the old nor the new"
+        assert ledger.info()["holder"]["deploy_id"] == ids[-1], "the lease was lost"
+        ledger.good(**shorter)
+        assert ledger.file.read_text() == left
+        ledger.good(state="heartbeat", deploy_id=ids[-1])
+        ledger.file.write_text(full)
+        ledger.good(**shorter)
+        assert [path.name for path in ledger.path.glob(".ledger*")] == [], "leftovers of the killed one"
+    assert before > 5, f"only {before} of {len(times)} kills came in time"
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, size: str) -> t.Iterator[None]:
+    path.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_a_full_disk_where_the_files_go(ledger: Ledger) -> None:
+    ledger.good(state="open", deploy_id=FIRST)
+    disk = ledger.home / "disk"
+    with small_disk(disk, "16k"):
+        (disk / "shop.prom").write_text("# as it was\n")
+        with contextlib.suppress(OSError), open(disk / "filler", "wb") as filler:
+            filler.write(b"x" * 65536)
+            filler.flush()
+        failed = ledger.ask(state="closed", deploy_id=FIRST, outcome="done", metrics_file=str(disk / "shop.prom"))
+        assert failed["reason"] == "no_space" and str(disk) in failed["msg"], failed
+        assert [step["step"] for step in failed["steps"]] == [f"close deploy {FIRST} as done"], "what was done is said"
+        assert (disk / "shop.prom").read_text() == "# as it was\n"
+        (disk / "filler").unlink()
+        again = ledger.good(state="closed", deploy_id=FIRST, outcome="done", metrics_file=str(disk / "shop.prom"))
+        assert again["plan"] == [f"write the metrics to {disk}/shop.prom"]
+
+
+def test_a_full_disk_while_it_is_made_shorter(ledger: Ledger) -> None:
+    with small_disk(ledger.path, "64k"):
+        for number in range(2):
+            name = f"20261121t08450{number}z-0000"
+            ledger.good(state="open", deploy_id=name, reason="x" * 12_000)
+            ledger.good(state="closed", deploy_id=name, outcome="done")
+        before = ledger.file.read_bytes()
+        with contextlib.suppress(OSError), open(ledger.path / "filler", "wb") as filler:
+            filler.write(b"x" * 65536)
+            filler.flush()
+        failed = ledger.ask(state="compacted", retain=1)
+        assert failed["reason"] == "no_space", failed
+        assert ledger.file.read_bytes() == before
+        assert not list(ledger.path.glob(".ledger*"))
+
+
+def test_two_at_once_lose_nothing(ledger: Ledger) -> None:
+    ledger.good(state="open", deploy_id=FIRST)
+    phases = [{"state": "phase", "deploy_id": FIRST, "phase": f"p{number}"} for number in range(12)]
+    running = [ledger.start(phase) for phase in phases] + [ledger.start({"state": "compacted", "retain": 1}) for _number in range(4)]
+    for process in running:
+        with process:
+            answer = json.loads(process.stdout.read())
+            assert "failed" not in answer, answer
+    recorded = {line["event"]["phase"]["phase"] for line in ledger.lines() if "phase" in line["event"]}
+    assert recorded == {f"p{number}" for number in range(12)}
+
+
+def test_a_clock_that_went_back(ledger: Ledger) -> None:
+    ledger.good(state="open", deploy_id=FIRST, lease=1)
+    ledger.file.write_text(ledger.file.read_text().replace('"at":"20', '"at":"21', 1))
+    info = ledger.info()
+    assert "in the future of this machine's clock" in info["warnings"][0]
+    assert info["holder"]["silent_for"] == 0 and not info["holder"]["abandoned"]
+    ledger.good(state="closed", deploy_id=FIRST, outcome="done")
+    assert ledger.info()["deploys"][0]["seconds"] == 0, "no deploy ends before it began"
+
+
+@pytest.mark.parametrize("edit, reason", [
+    (lambda text: text.replace('"v":1', '"v":2', 1), "newer_version"),
+    (lambda text: text.replace('"lease":', '"leese":', 1), "ledger_damaged"),
+    (lambda text: text.replace('"open":', '"opened":', 1), "ledger_damaged"),
+    (lambda text: text + text, "ledger_damaged"),
+    (lambda text: text.replace(FIRST, SECOND, 1), "ledger_damaged"),
+    (lambda text: "\x00" * 100 + "\n" + text, "ledger_damaged"),
+    (lambda text: text.replace('"prod"', '"staging"', 1), "other_ledger"),
+])
+def test_lines_that_were_changed_by_hand(ledger: Ledger, edit: t.Callable[[str], str], reason: str) -> None:
+    ledger.good(state="open", deploy_id=FIRST)
+    ledger.good(state="phase", deploy_id=FIRST, phase="x")
+    ledger.file.write_text(edit(ledger.file.read_text()))
+    edited = ledger.file.read_bytes()
+    for options in ({"state": "phase", "deploy_id": FIRST, "phase": "y"}, {"state": "compacted", "retain": 1}):
+        answer = ledger.ask(**options)
+        assert answer["reason"] == reason and str(ledger.path) in answer["msg"], answer
+    assert ledger.file.read_bytes() == edited
+    if reason == "ledger_damaged":
+        info = ledger.info()
+        assert info["prune"] is False and info["keep"] is None and info["damaged"]
+    else:
+        assert ledger.ask(_ansible_module_name="deploy_ledger_info")["reason"] == reason
