@@ -304,7 +304,7 @@ def main() -> int:
           f"{size.reload_flips} by reload; Python {platform.python_version()}, Linux {platform.release()}", flush=True)
     try:
         community = lab("get", "community-general")
-    except pytest.skip.Exception as skipped:
+    except pytest.skip.Exception as skipped:  # it comes from the network; the rest can be measured without, and says so
         community = ""
         print(f"NOT COMPARED with community.general.haproxy: {skipped}")
     below, measured = [], 0
@@ -313,7 +313,7 @@ def main() -> int:
             with alone(), tempfile.TemporaryDirectory() as folder:
                 below += measure(version, asked.core, size, Path(folder), community)
             measured += 1
-        except pytest.skip.Exception as skipped:
+        except pytest.skip.Exception as skipped:  # a version that this machine cannot have; with none at all the bench fails, below
             print(f"\nNOT MEASURED, HAProxy {version}: {skipped}")
     if not measured:
         below.append("no HAProxy could be had: nothing was measured")
