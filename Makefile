@@ -18,11 +18,12 @@ test: ## everything that must hold; says first what it would install
 test-long: ## the same, wider: every ansible-core in full, long fuzzing
 	@python3 tests/run.py --long
 
-demo: ## see a module at work
+demo: ## a shop is deployed, broken and taken back while it is used (KEEP=1 leaves it up)
 	@tests/demo
 
-bench: ## how fast a task and a flip are, against the other ways
-	@for each in fast_path color_switch; do "$$(tests/lab/lab get pytest)/bin/python" tests/bench/bench_$$each.py || failed=1; done; exit $${failed:-0}
+bench: ## how fast tasks, flips, the ledger, releases, snapshots, backups and whole deploys are, against the other ways
+	@for each in fast_path color_switch deploy_ledger release_artifact zfs_pre_deploy compose_backup flows; do \
+	  "$$(tests/lab/lab get pytest)/bin/python" tests/bench/bench_$$each.py || failed=1; done; exit $${failed:-0}
 
 clean: ## remove what was built (the lab's cache is kept)
 	@cargo clean --quiet

@@ -4,8 +4,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """`make test`: runs the stages of stages.py and says in its last line how many tests passed, failed and were skipped.
 
-Two lanes run side by side, one that cargo keeps busy and one of Python tools; what is sensitive to time runs alone after
-them. Each stage has a log of its own. Invariant: nothing is left out without being counted and named.
+Lanes run side by side: one that cargo keeps busy, one of Python tools and of the documentation, and five of tests, which mostly wait: with
+Docker, with ZFS, of the playbooks, on this machine itself, and on machines reached by ssh. Each stage has a log of its own. Invariant: nothing
+is left out without being counted and named.
 """
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "target" / "test-logs"
+LAB_BESIDE = "/run/reversible-lab-"   # with a name: whoever tests holds a lab for himself
 HEARTBEAT = 60   # seconds between signs of life where there is no terminal
 
 
@@ -155,14 +157,12 @@ class Runner:
         self.live = sys.stdout.isatty()
 
     def run(self) -> None:
-        lanes = {stage.lane for stage in self.stages} - {"alone"}
-        threads = [threading.Thread(target=self.lane, args=(lane,), daemon=True) for lane in sorted(lanes)]
-        alone = threading.Thread(target=self.lane, args=("alone",), daemon=True)
+        lanes = sorted({stage.lane for stage in self.stages})
+        threads = [threading.Thread(target=self.lane, args=(lane,), daemon=True) for lane in lanes]
         try:
-            for group in (threads, [alone]):
-                for thread in group:
-                    thread.start()
-                self.watch(group)
+            for thread in threads:
+                thread.start()
+            self.watch(threads)
         except KeyboardInterrupt:
             self.stopping = True
             for job in list(self.jobs.values()):
@@ -251,7 +251,7 @@ def systems_up() -> set[str]:
 
 
 def main() -> int:
-    from stages import STAGES, needs, prepare
+    from stages import BESIDE, STAGES, needs, prepare
     parser = argparse.ArgumentParser(prog="make test", description=__doc__.splitlines()[0])
     parser.add_argument("--only", metavar="STAGE", help="this stage, or those that begin so, with what they need")
     parser.add_argument("--long", action="store_true", help="wider: every ansible-core in full, long fuzzing")
@@ -268,13 +268,15 @@ def main() -> int:
     runner = Runner(stages, asked.long)
     started = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with_lab = any(stage.lane == "alone" for stage in stages)
+    with_lab = any(stage.lane == "targets" for stage in stages)
     up_before = systems_up() if with_lab else set()
     try:
         runner.run()
     finally:
         for name in sorted(systems_up() - up_before) if with_lab else ():
             subprocess.run([ROOT / "tests/lab/lab", "down", name], check=False)
+        for name in (*BESIDE, "both", "kills"):
+            subprocess.run([ROOT / "tests/lab/lab", "down"], env={**os.environ, "REVERSIBLE_LAB": LAB_BESIDE + name}, check=False)
     print(f"\n{(time.monotonic() - started) / 60:.1f} minutes; logs in {LOGS.relative_to(ROOT)}/")
     return runner.close()
 

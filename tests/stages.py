@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-from run import ROOT, Failed, Job, Skip, count_cargo, count_pytest, count_sanity
+from run import LAB_BESIDE, ROOT, Failed, Job, Skip, count_cargo, count_pytest, count_sanity
 
 LAB = ROOT / "tests" / "lab"
 sys.path.insert(0, str(LAB))
@@ -25,6 +26,18 @@ sys.path.insert(0, str(LAB))
 from labkit import Fail as LabFail, apt  # noqa: E402  (the path comes first)
 
 CORES = ("2.16", "2.17", "2.18", "2.19", "2.20", "2.21")
+# Which tests run beside everything else, each kind with a lab of its own: they wait more than they work.
+BESIDE = {
+    "docker": re.compile("compose|docker"),
+    "zfs": re.compile("zfs|data|examples"),
+    "docs": re.compile("docs|molecule$|workflows|watch"),
+    "flows": re.compile("flows|incus"),
+    "apps": re.compile("pct|ledger|health_gate"),
+}
+# In need of binaries for both architectures.
+BOTH = "test_other_architecture.py"
+# Left to `make test-long`, beside the tests that are marked so: a machine of its own for one test.
+LONG = re.compile("zfs_pre_deploy_suspended")
 COPIES = ROOT / "target" / "test-copies"
 STAGED = COPIES / "staged"   # with the test-only modules
 COLLECTION = Path("ansible_collections/reversible/deploy")
@@ -164,16 +177,16 @@ def cargo_test(job: Job) -> None:
 
 
 def collection(job: Job) -> None:
-    """Built (xtask checks that each binary is static, small and runs), at once when nothing changed, and staged."""
-    try:
-        tool(job, "aarch64-toolchain")
-    except Skip as skip:
-        job.skips.append(f"binaries for the other architecture: {skip}")
-    job.run("cargo", "xtask", "collection")
+    """Built (xtask checks that each binary is static, small and runs), at once when nothing changed, and staged: for this
+    machine's architecture, since the lanes of the tests wait for it. `dist` builds both."""
+    for program in ("web", "fake-pve"):   # what most tests begin with
+        tool(job, program)
+    here = ("--arch", platform.machine())
+    job.run("cargo", "xtask", "collection", *here)
     started = time.monotonic()
-    job.run("cargo", "xtask", "collection")
+    job.run("cargo", "xtask", "collection", *here)
     seconds = time.monotonic() - started
-    job.run("cargo", "xtask", "stage", STAGED, "--with-tests")
+    job.run("cargo", "xtask", "stage", STAGED, "--with-tests", *here)
     job.passed = 2
     if seconds > 2:
         job.failed, job.passed = 1, 1
@@ -181,25 +194,33 @@ def collection(job: Job) -> None:
 
 
 def dist(job: Job) -> None:
-    """Built here and once more in another folder, from nothing: the same bytes."""
+    """The archive, for both architectures; in short as a draft, whose binaries for the other one are neither small nor measured. When
+    there is time, as it is shipped, and once more in another folder, from nothing: the same bytes."""
     tool(job, "aarch64-toolchain")
-    time_of_commit = job.run("git", "log", "-1", "--format=%ct").strip()
+    env = {"SOURCE_DATE_EPOCH": job.run("git", "log", "-1", "--format=%ct").strip()}
+    job.run("cargo", "xtask", "dist", *draft(job), env=env, timeout=3600)
+    if not job.long:
+        job.write("left to make test-long: the other architecture as it is shipped, its sizes, and the same bytes from a second build")
+        return
     twin = COPIES / "twin of it"
     shutil.rmtree(twin, ignore_errors=True)
     for path in files():
         place = twin / path.relative_to(ROOT)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, place, follow_symlinks=False)
-    job.run("cargo", "xtask", "dist", env={"SOURCE_DATE_EPOCH": time_of_commit})
     here = Path(metadata(job)["target_directory"])
-    env = {"SOURCE_DATE_EPOCH": time_of_commit, "CARGO_TARGET_DIR": twin / "target"}
-    job.run(here / "debug/xtask", "dist", cwd=twin, env=env)
-    (one, other) = ([path for path in (folder / "dist").glob("*.tar.gz") if version(job) in path.name] for folder in (here, twin / "target"))
+    job.run(here / "debug/xtask", "dist", cwd=twin, env=env | {"CARGO_TARGET_DIR": twin / "target"})
+    name = f"*{version(job)}.tar.gz"
+    (one, other) = (list((folder / "dist").glob(name)) for folder in (here, twin / "target"))
     sums = {hashlib.sha256(path.read_bytes()).hexdigest() for path in one + other}
     job.write(f"{one} {other} {sums}")
-    if len(sums) != 1:
+    if len(one) != 1 or len(other) != 1 or len(sums) != 1:
         raise Failed("two builds of the archive from the same sources differ")
     shutil.rmtree(twin)
+
+
+def draft(job: Job) -> list[str]:
+    return [] if job.long else ["--draft"]
 
 
 def version(job: Job) -> str:
@@ -224,7 +245,8 @@ def deny(job: Job) -> None:
 
 def tools(job: Job) -> None:
     """Everything that later stages ask the lab for, while cargo is busy with the first ones."""
-    for name in ("aarch64-toolchain", "ansible-lint", "pytest", "ansible-test-pip", *(f"ansible-{core}" for core in CORES)):
+    for name in ("aarch64-toolchain", "ansible-lint", "pytest", "ansible-test-pip", *(f"ansible-{core}" for core in CORES),
+                 "qemu-system-x86", "zfs-machine"):
         try:
             tool(job, name)
         except Skip as skip:
@@ -237,7 +259,7 @@ def yamllint(job: Job) -> None:
 
 def shellcheck(job: Job) -> None:
     def is_shell(path: Path) -> bool:
-        if path.is_symlink() or not path.is_file():
+        if path.is_symlink() or not path.is_file() or path.suffix == ".j2":   # a template is no shell yet
             return False
         with path.open("rb") as file:
             return bool(re.match(rb"#!\s*(/usr)?/bin/(env )?(ba|da)?sh\b", file.readline(80))) or path.suffix == ".sh"
@@ -252,7 +274,9 @@ def ansible_lint(job: Job) -> None:
 def syntax(job: Job) -> None:
     """Every playbook, by the oldest and the newest ansible-core."""
     is_playbook = re.compile(r"(?m)^(- |  )(hosts|(ansible\.builtin\.)?import_playbook):")
-    books = [path for path in files() if path.suffix == ".yml" and is_playbook.search(path.read_text(errors="replace"))]
+    texts = {path: path.read_text(errors="replace") for path in files() if path.suffix == ".yml"}
+    # An inventory has hosts as well, and is no list.
+    books = [path for path, text in texts.items() if is_playbook.search(text) and not re.search(r"(?m)^\w", text)]
     if not books:
         raise Skip("there is no playbook yet")
     for _version, venv in edges(job):
@@ -261,12 +285,12 @@ def syntax(job: Job) -> None:
 
 
 def sanity(job: Job) -> None:
-    """All of ansible-test's sanity tests, on the oldest and the newest version, for that controller's own Python. Not run:
+    """All of ansible-test's sanity tests, on the newest version (with time on all), for that controller's own Python. Not run:
     compile and import for other Pythons, since our code runs on controllers only and each version is run in full elsewhere;
     and nothing looks at the binaries, which ansible-test would read as text.
     """
     home = tool(job, "ansible-test-pip")
-    for core, venv in edges(job):
+    for core, venv in edges(job)[0 if job.long else -1:]:
         python = job.run(venv / "bin/python", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
         # Outside of the checkout: what its .gitignore names, ansible-test would leave out.
         with tempfile.TemporaryDirectory(prefix="reversible-sanity-") as folder:
@@ -281,9 +305,9 @@ def sanity(job: Job) -> None:
 def archive(job: Job) -> None:
     """The archive of `make dist`: installs without a network, verifies, and its modules' documentation is found."""
     target = Path(metadata(job)["target_directory"])
-    file = target / f"dist/reversible-deploy-{version(job)}.tar.gz"
+    file = target / f"{'dist' if job.long else 'draft'}/reversible-deploy-{version(job)}.tar.gz"
     modules = [f"reversible.deploy.{path.stem}" for path in (ROOT / "collection/plugins/modules").glob("*.py")]
-    for core, venv in cores(job, CORES):
+    for core, venv in edges(job):
         folder = COPIES / f"installed-{core}"
         shutil.rmtree(folder, ignore_errors=True)
         env = {"ANSIBLE_COLLECTIONS_PATH": folder, "HOME": COPIES, "ANSIBLE_NOCOLOR": "1"}
@@ -299,29 +323,54 @@ def archive(job: Job) -> None:
 
 def demo(job: Job) -> None:
     """What a newcomer runs first; it fails where one of its tasks does something else than it tells."""
-    job.run(ROOT / "tests/demo")
+    told = job.run(ROOT / "tests/demo")
+    job.passed = 1
+    job.skips += re.findall(r"(?m)^LEFT OUT: (.*)$", told)
 
-# ---------------------------------------------------------------- alone, since they measure time
+# ---------------------------------------------------------------- on real systems
 
 
-def pytest(folder: str) -> Callable[[Job], None]:
+def run_tests(job: Job, chosen: list[Path], staged: Path = STAGED, beside: str = "") -> None:
+    versions = ",".join(version for version, _venv in cores(job, CORES))
+    env = {"REVERSIBLE_CORES": versions, "REVERSIBLE_STAGED": staged}
+    env.update({"REVERSIBLE_LONG": "1"} if job.long else {})
+    env.update({"REVERSIBLE_LAB": f"{LAB_BESIDE}{beside}"} if beside else {})
+    job.tests(count_pytest, tool(job, "pytest") / "bin/pytest", "-rfEs", "--color", "no", "-p", "no:cacheprovider", "--durations", "40",
+              *chosen, env=env, timeout=7200 if job.long else 4800)
+
+
+def other_architecture(job: Job) -> None:
+    """What `dist` has built is staged."""
+    tool(job, "aarch64-toolchain")
+    staged = COPIES / "staged for both"
+    job.run("cargo", "xtask", "stage", staged, *draft(job))
+    run_tests(job, [ROOT / "tests/integration" / BOTH], staged, "both")
+
+
+def pytest(folder: str, beside: str = "", lab: str = "") -> Callable[[Job], None]:
+    """The tests of a folder: those of one kind, or all that are of none. What measures time, or wants the accounts of `ssh`, is of none."""
     def do(job: Job) -> None:
-        versions = ",".join(version for version, _venv in cores(job, CORES))
-        env = {"REVERSIBLE_CORES": versions, "REVERSIBLE_STAGED": STAGED}
-        env.update({"REVERSIBLE_LONG": "1"} if job.long else {})
-        job.tests(count_pytest, tool(job, "pytest") / "bin/pytest", "-rfEs", "--color", "no", "-p", "no:cacheprovider", f"tests/{folder}",
-                  env=env, timeout=5400 if job.long else 1800)
+        if not job.long:
+            job.write(f"left to make test-long: {LONG.pattern}; and each test is run on one ansible-core, most on one of the two ends")
+        kind = {path: next((name for name, words in BESIDE.items() if words.search(path.stem)), "")
+                for path in sorted((ROOT / "tests" / folder).glob("test_*.py"))}
+        chosen = [path for path in kind if kind[path] == beside and path.name != BOTH and (job.long or not LONG.search(path.stem))]
+        if not chosen:   # pytest without a name would run everything
+            raise Skip(f"all of it is left to make test-long ({LONG.pattern})")
+        run_tests(job, chosen, beside=lab or beside)
     return do
 
 
 STAGES = [
     Stage("fmt", "cargo fmt", fmt),
     Stage("tree", "nothing of one machine in the repository; the code map is complete", tree),
+    # Early: the lanes of the tests wait for it.
+    Stage("collection", "the static binaries: built, checked, staged; nothing to do the second time", collection),
     Stage("clippy", "clippy on everything, warnings denied", clippy),
     Stage("docs", "the generated documentation is that of the option specs", docs),
     Stage("cargo-test", "the Rust tests", cargo_test),
-    Stage("collection", "the static binaries: built, checked, staged; nothing to do the second time", collection),
-    Stage("dist", "the archive, built twice in two folders", dist, needs=("collection",)),
+    Stage("dist", "the archive, for both architectures", dist, needs=("collection",)),
+    Stage("other-machine", "a target of another architecture", other_architecture, needs=("dist",)),
     Stage("deny", "licences, sources and known vulnerabilities of the crates", deny),
     Stage("tools", "what the lab prepares for the stages below", tools, "python", counts=False),
     Stage("yamllint", "YAML", yamllint, "python"),
@@ -329,8 +378,18 @@ STAGES = [
     Stage("ansible-lint", "playbooks, roles and the modules' examples, production profile", ansible_lint, "python"),
     Stage("sanity", "ansible-test sanity", sanity, "python", ("collection",)),
     Stage("syntax", "every playbook's syntax", syntax, "python", ("collection",)),
-    Stage("archive", "the archive installs and documents itself, on each ansible-core", archive, "python", ("dist",)),
     Stage("demo", "make demo", demo, "python", ("collection",)),
-    Stage("integration", "the collection on real targets, on each ansible-core", pytest("integration"), "alone", ("collection",)),
-    Stage("faults", "the same when things go wrong", pytest("faults"), "alone", ("collection",)),
+    Stage("runbooks", "the runbooks, the workflows, Molecule", pytest("integration", "docs"), "python", ("collection",)),
+    # A machine of its own: that of the lane zfs is in use.
+    Stage("zfs-faults", "ZFS when things go wrong", pytest("faults", "zfs", "kills"), "python", ("collection",)),
+    Stage("archive", "the archive installs and documents itself", archive, "python", ("dist",)),
+    Stage("docker", "the collection on a real Docker", pytest("integration", "docker"), "docker", ("collection",)),
+    Stage("docker-faults", "the same when things go wrong", pytest("faults", "docker"), "docker", ("collection",)),
+    Stage("zfs", "the collection on real ZFS; the modules' examples", pytest("integration", "zfs"), "zfs", ("collection",)),
+    Stage("flows", "the playbooks, Incus", pytest("integration", "flows"), "flows", ("collection",)),
+    Stage("flows-faults", "the same when things go wrong", pytest("faults", "flows"), "flows", ("collection",)),
+    Stage("apps", "what needs no other machine than this one", pytest("integration", "apps"), "apps", ("collection",)),
+    Stage("apps-faults", "the same when things go wrong", pytest("faults", "apps"), "apps", ("collection",)),
+    Stage("integration", "the collection on real targets, on each ansible-core", pytest("integration"), "targets", ("collection",)),
+    Stage("faults", "the same when things go wrong", pytest("faults"), "targets", ("collection",)),
 ]

@@ -8,4 +8,5 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "integration"))
 
-from harness import ansible, core, edge, edge_core, specimen_binary, the_lab_to_ourselves  # noqa: E402, F401  pylint: disable=wrong-import-position
+from harness import (  # noqa: E402, F401  pylint: disable=wrong-import-position
+    ansible, core, edge, edge_core, one_core, pytest_collection_modifyitems, pytest_configure, specimen_binary, the_lab_to_ourselves)

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from edge import RELEASES, Call, Edge, call, daemon, module_binary, wait_for
 from test_haproxy_color_switch import (
-    BLUE, GREEN, ID, INFO, LATER, MODULE, agree, all_versions, everything, filed, flip, history, prove, recorded, refused, some_version)
+    BLUE, GREEN, ID, INFO, LATER, MODULE, agree, all_versions, everything, filed, flip, history, prove, recorded, refused)
 
 BAD = {
     "color": ["red", "Blue", "", 1],
@@ -53,7 +53,7 @@ BAD = {
 }
 
 
-@some_version
+@all_versions
 def test_bad_options_are_refused_by_name(version: str) -> None:
     with Edge(version=version) as edge:
         for name, values in BAD.items():
@@ -69,7 +69,7 @@ def test_bad_options_are_refused_by_name(version: str) -> None:
 # HAProxy and its configuration
 
 
-@some_version
+@all_versions
 def test_a_configuration_that_does_not_say_what_is_needed(version: str) -> None:
     with Edge(version=version) as edge:
         found = {key: value for key, value in edge.options.items() if key != "stats_socket"}
@@ -120,7 +120,7 @@ def test_an_haproxy_that_does_not_run(version: str) -> None:
         agree(edge, "green")
 
 
-@some_version
+@all_versions
 def test_one_of_several_processes_is_gone_and_none_is_flipped(version: str) -> None:
     with Edge(version=version, processes=2) as edge:
         daemon.end(daemon.children({edge.master_pid(1)}))
@@ -138,7 +138,7 @@ def test_a_process_that_has_just_been_started_is_waited_for(version: str) -> Non
         agree(edge, "green")
 
 
-@some_version
+@all_versions
 def test_somebody_who_listens_and_never_answers(version: str) -> None:
     with Edge(version=version) as edge, socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(edge.folder / "mute"))
@@ -148,7 +148,7 @@ def test_somebody_who_listens_and_never_answers(version: str) -> None:
         assert time.monotonic() - began < 12
 
 
-@some_version
+@all_versions
 def test_a_user_without_rights(version: str) -> None:
     with Edge(version=version) as edge:
         binary = Path(shutil.copy(module_binary(MODULE), edge.folder.parent / f"{edge.folder.name}.module"))
@@ -198,7 +198,7 @@ def test_servers_that_cannot_take_requests(version: str, layout: str) -> None:
     assert load.report["failed"] == 0
 
 
-@some_version
+@all_versions
 def test_a_server_that_flaps_is_not_waited_for(version: str) -> None:
     with Edge(version=version, components=("web", "api")) as edge:
         edge.switch("green", "api", "refuse")
@@ -211,7 +211,7 @@ def test_a_server_that_flaps_is_not_waited_for(version: str) -> None:
         agree(edge, "blue", record=False)
 
 
-@some_version
+@all_versions
 def test_one_of_three_in_maintenance_is_left_out(version: str) -> None:
     with Edge(version=version, replicas=3) as edge:
         edge.ask("set server shop-web-green/web-green2 state maint")
@@ -262,7 +262,7 @@ def test_a_value_that_is_no_colour(version: str) -> None:
         agree(edge, "green")
 
 
-@some_version
+@all_versions
 def test_a_key_that_stands_there_twice(version: str) -> None:
     with Edge(version=version) as edge:
         edge.map.write_text(edge.map.read_text() + f"{edge.map_key} green\n")
@@ -275,7 +275,7 @@ def test_a_key_that_stands_there_twice(version: str) -> None:
 # The record
 
 
-@some_version
+@all_versions
 def test_an_older_deploy_is_refused(version: str) -> None:
     with Edge(version=version) as edge:
         flip(edge, "green", deploy_id=LATER)
@@ -292,7 +292,7 @@ def test_an_older_deploy_is_refused(version: str) -> None:
         assert (edge.state_dir / "fence").read_text() == f"{LATER}\n"
 
 
-@some_version
+@all_versions
 @pytest.mark.parametrize("damage", ["last line torn", "first line torn", "garbage", "empty", "no line end"])
 def test_a_history_that_is_damaged(version: str, damage: str) -> None:
     with Edge(version=version) as edge:
@@ -317,7 +317,7 @@ def test_a_history_that_is_damaged(version: str, damage: str) -> None:
         assert not flip(edge, "blue")["changed"]
 
 
-@some_version
+@all_versions
 @pytest.mark.parametrize("odd", ["others can write", "above it", "a link", "a file", "of another user", "read-only"])
 def test_a_state_folder_that_cannot_be_used(version: str, odd: str) -> None:
     with Edge(version=version) as edge:
@@ -371,7 +371,7 @@ def test_ten_thousand_servers(version: str) -> None:
 # Reloading what is not there
 
 
-@some_version
+@all_versions
 def test_a_pid_file_that_is_not_of_haproxy(version: str) -> None:
     with Edge(version=version, method="reload") as edge:
         edge.options = {key: value for key, value in edge.options.items() if key != "master_socket"}

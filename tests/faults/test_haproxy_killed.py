@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 from edge import RELEASES, Call, Edge, call, wait_for
 from test_haproxy_color_switch import (
-    BLUE, GREEN, INFO, MODULE, agree, all_versions, filed, flip, history, layouts, prove, recorded, some_version)
+    BLUE, GREEN, INFO, MODULE, agree, all_versions, filed, flip, history, layouts, prove, recorded)
 
 LOCKS = Path("/run/reversible-haproxy")
 
@@ -158,7 +158,7 @@ def test_killed_in_its_watch_and_the_next_one_fails(version: str) -> None:
         never_proven(edge, "green")
 
 
-@some_version
+@all_versions
 @pytest.mark.parametrize("then", ["green", "blue"])
 def test_killed_at_every_moment(version: str, then: str) -> None:
     with Edge(version=version) as edge:
@@ -185,7 +185,7 @@ def test_killed_at_every_moment(version: str, then: str) -> None:
         assert ended["half"] > 0 and ended["before"] > 0, ended
 
 
-@some_version
+@all_versions
 @layouts
 @pytest.mark.parametrize("then", ["green", "blue"])
 def test_killed_at_every_moment_of_a_reload(version: str, layout: str, then: str) -> None:
@@ -260,7 +260,7 @@ def test_haproxy_is_killed_in_the_watch(version: str, processes: int) -> None:
         assert flip(edge, "green")["changed"]
 
 
-@some_version
+@all_versions
 def test_haproxy_starts_anew_in_the_watch_and_between_two_runs(version: str) -> None:
     with Edge(version=version) as edge:
         flip(edge, "blue")
@@ -279,7 +279,7 @@ def test_haproxy_starts_anew_in_the_watch_and_between_two_runs(version: str) -> 
 # Others at the same time
 
 
-@some_version
+@all_versions
 def test_two_flips_at_once_to_different_colours(version: str) -> None:
     with Edge(version=version) as edge, edge.load(2, pause=2) as load:
         for _round in range(20):
@@ -292,7 +292,7 @@ def test_two_flips_at_once_to_different_colours(version: str) -> None:
     assert load.report["failed"] == 0
 
 
-@some_version
+@all_versions
 def test_two_keys_of_one_map_at_once(version: str) -> None:
     with Edge(version=version) as edge:
         other = edge.options | {"map_key": "other-app", "state_dir": f"{edge.folder}/other", "backends": ["shop-web-{color}"]}
@@ -303,7 +303,7 @@ def test_two_keys_of_one_map_at_once(version: str) -> None:
             assert filed(edge, "other-app") == color and len(edge.map.read_text().splitlines()) == 3
 
 
-@some_version
+@all_versions
 def test_who_does_not_get_its_turn_says_who_has_it(version: str) -> None:
     with Edge(version=version) as edge:
         running = watching(edge, "green")
@@ -340,7 +340,7 @@ def small(folder: Path, size: str) -> t.Iterator[t.Callable[[int], None]]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-@some_version
+@all_versions
 @pytest.mark.parametrize("method", ["map", "reload"])
 def test_the_disk_of_the_state_is_full_at_each_write(version: str, method: str) -> None:
     with Edge(version=version, method=method) as edge, small(edge.state_dir, "256k") as fill:
@@ -361,7 +361,7 @@ def test_the_disk_of_the_state_is_full_at_each_write(version: str, method: str) 
         assert failed >= 4, failed  # the fence, the intent, the record, the history
 
 
-@some_version
+@all_versions
 @pytest.mark.parametrize("method", ["map", "reload"])
 def test_the_disk_of_the_map_or_the_configuration_is_full(version: str, method: str) -> None:
     folder = Path(f"/run/edge-full-{os.getpid()}-{method}")

@@ -3,4 +3,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from harness import ansible, core, edge, edge_core, specimen_binary, the_lab_to_ourselves  # noqa: F401
+from harness import (  # noqa: F401
+    ansible, core, edge, edge_core, one_core, pytest_collection_modifyitems, pytest_configure, specimen_binary, the_lab_to_ourselves)

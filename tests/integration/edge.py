@@ -363,10 +363,13 @@ def module_binary(name: str) -> Path:
 class Call:
     """A run of a module's binary as the fast path does it: the options on stdin, one line of JSON as its answer."""
 
-    def __init__(self, module: str, options: t.Mapping[str, t.Any], *, check: bool = False, diff: bool = False, **environ: str):
+    def __init__(self, module: str, options: t.Mapping[str, t.Any], *, check: bool = False, diff: bool = False,
+                 below: t.Sequence[str] = (), **environ: str):
+        """`below` is a program, with its arguments, that is to run it."""
         given = {**options, "_ansible_module_name": f"reversible.deploy.{module}", "_ansible_check_mode": check, "_ansible_diff": diff}
-        self.process = subprocess.Popen([module_binary(module), "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        text=True, env={**os.environ, **environ})
+        argv = [*below, module_binary(module), "-"]
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        env={**os.environ, **environ})
         assert self.process.stdin
         self.process.stdin.write(json.dumps(given))
         self.process.stdin.close()

@@ -72,7 +72,6 @@ class Server:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
         self.requests: list[str] = []
-        self.at_once, self.most_at_once = 0, 0
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -99,13 +98,9 @@ class Server:
                 request += more
             with self._lock:
                 self.requests.append(request.decode("latin-1"))
-                self.at_once += 1
-                self.most_at_once = max(self.most_at_once, self.at_once)
             try:
                 self._behave(connection)
             finally:
-                with self._lock:
-                    self.at_once -= 1
                 connection.close()
 
     def close(self) -> None:

@@ -5,12 +5,14 @@
 
 Settings, all optional, as environment variables:
   REVERSIBLE_CORES=2.16,2.21    the ansible-core versions to use instead of all
+  REVERSIBLE_HAPROXYS=2.6,3.2   the versions of HAProxy to use instead of all
   REVERSIBLE_STAGED=DIR         a collection staged with its test modules (cargo xtask stage DIR --with-tests)
   REVERSIBLE_LONG=1             every version also where the oldest and the newest would do
 """
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import fcntl
 import functools
@@ -21,8 +23,10 @@ import re
 import shlex
 import signal
 import subprocess
+import threading
 import time
 import typing as t
+import zlib
 from pathlib import Path
 
 import pytest
@@ -30,7 +34,11 @@ import pytest
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CORES = os.environ.get("REVERSIBLE_CORES", "2.16,2.17,2.18,2.19,2.20,2.21").split(",")
+HAPROXYS = os.environ.get("REVERSIBLE_HAPROXYS", "2.6,3.0,3.2").split(",")
+# For what is long and hardly depends on the version: its process is a third cheaper. What does not name one takes the newest.
+OLDEST = CORES[0]
 EDGES = CORES if os.environ.get("REVERSIBLE_LONG") else list(dict.fromkeys([CORES[0], CORES[-1]]))
+CLONE_NEWNET = 0x40000000
 CACHE_FOLDER = ".reversible-deploy"  # in the home of the user who executes
 SKIP = 77  # the lab's exit status for "cannot be had on this machine"
 
@@ -182,7 +190,8 @@ class Ansible:
         inventory = self._file("inventory", json.dumps({"all": {"hosts": self.hosts}}))
         record = self.folder / f"record-{time.monotonic_ns()}"
         config = self.folder / "ansible.cfg"  # nothing of the person's own set-up counts
-        config.touch()
+        # Looking for results a thousand times a second is a tenth of all work where many runs wait beside each other. Benches look as users do.
+        config.write_text("[defaults]\ninternal_poll_interval = 0.02\n" if "PYTEST_CURRENT_TEST" in os.environ else "")
         environ = {
             **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
             "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
@@ -264,6 +273,53 @@ def processes(mark: str = MARK) -> list[int]:
     return found
 
 
+@contextlib.contextmanager
+def listed(mark: str, every: float = 0.01) -> t.Iterator[set[str]]:
+    """The commands with these words that the process list had meanwhile; it is looked at `every` so many seconds."""
+    found: set[str] = set()
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(every):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    words = path.read_bytes().decode(errors="replace").replace("\0", " ")
+                    found.update({words} if mark in words else ())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def within(pid: int, environ: t.Mapping[str, str]) -> t.Iterator[None]:
+    """Until the end this process and all that it starts are in the network of another one, with more in their environment."""
+    assert threading.current_thread() is threading.main_thread(), "a network is a thread's own"
+    before, was = os.open("/proc/self/ns/net", os.O_RDONLY), dict(os.environ)
+    _enter(f"/proc/{pid}/ns/net")
+    os.environ.update(environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(was)
+        _enter(f"/proc/self/fd/{before}")
+        os.close(before)
+
+
+def _enter(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).setns(handle, CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"cannot enter {path}")
+    finally:
+        os.close(handle)
+
+
 # Fixtures; the conftest.py of each folder takes them from here.
 
 
@@ -275,16 +331,57 @@ def the_lab_to_ourselves() -> t.Iterator[None]:
 
 @pytest.fixture(params=CORES)
 def core(request: pytest.FixtureRequest) -> str:
-    """Each version of ansible-core."""
+    """A version of ansible-core, where the version may matter."""
     return request.param
 
 
 @pytest.fixture(params=EDGES)
 def edge_core(request: pytest.FixtureRequest) -> str:
-    """The oldest and the newest, for what lies on the target and so does not depend on the version."""
+    """The oldest or the newest, for what lies on the target and so hardly depends on the version."""
     return request.param
 
 
+one_core = edge_core
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "every_version: on each version of ansible-core or of HAProxy, also with little time")
+    config.addinivalue_line("markers", "long: only when there is time")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With little time a test runs on one version of ansible-core and of HAProxy. Which, goes by its name: together they meet all, and most
+    the oldest, which takes a third less."""
+    if os.environ.get("REVERSIBLE_LONG"):
+        return
+    known = {*CORES, *HAPROXYS}
+
+    def told_apart(item: pytest.Item) -> tuple[str, tuple[str, ...]]:
+        """A test without its versions, and these."""
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        given = tuple(value for value in params.values() if isinstance(value, str) and value in known)
+        return functools.reduce(lambda text, version: text.replace(version, ""), given, item.nodeid), given
+
+    offered: dict[str, list[tuple[str, ...]]] = {}
+    for item in items:
+        name, given = told_apart(item)
+        offered.setdefault(name, []).append(given)
+
+    def is_left(item: pytest.Item) -> bool:
+        if item.get_closest_marker("long") or item.get_closest_marker("every_version"):
+            return item.get_closest_marker("long") is not None
+        name, given = told_apart(item)
+        versions = offered[name] + offered[name][:1] * len(offered[name])
+        return given != versions[zlib.crc32(name.encode()) % len(versions)]
+
+    left = [item for item in items if is_left(item)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
+
+
+# As most people have it set: what a role does by builtin modules takes half the time.
+PIPELINING = {"ANSIBLE_PIPELINING": "1"}
 LOCAL = {"local": {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}}
 
 

@@ -15,19 +15,18 @@ import subprocess
 import typing as t
 from pathlib import Path
 
-from harness import ROOT, system
+from harness import lab, system
 
 HOST = "systemd_root"
 WORLD = "/var/lib/fake-pve"
 SBIN = "/usr/local/sbin"
-PROGRAMS = ("fake-pve", "pct", "pvesh")
+PROGRAMS = ("fake-pve", "pct", "pvesh", "lvs", "vgs")
 
 
 @functools.cache
 def fake() -> Path:
     """The built fake."""
-    subprocess.run(["cargo", "build", "--quiet", "--locked", "--package", "pve"], cwd=ROOT, check=True)
-    return Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "debug/fake-pve"
+    return Path(lab("get", "fake-pve"))
 
 
 def container(kind: str = "lvmthin", vmid: str = "301", **guest: t.Any) -> dict[str, t.Any]:
@@ -64,8 +63,24 @@ class Node:
     def init(self, world: dict[str, t.Any], faults: t.Sequence[dict[str, t.Any]] = ()) -> None:
         """A new world; nothing of an earlier one or of the module's records is left."""
         self.clean()
+        self.lvm()
         self._tool("init", WORLD, "-", given=json.dumps(world))
         self.faults(faults)
+
+    def lvm(self, data: str = "25.00", metadata: str = "3.10", spare: str = "16384.00") -> None:
+        """LVM itself cannot be had everywhere: two programs say what it says of the thin pool pve/data and of its group."""
+        pool = {"vg_name": "pve", "lv_name": "data", "lv_size": "100000.00", "data_percent": data, "metadata_percent": metadata,
+                "vg_free": spare}
+        group = {"vg_name": "pve", "vg_free": spare}
+        for program, kind, subject, row in (("lvs", "lv", "pve/data", pool), ("vgs", "vg", "pve", group)):
+            path = self.at(f"{SBIN}/{program}")
+            said = json.dumps({"report": [{kind: [row]}]})
+            path.write_text(f"""#!/bin/sh
+for last; do :; done
+[ "$last" = {subject} ] || {{ echo "  $last not found" >&2; exit 5; }}
+cat <<'END'\n{said}\nEND
+""")
+            path.chmod(0o755)
 
     def faults(self, faults: t.Sequence[dict[str, t.Any]]) -> None:
         self.at(f"{WORLD}/faults.json").write_text(json.dumps(list(faults)))

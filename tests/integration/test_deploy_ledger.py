@@ -163,6 +163,46 @@ def test_a_deploy_that_fails_ends_with_an_outcome_and_a_report(site: Site) -> No
     assert data["rc"] == 7 and "invocation" not in data, "of a result, only what the report understands is recorded"
 
 
+def test_the_report_shows_what_a_gate_asked(site: Site) -> None:
+    """health_gate's own result goes to the ledger as it was registered, or as it failed; also past the role."""
+    gate, ahead = "reversible.deploy.health_gate", {"tries": 2, "delay": 0.1, "timeout": 2}
+    probes = [
+        {"name": "web <b>", "kind": "http", "url": "http://127.0.0.1:1/|x", **ahead},
+        {"name": "disk", "kind": "disk", "path": "/", "max": 1},
+    ]
+    tasks = [
+        site.door("open", release=SHA),
+        {"name": "before", gate: {"probes": probes, "require": 1}, "register": "before"},
+        site.door("phase", phase="baseline", result="{{ before }}"),
+        {"name": "past", MODULE: {"app": "shop", "env": "prod", "path": str(site.ledger), "deploy_id": FIRST, "state": "phase",
+                                  "phase": "past", "data": "{{ before }}"}},
+        {"block": [{"name": "after", gate: {"probes": probes, "baseline": "{{ before }}"}}], "rescue": [
+            site.door("phase", phase="gate", status="failed", result="{{ ansible_failed_result }}", required=False),
+            site.door("close", outcome="failed_not_reverted", required=False),
+            site.door("report", required=False),
+        ]},
+    ]
+    run = site.good(tasks)
+    report = site.checkout / "docs/incidents/20261121-shop-rollback.md"
+    told, page = report.read_text(), report.with_suffix(".html").read_text()
+    for phase, task, count in (("baseline", "before", "1 of 2 held; 1 had to."), ("past", "before", "1 of 2 held; 1 had to."),
+                               ("gate", "after", "1 of 2 held; 2 had to.")):
+        web, disk = run.named(task)["probes"]
+        assert (web["ok"], web["tries"], disk["ok"], disk["tries"]) == (False, 2, True, 1)
+        rows = [
+            f"| failed | web &lt;b&gt; | http | 2 |  | {web['milliseconds']:.1f} ms | {web['why']} |",
+            f"| ok | disk | disk | 1 | {disk['answer']} | {disk['milliseconds']:.1f} ms |  |",
+        ]
+        assert f"## Probes in phase {phase}\n\n{count}\n\n|  | Probe | Kind | Tries | Answer | Time | Why |\n" in told, told
+        part = told.split(f"## Probes in phase {phase}\n")[1].split("\n## ")[0]
+        assert part.strip().splitlines()[-2:] == rows, part
+        part = page.split(f"<h2>Probes in phase {phase}</h2>")[1].split("</section>")[0]
+        badges = ['<span class="badge bad">failed</span>', '<span class="badge good">ok</span>']
+        assert all(cell in part for cell in (count, "web &lt;b&gt;", web["why"], disk["answer"], *badges)), part
+    assert "<b>" not in page and f"Phase gate said: 1 of 2 probes failed: web &lt;b&gt;; web &lt;b&gt;: {web['why']}" in told
+    assert "past / failed" not in told and "past / warnings: probe web" in told, "of a whole result only what says something"
+
+
 def test_a_report_that_somebody_has_written_into_is_left_alone(site: Site) -> None:
     site.play(rescued(site))
     report = site.checkout / "docs/incidents/20261121-shop-rollback.md"
@@ -171,8 +211,9 @@ def test_a_report_that_somebody_has_written_into_is_left_alone(site: Site) -> No
     site.good([site.door("report")])
     assert report.read_text() == written
     # Another one of that day does not take its name.
-    close = site.door("close", deploy=SECOND, outcome="failed_not_reverted")
-    site.good([site.door("open", deploy=SECOND), close, site.door("report", deploy=SECOND)])
+    close = site.door("close", deploy=SECOND, outcome="failed_not_reverted", with_report=True,
+                      report_dir=str(site.checkout / "docs/incidents"))
+    site.good([site.door("open", deploy=SECOND), close])
     assert report.read_text() == written
     assert SECOND in report.with_name(f"20261121-shop-rollback-{SECOND}.md").read_text()
 
@@ -198,6 +239,10 @@ def test_a_second_run_is_told_who_and_reads_no_outcome(site: Site) -> None:
     assert late.tasks[-1]["reason"] == "superseded"
 
 
+def unrecorded(run: Run) -> list[str]:
+    return [task["unrecorded"] for task in run.tasks if "unrecorded" in task.result]
+
+
 def test_what_cannot_be_recorded_in_a_rescue_hides_nothing(site: Site) -> None:
     tasks = rescued(site)
     broken = {"name": "break", "ansible.builtin.shell": f"echo by hand >> {site.ledger}/ledger.jsonl; echo the proof failed >&2; exit 7"}
@@ -205,7 +250,7 @@ def test_what_cannot_be_recorded_in_a_rescue_hides_nothing(site: Site) -> None:
     tasks[-1]["rescue"] = tasks[-1]["rescue"][1:]  # a revert that is not allowed does fail
     run = site.play(tasks)
     assert run.code == 2 and run.tasks[-1].task == "fail again", run.output
-    said = [task.msg for task in run.tasks if task.task == "Say that the ledger does not know" and task.status == "ok"]
+    said = unrecorded(run)
     assert len(said) == 2 and all("cannot be trusted" in msg for msg in said), run.output
     assert site.outcome.read_text() == "failed_reverted\n", "the workflow still learns how it ended"
     strict = site.play([site.door("phase", phase="x")])
@@ -219,8 +264,8 @@ def test_a_ledger_that_cannot_be_reached_stops_no_rescue(site: Site) -> None:
     last = {"name": "fail again", "ansible.builtin.fail": {"msg": "{{ ansible_failed_result.stderr }}"}}
     run = site.play([{"block": [FAILS], "rescue": [*doors, last]}])
     assert run.tasks[-1].msg == "the proof failed", run.output
-    said = [task.msg for task in run.tasks if task.task == "Say that the ledger does not know" and task.status == "ok"]
-    assert len(said) == 3 and all("The ledger on gone does not know of this: " in msg for msg in said), run.output
+    assert len(unrecorded(run)) == 3, run.output
+    assert "The ledger on gone does not know of this: " in " ".join(run.output.split()), run.output
     assert site.outcome.read_text() == "failed_not_reverted\n"
     strict = site.play([site.door("phase", phase="flip", host="gone"), {"name": "never", "ansible.builtin.debug": {}}])
     assert strict.code != 0 and strict.tasks[-1].task != "never", strict.output
@@ -256,11 +301,30 @@ def test_a_role_without_a_door_refuses(site: Site) -> None:
 RULES = ROOT / "collection/docs/prometheus"
 
 
-def record(home: Path, **options: t.Any) -> None:
+def record(home: Path, **options: t.Any) -> dict[str, t.Any]:
     asked = {"app": "shop", "env": "prod", "path": str(home / "shop-prod"), "metrics_file": str(home / "shop.prom")} | options
     binary = staged() / BIN / f"deploy_ledger_{platform.machine()}"
     done = subprocess.run([binary, "-"], input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, done.stdout
+    return json.loads(done.stdout)
+
+
+def test_who_goes_back_is_told_which_migrations_stay_and_what_the_colours_may_hold() -> None:
+    with tempfile.TemporaryDirectory(prefix=".reversible-test-", dir=Path.home()) as folder:
+        home = Path(folder)
+        (home / "shop.prom").touch()
+        assert record(home, state="open", deploy_id=FIRST, release="a" * 40)["stays"] == []
+        record(home, state="phase", deploy_id=FIRST, phase="preflight", data={"color": "green"})
+        record(home, state="phase", deploy_id=FIRST, phase="migrate", data={"compatible_back_to": "b" * 40})
+        record(home, state="closed", deploy_id=FIRST, outcome="done", color="green")
+        told = {"deploy_id": FIRST, "release": "a" * 40, "compatible_back_to": "b" * 40}
+        second = record(home, state="open", deploy_id=SECOND, release="b" * 40)
+        green = {"deploy_id": FIRST, "release": "a" * 40}
+        assert (second["stays"], second["taken"]) == ([told], {"green": green})
+        record(home, state="phase", deploy_id=SECOND, phase="preflight", data={"color": "blue"})
+        record(home, state="closed", deploy_id=SECOND, outcome="done", color="blue")
+        third = record(home, state="open", deploy_id=THIRD, release="a" * 40)
+        assert (third["stays"], third["taken"]) == ([], {"green": green, "blue": {"deploy_id": SECOND, "release": "b" * 40}})
 
 
 def promtool(*words: str | Path, **keywords: t.Any) -> None:

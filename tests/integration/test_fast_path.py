@@ -13,7 +13,7 @@ import subprocess
 import typing as t
 
 import pytest
-from harness import BIN, CACHE_FOLDER, GOES_ON, SPECIMEN, Ansible, lab, staged, system, venv
+from harness import BIN, CACHE_FOLDER, GOES_ON, SPECIMEN, Ansible, staged, venv
 
 CENSORED = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"
 NOWHERE = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_user": "nobody"}
@@ -31,6 +31,7 @@ def ordinary_way(ansible: Ansible, host: str) -> t.Iterator[None]:
         ansible.on(host, f"rm -rf {place}")
 
 
+@pytest.mark.every_version
 @pytest.mark.parametrize("host", ["ssh_root", "ssh_alice", "bare_root", "bare_user"])
 def test_three_round_trips_at_first_then_one(ansible: Ansible, host: str) -> None:
     ansible.forget(host)
@@ -59,20 +60,6 @@ def test_two_modules_of_one_binary_share_its_copy(ansible: Ansible) -> None:
     assert run.only["uid"] == 1000
     assert run.trips == 1
     assert len(ansible.cached("bare_user")) == 1
-
-
-def test_aarch64(edge: Ansible) -> None:
-    edge.hosts |= system("bare-aarch64")
-    host = next(name for name in system("bare-aarch64") if name.endswith("_root"))
-    if not (staged() / BIN / "specimen_aarch64").exists():
-        lab("get", "aarch64-toolchain")  # skips with its reason where there is none
-        pytest.fail("the toolchain is there, and the staged collection has no aarch64 binaries")
-    edge.forget(host)
-    assert edge.one("specimen", {"text": "x"}, host).trips == 3
-    run = edge.one("specimen", {"text": "x"}, host)
-    assert run.only["echo"]["text"] == "x"
-    assert run.trips == 1
-    assert edge.cached(host)[0].startswith("specimen_aarch64-")
 
 
 def test_the_copy_is_the_users_own_and_whole(ansible: Ansible) -> None:
@@ -104,6 +91,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.every_version
 def test_options_arrive_as_in_the_ordinary_way(ansible: Ansible) -> None:
     password = ansible.folder / "password"
     password.write_text("open sesame")
@@ -128,6 +116,7 @@ def test_options_arrive_as_in_the_ordinary_way(ansible: Ansible) -> None:
     assert "2024-05-06" in str(echo["map"]) and "hidden" in str(echo["map"])
 
 
+@pytest.mark.every_version
 def test_the_result_is_as_in_the_ordinary_way(ansible: Ansible) -> None:
     tasks = [{SPECIMEN: {"changed": True, "warning": "look out", "behave": behave}, **GOES_ON} for behave in ("echo", "fail")]
     fast = ansible.play(tasks, "ssh_alice")
@@ -255,6 +244,7 @@ def test_every_way_to_name_the_module(ansible: Ansible) -> None:
     assert run.output.count(f"{SPECIMEN}: ran ") == 5
 
 
+@pytest.mark.every_version
 def test_adhoc(ansible: Ansible) -> None:
     run = ansible.adhoc("specimen", "text='a b' number=3", "ssh_root")
     assert "parameters are mutually exclusive: text|number" in run.output and run.code == 2

@@ -5,9 +5,7 @@
 
 The gates are in test_haproxy_color_switch_gates.py, the method reload in test_haproxy_color_switch_reload.py, what goes wrong in
 tests/faults.
-What is essential runs on each version of HAProxy, the rest on one. Settings, as environment variables:
-  REVERSIBLE_HAPROXYS=2.6,3.2   the versions to use instead of all
-  REVERSIBLE_LONG=1             all on all
+What is essential runs on each version of HAProxy, the rest on one of them (see harness.py).
 """
 from __future__ import annotations
 
@@ -19,10 +17,8 @@ from pathlib import Path
 
 import pytest
 from edge import RELEASES, Call, Edge, call, wait_for
-from harness import CORES, GOES_ON, LOCAL, Ansible
+from harness import CORES, GOES_ON, HAPROXYS as VERSIONS, LOCAL, Ansible
 
-VERSIONS = os.environ.get("REVERSIBLE_HAPROXYS", "2.6,3.0,3.2").split(",")
-SOME = VERSIONS if os.environ.get("REVERSIBLE_LONG") else VERSIONS[-1:]
 MODULE, INFO = "haproxy_color_switch", "haproxy_color_switch_info"
 BLUE = {"color": "blue", "release": RELEASES["blue"]}
 GREEN = {"color": "green", "release": RELEASES["green"]}
@@ -30,7 +26,6 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 ID, LATER = "20261121t084500z-7f3a", "20261121t084501z-7f3a"
 
 all_versions = pytest.mark.parametrize("version", VERSIONS)
-some_version = pytest.mark.parametrize("version", SOME)
 layouts = pytest.mark.parametrize("layout", ["two-backends", "one-backend"])
 
 
@@ -102,7 +97,7 @@ def everything(edge: Edge) -> dict[str, t.Any]:
     files = [edge.map, edge.config, *sorted(edge.state_dir.rglob("*"))]
     seen: dict[str, t.Any] = {
         str(path): (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) for path in files if path.is_file()}
-    seen["folder"] = sorted(path.name for path in edge.folder.iterdir() if path.suffix not in (".json", ".log"))
+    seen["folder"] = sorted(path.name for path in edge.folder.iterdir() if path.suffix not in (".json", ".log", ".bak"))
     for process, socket in enumerate(edge.all_stats):
         if edge.worker_pid(process):
             live = edge.ask(f"show map {edge.map}", process) if edge.shape.method == "map" else ""
@@ -113,6 +108,7 @@ def everything(edge: Edge) -> dict[str, t.Any]:
 # The flip
 
 
+@pytest.mark.every_version
 @all_versions
 @layouts
 def test_a_flip_and_the_way_back_under_load(version: str, layout: str) -> None:
@@ -208,7 +204,7 @@ def test_each_of_several_processes_is_flipped(version: str) -> None:
     assert load.report["failed"] == 0
 
 
-@some_version
+@all_versions
 @pytest.mark.parametrize("how", ["tcp", "unix prefix", "found", "named"])
 def test_sockets_and_backends_are_named_or_found(version: str, how: str) -> None:
     with Edge(version=version, tcp_stats=how == "tcp") as edge:
@@ -263,7 +259,7 @@ def test_previous_goes_there_and_back_and_knows_the_release(version: str) -> Non
         assert [line[0] for line in history(edge)] == ["green", "blue", "green", "blue"]
 
 
-@some_version
+@all_versions
 def test_previous_is_refused_where_one_must_not_go(version: str) -> None:
     with Edge(version=version) as edge:
         flip(edge, "blue")
@@ -280,7 +276,7 @@ def test_previous_is_refused_where_one_must_not_go(version: str) -> None:
         refused(edge, "target_down", "shop-web-blue/web-blue is DOWN", color="previous", target_timeout=0.2)
 
 
-@some_version
+@all_versions
 def test_a_rollback_is_done_once_under_its_id(version: str) -> None:
     with Edge(version=version) as edge:
         flip(edge, "blue")
@@ -296,7 +292,7 @@ def test_a_rollback_is_done_once_under_its_id(version: str) -> None:
         agree(edge, "blue")
 
 
-@some_version
+@all_versions
 def test_as_many_lines_are_kept_as_were_asked_for(version: str) -> None:
     with Edge(version=version) as edge:
         for turn in range(7):

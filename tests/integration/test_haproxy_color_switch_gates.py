@@ -17,7 +17,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from edge import RELEASES, Call, Edge, call, fetch, wait_for
 from test_haproxy_color_switch import (
-    GREEN, ID, INFO, MODULE, agree, all_versions, everything, flip, history, prove, recorded, refused, some_version)
+    GREEN, ID, INFO, MODULE, agree, all_versions, everything, flip, history, prove, recorded, refused)
 
 
 def taken_back(edge: Edge, result: dict[str, t.Any], reason: str, *words: str, release: str = RELEASES["green"]) -> None:
@@ -97,7 +97,7 @@ def test_a_proof_is_asked_until_it_holds(version: str) -> None:
         agree(edge, "green")
 
 
-@some_version
+@all_versions
 def test_a_proof_by_https_needs_a_certificate_that_is_trusted(version: str) -> None:
     with Edge(version=version, tls=True) as edge:
         secure = prove(edge, url=f"{edge.tls_url}health")
@@ -147,10 +147,10 @@ def test_every_server_is_asked_before_the_flip(version: str) -> None:
     assert load.report["failed"] == 0
 
 
-@some_version
+@all_versions
 def test_a_check_counts_only_after_the_colour_was_recreated(version: str) -> None:
     def stamp(ago: float) -> str:
-        return f"{datetime.now(timezone.utc) - timedelta(seconds=ago):%Y-%m-%dT%H:%M:%SZ}"
+        return f"{datetime.now(timezone.utc) - timedelta(seconds=ago):%Y-%m-%dT%H:%M:%S.%fZ}"
 
     with Edge(version=version, inter=1500) as edge:
         wait_for(lambda: all(int(row["lastchg"]) > 2 for row in edge.rows() if row["svname"] == "web-green"), "it is up for a while")
@@ -159,6 +159,7 @@ def test_a_check_counts_only_after_the_colour_was_recreated(version: str) -> Non
         began, result = time.monotonic(), flip(edge, "green", since=stamp(0))
         assert 1.5 <= time.monotonic() - began < 6 and result["flip"]["milliseconds"]["target"] > 1500  # a check must have come
         assert flip(edge, "blue", since=stamp(3600))["flip"]["milliseconds"]["target"] < 500
+        refused(edge, "bad_options", "argument 'since': expected UTC", **GREEN, since="2026-11-21T08:45:00.+5Z")
 
 
 # The error budget
@@ -223,7 +224,7 @@ def test_failures_are_compared_with_those_of_the_old_colour(version: str) -> Non
         assert result["flip"]["budget"]["failed"] > 7
 
 
-@some_version
+@all_versions
 def test_when_nobody_is_awake_we_ask_ourselves_or_fail(version: str) -> None:
     with Edge(version=version) as edge:
         edge.answer()
@@ -278,7 +279,7 @@ def load_of(edge: Edge) -> int:
     return sum(int(row[f"hrsp_{kind}"]) for row in edge.rows() if row["svname"] == "web-green" for kind in ("2xx", "5xx"))
 
 
-@some_version
+@all_versions
 def test_failures_before_the_counters_were_cleared_are_not_forgotten(version: str) -> None:
     with Edge(version=version) as edge:
         with watching(edge, seconds=8, max_failed=50, max_share=1) as running:
@@ -321,7 +322,7 @@ def test_the_drain_ends_when_the_last_session_does(version: str) -> None:
         assert 0.2 < time.monotonic() - began < 2 and result["flip"]["sessions_left"] == 0 and answers == ["green 2222222"]
 
 
-@some_version
+@all_versions
 def test_a_signal_ends_the_drain_and_nothing_else(version: str) -> None:
     with Edge(version=version) as edge, edge.load(1, ws=True):
         wait_for(lambda: call(INFO, edge.place)["colors"]["blue"]["sessions"], "the WebSocket")

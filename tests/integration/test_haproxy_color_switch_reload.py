@@ -13,7 +13,7 @@ import typing as t
 import pytest
 from edge import RELEASES, Call, Edge, call, wait_for
 from test_haproxy_color_switch import (
-    GREEN, INFO, MODULE, SOME, VERSIONS, agree, all_versions, everything, flip, history, layouts, prove, recorded, refused, some_version)
+    GREEN, INFO, MODULE, VERSIONS, agree, all_versions, everything, flip, history, layouts, prove, recorded, refused)
 from test_haproxy_color_switch_gates import taken_back
 
 ways = pytest.mark.parametrize("way", ["master", "pidfile"])
@@ -141,7 +141,7 @@ def test_a_template_may_lose_the_last_line_end_and_a_file_is_taken_as_it_is(vers
         assert edge.config.read_bytes() == source.read_bytes() and edge.answer() == "blue 1111111"
 
 
-@pytest.mark.parametrize(("version", "way"), [*((version, "master") for version in VERSIONS), *((version, "pidfile") for version in SOME)])
+@pytest.mark.parametrize(("version", "way"), [(version, way) for way in ("master", "pidfile") for version in VERSIONS])
 def test_a_configuration_that_only_the_reload_refuses_is_taken_back(version: str, way: str) -> None:
     """It reads well, and then its port is taken: the old worker goes on, and so does the old file."""
     with Edge(version=version, method="reload") as edge, socket.socket() as taken:
@@ -235,7 +235,7 @@ def test_a_configuration_that_somebody_changed_is_refused_until_it_is_settled(ve
         agree(edge, "blue")
 
 
-@some_version
+@all_versions
 @layouts
 def test_a_flip_by_hand_is_told_and_one_that_was_not_loaded_is_refused(version: str, layout: str) -> None:
     with Edge(version=version, method="reload", layout=layout) as edge:

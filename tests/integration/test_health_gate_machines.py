@@ -270,11 +270,15 @@ def test_a_file_inside(fakes: Fakes, where: dict[str, t.Any], client: str, befor
     fakes.say(client, [*before_words, "tail", "-c", "+101", path], "")
     before = gate(probe, require=0, environ=fakes.environ)
     assert before["probes"][0]["seen"] == {"log": {"inode": 77, "size": 100}}
-    fakes.say(client, stat, "77 130\n")
+    # A client that loses what was printed makes no log clean.
+    fakes.say(client, stat, "77 119\n")
+    fails(probe, "what tail printed inside did not come through whole", baseline=before, environ=fakes.environ)
     fakes.say(client, [*before_words, "tail", "-c", "+101", path], "fine\nan Error\nfine\n")
     fails(probe, "1 new lines match, the first: an Error", baseline=before, environ=fakes.environ)
     fakes.say(client, stat, "78 130\n")
     fails(probe, "another file", baseline=before, environ=fakes.environ)
+    fakes.say(client, stat, "")
+    fails(probe, "what stat printed inside did not come through whole", baseline=before, environ=fakes.environ)
     fakes.say(client, stat, "", "stat: cannot stat '/var/log/shop.log': No such file or directory\n", 1)
     fails(probe, "No such file", baseline=before, environ=fakes.environ)
 

@@ -278,11 +278,12 @@ def test_a_path_and_a_token_before_it(serve: Servers) -> None:
     assert "Authorization: Bearer s3cr3t-token\r\n" in server.requests[0]
 
 
-def test_the_queries_of_the_preset(server: Prometheus, edge_core: str, tmp_path: Path) -> None:
+def test_the_queries_of_the_role(server: Prometheus, edge_core: str, tmp_path: Path) -> None:
     """Prometheus understands them once Ansible has filled them in. The shop has no metrics of these names, so there is no data."""
-    task = {"reversible.deploy.health_gate": {"probes": "{{ metrics_probes }}", "deadline": 1}}
-    run = Ansible(edge_core, tmp_path, LOCAL).play([task], "local", vars={"metrics_prometheus": server.url, "metrics_labels": 'job="shop"'},
-                                                   vars_files=[str(ROOT / "collection/docs/presets/metrics.yml")])
-    why = {row["name"]: row["why"] for row in run.only["probes"]}
+    have = {"ansible.builtin.include_role": {"name": "reversible.deploy.health_probes", "public": True}}
+    task = {"name": "gate", "reversible.deploy.health_gate": {"probes": "{{ health_probes_metrics }}", "deadline": 1}}
+    inputs = {"health_probes_metrics_prometheus": server.url, "health_probes_metrics_labels": 'job="shop"'}
+    run = Ansible(edge_core, tmp_path, LOCAL).play([have, task], "local", vars=inputs)
+    why = {row["name"]: row["why"] for row in run.named("gate")["probes"]}
     assert why["alerts"] is None and why["p99"].startswith("no data: the query gives no series"), why
     assert why["error ratio"].startswith("no data: the query gives no series"), why

@@ -1,16 +1,23 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The lab's HAProxy is a real one: each version flips by its map, and is gone afterwards."""
+"""The lab's systems are real ones: HAProxy flips by its map, Docker runs a database and serves its digests, Incus has containers with names
+and addresses; all are gone afterwards.
+"""
 from __future__ import annotations
 
 import json
+import os
 import socket
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
+from compose import engine, shop
+from edge import daemon
 from harness import lab
+from incus import incus, offered
 
 
 def said(url: str) -> str:
@@ -40,3 +47,50 @@ def test_haproxy_flips_and_ends(version: str) -> None:
         said(offer["url"])
     if not offer["version"].startswith(version):
         pytest.skip(f"this distribution has HAProxy {offer['version']} in place of {version}; that one works")
+
+
+@pytest.mark.parametrize("version", ["20.10", "26.1", "28", "28-containerd"] if os.environ.get("REVERSIBLE_LONG") else ["20.10"])
+def test_docker_runs_a_project_and_ends(version: str) -> None:
+    """Others are begun by test_compose_backup.py."""
+    engine.cache_clear()
+    docker = engine(version)
+    try:
+        project = shop(docker)
+        assert project.states() == {"db": "running healthy", "web": "running healthy", "cache": "running"}
+        assert project.sql("SELECT count(*) FROM orders") == "2000" and project.page() == "release 1"
+        [image] = json.loads(docker.docker("image", "inspect", "127.0.0.1:5000/lab/cache:1"))
+        assert any(digest.startswith("127.0.0.1:5000/lab/cache@sha256:") for digest in image["RepoDigests"])
+        pulled = docker.docker("pull", image["RepoDigests"][0])
+        assert "Image is up to date" in pulled, pulled
+        project.remove()
+    finally:
+        lab("down", "docker")
+        engine.cache_clear()
+    assert not Path(docker.offer["data_root"]).exists() and docker.offer["data_root"] not in Path("/proc/self/mounts").read_text()
+    assert not [path for path in Path("/proc").glob("[0-9]*/cgroup") if Path(docker.offer["data_root"]).parent.name in readable(path)]
+
+
+def test_incus_runs_containers_and_ends() -> None:
+    offered.cache_clear()
+    try:
+        with incus() as machine:
+            for name in ("lab-one", "lab-two"):
+                machine.create(name)
+            asks = "until wget -q -O - http://lab-two.incus/ 2>&1 | grep refused; do sleep 0.2; done"
+            machine.inside("lab-one", "sh", "-c", asks)
+            first = machine.offer["first"]
+            groups = {line for line in readable(Path(f"/proc/{first}/cgroup")).splitlines() if "reversible-lab-incus" in line}
+            assert machine.status()["lab-two"] == "Running" and groups
+    finally:
+        lab("down", "incus")
+        offered.cache_clear()
+    assert not daemon.start_time(first)
+    assert not [path for path in Path("/proc").glob("[0-9]*/cgroup") if groups & set(readable(path).splitlines())]
+    assert "reversible-lab-incus" not in Path("/proc/self/mounts").read_text()
+
+
+def readable(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:   # it has just ended
+        return ""

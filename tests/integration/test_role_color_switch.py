@@ -14,7 +14,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from harness import CORES, EDGES, Ansible, Run, wait_for
+from harness import EDGES, OLDEST, Ansible, Run, wait_for
 from test_role_haproxy import COLLECTIONS, KEY, RELEASES, Site
 
 BLUE = {"color": "blue", "release": RELEASES["blue"]}
@@ -58,8 +58,8 @@ class Pair:
                 "color_switch_config": str(site.config), "color_switch_state_dir": str(self.state(site)),
                 "color_switch_prove": prove, **more}
 
-    def play(self, *options: str, core: str = CORES[-1], on: str = "other", lb2: dict | None = None, rescue: bool = False,
-             **inputs: t.Any) -> Run:
+    def play(self, *options: str, core: str = OLDEST, on: str = "other", lb2: dict | None = None, rescue: bool = False,
+             serial: int = 0, **inputs: t.Any) -> Run:
         hosts = {"lb1": self.host("lb1"), "lb2": self.host("lb2", **lb2 or {}), "other": {"ansible_connection": "local"}}
         ansible = Ansible(core, self.folder, hosts, collections=COLLECTIONS)
         given = {"app": "shop", "env": "staging", "target_timeout": 1} | ({} if "lb" in on else {"hosts": ["lb1", "lb2"]}) | inputs
@@ -68,7 +68,7 @@ class Pair:
         tasks = [{"ansible.builtin.include_role": role, "vars": {f"color_switch_{key}": value for key, value in given.items()}},
                  {"name": "the result", **show}]
         tasks = [{"block": tasks, "rescue": [{"name": "rescued", **show}]}] if rescue else tasks
-        return ansible.play(tasks, on, *options)
+        return ansible.play(tasks, on, *options, **({"serial": serial} if serial else {}))
 
     def failed(self, **inputs: t.Any) -> str:
         run = self.play(**inputs)
@@ -251,6 +251,19 @@ def test_previous_must_be_the_same_everywhere(balancers: Pair) -> None:
     assert balancers.serves() == ["green", "blue"]
     assert result(balancers.play(**BLUE))["lb2"]["changed"] is False
     assert balancers.serves() == ["blue", "blue"]
+
+
+def test_in_a_play_that_takes_its_hosts_one_by_one(balancers: Pair) -> None:
+    """As app hosts are updated by many: each part of such a play asks for the flip once more."""
+    result(balancers.play(**BLUE))
+    run = balancers.play(on="lb1,lb2", serial=1, deploy_id=FIRST, **GREEN)
+    changed = {host: {name: told["changed"] for name, told in result(run, host).items()} for host in ("lb1", "lb2")}
+    assert changed == {"lb1": {"lb1": True, "lb2": True}, "lb2": {"lb1": False, "lb2": False}}
+    assert flips(run) == 2 and balancers.serves() == ["green", "green"]
+    # The second part would go back from where the first one went back to.
+    msg = balancers.failed(on="lb1,lb2", serial=1, color="previous", rollback_id="20261121t090000z-0002")
+    assert msg.startswith("Nothing was flipped. The play goes over its hosts in parts (serial)")
+    assert balancers.serves() == ["green", "green"]
 
 
 def test_a_host_that_nobody_knows_is_refused(balancers: Pair) -> None:

@@ -25,7 +25,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from harness import CORES, EDGES, LOCAL, ROOT, Ansible, Run, lab, wait_for
+from harness import EDGES, LOCAL, OLDEST, PIPELINING, ROOT, Ansible, Run, lab, wait_for
 
 sys.path.insert(0, str(ROOT / "tests/lab"))
 from labkit import daemon  # noqa: E402  (the path comes first)
@@ -146,8 +146,8 @@ class Site:
         self.servers[name] = Server(name, address)
         return self.servers[name].server_address[1]
 
-    def play(self, *options: str, core: str = CORES[-1], **inputs: t.Any) -> Run:
-        ansible = Ansible(core, self.folder.parent, LOCAL, collections=COLLECTIONS)
+    def play(self, *options: str, core: str = OLDEST, **inputs: t.Any) -> Run:
+        ansible = Ansible(core, self.folder.parent, LOCAL, PIPELINING, COLLECTIONS)
         variables = self.inputs | {f"haproxy_{name}": value for name, value in inputs.items()}
         return ansible.play([{"ansible.builtin.include_role": {"name": "reversible.deploy.haproxy"}}], "local", *options, vars=variables)
 

@@ -12,105 +12,11 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from harness import CORES, Ansible, Run, system
+from harness import Ansible
+from pct_app import (  # noqa: F401  pylint: disable=unused-import
+    FIRST, GUEST, LOG, NAME, OLDER, PACKAGE, SECOND, UNIT, READY, answers, at, becomes, deploy, each, failure, install, made, node,
+    pve, upgrade, version)
 from pve import HOST, SBIN, Node, container
-
-OLDER, FIRST, SECOND = "20261121t074500z-0001", "20261121t084500z-7f3a", "20261121t090000z-1c2d"
-NAME = f"pre-deploy-{FIRST}"
-UNIT, PACKAGE = "shop.service", "shop-server"
-APT = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", "--option=DPkg::Lock::Timeout=60",
-       "--option=Dpkg::Options::=--force-confdef", "--option=Dpkg::Options::=--force-confold"]
-READY = ["curl", "-fsS", "http://127.0.0.1:8080/health"]
-LOG = "shop[17]: cannot open the database"
-FACTS = ("app_observed", "app_captured", "app_reverted")
-GUEST = {"journal": ["systemd[1]: Startup finished.", LOG]}
-
-
-def install(version: str) -> list[str]:
-    return [*APT, "--allow-downgrades", "install", f"{PACKAGE}={version}"]
-
-
-def answers(version: str, active: bool = True, ready: int = 0, restart: int = 0, offered: t.Sequence[str] = ("1.0", "2.0"),
-            free: int = 2000) -> list[dict[str, t.Any]]:
-    """What a container with this version says."""
-    madison = "".join(f"{PACKAGE} | {each} | http://deb.example stable/main amd64 Packages\n" for each in offered)
-    state = "active" if active else "failed"
-    return [
-        {"argv": ["dpkg-query", "--show", "--showformat=${db:Status-Abbrev}|${Version}", PACKAGE], "stdout": f"ii |{version}"},
-        {"argv": ["apt-cache", "madison", PACKAGE], "stdout": madison},
-        {"argv": ["systemctl", "is-active", UNIT], "rc": 0 if active else 3, "stdout": f"{state}\n"},
-        {"argv": ["systemctl", "status", "--no-pager", "--full", "--lines=0", UNIT], "rc": 3, "stdout": f"{UNIT}: Active: {state}\n"},
-        {"argv": ["systemctl", "restart", UNIT], "rc": restart, "stderr": f"Job for {UNIT} failed.\n" if restart else ""},
-        {"argv": READY, "rc": ready, "stderr": "curl: (22) 500\n" if ready else ""},
-        {"argv": ["df", "--block-size=1M", "--output=avail", "/"], "stdout": f"Avail\n{free:>5}\n"},
-        {"argv": [*APT, "update"]},
-        {"argv": ["shop-admin", "migrate", "down"]},
-        *({"argv": install(each)} for each in ("1.0", "2.0")),
-    ]
-
-
-def becomes(when: str, args: str, after: list[dict[str, t.Any]], at: str = "begin") -> dict[str, t.Any]:
-    """From this call on the container says something else."""
-    return {"command": when, "args": args, "at": at, "patch": {"containers": {"301": {"guest": {"exec": after}}}}}
-
-
-def upgrade(**after: t.Any) -> list[dict[str, t.Any]]:
-    """Version 2.0 says this; version 1.0 is well again, by whatever door."""
-    return [becomes("pct exec", f"{PACKAGE}=2.0", answers("2.0", **after)), becomes("pct exec", f"{PACKAGE}=1.0", answers("1.0")),
-            becomes("pct rollback", "301", answers("1.0"), at="end")]
-
-
-@pytest.fixture(scope="module")
-def made() -> t.Iterator[Node]:
-    node = Node()
-    yield node
-    node.remove()
-
-
-@pytest.fixture
-def node(made: Node) -> t.Iterator[Node]:
-    made.init(container(exec=answers("1.0"), **GUEST), upgrade())
-    yield made
-    for name in ("lvs", "vgs"):
-        made.at(f"{SBIN}/{name}").unlink(missing_ok=True)
-
-
-@pytest.fixture
-def pve(tmp_path: Path) -> Ansible:
-    return Ansible(CORES[-1], tmp_path, system("systemd"))
-
-
-@pytest.fixture
-def each(edge_core: str, tmp_path: Path) -> Ansible:
-    """The oldest core and the newest, for the whole flow."""
-    return Ansible(edge_core, tmp_path, system("systemd"))
-
-
-def deploy(pve: Ansible, *options: str, door: str = "", way: str = "snapshot", deploy_id: str = FIRST,
-           hooks: dict[str, t.Any] | None = None, **inputs: t.Any) -> Run:
-    own = {"vmid": "301", "package": PACKAGE, "version": "2.0", "units": [UNIT], "ready": READY, "door": way, "settle": 1,
-           "probe_retries": 1, "probe_delay": 0.1} | inputs
-    role = {"name": "reversible.deploy.pct_app"} | ({"tasks_from": door} if door else {})
-    given = {"app_name": "shop", "app_env": "prod", "app_release_previous": "1111111", "app_release_sha": "2222222",
-             "deploy_id": deploy_id, "app_hooks": hooks or {}} | {f"pct_app_{name}": value for name, value in own.items()}
-    show = [{"name": name, "ansible.builtin.debug": {"var": name}, "when": f"{name} is defined"} for name in FACTS]
-    tasks = [{"block": [{"ansible.builtin.include_role": role, "vars": given}], "always": show}]
-    return pve.play(tasks, HOST, *options)
-
-
-def failure(run: Run) -> str:
-    """What the role said at last."""
-    assert run.code == 2, run.output
-    return [task for task in run.tasks if task.status == "failed"][-1].msg
-
-
-def version(node: Node) -> str:
-    """The version that the container has now."""
-    return node.show()["containers"]["301"]["guest"]["exec"][0]["stdout"].split("|")[1]
-
-
-def at(calls: list[list[str]], *words: str) -> int:
-    return next(index for index, argv in enumerate(calls) if tuple(argv[-len(words):]) == words)
 
 
 def test_a_good_change(each: Ansible, node: Node) -> None:
@@ -175,7 +81,9 @@ def test_a_first_deploy_goes_back_to_nothing(pve: Ansible, node: Node) -> None:
 def test_what_does_not_run_even_after_going_back_is_said(pve: Ansible, node: Node) -> None:
     node.faults([*upgrade(ready=22)[:2], becomes("pct rollback", "301", answers("1.0", ready=22), at="end")])
     run = deploy(pve)
-    assert "IT WENT BACK, BUT WAS NOT SEEN TO RUN" in failure(run)
+    said = failure(run)
+    # How it was when it failed, and how it is now.
+    assert "IT WENT BACK, BUT WAS NOT SEEN TO RUN" in said and said.count(LOG) == 2, said
     assert run.named("app_reverted")["app_reverted"] is False
 
 
@@ -243,27 +151,53 @@ def test_the_doors_one_by_one(pve: Ansible, node: Node) -> None:
     assert back.code == 0 and version(node) == "1.0" and "no idle colour" in run.output, back.output
 
 
-POOL = {"report": [{"lv": [{"lv_name": "data", "lv_size": "100000.00", "data_percent": "91.20", "metadata_percent": "3.10"}]}]}
-GROUP = {"report": [{"vg": [{"vg_name": "pve", "vg_free": "512.00"}]}]}
-
-
 def test_too_little_room_is_refused(pve: Ansible, node: Node) -> None:
-    """LVM cannot be had everywhere, so two programs answer with what LVM answers."""
+    """Nobody has named a thin pool: the container's own storage tells which it is."""
     assert pve.play([{"reversible.deploy.pct_snapshot": {"vmid": 301, "deploy_id": OLDER, "app": "shop"}}], HOST).code == 0
-    for name, report in (("lvs", POOL), ("vgs", GROUP)):
-        program = node.at(f"{SBIN}/{name}")
-        program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(report)}\nEND\n")
-        program.chmod(0o755)
+    node.lvm(data="97.20", spare="20000.00")
     node.patch({"containers": {"301": {"guest": {"exec": answers("1.0", free=100)}}}})
-    said = failure(deploy(pve, thin_pool="pve/data", volume_group="pve"))
-    words = ("91.20 % of its data", "512.00 MiB left", "has 100 MiB left")
-    assert all(word in said for word in words) and "of its metadata" not in said, said
-    assert f"pre-deploy-{OLDER}" in said and "pvesm prune-backups" in said, said
+    said = failure(deploy(pve))
+    words = ("thin pool pve/data has 97.20 % of its data", "and 15 % must be free", "has 100 MiB left", "Free 12200 MiB in pve/data",
+             "lvextend --size +14353M pve/data", f"pre-deploy-{OLDER}", "pvesm prune-backups")
+    assert not [word for word in words if word not in said] and "of its metadata" not in said, said
     assert node.snapshots() == [f"pre-deploy-{OLDER}"] and version(node) == "1.0"
-    # With room by its own measure it goes on.
+    # Its metadata, which is what snapshots fill; and a group with nothing left to grow by.
+    node.lvm(data="86.00", metadata="91.00", spare="0")
     node.patch({"containers": {"301": {"guest": {"exec": answers("1.0")}}}})
-    run = deploy(pve, thin_pool="pve/data", thin_pool_free=5, volume_group="pve", volume_group_free=100)
+    said = failure(deploy(pve, volume_group="pve"))
+    words = ("86.00 % of its data", "91.00 % of its metadata", "has 0 MiB left, which is too little", "--poolmetadatasize",
+             "volume group pve has 0 MiB left, and 1024")
+    assert not [word for word in words if word not in said], said
+    # With room by its own measure it goes on.
+    run = deploy(pve, thin_pool_free=5)
     assert run.code == 0, run.output
+
+
+def test_room_on_other_storages(pve: Ansible, node: Node) -> None:
+    node.init(container("zfspool", exec=answers("1.0"), **GUEST), upgrade())
+    node.patch({"storages": {"st": {"full": True}}})
+    said = failure(deploy(pve))
+    assert "the storage st has 100.0 % in use, and 10 % must be free" in said and "Free 6554 MiB on st" in said, said
+    node.patch({"storages": {"st": {"full": False}}})
+    # A node that cannot say what the storage is, is one where room was not looked for, and that is said.
+    link = node.at(f"{SBIN}/pvesh")
+    link.unlink()
+    try:
+        run = deploy(pve, "--check")
+    finally:
+        link.symlink_to("fake-pve")
+    assert run.code == 0 and "storages st are is not known" in run.output, run.output
+
+
+def test_a_deploy_that_went_back_needs_a_new_id(pve: Ansible, node: Node) -> None:
+    """Its rollback is done, and would not be done again."""
+    node.faults(upgrade(ready=22))
+    assert deploy(pve).code == 2 and len(node.calls("rollback")) == 1
+    said = failure(deploy(pve))
+    assert "under a new id" in said and version(node) == "1.0" and len(node.calls("rollback")) == 1, said
+    node.faults(upgrade())
+    run = deploy(pve, deploy_id=SECOND)
+    assert run.code == 0 and version(node) == "2.0", run.output
 
 
 def test_a_stopped_container_is_refused(pve: Ansible, node: Node) -> None:

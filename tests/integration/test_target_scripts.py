@@ -29,7 +29,8 @@ def cache() -> types.ModuleType:
 @pytest.fixture(scope="module")
 def scripts(cache: types.ModuleType) -> list[str]:
     binaries = [cache.Binary(arch, "/x", "f" * 64, f"specimen_{arch}") for arch in ("x86_64", "aarch64")]
-    return [cache.run_script(NONCE, binaries), cache.store_script(NONCE, binaries[0]), cache.system_script(NONCE)]
+    return [cache.run_script(NONCE, binaries), cache.store_script(NONCE, binaries[0]), cache.system_script(NONCE),
+            cache.progress_script(NONCE, "0123456789abcdef")]
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)

@@ -6,6 +6,6 @@
 
 from __future__ import annotations
 
-from ansible_collections.reversible.deploy.plugins.plugin_utils.fast_path import ActionModule
+from ansible_collections.reversible.deploy.plugins.plugin_utils.deploy_ledger import ActionModule
 
 __all__ = ["ActionModule"]

@@ -139,7 +139,8 @@ options:
       - What belongs to the record of the phase or restore point. No secrets.
       - >-
         The report knows these keys of a module's result, and shows any other as it is: C(plan), C(loss),
-        C(undo), C(flip), C(probes), C(msg), C(reason), C(cmd), C(rc), C(stdout), C(stderr).
+        C(undo), C(flip), C(probes) with C(held) and C(required), C(msg), C(reason), C(cmd), C(rc), C(stdout),
+        C(stderr).
     type: dict
   revert_cap:
     description:
@@ -236,7 +237,35 @@ options:
     description:
       - >-
         Where a release can be looked at, for links in the report; C({sha}), C({app}) and C({env}) are filled
-        in. For O(state=report).
+        in. For O(state=report) and O(bring_to).
+    type: str
+  required:
+    description:
+      - Whether a ledger that cannot be reached, read or written fails the task.
+      - >-
+        With V(false), for a rescue, it is a warning: a way back must not be stopped by its own record. What
+        O(revert_cap) refuses fails all the same.
+    type: bool
+    default: true
+  config_dir:
+    description:
+      - >-
+        A folder on the controller, in the repository of the configuration: O(config_commit) and
+        O(config_dirty) are found there. Without git or a repository nothing is recorded of it. For
+        O(state=open).
+    type: str
+  outcome_to:
+    description:
+      - As O(outcome_file), but a file on the controller.
+    type: str
+  bring_to:
+    description:
+      - >-
+        Where on the controller the report goes, without an ending: Markdown ending in C(.md), a page ending
+        in C(.html). For O(state=report) and O(state=closed).
+      - >-
+        A Markdown file of this deploy that is there stays as it is, since somebody may have written into it.
+        Beside one of another deploy the id is added to the name.
     type: str
 attributes:
   check_mode:
@@ -419,6 +448,28 @@ reason:
   returned: failure
   type: str
   sample: superseded
+report:
+  description: The Markdown on the controller.
+  returned: with O(bring_to)
+  type: str
+stays:
+  description: The migrations of the release that is in place, which a rollback does not undo.
+  returned: when O(state=open)
+  type: list
+  elements: dict
+  contains:
+    compatible_back_to:
+      description: The oldest release that can run with its schema, as the deploy said, or null.
+      returned: always
+      type: str
+    deploy_id:
+      description: The deploy that ran it.
+      returned: always
+      type: str
+    release:
+      description: Its release.
+      returned: always
+      type: str
 steps:
   description: The steps that were done.
   returned: always
@@ -433,9 +484,19 @@ steps:
       description: The sentence of the plan.
       returned: always
       type: str
+taken:
+  description: >-
+    By colour, the newest of the last deploys that went into it, C(deploy_id) and C(release), but for those
+    that failed and went back; from the C(color) in the data of the phase V(preflight).
+  returned: when O(state=open)
+  type: dict
 undo:
   description: How this can be undone, or V(none) and why.
   returned: always
+  type: str
+unrecorded:
+  description: Why the ledger does not know of it.
+  returned: when O(required=false) and it was not recorded
   type: str
 """
 
@@ -564,6 +625,19 @@ MODULE_SPEC = {
         "release_url": {
             "type": "str",
         },
+        "required": {
+            "type": "bool",
+            "default": True,
+        },
+        "config_dir": {
+            "type": "str",
+        },
+        "outcome_to": {
+            "type": "str",
+        },
+        "bring_to": {
+            "type": "str",
+        },
     },
     "required_if": [
         ("state", "open", ["deploy_id"], False),
@@ -574,7 +648,7 @@ MODULE_SPEC = {
         ("state", "closed", ["deploy_id", "outcome"], False),
         ("state", "void", ["deploy_id", "reason"], False),
         ("state", "report", ["deploy_id"], False),
-        ("state", "report", ["report_markdown", "report_html", "metrics_file"], True),
+        ("state", "report", ["report_markdown", "report_html", "bring_to", "metrics_file"], True),
         ("state", "compacted", ["retain"], False),
     ],
     "required_by": {

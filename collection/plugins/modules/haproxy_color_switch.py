@@ -152,7 +152,9 @@ options:
     default: 10.0
   since:
     description:
-      - When the colour's servers were recreated, as C(2026-11-21T08:45:00Z).
+      - >-
+        When the colour's servers were recreated, in UTC, as C(2026-11-21T08:45:00Z) or
+        C(2026-11-21T08:45:00.25Z).
       - A health check counts only when it passed after that.
     type: str
   probe:

@@ -174,7 +174,9 @@ options:
         elements: int
       stdout:
         description:
-          - "For V(command): what it must print."
+          - >-
+            For V(command): what it must print. C(incus exec) loses output now and then on a busy machine:
+            give such a probe O(probes[].tries).
         type: str
       environment:
         description:
@@ -251,6 +253,9 @@ options:
         description:
           - "For V(prometheus): the greatest value that is good."
           - >-
+            For V(http): how many milliseconds the answer may take. The default is whatever
+            O(probes[].timeout) allows.
+          - >-
             For V(disk): the share of the space, and of the inodes, that may be used, from V(0) to V(1). The
             default is V(0.9).
           - >-
@@ -260,12 +265,13 @@ options:
       max_rise:
         description:
           - >-
-            For V(prometheus): by how much the value may be above that of O(baseline). Without one there is
-            nothing to compare with yet.
+            For V(prometheus), V(http), V(disk): by how much the value may be above that of O(baseline).
+            Without one there is nothing to compare with yet.
+          - The value of V(http) is the milliseconds of its answer, that of V(disk) the share that is used.
         type: float
       max_factor:
         description:
-          - "For V(prometheus): how many times the value of O(baseline) it may be."
+          - "For V(prometheus), V(http), V(disk): how many times the value of O(baseline) it may be."
         type: float
       min_factor:
         description:
@@ -346,6 +352,9 @@ attributes:
       - Linux on x86_64 and aarch64
 notes:
   - "In check mode nothing is asked: each probe is C(not evaluated)."
+  - >-
+    Probes for GitLab, Nextcloud, Traefik, and for metrics in Prometheus come with the role
+    C(reversible.deploy.health_probes), as data.
   - >-
     Lines of logs and of what programs print are shown, cut short. Where secrets may stand in them, give the
     task C(no_log).

@@ -161,6 +161,29 @@ snapshots:
       returned: always
       type: list
       elements: str
+storages:
+  description: The storages of Proxmox that hold its volumes.
+  returned: with O(vmid)
+  type: list
+  elements: dict
+  contains:
+    type:
+      description: The type, such as V(lvmthin), or null where it is not known.
+      returned: always
+      type: str
+    mounts:
+      description: "The mount points that lie there: V(rootfs), V(mp0) and so on."
+      returned: always
+      type: list
+      elements: str
+    name:
+      description: The name.
+      returned: always
+      type: str
+    thin_pool:
+      description: The thin pool of LVM, as C(group/pool), or null.
+      returned: always
+      type: str
 unfinished:
   description: Since when a run that was killed waits to be finished, or null.
   returned: with O(vmid)

@@ -8,6 +8,8 @@
 3. Where the cache has no such binary, it is sent (second round trip) and run (third).
 4. Where the cache cannot be used, Ansible's ordinary way of running a module is taken, and -vv says why.
 
+What a long task is at is shown while it runs (watch.py); a short one costs nothing more.
+
 Invariant: a module is started at most once. The target says that it is about to start the binary before it does; from then on,
 whatever happens is the result. Only before that may step 4 follow.
 
@@ -37,6 +39,7 @@ from ansible_collections.reversible.deploy.plugins.plugin_utils.target_cache imp
     store_script,
     system_script,
 )
+from ansible_collections.reversible.deploy.plugins.plugin_utils.watch import watched
 
 display = Display()
 
@@ -123,12 +126,12 @@ class ActionModule(ActionBase):
     def _run_from_cache(self, args: dict[str, t.Any], binaries: dict[str, Binary]) -> Result:
         args = dict(args)
         self._update_module_args(self._module, args, self._vars)
-        payload = core_versions.encode(args)
-
-        answer, res = self._ask(run_script, binaries.values(), payload)
-        if answer.word in ("absent", "corrupt"):
-            self._send(binaries[answer.arch], answer.word)
+        with watched(self, args, f"{self._module.rpartition('.')[2]} on {self._host()}", self._secrets) as args:
+            payload = core_versions.encode(args)
             answer, res = self._ask(run_script, binaries.values(), payload)
+            if answer.word in ("absent", "corrupt"):
+                self._send(binaries[answer.arch], answer.word)
+                answer, res = self._ask(run_script, binaries.values(), payload)
 
         if answer.word == "system":
             raise NoBinary(_none_for(answer.text, binaries))
@@ -208,7 +211,10 @@ class ActionModule(ActionBase):
         return {"_ansible_reversible_environment": {str(name): str(value) for name, value in raw.items()}} if raw else {}
 
     def _tell(self, tell: t.Callable[..., None], what: str) -> None:
-        tell(f"{self._module}: {what}", host=self._task.delegate_to or self._vars.get("inventory_hostname"))
+        tell(f"{self._module}: {what}", host=self._host())
+
+    def _host(self) -> t.Any:
+        return self._task.delegate_to or self._vars.get("inventory_hostname")
 
 
 def _binaries_of(module: str) -> dict[str, Binary]:

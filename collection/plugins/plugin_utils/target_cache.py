@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The cache of module binaries on the target: the two shell scripts that use it, and how their answers are read.
+"""The cache of module binaries on the target: the shell scripts that use it, and how their answers are read.
 
 A binary lies in ``~/.reversible-deploy`` of the user who executes it, under a name that ends in its own sha256. Invariant: nothing
 is executed from there that anyone but root and that user could have written, nor anything whose hash is not the one asked for.
@@ -37,10 +37,10 @@ class Binary(t.NamedTuple):
 class Answer(t.NamedTuple):
     """What a script said.
 
-    word: run (the binary was started, and the output is all its own), absent, corrupt, unusable, stored, or system (this target is
-    another one than we have binaries for, or the question was what it is).
+    word: run (the binary was started, and the output is all its own), absent, corrupt, unusable, stored, progress, or system (this
+    target is another one than we have binaries for, or the question was what it is).
     arch: the one that was chosen, or "-".
-    text: the path for run and stored; the reason for unusable; what uname says for system.
+    text: the path for run and stored; the reason for unusable; what uname says for system; what is told for progress.
     """
 
     word: str
@@ -69,6 +69,12 @@ def store_script(nonce: str, binary: Binary) -> str:
     """Put the binary that is on stdin into the cache, whole or not at all, and prune what has not been used for long."""
     settings = f"arch={binary.arch}; name={binary.cached_name}; stem={binary.stem}; hash={binary.sha256}; kept={KEPT_VERSIONS};"
     return _script(nonce, settings, _SAY, _WHICH_FOLDER, _CHECK, _STORE, _PRUNE)
+
+
+def progress_script(nonce: str, name: str) -> str:
+    """Say what the binary that runs under this name tells of itself."""
+    read = f'text=; {{ read -r text <"$real/.progress-{name}"; }} 2>/dev/null; say progress "$text"'
+    return _script(nonce, "arch=-;", _SAY, _WHICH_FOLDER, read)
 
 
 def system_script(nonce: str) -> str:
@@ -155,8 +161,9 @@ error=$( { chmod 700 "$new" && mv -f "$new" "$real/$name"; } 2>&1) || say unusab
 
 # Kept: the versions last used, and any that was sent or run in the last two days (running it reads it, and so renews its access
 # time), since another controller may be about to run it again. One that is running keeps its inode whatever happens to its name.
+# What a killed run has left (.new-*, .progress-*) goes after a day.
 _PRUNE = """
-find "$real" -name ".new-*" -mtime +1 -exec rm -f "{}" + 2>/dev/null;
+find "$real" -name ".[np]*-*" -mtime +1 -exec rm -f "{}" + 2>/dev/null;
 count=0;
 for old in $(ls -tu "$real"); do
   case $old in "$stem"-*)

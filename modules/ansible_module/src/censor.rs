@@ -46,6 +46,15 @@ fn remember_text(text: &str) {
     secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
 }
 
+/// For one line outside of a result.
+pub(crate) fn line(text: &str) -> String {
+    let secrets = SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
+    match walk(&secrets, text.into()) {
+        Value::String(text) => text,
+        _ => PART.to_owned(),
+    }
+}
+
 pub(crate) fn result(result: Map<String, Value>) -> Map<String, Value> {
     let secrets = SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
     let censored = result.into_iter().map(|(key, value)| {

@@ -103,6 +103,11 @@ impl Request {
             })
     }
 
+    /// The name of the file for [`crate::tell`]; whoever does not watch gives none.
+    pub(crate) fn progress(&self) -> Option<&str> {
+        self.ansible.get("_ansible_reversible_progress").and_then(Value::as_str)
+    }
+
     pub(crate) fn flag(&self, key: &str) -> bool {
         match self.ansible.get(key) {
             Some(Value::Bool(flag)) => *flag,

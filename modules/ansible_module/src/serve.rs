@@ -7,6 +7,7 @@ use crate::failure::{Failure, to_result};
 use crate::invocation::{Invocation, Request};
 use crate::outcome::Outcome;
 use crate::spec::{Module, Support};
+use crate::tell;
 use anyhow::Result;
 use nix::sys::signal::{SigHandler, SigSet, Signal};
 use serde_json::{Map, Value, json};
@@ -85,6 +86,9 @@ fn answer(modules: &[Served], source: &str) -> Result<Map<String, Value>> {
         };
         return Ok(skipped.into_result(false));
     }
+    if let Some(name) = request.progress() {
+        tell::begin(name);
+    }
     let show_invocation = request.verbosity() >= 3 || request.flag("_ansible_inject_invocation");
     let (invocation, warnings) = request.into_invocation(served.spec)?;
     let mut result = match (served.run)(&invocation) {
@@ -130,6 +134,7 @@ fn print(result: Map<String, Value>, code: u8) -> ExitCode {
             thread::park();
         }
     }
+    tell::end();
     let failed = result.get("failed") == Some(&Value::Bool(true));
     let line = one_line(&Value::Object(censor::result(result)).to_string());
     let mut stdout = io::stdout().lock();

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
 
+/// The mode of a state folder that is made here.
+const OWN: u32 = 0o700;
+
 /// Where the intent of a plan is written before its first step, and that a rollback was done.
 ///
 /// Modules whose steps are one atomic write each need none.
@@ -42,31 +45,45 @@ impl Journal<'_> {
 
     /// Since when a run that was killed waits to be finished or taken back, and what it was about.
     pub fn waiting(&self) -> Result<Option<(String, Vec<String>)>> {
-        let Some(_) = SafeFolder::find(self.state_dir)? else { return Ok(None) };
         Ok(self.unfinished()?.map(|begun| (begun.since.to_string(), begun.value.plan)))
     }
 
     /// The last note with this key in what waits to be finished.
     pub fn note(&self, key: &str) -> Result<Option<Value>> {
-        let Some(_) = SafeFolder::find(self.state_dir)? else { return Ok(None) };
         Ok(self.unfinished()?.and_then(|begun| begun.note(key).cloned()))
     }
 
     /// What was begun has been taken back: there is nothing left to finish.
     pub fn taken_back(&self) -> Result<()> {
-        let Some(_) = SafeFolder::find(self.state_dir)? else { return Ok(()) };
         self.unfinished()?.map_or(Ok(()), |begun| begun.intent.finish())
     }
 
+    /// Where there is no folder yet, nothing was ever begun.
     pub(crate) fn unfinished(&self) -> Result<Option<Found<Begun>>> {
-        Intent::unfinished::<Begun>(self.state_dir, self.task)
+        match SafeFolder::find(self.state_dir)? {
+            Some(folder) => Intent::unfinished::<Begun>(folder.path(), self.task),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn begin<A>(&self, plan: &Plan<A>) -> Result<Intent> {
+        self.make_folder()?;
+        Intent::begin(self.state_dir, self.task, &Begun::of(plan, self))
+    }
+
+    /// By the first thing that has to be written, so that a run that is refused leaves nothing
+    /// behind. One that is there keeps its mode: a module may have made it for others to read.
+    fn make_folder(&self) -> Result<()> {
+        match SafeFolder::find(self.state_dir)? {
+            Some(_) => Ok(()),
+            None => SafeFolder::ensure(self.state_dir, OWN).map(drop),
+        }
     }
 
     pub(crate) fn record_done(&self, after: &Value) -> Result<()> {
-        match &self.rollback {
-            Some(id) => Done::record(self.state_dir, id, after),
-            None => Ok(()),
-        }
+        let Some(id) = &self.rollback else { return Ok(()) };
+        self.make_folder()?;
+        Done::record(self.state_dir, id, after)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Carrying a plan out: the same way for every module.
 
 use crate::consent::Consent;
-use crate::journal::{Begun, Journal};
+use crate::journal::Journal;
 use crate::plan::Plan;
-use ansible_module::{Diff, Failure, Invocation, Kind, Outcome, Return, StepDone};
+use ansible_module::{Diff, Failure, Invocation, Kind, Outcome, Return, StepDone, tell};
 use anyhow::{Error, Result};
 use host::record::Intent;
 use serde_json::{Value, json};
@@ -83,12 +83,11 @@ pub fn run<A>(
     consent.check(&plan, begun.as_ref().map(|begun| &begun.value))?;
     let intent = match (begun, &journal) {
         (Some(begun), _) => Some(begun.intent),
-        (None, Some(journal)) => {
-            Some(Intent::begin(journal.state_dir, journal.task, &Begun::of(&plan, journal))?)
-        }
+        (None, Some(journal)) => Some(journal.begin(&plan)?),
         (None, None) => None,
     };
-    for step in &plan.steps {
+    for (n, step) in plan.steps.iter().enumerate() {
+        tell(&format!("step {} of {}: {}", n + 1, plan.steps.len(), step.text));
         let began = Instant::now();
         let done = host::interrupt::check()
             .map_err(Error::from)
@@ -126,4 +125,50 @@ fn stopped<A>(error: Error, plan: &Plan<A>, step: &str, done: &[StepDone]) -> Er
         .with("steps", json!(done))
         .caused_by(error);
     evidence.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Loss, Step};
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    fn invocation() -> Invocation {
+        Invocation {
+            module: "specimen",
+            check_mode: false,
+            diff: false,
+            verbosity: 0,
+            tmpdir: None,
+            options: Default::default(),
+        }
+    }
+
+    fn carried_out(state_dir: &Path, step: Step<()>) -> Result<Outcome> {
+        let mut plan = Plan::nothing("CT 101", Value::Null);
+        plan.steps.push(step);
+        let journal = Journal { state_dir, task: "test", rollback: None };
+        let act = |_: &(), intent: Option<&Intent>| {
+            assert!(intent.is_some());
+            Ok(())
+        };
+        run(&invocation(), plan, &Consent::none(), Some(journal), act, || Ok(Value::Null))
+    }
+
+    #[test]
+    fn only_a_run_that_is_not_refused_makes_its_folder() {
+        let above = tempfile::tempdir().unwrap();
+        let state_dir = above.path().join("deep/state");
+        let loses = Step::new((), "roll back").loses(Loss::plain("all"));
+        assert!(carried_out(&state_dir, loses).is_err());
+        assert!(!above.path().join("deep").exists());
+        carried_out(&state_dir, Step::new((), "take")).unwrap();
+        let mode = || state_dir.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o700);
+        // A module may have made it for others to read.
+        std::fs::set_permissions(&state_dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        carried_out(&state_dir, Step::new((), "take")).unwrap();
+        assert_eq!(mode(), 0o755);
+    }
 }

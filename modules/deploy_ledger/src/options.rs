@@ -100,6 +100,8 @@ pub struct Options {
     pub report_markdown: Option<PathBuf>,
     pub report_html: Option<PathBuf>,
     pub layers: Option<Layers>,
+    /// Its links, when the report goes to the controller.
+    pub brought: Option<Link>,
 }
 
 impl Options {
@@ -130,6 +132,10 @@ impl Options {
             report_markdown: absolute(given, "report_markdown")?,
             report_html: absolute(given, "report_html")?,
             layers: layers(given)?,
+            brought: match given.get::<Option<String>>("bring_to")? {
+                Some(_) => Some(Link::parse(given)?),
+                None => None,
+            },
         })
     }
 
@@ -247,6 +253,10 @@ impl Link {
                 wrong("must begin with https:// or http://")
             }
             Some(text) if !text.contains("{sha}") => wrong("must hold {sha}"),
+            // In Markdown it ends at the first of these, and what follows would be markup.
+            Some(text) if text.contains(|c: char| c.is_control() || " <>\"`\\".contains(c)) => {
+                wrong("must be a URL, without spaces, quotes, < and >")
+            }
             _ => Ok(Link(template)),
         }
     }

@@ -1,13 +1,13 @@
 //! Observe: the ledger and the files that are made from it, as they are on disk, and how a deploy
 //! is shown.
 
-use crate::ledger::{Deploy, Ledger, RestorePoint, Scope};
+use crate::ledger::{Deploy, Event, Ledger, RestorePoint, Scope};
 use crate::options::{Options, Task, Where};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::clock;
 use host::deploy_id::DeployId;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 /// Of a long ledger a task that changes it wants to know no more than the last few.
 const NEWEST: usize = 3;
+/// A release may have been deployed, and its migrations run, some deploys ago.
+const NEWEST_TO_OPEN: usize = 20;
 
 /// A clock that two machines keep is never quite the same.
 const CLOCK_SLACK: i64 = 60;
@@ -58,6 +60,9 @@ pub fn observe(at: &Where, scope: Scope<'_>) -> Result<State> {
 pub fn observe_all(options: &Options) -> Result<State> {
     let scope = match &options.task {
         Task::Compact { .. } => Scope::All,
+        Task::Record { event, .. } if matches!(**event, Event::Open(_)) => {
+            Scope::About { newest: NEWEST_TO_OPEN, named: options.deploy() }
+        }
         _ => Scope::About { newest: NEWEST, named: options.deploy() },
     };
     let mut state = observe(&options.at, scope)?;
@@ -144,6 +149,44 @@ pub fn silent_for(deploy: &Deploy) -> u64 {
 
 pub fn is_abandoned(deploy: &Deploy) -> bool {
     deploy.is_open() && silent_for(deploy) > deploy.opening.lease
+}
+
+/// The migrations of the release that is in place: whoever goes back from it meets their schema.
+pub fn migrated(ledger: &Ledger) -> Value {
+    let Some(current) = ledger.current() else { return json!([]) };
+    let of_it = ledger.deploys.iter().filter(|one| one.opening.release == current.opening.release);
+    let migrations = of_it.flat_map(|deploy| {
+        let phases = deploy.phases.iter().filter(|(_, phase)| phase.phase == "migrate");
+        phases.map(move |(_, phase)| {
+            let back_to = phase.data.map().get("compatible_back_to").cloned();
+            json!({
+                "deploy_id": deploy.id,
+                "release": deploy.opening.release,
+                "compatible_back_to": back_to.filter(|it| it.as_str() != Some("")),
+            })
+        })
+    });
+    migrations.collect()
+}
+
+/// The newest deploy that went into each colour, as it said before it changed anything there: also one
+/// that was killed, and whose release the colour may hold since.
+pub fn taken(ledger: &Ledger) -> Value {
+    let mut taken = Map::new();
+    // One that failed and went back says so itself, and may have failed before it touched the colour.
+    let back = |deploy: &&Deploy| {
+        deploy.outcome().as_ref().map(|it| json!(it)) == Some(json!("failed_reverted"))
+    };
+    for deploy in ledger.deploys.iter().filter(|deploy| !back(deploy)) {
+        let ready = deploy.phases.iter().filter(|(_, phase)| phase.phase == "preflight");
+        for color in
+            ready.filter_map(|(_, phase)| Some(phase.data.map().get("color")?.as_str()?.to_owned()))
+        {
+            let of = json!({ "deploy_id": deploy.id, "release": deploy.opening.release });
+            taken.insert(color, of);
+        }
+    }
+    taken.into()
 }
 
 /// A deploy in the few words that a way back needs.

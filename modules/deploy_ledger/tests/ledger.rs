@@ -134,6 +134,10 @@ fn bad_options_change_nothing() {
         (json!({"state": "closed"}), "outcome"),
         (json!({"state": "phase"}), "phase"),
         (json!({"state": "phase", "phase": "x", "data": {"x": "y".repeat(2 << 20)}}), "at most"),
+        (
+            json!({"state": "report", "report_html": "/x", "release_url": "https://f/{sha}><b>"}),
+            "without spaces, quotes",
+        ),
     ] {
         let mut all = json!({"state": "open", "deploy_id": FIRST});
         for (key, value) in options.as_object().unwrap() {

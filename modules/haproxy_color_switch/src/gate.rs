@@ -3,6 +3,7 @@
 
 use crate::color::Color;
 use crate::haproxy::config::Config;
+use crate::haproxy::stat::Server;
 use crate::plan::Switch;
 use crate::question::Question;
 use crate::servers::Fleet;
@@ -10,7 +11,6 @@ use crate::state::State;
 use crate::task::{Content, Method, Task};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
-use host::clock;
 use host::command::Command;
 use host::deadline::{Deadline, seconds};
 use host::program;
@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const POLL: Duration = Duration::from_millis(50);
 const VALIDATION: Duration = Duration::from_secs(60);
@@ -93,20 +93,23 @@ fn refused(to: Color, why: String) -> anyhow::Error {
 
 /// Servers that were up before the colour was recreated, and may not have been checked since.
 fn unproven(fleet: &Fleet, task: &Task) -> Vec<String> {
-    let Some(since) = task.since else { return Vec::new() };
-    let age = clock::now().unix().saturating_sub(since.unix()).max(0).unsigned_abs();
+    let Some(since) = &task.since else { return Vec::new() };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let inter = fs::read(&task.place.config)
         .ok()
         .and_then(|bytes| Config::parse(&String::from_utf8_lossy(&bytes)).longest_interval())
         .unwrap_or(INTER);
     // A check that began before may still count; the next one does not.
-    if Duration::from_secs(age) > inter * 2 {
+    if now.saturating_sub(since.at) > inter * 2 {
         return Vec::new();
     }
+    // HAProxy tells the difference of two whole seconds.
+    let went_up =
+        |server: &Server| Duration::from_secs(now.as_secs().saturating_sub(server.unchanged_for));
     (fleet.servers())
-        .filter(|server| server.is_up() && server.unchanged_for > age)
+        .filter(|server| server.is_up() && went_up(server) < since.at)
         .map(|server| {
-            format!("{} was not checked since it was recreated at {since}", server.title())
+            format!("{} was not checked since it was recreated at {}", server.title(), since.text)
         })
         .collect()
 }

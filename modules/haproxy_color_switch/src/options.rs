@@ -77,7 +77,7 @@ const FLIP: &[Opt] = &[
         "For how many seconds to wait until the servers of the colour are up.",
     ]),
     Opt::new("since", Kind::Str).about(&[
-        "When the colour's servers were recreated, as C(2026-11-21T08:45:00Z).",
+        "When the colour's servers were recreated, in UTC, as C(2026-11-21T08:45:00Z) or C(2026-11-21T08:45:00.25Z).",
         "A health check counts only when it passed after that.",
     ]),
     Opt::new("probe", Kind::Dict).options(PROBE).about(&[

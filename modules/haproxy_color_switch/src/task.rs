@@ -111,6 +111,31 @@ pub struct Budget {
     pub min_requests: u64,
 }
 
+/// When the colour's servers were recreated. A whole second would cost up to one of waiting.
+#[derive(Debug)]
+pub struct Since {
+    pub text: String,
+    /// Since 1970.
+    pub at: Duration,
+}
+
+impl Since {
+    fn parse(text: &str) -> Result<Since, Failure> {
+        let example = "2026-11-21T08:45:00Z or 2026-11-21T08:45:00.25Z";
+        let wrong = || bad("since", format!("expected UTC, such as {example}, got {text:?}"));
+        let parts = text.strip_suffix('Z').and_then(|rest| rest.split_once('.'));
+        let (seconds, fraction) = match parts {
+            Some((seconds, digits)) => (format!("{seconds}Z"), format!("0.{digits}")),
+            None => (text.to_owned(), "0".to_owned()),
+        };
+        let seconds: Utc = seconds.parse().map_err(|_| wrong())?;
+        let digits = fraction.bytes().skip(2).all(|byte| byte.is_ascii_digit());
+        let fraction: f64 = fraction.parse().ok().filter(|_| digits).ok_or_else(wrong)?;
+        let at = Duration::from_secs(seconds.unix().unsigned_abs());
+        Ok(Since { text: text.to_owned(), at: at + Duration::from_secs_f64(fraction) })
+    }
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub struct Task {
@@ -123,7 +148,7 @@ pub struct Task {
     pub deploy: Option<DeployId>,
     pub rollback: Option<DeployId>,
     pub target_timeout: Duration,
-    pub since: Option<Utc>,
+    pub since: Option<Since>,
     pub probe: Option<Question>,
     pub prove: Option<Question>,
     pub budget: Option<Budget>,
@@ -168,7 +193,7 @@ impl Task {
             );
             return Err(bad("history", msg));
         }
-        let drift: String = given.get("drift")?;
+        let (drift, since): (String, Option<String>) = (given.get("drift")?, given.get("since")?);
         Ok(Task {
             wanted: Color::parse(&wanted).map_or(Wanted::Previous, Wanted::Color),
             content,
@@ -184,7 +209,7 @@ impl Task {
             deploy: given.get("deploy_id")?,
             rollback: given.get("rollback_id")?,
             target_timeout: span(given, "target_timeout")?,
-            since: given.get("since")?,
+            since: since.map(|text| Since::parse(&text)).transpose()?,
             probe: Question::of_servers(given, release.as_deref())?,
             prove: Question::through_haproxy(given, release.as_deref())?,
             budget: budget(given)?,

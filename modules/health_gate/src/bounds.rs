@@ -20,10 +20,8 @@ impl Bounds {
     pub fn take(given: &mut Given) -> Result<Bounds, Failure> {
         let bounds = Bounds {
             min: given.take("min")?,
-            max: given.take("max")?,
-            max_rise: given.take("max_rise")?,
-            max_factor: given.take("max_factor")?,
             min_factor: given.take("min_factor")?,
+            ..Bounds::upward(given)?
         };
         if bounds == Bounds::default() {
             let any = "min, max, max_rise, max_factor or min_factor";
@@ -34,12 +32,19 @@ impl Bounds {
                 return Err(given.bad("min", format!("{min} is above max ({max})")));
             }
         }
-        for (key, factor) in [("max_factor", bounds.max_factor), ("min_factor", bounds.min_factor)]
-        {
-            if factor.is_some_and(|factor| factor <= 0.0) {
-                return Err(given.bad(key, "expected a number above 0"));
-            }
-        }
+        check_factor(given, "min_factor", bounds.min_factor)?;
+        Ok(bounds)
+    }
+
+    /// Of what is bad when it grows (time, the use of a disk); none need be given.
+    pub fn upward(given: &mut Given) -> Result<Bounds, Failure> {
+        let bounds = Bounds {
+            max: given.take("max")?,
+            max_rise: given.take("max_rise")?,
+            max_factor: given.take("max_factor")?,
+            ..Bounds::default()
+        };
+        check_factor(given, "max_factor", bounds.max_factor)?;
         Ok(bounds)
     }
 
@@ -79,9 +84,17 @@ impl Bounds {
     }
 }
 
+fn check_factor(given: &Given, key: &str, factor: Option<f64>) -> Result<(), Failure> {
+    match factor {
+        Some(factor) if factor <= 0.0 => Err(given.bad(key, "expected a number above 0")),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn before(value: Option<f64>) -> Before {
         Before { value, ..Before::default() }
@@ -127,5 +140,20 @@ mod tests {
         );
         assert!(bounds.hold(1.0, Some(&before(None))).unwrap_err().contains("has no value"));
         assert!(bounds.hold(-1.0, Some(&before(Some(-1.0)))).unwrap_err().contains("negative"));
+    }
+
+    #[test]
+    fn upward_only() {
+        let given = |value: serde_json::Value| {
+            Given::new("d", "disk", value.as_object().cloned().unwrap_or_default())
+        };
+        assert_eq!(Bounds::upward(&mut given(json!({}))).unwrap(), Bounds::default());
+        let mut both = given(json!({"max_rise": 0.1, "min": 0.5}));
+        assert_eq!(Bounds::upward(&mut both).unwrap().max_rise, Some(0.1));
+        assert!(both.finish().unwrap_err().msg.contains("the option min is not for kind disk"));
+        for key in ["max_factor", "min_factor"] {
+            let msg = Bounds::take(&mut given(json!({ key: 0 }))).unwrap_err().msg;
+            assert!(msg.contains("above 0"), "{msg}");
+        }
     }
 }

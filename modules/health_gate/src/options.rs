@@ -92,7 +92,9 @@ const PROBE: &[Opt] = &[
     Opt::new("rc", Kind::List).elements(Kind::Int).about(&[
         "For V(command): the exit codes that are good. The default is V(0).",
     ]),
-    Opt::new("stdout", Kind::Str).about(&["For V(command): what it must print."]),
+    Opt::new("stdout", Kind::Str).about(&[
+        "For V(command): what it must print. C(incus exec) loses output now and then on a busy machine: give such a probe O(probes[].tries).",
+    ]),
     Opt::new("environment", Kind::Dict).secret().about(&[
         "For V(command): variables for the program, which else has C(PATH), C(HOME), C(TZ) and the C locale alone. They are never shown.",
     ]),
@@ -134,14 +136,16 @@ const PROBE: &[Opt] = &[
     Opt::new("min", Kind::Float).about(&["For V(prometheus): the least value that is good."]),
     Opt::new("max", Kind::Float).about(&[
         "For V(prometheus): the greatest value that is good.",
+        "For V(http): how many milliseconds the answer may take. The default is whatever O(probes[].timeout) allows.",
         "For V(disk): the share of the space, and of the inodes, that may be used, from V(0) to V(1). The default is V(0.9).",
         "For V(logs): how many new lines may match. For V(restarts): how many there may be. The default is V(0).",
     ]),
     Opt::new("max_rise", Kind::Float).about(&[
-        "For V(prometheus): by how much the value may be above that of O(baseline). Without one there is nothing to compare with yet.",
+        "For V(prometheus), V(http), V(disk): by how much the value may be above that of O(baseline). Without one there is nothing to compare with yet.",
+        "The value of V(http) is the milliseconds of its answer, that of V(disk) the share that is used.",
     ]),
     Opt::new("max_factor", Kind::Float).about(&[
-        "For V(prometheus): how many times the value of O(baseline) it may be.",
+        "For V(prometheus), V(http), V(disk): how many times the value of O(baseline) it may be.",
     ]),
     Opt::new("min_factor", Kind::Float).about(&[
         "For V(prometheus): how many times the value of O(baseline) it must be at least.",
@@ -187,6 +191,7 @@ pub const MODULE: Module = Module {
     diff_mode: Support::None,
     notes: &[
         "In check mode nothing is asked: each probe is C(not evaluated).",
+        "Probes for GitLab, Nextcloud, Traefik, and for metrics in Prometheus come with the role C(reversible.deploy.health_probes), as data.",
         "Lines of logs and of what programs print are shown, cut short. Where secrets may stand in them, give the task C(no_log).",
         "Containers and units are asked about through C(docker), C(incus), C(pvesh), C(pct), C(systemctl) and C(journalctl) on the target.",
     ],

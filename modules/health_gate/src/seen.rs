@@ -4,6 +4,7 @@
 //! could not be judged has failed.
 
 use host::deadline::Deadline;
+use probe::shown::clipped;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -99,37 +100,9 @@ impl Seen {
     }
 }
 
-/// The beginning of a text, in one line: no control characters, nothing that turns the direction of
-/// the line or cannot be seen.
+/// The beginning of a text, in one line.
 pub fn shown(text: &str) -> String {
-    clipped(text, SHOWN)
-}
-
-pub fn clipped(text: &str, most: usize) -> String {
-    let mut line = String::new();
-    let mut left = most;
-    for character in text.trim().chars() {
-        let odd = matches!(
-            character,
-            '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-                | '\u{fffd}'
-        );
-        let escaped: String = if character.is_control() || odd {
-            character.escape_default().collect()
-        } else {
-            character.into()
-        };
-        let length = escaped.chars().count();
-        if length > left {
-            return line + "...";
-        }
-        left -= length;
-        line += &escaped;
-    }
-    line
+    clipped(text.trim(), SHOWN)
 }
 
 /// The last line that says something.

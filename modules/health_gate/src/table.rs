@@ -1,7 +1,8 @@
 //! The result: a row for each probe, and the sentence for all.
 
 use crate::gate::Probe;
-use crate::seen::{Seen, clipped};
+use crate::seen::Seen;
+use probe::shown::clipped;
 use serde_json::{Map, Value, json};
 
 /// How long a reason may be.

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 
-pub use holders::{Census, Holder, How, Unseen, User, What, holders, users_of};
+pub use holders::{
+    Census, Holder, How, Unseen, User, What, holders, holders_where, users_of, users_of_any,
+};
 
 /// One line of mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,10 @@ pub struct Mount {
     /// A device, a dataset's name, `tmpfs`, ...
     pub source: OsString,
     pub options: String,
+    /// Its peer group: what is unmounted on one of them is unmounted on all.
+    pub shares: Option<u64>,
+    /// The peer groups that it follows: what is unmounted there is unmounted on it too.
+    pub follows: Vec<u64>,
 }
 
 /// The mounts of one mount namespace, in the kernel's order: a later one lies over an earlier one
@@ -109,7 +115,7 @@ impl Mounts {
 
     /// The mounts that a mount stands on, the nearest first. A namespace's first mount is its own
     /// parent, or has one that is not shown.
-    fn above<'a>(&'a self, mount: &'a Mount) -> impl Iterator<Item = &'a Mount> {
+    pub fn above<'a>(&'a self, mount: &'a Mount) -> impl Iterator<Item = &'a Mount> {
         let parent = |mount: &&'a Mount| {
             self.0.iter().find(|other| other.id == mount.parent && other.id != mount.id)
         };
@@ -145,11 +151,21 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let [root, mountpoint] =
         [PathBuf::from(unescape(fields.next()?)), PathBuf::from(unescape(fields.next()?))];
     let options = String::from_utf8_lossy(fields.next()?).into_owned();
-    fields.find(|field| *field == b"-")?;
+    let (mut shares, mut follows) = (None, Vec::new());
+    loop {
+        let field = fields.next()?;
+        let optional = std::str::from_utf8(field).ok().and_then(|text| text.split_once(':'));
+        match optional.map(|(kind, group)| (kind, group.parse::<u64>().ok())) {
+            Some(("shared", group)) => shares = group,
+            Some(("master" | "propagate_from", group)) => follows.extend(group),
+            _ if field == b"-" => break,
+            _ => {}
+        }
+    }
     let fstype = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next()?);
     fields.next()?;
-    Some(Mount { id, parent, dev, root, mountpoint, fstype, source, options })
+    Some(Mount { id, parent, dev, root, mountpoint, fstype, source, options, shares, follows })
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
@@ -193,6 +209,9 @@ mod tests {
         assert_eq!((odd.id, odd.parent, odd.dev, odd.fstype.as_str()), (613, 28, (0, 59), "zfs"));
         assert_eq!(odd.source.as_bytes(), b"tank/my data");
         assert_eq!(find("/srv/bind").root, Path::new("/var/lib/app"));
+        assert_eq!(find("/srv/bind").shares, Some(1));
+        assert_eq!(find("/srv/bind").follows, [2, 3]);
+        assert_eq!((find("/mnt/over").shares, find("/mnt/over").follows.len()), (None, 0));
         assert_eq!(mounts.longest(Path::new("/mnt/over/x")).unwrap().source.as_bytes(), b"upper");
         assert_eq!(mounts.longest(Path::new("/srv/binder")).unwrap().mountpoint, Path::new("/"));
     }

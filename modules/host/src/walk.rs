@@ -48,8 +48,12 @@ pub struct Meta {
     pub uid: u32,
     pub gid: u32,
     pub size: u64,
+    /// What of it lies on the disk: less than `size` in a file with holes.
+    pub allocated: u64,
     /// Seconds since 1970, and nanoseconds.
     pub modified: (i64, u32),
+    /// Moves with every change of content, owner, mode, attributes and links; nobody can set it.
+    pub changed: (i64, u32),
     pub links: u64,
     pub dev: u64,
     pub ino: u64,
@@ -58,6 +62,11 @@ pub struct Meta {
 }
 
 impl Meta {
+    /// Of something that is held open.
+    pub fn read(of: impl AsFd) -> io::Result<Meta> {
+        Ok(Meta::of(&rustix::fs::fstat(of)?))
+    }
+
     fn of(stat: &Stat) -> Meta {
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Kind::File,
@@ -73,7 +82,9 @@ impl Meta {
             uid: stat.st_uid,
             gid: stat.st_gid,
             size: stat.st_size as u64,
+            allocated: (stat.st_blocks as u64).saturating_mul(512),
             modified: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
             links: stat.st_nlink as u64,
             dev: stat.st_dev as u64,
             ino: stat.st_ino as u64,
@@ -169,8 +180,13 @@ impl Tree {
         let fd = rustix::fs::openat(CWD, root, flags, Mode::empty())
             .map_err(io::Error::from)
             .with_context(what)?;
-        let meta = Meta::of(&rustix::fs::fstat(&fd).map_err(io::Error::from).with_context(what)?);
-        let mut tree = Tree { root: fd, meta, mounts, resolver: Resolver::Openat2 };
+        Self::at(fd, mounts).with_context(what)
+    }
+
+    /// Of a folder that is held already.
+    pub fn at(root: OwnedFd, mounts: Mounts) -> Result<Tree> {
+        let meta = Meta::of(&rustix::fs::fstat(&root).map_err(io::Error::from)?);
+        let mut tree = Tree { root, meta, mounts, resolver: Resolver::Openat2 };
         // EPERM: what a container's seccomp filter says to a call that it does not know.
         if matches!(tree.resolve(Path::new("."), OFlags::PATH), Err(Errno::NOSYS | Errno::PERM)) {
             tree.resolver = Resolver::Stepwise;
@@ -188,11 +204,26 @@ impl Tree {
         Walk { tree: self, current: None, pending: vec![(PathBuf::new(), self.meta)] }
     }
 
+    /// All entries below the root in the order of [`order`].
+    pub fn sorted(&self) -> Sorted<'_> {
+        Sorted::new(self)
+    }
+
+    /// A folder by its path (empty: the root itself), for looking into it and for making entries in it.
+    pub fn folder(&self, path: &Path) -> Result<OwnedFd, Missed> {
+        self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|errno| missed(path, errno))
+    }
+
     /// One entry by its path.
     pub fn entry(&self, path: &Path) -> Result<Entry, Missed> {
+        Ok(self.look(path)?.1)
+    }
+
+    /// One entry by its path, held by O_PATH, whatever becomes of the path.
+    pub fn look(&self, path: &Path) -> Result<(OwnedFd, Entry), Missed> {
         let fd = self.resolve(path, OFlags::PATH).map_err(|errno| missed(path, errno))?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| missed(path, errno))?;
-        Ok(Entry { path: path.to_owned(), meta: Meta::of(&stat) })
+        Ok((fd, Entry { path: path.to_owned(), meta: Meta::of(&stat) }))
     }
 
     /// The regular file, for reading: the very one that was looked at.
@@ -201,9 +232,14 @@ impl Tree {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
             return Err(Missed { path: entry.path.clone(), cause: Cause::Io(error) });
         }
-        let fd = self.hold(entry)?;
+        Self::open_held(&self.hold(entry)?, entry)
+    }
+
+    /// What is held already, for reading. It must be a regular file or a folder: opening anything else
+    /// may set it off.
+    pub fn open_held(held: &OwnedFd, entry: &Entry) -> Result<File, Missed> {
         // O_PATH first, so that nothing but the right regular file is ever really opened.
-        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let path = format!("/proc/self/fd/{}", held.as_raw_fd());
         let opened = rustix::fs::openat(
             CWD,
             path,
@@ -376,5 +412,8 @@ impl Iterator for Walk<'_> {
     }
 }
 
+mod sorted;
 #[cfg(test)]
 mod tests;
+
+pub use sorted::{Sorted, order};

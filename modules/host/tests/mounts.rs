@@ -10,7 +10,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use common::{Tmpfs, soon};
-use host::mounts::{Holder, How, Mount, Mounts, Relation, What, holders, users_of};
+use host::mounts::{
+    Holder, How, Mount, Mounts, Relation, What, holders, holders_where, users_of, users_of_any,
+};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 struct Other(Child);
@@ -146,6 +148,28 @@ fn a_mount_that_only_another_namespace_holds() {
     other.0.kill().unwrap();
     other.0.wait().unwrap();
     assert!(soon(|| holders_in(space, dev).is_empty()));
+}
+
+#[test]
+fn a_namespace_that_follows_ours_is_told_from_one_that_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = Tmpfs::new(&dir.path().join("base"), "size=64k");
+    mount(None::<&str>, &base.0, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+    let data = Tmpfs::new(&base.0.join("data"), "size=64k");
+    let (dev, ours) = (on(&data.0).dev, namespace("self"));
+    for (propagation, follows) in [("slave", true), ("shared", true), ("private", false)] {
+        let script = format!("exec unshare -m --propagation {propagation} sleep 60");
+        let mut other = Other::new(&script, dir.path());
+        let pid = other.0.id().to_string();
+        assert!(soon(|| namespace(&pid) != ours && !holders_in(namespace(&pid), dev).is_empty()));
+        let found = holders_where(&|mount| mount.dev == dev).unwrap().holders;
+        let of = |space| found.iter().find(|holder| holder.mount_ns == space).unwrap();
+        assert_eq!(of(namespace(&pid)).goes_with(of(ours)), follows, "{propagation}: {found:?}");
+        assert_eq!(of(ours).source, *"host-test");
+        other.0.kill().unwrap();
+        other.0.wait().unwrap();
+    }
+    assert!(users_of_any(&[dev, on(&base.0).dev]).unwrap().is_empty());
 }
 
 #[test]

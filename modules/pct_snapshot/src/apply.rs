@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::container::Snapshots;
 use crate::left::{self, Doing, What};
 use crate::marker::Marker;
-use crate::pct::{Pct, Trouble, explained};
+use crate::pct::{Pct, Trouble, explained, makes_volume_anew};
 use crate::plan::Action;
 use crate::read::Reader;
 use crate::rollback::Goal;
@@ -359,15 +359,23 @@ impl<'a> Apply<'a> {
                      it waits for that task to end, and goes on from there"
                 ),
             ),
-            _ => Failure::new(
-                "half_rolled_back",
-                format!(
-                    "{begin} failed at a volume: earlier ones are rolled back, later ones are not; the \
-                     container is stopped and its lock rollback is left in place, so that nobody starts \
-                     it as it is{kept}; put right what failed and run the same task again: it removes its lock \
-                     and rolls back anew"
-                ),
-            ),
+            _ => {
+                let how = match makes_volume_anew(&failed, to) {
+                    Some(command) => format!(
+                        " (a volume was removed, and not made anew from its snapshot: `{command}` does it)"
+                    ),
+                    None => String::new(),
+                };
+                Failure::new(
+                    "half_rolled_back",
+                    format!(
+                        "{begin} failed at a volume: earlier ones are rolled back, later ones are not; the \
+                         container is stopped and its lock rollback is left in place, so that nobody starts \
+                         it as it is{kept}; put right what failed{how} and run the same task again: it removes \
+                         its lock and rolls back anew"
+                    ),
+                )
+            }
         };
         failure.caused_by(failed.into())
     }

@@ -22,12 +22,16 @@ impl Apply<'_> {
             return self.with_facts(error, None);
         }
         let was_running = self.goal.as_ref().is_some_and(|goal| goal.was_running);
-        let restarted = match self.stopped && was_running {
+        // Also one that a killed run had stopped, which nobody would start any more.
+        let restarted = match was_running && (self.stopped || !self.seen.running) {
             true => Some(self.start_again()),
             false => None,
         };
         let vmid = self.task.place.vmid;
         let told = match restarted {
+            None if was_running => {
+                Some(format!("CT {vmid} was not rolled back, and was not stopped"))
+            }
             None => None,
             Some(Ok(())) => Some(format!("CT {vmid} was not rolled back, and runs again")),
             Some(Err(why)) => Some(format!(

@@ -8,11 +8,15 @@ use anyhow::Result;
 use host::command::{Command, IfWeDie, Output};
 use host::deadline::{Deadline, FIRST_PAUSE, TimedOut, poll_until};
 use host::program;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A container that was started shows as running at once; a node that is out of breath lags behind.
 const UP: Duration = Duration::from_secs(15);
+/// `systemctl` says `offline` where there is no systemd, and also before systemd has begun. So long it
+/// must say so to be believed.
+const SETTLED: Duration = Duration::from_secs(3);
 const LOG_LINES: &str = "20";
+const MOST_LINES: usize = 20;
 const LOG: Duration = Duration::from_secs(10);
 
 /// Start it and look whether it runs: that `pct start` ended well proves nothing.
@@ -52,6 +56,8 @@ enum Answer {
     Ready,
     /// And what it said.
     NotYet(String),
+    /// There is no systemd, or not yet.
+    Offline,
     /// It has stopped.
     Gone,
 }
@@ -61,7 +67,7 @@ pub fn wait_until_ready(reader: &Reader, ready: &[String], patience: Duration) -
     let (pct, deadline) = (&reader.pct, Deadline::after(patience));
     let systemd = ["systemctl".to_owned(), "is-system-running".to_owned()];
     let argv = if ready.is_empty() { &systemd } else { ready };
-    let mut said = None;
+    let (mut said, mut offline_since) = (None, None);
     let waited = poll_until(deadline, FIRST_PAUSE, &argv.join(" "), || {
         let output = match pct.exec(argv, deadline) {
             Ok(output) => output,
@@ -78,6 +84,11 @@ pub fn wait_until_ready(reader: &Reader, ready: &[String], patience: Duration) -
             Answer::NotYet(words) => {
                 said = Some(words);
                 Ok(None)
+            }
+            Answer::Offline => {
+                said = Some("offline".to_owned());
+                let since = *offline_since.get_or_insert_with(Instant::now);
+                Ok((since.elapsed() >= SETTLED).then_some(()))
             }
             Answer::Gone => match wait_for(reader, true, Duration::ZERO)? {
                 true => Ok(None),
@@ -108,7 +119,7 @@ fn booted(output: &Output) -> Answer {
     match word.as_str() {
         "running" | "degraded" => Answer::Ready,
         _ if is_gone(output) => Answer::Gone,
-        "offline" => Answer::Ready,
+        "offline" => Answer::Offline,
         _ if output.rc == 127 => Answer::Ready,
         "" => Answer::NotYet(last_line(&output.stderr_shown())),
         _ => Answer::NotYet(word),
@@ -136,8 +147,19 @@ fn last_line(text: &str) -> String {
     line.chars().take(200).collect()
 }
 
-/// What the node's journal has of the container's last start.
+/// What the node has of the container's last start: systemd's lines are in its journal, and those of
+/// LXC, which tell why, in a file that the container's unit writes.
 fn of_node(pct: &Pct) -> Vec<String> {
+    let mut log = of_journal(pct);
+    let file = format!("/run/pve/ct-{}.stderr", pct.vmid);
+    let said = std::fs::read(file).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    let last: Vec<&str> = said.lines().rev().take(MOST_LINES).collect();
+    log.extend(last.into_iter().rev().map(str::to_owned));
+    log
+}
+
+fn of_journal(pct: &Pct) -> Vec<String> {
     let Ok(journalctl) = program::find("journalctl") else { return Vec::new() };
     let unit = format!("pve-container@{}.service", pct.vmid);
     let command = Command::new(&journalctl)

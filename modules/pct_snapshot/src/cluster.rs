@@ -14,8 +14,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub const ROOT: &str = "/etc/pve";
-/// Made by the cluster's file system itself: where it is, a file that is missing says that there is
-/// nothing of its kind.
+/// Made by the cluster's file system itself: where it is, or where the containers of this node are, a
+/// file that is missing says that there is nothing of its kind.
 const WHOLE: &str = ".version";
 
 #[derive(Debug)]
@@ -29,6 +29,9 @@ pub struct Storage {
     pub kind: String,
     /// Of `zfspool`: the dataset that holds the volumes.
     pub pool: Option<String>,
+    /// Of `lvmthin`.
+    pub group: Option<String>,
+    pub thin_pool: Option<String>,
 }
 
 /// A snapshot of a volume is one of these.
@@ -44,6 +47,17 @@ pub enum Reach {
 }
 
 impl Storage {
+    /// `key` gives what is configured under one of Proxmox's words.
+    fn new(kind: String, mut key: impl FnMut(&str) -> Option<String>) -> Storage {
+        let (pool, group, thin_pool) = (key("pool"), key("vgname"), key("thinpool"));
+        Storage { kind, pool, group, thin_pool }
+    }
+
+    /// As LVM names it: `group/pool`.
+    pub fn thin_pool(&self) -> Option<String> {
+        Some(format!("{}/{}", self.group.as_ref()?, self.thin_pool.as_ref()?))
+    }
+
     pub fn reach(&self) -> Reach {
         match self.kind.as_str() {
             "zfspool" => Reach::Newest,
@@ -67,7 +81,7 @@ impl Cluster {
     }
 
     fn has_files(&self) -> bool {
-        self.root.join(WHOLE).exists()
+        self.root.join(WHOLE).exists() || self.root.join("local/lxc").is_dir()
     }
 
     /// Whether configurations can be written: without quorum the folders lose their write bit.
@@ -140,16 +154,17 @@ impl Cluster {
             let sections = self.sections("storage.cfg")?.into_iter();
             return Ok(sections
                 .map(|mut section| {
-                    let pool = section.keys.remove("pool");
-                    (section.id, Storage { kind: section.kind, pool })
+                    let keys = &mut section.keys;
+                    (section.id, Storage::new(section.kind, |key| keys.remove(key)))
                 })
                 .collect());
         }
         let Some(pvesh) = pvesh else { return Ok(Storages::new()) };
         let rows = pvesh.get("/storage", &[])?;
         let described = |row: &Value| {
-            let pool = row["pool"].as_str().map(str::to_owned);
-            (text(&row["storage"]), Storage { kind: text(&row["type"]), pool })
+            let storage =
+                Storage::new(text(&row["type"]), |key| row[key].as_str().map(str::to_owned));
+            (text(&row["storage"]), storage)
         };
         Ok(rows.as_array().into_iter().flatten().map(described).collect())
     }
@@ -248,6 +263,10 @@ mod tests {
             "ct: 101\n\tstate stopped\n\nct: 102\n\tstate ignored\n\nvm: 103\n",
         );
         write("replication.cfg", "local: 101-0\n\ttarget pve2\n\nlocal: 1010-0\n\ttarget pve3\n");
+        write(
+            "storage.cfg",
+            "zfspool: zp\n\tpool rpool/data\n\nlvmthin: local-lvm\n\tthinpool data\n\tvgname pve\n",
+        );
         std::os::unix::fs::symlink("nodes/pve1", at("local")).unwrap();
         let cluster = Cluster::find(root.path());
         let vmid = |text| Vmid::parse(text).unwrap();
@@ -259,6 +278,12 @@ mod tests {
         assert_eq!(cluster.ha(vmid("101"), None).unwrap().as_deref(), Some("stopped"));
         assert_eq!(cluster.ha(vmid("102"), None).unwrap(), None);
         assert_eq!(cluster.ha(vmid("103"), None).unwrap(), None);
+        fs::remove_file(at(WHOLE)).unwrap();
+        assert_eq!(cluster.ha(vmid("101"), None).unwrap().as_deref(), Some("stopped"));
+        let storages = cluster.storages(None).unwrap();
+        assert_eq!(storages["zp"].pool.as_deref(), Some("rpool/data"));
+        assert_eq!(storages["zp"].thin_pool(), None);
+        assert_eq!(storages["local-lvm"].thin_pool().as_deref(), Some("pve/data"));
         assert_eq!(cluster.replicated_to(vmid("101"), None).unwrap(), ["pve2"]);
         assert_eq!(
             cluster.snapshot_section(vmid("101"), "one").as_deref(),

@@ -16,6 +16,8 @@ pub struct Config {
     pub hostname: Option<String>,
     pub template: bool,
     pub mounts: Vec<Mount>,
+    /// Folders of the node that LXC itself mounts (`lxc.mount.entry`), and where: no snapshot has them.
+    pub entries: Vec<String>,
     pub description: String,
     pub snaptime: i64,
     /// `prepare` or `delete` when a snapshot is incomplete.
@@ -95,6 +97,7 @@ impl Config {
                 "description" => config.description = value,
                 "snaptime" => config.snaptime = value.parse().unwrap_or_default(),
                 "snapstate" => config.snapstate = Some(value),
+                "lxc.mount.entry" => config.entries.extend(folder_of_node(&value)),
                 key if is_mount(key) => config.mounts.push(Mount::parse(key, &value)),
                 _ => {}
             }
@@ -105,6 +108,17 @@ impl Config {
             .sort_by_key(|mount| (mount.key != "rootfs", mount.key.len(), mount.key.clone()));
         config
     }
+}
+
+/// `/srv/shared srv/shared none bind,create=dir`; not what holds no data of its own.
+fn folder_of_node(entry: &str) -> Option<String> {
+    let mut words = entry.split_whitespace();
+    let (source, target) = (words.next()?, words.next()?);
+    let is_data = !["/dev", "/proc", "/sys", "/run"].iter().any(|top| {
+        source.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
+    (source.starts_with('/') && is_data)
+        .then(|| format!("{source} (at /{})", target.trim_start_matches('/')))
 }
 
 fn is_mount(key: &str) -> bool {
@@ -124,6 +138,8 @@ pub struct Snapshot {
     pub state: Option<String>,
     pub marker: Option<Marker>,
     pub bytes: Option<u64>,
+    /// Why ZFS could not remove it.
+    pub needed: Option<String>,
 }
 
 impl Snapshot {
@@ -136,6 +152,7 @@ impl Snapshot {
             state: None,
             marker: Marker::read(description),
             bytes: None,
+            needed: None,
         }
     }
 
@@ -231,6 +248,9 @@ mod tests {
             ("mpx", "not one"),
             ("lock", "backup"),
             ("template", "1"),
+            ("lxc.mount.entry", "/srv/shared srv/shared none bind,create=dir 0 0"),
+            ("lxc.mount.entry", "/dev/net/tun dev/net/tun none bind,create=file"),
+            ("lxc.mount.entry", "tmpfs tmp tmpfs size=1G"),
         ];
         let config =
             Config::from_pairs(pairs.into_iter().map(|(key, value)| (key, value.to_owned())));
@@ -244,6 +264,7 @@ mod tests {
                 "mp10 (/var/big, local-lvm:vm-101-disk-2)",
             ]
         );
+        assert_eq!(config.entries, ["/srv/shared (at /srv/shared)"]);
         assert!(config.template && config.lock.as_deref() == Some("backup"));
     }
 

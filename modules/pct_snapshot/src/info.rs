@@ -1,15 +1,15 @@
 //! `pct_snapshot_info`: the containers of this node, or one of them with its snapshots and whether
 //! one can go back to each.
 
-use crate::cluster::{Cluster, Reach};
+use crate::cluster::{Cluster, Reach, Storage};
 use crate::container::{Config, Snapshot};
 use crate::marker::Marker;
 use crate::read::Reader;
 use crate::refuse::{to_rollback, uncovered};
 use crate::rollback::{NEWER, UNCOVERED};
 use crate::state::{self, State, Survey};
+use crate::tables;
 use crate::task::Place;
-use crate::{tables, zfs};
 use ansible_module::Outcome;
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -34,20 +34,23 @@ pub fn of_one(reader: &Reader, cluster: &Cluster, place: &Place) -> Result<Outco
         state.storages = cluster.storages(pvesh)?;
     }
     let ha = cluster.ha(place.vmid, pvesh)?;
+    let replicated_to = cluster.replicated_to(place.vmid, pvesh)?;
     let mut warnings = Vec::new();
     let rows = state.zfs_rows(&state.config.mounts).unwrap_or_else(|why| {
         warnings.push(format!("what ZFS knows of the snapshots is missing: {why:#}"));
         Vec::new()
     });
+    state.note_zfs(&rows);
     let mut snapshots = Vec::new();
     for snapshot in &state.snapshots.all {
         let mut survey = Survey {
             ha: ha.clone(),
+            replicated_to: replicated_to.clone(),
             target: Some(kept_config(reader, cluster, place, &state, snapshot)?),
             ..Survey::default()
         };
         state.add_zfs(&mut survey, &rows, &snapshot.name);
-        snapshots.push(described(&state, &survey, snapshot, &rows));
+        snapshots.push(described(&state, &survey, snapshot));
     }
     warnings.extend(reader.warnings.take());
     let container = json!({
@@ -59,9 +62,29 @@ pub fn of_one(reader: &Reader, cluster: &Cluster, place: &Place) -> Result<Outco
     Ok(Outcome { warnings, ..Outcome::default() }
         .fact("node", cluster.node.as_str())
         .fact("containers", vec![container])
+        .fact("storages", storages(&state))
         .fact("snapshots", snapshots)
         .fact("parent", json!(state.snapshots.parent))
         .fact("unfinished", json!(state.left.as_ref().map(|left| &left.since))))
+}
+
+/// Where its volumes lie, so that one can look for room there.
+fn storages(state: &State) -> Vec<Value> {
+    let mounts = &state.config.mounts;
+    let mut names: Vec<&str> = mounts.iter().filter_map(|mount| mount.storage()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let described = |name: &str| {
+        let known = state.storages.get(name);
+        let on = mounts.iter().filter(|mount| mount.storage() == Some(name));
+        json!({
+            "name": name,
+            "type": known.map(|storage| &storage.kind),
+            "thin_pool": known.and_then(Storage::thin_pool),
+            "mounts": on.map(|mount| mount.key.as_str()).collect::<Vec<_>>(),
+        })
+    };
+    names.into_iter().map(described).collect()
 }
 
 /// A call for each snapshot is what one must not do to a node: only where mount points could differ.
@@ -79,7 +102,7 @@ fn kept_config(
     }
 }
 
-fn described(state: &State, survey: &Survey, snapshot: &Snapshot, rows: &[zfs::Row]) -> Value {
+fn described(state: &State, survey: &Survey, snapshot: &Snapshot) -> Value {
     let mut why: Vec<String> =
         to_rollback(state, survey, snapshot).into_iter().map(|one| one.text).collect();
     if let Some(lock) = state.foreign_lock() {
@@ -106,7 +129,7 @@ fn described(state: &State, survey: &Survey, snapshot: &Snapshot, rows: &[zfs::R
         "deploy_id": snapshot.deploy(),
         "release": marker.and_then(|marker| marker.release.as_ref()),
         "complete": snapshot.is_complete(),
-        "bytes": zfs::held_by(rows, &snapshot.name),
+        "bytes": snapshot.bytes,
         "ready_to_roll_back": why.is_empty(),
         "why": why,
         "accept": accept,

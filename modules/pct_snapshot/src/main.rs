@@ -27,7 +27,6 @@ use anyhow::Result;
 use apply::Apply;
 use change::{Consent, Plan};
 use cluster::Cluster;
-use host::folder::SafeFolder;
 use host::program;
 use names::Vmid;
 use pct::Pct;
@@ -119,16 +118,8 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     }
     let Decided { plan, goal, snapshot, deploy } = decided;
     warnings.extend(reader.warnings.take());
-    let changes = !plan.steps.is_empty() && !invocation.check_mode;
-    if changes || (key.is_some() && !invocation.check_mode) {
-        SafeFolder::ensure(&task.place.state_dir, 0o700)?;
-    }
     let apply = std::cell::RefCell::new(Apply::new(&task, &reader, &cluster, &state, goal));
-    let journal = match invocation.check_mode || SafeFolder::find(&task.place.state_dir)?.is_some()
-    {
-        true => Some(state::journal(&task.place, key)),
-        false => None,
-    };
+    let journal = Some(state::journal(&task.place, key));
     let done = change::run(
         invocation,
         plan,

@@ -188,6 +188,12 @@ const SEEN: &[Return] = &[
         Return::new("why", Kind::List, "always", "Why not, in sentences."),
         Return::new("accept", Kind::List, "always", "The words that a rollback to it needs in O(reversible.deploy.pct_snapshot#module:accept)."),
     ]),
+    Return::new("storages", Kind::List, "with O(vmid)", "The storages of Proxmox that hold its volumes.").contains(&[
+        Return::new("name", Kind::Str, "always", "The name."),
+        Return::new("type", Kind::Str, "always", "The type, such as V(lvmthin), or null where it is not known."),
+        Return::new("thin_pool", Kind::Str, "always", "The thin pool of LVM, as C(group/pool), or null."),
+        Return::new("mounts", Kind::List, "always", "The mount points that lie there: V(rootfs), V(mp0) and so on."),
+    ]),
     Return::new("parent", Kind::Str, "with O(vmid)", "The snapshot that the current state is built on, or null."),
     Return::new("unfinished", Kind::Str, "with O(vmid)", "Since when a run that was killed waits to be finished, or null."),
 ];

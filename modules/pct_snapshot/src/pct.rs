@@ -55,7 +55,7 @@ impl Pct {
         let vmid = self.vmid.to_string();
         match snapshot {
             Some(name) => self.read(&["config", &vmid, "--snapshot", name]),
-            None => self.read(&["config", &vmid]),
+            None => self.read(&["config", &vmid, "--current", "1"]),
         }
     }
 
@@ -186,7 +186,9 @@ impl Trouble {
     fn cure(&self) -> String {
         match self {
             Trouble::Locked(Some(lock)) => format!("the lock {lock} {}", holder_of(lock)),
-            Trouble::Locked(None) => "another task holds the configuration's lock file".into(),
+            Trouble::Locked(None) => {
+                "another task holds the configuration's lock file: try again when it is done".into()
+            }
             Trouble::NoQuorum => "the cluster has no quorum: bring its nodes back".into(),
             Trouble::NotNewest => {
                 "ZFS goes back to the newest snapshot only, and counts those that were made outside of \
@@ -194,7 +196,11 @@ impl Trouble {
                     .into()
             }
             Trouble::NoFeature => "a volume of it is on a storage without snapshots".into(),
-            Trouble::NoSpace => "make room on the storage".into(),
+            Trouble::NoSpace => {
+                "make room on the storage: remove a snapshot that nobody needs (state: absent), or let a \
+                 thin pool grow (lvextend)"
+                    .into()
+            }
             Trouble::Replication => "its replication runs: try again when it is done".into(),
             Trouble::NotRoot => "pct works for root alone, with pve-cluster.service running".into(),
             Trouble::Hangs => {
@@ -222,6 +228,15 @@ pub fn holder_of(lock: &str) -> &'static str {
         "snapshot-delete" => "is that of a snapshot being removed, or broken off",
         _ => "is of a kind that is not known here",
     }
+}
+
+/// On LVM-thin a rollback removes a volume and makes it anew from its snapshot. Killed in between, each
+/// further one fails at the removal, and only a person can go on: the name is `group/volume`.
+pub fn makes_volume_anew(failed: &Failed, snapshot: &str) -> Option<String> {
+    let text = format!("{}\n{}", failed.stdout, failed.stderr);
+    let (_, rest) = text.split_once("Failed to find logical volume \"")?;
+    let (group, volume) = rest.split_once('"')?.0.split_once('/')?;
+    Some(format!("lvcreate -kn -n {volume} -s {group}/snap_{volume}_{snapshot}"))
 }
 
 /// A failed command as a failure of ours: what was tried, and what helps.

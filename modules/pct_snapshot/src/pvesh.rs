@@ -31,9 +31,9 @@ impl Pvesh {
     }
 
     pub fn config(&self, vmid: u32, snapshot: Option<&str>) -> Result<Config> {
-        let options: Vec<(&str, &str)> =
-            snapshot.map(|name| ("snapshot", name)).into_iter().collect();
-        config(&self.get(&self.of_container(vmid, "config"), &options)?)
+        // Unasked it tells what the configuration will be after the next start.
+        let option = snapshot.map_or(("current", "1"), |name| ("snapshot", name));
+        config(&self.get(&self.of_container(vmid, "config"), &[option])?)
     }
 
     pub fn snapshots(&self, vmid: u32) -> Result<Snapshots> {
@@ -70,7 +70,11 @@ fn parse(bytes: &[u8]) -> Result<Value> {
 
 fn config(value: &Value) -> Result<Config> {
     let map: &Map<String, Value> = value.as_object().context("expected an object")?;
-    Ok(Config::from_pairs(map.iter().map(|(key, value)| (key.as_str(), text(value)))))
+    let own = map.iter().map(|(key, value)| (key.as_str(), text(value)));
+    // `"lxc": [["lxc.mount.entry", "..."], ...]`
+    let raw = map.get("lxc").and_then(Value::as_array).into_iter().flatten();
+    let raw = raw.filter_map(|pair| Some((pair[0].as_str()?, pair[1].as_str()?.to_owned())));
+    Ok(Config::from_pairs(own.chain(raw)))
 }
 
 /// Proxmox gives numbers as numbers or as strings, from version to version.
@@ -188,9 +192,10 @@ mod tests {
     #[test]
     fn a_configuration_with_numbers() {
         let read = config(
-            &json!({"template": 1, "rootfs": "zp:a,size=4G", "cores": 2, "lxc": [["a", "b"]]}),
+            &json!({"template": 1, "rootfs": "zp:a,size=4G", "cores": 2, "lxc": [["a", "b"], ["lxc.mount.entry", "/srv x none bind"]]}),
         );
         let read = read.unwrap();
+        assert_eq!(read.entries, ["/srv (at /x)"]);
         assert!(read.template && read.lock.is_none() && read.mounts.len() == 1);
     }
 

@@ -5,7 +5,8 @@ use crate::container::{Config, Snapshot, Snapshots};
 use crate::pct::{Pct, Trouble};
 use crate::pvesh::Pvesh;
 use crate::tables::{self, Listed};
-use anyhow::{Error, Result, anyhow};
+use ansible_module::Failure;
+use anyhow::{Error, Result};
 use host::command::Failed;
 use std::cell::RefCell;
 
@@ -74,7 +75,12 @@ impl Reader {
     /// The task of one of these types that runs for this container now.
     pub fn active_task(&self, kinds: &[&str]) -> Result<Option<String>> {
         let Some(pvesh) = &self.pvesh else {
-            return Err(anyhow!("without pvesh it cannot be told whether a task of it still runs"));
+            let msg = format!(
+                "CT {} has a lock of a run that was killed, and without pvesh it cannot be told whether \
+                 Proxmox's task of it still runs: make pvesh run on this node; nothing was changed",
+                self.pct.vmid
+            );
+            return Err(Failure::new("program_missing", msg).into());
         };
         let tasks = pvesh.active_tasks(self.vmid())?;
         Ok(tasks.into_iter().find(|(kind, _)| kinds.contains(&kind.as_str())).map(|(_, upid)| upid))

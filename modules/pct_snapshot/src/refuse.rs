@@ -74,6 +74,19 @@ pub fn to_rollback(state: &State, survey: &Survey, target: &Snapshot) -> Vec<Obs
             ),
         ));
     }
+    let kept = survey.target.as_ref().map_or(&[][..], |config| &config.mounts);
+    if state.reach(kept.iter()) == Reach::Newest {
+        for needed in
+            state.snapshots.newer_than(target).iter().filter_map(|one| one.needed.as_ref())
+        {
+            found.push(obstacle(
+                "newer_needed",
+                format!(
+                    "ZFS goes back to the newest snapshot only, and a newer one could not be removed: {needed}"
+                ),
+            ));
+        }
+    }
     found
 }
 

@@ -57,11 +57,13 @@ pub fn target<'a>(
                     && (task.app.is_none() || app == task.app.as_ref())
             };
             state.snapshots.all.iter().rfind(ours).ok_or_else(|| {
-                Failure::new(
-                    "no_snapshot",
-                    "there is no restore point of this module to go back to; name a snapshot; nothing \
-                     was changed",
-                )
+                let of_app =
+                    task.app.as_ref().map(|app| format!(" for the app {app}")).unwrap_or_default();
+                let msg = format!(
+                    "there is no complete restore point of this module{of_app} to go back to; name a \
+                     snapshot; nothing was changed"
+                );
+                Failure::new("no_snapshot", msg)
             })
         }
     }
@@ -78,7 +80,7 @@ pub fn plan(
         return Err(first.into());
     }
     let mut plan = nothing(state, task);
-    plan.warnings = warnings(survey);
+    plan.warnings = warnings(state, survey);
     let mut goal = goal(state, task, target, key);
     let running = state.snapshots.running;
     let resumes = resumes(state, &goal);
@@ -280,8 +282,13 @@ fn start_text(task: &Task) -> String {
     format!("start CT {} and wait until {ready}", task.place.vmid)
 }
 
-fn warnings(survey: &Survey) -> Vec<String> {
+fn warnings(state: &State, survey: &Survey) -> Vec<String> {
     let mut warnings = survey.warnings.clone();
+    for entry in &state.config.entries {
+        warnings.push(format!(
+            "{entry}, an lxc.mount.entry, is in no snapshot; its content stays as it is"
+        ));
+    }
     if !survey.replicated_to.is_empty() {
         warnings.push(format!(
             "this container is replicated to {}: the rollback removes snapshots of the replication; let the \

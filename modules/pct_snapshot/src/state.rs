@@ -36,7 +36,7 @@ pub struct Survey {
     pub replicated_to: Vec<String>,
     /// The configuration that the snapshot keeps; none where it could not be read.
     pub target: Option<Config>,
-    /// Snapshots made outside of Proxmox that are newer, on ZFS.
+    /// Snapshots and bookmarks made outside of Proxmox that are newer, on ZFS.
     pub outside: Vec<String>,
     pub written: Option<u64>,
     pub warnings: Vec<String>,
@@ -150,12 +150,22 @@ impl State {
             }
             None => holder_of(lock).to_owned(),
         };
-        let waited = waited.map(|span| format!("after {} ", host::deadline::seconds(span)));
-        format!(
-            "CT {} is {}locked: the lock {lock} {holder}",
-            self.vmid,
-            waited.map(|text| format!("{text}still ")).unwrap_or_default()
-        )
+        let vmid = self.vmid;
+        let begin = match waited {
+            Some(span) => {
+                format!("CT {vmid} is still locked after {}", host::deadline::seconds(span))
+            }
+            None => format!("CT {vmid} is locked"),
+        };
+        // Somebody's lock is never ours to remove: a person can look whether anybody still works.
+        let cure = match self.busy {
+            Some(_) => String::new(),
+            None => format!(
+                " (if no task of it runs any more, see `pvesh get /nodes/localhost/tasks --source active`, \
+                 `pct unlock {vmid}` removes it)"
+            ),
+        };
+        format!("{begin}: the lock {lock} {holder}{cure}")
     }
 
     /// What can be gone back to, by the storages of these mount points.
@@ -213,10 +223,8 @@ impl State {
             .zfs_rows(&survey.target.iter().flat_map(|one| one.mounts.clone()).collect::<Vec<_>>())
         {
             Ok(rows) => {
+                self.note_zfs(&rows);
                 self.add_zfs(&mut survey, &rows, target);
-                for snapshot in &mut self.snapshots.all {
-                    snapshot.bytes = zfs::held_by(&rows, &snapshot.name);
-                }
             }
             Err(why) => survey.warnings.push(format!(
                 "snapshots made outside of Proxmox and what was written are not known: {why:#}"
@@ -225,9 +233,18 @@ impl State {
         Ok(survey)
     }
 
+    /// What ZFS knows of the snapshots that Proxmox lists.
+    pub fn note_zfs(&mut self, rows: &[zfs::Row]) {
+        for snapshot in &mut self.snapshots.all {
+            snapshot.bytes = zfs::held_by(rows, &snapshot.name);
+            snapshot.needed = zfs::needed(rows, &snapshot.name);
+        }
+    }
+
     pub fn add_zfs(&self, survey: &mut Survey, rows: &[zfs::Row], target: &str) {
         let known = |name: &str| self.snapshots.find(name).is_some();
-        survey.outside = zfs::outside(rows, target, &known);
+        let replicated = !survey.replicated_to.is_empty();
+        survey.outside = zfs::outside(rows, target, &known, replicated);
         let mounts = survey.target.as_ref().map_or(&[][..], |config| &config.mounts);
         if self.datasets(mounts).len() == mounts.len() {
             survey.written = zfs::written_since(rows, target);

@@ -1,5 +1,5 @@
-//! `zfs list`: what ZFS knows of a container's volumes and Proxmox does not: snapshots made by
-//! others, and how much was written. Reads only, and only where there is a `zfs`.
+//! `zfs list`: what ZFS knows of a container's volumes and Proxmox does not: snapshots and bookmarks
+//! made by others, and how much was written. Reads only, and only where there is a `zfs`.
 
 use anyhow::{Context, Result};
 use host::command::{Command, IfWeDie};
@@ -8,24 +8,29 @@ use std::time::Duration;
 
 /// A pool that hangs must not hang us.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Snapshots of Proxmox's own replication: a rollback removes them by itself.
+/// Snapshots of Proxmox's own replication: a rollback removes them by itself, as long as there is a job.
 const REPLICATION: &str = "__replicate_";
 
-/// A line: a dataset, or a snapshot of one.
+/// A line: a dataset, or a snapshot or a bookmark of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub dataset: String,
     pub snapshot: Option<String>,
+    pub bookmark: Option<String>,
     txg: u64,
     used: u64,
     written: u64,
+    /// How many holds there are on it.
+    holds: u64,
+    /// What was cloned from it, with commas between.
+    clones: String,
 }
 
-/// `zfs list -Hp -d 1 -t filesystem,volume,snapshot -o name,createtxg,used,written <dataset>...`
+/// `zfs list -Hpr -t filesystem,volume,snapshot,bookmark -o name,createtxg,used,written,userrefs,clones <dataset>...`
 pub fn list(program: &Path, datasets: &[String]) -> Result<Vec<Row>> {
     let command = Command::new(program)
-        .args(["list", "-Hp", "-d", "1", "-t", "filesystem,volume,snapshot"])
-        .args(["-o", "name,createtxg,used,written"])
+        .args(["list", "-Hpr", "-t", "filesystem,volume,snapshot,bookmark"])
+        .args(["-o", "name,createtxg,used,written,userrefs,clones"])
         .args(datasets)
         .deadline(PATIENCE)
         .if_we_die(IfWeDie::DiesToo);
@@ -35,57 +40,107 @@ pub fn list(program: &Path, datasets: &[String]) -> Result<Vec<Row>> {
 fn parse(text: &str) -> Result<Vec<Row>> {
     let rows = text.lines().map(|line| {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [name, txg, used, written] = fields[..] else { return None };
-        let (dataset, snapshot) = match name.split_once('@') {
-            Some((dataset, snapshot)) => (dataset, Some(snapshot.to_owned())),
-            None => (name, None),
+        let [name, txg, used, written, holds, clones] = fields[..] else { return None };
+        let at = name.find(['@', '#']).unwrap_or(name.len());
+        let (dataset, rest) = name.split_at(at);
+        let (snapshot, bookmark) = (rest.strip_prefix('@'), rest.strip_prefix('#'));
+        // A bookmark holds nothing.
+        let bytes = |text: &str| match bookmark {
+            Some(_) => Some(0),
+            None => text.parse().ok(),
         };
-        let (txg, used) = (txg.parse().ok()?, used.parse().ok()?);
         Some(Row {
             dataset: dataset.to_owned(),
-            snapshot,
-            txg,
-            used,
-            written: written.parse().ok()?,
+            snapshot: snapshot.map(str::to_owned),
+            bookmark: bookmark.map(str::to_owned),
+            txg: txg.parse().ok()?,
+            used: bytes(used)?,
+            written: bytes(written)?,
+            // What can have none says `-`.
+            holds: if snapshot.is_some() { holds.parse().ok()? } else { 0 },
+            clones: clones.trim_start_matches('-').to_owned(),
         })
     });
     rows.collect::<Option<_>>().context("zfs list answered in an unknown form")
 }
 
 /// What is newer than the snapshot `name` in any of the datasets, and in nobody's list of `known`
-/// ones: it stands in the way of a rollback.
-pub fn outside(rows: &[Row], name: &str, known: &dyn Fn(&str) -> bool) -> Vec<String> {
-    let of = |row: &&Row| row.snapshot.as_deref() == Some(name);
+/// ones: it stands in the way of a rollback. Proxmox counts the snapshots of datasets below as well,
+/// and ZFS counts bookmarks, which Proxmox finds out half way. `replicated`: a job of it is configured.
+pub fn outside(
+    rows: &[Row],
+    name: &str,
+    known: &dyn Fn(&str) -> bool,
+    replicated: bool,
+) -> Vec<String> {
+    let of = |row: &&Row| row.snapshot.as_deref() == Some(name) && !is_below(rows, &row.dataset);
     let mut found = Vec::new();
     for target in rows.iter().filter(of) {
-        let newer = rows.iter().filter(|row| row.dataset == target.dataset && row.txg > target.txg);
-        for (row, snapshot) in newer.filter_map(|row| Some((row, row.snapshot.as_deref()?))) {
-            if !known(snapshot) && !snapshot.starts_with(REPLICATION) {
-                found.push(format!("{}@{snapshot}", row.dataset));
+        for row in rows.iter().filter(|row| row.txg > target.txg) {
+            let dataset = &row.dataset;
+            let (own, below) = (*dataset == target.dataset, lies_below(dataset, &target.dataset));
+            match (&row.snapshot, &row.bookmark) {
+                (Some(snapshot), _) if own || (below && snapshot != name) => {
+                    let goes = replicated && snapshot.starts_with(REPLICATION);
+                    if !goes && (below || !known(snapshot)) {
+                        found.push(format!("{dataset}@{snapshot}"));
+                    }
+                }
+                (_, Some(bookmark)) if own => found.push(format!("{dataset}#{bookmark}")),
+                _ => {}
             }
         }
     }
     found
 }
 
+fn lies_below(dataset: &str, above: &str) -> bool {
+    dataset.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Below another one of the list: no volume of the container's, and not rolled back.
+fn is_below(rows: &[Row], dataset: &str) -> bool {
+    rows.iter().any(|row| lies_below(dataset, &row.dataset))
+}
+
+fn is_dataset(row: &Row) -> bool {
+    row.snapshot.is_none() && row.bookmark.is_none()
+}
+
 /// How much was written to all of the datasets since the snapshot `name`.
 pub fn written_since(rows: &[Row], name: &str) -> Option<u64> {
     let mut total = 0_u64;
-    let mut datasets = rows.iter().filter(|row| row.snapshot.is_none()).peekable();
+    let volume = |row: &&Row| is_dataset(row) && !is_below(rows, &row.dataset);
+    let mut datasets = rows.iter().filter(volume).peekable();
     datasets.peek()?;
     for dataset in datasets {
         let of = |row: &&Row| row.dataset == dataset.dataset;
         let target = rows.iter().filter(of).find(|row| row.snapshot.as_deref() == Some(name))?;
-        let since =
-            rows.iter().filter(of).filter(|row| row.snapshot.is_none() || row.txg > target.txg);
+        let since = rows.iter().filter(of).filter(|row| is_dataset(row) || row.txg > target.txg);
         total = since.fold(total, |sum, row| sum.saturating_add(row.written));
     }
     Some(total)
 }
 
+/// The snapshot `name` of each volume.
+fn of_volumes<'a>(rows: &'a [Row], name: &str) -> impl Iterator<Item = &'a Row> {
+    let all = rows.iter().filter(move |row| row.snapshot.as_deref() == Some(name));
+    all.filter(|row| !is_below(rows, &row.dataset))
+}
+
+/// Why the snapshot `name` could not be removed.
+pub fn needed(rows: &[Row], name: &str) -> Option<String> {
+    let mut of = of_volumes(rows, name);
+    of.find_map(|Row { dataset, holds, clones, .. }| match (holds, clones.as_str()) {
+        (0, "") => None,
+        (0, clones) => Some(format!("{clones} was cloned from {dataset}@{name}")),
+        _ => Some(format!("{dataset}@{name} is held, see `zfs holds`")),
+    })
+}
+
 /// What the snapshot `name` holds alone.
 pub fn held_by(rows: &[Row], name: &str) -> Option<u64> {
-    let mut of = rows.iter().filter(|row| row.snapshot.as_deref() == Some(name)).peekable();
+    let mut of = of_volumes(rows, name).peekable();
     of.peek()?;
     Some(of.fold(0, |sum, row| sum.saturating_add(row.used)))
 }
@@ -94,20 +149,53 @@ pub fn held_by(rows: &[Row], name: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const LIST: &str = "rpool/data/subvol-101-disk-0\t10\t900\t7\n\
-        rpool/data/subvol-101-disk-0@a\t20\t100\t50\n\
-        rpool/data/subvol-101-disk-0@by-hand\t30\t5\t3\n\
-        rpool/data/subvol-101-disk-0@__replicate_101-0_1\t35\t0\t2\n\
-        rpool/data/subvol-101-disk-0@b\t40\t0\t1\n\
-        rpool/data/subvol-101-disk-1\t11\t900\t1000\n\
-        rpool/data/subvol-101-disk-1@a\t21\t11\t0\n";
+    const LIST: &str = "rpool/data/subvol-101-disk-0\t10\t900\t7\t-\t-\n\
+        rpool/data/subvol-101-disk-0@a\t20\t100\t50\t0\t\n\
+        rpool/data/subvol-101-disk-0@by-hand\t30\t5\t3\t0\t\n\
+        rpool/data/subvol-101-disk-0@__replicate_101-0_1\t35\t0\t2\t0\t\n\
+        rpool/data/subvol-101-disk-0@b\t40\t0\t1\t0\t\n\
+        rpool/data/subvol-101-disk-1\t11\t900\t1000\t-\t-\n\
+        rpool/data/subvol-101-disk-1@a\t21\t11\t0\t0\t\n";
 
     #[test]
     fn what_others_made() {
         let rows = parse(LIST).unwrap();
         let known = |name: &str| matches!(name, "a" | "b");
-        assert_eq!(outside(&rows, "a", &known), ["rpool/data/subvol-101-disk-0@by-hand"]);
-        assert!(outside(&rows, "b", &known).is_empty());
+        let by_hand = "rpool/data/subvol-101-disk-0@by-hand";
+        assert_eq!(outside(&rows, "a", &known, true), [by_hand]);
+        assert!(outside(&rows, "b", &known, true).is_empty());
+        // Without a job nothing removes what its replication has left.
+        let left = "rpool/data/subvol-101-disk-0@__replicate_101-0_1";
+        assert_eq!(outside(&rows, "a", &known, false), [by_hand, left]);
+    }
+
+    #[test]
+    fn bookmarks_and_datasets_below_stand_in_the_way_too() {
+        let rows = parse(
+            "p/v\t10\t900\t7\t-\t-\np/v@a\t20\t100\t50\t0\t\np/v@b\t30\t0\t1\t0\t\n\
+             p/v#old\t15\t-\t-\t-\t-\np/v#synced\t30\t-\t-\t-\t-\n\
+             p/v/below\t11\t5\t5\t-\t-\np/v/below@a\t21\t0\t0\t0\t\np/v/below@b\t31\t0\t0\t0\t\np/v/below#c\t31\t-\t-\t-\t-\n\
+             p/v2\t12\t5\t5\t-\t-\np/v2@x\t40\t0\t0\t0\t\n",
+        )
+        .unwrap();
+        let known = |name: &str| matches!(name, "a" | "b");
+        assert_eq!(outside(&rows, "a", &known, false), ["p/v#synced", "p/v/below@b"]);
+        // Of its own name it is none, and the bookmark is as old as the target.
+        assert!(outside(&rows, "b", &known, false).is_empty());
+        let of_one: Vec<Row> =
+            rows.into_iter().filter(|row| !row.dataset.starts_with("p/v2")).collect();
+        assert_eq!(written_since(&of_one, "a"), Some(8));
+    }
+
+    #[test]
+    fn what_others_need() {
+        let rows = parse(
+            "p/v\t10\t900\t7\t-\t-\np/v@a\t20\t1\t1\t0\t\np/v@b\t30\t0\t1\t2\t\np/v@c\t40\t0\t1\t0\tp/x,p/y\n",
+        );
+        let needed = |name: &str| needed(rows.as_ref().unwrap(), name).unwrap_or_default();
+        assert_eq!(needed("a"), "");
+        assert_eq!(needed("b"), "p/v@b is held, see `zfs holds`");
+        assert_eq!(needed("c"), "p/x,p/y was cloned from p/v@c");
     }
 
     #[test]
@@ -124,8 +212,9 @@ mod tests {
 
     #[test]
     fn another_form_is_refused() {
-        assert!(parse("a\t1\t2\n").is_err());
-        assert!(parse("a\t1\t2\t-\n").is_err());
+        assert!(parse("a\t1\t2\t3\n").is_err());
+        assert!(parse("a\t1\t2\t-\t-\t-\n").is_err());
+        assert!(parse("a@b\t1\t2\t3\t-\t\n").is_err());
         assert_eq!(parse("").unwrap(), []);
     }
 }

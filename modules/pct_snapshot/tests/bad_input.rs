@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{FIRST, SECOND, THIRD, World, changed, name, on, reason, says};
+use common::{FIRST, SECOND, THIRD, World, back, changed, name, on, reason, says};
 use serde_json::{Value, json};
 use std::process::{Command, Stdio};
 
@@ -198,4 +198,26 @@ fn a_lock_is_no_matter_when_nothing_has_to_be_done() {
         world.run(json!({"deploy_id": SECOND, "lock_timeout": 30, "_ansible_check_mode": true}));
     assert!(changed(&checked));
     assert!(checked["warnings"][0].as_str().unwrap().contains("a run would wait for it, 30 s"));
+}
+
+#[test]
+fn a_newer_snapshot_that_zfs_could_not_remove_is_refused_first() {
+    let world = World::new(on("zfspool"));
+    world.present(FIRST);
+    world.patch(json!({"clock_offset": 100}));
+    world.run(json!({"name": "later"}));
+    let name = name(FIRST);
+    world.add_program(
+        "zfs",
+        &format!(
+            "#!/bin/sh\nprintf 'rpool/data/disk-0\\t5\\t9\\t9\\t-\\t-\\nrpool/data/disk-0@{name}\\t6\\t7\\t1\\t0\\t\\n\
+             rpool/data/disk-0@later\\t7\\t7\\t1\\t1\\t\\n'\n"
+        ),
+    );
+    let refused = world.run(back(json!({"accept": ["newer_snapshots"]})));
+    assert_eq!(reason(&refused), "newer_needed");
+    says(&refused, &["rpool/data/disk-0@later is held", "nothing was changed"]);
+    assert_eq!((world.names().len(), &world.container()["running"]), (2, &json!(true)));
+    let info = world.info(json!(301));
+    assert!(info["snapshots"][0]["why"][0].as_str().unwrap().contains("is held"), "{info:#}");
 }

@@ -90,3 +90,25 @@ fn each_snapshot_with_its_way_back() {
         assert!(locked["snapshots"][1]["why"][0].as_str().unwrap().contains("vzdump"));
     }
 }
+
+#[test]
+fn where_its_volumes_lie() {
+    let mut start = on("lvmthin");
+    start["storages"]["zp"] = json!({"type": "zfspool", "place": "rpool/data"});
+    start["containers"]["301"]["config"]["mp1"] = json!("zp:subvol-301-disk-0,mp=/big");
+    start["containers"]["301"]["config"]["mp2"] = json!("/srv/shared,mp=/shared");
+    for bare in [false, true] {
+        let world = if bare { World::bare(start.clone()) } else { World::new(start.clone()) };
+        assert_eq!(
+            world.info(json!(301))["storages"],
+            json!([
+                {"name": "st", "type": "lvmthin", "thin_pool": "pve/data", "mounts": ["rootfs", "mp0"]},
+                {"name": "zp", "type": "zfspool", "thin_pool": null, "mounts": ["mp1"]},
+            ]),
+            "bare: {bare}"
+        );
+    }
+    let world = World::bare(start);
+    world.remove_program("pvesh");
+    assert_eq!(world.info(json!(301))["storages"][0]["type"], Value::Null);
+}

@@ -206,7 +206,7 @@ fn a_lock_is_waited_for_and_named() {
     world.patch(json!({"containers": {"301": {"config": {"lock": "backup"}}}}));
     let refused = world.run(json!({"deploy_id": FIRST, "lock_timeout": 1}));
     assert_eq!(reason(&refused), "locked");
-    says(&refused, &["backup (vzdump)", "after 1 s", "nothing was changed"]);
+    says(&refused, &["backup (vzdump)", "after 1 s", "pct unlock 301", "nothing was changed"]);
     assert_eq!(refused["lock"], "backup");
     world.patch(json!({"events": [{"after_ms": 1500, "patch": {"containers": {"301": {"config": {"lock": null}}}}}]}));
     assert!(changed(&world.run(json!({"deploy_id": FIRST, "lock_timeout": 20}))));
@@ -249,4 +249,16 @@ fn a_stopped_container_and_one_without_pvesh() {
         assert_eq!(done.get("warnings").is_some(), change == "pvesh fails", "{done:#}");
         assert_eq!(world.info(json!(301))["snapshots"][0]["deploy_id"], FIRST, "{change}");
     }
+}
+
+#[test]
+fn changes_that_wait_for_the_next_start_are_not_what_is() {
+    let world = World::new(on("lvmthin"));
+    world.patch(json!({"containers": {"301": {"pending": {"mp1": "/srv/shared,mp=/shared"}}}}));
+    assert!(changed(&world.run(json!({"deploy_id": FIRST}))));
+    world.patch(json!({"containers": {"301": {
+        "config": {"mp1": "/srv/other,mp=/other"}, "pending": {"mp1": null, "delete": "mp1"},
+    }}}));
+    let refused = world.run(json!({"deploy_id": FIRST, "state": "rolled_back", "confirm": true}));
+    says(&refused, &["mp1 (/other, a bind mount of /srv/other)", "uncovered_mounts"]);
 }

@@ -71,6 +71,25 @@ fn a_run_killed_while_it_waits_for_the_boot_is_verified_by_the_next() {
 }
 
 #[test]
+fn what_a_killed_run_had_stopped_runs_again_when_the_next_gives_up() {
+    let world = World::new(on("lvmthin"));
+    world.present(FIRST);
+    world.write("2");
+    world.faults(kill("pct shutdown", "stopped", true));
+    world.run_killed(back(json!({})));
+    assert_eq!(world.container()["running"], false);
+    world.faults(
+        json!([{"command": "pct snapshot", "at": "volume:2", "fail": {"text": "no space left"}}]),
+    );
+    let failed = world.run(back(json!({})));
+    assert_eq!(reason(&failed), "no_space", "{failed:#}");
+    says(&failed, &["was not rolled back, and runs again", "lvextend"]);
+    assert_eq!(world.container()["running"], true);
+    assert_eq!(world.content(), ["system 2", "data 2"]);
+    settled(&world, "after giving up");
+}
+
+#[test]
 fn what_a_killed_rollback_knew_does_not_mislead_the_next() {
     // The first is done and does not get ready; the second, to another snapshot, is killed thrice.
     let world = World::new(on("lvmthin"));
@@ -142,6 +161,19 @@ fn a_lock_of_ours_is_left_alone_while_its_task_runs() {
     world.patch(json!({"tasks": []}));
     assert!(changed(&world.run(take(FIRST))));
     settled(&world, "after the task");
+}
+
+#[test]
+fn a_lock_of_ours_is_left_alone_where_no_task_can_be_seen() {
+    let world = World::new(on("lvmthin"));
+    world.faults(kill("pct snapshot", "volume:2", true));
+    world.run_killed(take(FIRST));
+    world.faults(json!([]));
+    world.remove_program("pvesh");
+    let refused = world.run(take(FIRST));
+    assert_eq!(reason(&refused), "program_missing", "{refused:#}");
+    says(&refused, &["CT 301", "pvesh", "nothing was changed"]);
+    assert_eq!(world.container()["config"]["lock"], "snapshot");
 }
 
 #[test]

@@ -131,7 +131,10 @@ fn how_much_is_lost_is_bounded() {
             .iter()
             .flat_map(|n| {
                 let set = format!("rpool/data/disk-{n}");
-                [format!("{set}\\t5\\t99\\t{written}"), format!("{set}@{name}\\t6\\t7\\t1")]
+                [
+                    format!("{set}\\t5\\t99\\t{written}\\t-\\t-"),
+                    format!("{set}@{name}\\t6\\t7\\t1\\t0\\t"),
+                ]
             })
             .collect();
         format!("#!/bin/sh\nprintf '{}\\n'\n", lines.join("\\n"))
@@ -159,13 +162,16 @@ fn snapshots_made_outside_are_named_before_or_explained_after() {
     world.add_program(
         "zfs",
         &format!(
-            "#!/bin/sh\nprintf 'rpool/data/disk-0\\t5\\t9\\t9\\nrpool/data/disk-0@{name}\\t6\\t7\\t1\\n\
-             rpool/data/disk-0@autosnap\\t7\\t7\\t1\\n'\n"
+            "#!/bin/sh\nprintf 'rpool/data/disk-0\\t5\\t9\\t9\\t-\\t-\\nrpool/data/disk-0@{name}\\t6\\t7\\t1\\t0\\t\\n\
+             rpool/data/disk-0@autosnap\\t7\\t7\\t1\\t0\\t\\nrpool/data/disk-0#synced\\t7\\t-\\t-\\t-\\t-\\n'\n"
         ),
     );
     let refused = world.run(back(json!({"confirm": true})));
     assert_eq!(reason(&refused), "outside_snapshots");
-    says(&refused, &["rpool/data/disk-0@autosnap", "nothing was changed"]);
+    says(
+        &refused,
+        &["rpool/data/disk-0@autosnap", "rpool/data/disk-0#synced", "nothing was changed"],
+    );
     let info = world.info(json!(301));
     assert_eq!(info["snapshots"][0]["ready_to_roll_back"], false);
     assert_eq!(info["snapshots"][0]["bytes"], 7);
@@ -176,6 +182,7 @@ fn mounts_that_are_not_covered_are_named() {
     let world = deployed("zfspool");
     world.patch(json!({"containers": {"301": {"config": {
         "mp1": "/srv/shared,mp=/shared", "mp2": "st:disk-2,mp=/new",
+        "lxc.mount.entry": "/srv/raw raw none bind",
     }}}}));
     let refused = world.run(back(json!({"confirm": true})));
     assert_eq!(reason(&refused), "needs_consent");
@@ -186,6 +193,7 @@ fn mounts_that_are_not_covered_are_named() {
     world.forget_calls();
     let done = world.run(back(json!({"confirm": true, "accept": ["uncovered_mounts"]})));
     assert!(changed(&done));
+    assert!(done["warnings"].to_string().contains("/srv/raw (at /raw), an lxc.mount.entry"));
     assert!(world.costly_calls().len() <= 8);
     assert_eq!(world.content(), OLD);
 }
@@ -242,6 +250,35 @@ fn what_would_fail_half_way_is_refused_while_the_container_runs() {
             assert_eq!(writes.collect::<Vec<_>>(), Vec::<String>::new(), "{expected}");
         }
     }
+}
+
+#[test]
+fn a_refused_run_leaves_nothing_behind() {
+    let world = World::new(on("lvmthin"));
+    let config = world.container()["config"].take();
+    let by_hand = json!({"snaptime": 7, "config": config});
+    world.patch(json!({"containers": {"301": {"snapshots": {"by-hand": by_hand}}}}));
+    for (options, expected) in [
+        (json!({"state": "rolled_back", "name": "by-hand"}), "needs_consent"),
+        (
+            json!({"state": "rolled_back", "name": "by-hand", "rollback_id": SECOND}),
+            "needs_consent",
+        ),
+        (
+            json!({"state": "rolled_back", "name": "by-hand", "confirm": "plan-000000000000"}),
+            "plan_moved",
+        ),
+        (
+            json!({"state": "rolled_back", "name": "by-hand", "confirm": true, "max_loss": "1M"}),
+            "over_max_loss",
+        ),
+        (json!({"state": "rolled_back", "name": "other", "confirm": true}), "no_snapshot"),
+        (json!({"state": "absent", "name": "by-hand", "confirm": true}), "not_ours"),
+    ] {
+        assert_eq!(reason(&world.run(options.clone())), expected, "{options}");
+        assert!(!world.state_dir().exists(), "{options}");
+    }
+    assert!(world.costly_calls().iter().all(|call| call.starts_with("pvesh get ")));
 }
 
 #[test]
@@ -317,12 +354,15 @@ fn a_deaf_container_is_killed_and_a_kill_asks_nobody() {
 fn booting_is_waited_for() {
     let world = deployed("lvmthin");
     world.patch(json!({"containers": {"301": {"guest": {
-        "attach_ms": 300, "boot_ms": 1200, "systemd": "degraded",
+        "attach_ms": 300, "boot_ms": 2500, "systemd": "degraded",
     }}}}));
-    let done = world.run(back(json!({"confirm": true})));
+    let done = world.run(back(json!({"confirm": true, "boot_timeout": 30})));
     assert!(changed(&done));
+    // Every 250 ms at first, and more and more seldom: 10 polls would be as many without that.
+    let polls = world.calls().iter().filter(|call| call.starts_with("pct exec")).count();
+    assert!((3..=8).contains(&polls), "{polls} polls");
     let seconds = done["steps"].as_array().unwrap().last().unwrap()["seconds"].as_f64().unwrap();
-    assert!(seconds >= 1.2, "{done:#}");
+    assert!(seconds >= 2.5, "{done:#}");
 }
 
 #[test]
@@ -362,9 +402,12 @@ fn a_container_that_does_not_get_ready_is_a_failure_that_can_be_finished() {
 fn a_start_that_fails_is_a_failure_with_its_log() {
     let world = deployed("lvmthin");
     world.add_program("journalctl", "#!/bin/sh\necho \"$*\"\necho lxc-start: no such device\n");
+    std::fs::create_dir(world.at("run/pve")).unwrap();
+    std::fs::write(world.at("run/pve/ct-301.stderr"), "lxc-start: 301: no hook\n").unwrap();
     world.faults(json!([{"command": "pct start", "nth": 1, "at": "start", "fail": {"text": ""}}]));
     let failed = world.run(back(json!({"confirm": true})));
     assert_eq!(reason(&failed), "start_failed", "{failed:#}");
+    assert_eq!(failed["log"][2], "lxc-start: 301: no hook");
     assert_eq!(failed["log"][0], "-u pve-container@301.service -n 20 --no-pager -o cat");
     assert_eq!(failed["log"][1], "lxc-start: no such device");
     says(&failed, &["the rollback itself is done", "does not start"]);

@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use crate::http::Answer;
+use crate::shown::clipped;
 
 /// How much of a body or of a header a sentence repeats.
 const SHOWN: usize = 120;
@@ -148,40 +149,15 @@ fn shown_value(value: &Value) -> String {
 
 /// The beginning of what a server sent, in one line.
 fn shown(bytes: &[u8]) -> String {
-    let begin = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * SHOWN)]);
-    let mut text = String::new();
-    let mut left = SHOWN;
-    for character in begin.trim_end().chars() {
-        let escaped: String = if character.is_control() || !is_plain(character) {
-            character.escape_default().collect()
-        } else {
-            character.into()
-        };
-        let length = escaped.chars().count();
-        if length > left {
-            return text + "...";
-        }
-        left -= length;
-        text += &escaped;
-    }
     if bytes.is_empty() {
-        "nothing".into()
-    } else if bytes.len() > 4 * SHOWN {
-        text + "..."
-    } else {
-        text
+        return "nothing".into();
     }
-}
-
-/// Not what turns the direction of a line, or cannot be seen.
-fn is_plain(character: char) -> bool {
-    !matches!(
-        character,
-        '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}'
-    )
+    let begin = &bytes[..bytes.len().min(4 * SHOWN)];
+    let text = clipped(String::from_utf8_lossy(begin).trim_end(), SHOWN);
+    match begin.len() < bytes.len() && !text.ends_with("...") {
+        true => text + "...",
+        false => text,
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! One HTTP request on a connection of its own.
+//! One HTTP request on a connection of its own: [`ask`] for an answer that fits into memory, [`fetch`]
+//! and [`put`] for what does not.
 //!
 //! Over rustls and httparse, with a loop of our own in place of a client such as ureq: what is asked
 //! here is one GET on a connection that is never kept, but with one deadline over everything, a look
@@ -12,6 +13,7 @@
 mod body;
 mod head;
 mod incoming;
+mod transfer;
 mod unanswered;
 pub(crate) mod url;
 
@@ -25,6 +27,7 @@ use host::deadline::Deadline;
 use rustls::{ClientConfig, StreamOwned};
 
 pub use head::check_headers;
+pub use transfer::{Fetching, fetch, put};
 pub use unanswered::{Kind, Unanswered};
 pub use url::Url;
 
@@ -51,6 +54,15 @@ pub enum Method {
     #[default]
     Get,
     Head,
+}
+
+impl Method {
+    fn verb(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+        }
+    }
 }
 
 /// What to ask.
@@ -112,68 +124,71 @@ pub struct Answer {
 /// connection, TLS, head, body, redirects.
 pub fn ask(request: &Request, deadline: Duration) -> Result<Answer, Unanswered> {
     let (begun, deadline) = (Instant::now(), Deadline::after(deadline));
-    check_headers(&request.headers).map_err(|why| {
-        let msg = format!("cannot ask {}: {why}", request.url.authority());
-        Unanswered::new(Kind::Protocol, msg)
-    })?;
-    let mut asking = Asking { request, deadline, tls: None };
-    let mut url = request.url.clone();
-    let mut left = request.redirects;
-    loop {
-        let (head, mut incoming) = asking.exchange(&url)?;
-        if request.redirects > 0 {
-            if let Some(next) = next(&url, &head)? {
-                if left == 0 {
-                    let place = request.url.authority();
-                    let most = request.redirects;
-                    let msg = format!("{place} redirects more often than allowed ({most})");
-                    return Err(Unanswered::new(Kind::Redirects, msg));
-                }
-                left -= 1;
-                url = next;
-                continue;
-            }
-        }
-        let (body, truncated) = asking.body(&url, &head, &mut incoming)?;
-        let Head { status, headers, .. } = head;
-        return Ok(Answer { status, headers, body, truncated, took: begun.elapsed() });
-    }
+    let mut asking = Asking::new(request, request.method, deadline)?;
+    let (url, head, mut incoming) = asking.follow()?;
+    let (body, truncated) = asking.body(&url, &head, &mut incoming)?;
+    let Head { status, headers, .. } = head;
+    Ok(Answer { status, headers, body, truncated, took: begun.elapsed() })
 }
 
 /// One request and the redirects that it leads to.
 struct Asking<'a> {
     request: &'a Request,
+    method: Method,
+    /// Headers of our own, which a redirect gets too: they tell nothing but what is wanted.
+    ours: Vec<(&'static str, String)>,
     deadline: Deadline,
     /// Made once, and only when it is needed: it reads all the authorities of the machine.
     tls: Option<Arc<ClientConfig>>,
 }
 
-impl Asking<'_> {
-    /// Up to the head of the answer that counts.
-    fn exchange(&mut self, url: &Url) -> Result<(Head, Incoming), Unanswered> {
-        let Request { method, headers, .. } = self.request;
-        let headers = if url.same_origin(&self.request.url) { headers.as_slice() } else { &[] };
-        let mut connection = self.connect(url)?;
-        let place = url.authority();
-        let broke = |error| broken(&error, &place, Phase::Head, self.deadline);
-        connection.send(&head::write(*method, url, headers)).map_err(broke)?;
-        let mut incoming = Incoming::new(connection);
-        let refuse = |why| Unanswered::new(Kind::Protocol, format!("{place} {why}"));
-        for _ in 0..=MOST_INTERIM {
-            let head = loop {
-                match head::read(incoming.pending()).map_err(refuse)? {
-                    Some(head) => break head,
-                    None => incoming.more().map_err(broke)?,
-                }
-            };
-            incoming.consume(head.length);
-            match head.status {
-                101 => return Err(refuse("changed to a protocol that was not asked for".into())),
-                100..=199 => {}
-                _ => return Ok((head, incoming)),
+impl<'a> Asking<'a> {
+    fn new(
+        request: &'a Request,
+        method: Method,
+        deadline: Deadline,
+    ) -> Result<Asking<'a>, Unanswered> {
+        check_headers(&request.headers).map_err(|why| {
+            let msg = format!("cannot ask {}: {why}", request.url.authority());
+            Unanswered::new(Kind::Protocol, msg)
+        })?;
+        Ok(Asking { request, method, ours: Vec::new(), deadline, tls: None })
+    }
+
+    /// Up to the head of the answer that counts, and whose it is.
+    fn follow(&mut self) -> Result<(Url, Head, Incoming), Unanswered> {
+        let mut url = self.request.url.clone();
+        let mut left = self.request.redirects;
+        loop {
+            let (head, incoming) = self.exchange(&url)?;
+            let next = if self.request.redirects > 0 { next(&url, &head)? } else { None };
+            let Some(next) = next else { return Ok((url, head, incoming)) };
+            if left == 0 {
+                let place = self.request.url.authority();
+                let most = self.request.redirects;
+                let msg = format!("{place} redirects more often than allowed ({most})");
+                return Err(Unanswered::new(Kind::Redirects, msg));
             }
+            left -= 1;
+            url = next;
         }
-        Err(refuse(format!("sent more than {MOST_INTERIM} answers 1xx and no other")))
+    }
+
+    /// Up to the head of one answer.
+    fn exchange(&mut self, url: &Url) -> Result<(Head, Incoming), Unanswered> {
+        let mut connection = self.connect(url)?;
+        let head = self.head_for(url, self.method.verb());
+        let broke = |error| broken(&error, &url.authority(), Phase::Head, self.deadline);
+        connection.send(&head).map_err(broke)?;
+        let mut incoming = Incoming::new(connection);
+        let head = final_head(&mut incoming, &url.authority(), self.deadline)?;
+        Ok((head, incoming))
+    }
+
+    fn head_for(&self, url: &Url, verb: &str) -> Vec<u8> {
+        let Request { headers, .. } = self.request;
+        let headers = if url.same_origin(&self.request.url) { headers.as_slice() } else { &[] };
+        head::write(verb, url, headers, &self.ours)
     }
 
     fn connect(&mut self, url: &Url) -> Result<Connection, Unanswered> {
@@ -214,7 +229,7 @@ impl Asking<'_> {
     ) -> Result<(Vec<u8>, bool), Unanswered> {
         let place = url.authority();
         let refuse = |why: &str| Unanswered::new(Kind::Protocol, format!("{place} {why}"));
-        let framing = body::framing(self.request.method, head).map_err(|why| refuse(&why))?;
+        let framing = body::framing(self.method, head).map_err(|why| refuse(&why))?;
         let mut body = Vec::new();
         match body::read(incoming, framing, self.request.most_body, &mut body) {
             Ok(truncated) => Ok((body, truncated)),
@@ -224,6 +239,36 @@ impl Asking<'_> {
             }
         }
     }
+}
+
+/// The next head, whatever its status is.
+fn any_head(incoming: &mut Incoming, place: &str, deadline: Deadline) -> Result<Head, Unanswered> {
+    let refuse = |why| Unanswered::new(Kind::Protocol, format!("{place} {why}"));
+    loop {
+        if let Some(head) = head::read(incoming.pending()).map_err(refuse)? {
+            incoming.consume(head.length);
+            return Ok(head);
+        }
+        incoming.more().map_err(|error| broken(&error, place, Phase::Head, deadline))?;
+    }
+}
+
+/// The head that counts, after those that only say that it will come.
+fn final_head(
+    incoming: &mut Incoming,
+    place: &str,
+    deadline: Deadline,
+) -> Result<Head, Unanswered> {
+    let refuse = |why| Unanswered::new(Kind::Protocol, format!("{place} {why}"));
+    for _ in 0..=MOST_INTERIM {
+        let head = any_head(incoming, place, deadline)?;
+        match head.status {
+            101 => return Err(refuse("changed to a protocol that was not asked for".to_owned())),
+            100..=199 => {}
+            _ => return Ok(head),
+        }
+    }
+    Err(refuse(format!("sent more than {MOST_INTERIM} answers 1xx and no other")))
 }
 
 /// Where an answer leads, if it does. Never from https to http: it would give away what TLS kept.

@@ -3,11 +3,13 @@
 //! | to ...                              | see        |
 //! |-------------------------------------|------------|
 //! | ask a URL, on a new connection      | [`http`]   |
+//! | fetch or send what is long          | [`http::fetch`], [`http::put`] |
 //! | judge the answer                    | [`expect`] |
 //! | know whether a port is open         | [`tcp`]    |
 //! | have the addresses of a name        | [`name`]   |
+//! | repeat what another side has said   | [`shown`]  |
 //!
-//! Invariants: nothing waits past its deadline, and every wait ends within a quarter of a second of
+//! Invariants: nothing waits past its deadline (a long transfer has one for each piece), and every wait ends within a quarter of a second of
 //! a signal. What could not be judged has not held. No error holds a request's headers, the path or
 //! the query of a URL (tokens stand there), or any part of a body.
 //!
@@ -18,6 +20,7 @@
 pub mod expect;
 pub mod http;
 pub mod name;
+pub mod shown;
 pub mod tcp;
 mod tls;
 mod wire;

@@ -61,6 +61,11 @@ impl Wire {
         Err(Unanswered::new(kind.unwrap_or(Kind::Unreachable), msg))
     }
 
+    /// Waits end with this deadline from now on: a long transfer is given time anew as it moves.
+    pub(crate) fn until(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
+    }
+
     /// As much as goes without waiting, and no matter whether it does: for a farewell.
     pub(crate) fn without_waiting(&mut self) -> &mut TcpStream {
         &mut self.stream
@@ -109,6 +114,8 @@ pub(crate) enum Phase {
     Head,
     /// So many bytes of the body had come.
     Body(usize),
+    /// So many bytes of ours had been sent.
+    Sent(u64),
 }
 
 impl fmt::Display for Phase {
@@ -117,6 +124,7 @@ impl fmt::Display for Phase {
             Phase::Handshake => f.write_str("during the TLS handshake"),
             Phase::Head => f.write_str("before the headers of its answer were complete"),
             Phase::Body(bytes) => write!(f, "after {bytes} bytes of the body"),
+            Phase::Sent(bytes) => write!(f, "after {bytes} bytes were sent"),
         }
     }
 }

@@ -21,15 +21,19 @@ pub const BIN: &str = "plugins/modules/__bin";
 /// Fills the checkout, which is then used in place through `.dev`.
 pub fn collection(workspace: &Workspace, arches: &[Arch]) -> Result<()> {
     link_in_place(workspace)?;
-    let toolchains = available(workspace, arches)?;
+    let toolchains = available(workspace, arches, false)?;
     fill(workspace, &workspace.shipped(), &toolchains, &workspace.collection().join(BIN))
 }
 
 /// The architectures that this machine can build; one that it cannot is said, unless it is the machine's own.
-pub fn available(workspace: &Workspace, arches: &[Arch]) -> Result<Vec<(Arch, Toolchain)>> {
+pub fn available(
+    workspace: &Workspace,
+    arches: &[Arch],
+    draft: bool,
+) -> Result<Vec<(Arch, Toolchain)>> {
     let mut found = Vec::new();
     for &arch in arches {
-        match Toolchain::find(workspace, arch) {
+        match find(workspace, arch, draft) {
             Some(toolchain) => found.push((arch, toolchain)),
             None if arch.is_native() => bail!("no Rust target for this machine: {}", advice(arch)),
             None => {
@@ -39,6 +43,12 @@ pub fn available(workspace: &Workspace, arches: &[Arch]) -> Result<Vec<(Arch, To
     }
     ensure!(!found.is_empty(), "none of the architectures that were asked for can be built");
     Ok(found)
+}
+
+/// A draft is of other architectures only: the machine's own binaries are those that are tested.
+pub fn find(workspace: &Workspace, arch: Arch, draft: bool) -> Option<Toolchain> {
+    let found = Toolchain::find(workspace, arch)?;
+    Some(if draft && !arch.is_native() { found.drafting() } else { found })
 }
 
 /// Builds these crates and makes `folder` hold their binaries, and a link for each further module that one serves.
@@ -59,10 +69,10 @@ pub fn fill(
     }
     let mut built = Vec::new();
     for (arch, toolchain) in toolchains {
-        let release = toolchain.target_dir.join(&toolchain.triple).join("release");
+        let built_in = toolchain.target_dir.join(&toolchain.triple).join(toolchain.profile);
         for &module in crates {
-            let path = release.join(&module.name);
-            let content = check(workspace, module, *arch, &path)
+            let path = built_in.join(&module.name);
+            let content = check(workspace, module, *arch, toolchain, &path)
                 .with_context(|| format!("binary {}", path.display()))?;
             built.push((module, *arch, path, content));
         }
@@ -116,7 +126,13 @@ fn build(
 }
 
 /// A binary that would not run on a target, or that would be felt there, is no success.
-fn check(workspace: &Workspace, module: &ModuleCrate, arch: Arch, path: &Path) -> Result<Vec<u8>> {
+fn check(
+    workspace: &Workspace,
+    module: &ModuleCrate,
+    arch: Arch,
+    toolchain: &Toolchain,
+    path: &Path,
+) -> Result<Vec<u8>> {
     let content = fs::read(path).context("reading it")?;
     let elf = elf::parse(&content)?;
     ensure!(
@@ -128,7 +144,7 @@ fn check(workspace: &Workspace, module: &ModuleCrate, arch: Arch, path: &Path) -
     ensure!(elf.is_static, "not static: it asks for a program interpreter");
     let (size, limit) = (content.len() as u64, module.max_bytes);
     ensure!(
-        size <= limit,
+        size <= limit || !toolchain.ships(),
         "{size} bytes, the limit is {limit} (`[package.metadata.ansible] max_mib` of its crate)"
     );
     if arch.is_native() {

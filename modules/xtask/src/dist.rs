@@ -14,17 +14,19 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 use walkdir::{DirEntry, WalkDir};
 
+use crate::binaries;
 use crate::galaxy::{self, Galaxy};
 use crate::stage;
-use crate::target::{Arch, Toolchain, advice};
+use crate::target::{Arch, advice};
 use crate::workspace::{Workspace, run};
 
-pub fn dist(workspace: &Workspace) -> Result<()> {
+/// A draft goes to a folder of its own, where nobody takes it for what is shipped.
+pub fn dist(workspace: &Workspace, draft: bool) -> Result<()> {
     let galaxy = galaxy::check_version(workspace)?;
     let time = source_time(workspace)?;
     let mut toolchains = Vec::new();
     for arch in Arch::ALL {
-        let toolchain = Toolchain::find(workspace, arch);
+        let toolchain = binaries::find(workspace, arch, draft);
         toolchains.push((
             arch,
             toolchain.with_context(|| {
@@ -32,7 +34,7 @@ pub fn dist(workspace: &Workspace) -> Result<()> {
             })?,
         ));
     }
-    let folder = workspace.target_dir.join("dist");
+    let folder = workspace.target_dir.join(if draft { "draft" } else { "dist" });
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let work = tempfile::tempdir_in(&folder)?;
     let copy = stage::stage_with(workspace, work.path(), false, &toolchains)?;

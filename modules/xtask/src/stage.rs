@@ -25,8 +25,14 @@ const FOLDERS: [(&str, &str); 6] = [
     ("roles", "roles"),
 ];
 
-pub fn stage(workspace: &Workspace, dir: &Path, with_tests: bool) -> Result<()> {
-    let toolchains = binaries::available(workspace, &Arch::ALL)?;
+pub fn stage(
+    workspace: &Workspace,
+    dir: &Path,
+    with_tests: bool,
+    arches: &[Arch],
+    draft: bool,
+) -> Result<()> {
+    let toolchains = binaries::available(workspace, arches, draft)?;
     let place = stage_with(workspace, dir, with_tests, &toolchains)?;
     println!("{}", place.display());
     Ok(())

@@ -47,6 +47,14 @@ impl Arch {
     }
 }
 
+/// Of zstd's ways to compress, the two fastest are used. The others would be a quarter of a MiB in each binary that
+/// has zstd; a level that asks for one of them gets the next faster one.
+const LEAN_ZSTD: &str = "-DZSTD_EXCLUDE_GREEDY_BLOCK_COMPRESSOR -DZSTD_EXCLUDE_LAZY_BLOCK_COMPRESSOR \
+    -DZSTD_EXCLUDE_LAZY2_BLOCK_COMPRESSOR -DZSTD_EXCLUDE_BTLAZY2_BLOCK_COMPRESSOR \
+    -DZSTD_EXCLUDE_BTOPT_BLOCK_COMPRESSOR -DZSTD_EXCLUDE_BTULTRA_BLOCK_COMPRESSOR";
+
+const RELEASE: &str = "release";
+
 /// How to call cargo for one architecture.
 pub struct Toolchain {
     pub triple: String,
@@ -55,6 +63,8 @@ pub struct Toolchain {
     environment: Vec<(String, OsString)>,
     /// Compilers of different versions keep apart.
     pub target_dir: PathBuf,
+    /// Cargo's, and the folder where it puts what it built by it.
+    pub profile: &'static str,
 }
 
 impl Toolchain {
@@ -74,6 +84,7 @@ impl Toolchain {
                 triple,
                 environment,
                 target_dir: workspace.target_dir.clone(),
+                profile: RELEASE,
             })
         };
         if arch.is_native() && cfg!(target_env = "gnu") && has_std(&gnu) {
@@ -104,10 +115,20 @@ impl Toolchain {
             environment: vec![],
             triple,
             target_dir: workspace.target_dir.join("lab-toolchain"),
+            profile: RELEASE,
         })
     }
 
-    /// A release build of static binaries that hold no path of this machine, so that they are the same wherever built.
+    /// Built fast in place of small and fast: to be looked at, not to be shipped.
+    pub fn drafting(self) -> Self {
+        Self { profile: "draft", ..self }
+    }
+
+    pub fn ships(&self) -> bool {
+        self.profile == RELEASE
+    }
+
+    /// A build of static binaries that hold no path of this machine, so that they are the same wherever built.
     pub fn cargo_build(&self, workspace: &Workspace) -> Command {
         let mut flags =
             vec!["-Ctarget-feature=+crt-static".to_owned(), "-Crelocation-model=static".to_owned()];
@@ -122,10 +143,14 @@ impl Toolchain {
             remap(&cargo_home, "/cargo");
         }
         let mut command = self.cargo.as_ref().map_or_else(cargo, Command::new);
-        command.current_dir(&workspace.root).args(["build", "--release", "--locked", "--quiet"]);
+        command.current_dir(&workspace.root).args(["build", "--locked", "--quiet", "--profile"]);
+        command.arg(self.profile);
         command.arg("--target").arg(&self.triple).arg("--target-dir").arg(&self.target_dir);
         // With --target these flags reach only what is built for the target, not build scripts and macros.
         command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+        // For the times in the archive; what compiles C would be built anew whenever it comes or goes.
+        command.env_remove("SOURCE_DATE_EPOCH");
+        command.env(format!("CFLAGS_{}", self.triple.replace('-', "_")), LEAN_ZSTD);
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command
     }

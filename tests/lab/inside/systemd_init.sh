@@ -2,47 +2,20 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# The start of a machine with systemd, and the tidying after its end. The first process has its own mount, pid, IPC and host name
-# namespaces. It gets a control group, makes that the root of a cgroup namespace, puts the machine's root together, and becomes
-# systemd. When it ends, the kernel ends and unmounts all but the control group. "SKIP: ..." says what this machine does not allow.
-# usage: systemd_init.sh start|enter FOLDER TREE NAME
-#        systemd_init.sh tidy FOLDER NAME          (in a mount namespace of its own)
+# The start of a machine with systemd. The first process has its own mount, pid, IPC and host name namespaces, and its own control group
+# (own_cgroup.sh). It puts the machine's root together, and becomes systemd. "SKIP: ..." says what this machine does not allow.
+# usage: systemd_init.sh FOLDER TREE NAME
 set -eu
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 umask 022
-act=$1 folder=$2
+folder=$1
 
 skip() {
     echo "SKIP: $*"
     exit 1
 }
 
-case $act in
-start)
-    name=$4
-    # A mount of our own: hosts have theirs in different places, or none beside the old hierarchies.
-    mount -t cgroup2 cgroup2 "$folder/cgroup" || skip "no control groups (cgroup2) can be mounted here"
-    mkdir -p "$folder/cgroup/$name" || skip "no control group can be made here"
-    echo 0 > "$folder/cgroup/$name/cgroup.procs" || skip "no process can be moved to a control group here"
-    exec unshare --cgroup -- sh "$0" enter "$folder" "$3" "$name"
-    ;;
-tidy)
-    name=$3
-    # Where this cannot be mounted there was never a group either.
-    mount -t cgroup2 cgroup2 "$folder/cgroup" 2> "$folder/tidy.log" || exit 0
-    # Members take a moment to go after their first process was killed.
-    for _try in 1 2 3 4 5 6 7 8 9 10; do
-        [ -d "$folder/cgroup/$name" ] || exit 0
-        find "$folder/cgroup/$name" -depth -type d -exec rmdir {} + 2> "$folder/tidy.log" || sleep 0.2
-    done
-    cat "$folder/tidy.log" >&2
-    exit 1
-    ;;
-enter) ;;
-*) exit 2 ;;
-esac
-
-tree=$3 name=$4 root=$folder/root
+tree=$2 name=$3 root=$folder/root
 mount -t tmpfs -o mode=0755 machine "$root"
 mkdir "$root/upper" "$root/work" "$root/all"
 if mount -t overlay -o "lowerdir=$tree,upperdir=$root/upper,workdir=$root/work" machine "$root/all"; then

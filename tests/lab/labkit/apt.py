@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -130,7 +132,7 @@ def _one_line(text: str) -> list[Source]:
     return found
 
 
-def _lines_for(suite: str, arch: str) -> list[str]:
+def _lines_for(suite: str, arch: str, more: str = "") -> list[str]:
     """apt source lines for a suite: the host's own with its updates and security, or another suite of the same mirror."""
     host, lines = codename(), set()
     for source in host_sources():
@@ -141,7 +143,7 @@ def _lines_for(suite: str, arch: str) -> list[str]:
             suites = {suite} if host in source.suites else set()
             keys = DEBIAN_KEYS
         options = f"arch={arch}" + (f" signed-by={keys}" if keys else "")
-        components = "main universe" if "universe" in source.components else "main"
+        components = " ".join(["main", *(["universe"] if "universe" in source.components else []), *([more] if more else [])])
         lines |= {f"deb [{options}] {source.uri} {name} {components}" for name in suites if not source.uri.startswith("cdrom:")}
     if not lines:
         raise Skip(f"the apt sources of this machine name no mirror for {suite}")
@@ -151,11 +153,11 @@ def _lines_for(suite: str, arch: str) -> list[str]:
 
 
 class Archive:
-    """Packages of one suite and architecture, to be unpacked and never installed."""
+    """Packages of one suite and architecture, to be unpacked and never installed; `more` is a component beside main."""
 
-    def __init__(self, arch: str, suite: str = ""):
-        self.arch, self.suite = arch, suite or codename()
-        self.folder = CACHE / "apt" / f"{self.suite}-{arch}"
+    def __init__(self, arch: str, suite: str = "", more: str = ""):
+        self.arch, self.suite, self.more = arch, suite or codename(), more
+        self.folder = CACHE / "apt" / "-".join([self.suite, arch, *([more] if more else [])])
         self.config = self.folder / "apt.conf"
         self._ready = False
 
@@ -192,7 +194,7 @@ class Archive:
         for part in ("state/lists/partial", "cache/archives/partial", "parts"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
-        (self.folder / "sources.list").write_text("\n".join(_lines_for(self.suite, self.arch)) + "\n")
+        (self.folder / "sources.list").write_text("\n".join(_lines_for(self.suite, self.arch, self.more)) + "\n")
         # The host's apt.conf.d still applies (proxies, certificates); its hooks and extra indexes do not.
         self.config.write_text(f"""\
 #clear APT::Update::Pre-Invoke;
@@ -216,6 +218,37 @@ Dir::Etc::preferencesparts "{self.folder}/parts";
 def libraries(packages: list[str]) -> list[str]:
     """Of a closure, the shared libraries only."""
     return [package for package in packages if re.match(r"lib(?!.*-perl(=|$))|zlib1g", package)]
+
+
+def merge(tree: Path) -> None:
+    """Prepare an empty tree to be unpacked into as Debian lies on a disk: /bin and its like lead into /usr."""
+    for here in ("bin", "sbin", "lib", "lib64"):
+        (tree / "usr" / here).mkdir(parents=True, exist_ok=True)
+        (tree / here).symlink_to(f"usr/{here}")
+
+
+def libraries_of(tree: Path, program: str, emulator: Path | None = None) -> set[str]:
+    """The libraries of a program in a merged tree, and the loader, as that loader itself says: paths below usr."""
+    loader = next(path for pattern in ("lib64/ld-*.so.*", "lib/ld-*.so.*", "lib/*/ld-*.so.*") for path in sorted(tree.glob(pattern)))
+    inside = f"/{loader.relative_to(tree)}"
+    command = [inside, "--list", f"/{program}"]
+    if emulator:
+        shutil.copy(emulator, tree / "emulator")
+        command.insert(0, "/emulator")
+    listed = run(["chroot", tree, *command]).stdout
+    return {"usr" + word.removeprefix("/usr") for word in [*listed.split(), inside] if word.startswith("/")}
+
+
+def pick(tree: Path, paths: Iterable[str], into: Path) -> None:
+    """Copy files of an unpacked tree. Links are followed as if it were the root: the loader's leads to an absolute place, where the host has
+    its own, of another C library."""
+    for path in sorted(paths):
+        found = tree / path
+        while found.is_symlink():
+            to = Path(os.readlink(found))
+            found = tree / to.relative_to("/") if to.is_absolute() else found.parent / to
+        (into / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(found, into / path)
 
 
 def _unpack(deb: Path, into: Path) -> None:

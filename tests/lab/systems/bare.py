@@ -81,40 +81,22 @@ def root_folder(arch: str, emulator: Path | None = None) -> Path:
     def build(folder: Path) -> None:
         archive = apt.Archive(arch)
         everything = folder / "everything"
-        for here in ("bin", "sbin", "lib", "lib64"):
-            (everything / "usr" / here).mkdir(parents=True)
-            (everything / here).symlink_to(f"usr/{here}")
+        apt.merge(everything)
         archive.unpack(CACHES + apt.libraries(archive.closure(*CACHES)), everything)
         root = folder / "root"
         wanted = {"usr/bin/busybox"}
         for program in PROGRAMS:
             if (everything / program).exists():
-                wanted |= {program, *_libraries_of(everything, program, emulator)}
-        for path in wanted:
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(everything / path, root / path)
+                wanted |= {program, *apt.libraries_of(everything, program, emulator)}
+        apt.pick(everything, wanted, root)
         shutil.rmtree(everything)
     return entry(f"bare-{apt.codename()}-{arch}", build) / "root"
-
-
-def _libraries_of(everything: Path, program: str, emulator: Path | None) -> set[str]:
-    """The libraries of a program and the loader itself, as that loader says (all below usr: the folder is merged)."""
-    loader = next(path for pattern in ("lib64/ld-*.so.*", "lib/ld-*.so.*", "lib/*/ld-*.so.*") for path in sorted(everything.glob(pattern)))
-    inside = f"/{loader.relative_to(everything)}"
-    command = [inside, "--list", f"/{program}"]
-    if emulator:
-        shutil.copy(emulator, everything / "emulator")
-        command.insert(0, "/emulator")
-    listed = run(["chroot", everything, *command]).stdout
-    return {"usr" + word.removeprefix("/usr") for word in [*listed.split(), inside] if word.startswith("/")}
 
 
 def _furnish(tree: Path, programs: Path, public_key: str) -> None:
     """A copy of the programs with the files of /etc and the homes."""
     shutil.copytree(programs, tree, symlinks=True)
-    for name in ("bin", "sbin", "lib", "lib64"):
-        (tree / "usr" / name).mkdir(exist_ok=True)
-        (tree / name).symlink_to(f"usr/{name}")
+    apt.merge(tree)
     for name in ("dev", "proc", "tmp", "run/sshd", "var/tmp", "etc/dropbear", "etc/ssh", "home", "root"):
         (tree / name).mkdir(parents=True)
     for name in ("tmp", "var/tmp"):

@@ -55,7 +55,7 @@ def up(folder: Path, method: str = "map") -> str:
     ports = {name: daemon.free_port() for name in ("ssh", "frontend", *RELEASES)}
     _furnish(folder / "files", ports, make_keys(folder), method)
     daemon.start(folder, "systemd", ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--",
-                                     "sh", HERE / "inside/systemd_init.sh", "start", folder, tree, _name(folder)])
+                                     "sh", HERE / "inside/own_cgroup.sh", "start", folder, tree, _name(folder), HERE / "inside/systemd_init.sh"])
     try:
         daemon.wait_for(lambda: learn_host_keys(folder, ports["ssh"]), "systemd", folder, "systemd", 60)
     except Fail as fail:
@@ -70,7 +70,7 @@ def up(folder: Path, method: str = "map") -> str:
 def down(folder: Path) -> None:
     daemon.stop(folder, "systemd", signal.SIGKILL)
     if (folder / "cgroup").exists():
-        run(["unshare", "--mount", "--", "sh", HERE / "inside/systemd_init.sh", "tidy", folder, _name(folder)])
+        run(["unshare", "--mount", "--", "sh", HERE / "inside/own_cgroup.sh", "tidy", folder, _name(folder)])
     if folder.exists():
         shutil.rmtree(folder)
 

@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Virtual environments: each supported ansible-core with a Python that it wants, the linters, pytest."""
+"""Virtual environments: each supported ansible-core with a Python that it wants, the linters, pytest, Molecule."""
 from __future__ import annotations
 
 import os
@@ -40,6 +40,11 @@ def pytest() -> Path:
     return _venv("pytest", NEWEST_FIRST, ["ansible-core", "pytest", "pyyaml"], "pytest")
 
 
+def molecule() -> Path:
+    newest = max(PYTHONS, key=lambda release: int(release.split(".")[1]))
+    return _venv("molecule", PYTHONS[newest], ["molecule", f"ansible-core=={newest}.*"], "molecule")
+
+
 def ansible_test_home() -> Path:
     """A HOME for ansible-test: it finds its get-pip in the cache there instead of downloading it."""
     def build(folder: Path) -> None:
@@ -55,6 +60,7 @@ def ansible_test_home() -> Path:
 THINGS = {
     **{f"ansible-{release}": partial(ansible, release) for release in PYTHONS},
     "ansible-lint": lint,
+    "molecule": molecule,
     "ansible-test-pip": ansible_test_home,
     "pytest": pytest,
 }
@@ -69,7 +75,8 @@ def _venv(name: str, pythons: tuple[str, ...], packages: list[str], proof: str) 
         say(f"{name}: Python {version} at {python}, pip installs {' '.join(packages)}")
         run([python, "-m", "venv", folder])
         run([folder / "bin/pip", "install", "--quiet", "--disable-pip-version-check", *packages], timeout=1200)
-        run([folder / "bin" / proof, "--version"], timeout=120)
+        # Molecule asks for ansible's programs by their names.
+        run([folder / "bin" / proof, "--version"], timeout=120, env={**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"})
     return entry(f"{name}-py{version}", build)
 
 

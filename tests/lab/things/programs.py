@@ -2,7 +2,7 @@
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The programs of the tests, built from this checkout: the web app and load generator, and the fake of Proxmox. Cargo is their cache:
-it knows what has changed."""
+it knows what has changed. A target folder of their own, since whoever builds the modules holds the lock of the other for minutes."""
 from __future__ import annotations
 
 import os
@@ -17,8 +17,9 @@ ROOT = HERE.parent.parent
 
 
 def _built(package: str, name: str) -> Path:
-    run(["cargo", "build", "--release", "--quiet", "--package", package], cwd=ROOT, timeout=900)
-    binary = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").absolute() / "release" / name
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").absolute() / "programs"
+    run(["cargo", "build", "--locked", "--release", "--quiet", "--package", package, "--target-dir", target], cwd=ROOT, timeout=900)
+    binary = target / "release" / name
     if not binary.exists():
         raise Fail(f"cargo built {package}, but it is not at {binary}")
     return binary

@@ -1,6 +1,6 @@
 //! What the options of `deploy_ledger` are called and what is said about them.
 
-use ansible_module::{Default, Kind, Module, Opt, Rule, Support};
+use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
 
 pub(super) const WHERE: &[Opt] = &[
     Opt::new("app", Kind::Str).required().about(&[
@@ -73,7 +73,7 @@ const RUN: &[Opt] = &[
     ]),
     Opt::new("data", Kind::Dict).about(&[
         "What belongs to the record of the phase or restore point. No secrets.",
-        "The report knows these keys of a module's result, and shows any other as it is: C(plan), C(loss), C(undo), C(flip), C(probes), C(msg), C(reason), C(cmd), C(rc), C(stdout), C(stderr).",
+        "The report knows these keys of a module's result, and shows any other as it is: C(plan), C(loss), C(undo), C(flip), C(probes) with C(held) and C(required), C(msg), C(reason), C(cmd), C(rc), C(stdout), C(stderr).",
     ]),
     Opt::new("revert_cap", Kind::Int).default(Default::Int(3)).about(&[
         "How many deploys may go back by themselves within O(revert_window). V(0) lets none. For O(state=revert).",
@@ -122,8 +122,56 @@ const FILES: &[Opt] = &[
         "Where the report goes, as one page of HTML that needs nothing else. For O(state=report).",
     ]),
     Opt::new("release_url", Kind::Str).about(&[
-        "Where a release can be looked at, for links in the report; C({sha}), C({app}) and C({env}) are filled in. For O(state=report).",
+        "Where a release can be looked at, for links in the report; C({sha}), C({app}) and C({env}) are filled in. For O(state=report) and O(bring_to).",
     ]),
+];
+
+/// What the action plugin does (plugin_utils/deploy_ledger.py).
+const CONTROLLER: &[Opt] = &[
+    Opt::new("required", Kind::Bool).default(Default::Bool(true)).about(&[
+        "Whether a ledger that cannot be reached, read or written fails the task.",
+        "With V(false), for a rescue, it is a warning: a way back must not be stopped by its own record. What O(revert_cap) refuses fails all the same.",
+    ]),
+    Opt::new("config_dir", Kind::Str).about(&[
+        "A folder on the controller, in the repository of the configuration: O(config_commit) and O(config_dirty) are found there. Without git or a repository nothing is recorded of it. For O(state=open).",
+    ]),
+    Opt::new("outcome_to", Kind::Str).about(&["As O(outcome_file), but a file on the controller."]),
+    Opt::new("bring_to", Kind::Str).about(&[
+        "Where on the controller the report goes, without an ending: Markdown ending in C(.md), a page ending in C(.html). For O(state=report) and O(state=closed).",
+        "A Markdown file of this deploy that is there stays as it is, since somebody may have written into it. Beside one of another deploy the id is added to the name.",
+    ]),
+];
+
+const OURS: &[Return] = &[
+    Return::new(
+        "stays",
+        Kind::List,
+        "when O(state=open)",
+        "The migrations of the release that is in place, which a rollback does not undo.",
+    )
+    .contains(&[
+        Return::new("deploy_id", Kind::Str, "always", "The deploy that ran it."),
+        Return::new("release", Kind::Str, "always", "Its release."),
+        Return::new(
+            "compatible_back_to",
+            Kind::Str,
+            "always",
+            "The oldest release that can run with its schema, as the deploy said, or null.",
+        ),
+    ]),
+    Return::new(
+        "taken",
+        Kind::Dict,
+        "when O(state=open)",
+        "By colour, the newest of the last deploys that went into it, C(deploy_id) and C(release), but for those that failed and went back; from the C(color) in the data of the phase V(preflight).",
+    ),
+    Return::new("report", Kind::Str, "with O(bring_to)", "The Markdown on the controller."),
+    Return::new(
+        "unrecorded",
+        Kind::Str,
+        "when O(required=false) and it was not recorded",
+        "Why the ledger does not know of it.",
+    ),
 ];
 
 pub const MODULE: Module = Module {
@@ -136,7 +184,7 @@ pub const MODULE: Module = Module {
         "The same task again changes nothing, but for a heartbeat. Nothing that was recorded is ever rewritten.",
     ],
     version_added: "0.1.0",
-    options: &[WHERE, RUN, RESTORE_POINT, LAYERS, FILES],
+    options: &[WHERE, RUN, RESTORE_POINT, LAYERS, FILES, CONTROLLER],
     rules: &[
         Rule::RequiredIf("state", "open", &["deploy_id"]),
         Rule::RequiredIf("state", "phase", &["deploy_id", "phase"]),
@@ -146,7 +194,11 @@ pub const MODULE: Module = Module {
         Rule::RequiredIf("state", "closed", &["deploy_id", "outcome"]),
         Rule::RequiredIf("state", "void", &["deploy_id", "reason"]),
         Rule::RequiredIf("state", "report", &["deploy_id"]),
-        Rule::RequiredIfAny("state", "report", &["report_markdown", "report_html", "metrics_file"]),
+        Rule::RequiredIfAny(
+            "state",
+            "report",
+            &["report_markdown", "report_html", "bring_to", "metrics_file"],
+        ),
         Rule::RequiredIf("state", "compacted", &["retain"]),
         Rule::RequiredBy("config_dirty", &["config_commit"]),
         Rule::RequiredBy("layers", &["metrics_file"]),
@@ -162,5 +214,5 @@ pub const MODULE: Module = Module {
     ],
     seealso: &["reversible.deploy.deploy_ledger_info"],
     examples: include_str!("../examples.yml"),
-    returns: &[change::RESULT],
+    returns: &[change::RESULT, OURS],
 };

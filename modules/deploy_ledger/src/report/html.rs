@@ -3,7 +3,7 @@
 //! Invariant: every text goes through `put`, which escapes it, and a policy in the page forbids
 //! whatever is not in it, down to the hash of its one style sheet.
 
-use super::told::{Flip, PROBE, Probe};
+use super::told::{Flip, Gate, PROBE};
 use super::words::{POINTS, duration, plain};
 use super::{Bar, Story, Verdict};
 use crate::ledger::Status;
@@ -23,8 +23,8 @@ pub fn html(story: &Story) -> String {
     for flip in &story.told.flips {
         page.flip(flip);
     }
-    for (phase, probes) in &story.told.probes {
-        page.probes(phase, probes);
+    for gate in &story.told.gates {
+        page.gate(gate);
     }
     page.plans(story);
     page.points(story);
@@ -181,14 +181,21 @@ impl Page {
         self.raw("</div></section>");
     }
 
-    fn probes(&mut self, phase: &str, probes: &[Probe]) {
-        self.raw("<section><h2>Probes in phase ").put(phase).raw("</h2>");
+    fn gate(&mut self, gate: &Gate) {
+        self.raw("<section><h2>Probes in phase ").put(&gate.phase).raw("</h2>");
+        if let Some(count) = &gate.count {
+            self.tag("p class=\"note\"", count);
+        }
         let heads: Vec<&str> = std::iter::once("").chain(PROBE.iter().copied()).collect();
         self.table(&heads, |page| {
-            for probe in probes {
-                let (color, word) = if probe.ok { ("good", "ok") } else { ("bad", "failed") };
+            for probe in &gate.probes {
+                let color = match probe.ok {
+                    Some(true) => "good",
+                    Some(false) => "bad",
+                    None => "open",
+                };
                 page.raw("<tr><td>");
-                page.tag(&format!("span class=\"badge {color}\""), word).raw("</td>");
+                page.tag(&format!("span class=\"badge {color}\""), probe.word()).raw("</td>");
                 page.cells(&probe.row);
                 page.raw("</tr>");
             }

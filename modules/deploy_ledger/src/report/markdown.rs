@@ -26,11 +26,13 @@ pub fn markdown(story: &Story) -> String {
     }
     phases(&mut text, story);
     flips(&mut text, story);
-    for (phase, probes) in &story.told.probes {
-        let _ = writeln!(text, "\n## Probes in phase {}\n", inline(phase));
-        let rows = probes.iter().map(|probe| {
-            let ok = if probe.ok { "ok" } else { "failed" };
-            std::iter::once(ok.to_owned()).chain(probe.row.iter().cloned()).collect()
+    for gate in &story.told.gates {
+        let _ = writeln!(text, "\n## Probes in phase {}\n", inline(&gate.phase));
+        if let Some(count) = &gate.count {
+            let _ = writeln!(text, "{count}\n");
+        }
+        let rows = gate.probes.iter().map(|probe| {
+            std::iter::once(probe.word().to_owned()).chain(probe.row.iter().cloned()).collect()
         });
         let heads: Vec<&str> = std::iter::once("").chain(PROBE.iter().copied()).collect();
         table(&mut text, &heads, rows);

@@ -27,8 +27,17 @@ pub struct Flip {
     pub requests: Option<(u64, u64)>,
 }
 
+/// What a gate asked.
+pub struct Gate {
+    pub phase: String,
+    /// How many held and how many had to, where the gate says so.
+    pub count: Option<String>,
+    pub probes: Vec<Probe>,
+}
+
 pub struct Probe {
-    pub ok: bool,
+    /// `None`: it was not evaluated.
+    pub ok: Option<bool>,
     /// name, kind, tries, answer, milliseconds, why
     pub row: Vec<String>,
 }
@@ -46,7 +55,7 @@ pub struct Said {
 pub struct Told {
     pub plans: Vec<Plan>,
     pub flips: Vec<Flip>,
-    pub probes: Vec<(String, Vec<Probe>)>,
+    pub gates: Vec<Gate>,
     pub said: Vec<Said>,
     /// Phase, key, value: what no key above explains.
     pub other: Vec<(String, String, String)>,
@@ -60,10 +69,12 @@ impl Told {
             let name = &phase.phase;
             told.plan(name, &mut data);
             told.flips.extend(data.remove("flip").and_then(|it| Flip::of(name, &it)));
-            if let Some(Value::Array(list)) = data.remove("probes") {
-                told.probes.push((name.clone(), list.iter().map(Probe::of).collect()));
-            }
+            told.gates.extend(Gate::of(name, &mut data));
             told.said(name, phase.status, &mut data);
+            // What Ansible adds to every result says nothing that the phase's status does not say.
+            data.retain(|key, _| {
+                !["changed", "failed", "failed_when_result"].contains(&key.as_str())
+            });
             for (key, value) in data {
                 let shown = cut(&text(&value), MOST_OTHER);
                 if !shown.is_empty() {
@@ -160,7 +171,29 @@ impl Flip {
     }
 }
 
+impl Gate {
+    fn of(phase: &str, data: &mut Map<String, Value>) -> Option<Gate> {
+        let Some(Value::Array(list)) = data.get("probes") else { return None };
+        let probes: Vec<Probe> = list.iter().map(Probe::of).collect();
+        let number = |key: &str| data.get(key).and_then(Value::as_u64);
+        let count = number("held")
+            .zip(number("required"))
+            .map(|(held, required)| format!("{held} of {} held; {required} had to.", probes.len()));
+        let told = ["probes", "held", "required", "failed_probes"];
+        data.retain(|key, _| !told.contains(&key.as_str()));
+        Some(Gate { phase: phase.into(), count, probes })
+    }
+}
+
 impl Probe {
+    pub fn word(&self) -> &'static str {
+        match self.ok {
+            Some(true) => "ok",
+            Some(false) => "failed",
+            None => "not evaluated",
+        }
+    }
+
     fn of(value: &Value) -> Probe {
         // A gate words its answer as `answer`; others may say `last` or `status`.
         let get = |keys: &[&str]| {
@@ -169,7 +202,7 @@ impl Probe {
         };
         let time = value.get("milliseconds").filter(|it| !it.is_null());
         Probe {
-            ok: value["ok"] == true,
+            ok: value["ok"].as_bool(),
             row: vec![
                 get(&["name"]),
                 get(&["kind"]),

@@ -1,8 +1,9 @@
-//! `disk`: a filesystem has room.
+//! `disk`: a filesystem has room, and is not much fuller than before the deploy.
 //!
 //! Invariant: the share is what `df` says, of blocks or of inodes, whichever is fuller; what only root
 //! may use does not count as free.
 
+use crate::bounds::Bounds;
 use crate::given::Given;
 use crate::seen::{Ask, Seen, Try};
 use ansible_module::Failure;
@@ -14,24 +15,28 @@ const DEFAULT: f64 = 0.9;
 pub struct Disk {
     path: PathBuf,
     max: f64,
+    /// Compared with the baseline.
+    bounds: Bounds,
 }
 
 impl Disk {
     pub fn parse(given: &mut Given) -> Result<Disk, Failure> {
         let path = given.absolute("path")?;
         let path = path.ok_or_else(|| given.refuse("kind disk needs path".to_owned()))?;
-        let max: f64 = given.take("max")?.unwrap_or(DEFAULT);
+        let mut bounds = Bounds::upward(given)?;
+        // Its sentence is our own, in percent.
+        let max = bounds.max.take().unwrap_or(DEFAULT);
         if !(0.0..=1.0).contains(&max) {
             let msg = format!("expected a share from 0 to 1, such as {DEFAULT}, got {max}");
             return Err(given.bad("max", msg));
         }
-        Ok(Disk { path, max })
+        Ok(Disk { path, max, bounds })
     }
 }
 
 impl Ask for Disk {
     // A dead network filesystem can keep this waiting for ever; the gate does not wait for it.
-    fn ask(&self, _now: &Try<'_>) -> Result<Seen, String> {
+    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
         let path = self.path.display();
         let stat = statvfs(&self.path)
             .map_err(|why| format!("cannot tell how full {path} is: {}", why.desc()))?;
@@ -47,12 +52,13 @@ impl Ask for Disk {
         };
         let inodes = inodes.unwrap_or_default();
         let fullest = blocks.max(inodes);
+        let value = (fullest * 1e4).round() / 1e4;
         let answer = format!("{} of the space, {} of the inodes", percent(blocks), percent(inodes));
         let verdict = match fullest <= self.max {
-            true => Ok(()),
+            true => self.bounds.hold(value, now.before).map_err(|why| format!("{path}: {why}")),
             false => Err(format!("{path} is fuller than {}: {answer}", percent(self.max))),
         };
-        Ok(Seen::new(answer).value((fullest * 1e4).round() / 1e4).judged(verdict))
+        Ok(Seen::new(answer).value(value).judged(verdict))
     }
 }
 

@@ -1,12 +1,14 @@
-//! `http`: a URL answers as it should.
+//! `http`: a URL answers as it should, and as fast as it should.
 
 use super::web;
+use crate::bounds::Bounds;
 use crate::given::Given;
 use crate::seen::{Ask, Seen, Try};
 use ansible_module::Failure;
 use probe::expect::Expect;
 use probe::http::Request;
 use serde_json::{Map, Value, json};
+use std::time::Instant;
 
 /// More redirects than this are a loop.
 const MOST_REDIRECTS: u64 = 20;
@@ -15,6 +17,8 @@ pub struct Http {
     request: Request,
     /// All of them must hold.
     expect: Vec<Expect>,
+    /// Of the milliseconds that it took.
+    bounds: Bounds,
 }
 
 impl Http {
@@ -56,16 +60,23 @@ impl Http {
         let one = || Expect { status: status.clone(), ..Expect::default() };
         expect.extend(headers.into_iter().map(|header| Expect { header: Some(header), ..one() }));
         expect.extend(fields.into_iter().map(|json| Expect { json: Some(json), ..one() }));
-        Ok(Http { request, expect })
+        Ok(Http { request, expect, bounds: Bounds::upward(given)? })
     }
 }
 
 impl Ask for Http {
     fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+        let asked = Instant::now();
         let answer = web::ask(&self.request, now.span())?;
+        let took = (asked.elapsed().as_secs_f64() * 10_000.0).round() / 10.0;
         let more = if answer.truncated { " and more" } else { "" };
         let said = format!("status {}, {} bytes{more}", answer.status, answer.body.len());
-        let verdict = self.expect.iter().try_for_each(|expect| expect.holds(&answer));
-        Ok(Seen::new(said).judged(verdict))
+        let seen = Seen::new(said);
+        if let Err(why) = self.expect.iter().try_for_each(|expect| expect.holds(&answer)) {
+            // How fast a wrong answer came is nothing to compare with.
+            return Ok(seen.judged(Err(why)));
+        }
+        let in_time = self.bounds.hold(took, now.before);
+        Ok(seen.value(took).judged(in_time.map_err(|why| format!("milliseconds: {why}"))))
     }
 }

@@ -136,7 +136,7 @@ mod tests {
         ] {
             found.look(&wanted, line);
         }
-        let first = Some("an ERROR: \\u{fffd}\\u{1b}[31m".to_owned());
+        let first = Some("an ERROR: \u{fffd}\\u{1b}[31m".to_owned());
         assert_eq!(found, Found { lines: 5, matching: 2, first });
     }
 

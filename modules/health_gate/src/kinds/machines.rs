@@ -42,7 +42,11 @@ impl Ask for Incus {
         args.extend(project.iter().flat_map(|project| ["--project", project.as_str()]));
         let all: Vec<Value> = program::json("incus", &args, now.deadline())?;
         let found = all.iter().find(|one| one["name"] == name.as_str());
-        let Some(found) = found else { return Err(format!("there is no instance {name}")) };
+        // Of a project that there is not, `incus list` says only that nothing is in it.
+        let Some(found) = found else {
+            let within = project.as_ref().map(|project| format!(" in the project {project}"));
+            return Err(format!("there is no instance {name}{}", within.unwrap_or_default()));
+        };
         running(name, found["status"].as_str(), "Running")
     }
 }

@@ -7,10 +7,11 @@
 use super::web;
 use crate::bounds::Bounds;
 use crate::given::Given;
-use crate::seen::{Ask, Seen, Try, clipped, shown};
+use crate::seen::{Ask, Seen, Try, shown};
 use ansible_module::Failure;
 use host::deadline::Deadline;
 use probe::http::{Request, Url};
+use probe::shown::clipped;
 use serde_json::{Map, Value, json};
 use series::{Series, Window};
 use std::time::Duration;

@@ -6,8 +6,8 @@
 //! is named ([`Unseen`]), never passed over; processes that end meanwhile are no error. Costs one
 //! mountinfo for each namespace (and root folder) and one readlink for each thread.
 
-use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -46,6 +46,20 @@ pub struct Holder {
     pub mount_id: u64,
     /// As processes in that namespace see it.
     pub mountpoint: PathBuf,
+    /// A dataset's name, a device.
+    pub source: OsString,
+    pub dev: (u32, u32),
+    /// The peer group of the mount that it stands on, and those that that one follows.
+    pub on: (Option<u64>, Vec<u64>),
+}
+
+impl Holder {
+    /// Whether it is unmounted by itself when `other` is, as in the namespaces that systemd makes
+    /// for services. Where the kernel does not show it, it is not.
+    pub fn goes_with(&self, other: &Holder) -> bool {
+        let group = other.on.0.filter(|_| self.mountpoint == other.mountpoint);
+        group.is_some_and(|group| self.on.0 == Some(group) || self.on.1.contains(&group))
+    }
 }
 
 /// A namespace that could not be looked into: who may be asked about it, and why not.
@@ -66,6 +80,11 @@ pub struct Census {
 
 /// All mounts of a filesystem in all mount namespaces.
 pub fn holders(what: What<'_>) -> Result<Census> {
+    holders_where(&|mount| what.is(mount))
+}
+
+/// The same for several filesystems, in one walk through the processes.
+pub fn holders_where(wanted: &dyn Fn(&Mount) -> bool) -> Result<Census> {
     let mut census = Census::default();
     let mut seen_views = HashSet::new();
     let mut seen_spaces = HashSet::new();
@@ -100,12 +119,19 @@ pub fn holders(what: What<'_>) -> Result<Census> {
             };
             seen_spaces.insert(space);
             kept_spaces.extend(mounts.iter().filter_map(kept_space));
-            let found = mounts.iter().filter(|mount| what.is(mount)).map(|mount| Holder {
+            let found = mounts.iter().filter(|mount| wanted(mount)).map(|mount| Holder {
                 pid,
                 comm: comm(pid),
                 mount_ns: space,
                 mount_id: mount.id,
                 mountpoint: mount.mountpoint.clone(),
+                source: mount.source.clone(),
+                dev: mount.dev,
+                on: mounts
+                    .above(mount)
+                    .next()
+                    .map(|on| (on.shares, on.follows.clone()))
+                    .unwrap_or_default(),
             });
             census.holders.extend(found);
         }
@@ -159,29 +185,41 @@ pub struct User {
     pub how: How,
     /// The file or folder, as the process sees it.
     pub path: PathBuf,
+    /// Which filesystem it is on: [`Mount::dev`].
+    pub dev: (u32, u32),
 }
 
 /// The processes that use a filesystem, in whatever namespace, also after a lazy unmount; each
 /// once, with the first use that was found. Only root sees those of others. The kernel's own uses
 /// (loop devices, swap, exports) are not among them.
 pub fn users_of(mount: &Mount) -> Result<Vec<User>> {
-    let ids: HashSet<u64> =
-        holders(What::Dev(mount.dev))?.holders.iter().map(|holder| holder.mount_id).collect();
-    let wanted = Wanted { ids, dev: mount.dev };
+    users_of_any(&[mount.dev])
+}
+
+/// The same for several filesystems (by [`Mount::dev`]), in one walk through the processes.
+pub fn users_of_any(devs: &[(u32, u32)]) -> Result<Vec<User>> {
+    let of_any = holders_where(&|mount| devs.contains(&mount.dev))?;
+    let ids = of_any.holders.iter().map(|holder| (holder.mount_id, holder.dev)).collect();
+    let named = |dev: &(u32, u32)| (format!("{:02x}:{:02x}", dev.0, dev.1), *dev);
+    let maps = devs.iter().map(named).collect();
+    let wanted = Wanted { ids, devs: devs.iter().copied().collect(), maps };
     let found = pids()?.into_iter().filter_map(|pid| {
-        let (how, path) = wanted.used_by(pid)?;
-        Some(User { pid, comm: comm(pid), how, path })
+        let (how, path, dev) = wanted.used_by(pid)?;
+        Some(User { pid, comm: comm(pid), how, path, dev })
     });
     Ok(found.collect())
 }
 
 struct Wanted {
-    ids: HashSet<u64>,
-    dev: (u32, u32),
+    /// By mount id.
+    ids: HashMap<u64, (u32, u32)>,
+    devs: HashSet<(u32, u32)>,
+    /// As they stand in a process's `maps`.
+    maps: HashMap<String, (u32, u32)>,
 }
 
 impl Wanted {
-    fn used_by(&self, pid: u32) -> Option<(How, PathBuf)> {
+    fn used_by(&self, pid: u32) -> Option<(How, PathBuf, (u32, u32))> {
         let process = PathBuf::from(format!("/proc/{pid}"));
         let named = [(How::Cwd, "cwd"), (How::Root, "root"), (How::Exe, "exe")]
             .map(|(how, name)| (how, process.join(name)));
@@ -190,36 +228,34 @@ impl Wanted {
             .flatten()
             .flatten()
             .map(|fd| (How::Fd, fd.path()));
-        let used = named.into_iter().chain(open).find(|(_, link)| self.holds(link));
-        used.map(|(how, link)| (how, link.read_link().unwrap_or(link)))
+        let mut links = named.into_iter().chain(open);
+        let used = links.find_map(|(how, link)| Some((how, self.holds(&link)?, link)));
+        used.map(|(how, dev, link)| (how, link.read_link().unwrap_or(link), dev))
             .or_else(|| self.maps(&process))
     }
 
     /// By mount id and by device: btrfs and overlay say another device number in stat(2) than in
     /// mountinfo, and a mount that was lazily unmounted is in no mountinfo any more.
-    fn holds(&self, link: &Path) -> bool {
+    fn holds(&self, link: &Path) -> Option<(u32, u32)> {
         let flags = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-        let Ok(found) =
-            rustix::fs::statx(CWD, link, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)
-        else {
-            return false;
-        };
-        let by_id =
-            found.stx_mask & StatxFlags::MNT_ID.bits() != 0 && self.ids.contains(&found.stx_mnt_id);
-        by_id || (found.stx_dev_major, found.stx_dev_minor) == self.dev
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+        let found = rustix::fs::statx(CWD, link, flags, wanted).ok()?;
+        let has_id = found.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+        let by_id = self.ids.get(&found.stx_mnt_id).filter(|_| has_id);
+        by_id.or(self.devs.get(&(found.stx_dev_major, found.stx_dev_minor))).copied()
     }
 
     /// `7f..-7f.. r-xp 00000000 fe:01 1234   /usr/lib/x.so`, proc_pid_maps(5).
-    fn maps(&self, process: &Path) -> Option<(How, PathBuf)> {
+    fn maps(&self, process: &Path) -> Option<(How, PathBuf, (u32, u32))> {
         let maps = std::fs::read(process.join("maps")).ok()?;
-        let dev = format!("{:02x}:{:02x}", self.dev.0, self.dev.1);
-        let found = maps.split(|byte| *byte == b'\n').find_map(|line| {
+        maps.split(|byte| *byte == b'\n').find_map(|line| {
             let mut fields = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
-            let same = fields.nth(3)? == dev.as_bytes() && fields.next()? != b"0";
+            let dev = self.maps.get(std::str::from_utf8(fields.nth(3)?).ok()?)?;
+            let is_file = fields.next()? != b"0";
             let slash = line.iter().position(|byte| *byte == b'/')?;
-            same.then(|| PathBuf::from(OsStr::from_bytes(&line[slash..])))
-        })?;
-        Some((How::Map, found))
+            let path = PathBuf::from(OsStr::from_bytes(&line[slash..]));
+            is_file.then_some((How::Map, path, *dev))
+        })
     }
 }
 

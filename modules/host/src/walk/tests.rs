@@ -249,3 +249,58 @@ fn a_renamer_never_gets_us_out() {
         "{walks} walks, {reads} reads, {misses} misses"
     );
 }
+
+#[test]
+fn sorted_as_paths_compare() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for folder in ["a/c/d", "a.b", "a b", "b"] {
+        fs::create_dir_all(at(folder)).unwrap();
+    }
+    for file in ["a/z", "a/c/d/1", "a/c/2", "a.b/x", "a-", "a b/y", "Z"] {
+        fs::write(at(file), "").unwrap();
+    }
+    fs::write(dir.path().join(std::ffi::OsString::from_vec(b"a\xff\n".to_vec())), "").unwrap();
+    for tree in trees(dir.path(), Mounts::Stay) {
+        let sorted: Vec<PathBuf> = tree.sorted().map(|entry| entry.unwrap().path).collect();
+        assert!(sorted.windows(2).all(|pair| order(&pair[0], &pair[1]).is_lt()), "{sorted:?}");
+        assert_eq!(sorted.iter().cloned().collect::<BTreeSet<_>>(), paths(&tree));
+        assert_eq!(sorted[1..5], ["a", "a/c", "a/c/2", "a/c/d"].map(PathBuf::from));
+        let mut walk = tree.sorted();
+        let mut seen = 0;
+        while let Some(entry) = walk.next() {
+            let entry = entry.unwrap();
+            seen += 1;
+            if entry.path == Path::new("a") {
+                walk.pass_over(&entry);
+            }
+        }
+        assert_eq!(seen, sorted.len() - 5);
+    }
+}
+
+#[test]
+fn sorted_and_a_folder_that_goes_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for trial in 0..2 {
+        fs::create_dir_all(at("a/b")).unwrap();
+        for file in ["a/b/1", "a/c", "d"] {
+            fs::write(at(file), "").unwrap();
+        }
+        let tree = &trees(dir.path(), Mounts::Stay)[trial];
+        let mut found = Vec::new();
+        for entry in tree.sorted() {
+            if entry.as_ref().is_ok_and(|entry| entry.path == Path::new("a/b/1")) {
+                fs::rename(at("a"), at("gone")).unwrap();
+            }
+            found.push(entry.map(|entry| entry.path).map_err(|missed| missed.path));
+        }
+        let path = PathBuf::from;
+        assert_eq!(
+            found,
+            [Ok(path("a")), Ok(path("a/b")), Ok(path("a/b/1")), Err(path("a")), Ok(path("d"))]
+        );
+        fs::remove_dir_all(at("gone")).unwrap();
+    }
+}

@@ -95,8 +95,13 @@ impl World {
         let mut storages = String::new();
         for (name, storage) in world["storages"].as_object().unwrap() {
             let (kind, place) = (storage["type"].as_str().unwrap(), &storage["place"]);
-            let key = if kind == "zfspool" { "pool" } else { "path" };
-            storages += &format!("{kind}: {name}\n\t{key} {}\n\n", place.as_str().unwrap());
+            let place = place.as_str().unwrap();
+            let keys = match (kind, place.split_once('/')) {
+                ("lvmthin", Some((group, pool))) => format!("thinpool {pool}\n\tvgname {group}"),
+                ("zfspool", _) => format!("pool {place}"),
+                _ => format!("path {place}"),
+            };
+            storages += &format!("{kind}: {name}\n\t{keys}\n\n");
         }
         let (mut ha, mut replication) = (String::new(), String::new());
         for (sid, state) in world["ha"].as_object().into_iter().flatten() {

@@ -77,7 +77,11 @@ pub(super) fn read(
     }
 }
 
-fn take(incoming: &mut Incoming, wanted: usize, body: &mut Vec<u8>) -> Result<(), Fault> {
+pub(super) fn take(
+    incoming: &mut Incoming,
+    wanted: usize,
+    body: &mut Vec<u8>,
+) -> Result<(), Fault> {
     let end = body.len() + wanted;
     while body.len() < end {
         if incoming.pending().is_empty() {
@@ -124,7 +128,8 @@ fn chunked(incoming: &mut Incoming, most: usize, body: &mut Vec<u8>) -> Result<b
     }
 }
 
-fn chunk_line(incoming: &mut Incoming) -> Result<u64, Fault> {
+/// The size of the chunk that begins here; 0 for the last.
+pub(super) fn chunk_line(incoming: &mut Incoming) -> Result<u64, Fault> {
     let garbage = Fault::Garbage("sent a body in chunks that cannot be read");
     loop {
         match httparse::parse_chunk_size(incoming.pending()) {

@@ -3,7 +3,7 @@
 //! Invariant: nothing that is written can end a line early or change how the answer is framed, and
 //! of what is read neither size nor number is left to the server.
 
-use super::{Method, Url};
+use super::Url;
 
 /// A head that is longer is refused; servers themselves allow 8 to 64 KiB.
 const LONGEST: usize = 64 << 10;
@@ -33,12 +33,13 @@ pub fn check_headers(headers: &[(String, String)]) -> Result<(), String> {
     Ok(())
 }
 
-/// `headers` replace ours of the same name.
-pub(super) fn write(method: Method, url: &Url, headers: &[(String, String)]) -> Vec<u8> {
-    let method = match method {
-        Method::Get => "GET",
-        Method::Head => "HEAD",
-    };
+/// `headers` replace ours of the same name; `framing` stands beside them: what frames this very message.
+pub(super) fn write(
+    verb: &str,
+    url: &Url,
+    headers: &[(String, String)],
+    framing: &[(&'static str, String)],
+) -> Vec<u8> {
     let authority = url.authority();
     let ours = [
         ("Host", authority.as_str()),
@@ -48,8 +49,10 @@ pub(super) fn write(method: Method, url: &Url, headers: &[(String, String)]) -> 
     ];
     let given = |name: &str| headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
     let theirs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let mut head = format!("{method} {} HTTP/1.1\r\n", url.target());
-    for (name, value) in ours.into_iter().filter(|(name, _)| !given(name)).chain(theirs) {
+    let framing = framing.iter().map(|(name, value)| (*name, value.as_str()));
+    let mut head = format!("{verb} {} HTTP/1.1\r\n", url.target());
+    let ours = ours.into_iter().filter(|(name, _)| !given(name)).chain(framing);
+    for (name, value) in ours.chain(theirs) {
         head.extend([name, ": ", value, "\r\n"]);
     }
     head += "\r\n";
@@ -121,15 +124,18 @@ mod tests {
     fn each_header_once() {
         let url = "https://shop.example:8443/a?b".parse().unwrap();
         let headers = pairs(&[("host", "other"), ("X-Token", "abc"), ("Accept", "text/html")]);
-        let head = String::from_utf8(write(Method::Head, &url, &headers)).unwrap();
+        let head = String::from_utf8(write("HEAD", &url, &headers, &[])).unwrap();
         let expected = format!(
             "HEAD /a?b HTTP/1.1\r\nUser-Agent: reversible.deploy/{}\r\nConnection: close\r\nhost: \
              other\r\nX-Token: abc\r\nAccept: text/html\r\n\r\n",
             env!("CARGO_PKG_VERSION")
         );
         assert_eq!(head, expected);
-        let head = String::from_utf8(write(Method::Get, &url, &[])).unwrap();
+        let head = String::from_utf8(write("GET", &url, &[], &[])).unwrap();
         assert!(head.starts_with("GET /a?b HTTP/1.1\r\nHost: shop.example:8443\r\n"), "{head}");
+        let range = [("Range", "bytes=5-".to_owned())];
+        let head = String::from_utf8(write("GET", &url, &headers, &range)).unwrap();
+        assert!(head.contains("Connection: close\r\nRange: bytes=5-\r\nhost: other"), "{head}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 
+use host::deadline::Deadline;
 use rustls::{ClientConnection, StreamOwned};
 
 use crate::wire::Wire;
@@ -22,6 +23,14 @@ impl Connection {
                 stream.write_all(bytes)?;
                 stream.flush()
             }
+        }
+    }
+
+    /// From now on the waits end with another deadline.
+    pub(super) fn until(&mut self, deadline: Deadline) {
+        match self {
+            Connection::Plain(wire) => wire.until(deadline),
+            Connection::Tls(stream) => stream.sock.until(deadline),
         }
     }
 
@@ -62,6 +71,22 @@ impl Incoming {
 
     pub(super) fn consume(&mut self, bytes: usize) {
         self.used += bytes;
+    }
+
+    pub(super) fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// What was read before, or else new bytes, straight to where they are wanted; 0 when the other
+    /// side has closed.
+    pub(super) fn read_into(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let known = self.pending().len().min(buffer.len());
+        if known == 0 {
+            return self.connection.read(buffer);
+        }
+        buffer[..known].copy_from_slice(&self.pending()[..known]);
+        self.consume(known);
+        Ok(known)
     }
 
     /// At least one byte more.

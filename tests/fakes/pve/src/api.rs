@@ -75,7 +75,7 @@ fn container(world: &World, what: &str, vars: &Variables, args: &Args) -> Result
     match what {
         "config" => match args.value("snapshot") {
             Some(name) => snapshot(name),
-            None => Ok(Value::Object(container.config_json())),
+            None => Ok(Value::Object(container.config_json(args.flag("current")))),
         },
         "snapshot/{snapname}/config" => snapshot(vars.snapname.as_deref().unwrap_or_default()),
         "snapshot" => Ok(Value::Array(pct::snapshots(container))),

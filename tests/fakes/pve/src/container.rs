@@ -15,6 +15,8 @@ pub struct Container {
     /// As in the file: `hostname`, `memory`, `rootfs`, `mp0`, `template`, `lock`, `parent` ...
     pub config: BTreeMap<String, String>,
     pub description: String,
+    /// Changes that wait for the next start: new values, and under `delete` the keys that go.
+    pub pending: BTreeMap<String, String>,
     pub running: bool,
     /// When it was started, in ms since 1970; 0 for long ago.
     pub started_ms: u64,
@@ -50,6 +52,8 @@ pub struct Guest {
     pub attach_ms: u64,
     /// After a start: until then systemd says `starting`.
     pub boot_ms: u64,
+    /// After a start: until then systemd has not begun, and `systemctl` says `offline`.
+    pub offline_ms: u64,
     /// After a start: then it stops by itself.
     pub dies_after_ms: Option<u64>,
     /// What systemd says after the boot (`running`, `degraded`); empty for a guest without systemd.
@@ -64,6 +68,9 @@ pub struct Guest {
     pub start_log: Vec<String>,
     pub journal: Vec<String>,
     pub exec: Vec<Answer>,
+    /// A folder with its root file system: what nothing above answers is run there for real, files
+    /// are pushed there, and a snapshot of the container copies it. Empty for a guest without one.
+    pub root: String,
 }
 
 /// The answer to one command line; the first that fits is given.
@@ -84,6 +91,7 @@ impl Default for Guest {
         Guest {
             attach_ms: 0,
             boot_ms: 0,
+            offline_ms: 0,
             dies_after_ms: None,
             systemd: "running".to_owned(),
             shutdown_ms: 0,
@@ -92,6 +100,7 @@ impl Default for Guest {
             start_log: Vec::new(),
             journal: Vec::new(),
             exec: Vec::new(),
+            root: String::new(),
         }
     }
 }
@@ -141,6 +150,9 @@ impl Container {
     /// The file of the cluster's file system.
     pub fn conf(&self) -> String {
         let mut text = section(&self.description, &self.config, &[]);
+        if !self.pending.is_empty() {
+            let _ = write!(text, "\n[pve:pending]\n{}", section("", &self.pending, &[]));
+        }
         for (name, snapshot) in &self.snapshots {
             let mut more = vec![("snaptime", snapshot.snaptime.to_string())];
             more.extend(snapshot.snapstate.clone().map(|state| ("snapstate", state)));
@@ -158,9 +170,16 @@ impl Container {
         hex
     }
 
-    /// What the API says of the current configuration.
-    pub fn config_json(&self) -> Map<String, Value> {
-        config_json(&self.config, &self.description, self.digest())
+    /// What the API says of the configuration: as it will be after the next start, or as it is.
+    pub fn config_json(&self, current: bool) -> Map<String, Value> {
+        let mut config = self.config.clone();
+        if !current {
+            let deleted = self.pending.get("delete").map_or("", String::as_str);
+            config.retain(|key, _| !deleted.split([',', ' ', ';']).any(|gone| gone == key));
+            let new = self.pending.iter().filter(|(key, _)| *key != "delete");
+            config.extend(new.map(|(key, value)| (key.clone(), value.clone())));
+        }
+        config_json(&config, &self.description, self.digest())
     }
 
     pub fn snapshot_json(&self, snapshot: &Snapshot) -> Map<String, Value> {
@@ -214,7 +233,12 @@ fn config_json(
     digest: String,
 ) -> Map<String, Value> {
     let mut all = Map::new();
-    for (key, value) in config {
+    // What is LXC's own comes as a list of pairs.
+    let raw = config.iter().filter(|(key, _)| key.starts_with("lxc.")).collect::<Vec<_>>();
+    if !raw.is_empty() {
+        all.insert("lxc".to_owned(), json!(raw));
+    }
+    for (key, value) in config.iter().filter(|(key, _)| !key.starts_with("lxc.")) {
         let number = NUMBERS.contains(&key.as_str()).then(|| value.parse::<i64>().ok()).flatten();
         all.insert(key.clone(), number.map_or_else(|| json!(value), |number| json!(number)));
     }

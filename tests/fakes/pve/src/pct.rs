@@ -51,6 +51,12 @@ const CONFIG: Shape<'static> =
     shape("pct config <vmid> [OPTIONS]", VMID, &["snapshot"], &["current"]);
 const LISTSNAPSHOT: Shape<'static> = shape("pct listsnapshot <vmid>", VMID, &[], &[]);
 const UNLOCK: Shape<'static> = shape("pct unlock <vmid>", VMID, &[], &[]);
+const PUSH: Shape<'static> = shape(
+    "pct push <vmid> <file> <destination> [OPTIONS]",
+    &["vmid", "file", "destination"],
+    &["group", "perms", "user"],
+    &[],
+);
 const EXEC: Shape<'static> =
     shape("pct exec <vmid> [<extra-args>] [OPTIONS]", &["vmid", "extra-args"], &[], &["keep-env"]);
 
@@ -66,6 +72,7 @@ pub fn run(call: &Call) -> Result<i32, Fail> {
         "listsnapshot" => read::listsnapshot(call, &taken(&LISTSNAPSHOT)?),
         "unlock" => power::unlock(call, &taken(&UNLOCK)?),
         "exec" => guest::exec(call, &taken(&EXEC)?),
+        "push" => guest::push(call, &taken(&PUSH)?),
         "snapshot" => tasked(call, snapshot, &taken(&SNAPSHOT)?),
         "rollback" => tasked(call, rollback, &taken(&ROLLBACK)?),
         "delsnapshot" => tasked(call, delsnapshot, &taken(&DELSNAPSHOT)?),
@@ -81,7 +88,7 @@ pub fn run(call: &Call) -> Result<i32, Fail> {
 }
 
 /// Those of the real one that nothing here answers.
-const KNOWN: [&str; 24] = [
+const KNOWN: [&str; 23] = [
     "clone",
     "console",
     "cpusets",
@@ -97,7 +104,6 @@ const KNOWN: [&str; 24] = [
     "move-volume",
     "pending",
     "pull",
-    "push",
     "reboot",
     "rescan",
     "resize",

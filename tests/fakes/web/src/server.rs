@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufReader, ErrorKind, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -46,8 +46,10 @@ enum Answer {
 }
 
 pub fn run(words: &[String]) -> Result<()> {
-    let args = Args::parse(words, &["port", "colour", "release", "health", "control"], &[])?;
-    let address = SocketAddr::from(([127, 0, 0, 1], args.must("port")?));
+    let known = ["listen", "port", "colour", "release", "health", "control"];
+    let args = Args::parse(words, &known, &[])?;
+    let here = args.get("listen")?.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let address = SocketAddr::from((here, args.must("port")?));
     let now = Now { mode: Mode::Ok, release: args.must("release")?, listening: false };
     let app = Arc::new(App {
         address,

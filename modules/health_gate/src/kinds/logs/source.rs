@@ -28,6 +28,9 @@ pub enum Guest {
     Pct(Vmid),
 }
 
+/// Of a program inside of a machine whose client lost what it printed.
+const TRIES: u32 = 5;
+
 pub type Each<'a> = &'a mut dyn FnMut(&[u8]);
 
 impl Source {
@@ -110,25 +113,42 @@ fn lines(output: &Output, each: Each<'_>) -> Result<(), String> {
 }
 
 impl Guest {
-    /// A program inside of it; neither client puts a shell between.
-    fn run(&self, words: &[&str], deadline: Deadline) -> Result<Output, String> {
-        let command = match self {
-            Guest::Incus(Instance { name, project }) => {
-                let project = project.iter().flat_map(|project| ["--project", project.as_str()]);
-                let command = program::command("incus", deadline)?.args(["exec", name.as_str()]);
-                command.args(project).arg("--force-noninteractive")
+    /// A program inside of it; neither client puts a shell between. On a busy machine the client of Incus
+    /// loses now and then what a program printed, and says that all went well: so each caller knows when
+    /// it has all, and asks again until then.
+    fn run(
+        &self,
+        words: &[&str],
+        deadline: Deadline,
+        all: impl Fn(&Output) -> bool,
+    ) -> Result<Output, String> {
+        for _ in 0..TRIES {
+            let command = match self {
+                Guest::Incus(Instance { name, project }) => {
+                    let project =
+                        project.iter().flat_map(|project| ["--project", project.as_str()]);
+                    let command =
+                        program::command("incus", deadline)?.args(["exec", name.as_str()]);
+                    command.args(project).arg("--force-noninteractive")
+                }
+                Guest::Pct(vmid) => {
+                    program::command("pct", deadline)?.arg("exec").arg(vmid.0.to_string())
+                }
+            };
+            let output = program::run(&command.arg("--").args(words))?;
+            if all(&output) {
+                return Ok(output);
             }
-            Guest::Pct(vmid) => {
-                program::command("pct", deadline)?.arg("exec").arg(vmid.0.to_string())
-            }
-        };
-        program::run(&command.arg("--").args(words))
+        }
+        Err(format!("what {} printed inside did not come through whole, {TRIES} times", words[0]))
     }
 
     /// Parses `stat -c '%i %s' <path>`: inode and size, which GNU and busybox print alike.
     fn here(&self, path: &std::path::Path, deadline: Deadline) -> Result<Value, String> {
         let path = path.to_string_lossy();
-        let output = self.run(&["stat", "-L", "-c", "%i %s", &path], deadline)?;
+        let output = self.run(&["stat", "-L", "-c", "%i %s", &path], deadline, |output| {
+            output.stdout.ends_with(b"\n")
+        })?;
         let text = output.text().map_err(|why| why.to_string())?;
         let number = |word: Option<&str>| word.and_then(|word| word.parse::<u64>().ok());
         let mut words = text.split_whitespace();
@@ -145,9 +165,14 @@ impl Guest {
         deadline: Deadline,
         each: Each<'_>,
     ) -> Result<(), String> {
-        let from = file::grown(path, place, &self.here(path, deadline)?)?;
+        let is = self.here(path, deadline)?;
+        let from = file::grown(path, place, &is)?;
+        let grown = is["size"].as_u64().map_or(0, |size| size - from);
         let first = format!("+{}", from + 1);
         let path = path.to_string_lossy();
-        lines(&self.run(&["tail", "-c", &first, &path], deadline)?, each)
+        let output = self.run(&["tail", "-c", &first, &path], deadline, |output| {
+            output.stdout.len() as u64 + output.truncated >= grown
+        })?;
+        lines(&output, each)
     }
 }

@@ -105,16 +105,19 @@ pub fn config(call: &Call, args: &Args) -> Result<i32, Fail> {
     let world = call.world()?;
     let container = world.container(args.vmid(), ENOENT)?;
     let all = match args.value("snapshot") {
-        None => container.config_json(),
+        None => container.config_json(args.flag("current")),
         Some(name) => {
             let missing = || Fail::died(format!("snapshot '{name}' does not exist"));
             container.snapshot_json(container.snapshots.get(name).ok_or_else(missing)?)
         }
     };
-    for (key, value) in all.iter().filter(|(key, _)| *key != "digest") {
+    for (key, value) in all.iter().filter(|(key, _)| !["digest", "lxc"].contains(&key.as_str())) {
         let value = plain(value);
         let value = if key == "description" { text::encode(&value) } else { value };
         call.say(&format!("{key}: {value}\n"));
+    }
+    for pair in all.get("lxc").and_then(Value::as_array).into_iter().flatten() {
+        call.say(&format!("{}: {}\n", plain(&pair[0]), plain(&pair[1])));
     }
     call.point("end")?;
     Ok(0)

@@ -20,7 +20,7 @@ pub fn rollback(call: &Call, args: &Args) -> Result<Task, Fail> {
             call.locked(vmid, || begin_rollback(call, vmid, name))?;
             call.point("locked")?;
             for (nth, mount) in volumes(call, vmid, name)?.iter().enumerate() {
-                on_volume(call, Deed::Rollback, nth, mount, name)?;
+                on_volume(call, Deed::Rollback, vmid, nth, mount, name)?;
             }
             call.point("volumes")?;
             write(call, vmid, |world| finish_rollback(world, vmid, name))?;

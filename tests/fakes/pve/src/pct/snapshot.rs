@@ -2,6 +2,7 @@
 //! step that fails, hangs or dies leaves exactly what the real one leaves there: its lock, its
 //! `snapstate`, and the volumes that were done before it.
 
+use super::guest;
 use crate::args::Args;
 use crate::call::Call;
 use crate::container::{Container, Snapshot, is_unused, mounts};
@@ -51,6 +52,7 @@ pub(super) fn volumes(call: &Call, vmid: u32, name: &str) -> Result<Vec<Mount>, 
 pub(super) fn on_volume(
     call: &Call,
     deed: Deed,
+    vmid: u32,
     nth: usize,
     mount: &Mount,
     name: &str,
@@ -59,7 +61,8 @@ pub(super) fn on_volume(
     call.sleep(call.world()?.timings.volume)?;
     let reason = failure.as_ref().map(|failure| failure.text.as_str());
     // Outside, so that what a failing tool has already done stays done.
-    call.change(|world| Ok(world.volume_deed(deed, mount, name, reason)))?
+    call.change(|world| Ok(world.volume_deed(deed, mount, name, reason)))??;
+    if nth == 0 { guest::root_follows(call, vmid, deed, name) } else { Ok(()) }
 }
 
 pub fn snapshot(call: &Call, args: &Args) -> Result<Task, Fail> {
@@ -134,7 +137,7 @@ fn prepare(
 
 fn take(call: &Call, vmid: u32, name: &str, done: &mut Vec<Mount>) -> Result<(), Fail> {
     for (nth, mount) in volumes(call, vmid, name)?.into_iter().enumerate() {
-        on_volume(call, Deed::Snapshot, nth, &mount, name)?;
+        on_volume(call, Deed::Snapshot, vmid, nth, &mount, name)?;
         done.push(mount);
     }
     Ok(())
@@ -225,7 +228,7 @@ fn delete(call: &Call, vmid: u32, name: &str, force: bool) -> Result<(), Fail> {
     })?;
     let mut gone = Vec::new();
     for (nth, mount) in all.iter().enumerate() {
-        match on_volume(call, Deed::Delete, nth, mount, name) {
+        match on_volume(call, Deed::Delete, vmid, nth, mount, name) {
             Ok(()) => gone.push(mount),
             Err(fail) if !force => return Err(fail),
             Err(fail) => call.warn(&format!("{}\n", fail.text)),

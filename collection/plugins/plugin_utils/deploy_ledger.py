@@ -1,0 +1,124 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What deploy_ledger does on the controller, beside its binary on the ledger's host: it asks git which configuration a run was started
+from, writes the outcome for a workflow, keeps the report, and makes a warning of a record that is not required.
+
+Each of these was a task of its own, and most of the time that a fast rollback took.
+"""
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import typing as t
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible.module_utils.parsing.convert_bool import boolean
+
+from ansible_collections.reversible.deploy.plugins.plugin_utils import fast_path
+from ansible_collections.reversible.deploy.plugins.plugin_utils.fast_path import Result
+
+GIT_SECONDS = 10
+REFUSED_ON_PURPOSE = "revert_cap"
+
+
+class ActionModule(fast_path.ActionModule):
+    """Run the module, and do its part on the controller."""
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> Result:
+        args, check = self._task.args, self._task.check_mode
+        required = boolean(args.get("required", True), strict=False)
+        outcome_to, bring_to, state = args.get("outcome_to"), args.get("bring_to"), args.get("state")
+        try:
+            if state == "open" and not check:
+                # Before anything else: whoever is refused the lease must not read the outcome of an earlier run as its own.
+                _remove(outcome_to)
+            if state == "open" and args.get("config_dir"):
+                self._task.args = {**args, **_configuration(args["config_dir"])}
+            result = super().run(tmp, task_vars)
+        except AnsibleConnectionFailure as why:
+            if required:
+                raise
+            result = {"failed": True, "reason": "unreachable", "msg": str(why)}
+        except OSError as why:
+            result = {"failed": True, "reason": "controller", "msg": f"on the controller: {why}"}
+
+        if result.get("failed") and not required and result.get("reason") != REFUSED_ON_PURPOSE:
+            result = _unrecorded(result["msg"], self._task.delegate_to or "its host")
+        try:
+            if state == "closed" and not check and not result.get("failed"):
+                _write(outcome_to, f"{args.get('outcome')}\n", 0o644)
+            report = result.pop("report", None)
+            if bring_to and report:
+                result["report"], written = _keep(str(bring_to), str(args.get("deploy_id")), report)
+                result["changed"] = bool(result.get("changed")) or written
+        except OSError as why:
+            failed = {"failed": True, "reason": "controller", "msg": f"it was recorded, but on the controller: {why}"}
+            result = {**result, **failed} if required else {**result, **_unrecorded(failed["msg"], "the controller")}
+        return result
+
+
+def _unrecorded(msg: str, where: str) -> Result:
+    return {"changed": False, "unrecorded": msg, "warnings": [f"The ledger on {where} does not know of this: {msg}"]}
+
+
+def _configuration(folder: str) -> dict[str, t.Any]:
+    """Which commit it is at, and whether it holds what is in none. Where that cannot be known, nothing is recorded of it."""
+    argv = ["git", "-C", folder, "status", "--porcelain=v2", "--branch"]
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    lines = done.stdout.splitlines()
+    commit = [line.split()[-1] for line in lines if line.startswith("# branch.oid ")]
+    # A repository without a commit says "(initial)".
+    if not commit or not commit[0].isalnum():
+        return {}
+    return {"config_commit": commit[0], "config_dirty": any(not line.startswith("#") for line in lines)}
+
+
+def _keep(name: str, deploy_id: str, report: dict[str, str]) -> tuple[str, bool]:
+    """The page is written anew; the Markdown of this deploy is left as it is, since somebody may have written into it."""
+    os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+    owner = _content(f"{name}.md")
+    if owner is not None and deploy_id not in owner:
+        name = f"{name}-{deploy_id}"
+        owner = _content(f"{name}.md")
+    if owner is None:
+        _write(f"{name}.md", report["markdown"], 0o600)
+    other = _content(f"{name}.html") != report["html"]
+    if other:
+        _write(f"{name}.html", report["html"], 0o600)
+    return f"{name}.md", owner is None or other
+
+
+def _content(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _remove(path: str | None) -> None:
+    if path:
+        try:
+            os.remove(path)
+        except FileNotFoundError:
+            pass
+
+
+def _write(path: str | None, text: str, mode: int) -> None:
+    """Whole or not at all."""
+    if not path:
+        return
+    handle, new = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=f".{os.path.basename(path)}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(new, mode)
+        os.replace(new, path)
+    except OSError:
+        os.remove(new)
+        raise

@@ -1,0 +1,63 @@
+//! `app_processes`: the processes of one side of an app, where no systemd runs them: ended and started
+//! again side by side, each known by its pid file.
+
+mod options;
+mod plan;
+mod process;
+
+use ansible_module::{Invocation, Outcome, Served, serve};
+use anyhow::Result;
+use change::Consent;
+use host::folder::SafeFolder;
+use host::lock::Lock;
+use options::Options;
+use plan::Action;
+use serde_json::json;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// More than another task takes that has only to end and start.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    serve(&[Served { spec: &options::MODULE, run }])
+}
+
+/// One for the machine: what one task ends, another must not start meanwhile.
+fn lock(stop_timeout: Duration) -> Result<Lock> {
+    let folder = Path::new("/run/reversible-processes");
+    SafeFolder::ensure(folder, 0o700)?;
+    Lock::acquire(&folder.join("lock"), "app_processes", None, stop_timeout + LOCK_TIMEOUT)
+}
+
+fn run(invocation: &Invocation) -> Result<Outcome> {
+    let options = Options::parse(&invocation.options)?;
+    let systemd = Path::new("/run/systemd/system").is_dir();
+    if systemd && options.unless_systemd {
+        return Ok(Outcome::default().fact("systemd", true));
+    }
+    // The programs that a killed run has started to start are waited for, too.
+    let _lock = match invocation.check_mode {
+        true => None,
+        false => Some(lock(options.stop_timeout)?),
+    };
+    let seen = process::look_at_all(&options.processes)?;
+    let plan = plan::plan(&options, &seen);
+    let outcome = change::run(
+        invocation,
+        plan,
+        &Consent::none(),
+        None,
+        |action, _| match action {
+            Action::End(doomed) => process::end(doomed, options.stop_timeout),
+            Action::Start => process::start(&options.processes),
+        },
+        || {
+            let now = process::look_at_all(&options.processes)?;
+            options.verify(&now)?;
+            Ok(json!({ "running": plan::running(&options.processes, &now) }))
+        },
+    )?;
+    Ok(outcome.fact("systemd", systemd))
+}

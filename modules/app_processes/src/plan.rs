@@ -1,0 +1,45 @@
+//! Plan: what runs now, to what is ended and started. Pure.
+
+use crate::options::{Options, Process, State};
+use crate::process::{Doomed, Pid};
+use change::{Plan, Step, Undo};
+use serde_json::{Value, json};
+
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Also what left a pid file and does not run any more: the file goes.
+    End(Vec<Doomed>),
+    Start,
+}
+
+pub fn plan(options: &Options, seen: &[Option<Pid>]) -> Plan<Action> {
+    let before = running(&options.processes, seen);
+    let mut plan = Plan::nothing("processes", json!({ "running": before }));
+    let doomed: Vec<Doomed> = (options.processes.iter().zip(seen))
+        .filter_map(|(one, pid)| {
+            Some(Doomed { name: one.name.clone(), pid: (*pid)?, pidfile: one.pidfile.clone() })
+        })
+        .collect();
+    if !doomed.is_empty() {
+        let text = format!("end {}", names(doomed.iter().map(|one| one.name.as_str())));
+        plan.steps.push(Step::new(Action::End(doomed), text));
+    }
+    let all = || options.processes.iter().map(|one| one.name.as_str());
+    let mut after: Vec<&str> = Vec::new();
+    if options.state == State::Restarted && !options.processes.is_empty() {
+        plan.steps.push(Step::new(Action::Start, format!("start {}", names(all()))));
+        after = all().collect();
+    }
+    plan.undo = Undo::None("what was ended is started by a task that says how".into());
+    plan.after = json!({ "running": after });
+    plan
+}
+
+fn names<'a>(all: impl Iterator<Item = &'a str>) -> String {
+    all.collect::<Vec<_>>().join(", ")
+}
+
+pub fn running(processes: &[Process], seen: &[Option<Pid>]) -> Value {
+    let running = processes.iter().zip(seen).filter(|(_, pid)| pid.is_some());
+    running.map(|(one, _)| one.name.as_str()).collect()
+}

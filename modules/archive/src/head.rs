@@ -1,0 +1,396 @@
+//! The head of an entry in a segment: a ustar block, with a PAX entry before it for what has no room
+//! there (long names, times below the second, large numbers, extended attributes, holes).
+//!
+//! Written so that GNU tar and bsdtar read it. Read is only what was written here: the check sum, the
+//! kind and the records must be right, and anything else is an error, never a guess.
+//! Invariant: values of records are taken by their length: they may hold line feeds and zeros.
+
+use std::io::Write as _;
+
+pub const BLOCK: usize = 512;
+/// All attributes of one entry; the kernel has 64 KiB for a value and for the list of names.
+pub const LONGEST_RECORDS: u64 = 16 << 20;
+
+const XATTR: &[u8] = b"SCHILY.xattr.";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    File,
+    HardLink,
+    Link,
+    CharDevice,
+    BlockDevice,
+    Folder,
+    Pipe,
+    /// The PAX entry itself.
+    Records,
+}
+
+const FLAGS: [(Type, u8); 8] = [
+    (Type::File, b'0'),
+    (Type::HardLink, b'1'),
+    (Type::Link, b'2'),
+    (Type::CharDevice, b'3'),
+    (Type::BlockDevice, b'4'),
+    (Type::Folder, b'5'),
+    (Type::Pipe, b'6'),
+    (Type::Records, b'x'),
+];
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub kind: Type,
+    /// As it stands in the archive; a folder's ends with a slash.
+    pub name: Vec<u8>,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Of what follows in the archive.
+    pub size: u64,
+    pub modified: (i64, u32),
+    /// Where a link leads.
+    pub target: Vec<u8>,
+    /// Major and minor.
+    pub device: (u32, u32),
+    pub attributes: Vec<(Vec<u8>, Vec<u8>)>,
+    /// A file with holes: its real size. What follows begins with the map.
+    pub sparse: Option<u64>,
+}
+
+impl Head {
+    /// All blocks before the content.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut records = self.records();
+        let mut out = Vec::with_capacity(3 * BLOCK);
+        if !records.is_empty() {
+            let short = [b"PaxHeaders/", &self.name[..]].concat();
+            let head = Block {
+                kind: Type::Records,
+                name: &short,
+                size: records.len() as u64,
+                ..Block::of(self)
+            };
+            out.extend_from_slice(&head.bytes());
+            records.resize(padded(records.len() as u64) as usize, 0);
+            out.extend_from_slice(&records);
+        }
+        let sparse = [b"GNUSparseFile.0/", &self.name[..]].concat();
+        let name = if self.sparse.is_some() { &sparse } else { &self.name };
+        out.extend_from_slice(&Block { name, ..Block::of(self) }.bytes());
+        out
+    }
+
+    fn records(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut put = |key: &[u8], value: &[u8]| record(&mut out, key, value);
+        let number = |value: u64| value.to_string().into_bytes();
+        if let Some(size) = self.sparse {
+            put(b"GNU.sparse.major", b"1");
+            put(b"GNU.sparse.minor", b"0");
+            put(b"GNU.sparse.name", &self.name);
+            put(b"GNU.sparse.realsize", &number(size));
+        } else if self.name.len() > NAME.1 {
+            put(b"path", &self.name);
+        }
+        if self.target.len() > TARGET.1 {
+            put(b"linkpath", &self.target);
+        }
+        if octal(self.size, 12).is_none() {
+            put(b"size", &number(self.size));
+        }
+        for (key, id) in [(b"uid", self.uid), (b"gid", self.gid)] {
+            if octal(id.into(), 8).is_none() {
+                put(key, &number(id.into()));
+            }
+        }
+        if self.modified.1 != 0 || seconds(self.modified).is_none() {
+            put(b"mtime", decimal(self.modified).as_bytes());
+        }
+        for (name, value) in &self.attributes {
+            put(&[XATTR, &escape(name)].concat(), value);
+        }
+        out
+    }
+
+    /// From its block, with the records that came before it. The error completes "it holds ...".
+    pub fn parse(block: &[u8; BLOCK], records: &[u8]) -> Result<Head, &'static str> {
+        if block[MAGIC.0..][..8] != *b"ustar\x0000" || number(block, SUM) != Some(sum(block)) {
+            return Err("a head that is none");
+        }
+        let flag = block[FLAG];
+        let kind = FLAGS.iter().find(|(_, known)| *known == flag);
+        let kind = kind.ok_or("an entry of a kind that is not known")?.0;
+        let field = |field| number(block, field).ok_or("a number that cannot be read");
+        let small = |at| field(at).map(|value| value as u32);
+        let mut head = Head {
+            kind,
+            name: text(block, NAME),
+            mode: small(MODE)?,
+            uid: small(UID)?,
+            gid: small(GID)?,
+            size: field(SIZE)?,
+            modified: (field(TIME)? as i64, 0),
+            target: text(block, TARGET),
+            device: (small(MAJOR)?, small(MINOR)?),
+            attributes: Vec::new(),
+            sparse: None,
+        };
+        let mut rest = records;
+        while !rest.is_empty() {
+            let (key, value, after) = next_record(rest).ok_or("records that cannot be read")?;
+            head.note(key, value).ok_or("a record that cannot be read")?;
+            rest = after;
+        }
+        Ok(head)
+    }
+
+    /// Owner and time are taken from the index.
+    fn note(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        let number = || std::str::from_utf8(value).ok()?.parse::<u64>().ok();
+        match key {
+            b"path" | b"GNU.sparse.name" => self.name = value.to_vec(),
+            b"linkpath" => self.target = value.to_vec(),
+            b"size" => self.size = number()?,
+            b"GNU.sparse.realsize" => self.sparse = Some(number()?),
+            b"GNU.sparse.major" | b"GNU.sparse.minor" | b"uid" | b"gid" | b"mtime" => {}
+            key => {
+                let name = unescape(key.strip_prefix(XATTR)?)?;
+                self.attributes.push((name, value.to_vec()));
+            }
+        }
+        Some(())
+    }
+}
+
+/// What is filled up to whole blocks.
+pub fn padded(size: u64) -> u64 {
+    size.div_ceil(BLOCK as u64) * BLOCK as u64
+}
+
+/// The fields of ustar: where, and how long.
+const NAME: (usize, usize) = (0, 100);
+const MODE: (usize, usize) = (100, 8);
+const UID: (usize, usize) = (108, 8);
+const GID: (usize, usize) = (116, 8);
+const SIZE: (usize, usize) = (124, 12);
+const TIME: (usize, usize) = (136, 12);
+const SUM: (usize, usize) = (148, 8);
+const FLAG: usize = 156;
+const TARGET: (usize, usize) = (157, 100);
+const MAGIC: (usize, usize) = (257, 8);
+const MAJOR: (usize, usize) = (329, 8);
+const MINOR: (usize, usize) = (337, 8);
+
+struct Block<'a> {
+    kind: Type,
+    name: &'a [u8],
+    size: u64,
+    head: &'a Head,
+}
+
+impl<'a> Block<'a> {
+    fn of(head: &'a Head) -> Block<'a> {
+        Block { kind: head.kind, name: &head.name, size: head.size, head }
+    }
+
+    /// What has no room is cut or zero: a record says it.
+    fn bytes(&self) -> [u8; BLOCK] {
+        let head = self.head;
+        let mut block = [0; BLOCK];
+        let mut put = |(at, length): (usize, usize), bytes: &[u8]| {
+            let length = length.min(bytes.len());
+            block[at..at + length].copy_from_slice(&bytes[..length]);
+        };
+        let or_zero = |value, length| octal(value, length).or(octal(0, length)).unwrap_or_default();
+        put(NAME, self.name);
+        put(MODE, &or_zero(head.mode.into(), 8));
+        put(UID, &or_zero(head.uid.into(), 8));
+        put(GID, &or_zero(head.gid.into(), 8));
+        put(SIZE, &or_zero(self.size, 12));
+        put(TIME, &or_zero(seconds(head.modified).unwrap_or(0), 12));
+        let flag = FLAGS.iter().find(|(kind, _)| *kind == self.kind).map_or(0, |pair| pair.1);
+        put((FLAG, 1), &[flag]);
+        put(TARGET, &head.target);
+        put(MAGIC, b"ustar\x0000");
+        put(MAJOR, &or_zero(head.device.0.into(), 8));
+        put(MINOR, &or_zero(head.device.1.into(), 8));
+        let sum = sum(&block);
+        let mut field = &mut block[SUM.0..SUM.0 + SUM.1];
+        // It fits: 512 bytes of 255 are six digits.
+        let _ = write!(field, "{sum:06o}\0 ");
+        block
+    }
+}
+
+/// Digits and a zero byte.
+fn octal(value: u64, length: usize) -> Option<Vec<u8>> {
+    let text = format!("{value:0width$o}\0", width = length - 1);
+    (text.len() == length).then(|| text.into_bytes())
+}
+
+fn number(block: &[u8; BLOCK], (at, length): (usize, usize)) -> Option<u64> {
+    let field = &block[at..at + length];
+    let end = field.iter().position(|byte| matches!(byte, 0 | b' ')).unwrap_or(length);
+    u64::from_str_radix(std::str::from_utf8(&field[..end]).ok()?, 8).ok()
+}
+
+fn text(block: &[u8; BLOCK], (at, length): (usize, usize)) -> Vec<u8> {
+    let field = &block[at..at + length];
+    field[..field.iter().position(|byte| *byte == 0).unwrap_or(length)].to_vec()
+}
+
+/// Of all bytes, those of the sum itself as blanks.
+fn sum(block: &[u8; BLOCK]) -> u64 {
+    let bytes = block.iter().enumerate();
+    bytes
+        .map(|(at, byte)| if (SUM.0..SUM.0 + SUM.1).contains(&at) { 32 } else { u64::from(*byte) })
+        .sum()
+}
+
+fn seconds((seconds, _): (i64, u32)) -> Option<u64> {
+    u64::try_from(seconds).ok().filter(|seconds| octal(*seconds, 12).is_some())
+}
+
+/// The nanoseconds count upwards also before 1970, and a decimal fraction does not.
+fn decimal((seconds, nanos): (i64, u32)) -> String {
+    if seconds >= 0 || nanos == 0 {
+        return format!("{seconds}.{nanos:09}");
+    }
+    let whole = (seconds + 1).unsigned_abs();
+    format!("-{whole}.{:09}", 1_000_000_000 - nanos)
+}
+
+/// "23 mtime=1.000000000\n": the length counts itself.
+fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest;
+    while length != rest + length.to_string().len() {
+        length = rest + length.to_string().len();
+    }
+    out.extend_from_slice(length.to_string().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(key);
+    out.push(b'=');
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+fn next_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let blank = bytes.iter().take(8).position(|byte| *byte == b' ')?;
+    let length: usize = std::str::from_utf8(&bytes[..blank]).ok()?.parse().ok()?;
+    let record = bytes.get(blank + 1..length)?.strip_suffix(b"\n")?;
+    let equals = record.iter().position(|byte| *byte == b'=')?;
+    Some((&record[..equals], &record[equals + 1..], &bytes[length..]))
+}
+
+/// As GNU tar does: a key ends at the first "=".
+fn escape(name: &[u8]) -> Vec<u8> {
+    name.iter().fold(Vec::with_capacity(name.len()), |mut out, byte| {
+        match byte {
+            b'%' => out.extend_from_slice(b"%25"),
+            b'=' => out.extend_from_slice(b"%3D"),
+            byte => out.push(*byte),
+        }
+        out
+    })
+}
+
+fn unescape(name: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let [first, after @ ..] = rest {
+        let (byte, after) = match (first, after) {
+            (b'%', [b'2', b'5', after @ ..]) => (b'%', after),
+            (b'%', [b'3', b'D', after @ ..]) => (b'=', after),
+            (b'%', _) => return None,
+            (byte, after) => (*byte, after),
+        };
+        out.push(byte);
+        rest = after;
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> Head {
+        Head {
+            kind: Type::File,
+            name: b"a".to_vec(),
+            mode: 0o4755,
+            uid: 1,
+            gid: 2,
+            size: 3,
+            modified: (4, 0),
+            target: Vec::new(),
+            device: (0, 0),
+            attributes: Vec::new(),
+            sparse: None,
+        }
+    }
+
+    fn read(bytes: &[u8]) -> Result<Head, &'static str> {
+        let block = |at: usize| <&[u8; BLOCK]>::try_from(&bytes[at..at + BLOCK]).unwrap();
+        match Head::parse(block(0), &[])? {
+            Head { kind: Type::Records, size, .. } => {
+                let at = BLOCK + padded(size) as usize;
+                Head::parse(block(at), &bytes[BLOCK..BLOCK + size as usize])
+            }
+            head => Ok(head),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let attribute = (b"user.a=%b".to_vec(), b"\n\0=12 x=y\n".to_vec());
+        for head in [
+            head(),
+            Head { name: vec![b'n'; 100], ..head() },
+            Head { name: [&[b'n'; 300][..], b"\n\xff"].concat(), ..head() },
+            Head { kind: Type::Link, target: vec![b't'; 4000], size: 0, ..head() },
+            Head { size: 1 << 40, ..head() },
+            Head { attributes: vec![attribute], ..head() },
+            Head { sparse: Some(1 << 50), size: 512, ..head() },
+            Head { kind: Type::BlockDevice, size: 0, device: (259, 1 << 20), ..head() },
+        ] {
+            assert_eq!(read(&head.bytes()), Ok(head));
+        }
+    }
+
+    #[test]
+    fn times_and_large_numbers_are_records() {
+        let records = |head: Head| String::from_utf8(head.records()).unwrap();
+        assert_eq!(records(head()), "");
+        let late = Head { modified: (1_763_713_500, 5), uid: 1 << 30, ..head() };
+        assert_eq!(records(late), "18 uid=1073741824\n30 mtime=1763713500.000000005\n");
+        for (time, text) in [((-2, 500_000_000), "-1.500000000"), ((-1, 1), "-0.999999999")] {
+            assert_eq!(decimal(time), text);
+        }
+        // The length counts its own digits: there is no record of 100 bytes with this key.
+        for (value, length) in [(93, 99), (94, 101)] {
+            let mut out = Vec::new();
+            record(&mut out, b"k", &vec![b'v'; value]);
+            assert!(out.starts_with(format!("{length} k=v").as_bytes()) && out.len() == length);
+        }
+    }
+
+    #[test]
+    fn what_is_odd_is_refused() {
+        let good = Head { name: vec![b'n'; 101], ..head() }.bytes();
+        assert!(read(&good).is_ok());
+        for at in [0, 100, 124, 148, 156, 257, BLOCK, BLOCK + 4, 2 * BLOCK, 2 * BLOCK + 130] {
+            let mut odd = good.clone();
+            odd[at] ^= 1;
+            assert!(read(&odd).is_err(), "{at}");
+        }
+        for records in
+            ["5 a=b", "9 a=b\n", "x a=b\n", "6 path\n", "13 odd=value\n", "0 a=b\n", "1 "]
+        {
+            let block = head().bytes();
+            let block = <&[u8; BLOCK]>::try_from(&block[..]).unwrap();
+            assert!(Head::parse(block, records.as_bytes()).is_err(), "{records}");
+        }
+    }
+}

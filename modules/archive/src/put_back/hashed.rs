@@ -1,0 +1,32 @@
+//! A file that is hashed while it is read.
+//!
+//! Invariant: the sum is of the very bytes that were handed out, so that nobody can exchange the file
+//! between a look at its sum and its use.
+
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, Read};
+
+pub struct Hashed {
+    file: File,
+    hash: Sha256,
+}
+
+impl Hashed {
+    pub fn new(file: File) -> Hashed {
+        Hashed { file, hash: Sha256::new() }
+    }
+
+    /// Of what was read until now, in hex.
+    pub fn sum(self) -> String {
+        self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Read for Hashed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        Ok(read)
+    }
+}

@@ -1,0 +1,65 @@
+//! `state: absent`: a backup removed, or what restores have parked.
+
+use crate::left::Left;
+use crate::parked::Parked;
+use crate::plan::{Action, leftovers};
+use crate::shelf::Shelf;
+use crate::state;
+use crate::task::Which;
+use change::{Loss, Plan, Step, Undo};
+
+pub const LAST: &str = "last_backup";
+
+/// The plan, and the name of the backup that it removes.
+pub fn plan(
+    project: &str,
+    shelf: &Shelf,
+    parked: &[Parked],
+    left: Option<&Left>,
+    which: Option<&Which>,
+    ids: &[String],
+) -> (Plan<Action>, Option<String>) {
+    let mut steps = leftovers(shelf, left);
+    let name = which.and_then(|which| find(shelf, which));
+    if let Some(name) = &name {
+        let others = shelf.sound().any(|(kept, _)| kept.name != *name);
+        let what = format!("{name} of project {project}");
+        let loss = match others {
+            true => Loss::plain(what),
+            false => Loss::accepted_as(LAST, format!("{what}, the last backup that there is")),
+        };
+        steps.push(Step::new(Action::Remove(name.clone()), format!("remove {name}")).loses(loss));
+    }
+    let all = ids.iter().any(|id| id == "all");
+    for one in parked.iter().filter(|one| all || ids.contains(&one.id)) {
+        let text = format!("drop the parked state of restore {}", one.id);
+        let paths = one.work.parked_paths();
+        let what = match paths.as_slice() {
+            [] => format!("the record of restore {}", one.id),
+            paths => format!("what was there before restore {}: {}", one.id, paths.join(", ")),
+        };
+        steps.push(Step::new(Action::Drop(one.id.clone()), text).loses(Loss::plain(what)));
+    }
+    let before = state::view(shelf);
+    let mut after = before.clone();
+    if let (Some(name), Some(list)) = (&name, after["backups"].as_array_mut()) {
+        list.retain(|one| one != name);
+    }
+    let plan = Plan {
+        identities: vec![format!("backup folder {}", shelf.dir.display())],
+        steps,
+        undo: Undo::None("what is removed is gone".into()),
+        after,
+        ..Plan::nothing(format!("project {project}"), before)
+    };
+    (plan, name)
+}
+
+fn find(shelf: &Shelf, which: &Which) -> Option<String> {
+    match which {
+        // A damaged one may be removed by its name.
+        Which::Named(name) => shelf.find(name).map(|kept| kept.name.clone()),
+        Which::Deploy(id) => shelf.of_deploy(id.as_str()).map(|(kept, _)| kept.name.clone()),
+        Which::Latest => None,
+    }
+}

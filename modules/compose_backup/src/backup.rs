@@ -1,0 +1,319 @@
+//! Making a backup: everything into a folder that counts for nothing, proven, synced, and then given
+//! its name.
+//!
+//! Invariant: containers are frozen only between the two passes over the data, and run again before
+//! anything else is done, whatever happens in between.
+
+use crate::data::{Data, Pass};
+use crate::freeze::{self, Times};
+use crate::images;
+use crate::keep::Keeping;
+use crate::left;
+use crate::manifest::{
+    Consistency, EngineRecord, FORMAT, FileRecord, Manifest, Role, Sizes, Sum, Verdicts,
+};
+use crate::progress::Progress;
+use crate::shelf::{self, PARTIAL, Shelf};
+use crate::state::{Project, Tools};
+use crate::survey::Survey;
+use crate::task::{Mode, Proof, Task};
+use crate::{dumps, keep, sums, verify};
+use ansible_module::Failure;
+use anyhow::{Context, Result};
+use host::clock;
+use host::deadline::Deadline;
+use host::deploy_id::DeployId;
+use host::fence::Fence;
+use host::folder::SafeFolder;
+use host::record::Intent;
+use serde_json::Value;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub struct Backup<'a> {
+    pub task: &'a Task,
+    pub tools: &'a Tools,
+    pub project: &'a Project,
+    pub survey: &'a Survey,
+    pub state_dir: PathBuf,
+}
+
+impl Backup<'_> {
+    /// What is half made when something fails is removed again.
+    pub fn make(&self, intent: &Intent) -> Result<Manifest> {
+        let dir = SafeFolder::ensure(&self.task.place.backup_dir, 0o700)?;
+        let state = SafeFolder::ensure(&self.state_dir, 0o700)?;
+        if let Some(id) = &self.task.deploy {
+            Fence::check_and_raise(state.path(), id)?;
+        }
+        let shelf = Shelf::read(dir.path())?;
+        let at = clock::now();
+        let name = shelf.new_name(at);
+        let partial = format!("{name}{PARTIAL}");
+        intent.note(left::PARTIAL, &partial)?;
+        let made = self.fill(&dir, &shelf, &name, &partial, intent);
+        if made.is_err() && dir.join(&partial).exists() {
+            // Not at the price of the error that counts.
+            let _shield = host::interrupt::shield();
+            let _ = shelf::remove(dir.path(), &partial);
+        }
+        let mut manifest = made?;
+        intent.note(left::PARTIAL, &Value::Null)?;
+        self.wait_for_health(&mut manifest)?;
+        Ok(manifest)
+    }
+
+    /// What comes after a backup may count on the services: a deploy, a gate.
+    fn wait_for_health(&self, manifest: &mut Manifest) -> Result<()> {
+        let were_healthy = (self.survey.records.values().flat_map(|one| &one.containers))
+            .filter(|one| one.health.as_deref() == Some("healthy"))
+            .filter(|one| manifest.consistency.frozen.contains(&one.name));
+        let ids: Vec<&str> = were_healthy.map(|one| one.id.as_str()).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let sick = freeze::wait_for_health(&self.tools.docker, &ids, self.task.wait)?;
+        if !sick.is_empty() {
+            let names = sick.join(", ");
+            manifest
+                .warnings
+                .push(format!("{names} was healthy before the backup, and is not yet again"));
+        }
+        Ok(())
+    }
+
+    fn fill(
+        &self,
+        dir: &SafeFolder,
+        shelf: &Shelf,
+        name: &str,
+        partial: &str,
+        intent: &Intent,
+    ) -> Result<Manifest> {
+        let (task, project, survey) = (self.task, self.project, self.survey);
+        let mut progress = Progress::new(dir.path());
+        let mut keeping = Keeping::begin(&dir.join(partial))?;
+        let mut manifest = self.begin_manifest(shelf, name)?;
+        let files = self.keep_files(&mut keeping)?;
+        manifest.logs = dumps::logs(
+            task.logs,
+            self.tools,
+            project,
+            &survey.services,
+            &mut keeping,
+            &mut manifest.warnings,
+        )?;
+        manifest.dumps = dumps::take(task, self.tools, project, &mut keeping, &mut progress)?;
+        self.keep_images(&mut keeping, &mut manifest, &mut progress)?;
+        let mut data =
+            Data::new(shelf, &survey.found.mounts, task.compression.into(), &mut keeping)?;
+        let copied_live = task.mode != Mode::Live && survey.to_copy >= LIVE_FROM;
+        if copied_live {
+            data.pass(Pass::Live, true, &mut keeping, &mut progress)?;
+        }
+        let (guard, last) = match survey.frozen.is_empty() {
+            true => (None, if task.mode == Mode::Live { Pass::OnlyLive } else { Pass::Quiet }),
+            false => {
+                let docker = &self.tools.docker;
+                let guard = freeze::freeze(docker, intent, &survey.frozen, task.stop_timeout)?;
+                (Some(guard), if survey.frozen.paused { Pass::Paused } else { Pass::Quiet })
+            }
+        };
+        data.pass(last, !survey.foreign_writers.is_empty(), &mut keeping, &mut progress)?;
+        let times = guard.map_or(Ok(Times::default()), |guard| guard.thaw())?;
+        manifest.not_data.extend(data.sockets());
+        let (mounts, changed) = data.finish(&mut keeping)?;
+        manifest.mounts = mounts;
+        manifest.files = files;
+        manifest.consistency = self.consistency(&times, changed);
+        if !manifest.consistency.changed_while_read.is_empty() {
+            let names = manifest.consistency.changed_while_read.join(", ");
+            manifest.warnings.push(format!("changed while they were read: {names}"));
+        }
+        keeping.sync()?;
+        progress.begin("proving the backup", None);
+        manifest.verify.checksums = Some(sums::prove(&keeping, &mut progress)?);
+        manifest.contents = keeping.contents.clone();
+        manifest.sizes = sizes(&keeping, &manifest);
+        if task.proof == Proof::Restore {
+            progress.begin("restoring the backup to prove it", None);
+            manifest.write(&keeping.folder)?;
+            let verdict = verify::restore(self.tools, task, &manifest, &keeping.folder)?;
+            manifest.verify.restore = Some(verdict);
+        }
+        manifest.write(&keeping.folder)?;
+        keeping.sync()?;
+        std::fs::rename(&keeping.folder, dir.join(name))
+            .context("giving the new backup its name")?;
+        host::atomic::sync_folder(dir.path())?;
+        match manifest.is_good() {
+            true => shelf.write_pointer(name)?,
+            false => return Err(unproven(&manifest).into()),
+        }
+        Ok(manifest)
+    }
+
+    fn begin_manifest(&self, shelf: &Shelf, name: &str) -> Result<Manifest> {
+        let (task, project, survey) = (self.task, self.project, self.survey);
+        let engine = self.tools.docker.engine()?;
+        let all = project.all_services();
+        let mut compose = project.files.record.clone();
+        compose.profiles = project.compose.profiles.clone();
+        Ok(Manifest {
+            format: FORMAT,
+            program: format!("compose_backup {}", env!("CARGO_PKG_VERSION")),
+            name: name.to_owned(),
+            sequence: shelf.next_sequence(),
+            at: clock::now(),
+            deploy_id: task.deploy.clone().map_or_else(DeployId::generate, Ok)?,
+            release: task.release.clone(),
+            project: project.name().to_owned(),
+            project_dir: project.compose.project_dir.clone(),
+            engine: EngineRecord {
+                version: engine.server_version,
+                compose: self.tools.program.version.clone(),
+                storage: engine.driver,
+            },
+            compose,
+            services: survey.records.clone(),
+            left_out: all.difference(&survey.services).cloned().collect(),
+            images: Vec::new(),
+            mounts: Vec::new(),
+            not_data: survey.found.not_data.clone(),
+            excluded: survey.found.excluded.clone(),
+            files: Vec::new(),
+            dumps: Vec::new(),
+            logs: Vec::new(),
+            consistency: Consistency::default(),
+            sizes: Sizes::default(),
+            contents: Default::default(),
+            verify: Verdicts::default(),
+            warnings: survey.warnings.clone(),
+        })
+    }
+
+    /// The resolved configuration, and every file that made it.
+    fn keep_files(&self, keeping: &mut Keeping) -> Result<Vec<FileRecord>> {
+        keeping.subfolder("config/files")?;
+        let resolved = serde_json::to_vec_pretty(&self.project.resolved.value)?;
+        keeping.bytes("config/compose.json", &resolved)?;
+        let secrets = self.project.resolved.files.iter().map(|path| (path, Role::Secret));
+        let known = self.project.files.all.iter().map(|(path, role)| (path, *role));
+        let mut records: Vec<FileRecord> = Vec::new();
+        for (path, role) in known.chain(secrets) {
+            if records.iter().any(|one| one.path == *path) || path.is_dir() {
+                continue;
+            }
+            let n = records.len() + 1;
+            let mut keep = || -> Result<FileRecord> {
+                let mut file = File::open(path)?;
+                let meta = keep::meta_of(&file)?;
+                keeping.copy(&format!("config/files/{n}"), &mut file)?;
+                Ok(FileRecord { n, path: path.clone(), role, meta })
+            };
+            let kept = keep().map_err(|error| {
+                let msg = format!(
+                    "{} belongs to the project and cannot be kept; no backup was made",
+                    path.display()
+                );
+                Failure::new("unreadable", msg).caused_by(error)
+            })?;
+            records.push(kept);
+        }
+        Ok(records)
+    }
+
+    fn keep_images(
+        &self,
+        keeping: &mut Keeping,
+        manifest: &mut Manifest,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let (task, survey) = (self.task, self.survey);
+        progress.begin("images", None);
+        let to = keeping.path("images");
+        let deadline = Deadline::after(task.timeout);
+        let saved = images::save(
+            &self.tools.docker,
+            &survey.wanted,
+            &survey.earlier,
+            &to,
+            task.compression.into(),
+            deadline,
+            &mut |bytes| progress.at(bytes),
+        )?;
+        for file in &saved.files {
+            let name = format!("images/{}", file.name);
+            let sum = Sum { sha256: file.sha256.clone(), bytes: file.bytes };
+            // Each was hashed while it was kept; one that other backups have too is a link.
+            match keeping.path(&name).metadata().is_ok_and(|meta| meta.nlink() > 1) {
+                true => keeping.has_linked(&name, &sum),
+                false => keeping.wrote(&name, &sum.sha256, sum.bytes),
+            }
+        }
+        manifest.images = saved.images;
+        Ok(())
+    }
+
+    fn consistency(&self, times: &Times, changed: Vec<String>) -> Consistency {
+        let survey = self.survey;
+        let meaning = match self.task.mode {
+            Mode::Stop => {
+                "the containers that write were stopped: the data is what they leave when they end"
+            }
+            Mode::Pause => {
+                "the containers that write were paused one after the other: the data is as after a power failure at best"
+            }
+            Mode::Live => "the containers went on: what they wrote meanwhile may be there in part",
+        };
+        Consistency {
+            mode: self.task.mode.word().to_owned(),
+            meaning: meaning.to_owned(),
+            frozen: survey.frozen.names(),
+            freeze_ms: millis(times.stop + times.copy + times.start),
+            stop_ms: millis(times.stop),
+            copy_ms: millis(times.copy),
+            start_ms: millis(times.start),
+            changed_while_read: changed,
+            foreign_writers: survey.foreign_writers.clone(),
+        }
+    }
+}
+
+/// Below this everything is copied while the containers are frozen: a pass before saves nothing.
+const LIVE_FROM: u64 = 64 << 20;
+
+/// It is kept, as it may be all that there is; nothing is pruned for it.
+fn unproven(manifest: &Manifest) -> Failure {
+    let verdict = manifest.verify.restore.clone().unwrap_or_default();
+    let why =
+        verdict.get("why").and_then(Value::as_str).unwrap_or("no reason was given").to_owned();
+    let msg = format!(
+        "{} is complete, but did not come up as a project of its own: {why}; it is kept, does not count as the \
+         latest, and nothing was pruned",
+        manifest.name
+    );
+    Failure::new("not_verified", msg).with("backup", manifest.name.clone()).with("verdict", verdict)
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn sizes(keeping: &Keeping, manifest: &Manifest) -> Sizes {
+    let bytes: u64 = keeping.contents.values().map(|sum| sum.bytes).sum();
+    Sizes {
+        bytes,
+        bytes_new: bytes.saturating_sub(keeping.linked_bytes()),
+        bytes_linked: keeping.linked_bytes(),
+        data: manifest.mounts.iter().map(|mount| mount.bytes).sum(),
+    }
+}
+
+/// Removes a backup of ours, and points to the newest that is left.
+pub fn remove(dir: &Path, name: &str) -> Result<()> {
+    shelf::remove(dir, name)?;
+    Shelf::repoint(dir)
+}

@@ -1,0 +1,216 @@
+//! Compose, through `docker compose` or the standalone `docker-compose`: reading a project's
+//! configuration and bringing services up.
+//!
+//! Invariants: the environment of the task goes to compose, since it is what `${VERSION}` means;
+//! nothing is built and nothing is pulled; values of the project's env files are secrets in every
+//! command's output.
+
+use crate::docker::{Docker, explained};
+use crate::resolved::Resolved;
+use ansible_module::Failure;
+use anyhow::{Error, Result};
+use host::command::{Command, Failed, Output};
+use host::program;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const QUESTION: Duration = Duration::from_secs(120);
+/// Shorter values are words such as `true` and `info`, which would make stars of any message.
+const SHORTEST_SECRET: usize = 5;
+/// The project's own text, with all of its environment.
+const LONGEST_CONFIG: usize = 64 << 20;
+
+/// The program.
+#[derive(Clone, Debug)]
+pub struct Program {
+    way: Way,
+    pub version: String,
+}
+
+#[derive(Clone, Debug)]
+enum Way {
+    Plugin,
+    Standalone(PathBuf),
+}
+
+impl Program {
+    pub fn find(docker: &Docker) -> Result<Program> {
+        let asked = docker.command().args(["compose", "version", "--short"]).run();
+        if let Ok(version) = asked.as_ref().map_err(drop).and_then(|out| out.text().map_err(drop)) {
+            let version = version.trim().trim_start_matches('v').to_owned();
+            return Ok(Program { way: Way::Plugin, version });
+        }
+        let missing = |cause: Error| {
+            let msg = "there is no Compose v2 here: neither `docker compose` nor a `docker-compose` of version 2";
+            Error::from(Failure::new("program_missing", msg).caused_by(cause))
+        };
+        let standalone = program::find("docker-compose").map_err(|why| missing(why.into()))?;
+        let out = Command::new(&standalone).args(["version", "--short"]).run();
+        let version = out.map_err(|why| missing(why.into()))?;
+        let version = version.text()?.trim().trim_start_matches('v').to_owned();
+        match version.starts_with("0.") || version.starts_with("1.") {
+            true => Err(missing(anyhow::anyhow!("{} is {version}", standalone.display()))),
+            false => Ok(Program { way: Way::Standalone(standalone), version }),
+        }
+    }
+}
+
+/// A project, as compose is told of it.
+#[derive(Clone, Debug)]
+pub struct Compose {
+    pub docker: Docker,
+    pub program: Program,
+    pub project_dir: PathBuf,
+    /// Empty: compose looks for them.
+    pub files: Vec<PathBuf>,
+    pub env_files: Vec<PathBuf>,
+    pub project: Option<String>,
+    pub profiles: Vec<String>,
+    secrets: Vec<String>,
+}
+
+/// How services are brought up.
+pub struct Up<'a> {
+    pub services: &'a [String],
+    pub scale: &'a BTreeMap<String, usize>,
+    /// Services that these depend on are left alone.
+    pub alone: bool,
+    /// Compose itself waits until all are running and healthy.
+    pub wait: bool,
+    pub patience: Duration,
+}
+
+impl Compose {
+    pub fn new(docker: &Docker, program: &Program, project_dir: &Path) -> Compose {
+        Compose {
+            docker: docker.clone(),
+            program: program.clone(),
+            project_dir: project_dir.to_owned(),
+            files: Vec::new(),
+            env_files: Vec::new(),
+            project: None,
+            profiles: Vec::new(),
+            secrets: Vec::new(),
+        }
+    }
+
+    /// The values of an env file are to be shown nowhere.
+    pub fn hide_values_of(&mut self, text: &str) {
+        let values = text.lines().filter_map(|line| {
+            let (name, value) = line.trim().split_once('=')?;
+            (!name.starts_with('#')).then(|| value.trim().trim_matches(['"', '\'']).to_owned())
+        });
+        self.hide(values);
+    }
+
+    pub fn hide(&mut self, values: impl IntoIterator<Item = String>) {
+        let long = |value: &String| value.len() >= SHORTEST_SECRET && value != "false";
+        self.secrets.extend(values.into_iter().filter(long));
+        self.secrets.sort_unstable();
+        self.secrets.dedup();
+    }
+
+    fn command(&self) -> Command {
+        let command = match &self.program.way {
+            Way::Plugin => Command::new(self.docker.program()).arg("compose"),
+            Way::Standalone(program) => Command::new(program),
+        };
+        let fixed = ["LC_ALL", "LANGUAGE", "PATH"];
+        let command = (std::env::vars_os())
+            .filter(|(name, _)| !fixed.iter().any(|own| name == own))
+            .fold(command, |one, (name, value)| one.env(name, value));
+        let command = match self.docker.given_host() {
+            Some(host) => command.env("DOCKER_HOST", host),
+            None => command,
+        };
+        let mut command = self.secrets.iter().fold(command, |one, secret| one.secret(secret));
+        command = command.cwd(&self.project_dir).arg("--project-directory").arg(&self.project_dir);
+        for file in &self.files {
+            command = command.arg("--file").arg(file);
+        }
+        for file in &self.env_files {
+            command = command.arg("--env-file").arg(file);
+        }
+        for profile in &self.profiles {
+            command = command.arg("--profile").arg(profile);
+        }
+        if let Some(project) = &self.project {
+            command = command.arg("--project-name").arg(project);
+        }
+        command.deadline(QUESTION).output_limit(LONGEST_CONFIG)
+    }
+
+    /// The resolved configuration: all files merged, all variables replaced.
+    pub fn config(&self) -> Result<Resolved> {
+        let command = self.command().args(["config", "--format", "json"]);
+        let out = command.run().map_err(|failed| self.broken(failed))?;
+        let value: Value = out.json()?;
+        Resolved::parse(value).map_err(|why| {
+            let msg =
+                format!("what compose says of {} is not understood", self.project_dir.display());
+            Failure::new("compose_invalid", msg).caused_by(why).into()
+        })
+    }
+
+    /// The hash that each service's containers would bear if they were created now.
+    pub fn hashes(&self) -> BTreeMap<String, String> {
+        let asked = self.command().args(["config", "--hash", "*"]).run();
+        let Ok(out) = asked else { return BTreeMap::new() };
+        let line = |line: &str| -> Option<(String, String)> {
+            let (service, hash) = line.split_once(' ')?;
+            Some((service.to_owned(), hash.trim().to_owned()))
+        };
+        out.text().unwrap_or_default().lines().filter_map(line).collect()
+    }
+
+    pub fn up(&self, up: &Up<'_>) -> Result<Output> {
+        let mut command = self.command().deadline(up.patience + QUESTION).args([
+            "up",
+            "--detach",
+            "--no-build",
+            "--pull",
+            "never",
+        ]);
+        if up.wait {
+            command = command.arg("--wait");
+        }
+        if up.alone {
+            command = command.arg("--no-deps");
+        }
+        for (service, number) in up.scale {
+            command = command.arg("--scale").arg(format!("{service}={number}"));
+        }
+        let run = command.arg("--").args(up.services).run();
+        run.map_err(|failed| explained(failed, &self.docker.host))
+    }
+
+    /// Why compose cannot read the project.
+    fn broken(&self, failed: Failed) -> Error {
+        let said = failed.stderr.to_lowercase();
+        let dir = self.project_dir.display();
+        let first = failed.stderr.trim().lines().last().unwrap_or_default().to_owned();
+        let failure = if said.contains("no configuration file provided") {
+            Failure::new(
+                "no_project",
+                format!("there is no compose file in {dir}; give project_dir or files"),
+            )
+        } else if said.contains("env file")
+            || (said.contains(".env") && said.contains("no such file"))
+        {
+            let msg = format!("an env file of {dir} is missing: {first}; nothing was changed");
+            Failure::new("env_file_missing", msg)
+        } else if said.contains("no such file") {
+            Failure::new(
+                "no_project",
+                format!("a file of the project in {dir} is missing: {first}; nothing was changed"),
+            )
+        } else {
+            let msg =
+                format!("compose cannot read the project in {dir}: {first}; nothing was changed");
+            Failure::new("compose_invalid", msg)
+        };
+        failure.caused_by(failed.into()).into()
+    }
+}

@@ -1,0 +1,316 @@
+//! The data of the mounts, copied in one or two passes, with what earlier backups hold linked in.
+//!
+//! Invariants: a linked file was hashed in this run and is what the earlier manifest says, else
+//! everything of that mount is copied anew; the last pass sees the tree as it is while nothing writes.
+
+use crate::keep::Keeping;
+use crate::manifest::{Kind, Mount, NotData, SegmentRecord, Sum};
+use crate::progress::Progress;
+use crate::shelf::Shelf;
+use crate::task::Compression;
+use ansible_module::Failure;
+use anyhow::{Context, Error, Result};
+use archive::chain::{self, Used};
+use archive::{Captured, Form, IndexReader, IndexWriter, Scan, Segment, Source, Writers};
+use host::walk::{Mounts, Tree};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// An entry costs about so much beside its content.
+const ENTRY: u64 = 100;
+
+impl From<Compression> for Form {
+    fn from(compression: Compression) -> Form {
+        match compression {
+            Compression::Zstd => Form::Zstd,
+            Compression::Gzip => Form::Gzip,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Everything runs, and another pass follows.
+    Live,
+    /// Everything runs, and no other pass follows.
+    OnlyLive,
+    /// Who writes is paused.
+    Paused,
+    /// Nobody writes.
+    Quiet,
+}
+
+/// The same mount in the newest backup that has it.
+#[derive(Clone, Debug)]
+pub struct Before {
+    folder: PathBuf,
+    mount: Mount,
+    sums: BTreeMap<String, Sum>,
+}
+
+impl Before {
+    pub fn of(shelf: &Shelf, mount: &Mount) -> Option<Before> {
+        let name = |one: &Mount| one.volume.as_ref().map(|volume| volume.name.clone());
+        let same = |one: &&Mount| {
+            one.source == mount.source
+                && name(one) == name(mount)
+                && (one.kind == Kind::File) == (mount.kind == Kind::File)
+        };
+        shelf.sound().find_map(|(kept, manifest)| {
+            let before = manifest.mounts.iter().find(same)?;
+            let names = before.segments.iter().map(|one| &one.file).chain([&before.index]);
+            let sums =
+                names.filter_map(|name| Some((name.clone(), manifest.contents.get(name)?.clone())));
+            Some(Before { folder: kept.path.clone(), mount: before.clone(), sums: sums.collect() })
+        })
+    }
+
+    fn is_worn(&self) -> bool {
+        let segments = &self.mount.segments;
+        let stored = segments.iter().map(|one| (one.number, one.stored)).collect();
+        let used =
+            segments.iter().map(|one| (one.number, Used { entries: 1, bytes: one.used })).collect();
+        chain::begin_anew(&stored, &used)
+    }
+
+    fn index(&self) -> Result<IndexReader> {
+        IndexReader::new(File::open(self.folder.join(&self.mount.index))?)
+    }
+}
+
+/// Where a mount is read from.
+struct Place {
+    tree: Tree,
+    only: Option<OsString>,
+}
+
+impl Place {
+    fn open(mount: &Mount) -> Result<Place> {
+        let (root, only) = match mount.kind {
+            Kind::File => {
+                let parent = mount.source.parent().context("a file without a folder")?;
+                (parent, mount.source.file_name().map(OsString::from))
+            }
+            _ => (mount.source.as_path(), None),
+        };
+        Ok(Place { tree: Tree::open(root, Mounts::Cross)?, only })
+    }
+
+    fn source(&self) -> Source<'_> {
+        Source { tree: &self.tree, only: self.only.as_deref(), leave_out: &[] }
+    }
+}
+
+/// How much of a mount would be copied, as it lies on the disk.
+pub fn estimate(mount: &Mount, before: Option<&Before>, scratch: &Path) -> Result<u64> {
+    let place = Place::open(mount)?;
+    let before = before.filter(|before| !before.is_worn()).and_then(|before| before.index().ok());
+    let scan = Scan::new(&place.source(), before, Writers::Gone, scratch)
+        .map_err(|why| unreadable(mount, why))?;
+    Ok(scan.totals.to_copy + ENTRY * scan.totals.to_copy_entries)
+}
+
+pub struct Data {
+    form: Form,
+    mounts: Vec<One>,
+}
+
+/// One mount while it is copied.
+struct One {
+    mount: Mount,
+    place: Place,
+    /// What is linked from an earlier backup, and what was made so far.
+    segments: Vec<SegmentRecord>,
+    /// The newest index, in a file that is below the new backup or below an earlier one.
+    index: Option<PathBuf>,
+    captured: Captured,
+}
+
+impl Data {
+    /// Links what earlier backups hold.
+    pub fn new(shelf: &Shelf, mounts: &[Mount], form: Form, keeping: &mut Keeping) -> Result<Data> {
+        keeping.subfolder("data")?;
+        let mounts = mounts.iter().map(|mount| {
+            let place = Place::open(mount).map_err(|why| unreadable(mount, why))?;
+            let mut one = One {
+                mount: mount.clone(),
+                place,
+                segments: Vec::new(),
+                index: None,
+                captured: Captured::default(),
+            };
+            if let Some(before) = Before::of(shelf, mount).filter(|before| !before.is_worn()) {
+                one.link(&before, keeping)?;
+            }
+            Ok(one)
+        });
+        Ok(Data { form, mounts: mounts.collect::<Result<_>>()? })
+    }
+
+    pub fn pass(
+        &mut self,
+        pass: Pass,
+        writers_elsewhere: bool,
+        keeping: &mut Keeping,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        for one in &mut self.mounts {
+            let title = one.mount.title();
+            progress.begin(format!("data of {title}"), None);
+            one.pass(pass, writers_elsewhere, self.form, keeping, progress)
+                .map_err(|why| unreadable(&one.mount, why))?;
+        }
+        Ok(())
+    }
+
+    /// Sockets in the data: the programs that listen make them anew.
+    pub fn sockets(&self) -> Vec<NotData> {
+        let of_one = |one: &One| {
+            let paths = one.captured.sockets.first.clone();
+            let (root, user) = (one.mount.source.clone(), one.mount.users.first().cloned());
+            let named = paths.into_iter().map(move |path| NotData {
+                target: user.as_ref().map(|user| user.target.join(&path)).unwrap_or_default(),
+                service: user.as_ref().map(|user| user.service.clone()).unwrap_or_default(),
+                source: root.join(path),
+                why: "a socket".to_owned(),
+            });
+            named.collect::<Vec<_>>()
+        };
+        self.mounts.iter().flat_map(of_one).collect()
+    }
+
+    /// The records for the manifest, and what changed each time that it was read.
+    pub fn finish(self, keeping: &mut Keeping) -> Result<(Vec<Mount>, Vec<String>)> {
+        let (mut mounts, mut changed) = (Vec::new(), Vec::new());
+        for one in self.mounts {
+            let root = one.mount.source.clone();
+            let unsettled = &one.captured.unsettled;
+            changed
+                .extend(unsettled.first.iter().map(|path| root.join(path).display().to_string()));
+            if unsettled.count > unsettled.first.len() as u64 {
+                changed.push(format!(
+                    "{} more below {}",
+                    unsettled.count - unsettled.first.len() as u64,
+                    root.display()
+                ));
+            }
+            mounts.push(one.finish(keeping)?);
+        }
+        Ok((mounts, changed))
+    }
+}
+
+impl One {
+    /// All files or none: an index is worth nothing without one of its segments.
+    fn link(&mut self, before: &Before, keeping: &mut Keeping) -> Result<()> {
+        let mut linked = Vec::new();
+        for segment in before.mount.segments.iter().filter(|one| one.used > 0 || one.stored == 0) {
+            let ending = segment.file.split_once(".tar.").map_or("zst", |(_, ending)| ending);
+            let file = format!("data/{}.{}.tar.{ending}", self.mount.n, segment.number);
+            let sum = before.sums.get(&segment.file);
+            let known = sum.is_some_and(|sum| {
+                keeping.link(&before.folder.join(&segment.file), &file, sum).unwrap_or(false)
+            });
+            if !known {
+                host::interrupt::check()?;
+                return linked.iter().try_for_each(|one: &SegmentRecord| keeping.unlink(&one.file));
+            }
+            linked.push(SegmentRecord { file, ..segment.clone() });
+        }
+        let path = before.folder.join(&before.mount.index);
+        let sound = before.sums.get(&before.mount.index).is_some_and(|sum| {
+            crate::keep::sum_of(&path).is_ok_and(|(sha256, _)| sha256 == sum.sha256)
+        });
+        if !sound {
+            return linked.iter().try_for_each(|one| keeping.unlink(&one.file));
+        }
+        self.segments = linked;
+        self.index = Some(path);
+        Ok(())
+    }
+
+    fn pass(
+        &mut self,
+        pass: Pass,
+        writers_elsewhere: bool,
+        form: Form,
+        keeping: &mut Keeping,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        // Copying before the freeze is of no use where nothing tells what changed since.
+        if pass == Pass::Live && !archive::scan::tells_changes(&self.place.tree)? {
+            return Ok(());
+        }
+        let source = self.place.source();
+        let before =
+            self.index.as_ref().map(|path| IndexReader::new(File::open(path)?)).transpose()?;
+        let writers = match pass {
+            Pass::Quiet if !writers_elsewhere => Writers::Gone,
+            _ => Writers::There,
+        };
+        let scan = Scan::new(&source, before, writers, &keeping.folder)?;
+        let number = self.segments.iter().map(|one| one.number + 1).max().unwrap_or(0);
+        let n = self.mount.n;
+        let ending = if form == Form::Zstd { "zst" } else { "gz" };
+        let name = format!("data/{n}.{number}.tar.{ending}");
+        let (index, how) = match pass {
+            Pass::Live => (format!("data/{n}.live.index.zst"), archive::Pass::First),
+            _ => (format!("data/{n}.index.zst"), archive::Pass::Last),
+        };
+        let mut segment = Segment::new(keeping.create(&name)?, form, number)?;
+        let mut lines = IndexWriter::new(keeping.create(&index)?, Form::Zstd)?;
+        let captured =
+            scan.copy(&source, how, &mut segment, &mut lines, &mut |now| progress.at(now.bytes))?;
+        let written = segment.finish()?;
+        let listed = lines.finish()?;
+        match captured.copied.entries {
+            0 => std::fs::remove_file(keeping.path(&name))?,
+            _ => {
+                keeping.wrote(&name, &written.sha256, written.bytes);
+                let stored = captured.copied.bytes;
+                self.segments.push(SegmentRecord { number, file: name, stored, used: 0 });
+            }
+        }
+        if pass != Pass::Live {
+            keeping.wrote(&index, &listed.sha256, listed.bytes);
+        }
+        self.index = Some(keeping.path(&index));
+        self.captured = captured;
+        Ok(())
+    }
+
+    fn finish(mut self, keeping: &mut Keeping) -> Result<Mount> {
+        let n = self.mount.n;
+        let live = keeping.path(&format!("data/{n}.live.index.zst"));
+        if live.exists() {
+            std::fs::remove_file(&live)?;
+        }
+        for segment in &mut self.segments {
+            segment.used = self.captured.used.get(&segment.number).map_or(0, |used| used.bytes);
+        }
+        let wanted = |one: &SegmentRecord| self.captured.used.contains_key(&one.number);
+        let (kept, surplus): (Vec<_>, Vec<_>) = self.segments.into_iter().partition(wanted);
+        surplus.iter().try_for_each(|one| keeping.unlink(&one.file))?;
+        self.mount.segments = kept;
+        self.mount.index = format!("data/{n}.index.zst");
+        self.mount.entries = self.captured.entries;
+        self.mount.bytes = self.captured.bytes;
+        Ok(self.mount)
+    }
+}
+
+/// Says which mount it was, and keeps the reason.
+fn unreadable(mount: &Mount, why: Error) -> Error {
+    let code = archive::reason(&why);
+    let context = format!("copying {}", mount.title());
+    match code {
+        Some("unreadable") => {
+            let msg = format!("{} cannot be read whole; no backup was made", mount.title());
+            Failure::new("unreadable", msg).caused_by(why).into()
+        }
+        Some("bad_archive") => Failure::new("damaged", context).caused_by(why).into(),
+        _ => why.context(context),
+    }
+}

@@ -1,0 +1,270 @@
+//! The engine, through the `docker` program: what is asked, what is told to it, and what its errors
+//! mean. What it answers is in `docker/inspect.rs`.
+//!
+//! Invariants: an engine that does not answer is never taken for one that has nothing; names and
+//! ids are passed after `--` or as values of options; nothing is pulled.
+
+pub mod inspect;
+
+use ansible_module::Failure;
+use anyhow::{Context, Error, Result};
+use host::command::{Command, Failed, Output};
+use host::program;
+use inspect::{Container, Volume};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// One question to the engine. A stop has its own, longer one.
+const QUESTION: Duration = Duration::from_secs(60);
+/// `docker inspect` of many containers with long environments.
+const LONGEST_ANSWER: usize = 64 << 20;
+/// What a stop may take beyond the time that the container has.
+const STOP_MARGIN: Duration = Duration::from_secs(60);
+/// So many ids in one call: well below what a command line may hold.
+const AT_ONCE: usize = 100;
+
+#[derive(Clone, Debug)]
+pub struct Docker {
+    program: PathBuf,
+    /// Where the engine listens, as docker itself says: `unix:///var/run/docker.sock`.
+    pub host: String,
+    given_host: Option<String>,
+}
+
+/// What the engine is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Engine {
+    pub server_version: String,
+    /// `overlay2`, or `overlayfs` on a containerd store.
+    #[serde(default)]
+    pub driver: String,
+    pub docker_root_dir: PathBuf,
+}
+
+impl Docker {
+    /// Finds the program, and asks it where its engine is.
+    pub fn find(given_host: Option<&str>) -> Result<Docker> {
+        let program = program::find("docker").map_err(|missing| {
+            Failure::new("program_missing", "this machine has no docker").caused_by(missing.into())
+        })?;
+        let mut docker =
+            Docker { program, host: String::new(), given_host: given_host.map(str::to_owned) };
+        docker.host = match given_host.map(str::to_owned).or_else(host_of_environment) {
+            Some(host) => host,
+            None => docker.host_of_context()?,
+        };
+        Ok(docker)
+    }
+
+    /// A command of docker with nothing but docker's own variables.
+    pub fn command(&self) -> Command {
+        let own = |(name, _): &(OsString, OsString)| {
+            name.to_str().is_some_and(|name| name.starts_with("DOCKER_"))
+        };
+        let command = Command::new(&self.program).deadline(QUESTION).output_limit(LONGEST_ANSWER);
+        let command = std::env::vars_os()
+            .filter(own)
+            .fold(command, |one, (name, value)| one.env(name, value));
+        match &self.given_host {
+            Some(host) => command.env("DOCKER_HOST", host),
+            None => command,
+        }
+    }
+
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    pub fn given_host(&self) -> Option<&str> {
+        self.given_host.as_deref()
+    }
+
+    /// Paths of an engine on another machine say nothing here.
+    pub fn is_local(&self) -> bool {
+        self.host.starts_with("unix://") || self.host.starts_with('/')
+    }
+
+    pub fn engine(&self) -> Result<Engine> {
+        let engine = self.run(self.command().args(["info", "--format", "{{json .}}"]))?;
+        // With no engine some versions print what the client knows, and exit with 0.
+        engine.json().map_err(|why| {
+            let said = engine.stderr_shown();
+            let msg = format!("the engine at {} does not answer {}", self.host, said.trim());
+            Failure::new("engine_unreachable", msg.trim().to_owned()).caused_by(why).into()
+        })
+    }
+
+    /// The containers of a project, one-off ones (`compose run`) apart, by their names.
+    pub fn containers_of(&self, project: &str) -> Result<Vec<Container>> {
+        let mine = format!("label=com.docker.compose.project={project}");
+        let all = self.containers(&["--filter", &mine])?;
+        Ok(all.into_iter().filter(|one| !one.is_one_off()).collect())
+    }
+
+    /// All containers of the engine.
+    pub fn all_containers(&self) -> Result<Vec<Container>> {
+        self.containers(&[])
+    }
+
+    fn containers(&self, filter: &[&str]) -> Result<Vec<Container>> {
+        let list = ["ps", "--all", "--quiet", "--no-trunc"];
+        let ids = self.run(self.command().args(list).args(filter))?;
+        let ids: Vec<&str> = ids.text()?.lines().filter(|line| !line.is_empty()).collect();
+        let mut all: Vec<Container> = self.inspect("container", &ids)?;
+        all.sort_by(|one, other| one.name().cmp(other.name()));
+        Ok(all)
+    }
+
+    /// Those that are there, in the order of `names`; a name that is missing is passed over.
+    pub fn inspect_containers(&self, names: &[&str]) -> Result<Vec<Container>> {
+        self.inspect("container", names)
+    }
+
+    pub fn volume(&self, name: &str) -> Result<Option<Volume>> {
+        Ok(self.inspect("volume", &[name])?.into_iter().next())
+    }
+
+    /// Makes a volume of the local driver with these labels. One that is there stays as it is.
+    pub fn create_volume(&self, name: &str, labels: &[(String, String)]) -> Result<()> {
+        let labels = labels.iter().map(|(key, value)| format!("--label={key}={value}"));
+        let create = self.command().args(["volume", "create", "--driver=local"]).args(labels);
+        self.run(create.arg("--").arg(name)).map(drop)
+    }
+
+    fn inspect<T: DeserializeOwned>(&self, kind: &str, names: &[&str]) -> Result<Vec<T>> {
+        let mut found = Vec::new();
+        for some in names.chunks(AT_ONCE) {
+            // 1: one of them is missing; the others are printed.
+            let inspect = self.command().accept(&[0, 1]).args([kind, "inspect", "--"]).args(some);
+            let answer = self.run(inspect)?;
+            if answer.rc == 1 {
+                let said = answer.stderr_shown().to_lowercase();
+                if !said.contains("no such") && !said.contains("not found") {
+                    let msg = format!("the engine does not tell of {kind}s: {}", said.trim());
+                    return Err(Failure::new(reason_of(&said), msg).into());
+                }
+            }
+            found.extend(answer.json::<Vec<T>>()?);
+        }
+        Ok(found)
+    }
+
+    /// `docker stop`; with no time given each container has its own.
+    pub fn stop(&self, ids: &[&str], patience: Option<u64>) -> Result<()> {
+        let time = patience.map(|seconds| format!("--time={seconds}"));
+        let most = Duration::from_secs(patience.unwrap_or(600)) + STOP_MARGIN;
+        self.tell("stop", time.as_deref(), ids, most)
+    }
+
+    pub fn start(&self, ids: &[&str]) -> Result<()> {
+        self.tell("start", None, ids, QUESTION * 2)
+    }
+
+    pub fn pause(&self, ids: &[&str]) -> Result<()> {
+        self.tell("pause", None, ids, QUESTION)
+    }
+
+    pub fn unpause(&self, ids: &[&str]) -> Result<()> {
+        self.tell("unpause", None, ids, QUESTION)
+    }
+
+    fn tell(&self, what: &str, option: Option<&str>, ids: &[&str], most: Duration) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let command = self.command().deadline(most).args(["container", what]).args(option);
+        self.run(command.arg("--").args(ids)).map(drop)
+    }
+
+    /// Runs a command in a container, its output into a file.
+    pub fn exec_into(&self, id: &str, words: &[String], to: File, most: Duration) -> Result<()> {
+        let exec = self.command().deadline(most).stdout_to(to);
+        self.run(exec.args(["container", "exec", "--", id]).args(words)).map(drop)
+    }
+
+    /// The last lines that a container has written, both streams.
+    pub fn logs(&self, id: &str, lines: u64) -> Result<Vec<u8>> {
+        let tail = format!("--tail={lines}");
+        let logs = self.command().args(["container", "logs", "--timestamps", &tail, "--", id]);
+        let Output { mut stdout, stderr, .. } = self.run(logs)?;
+        stdout.extend(stderr);
+        Ok(stdout)
+    }
+
+    pub fn run(&self, command: Command) -> Result<Output> {
+        command.run().map_err(|failed| explained(failed, &self.host))
+    }
+
+    fn host_of_context(&self) -> Result<String> {
+        #[derive(Deserialize)]
+        struct Context {
+            #[serde(rename = "Endpoints")]
+            endpoints: Endpoints,
+        }
+        #[derive(Deserialize)]
+        struct Endpoints {
+            docker: Endpoint,
+        }
+        #[derive(Deserialize)]
+        struct Endpoint {
+            #[serde(rename = "Host")]
+            host: String,
+        }
+        let answer = self.run(self.command().args(["context", "inspect"]))?;
+        let first = answer.json::<Vec<Context>>()?.into_iter().next();
+        Ok(first.context("docker has no context: give docker_host")?.endpoints.docker.host)
+    }
+}
+
+fn host_of_environment() -> Option<String> {
+    std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty())
+}
+
+/// What a failed command of docker means.
+pub fn explained(failed: Failed, host: &str) -> Error {
+    let said = format!("{}\n{}", failed.stderr, failed.stdout).to_lowercase();
+    match reason_of(&said) {
+        "engine_unreachable" => Failure::new(
+            "engine_unreachable",
+            format!("the engine at {host} does not answer: start it, or give docker_host"),
+        )
+        .caused_by(failed.into())
+        .into(),
+        _ => failed.into(),
+    }
+}
+
+fn reason_of(said: &str) -> &'static str {
+    const UNREACHABLE: &[&str] = &[
+        "cannot connect to the docker daemon",
+        "failed to connect to the docker api",
+        "error during connect",
+        "is the docker daemon running",
+        "permission denied while trying to connect",
+    ];
+    match UNREACHABLE.iter().any(|words| said.contains(words)) {
+        true => "engine_unreachable",
+        false => "command_failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_engine_is_told_from_a_missing_thing() {
+        for said in [
+            "cannot connect to the docker daemon at unix:///run/x.sock. is the docker daemon running?",
+            "failed to connect to the docker api at unix:///run/x.sock; check if the path is correct",
+        ] {
+            assert_eq!(reason_of(said), "engine_unreachable", "{said}");
+        }
+        assert_eq!(reason_of("error: no such volume: x"), "command_failed");
+    }
+}

@@ -1,0 +1,164 @@
+//! What `docker inspect` says of containers and volumes, as far as it matters here.
+//!
+//! Invariant: a field that versions leave out has a default; one that everything rests on has none.
+
+use host::clock::Utc;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub const PROJECT: &str = "com.docker.compose.project";
+pub const SERVICE: &str = "com.docker.compose.service";
+pub const CONFIG_HASH: &str = "com.docker.compose.config-hash";
+pub const ONE_OFF: &str = "com.docker.compose.oneoff";
+pub const WORKING_DIR: &str = "com.docker.compose.project.working_dir";
+pub const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
+pub const ENV_FILES: &str = "com.docker.compose.project.environment_file";
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Container {
+    pub id: String,
+    name: String,
+    /// In RFC 3339, with nanoseconds.
+    #[serde(default)]
+    created: String,
+    /// The id of its image: a config digest, or a manifest's on a containerd store.
+    pub image: String,
+    pub state: State,
+    pub config: Config,
+    #[serde(default)]
+    pub mounts: Vec<MountPoint>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct State {
+    pub status: String,
+    #[serde(default)]
+    pub running: bool,
+    #[serde(default)]
+    pub paused: bool,
+    #[serde(default)]
+    pub exit_code: i64,
+    #[serde(default)]
+    pub health: Option<Health>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Health {
+    pub status: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Config {
+    /// As it was asked for: a name, or an id.
+    #[serde(default)]
+    pub image: String,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct MountPoint {
+    #[serde(rename = "Type", default)]
+    pub kind: String,
+    /// Of a volume.
+    #[serde(default)]
+    pub name: Option<String>,
+    #[serde(default)]
+    pub source: PathBuf,
+    pub destination: PathBuf,
+    #[serde(default, rename = "RW")]
+    pub writable: bool,
+}
+
+impl Container {
+    /// Without the slash that the engine puts before it.
+    pub fn name(&self) -> &str {
+        self.name.trim_start_matches('/')
+    }
+
+    /// When it was created; the time is the engine's, and in UTC.
+    pub fn created(&self) -> Option<Utc> {
+        format!("{}Z", self.created.get(..19)?).parse().ok()
+    }
+
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.config.labels.as_ref()?.get(name).map(String::as_str)
+    }
+
+    pub fn service(&self) -> Option<&str> {
+        self.label(SERVICE)
+    }
+
+    pub fn project(&self) -> Option<&str> {
+        self.label(PROJECT)
+    }
+
+    pub fn is_one_off(&self) -> bool {
+        self.label(ONE_OFF).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+
+    /// Running, and not just about to be started again.
+    pub fn is_up(&self) -> bool {
+        self.state.running && self.state.status != "restarting"
+    }
+
+    pub fn health(&self) -> Option<&str> {
+        let status = self.state.health.as_ref()?.status.as_str();
+        // A paused container has an empty one, and one without a check says none in some versions.
+        (!matches!(status, "" | "none")).then_some(status)
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Volume {
+    pub name: String,
+    pub driver: String,
+    pub mountpoint: PathBuf,
+    #[serde(default)]
+    pub options: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+impl Volume {
+    /// A plain folder of the engine's: the local driver without options.
+    pub fn is_plain(&self) -> bool {
+        self.driver == "local" && self.options.as_ref().is_none_or(BTreeMap::is_empty)
+    }
+
+    /// The folder that a volume of the local driver is a bind mount of.
+    pub fn bound_folder(&self) -> Option<PathBuf> {
+        let options = self.options.as_ref().filter(|_| self.driver == "local")?;
+        let is_bind = options
+            .get("o")
+            .is_some_and(|o| o.split(',').any(|one| matches!(one, "bind" | "rbind")));
+        options.get("device").filter(|_| is_bind).map(PathBuf::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_of_the_local_driver() {
+        let volume = |options: &str| -> Volume {
+            let text = format!(
+                r#"{{"Name":"v","Driver":"local","Mountpoint":"/d","Options":{options},"Labels":null}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        assert!(volume("null").is_plain() && volume("{}").is_plain());
+        let bound = volume(r#"{"type":"none","o":"rw,bind","device":"/srv/x"}"#);
+        assert!(!bound.is_plain());
+        assert_eq!(bound.bound_folder(), Some("/srv/x".into()));
+        assert_eq!(volume(r#"{"type":"nfs","o":"addr=1","device":":/x"}"#).bound_folder(), None);
+    }
+}

@@ -1,0 +1,195 @@
+//! Stopping or pausing what writes, and starting it again whatever happens.
+//!
+//! Invariants: what is frozen stands in the intent before the first container is touched; a guard
+//! that goes away thaws, under a shield from signals; thawing looks at each container as it is now,
+//! so that it may be repeated, and goes on past one that fails.
+
+use crate::docker::Docker;
+use crate::docker::inspect::Container;
+use crate::task::Mode;
+use ansible_module::Failure;
+use anyhow::{Error, Result};
+use host::deadline::{Deadline, poll_until};
+use host::interrupt;
+use host::record::Intent;
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+pub const NOTE: &str = "frozen";
+/// For how long the start of a container waits until those that it depends on are healthy.
+const HEALTHY: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    pub id: String,
+    pub name: String,
+}
+
+/// What was running, in the order in which it is started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    pub paused: bool,
+    pub levels: Vec<Vec<Held>>,
+}
+
+impl Frozen {
+    /// The running ones among `containers`, by the levels of their services.
+    pub fn of(containers: &[&Container], levels: &[Vec<String>], mode: Mode) -> Frozen {
+        let level_of = |container: &Container| {
+            let service = container.service().unwrap_or_default();
+            levels.iter().position(|level| level.iter().any(|one| one == service))
+        };
+        let mut held = vec![Vec::new(); levels.len() + 1];
+        for container in containers.iter().filter(|one| one.state.running) {
+            let one = Held { id: container.id.clone(), name: container.name().to_owned() };
+            held[level_of(container).unwrap_or(levels.len())].push(one);
+        }
+        held.retain(|level| !level.is_empty());
+        Frozen { paused: mode == Mode::Pause, levels: held }
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.levels.iter().flatten().map(|held| held.name.clone()).collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.levels.is_empty()
+    }
+
+    /// Stops or pauses all: what depends on others first. A signal has to wait: a stop that is cut
+    /// short goes on in the engine, after somebody has looked and found everything running.
+    pub fn stop(&self, docker: &Docker, patience: Option<u64>) -> Result<()> {
+        let _shield = interrupt::shield();
+        for level in self.levels.iter().rev() {
+            let ids: Vec<&str> = level.iter().map(|held| held.id.as_str()).collect();
+            match self.paused {
+                true => docker.pause(&ids)?,
+                false => docker.stop(&ids, patience)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    pub stop: Duration,
+    pub copy: Duration,
+    pub start: Duration,
+}
+
+/// While it lives, containers do not run.
+pub struct Guard<'a> {
+    docker: &'a Docker,
+    intent: &'a Intent,
+    frozen: &'a Frozen,
+    began: Instant,
+    stopped: Instant,
+    done: bool,
+}
+
+/// Notes what is about to be frozen, and does it. When it fails half way, the rest runs again.
+pub fn freeze<'a>(
+    docker: &'a Docker,
+    intent: &'a Intent,
+    frozen: &'a Frozen,
+    patience: Option<u64>,
+) -> Result<Guard<'a>> {
+    intent.note(NOTE, frozen)?;
+    let began = Instant::now();
+    let mut guard = Guard { docker, intent, frozen, began, stopped: began, done: false };
+    frozen.stop(docker, patience)?;
+    guard.stopped = Instant::now();
+    Ok(guard)
+}
+
+impl Guard<'_> {
+    pub fn thaw(mut self) -> Result<Times> {
+        let copied = Instant::now();
+        self.done = true;
+        let _shield = interrupt::shield();
+        thaw(self.docker, self.frozen)?;
+        let times = Times {
+            stop: self.stopped - self.began,
+            copy: copied - self.stopped,
+            start: copied.elapsed(),
+        };
+        self.intent.note(NOTE, &Frozen::default())?;
+        Ok(times)
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let _shield = interrupt::shield();
+        // When it fails the note stays, and the next run tries again.
+        if thaw(self.docker, self.frozen).is_ok() {
+            let _ = self.intent.note(NOTE, &Frozen::default());
+        }
+    }
+}
+
+/// Starts what is not running, those first on which others depend. Names what was started.
+pub fn thaw(docker: &Docker, frozen: &Frozen) -> Result<Vec<String>> {
+    let (mut started, mut failed): (Vec<String>, Vec<(String, Error)>) = (Vec::new(), Vec::new());
+    for (n, level) in frozen.levels.iter().enumerate() {
+        let ids: Vec<&str> = level.iter().map(|held| held.id.as_str()).collect();
+        // One that is gone was removed by somebody: there is nothing to start.
+        let now = docker.inspect_containers(&ids)?;
+        let paused: Vec<&Container> = now.iter().filter(|one| one.state.paused).collect();
+        let down: Vec<&Container> = now.iter().filter(|one| !one.state.running).collect();
+        for (which, start) in [(&paused, false), (&down, true)] {
+            let ids: Vec<&str> = which.iter().map(|one| one.id.as_str()).collect();
+            let told = if start { docker.start(&ids) } else { docker.unpause(&ids) };
+            let names = which.iter().map(|one| one.name().to_owned());
+            match told {
+                Ok(()) => started.extend(names),
+                Err(error) => failed.push((names.collect::<Vec<_>>().join(", "), error)),
+            }
+        }
+        if n + 1 < frozen.levels.len() && !down.is_empty() {
+            wait_until_healthy(docker, &ids);
+        }
+    }
+    match failed.into_iter().next() {
+        None => Ok(started),
+        Some((names, error)) => {
+            let msg = format!(
+                "{names} could not be started again; find out why, then run the module with state: thawed"
+            );
+            Err(Failure::new("not_thawed", msg)
+                .with("frozen", frozen.names())
+                .caused_by(error)
+                .into())
+        }
+    }
+}
+
+/// Waits until those that were healthy before are so again; names those that are not.
+pub fn wait_for_health(docker: &Docker, ids: &[&str], patience: Duration) -> Result<Vec<String>> {
+    let mut sick = Vec::new();
+    let waited =
+        poll_until(Deadline::after(patience), LOOK, "services to be healthy again", || {
+            let now = docker.inspect_containers(ids)?;
+            sick = (now.iter().filter(|one| one.health() != Some("healthy")))
+                .map(|one| one.name().to_owned())
+                .collect();
+            Ok(sick.is_empty().then_some(()))
+        });
+    match waited {
+        Err(error) if host::reason(&error) != Some("timed_out") => Err(error),
+        _ => Ok(sick),
+    }
+}
+
+/// As compose would do it for `depends_on`; no failure, since who depends on them finds out.
+fn wait_until_healthy(docker: &Docker, ids: &[&str]) {
+    let _ = poll_until(Deadline::after(HEALTHY), LOOK, "dependencies to be healthy", || {
+        let now = docker.inspect_containers(ids)?;
+        Ok(now.iter().all(|one| one.health() != Some("starting")).then_some(()))
+    });
+}

@@ -1,0 +1,121 @@
+//! Giving recorded images back to an engine.
+//!
+//! Invariants: sums first, of what is used; an image that the engine has is neither loaded nor read; what is loaded comes under a
+//! name of its own, so that no name of the user's moves before the caller says so; what came is
+//! compared with the record.
+
+use crate::docker::Docker;
+use crate::images::Progress;
+use crate::images::files;
+use crate::images::inspect::inspect;
+use crate::images::outgoing;
+use crate::images::pipe;
+use crate::images::record::{FileRecord, ImageRecord};
+use crate::images::same::agrees;
+use crate::images::tags::temporary;
+use ansible_module::Failure;
+use anyhow::{Context, Result};
+use host::deadline::Deadline;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// A recorded image that is in the engine now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// As it was recorded.
+    pub id: String,
+    pub config_digest: String,
+    /// What this engine calls it now: on a containerd store it may be another id.
+    pub id_now: String,
+    pub references: Vec<String>,
+    /// It was not in the engine before.
+    pub was_missing: bool,
+}
+
+/// Sees to it that all of them are in the engine, in the order of the records. `from` is the images'
+/// folder of the backup, `files` what its manifest says about it.
+pub fn load(
+    docker: &Docker,
+    records: &[ImageRecord],
+    files: &[FileRecord],
+    from: &Path,
+    deadline: Deadline,
+    progress: Progress<'_>,
+) -> Result<Vec<Loaded>> {
+    let needed =
+        |file: &&FileRecord| records.iter().any(|record| record.files.contains(&file.name));
+    let needed: Vec<FileRecord> = files.iter().filter(needed).cloned().collect();
+    let unnamed = (records.iter().flat_map(|record| &record.files))
+        .find(|name| !needed.iter().any(|file| file.name == **name));
+    if let Some(name) = unnamed {
+        let msg = format!("the backup is damaged: its manifest has no sum of {name}");
+        return Err(Failure::new("damaged", msg).into());
+    }
+    // An image that is there is told by its configuration.
+    let of_all =
+        needed.iter().filter(|file| records.iter().any(|record| record.config_file() == file.name));
+    files::check(from, &of_all.cloned().collect::<Vec<_>>(), &mut *progress)?;
+    let there = present(docker, records, from)?;
+    let missing: Vec<(&ImageRecord, String)> = (records.iter().zip(&there))
+        .filter(|(_, id)| id.is_none())
+        .map(|(record, _)| (record, temporary(&record.config_digest)))
+        .collect();
+    if !missing.is_empty() {
+        let of_missing = needed
+            .iter()
+            .filter(|file| missing.iter().any(|(record, _)| record.files.contains(&file.name)));
+        files::check(from, &of_missing.cloned().collect::<Vec<_>>(), &mut *progress)?;
+        let command = docker.command().deadline(deadline).args(["image", "load", "--quiet"]);
+        let names: Vec<&str> =
+            missing.iter().flat_map(|(record, _)| &record.references).map(String::as_str).collect();
+        pipe::writing(command, |end| outgoing::send(end, &missing, from, progress))
+            .map_err(|error| pipe::explained(docker, error))
+            .with_context(|| format!("cannot load the images {}", names.join(", ")))?;
+    }
+    let loaded = (records.iter().zip(there)).map(|(record, there)| {
+        let was_missing = there.is_none();
+        let id_now = there.map_or_else(|| proven(docker, record, from), Ok)?;
+        Ok(Loaded {
+            id: record.id.clone(),
+            config_digest: record.config_digest.clone(),
+            id_now,
+            references: record.references.clone(),
+            was_missing,
+        })
+    });
+    loaded.collect()
+}
+
+/// The id of each image that the engine has, by whatever name.
+fn present(docker: &Docker, records: &[ImageRecord], from: &Path) -> Result<Vec<Option<String>>> {
+    let find = |record: &ImageRecord| -> Result<Option<String>> {
+        let temporary = temporary(&record.config_digest);
+        let mut names = vec![&record.id, &record.config_digest, &temporary];
+        names.extend(record.references.iter().chain(&record.tags));
+        names.dedup();
+        for name in names {
+            if let Some(seen) = inspect(docker, name)? {
+                if agrees(record, from, &seen)?.is_none() {
+                    return Ok(Some(seen.id));
+                }
+            }
+        }
+        Ok(None)
+    };
+    records.iter().map(find).collect()
+}
+
+/// Looks at what was loaded.
+fn proven(docker: &Docker, record: &ImageRecord, from: &Path) -> Result<String> {
+    let name = temporary(&record.config_digest);
+    let what = record.references.join(", ");
+    let not = |how: &str| {
+        let msg = format!("the image {what} was loaded, but what the engine has now {how}");
+        Failure::new("not_verified", msg)
+    };
+    let seen = inspect(docker, &name)?.ok_or_else(|| not("does not have its name"))?;
+    match agrees(record, from, &seen)? {
+        None => Ok(seen.id),
+        Some(how) => Err(not(&how).into()),
+    }
+}

@@ -1,0 +1,119 @@
+//! What a backup's manifest says about its images.
+//!
+//! Invariant: an [`ImageRecord`] holds all that is needed to give the image to an engine again, with
+//! no engine at hand: the configuration's digest and the layers in their order, each of which is a
+//! file of the folder.
+
+use archive::Form;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// An image that a backup must hold.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// As the engine names what the container runs: `sha256:...`.
+    pub id: String,
+    /// What the services call it in the resolved configuration: only these are given back.
+    pub references: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// As the engine named it then. On a containerd store this is no configuration's digest.
+    pub id: String,
+    /// What services call it.
+    pub references: Vec<String>,
+    /// All names that it had in the engine then: for people.
+    pub tags: Vec<String>,
+    pub repo_digests: Vec<String>,
+    /// `sha256:...` of the configuration; its file is `<hex>.json`.
+    pub config_digest: String,
+    /// In their order; the same one may come twice.
+    pub layers: Vec<LayerRecord>,
+    /// The names of its files in the folder, the configuration first.
+    pub files: Vec<String>,
+    /// What this image added to the backup folder, and what it shares with earlier backups.
+    pub bytes_new: u64,
+    pub bytes_linked: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// `sha256:...` of the uncompressed tar archive.
+    pub diff_id: String,
+    /// Of the uncompressed archive.
+    pub bytes: u64,
+    /// SHA-256 of its first 64 KiB: tells early that a stream brings what is known already.
+    pub head: String,
+}
+
+impl ImageRecord {
+    pub fn config_file(&self) -> String {
+        format!("{}.json", hex_of(&self.config_digest))
+    }
+
+    pub fn diff_ids(&self) -> impl Iterator<Item = &str> {
+        self.layers.iter().map(|layer| layer.diff_id.as_str())
+    }
+}
+
+/// A file of the folder. `sha256` is of the file as it lies there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    pub name: String,
+    pub sha256: String,
+    pub bytes: u64,
+}
+
+/// The images of a complete earlier backup.
+#[derive(Clone, Debug)]
+pub struct Earlier {
+    pub folder: PathBuf,
+    pub images: Vec<ImageRecord>,
+    pub files: Vec<FileRecord>,
+}
+
+/// What [`save`](super::save) has put into the folder. Every file was hashed in this run and synced.
+#[derive(Clone, Debug, Default)]
+pub struct Saved {
+    pub images: Vec<ImageRecord>,
+    pub files: Vec<FileRecord>,
+    pub bytes_new: u64,
+    pub bytes_linked: u64,
+}
+
+/// `sha256:abc` -> `abc`.
+pub fn hex_of(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").unwrap_or(digest)
+}
+
+pub fn digest_of(hex: &str) -> String {
+    format!("sha256:{hex}")
+}
+
+pub fn layer_file(diff_id: &str, form: Form) -> String {
+    let ending = if form == Form::Gzip { "gz" } else { "zst" };
+    format!("{}.tar.{ending}", hex_of(diff_id))
+}
+
+/// 64 lower-case hex digits after `sha256:`. What is not so is never made part of a path.
+pub fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|hex| {
+        hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests() {
+        let hex = "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
+        assert!(is_digest(&digest_of(hex)));
+        assert_eq!(layer_file(&digest_of(hex), Form::Gzip), format!("{hex}.tar.gz"));
+        for bad in [hex, "sha256:", "sha256:../x", &digest_of(&hex.to_uppercase()), "sha512:00"] {
+            assert!(!is_digest(bad), "{bad}");
+        }
+    }
+}

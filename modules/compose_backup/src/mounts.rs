@@ -1,0 +1,356 @@
+//! Which data a project has: from the resolved configuration and from what its containers have
+//! mounted, each source once.
+//!
+//! Invariant: a mount is data that is backed up, or it is named as none (a socket, a tmpfs, the
+//! kernel's own file systems) or as excluded by the task; none is passed over in silence. What is
+//! missing is an error.
+
+use crate::docker::Docker;
+use crate::docker::inspect::{Container, Volume};
+use crate::manifest::{Excluded, Kind, Mount, NotData, User, VolumeRecord};
+use crate::resolved::Resolved;
+use ansible_module::Failure;
+use anyhow::{Context, Result};
+use host::mounts::Mounts as HostMounts;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+/// File systems that hold the kernel's state, and nobody's data.
+const KERNELS_OWN: &[&str] = &[
+    "proc",
+    "sysfs",
+    "cgroup",
+    "cgroup2",
+    "devtmpfs",
+    "devpts",
+    "mqueue",
+    "debugfs",
+    "tracefs",
+    "securityfs",
+    "bpf",
+    "binfmt_misc",
+    "configfs",
+    "pstore",
+    "efivarfs",
+    "fusectl",
+];
+const KERNELS_FOLDERS: &[&str] = &["/proc", "/sys", "/dev"];
+
+#[derive(Debug, Default)]
+pub struct Found {
+    pub mounts: Vec<Mount>,
+    pub not_data: Vec<NotData>,
+    pub excluded: Vec<Excluded>,
+}
+
+/// A mount before it was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Path(PathBuf),
+    Volume { name: String, key: Option<String>, anonymous: bool, external: bool },
+}
+
+type Users = BTreeMap<Source, Vec<User>>;
+
+/// `excluded`: source paths, names of volumes, or `service:/target`.
+pub fn find(
+    docker: &Docker,
+    resolved: &Resolved,
+    containers: &[Container],
+    services: &BTreeSet<String>,
+    excluded: &[String],
+) -> Result<Found> {
+    let mut found = Found::default();
+    let sources = collect(resolved, containers, services, &mut found.not_data);
+    let mut left: BTreeSet<&String> = excluded.iter().collect();
+    for (source, users) in sources {
+        let words = names_of(&source, &users);
+        if let Some(by) = excluded.iter().find(|one| words.contains(one)) {
+            left.retain(|one| !words.contains(one));
+            found.excluded.push(Excluded { what: title(&source), by: by.clone() });
+            continue;
+        }
+        look(docker, source, users, &mut found)?;
+    }
+    if let Some(odd) = left.first() {
+        let msg = format!(
+            "argument 'exclude': {odd:?} is no mount of project {}: expected a source path, the \
+             name of a volume, or service:/target",
+            resolved.project
+        );
+        return Err(Failure::new("bad_options", msg).into());
+    }
+    found.mounts = without_inner(std::mem::take(&mut found.mounts));
+    for (n, mount) in found.mounts.iter_mut().enumerate() {
+        mount.n = n + 1;
+    }
+    Ok(found)
+}
+
+/// Every source with who uses it. What a container has mounted counts beside what the files say
+/// now: they may have changed since it was created.
+fn collect(
+    resolved: &Resolved,
+    containers: &[Container],
+    services: &BTreeSet<String>,
+    not_data: &mut Vec<NotData>,
+) -> Users {
+    let mut sources = Users::new();
+    let mut add = |source: Source, user: User| {
+        let users = sources.entry(source).or_default();
+        if !users.contains(&user) {
+            users.push(user);
+        }
+    };
+    let asked = resolved.services.iter().filter(|(name, _)| services.contains(*name));
+    for (name, one) in
+        asked.flat_map(|(name, service)| service.mounts.iter().map(move |one| (name, one)))
+    {
+        let user =
+            User { service: name.clone(), target: one.target.clone(), read_only: one.read_only };
+        match (one.kind.as_str(), &one.source) {
+            ("bind", Some(path)) => add(Source::Path(real(Path::new(path))), user),
+            ("volume", Some(key)) => {
+                let known = resolved.volumes.get(key);
+                let name = known.map_or(key.as_str(), |volume| volume.name.as_str()).to_owned();
+                let external = known.is_some_and(|volume| volume.external);
+                add(
+                    Source::Volume { name, key: Some(key.clone()), anonymous: false, external },
+                    user,
+                );
+            }
+            // The containers know its name.
+            ("volume", None) => {}
+            (kind, source) => not_data.push(NotData {
+                source: source.clone().unwrap_or_default().into(),
+                target: one.target.clone(),
+                service: name.clone(),
+                why: format!("a mount of type {kind} holds no data that lasts"),
+            }),
+        }
+    }
+    let known: BTreeMap<String, Source> = (sources.keys())
+        .filter_map(|source| match source {
+            Source::Volume { name, .. } => Some((name.clone(), source.clone())),
+            Source::Path(_) => None,
+        })
+        .collect();
+    for container in containers {
+        let Some(service) = container.service().filter(|one| services.contains(*one)) else {
+            continue;
+        };
+        for one in &container.mounts {
+            let user = User {
+                service: service.to_owned(),
+                target: one.destination.clone(),
+                read_only: !one.writable,
+            };
+            let source = match (one.kind.as_str(), &one.name) {
+                ("bind", _) if resolved.files.contains(&one.source) => continue,
+                ("bind", _) => Source::Path(real(&one.source)),
+                ("volume", Some(name)) => match known.get(name) {
+                    Some(source) => source.clone(),
+                    None => Source::Volume {
+                        name: name.clone(),
+                        key: None,
+                        anonymous: is_anonymous(name),
+                        external: false,
+                    },
+                },
+                _ => continue,
+            };
+            let users = sources.entry(source).or_default();
+            if !users
+                .iter()
+                .any(|known| known.service == user.service && known.target == user.target)
+            {
+                users.push(user);
+            }
+        }
+    }
+    sources
+}
+
+/// The engine names a volume that has no name after 32 random bytes.
+fn is_anonymous(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Where a path leads; the path itself where that cannot be told.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+fn title(source: &Source) -> String {
+    match source {
+        Source::Path(path) => path.display().to_string(),
+        Source::Volume { name, .. } => format!("volume {name}"),
+    }
+}
+
+fn names_of(source: &Source, users: &[User]) -> Vec<String> {
+    let mut names = match source {
+        Source::Path(path) => vec![path.display().to_string()],
+        Source::Volume { name, key, .. } => {
+            [Some(name.clone()), key.clone()].into_iter().flatten().collect()
+        }
+    };
+    names.extend(users.iter().map(|user| format!("{}:{}", user.service, user.target.display())));
+    names
+}
+
+fn missing(what: &str, users: &[User]) -> anyhow::Error {
+    let msg = format!(
+        "{what} does not exist, and {} needs it: a backup without it would be worth nothing; start \
+         the project once, mend its files, or name it in exclude; nothing was changed",
+        services_of(users).join(", ")
+    );
+    Failure::new("mount_missing", msg).into()
+}
+
+pub fn services_of(users: &[User]) -> Vec<String> {
+    let names: BTreeSet<&String> = users.iter().map(|user| &user.service).collect();
+    names.into_iter().cloned().collect()
+}
+
+fn look(docker: &Docker, source: Source, users: Vec<User>, found: &mut Found) -> Result<()> {
+    match source {
+        Source::Path(path) => look_at_path(path, users, found),
+        Source::Volume { name, anonymous, external, .. } => {
+            let volume = docker.volume(&name)?;
+            let volume = volume.ok_or_else(|| missing(&format!("volume {name}"), &users))?;
+            look_at_volume(volume, anonymous, external, users, found)
+        }
+    }
+}
+
+fn look_at_path(path: PathBuf, users: Vec<User>, found: &mut Found) -> Result<()> {
+    let meta = match path.metadata() {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(missing(&path.display().to_string(), &users));
+        }
+        Err(error) => return Err(error).with_context(|| format!("looking at {}", path.display())),
+    };
+    let kind = meta.file_type();
+    let not_data = match () {
+        () if kind.is_socket() => Some("a socket"),
+        () if kind.is_fifo() => Some("a pipe"),
+        () if kind.is_char_device() || kind.is_block_device() => Some("a device"),
+        () if is_kernels_own(&path)? => Some("the kernel's own, not files of anybody"),
+        () => None,
+    };
+    if let Some(why) = not_data {
+        for user in users {
+            let (service, target) = (user.service, user.target);
+            found.not_data.push(NotData { source: path.clone(), target, service, why: why.into() });
+        }
+        return Ok(());
+    }
+    let kind = if kind.is_dir() { Kind::Bind } else { Kind::File };
+    found.mounts.push(Mount::new(kind, path, None, users));
+    Ok(())
+}
+
+fn is_kernels_own(path: &Path) -> Result<bool> {
+    let by_name = KERNELS_FOLDERS.iter().any(|folder| path.starts_with(folder));
+    // /dev/shm and disks mounted below /dev do not exist as binds in practice.
+    Ok(by_name || KERNELS_OWN.contains(&HostMounts::read()?.on(path)?.fstype.as_str()))
+}
+
+fn look_at_volume(
+    volume: Volume,
+    anonymous: bool,
+    external: bool,
+    users: Vec<User>,
+    found: &mut Found,
+) -> Result<()> {
+    let source = match (volume.is_plain(), volume.bound_folder()) {
+        (true, _) => volume.mountpoint.clone(),
+        (false, Some(folder)) => real(&folder),
+        (false, None) => {
+            let msg = format!(
+                "volume {} is of driver {} with options of its own, whose data this machine does not \
+                 have as a folder: back it up by a dump, and name it in exclude; nothing was changed",
+                volume.name, volume.driver
+            );
+            return Err(Failure::new("unsupported_volume", msg).into());
+        }
+    };
+    if !source.is_dir() {
+        return Err(missing(&format!("{} of volume {}", source.display(), volume.name), &users));
+    }
+    let kind = if anonymous { Kind::Anonymous } else { Kind::Volume };
+    let plain = volume.is_plain();
+    let record = VolumeRecord {
+        name: volume.name,
+        driver: volume.driver,
+        options: volume.options.unwrap_or_default(),
+        labels: volume.labels.unwrap_or_default(),
+        external,
+    };
+    let mut mount = Mount::new(kind, source, Some(record), users);
+    if !plain {
+        mount.restorable = false;
+        mount.why = Some("the volume has options of its own".into());
+    }
+    found.mounts.push(mount);
+    Ok(())
+}
+
+/// What lies inside of another source is backed up with that one; its users become that one's.
+fn without_inner(mut mounts: Vec<Mount>) -> Vec<Mount> {
+    mounts.sort_by(|one, other| one.source.cmp(&other.source));
+    let mut outer: Vec<Mount> = Vec::new();
+    for mount in mounts {
+        let around = outer
+            .iter_mut()
+            .find(|one| one.kind != Kind::File && mount.source.starts_with(&one.source));
+        match around {
+            Some(around) => around.users.extend(mount.users),
+            None => outer.push(mount),
+        }
+    }
+    outer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(path: &str, service: &str) -> Mount {
+        let user = User { service: service.into(), target: "/x".into(), read_only: false };
+        Mount::new(Kind::Bind, path.into(), None, vec![user])
+    }
+
+    #[test]
+    fn what_is_inside_of_another_goes_with_it() {
+        let all =
+            vec![mount("/srv/a/b", "inner"), mount("/srv/ab", "other"), mount("/srv/a", "outer")];
+        let kept = without_inner(all);
+        let shown: Vec<_> =
+            kept.iter().map(|one| (one.source.as_path(), services_of(&one.users))).collect();
+        assert_eq!(
+            shown,
+            [
+                (Path::new("/srv/a"), vec!["inner".to_owned(), "outer".to_owned()]),
+                (Path::new("/srv/ab"), vec!["other".to_owned()])
+            ]
+        );
+    }
+
+    #[test]
+    fn paths_that_hold_no_data_are_named() {
+        let temp = tempfile::tempdir().unwrap();
+        let socket = temp.path().join("s.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let mut found = Found::default();
+        for path in [socket, "/proc/sys".into(), temp.path().to_owned()] {
+            look_at_path(path, mount("/", "a").users, &mut found).unwrap();
+        }
+        assert_eq!((found.not_data.len(), found.mounts.len()), (2, 1));
+        let gone = look_at_path(temp.path().join("gone"), mount("/", "a").users, &mut found);
+        assert!(gone.unwrap_err().to_string().contains("does not exist, and a needs it"));
+    }
+}

@@ -1,0 +1,75 @@
+//! What restores have parked: a record each in the state folder, and letting go of it.
+//!
+//! Invariant: a record stands as long as something that it names is there; what is removed is what a
+//! record names, and nothing else.
+
+use crate::restore::swap::Spot;
+use crate::restore::work::Work;
+use anyhow::{Context, Result};
+use host::atomic::Replace;
+use host::folder::SafeFolder;
+use std::path::{Path, PathBuf};
+
+const FOLDER: &str = "restores";
+
+#[derive(Clone, Debug)]
+pub struct Parked {
+    pub id: String,
+    pub work: Work,
+}
+
+/// The newest first.
+pub fn read(state_dir: &Path) -> Result<Vec<Parked>> {
+    let Some(folder) = SafeFolder::find(&state_dir.join(FOLDER))? else { return Ok(Vec::new()) };
+    let list = || format!("listing {}", folder.path().display());
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder.path()).with_context(list)? {
+        let path = entry.with_context(list)?.path();
+        let Some(id) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".done.json"))
+        else {
+            continue;
+        };
+        let content =
+            std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        let work = serde_json::from_slice(&content).with_context(|| {
+            format!("cannot understand {}: mend it or remove it", path.display())
+        })?;
+        all.push(Parked { id: id.to_owned(), work });
+    }
+    all.sort_by(|one, other| (other.work.at, &other.id).cmp(&(one.work.at, &one.id)));
+    Ok(all)
+}
+
+/// A file of a restore in the state folder, which is made where it is missing.
+pub fn file(state_dir: &Path, id: &str, ending: &str) -> Result<PathBuf> {
+    let folder = SafeFolder::ensure(&state_dir.join(FOLDER), 0o700)?;
+    Ok(folder.join(format!("{id}.{ending}")))
+}
+
+pub fn write(state_dir: &Path, work: &Work) -> Result<()> {
+    let path = file(state_dir, &work.id, "done.json")?;
+    Replace::new(&path).mode(0o600).write(&serde_json::to_vec_pretty(work)?).map(drop)
+}
+
+/// Removes what a restore has parked, then its record.
+pub fn release(state_dir: &Path, work: &Work) -> Result<()> {
+    for part in &work.parts {
+        if let Some(spot) = Spot::find(&part.parked)? {
+            spot.remove().with_context(|| format!("dropping {}", part.parked.display()))?;
+        }
+    }
+    forget(state_dir, &work.id)
+}
+
+/// The files of a restore in the state folder. The record goes last.
+pub fn forget(state_dir: &Path, id: &str) -> Result<()> {
+    for ending in ["compose.json", "before.json", "done.json"] {
+        match std::fs::remove_file(file(state_dir, id, ending)?) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("forgetting restore {id}"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

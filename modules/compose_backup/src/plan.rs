@@ -1,0 +1,51 @@
+//! What can be done, as data, and the steps that a killed run has left to every run.
+
+use crate::freeze::Frozen;
+use crate::left::Left;
+use crate::restore::work::Work;
+use crate::shelf::Shelf;
+use change::Step;
+
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Start what a killed run has left stopped or paused.
+    Thaw(Frozen),
+    /// Take a restore back that was killed half way.
+    PutBack(Box<Work>),
+    /// Remove a folder of a backup that was not completed.
+    Clear(String),
+    Backup,
+    Prune(String),
+    /// Let go of what a restore has parked.
+    Drop(String),
+    Remove(String),
+    /// The stages of a restore, in their order.
+    Check,
+    Load,
+    PutBeside,
+    Stop,
+    Swap,
+    Start,
+}
+
+/// What comes first in every run but one that goes on with the same restore.
+pub fn leftovers(shelf: &Shelf, left: Option<&Left>) -> Vec<Step<Action>> {
+    let mut steps = Vec::new();
+    match left {
+        Some(Left { work: Some(work), .. }) => {
+            let text = format!("put back what the killed restore {} has replaced", work.id);
+            steps.push(Step::new(Action::PutBack(Box::new(work.clone())), text));
+        }
+        Some(Left { frozen: Some(frozen), .. }) => {
+            let how = if frozen.paused { "paused" } else { "stopped" };
+            let text =
+                format!("thaw {}, which a killed run has left {how}", frozen.names().join(", "));
+            steps.push(Step::new(Action::Thaw(frozen.clone()), text));
+        }
+        _ => {}
+    }
+    for name in &shelf.partial {
+        steps.push(Step::new(Action::Clear(name.clone()), format!("remove the unfinished {name}")));
+    }
+    steps
+}

@@ -1,0 +1,75 @@
+//! `state: present`: what a backup needs, as a plan.
+
+use crate::freeze::Frozen;
+use crate::left::Left;
+use crate::parked::Parked;
+use crate::plan::{Action, leftovers};
+use crate::shelf::Shelf;
+use crate::state::{self, Project};
+use crate::survey::Survey;
+use crate::task::{Mode, Task};
+use change::{Plan, Step, Undo};
+use serde_json::json;
+
+/// A backup of this deploy is there, or `survey` says what a new one takes.
+pub fn plan(
+    task: &Task,
+    project: &Project,
+    shelf: &Shelf,
+    parked: &[Parked],
+    left: Option<&Left>,
+    survey: Option<&Survey>,
+) -> Plan<Action> {
+    let mut steps = leftovers(shelf, left);
+    if let Some(survey) = survey {
+        steps.push(Step::new(Action::Backup, sentence(task, project, survey)));
+    }
+    if let Some(retain) = task.retain {
+        for name in shelf.surplus(retain, &task.keep, survey.is_some()) {
+            let text = format!("prune {name}");
+            steps.push(Step::new(Action::Prune(name), text));
+        }
+        // The newest of them is the way back from the last restore: it outlives this backup.
+        for old in parked.iter().skip(retain).filter(|one| !task.keep.contains(&one.id)) {
+            let text = format!("drop the parked state of restore {}", old.id);
+            steps.push(Step::new(Action::Drop(old.id.clone()), text));
+        }
+    }
+    let warnings = survey.map(|survey| survey.warnings.clone()).unwrap_or_default();
+    let before = state::view(shelf);
+    let mut after = before.clone();
+    if survey.is_some() {
+        after["backup"] = json!("a new one");
+        after["bytes_to_copy"] = json!(survey.map(|survey| survey.to_copy));
+    }
+    Plan {
+        identities: vec![format!("backup folder {}", shelf.dir.display())],
+        steps,
+        undo: Undo::By("remove the backup with state: absent".into()),
+        after,
+        warnings,
+        ..Plan::nothing(format!("project {}", project.name()), before)
+    }
+}
+
+fn sentence(task: &Task, project: &Project, survey: &Survey) -> String {
+    let meanwhile = match (task.mode, &survey.frozen) {
+        (Mode::Live, _) => "everything goes on meanwhile".to_owned(),
+        (_, frozen) if frozen.is_empty() => "nothing that runs writes to the data".to_owned(),
+        (Mode::Pause, frozen) => format!("{} paused while the data is copied", are(frozen)),
+        (Mode::Stop, frozen) => format!("{} stopped while the data is copied", are(frozen)),
+    };
+    format!(
+        "back up project {}: {} services, {} images, {} mounts; {meanwhile}",
+        project.name(),
+        survey.services.len(),
+        survey.wanted.len(),
+        survey.found.mounts.len()
+    )
+}
+
+fn are(frozen: &Frozen) -> String {
+    let names = frozen.names();
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", names.join(", "))
+}

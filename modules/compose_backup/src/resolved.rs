@@ -1,0 +1,211 @@
+//! What `docker compose config --format json` says, as far as it matters here. Pure.
+//!
+//! Invariant: the text itself is kept as it was printed; what is read from it has `$$` made `$`
+//! again, as compose does when it reads its own output.
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    pub value: Value,
+    pub project: String,
+    pub services: BTreeMap<String, Service>,
+    pub volumes: BTreeMap<String, NamedVolume>,
+    /// Files of `secrets:` and `configs:`.
+    pub files: BTreeSet<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// None: it is built, and compose names it after the project and the service.
+    pub image: Option<String>,
+    pub mounts: Vec<Asked>,
+    pub depends_on: BTreeMap<String, String>,
+    pub scale: usize,
+    pub environment: Vec<String>,
+}
+
+/// A mount as the configuration asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub kind: String,
+    /// A path, the key of a volume, or nothing for an anonymous volume.
+    pub source: Option<String>,
+    pub target: PathBuf,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedVolume {
+    pub name: String,
+    pub external: bool,
+}
+
+impl Resolved {
+    pub fn parse(value: Value) -> Result<Resolved> {
+        let root = value.as_object().context("it is no object")?;
+        let project = text(root, "name").context("it has no name of the project")?;
+        let mut services = BTreeMap::new();
+        for (name, service) in objects(root, "services") {
+            services.insert(
+                name.clone(),
+                Service::parse(service).with_context(|| format!("service {name}"))?,
+            );
+        }
+        let named = objects(root, "volumes").map(|(key, volume)| {
+            let external =
+                volume.get("external").is_some_and(|external| *external != Value::Bool(false));
+            let name = text(volume, "name").unwrap_or_else(|| format!("{project}_{key}"));
+            (key.clone(), NamedVolume { name, external })
+        });
+        let volumes = named.collect();
+        let file = |(_, one): (&String, &Map<String, Value>)| text(one, "file").map(PathBuf::from);
+        let files =
+            objects(root, "secrets").chain(objects(root, "configs")).filter_map(file).collect();
+        Ok(Resolved { project, services, volumes, files, value })
+    }
+
+    /// The name of a service's image.
+    pub fn image_of(&self, service: &str) -> String {
+        let given = self.services.get(service).and_then(|one| one.image.clone());
+        given.unwrap_or_else(|| format!("{}-{service}", self.project))
+    }
+
+    /// Values of the services' environment: they may be secrets.
+    pub fn environment(&self) -> impl Iterator<Item = String> + '_ {
+        self.services.values().flat_map(|service| service.environment.iter().cloned())
+    }
+
+    /// Services in levels: each depends on earlier ones only.
+    pub fn levels(&self) -> Vec<Vec<String>> {
+        let mut left: BTreeMap<&String, BTreeSet<&String>> = (self.services.iter())
+            .map(|(name, service)| {
+                (
+                    name,
+                    service
+                        .depends_on
+                        .keys()
+                        .filter(|one| self.services.contains_key(*one))
+                        .collect(),
+                )
+            })
+            .collect();
+        let mut levels = Vec::new();
+        while !left.is_empty() {
+            let mut level: Vec<&String> =
+                left.iter().filter(|(_, needs)| needs.is_empty()).map(|(name, _)| *name).collect();
+            if level.is_empty() {
+                // A circle, which compose itself refuses: in any order then.
+                level = left.keys().copied().collect();
+            }
+            left.retain(|name, _| !level.contains(name));
+            left.values_mut().for_each(|needs| needs.retain(|one| !level.contains(one)));
+            levels.push(level.into_iter().cloned().collect());
+        }
+        levels
+    }
+}
+
+impl Service {
+    fn parse(service: &Map<String, Value>) -> Result<Service> {
+        let mut mounts = Vec::new();
+        for one in service.get("volumes").and_then(Value::as_array).into_iter().flatten() {
+            let Some(one) = one.as_object() else { bail!("a mount is no object: {one}") };
+            mounts.push(Asked {
+                kind: text(one, "type").context("a mount has no type")?,
+                source: text(one, "source"),
+                target: text(one, "target").context("a mount has no target")?.into(),
+                read_only: one.get("read_only") == Some(&Value::Bool(true)),
+            });
+        }
+        let depends_on = match service.get("depends_on") {
+            Some(Value::Object(map)) => (map.iter())
+                .map(|(name, how)| {
+                    let condition = how.get("condition").and_then(Value::as_str);
+                    (name.clone(), condition.unwrap_or("service_started").to_owned())
+                })
+                .collect(),
+            Some(Value::Array(list)) => (list.iter().filter_map(Value::as_str))
+                .map(|name| (name.to_owned(), "service_started".to_owned()))
+                .collect(),
+            _ => BTreeMap::new(),
+        };
+        let number = |value: Option<&Value>| value.and_then(Value::as_u64);
+        let scale = number(service.get("scale"))
+            .or_else(|| number(service.get("deploy").and_then(|deploy| deploy.get("replicas"))))
+            .unwrap_or(1);
+        let environment = service.get("environment").and_then(Value::as_object);
+        Ok(Service {
+            image: text(service, "image"),
+            mounts,
+            depends_on,
+            scale: usize::try_from(scale)?,
+            environment: (environment.into_iter().flat_map(Map::values))
+                .filter_map(|value| value.as_str().map(plain))
+                .collect(),
+        })
+    }
+}
+
+fn text(map: &Map<String, Value>, key: &str) -> Option<String> {
+    map.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(plain)
+}
+
+fn plain(text: &str) -> String {
+    text.replace("$$", "$")
+}
+
+fn objects<'a>(
+    map: &'a Map<String, Value>,
+    key: &str,
+) -> impl Iterator<Item = (&'a String, &'a Map<String, Value>)> {
+    let inner = map.get(key).and_then(Value::as_object);
+    inner.into_iter().flatten().filter_map(|(name, value)| Some((name, value.as_object()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn reads_what_compose_prints() {
+        let resolved = Resolved::parse(json!({
+            "name": "shop",
+            "services": {
+                "web": {
+                    "build": {"context": "/p"}, "image": "shop/web:1", "scale": 2,
+                    "depends_on": {"db": {"condition": "service_healthy", "required": true}},
+                    "environment": {"PASSWORD": "a$$b", "EMPTY": null},
+                    "volumes": [{"type": "bind", "source": "/srv/$$x", "target": "/x", "bind": {}, "read_only": true}]
+                },
+                "db": {"volumes": [{"type": "volume", "source": "data", "target": "/d"}, {"type": "volume", "target": "/a"}]},
+                "job": {"depends_on": ["web"]}
+            },
+            "volumes": {"data": {"name": "shop_data"}, "out": {"name": "out", "external": true}},
+            "secrets": {"key": {"name": "shop_key", "file": "/p/key"}}
+        }))
+        .unwrap();
+        assert_eq!(resolved.levels(), [["db"], ["web"], ["job"]]);
+        let web = &resolved.services["web"];
+        assert_eq!((web.scale, web.mounts[0].source.as_deref()), (2, Some("/srv/$x")));
+        assert!(web.mounts[0].read_only);
+        assert_eq!(web.depends_on["db"], "service_healthy");
+        assert_eq!(resolved.environment().collect::<Vec<_>>(), ["a$b"]);
+        assert_eq!(resolved.image_of("db"), "shop-db");
+        assert_eq!(resolved.services["db"].mounts[1].source, None);
+        assert!(resolved.volumes["out"].external && !resolved.volumes["data"].external);
+        assert_eq!(resolved.files, BTreeSet::from(["/p/key".into()]));
+    }
+
+    #[test]
+    fn what_is_no_configuration() {
+        assert!(Resolved::parse(json!([])).is_err());
+        assert!(Resolved::parse(json!({"services": {}})).is_err());
+        let odd = json!({"name": "x", "services": {"a": {"volumes": ["a:b"]}}});
+        assert!(Resolved::parse(odd).is_err());
+    }
+}

@@ -1,0 +1,365 @@
+//! What a restore leads to: from a backup, or from what an earlier restore has parked.
+
+use crate::left::Left;
+use crate::manifest::{ComposeRecord, FileRecord, Kind, Manifest, Mount, ServiceRecord};
+use crate::parked::{self, Parked};
+use crate::restore::swap::beside;
+use crate::restore::work::{Part, Work};
+use crate::shelf::{Kept, Shelf};
+use crate::state::{Project, Tools};
+use crate::task::{Task, Wanted, Which};
+use crate::{freeze::Frozen, keep, restore};
+use ansible_module::Failure;
+use anyhow::{Context, Result};
+use host::clock;
+use host::deploy_id::DeployId;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// What a part is made from.
+#[derive(Clone, Debug)]
+pub enum Content {
+    Mount(Box<Mount>),
+    File(FileRecord),
+    /// It lies there already, parked by an earlier restore, or nothing is to be there.
+    Parked,
+}
+
+pub struct Goal {
+    /// For sentences: the backup's name, or what is undone.
+    pub title: String,
+    pub project: String,
+    pub manifest: Option<Manifest>,
+    /// The backup's folder.
+    pub folder: Option<PathBuf>,
+    pub undone: Option<Work>,
+    pub work: Work,
+    /// The configuration as it is now, for the way back.
+    pub config_before: Option<Value>,
+    /// As many as the work has parts.
+    pub contents: Vec<Content>,
+    /// The configuration that the services are started with.
+    pub config: Value,
+    pub compose: ComposeRecord,
+    /// The services that are put back, as they were.
+    pub services: BTreeMap<String, ServiceRecord>,
+    /// Not all of the project: its files stay as they are.
+    pub is_partial: bool,
+    /// A killed run had begun it.
+    pub resumes: bool,
+    pub warnings: Vec<String>,
+}
+
+impl Goal {
+    #[allow(clippy::too_many_arguments)]
+    pub fn of(
+        task: &Task,
+        tools: &Tools,
+        project: &str,
+        now: Option<&Project>,
+        shelf: &Shelf,
+        parked: &[Parked],
+        left: Option<&Left>,
+        key: Option<&str>,
+    ) -> Result<Goal> {
+        match &task.wanted {
+            Wanted::Undone(id) => of_parked(task, project, now, parked, left, key, id),
+            Wanted::Restored(which) => {
+                of_backup(task, tools, project, now, shelf, left, key, which)
+            }
+            _ => anyhow::bail!("no restore is wanted"),
+        }
+    }
+
+    /// The services that are to run in the end.
+    pub fn to_run(&self) -> Vec<String> {
+        self.services.iter().filter(|(_, one)| one.running).map(|(name, _)| name.clone()).collect()
+    }
+
+    pub fn mounts(&self) -> impl Iterator<Item = (&Mount, &Part)> {
+        self.contents.iter().zip(&self.work.parts).filter_map(|(content, part)| match content {
+            Content::Mount(mount) => Some((&**mount, part)),
+            _ => None,
+        })
+    }
+}
+
+pub fn find<'a>(shelf: &'a Shelf, which: &Which) -> Result<(&'a Kept, &'a Manifest)> {
+    let none = |what: String| {
+        let names: Vec<&str> =
+            shelf.backups.iter().map(|kept| kept.name.as_str()).take(5).collect();
+        let has = if names.is_empty() { "none at all".to_owned() } else { names.join(", ") };
+        let msg = format!(
+            "there is no backup {what} in {}; it has {has}; nothing was changed",
+            shelf.dir.display()
+        );
+        Failure::new("no_backup", msg)
+    };
+    Ok(match which {
+        Which::Latest => shelf.newest().ok_or_else(|| none("that is complete".into()))?,
+        Which::Deploy(id) => {
+            shelf.of_deploy(id.as_str()).ok_or_else(|| none(format!("of deploy {id}")))?
+        }
+        Which::Named(name) => {
+            let kept = shelf.find(name).ok_or_else(|| none(name.clone()))?;
+            match &kept.manifest {
+                Ok(manifest) => (kept, manifest),
+                // Once more, for the error itself.
+                Err(_) => {
+                    return Err(Manifest::read(&kept.path).err().context("it was read now")?);
+                }
+            }
+        }
+    })
+}
+
+#[allow(clippy::too_many_arguments)]
+fn of_backup(
+    task: &Task,
+    tools: &Tools,
+    project: &str,
+    now: Option<&Project>,
+    shelf: &Shelf,
+    left: Option<&Left>,
+    key: Option<&str>,
+    which: &Which,
+) -> Result<Goal> {
+    let (kept, manifest) = find(shelf, which)?;
+    let services = chosen(task, manifest)?;
+    let is_partial = services.len() < manifest.services.len() || !manifest.left_out.is_empty();
+    let begun = left.and_then(|left| left.work.clone()).filter(|work| {
+        work.backup.as_ref() == Some(&manifest.name) && key.is_none_or(|key| key == work.id)
+    });
+    let resumes = begun.is_some();
+    let id = match (&begun, key) {
+        (Some(work), _) => work.id.clone(),
+        (None, Some(key)) => key.to_owned(),
+        (None, None) => DeployId::generate()?.to_string(),
+    };
+    let mut parts: Vec<(Part, Content)> = Vec::new();
+    for mount in &manifest.mounts {
+        if services.keys().any(|service| mount.is_used_by(service)) {
+            let source = source_now(tools, mount)?;
+            parts.push((
+                part_of(mount.title(), source, mount.kind == Kind::File, &id),
+                Content::Mount(Box::new(mount.clone())),
+            ));
+        }
+    }
+    if !is_partial {
+        for file in &manifest.files {
+            let inside = parts.iter().any(|(part, _)| file.path.starts_with(&part.source));
+            if inside || (!resumes && is_same(&kept.path, manifest, file)) {
+                continue;
+            }
+            let source = file.path.clone();
+            let title = source.display().to_string();
+            parts.push((part_of(title, source, true, &id), Content::File(file.clone())));
+        }
+    }
+    let (work, contents) = match begun {
+        // What was missing before the killed run began can only be known from its notes.
+        Some(work) => {
+            let contents = work.parts.iter().map(|part| {
+                let made = parts.iter().find(|(one, _)| one.source == part.source);
+                made.map(|(_, content)| content.clone()).with_context(|| {
+                    format!("{} is not in the backup any more", part.source.display())
+                })
+            });
+            let contents = contents.collect::<Result<Vec<_>>>()?;
+            (work, contents)
+        }
+        None => {
+            let (parts, contents) = parts.into_iter().unzip();
+            let before = before(project, manifest.project_dir.clone(), now, id, parts);
+            (Work { backup: Some(manifest.name.clone()), ..before }, contents)
+        }
+    };
+    let path = kept.path.join("config/compose.json");
+    let damaged = || {
+        Failure::new("damaged", format!("{} cannot be read: take another backup", path.display()))
+    };
+    let config = std::fs::read(&path).map_err(|why| damaged().caused_by(why.into()))?;
+    Ok(Goal {
+        title: manifest.name.clone(),
+        project: project.to_owned(),
+        folder: Some(kept.path.clone()),
+        undone: None,
+        config_before: now.map(|now| now.resolved.value.clone()),
+        work,
+        contents,
+        config: serde_json::from_slice(&config).map_err(|why| damaged().caused_by(why.into()))?,
+        compose: manifest.compose.clone(),
+        services,
+        is_partial,
+        resumes,
+        warnings: Vec::new(),
+        manifest: Some(manifest.clone()),
+    })
+}
+
+fn of_parked(
+    task: &Task,
+    project: &str,
+    now: Option<&Project>,
+    all: &[Parked],
+    left: Option<&Left>,
+    key: Option<&str>,
+    of: &str,
+) -> Result<Goal> {
+    let Some(Parked { work: old, .. }) = all.iter().find(|one| one.id == of) else {
+        let ids: Vec<&str> = all.iter().map(|one| one.id.as_str()).collect();
+        let msg = format!(
+            "nothing is parked by a restore {of} of project {project}; there is {}; nothing was changed",
+            if ids.is_empty() { "none at all".to_owned() } else { ids.join(", ") }
+        );
+        return Err(Failure::new("no_backup", msg).into());
+    };
+    let begun = left
+        .and_then(|left| left.work.clone())
+        .filter(|work| work.undo_of.as_deref() == Some(of) && key.is_none_or(|key| key == work.id));
+    let resumes = begun.is_some();
+    let state_dir = task.place.state_dir(project);
+    let path = parked::file(&state_dir, of, "before.json")?;
+    let config = std::fs::read(&path).map_err(|why| {
+        let msg = format!("the project could not be read before restore {of}, so that there is nothing to start again; its data is parked at {}", old.parked_paths().join(", "));
+        Failure::new("no_backup", msg).caused_by(why.into())
+    })?;
+    let work = match begun {
+        Some(work) => work,
+        None => {
+            let id = key.map_or_else(
+                || DeployId::generate().map(|id| id.to_string()),
+                |key| Ok(key.to_owned()),
+            )?;
+            let parts = old.parts.iter().map(|part| Part {
+                fresh: (!part.absent).then(|| part.parked.clone()),
+                ..part_of(part.title.clone(), part.source.clone(), part.is_file, &id)
+            });
+            let parts = parts.collect();
+            Work {
+                undo_of: Some(of.to_owned()),
+                ..before(project, old.project_dir.clone(), now, id, parts)
+            }
+        }
+    };
+    Ok(Goal {
+        title: work.title(),
+        project: project.to_owned(),
+        manifest: None,
+        folder: None,
+        config_before: now.map(|now| now.resolved.value.clone()),
+        contents: work.parts.iter().map(|_| Content::Parked).collect(),
+        config: serde_json::from_slice(&config)
+            .with_context(|| format!("understanding {}", path.display()))?,
+        compose: old
+            .compose_before
+            .clone()
+            .context("the restore has not noted the project's files")?,
+        services: old.services_before.clone(),
+        is_partial: false,
+        resumes,
+        warnings: Vec::new(),
+        undone: Some(old.clone()),
+        work,
+    })
+}
+
+/// What is there now, for the way back.
+fn before(
+    project: &str,
+    project_dir: PathBuf,
+    now: Option<&Project>,
+    id: String,
+    parts: Vec<Part>,
+) -> Work {
+    let records = now.map(|now| {
+        let all: BTreeSet<String> = now.all_services();
+        all.into_iter().map(|name| (name.clone(), now.service(&name))).collect()
+    });
+    Work {
+        id,
+        project: project.to_owned(),
+        project_dir,
+        backup: None,
+        undo_of: None,
+        at: clock::now(),
+        parts,
+        begun: false,
+        stopped: Frozen::default(),
+        services_before: records.unwrap_or_default(),
+        compose_before: now.map(|now| ComposeRecord {
+            profiles: now.compose.profiles.clone(),
+            ..now.files.record.clone()
+        }),
+        tags: Vec::new(),
+    }
+}
+
+fn part_of(title: String, source: PathBuf, is_file: bool, id: &str) -> Part {
+    let fresh = beside(&source, "restoring", id);
+    // A single file lies in a folder of its own until it is whole.
+    let fresh = match (is_file, source.file_name()) {
+        (true, Some(name)) => fresh.join(name),
+        _ => fresh,
+    };
+    let parked = beside(&source, "parked", id);
+    let absent = source.symlink_metadata().is_err();
+    Part { title, source, fresh: Some(fresh), parked, absent, is_file }
+}
+
+fn chosen(task: &Task, manifest: &Manifest) -> Result<BTreeMap<String, ServiceRecord>> {
+    if let Some(odd) = task.services.iter().find(|name| !manifest.services.contains_key(*name)) {
+        let names: Vec<&str> = manifest.services.keys().map(String::as_str).collect();
+        let msg = format!(
+            "argument 'services': {} has no service {odd:?}; it has {}",
+            manifest.name,
+            names.join(", ")
+        );
+        return Err(Failure::new("bad_options", msg).into());
+    }
+    let wanted = |name: &String| task.services.is_empty() || task.services.contains(name);
+    let all = manifest.services.iter().filter(|(name, _)| wanted(name));
+    Ok(all.map(|(name, record)| (name.clone(), record.clone())).collect())
+}
+
+/// Where a mount's data belongs now: a volume may have been made anew since.
+fn source_now(tools: &Tools, mount: &Mount) -> Result<PathBuf> {
+    let Some(volume) = &mount.volume else { return Ok(mount.source.clone()) };
+    match tools.docker.volume(&volume.name)? {
+        Some(now) if now.is_plain() => Ok(now.mountpoint),
+        Some(_) => Ok(mount.source.clone()),
+        None => {
+            let root = tools.docker.engine()?.docker_root_dir;
+            Ok(root.join("volumes").join(&volume.name).join("_data"))
+        }
+    }
+}
+
+/// A file of the project that is as it was needs no exchange.
+fn is_same(backup: &Path, manifest: &Manifest, file: &FileRecord) -> bool {
+    let sum = manifest.contents.get(&format!("config/files/{}", file.n));
+    let now = keep::sum_of(&file.path);
+    let meta =
+        File::open(&file.path).map_err(anyhow::Error::from).and_then(|open| keep::meta_of(&open));
+    let dressed = meta.is_ok_and(|meta| {
+        (meta.mode, meta.uid, meta.gid, &meta.xattrs)
+            == (file.meta.mode, file.meta.uid, file.meta.gid, &file.meta.xattrs)
+    });
+    dressed
+        && now.is_ok_and(|(sha256, _)| sum.is_some_and(|sum| sum.sha256 == sha256))
+        && backup.exists()
+}
+
+/// Parts whose exchange is not begun: what was put beside for them may be thrown away.
+pub fn untouched(work: &Work) -> Result<Vec<&Part>> {
+    let mut parts = Vec::new();
+    for part in &work.parts {
+        if !restore::swap::is_begun(part)? {
+            parts.push(part);
+        }
+    }
+    Ok(parts)
+}

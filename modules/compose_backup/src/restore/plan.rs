@@ -1,0 +1,78 @@
+//! A restore as steps, and what it takes out of service. Pure but for what `refuse` looks at.
+
+use crate::left::Left;
+use crate::plan::{Action, leftovers};
+use crate::restore::goal::Goal;
+use crate::shelf::Shelf;
+use crate::state;
+use anyhow::Result;
+use change::{Loss, Plan, Step, Undo};
+use serde_json::json;
+
+pub fn plan(goal: &Goal, shelf: &Shelf, left: Option<&Left>) -> Result<Plan<Action>> {
+    let title = &goal.title;
+    let names: Vec<&str> = goal.services.keys().map(String::as_str).collect();
+    let (services, to_run) = (names.join(", "), goal.to_run().join(", "));
+    let mut steps = match goal.resumes {
+        true => Vec::new(),
+        false => leftovers(shelf, left),
+    };
+    let mut step = |action: Action, text: String| steps.push(Step::new(action, text));
+    match &goal.manifest {
+        Some(_) => {
+            step(Action::Check, format!("check {title}"));
+            step(Action::Load, format!("load the images of {services}"));
+            step(Action::PutBeside, "put the data beside, with its sums checked".to_owned());
+        }
+        None => {
+            step(Action::Check, format!("look at {title}"));
+            step(Action::Load, format!("find the images of {services}"));
+        }
+    }
+    step(Action::Stop, format!("stop {services}, and what shares their data"));
+    let text = match goal.manifest.is_some() {
+        true => format!("park what is there, and put {title} in its place"),
+        false => format!("park what is there, and put {title} in its place again"),
+    };
+    let mut swap = Step::new(Action::Swap, text);
+    for part in goal.work.parts.iter().filter(|part| !part.absent) {
+        let what = match goal.manifest {
+            Some(_) => format!("what was written to {} since {title}", part.title),
+            None => format!("what was written to {} since that restore", part.title),
+        };
+        swap = swap.loses(Loss::plain(what));
+    }
+    steps.push(swap);
+    let start = match to_run.is_empty() {
+        true => "leave all services stopped, as they were".to_owned(),
+        false => format!("start {to_run} with the recorded images"),
+    };
+    steps.push(Step::new(Action::Start, start));
+    let before = state::view(shelf);
+    let mut after = before.clone();
+    after["restored"] = json!(title);
+    let mut warnings = goal.warnings.clone();
+    if goal.is_partial {
+        warnings.push(
+            "only a part of the project is put back: its compose and env files stay as they are"
+                .into(),
+        );
+    }
+    let sources = goal
+        .work
+        .parts
+        .iter()
+        .map(|part| format!("{} absent {}", part.source.display(), part.absent));
+    let identities = std::iter::once(title.clone()).chain(sources).collect();
+    Ok(Plan {
+        identities,
+        steps,
+        undo: Undo::By(format!(
+            "state: restored with undo: {}, as long as what was parked is not dropped",
+            goal.work.id
+        )),
+        after,
+        warnings,
+        ..Plan::nothing(format!("project {}", goal.project), before)
+    })
+}

@@ -1,0 +1,147 @@
+//! What would make a restore fail half way, or hurt somebody else, and is refused before. Reads only.
+
+use crate::docker::inspect::Container;
+use crate::restore::goal::{Content, Goal};
+use crate::restore::swap::is_begun;
+use crate::state::Tools;
+use crate::survey::uses;
+use crate::task::Task;
+use ansible_module::Failure;
+use anyhow::Result;
+use host::mounts::Mounts;
+use host::space::{Space, human};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Warnings, where nothing stands in the way.
+pub fn check(task: &Task, tools: &Tools, goal: &Goal) -> Result<Vec<String>> {
+    not_restorable(goal)?;
+    volumes(tools, goal)?;
+    mount_points(goal)?;
+    own_folders(task, goal)?;
+    space(goal)?;
+    others(tools, goal)
+}
+
+fn refusal(reason: &'static str, msg: String) -> anyhow::Error {
+    Failure::new(reason, format!("{msg}; nothing was changed")).into()
+}
+
+fn not_restorable(goal: &Goal) -> Result<()> {
+    match goal.mounts().find(|(mount, _)| !mount.restorable) {
+        Some((mount, _)) => Err(refusal(
+            "unsupported_volume",
+            format!(
+                "{} cannot be restored: {}; restore the services that do not use it with services, and its \
+                 data by hand from the backup (manifest.txt says how)",
+                mount.title(),
+                mount.why.as_deref().unwrap_or_default()
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A volume that was made anew with another driver is no place for the data.
+fn volumes(tools: &Tools, goal: &Goal) -> Result<()> {
+    for (mount, _) in goal.mounts() {
+        let Some(volume) = &mount.volume else { continue };
+        if tools.docker.volume(&volume.name)?.is_some_and(|now| !now.is_plain()) {
+            let msg = format!(
+                "volume {} is now of another driver or has options, and was a plain one: remove it, or \
+                 restore it by hand",
+                volume.name
+            );
+            return Err(refusal("unsupported_volume", msg));
+        }
+    }
+    Ok(())
+}
+
+/// A mount point cannot be renamed, and what is mounted below would go away with what is parked.
+fn mount_points(goal: &Goal) -> Result<()> {
+    let mounts = Mounts::read()?;
+    for part in &goal.work.parts {
+        let odd = mounts.iter().find(|mount| mount.mountpoint.starts_with(&part.source));
+        if let Some(odd) = odd {
+            let msg = format!(
+                "{} is to be exchanged by renaming, and {} is mounted there: unmount it, bind the service to a \
+                 folder below the mount point, or restore that data by hand (manifest.txt says how)",
+                part.source.display(),
+                odd.mountpoint.display()
+            );
+            return Err(refusal("mount_point", msg));
+        }
+    }
+    Ok(())
+}
+
+fn own_folders(task: &Task, goal: &Goal) -> Result<()> {
+    let state = task.place.state_dir(&goal.project);
+    for own in [&task.place.backup_dir, &state] {
+        let real = own.canonicalize().unwrap_or_else(|_| own.clone());
+        if let Some(part) = goal.work.parts.iter().find(|part| real.starts_with(&part.source)) {
+            let msg = format!(
+                "{} lies inside of {}, which is to be exchanged",
+                own.display(),
+                part.source.display()
+            );
+            return Err(refusal("backup_inside_mount", msg));
+        }
+    }
+    Ok(())
+}
+
+/// Both states have to have room at once.
+fn space(goal: &Goal) -> Result<()> {
+    let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+    for (content, part) in goal.contents.iter().zip(&goal.work.parts) {
+        let bytes = match content {
+            Content::Mount(mount) if !is_begun(part)? => {
+                mount.segments.iter().map(|one| one.used).sum()
+            }
+            _ => 0,
+        };
+        let there =
+            part.source.ancestors().skip(1).find(|above| above.exists()).unwrap_or(Path::new("/"));
+        let dev = std::os::unix::fs::MetadataExt::dev(&there.metadata()?);
+        needed.entry(dev).or_insert((there.to_owned(), 0)).1 += bytes;
+    }
+    for (path, bytes) in needed.into_values().filter(|(_, bytes)| *bytes > 0) {
+        let what = format!("the restored data ({}) beside what is there", human(bytes));
+        Space::require(&what, &path, Space { bytes, inodes: None })?;
+    }
+    Ok(())
+}
+
+/// Containers of other projects that have the same data mounted.
+fn others(tools: &Tools, goal: &Goal) -> Result<Vec<String>> {
+    let all = tools.docker.all_containers()?;
+    let foreign = |one: &&Container| one.project() != Some(&goal.project) || one.is_one_off();
+    let mut warnings = Vec::new();
+    for (mount, _) in goal.mounts() {
+        let using: Vec<&Container> =
+            all.iter().filter(foreign).filter(|one| uses(one, mount)).collect();
+        let running: Vec<&str> =
+            using.iter().filter(|one| one.state.running).map(|one| one.name()).collect();
+        if !running.is_empty() {
+            let msg = format!(
+                "{} is also used by {}, which is no service of project {}: stop it first, or restore the \
+                 services that do not use that data with services",
+                mount.title(),
+                running.join(", "),
+                goal.project
+            );
+            return Err(refusal("shared_mount", msg));
+        }
+        let still: Vec<&str> = using.iter().map(|one| one.name()).collect();
+        if !still.is_empty() {
+            let names = still.join(", ");
+            warnings.push(format!(
+                "{names} is of another project, does not run, and will see the restored data of {}",
+                mount.title()
+            ));
+        }
+    }
+    Ok(warnings)
+}

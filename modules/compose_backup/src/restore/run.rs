@@ -1,0 +1,394 @@
+//! The steps of a restore.
+//!
+//! Invariants: what is about to be done stands in the intent before it is done; services are stopped
+//! only when everything that can be prepared lies ready; nothing that was there is removed.
+
+use crate::freeze::{self, Frozen, Held};
+use crate::images::{self, Loaded};
+use crate::keep;
+use crate::manifest::{FileRecord, Mount};
+use crate::parked;
+use crate::plan::Action;
+use crate::progress::Progress;
+use crate::restore::back::Back;
+use crate::restore::goal::{Content, Goal, untouched};
+use crate::restore::swap::{self, Spot};
+use crate::restore::up::{self, Running};
+use crate::restore::work::{self, Part, Work};
+use crate::state::Tools;
+use crate::sums;
+use crate::survey::{earlier_of, uses};
+use crate::task::{Mode, Task};
+use ansible_module::{Failure, Outcome};
+use anyhow::{Context, Error, Result};
+use host::atomic::Replace;
+use host::command::Failed;
+use host::deadline::Deadline;
+use host::fence::Fence;
+use host::folder::SafeFolder;
+use host::record::Intent;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::path::Path;
+
+pub struct Restore<'a> {
+    task: &'a Task,
+    tools: &'a Tools,
+    state_dir: &'a Path,
+    backup_dir: &'a Path,
+    pub goal: Goal,
+    pub work_is_noted: bool,
+    loaded: Vec<Loaded>,
+    running: Vec<Running>,
+    warnings: Vec<String>,
+}
+
+impl<'a> Restore<'a> {
+    pub fn new(
+        task: &'a Task,
+        tools: &'a Tools,
+        state_dir: &'a Path,
+        backup_dir: &'a Path,
+        goal: Goal,
+    ) -> Restore<'a> {
+        Restore {
+            task,
+            tools,
+            state_dir,
+            backup_dir,
+            goal,
+            work_is_noted: false,
+            loaded: Vec::new(),
+            running: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    pub fn act(&mut self, action: &Action, intent: &Intent) -> Result<()> {
+        match action {
+            Action::Check => self.check(intent),
+            Action::Load => self.load(intent),
+            Action::PutBeside => {
+                self.make_volumes(intent)?;
+                self.put_beside()
+            }
+            Action::Stop => self.stop(intent),
+            Action::Swap => self.goal.work.parts.iter().try_for_each(swap::forward),
+            Action::Start => self.start(intent),
+            other => anyhow::bail!("{other:?} is no step of a restore"),
+        }
+    }
+
+    fn note(&mut self, intent: &Intent) -> Result<()> {
+        intent.note(work::NOTE, &self.goal.work)?;
+        self.work_is_noted = true;
+        Ok(())
+    }
+
+    fn check(&mut self, intent: &Intent) -> Result<()> {
+        if let Some(id) = &self.task.rollback {
+            Fence::check_and_raise(SafeFolder::ensure(self.state_dir, 0o700)?.path(), id)?;
+        }
+        self.note(intent)?;
+        // What a killed run has exchanged already would be noted as what was there before it.
+        if let Some(config) = self.goal.config_before.as_ref().filter(|_| !self.goal.resumes) {
+            let path = parked::file(self.state_dir, &self.goal.work.id, "before.json")?;
+            Replace::new(&path).mode(0o600).write(&serde_json::to_vec(config)?)?;
+        }
+        let (Some(manifest), Some(folder)) = (&self.goal.manifest, &self.goal.folder) else {
+            return Ok(());
+        };
+        let mut progress = Progress::new(self.backup_dir);
+        sums::begin(folder, manifest, &mut progress)
+    }
+
+    fn load(&mut self, intent: &Intent) -> Result<()> {
+        let names: Vec<String> = match (&self.goal.manifest, &self.goal.folder, &self.goal.undone) {
+            (Some(manifest), Some(folder), _) => {
+                let wanted = |image: &&images::ImageRecord| {
+                    self.goal.services.values().any(|one| one.image_id.as_ref() == Some(&image.id))
+                };
+                let records: Vec<_> = manifest.images.iter().filter(wanted).cloned().collect();
+                let kept = earlier_of(folder, manifest);
+                let mut progress = Progress::new(self.backup_dir);
+                progress.begin("images", None);
+                let deadline = Deadline::after(self.task.timeout);
+                let docker = &self.tools.docker;
+                self.loaded = images::load(
+                    docker,
+                    &records,
+                    &kept.files,
+                    &kept.folder,
+                    deadline,
+                    &mut |bytes| progress.at(bytes),
+                )?;
+                self.loaded.iter().flat_map(|one| one.references.iter().cloned()).collect()
+            }
+            (_, _, Some(undone)) => undone.tags.iter().map(|tag| tag.reference.clone()).collect(),
+            _ => Vec::new(),
+        };
+        if self.goal.work.tags.is_empty() {
+            self.goal.work.tags = images::tags_now(&self.tools.docker, &names)?;
+        }
+        self.note(intent)
+    }
+
+    /// Volumes that are gone, with the labels that compose knows its own by. The engine makes an empty
+    /// folder for each, which is then there to be parked: that is noted first.
+    fn make_volumes(&mut self, intent: &Intent) -> Result<()> {
+        for n in 0..self.goal.contents.len() {
+            let Content::Mount(mount) = &self.goal.contents[n] else { continue };
+            let Some(volume) = mount.volume.clone() else { continue };
+            if self.tools.docker.volume(&volume.name)?.is_none() {
+                self.goal.work.parts[n].absent = false;
+                self.note(intent)?;
+                let labels: Vec<(String, String)> = volume.labels.into_iter().collect();
+                self.tools.docker.create_volume(&volume.name, &labels)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_beside(&mut self) -> Result<()> {
+        let folder = self.goal.folder.clone().context("there is no backup to put back")?;
+        let mut progress = Progress::new(self.backup_dir);
+        for (content, part) in self.goal.contents.iter().zip(&self.goal.work.parts) {
+            if swap::is_begun(part)? {
+                continue;
+            }
+            let bytes = match content {
+                Content::Mount(mount) => Some(mount.segments.iter().map(|one| one.used).sum()),
+                _ => None,
+            };
+            progress.begin(format!("putting {} beside", part.title), bytes);
+            let done = match content {
+                Content::Mount(mount) => self.put_mount(&folder, mount, part, &mut progress),
+                Content::File(file) => put_file(&folder, file, part).map(|()| Vec::new()),
+                Content::Parked => Ok(Vec::new()),
+            };
+            let unset = done.with_context(|| format!("putting {} beside", part.title))?;
+            self.warnings.extend(unset);
+        }
+        Ok(())
+    }
+
+    /// Answers what this file system does not take.
+    fn put_mount(
+        &self,
+        folder: &Path,
+        mount: &Mount,
+        part: &Part,
+        progress: &mut Progress,
+    ) -> Result<Vec<String>> {
+        let fresh = fresh_folder(part)?;
+        let into = fresh.empty_folder()?;
+        let manifest = self.goal.manifest.as_ref().context("there is no backup to put back")?;
+        let index = File::open(folder.join(&mount.index))?;
+        let segments = sums::stored(folder, manifest, mount)?;
+        let counts = archive::put_back(index, segments, into, &mut |now| progress.at(now.bytes));
+        let counts = counts.map_err(|why| match archive::reason(&why) {
+            Some("bad_archive") => sums::damaged(folder, mount, why),
+            _ => why,
+        })?;
+        let unset = counts.unset.first.iter();
+        Ok(unset
+            .map(|what| {
+                format!("{}: not taken by this file system: {}", part.title, what.display())
+            })
+            .collect())
+    }
+
+    fn stop(&mut self, intent: &Intent) -> Result<()> {
+        let containers = self.tools.docker.containers_of(&self.goal.project)?;
+        let affected = containers.iter().filter(|one| {
+            let of_goal = one.service().is_some_and(|name| self.goal.services.contains_key(name));
+            let shares = self.goal.mounts().any(|(mount, _)| uses(one, mount));
+            !self.goal.is_partial || of_goal || shares
+        });
+        let affected: Vec<_> = affected.collect();
+        let frozen = Frozen::of(&affected, &up::levels(&self.goal.services), Mode::Stop);
+        // A killed run has noted what ran before it.
+        if !self.goal.work.begun {
+            self.goal.work.stopped = frozen.clone();
+            self.goal.work.begun = true;
+            self.note(intent)?;
+        }
+        frozen.stop(&self.tools.docker, self.task.stop_timeout)
+    }
+
+    fn start(&mut self, intent: &Intent) -> Result<()> {
+        let docker = &self.tools.docker;
+        let targets = match &self.goal.undone {
+            Some(undone) => undone.tags.clone(),
+            None => images::targets(&self.loaded),
+        };
+        images::retag(docker, &targets)?;
+        let starting = up::Starting {
+            task: self.task,
+            tools: self.tools,
+            state_dir: self.state_dir,
+            goal: &self.goal,
+        };
+        self.warnings.extend(starting.start(&self.loaded)?);
+        self.running = starting.compare(&self.loaded)?;
+        self.start_others()?;
+        parked::write(self.state_dir, &self.goal.work)?;
+        if let Some(undone) = &self.goal.undone {
+            // What it had parked is in its place again: its record would name nothing.
+            parked::forget(self.state_dir, &undone.id)?;
+        }
+        for part in self.goal.work.parts.iter().filter(|part| part.is_file) {
+            remove_holder(part)?;
+        }
+        images::release(docker, &self.loaded)?;
+        self.note(intent)
+    }
+
+    /// What was stopped only because it shares the data. What the backup does not know of at all stays
+    /// stopped.
+    fn start_others(&mut self) -> Result<()> {
+        let work = &self.goal.work;
+        let of_goal = |held: &Held| {
+            let record = work
+                .services_before
+                .iter()
+                .find(|(_, one)| one.containers.iter().any(|it| it.id == held.id));
+            record.is_none_or(|(name, _)| self.goal.services.contains_key(name))
+        };
+        let mut others = work.stopped.clone();
+        others.levels.iter_mut().for_each(|level| level.retain(|held| !of_goal(held)));
+        if self.goal.is_partial {
+            freeze::thaw(&self.tools.docker, &others)?;
+        } else if others.levels.iter().any(|level| !level.is_empty()) {
+            let names = others.names().join(", ");
+            self.warnings
+                .push(format!("{names} is not in the backup: it was stopped and stays so"));
+        }
+        Ok(())
+    }
+
+    /// After a step that failed. `Err`: the parked state could not be put back, or nothing was touched
+    /// and that could not be tidied; the intent must stay.
+    pub fn give_up(&mut self, error: Error) -> Result<Error, Error> {
+        let _shield = host::interrupt::shield();
+        let work = &self.goal.work;
+        let back = Back { tools: self.tools, state_dir: self.state_dir };
+        if !work.begun {
+            let tidied = tidy(work, self.goal.manifest.is_some());
+            return match tidied {
+                Ok(()) => Ok(error.context("the services went on, and their data was not touched")),
+                Err(why) => Ok(error.context(format!(
+                    "the services went on, and their data was not touched; what was put beside could not be removed ({why:#})"
+                ))),
+            };
+        }
+        let why = format!("{error:#}");
+        match back.put_back(work) {
+            Ok(_) => {
+                let msg = format!(
+                    "{} could not be put back, so what was there before was: it serves again; why: {why}",
+                    self.goal.title
+                );
+                Ok(self.failure("restore_failed_put_back", msg, true, &error))
+            }
+            Err(failed) => {
+                let msg = format!(
+                    "{} could not be put back, and what was there before could NOT be put back either ({failed:#}); it \
+                     is parked at {}; mend that and run state: thawed, which tries again; why it was needed: {why}",
+                    self.goal.title,
+                    work.parked_paths().join(", ")
+                );
+                Err(self.failure("restore_failed", msg, false, &error))
+            }
+        }
+    }
+
+    fn failure(&self, reason: &'static str, msg: String, back: bool, error: &Error) -> Error {
+        let mut failure = Failure::new(reason, msg)
+            .with("changed", true)
+            .with("restored_back", back)
+            .with("rollback_id", self.goal.work.id.clone())
+            .with("parked", self.goal.work.parked_paths());
+        for known in error.chain().filter_map(|cause| cause.downcast_ref::<Failure>()) {
+            for (key, value) in &known.details {
+                if !failure.details.contains_key(key) {
+                    failure = failure.with(key, value.clone());
+                }
+            }
+        }
+        if let Some(failed) = error.chain().find_map(|cause| cause.downcast_ref::<Failed>()) {
+            failure = failure
+                .with("cmd", failed.cmd.clone())
+                .with("rc", json!(failed.rc))
+                .with("stdout", failed.stdout.clone())
+                .with("stderr", failed.stderr.clone());
+        }
+        failure.into()
+    }
+
+    pub fn facts(self, mut outcome: Outcome) -> Outcome {
+        outcome.warnings.extend(self.warnings);
+        let images: Vec<Value> = (self.running.iter())
+            .map(|one| json!({ "service": one.service, "image_id": one.image_id }))
+            .collect();
+        let restored: Vec<&String> = self.goal.work.parts.iter().map(|part| &part.title).collect();
+        outcome
+            .fact("rollback_id", self.goal.work.id.clone())
+            .fact("restored", json!(restored))
+            .fact("parked", self.goal.work.parked_paths())
+            .fact("images", images)
+    }
+}
+
+/// The folder in which something is put before it takes its place.
+fn fresh_folder(part: &Part) -> Result<Spot> {
+    let fresh = part.fresh.as_deref().context("nothing is to be put there")?;
+    let folder =
+        if part.is_file { fresh.parent().context("a file without a folder")? } else { fresh };
+    if let Some(above) = folder.parent().filter(|above| !above.exists()) {
+        std::fs::create_dir_all(above).with_context(|| format!("making {}", above.display()))?;
+    }
+    Spot::of(folder)
+}
+
+fn put_file(backup: &Path, file: &FileRecord, part: &Part) -> Result<()> {
+    let folder = fresh_folder(part)?.empty_folder()?;
+    let name = part.source.file_name().context("a file without a name")?;
+    let mut from = File::open(backup.join(format!("config/files/{}", file.n)))?;
+    let flags = rustix::fs::OFlags::WRONLY
+        | rustix::fs::OFlags::CREATE
+        | rustix::fs::OFlags::EXCL
+        | rustix::fs::OFlags::CLOEXEC;
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let made = rustix::fs::openat(&folder, name, flags, mode).map_err(std::io::Error::from)?;
+    let mut to = File::from(made);
+    std::io::copy(&mut from, &mut to)?;
+    keep::dress(&to, &file.meta)?;
+    Ok(to.sync_all()?)
+}
+
+fn remove_holder(part: &Part) -> Result<()> {
+    match part.fresh.as_deref().and_then(Path::parent).map(Spot::find).transpose()?.flatten() {
+        Some(holder) if part.fresh.as_deref().and_then(Path::parent) != part.source.parent() => {
+            holder.remove()
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes away what was put beside; what an earlier restore has parked is not ours to remove.
+pub fn tidy(work: &Work, was_made: bool) -> Result<()> {
+    if !was_made {
+        return Ok(());
+    }
+    for part in untouched(work)? {
+        let fresh = part
+            .fresh
+            .as_deref()
+            .and_then(|path| if part.is_file { path.parent() } else { Some(path) });
+        if let Some(spot) = fresh.map(Spot::find).transpose()?.flatten() {
+            spot.remove()?;
+        }
+    }
+    Ok(())
+}

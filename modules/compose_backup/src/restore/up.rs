@@ -1,0 +1,252 @@
+//! Starting services as they were recorded, and seeing that they are.
+//!
+//! Invariant: success is what was seen: every recorded service runs, is healthy where it has a check,
+//! and its image is the recorded one by its configuration and its layers.
+
+use crate::compose::{Compose, Up};
+use crate::docker::inspect::Container;
+use crate::images::{self, Loaded, inspect};
+use crate::manifest::{Kind, ServiceRecord};
+use crate::parked;
+use crate::restore::goal::Goal;
+use crate::state::Tools;
+use crate::task::Task;
+use ansible_module::Failure;
+use anyhow::{Context, Result};
+use host::atomic::Replace;
+use host::deadline::{Deadline, TimedOut, poll_until};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+const FIRST_LOOK: Duration = Duration::from_millis(200);
+
+/// A service and the image that it runs on.
+#[derive(Clone, Debug)]
+pub struct Running {
+    pub service: String,
+    pub image_id: String,
+}
+
+pub struct Starting<'a> {
+    pub task: &'a Task,
+    pub tools: &'a Tools,
+    pub state_dir: &'a Path,
+    pub goal: &'a Goal,
+}
+
+impl Starting<'_> {
+    /// Answers what a person should know of.
+    pub fn start(&self, loaded: &[Loaded]) -> Result<Vec<String>> {
+        let services = self.goal.to_run();
+        if services.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (compose, warnings) = self.compose(loaded)?;
+        let scale = (self.goal.services.iter().filter(|(_, one)| one.running && one.scale > 1))
+            .map(|(name, one)| (name.clone(), one.scale))
+            .collect();
+        // Compose takes a container that has ended well for one that has failed.
+        let mut records = self.goal.services.values().flat_map(|one| &one.containers);
+        let all_ran =
+            records.all(|one| one.state == "running" && one.health.as_deref() != Some("unhealthy"));
+        let up = Up {
+            services: &services,
+            scale: &scale,
+            alone: self.goal.is_partial,
+            wait: all_ran,
+            patience: self.task.wait,
+        };
+        compose.up(&up).context("starting the services")?;
+        self.wait(&services)?;
+        Ok(warnings)
+    }
+
+    fn wait(&self, services: &[String]) -> Result<()> {
+        let mut missing = Vec::new();
+        let deadline = Deadline::after(self.task.wait);
+        let seen =
+            poll_until(deadline, FIRST_LOOK, "the services to be running and healthy", || {
+                let containers = self.tools.docker.containers_of(&self.goal.project)?;
+                missing =
+                    services.iter().filter_map(|name| self.trouble(name, &containers)).collect();
+                Ok(missing.is_empty().then_some(()))
+            });
+        seen.map_err(|error| match error.downcast_ref::<TimedOut>() {
+            Some(_) => {
+                let msg = format!("the restored services do not run: {}", missing.join("; "));
+                Failure::new("not_verified", msg).caused_by(error).into()
+            }
+            None => error,
+        })
+    }
+
+    fn trouble(&self, service: &str, containers: &[Container]) -> Option<String> {
+        let wanted = self.goal.services.get(service).map_or(1, |one| one.scale);
+        let all: Vec<&Container> =
+            containers.iter().filter(|one| one.service() == Some(service)).collect();
+        let good = |one: &&&Container| {
+            one.is_up() && one.health().is_none_or(|health| health == "healthy")
+        };
+        let sick = self.goal.services.get(service).is_some_and(was_sick);
+        let up = all.iter().filter(|one| good(one) || (sick && one.is_up())).count();
+        (up < wanted).then(|| {
+            let states = all.iter().map(|one| {
+                format!("{} is {} {}", one.name(), one.state.status, one.health().unwrap_or(""))
+            });
+            let states: Vec<String> = states.map(|text| text.trim_end().to_owned()).collect();
+            format!("{service}: {up} of {wanted} ({})", states.join(", "))
+        })
+    }
+
+    /// From the files that were put back, when they mean what was recorded; else from the record.
+    fn compose(&self, loaded: &[Loaded]) -> Result<(Compose, Vec<String>)> {
+        let goal = self.goal;
+        let mut config = goal.config.clone();
+        let changed =
+            self.replace_references(&mut config, loaded)? | self.name_anonymous(&mut config)?;
+        let dir = &goal.work.project_dir;
+        let (mut compose, same) =
+            self.tools.recorded(&goal.project, dir, &goal.compose, &goal.config);
+        if same && !changed {
+            return Ok((compose, Vec::new()));
+        }
+        without_profiles(&mut config);
+        let path = parked::file(self.state_dir, &goal.work.id, "compose.json")?;
+        Replace::new(&path).mode(0o600).write(&serde_json::to_vec(&config)?)?;
+        // A folder that is gone is still what relative paths were resolved with.
+        std::fs::create_dir_all(&goal.work.project_dir).context("making the project's folder")?;
+        compose.files = vec![path];
+        (compose.profiles, compose.env_files) = (Vec::new(), Vec::new());
+        let warning = format!(
+            "the services were started from the recorded configuration, since the files in {} do not mean the same \
+             (a variable of the environment, or an image by its digest): the next `docker compose up` may make them anew",
+            goal.work.project_dir.display()
+        );
+        Ok((compose, if goal.is_partial { Vec::new() } else { vec![warning] }))
+    }
+
+    /// An id or a digest cannot be given to an image that was loaded: such a service names it by the
+    /// id that it has here.
+    fn replace_references(&self, config: &mut Value, loaded: &[Loaded]) -> Result<bool> {
+        let mut changed = false;
+        for (name, record) in &self.goal.services {
+            let now = loaded.iter().find(|one| Some(&one.id) == record.image_id.as_ref());
+            let wanted = match (now, &record.image_id) {
+                (Some(_), _) if images::is_tag(&record.image) => continue,
+                (Some(now), _) => &now.id_now,
+                // A tag may have been moved while the container ran on.
+                (None, Some(id)) if self.goal.undone.is_some() => id,
+                (None, _) => continue,
+            };
+            let seen = inspect(&self.tools.docker, &record.image)?;
+            if seen.is_none_or(|seen| now.is_none() && seen.id != *wanted) {
+                config["services"][name]["image"] = json!(wanted);
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// A new container would get a new anonymous volume: where the old container is gone, the volume is
+    /// named.
+    fn name_anonymous(&self, config: &mut Value) -> Result<bool> {
+        let containers = self.tools.docker.containers_of(&self.goal.project)?;
+        let mut changed = false;
+        for (mount, _) in self.goal.mounts().filter(|(mount, _)| mount.kind == Kind::Anonymous) {
+            let Some(volume) = &mount.volume else { continue };
+            let held = containers
+                .iter()
+                .any(|one| one.mounts.iter().any(|it| it.name.as_deref() == Some(&volume.name)));
+            if held {
+                continue;
+            }
+            let key = format!("anonymous-{}", &volume.name[..12.min(volume.name.len())]);
+            config["volumes"][&key] = json!({ "name": volume.name, "external": true });
+            for user in &mount.users {
+                let target = user.target.display().to_string();
+                let service = &mut config["services"][&user.service];
+                let mut volumes = service["volumes"].as_array().cloned().unwrap_or_default();
+                volumes.retain(|one| one["target"] != target.as_str());
+                volumes.push(json!({ "type": "volume", "source": key, "target": target, "read_only": user.read_only }));
+                service["volumes"] = Value::Array(volumes);
+            }
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// What runs is what was recorded.
+    pub fn compare(&self, loaded: &[Loaded]) -> Result<Vec<Running>> {
+        let docker = &self.tools.docker;
+        let containers = docker.containers_of(&self.goal.project)?;
+        let mut running = Vec::new();
+        for name in self.goal.to_run() {
+            let record = &self.goal.services[&name];
+            for container in
+                containers.iter().filter(|one| one.service() == Some(&name) && one.state.running)
+            {
+                let wrong = |how: String| {
+                    let msg = format!("service {name} runs on {}, which {how}", container.image);
+                    Failure::new("not_verified", msg)
+                };
+                let image = loaded.iter().find(|one| Some(&one.id) == record.image_id.as_ref());
+                match (&self.goal.manifest, &self.goal.folder, image) {
+                    (Some(manifest), Some(folder), Some(_)) => {
+                        let recorded = manifest
+                            .images
+                            .iter()
+                            .find(|one| Some(&one.id) == record.image_id.as_ref());
+                        let recorded = recorded.context("an image is not in the manifest")?;
+                        let seen = inspect(docker, &container.image)?;
+                        let seen =
+                            seen.ok_or_else(|| wrong("is not in the engine any more".into()))?;
+                        if let Some(how) = images::agrees(recorded, &folder.join("images"), &seen)?
+                        {
+                            return Err(wrong(how).into());
+                        }
+                    }
+                    _ if record.image_id.as_ref().is_none_or(|id| *id == container.image) => {}
+                    _ => return Err(wrong("is not the one that ran before".into()).into()),
+                }
+                running.push(Running { service: name.clone(), image_id: container.image.clone() });
+            }
+        }
+        Ok(running)
+    }
+}
+
+/// It was no better when it was recorded.
+fn was_sick(record: &ServiceRecord) -> bool {
+    record.containers.iter().any(|one| one.health.as_deref() == Some("unhealthy"))
+}
+
+/// Services in levels: each depends on earlier ones only.
+pub fn levels(services: &BTreeMap<String, ServiceRecord>) -> Vec<Vec<String>> {
+    let mut left: BTreeMap<&String, BTreeSet<&String>> = (services.iter())
+        .map(|(name, one)| {
+            (name, one.depends_on.keys().filter(|need| services.contains_key(*need)).collect())
+        })
+        .collect();
+    let mut levels = Vec::new();
+    while !left.is_empty() {
+        let free: Vec<&String> =
+            left.iter().filter(|(_, needs)| needs.is_empty()).map(|(name, _)| *name).collect();
+        // A circle, which compose refuses: in any order then.
+        let level = if free.is_empty() { left.keys().copied().collect() } else { free };
+        left.retain(|name, _| !level.contains(name));
+        left.values_mut().for_each(|needs| needs.retain(|one| !level.contains(one)));
+        levels.push(level.into_iter().cloned().collect());
+    }
+    levels
+}
+
+fn without_profiles(config: &mut Value) {
+    let services = config.get_mut("services").and_then(Value::as_object_mut);
+    for service in services.into_iter().flat_map(|map| map.values_mut()) {
+        if let Some(service) = service.as_object_mut() {
+            service.remove("profiles");
+        }
+    }
+}

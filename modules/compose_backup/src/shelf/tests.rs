@@ -1,0 +1,122 @@
+//! The backup folder: names, order, and what retention takes.
+
+use super::*;
+use crate::manifest::tests::sample;
+use serde_json::json;
+use std::fs;
+
+/// A folder with these backups: name, sequence, and whether its proof went well.
+fn folder(backups: &[(&str, u64, bool)]) -> tempfile::TempDir {
+    let temp = tempfile::tempdir().unwrap();
+    for (name, sequence, good) in backups {
+        let mut manifest = sample(name, *sequence);
+        manifest.verify.restore = Some(json!({ "ok": good }));
+        let path = temp.path().join(name);
+        fs::create_dir(&path).unwrap();
+        manifest.write(&path).unwrap();
+    }
+    temp
+}
+
+fn names(shelf: &Shelf) -> Vec<&str> {
+    shelf.backups.iter().map(|kept| kept.name.as_str()).collect()
+}
+
+const OLD: &str = "backup-20261120-084500";
+const NEW: &str = "backup-20261121-084500";
+const NEWER: &str = "backup-20261121-084500-2";
+
+#[test]
+fn a_clock_that_went_back_makes_nothing_older() {
+    let temp = folder(&[(NEW, 1, true), (OLD, 2, true)]);
+    fs::create_dir(temp.path().join(format!("{NEWER}.partial"))).unwrap();
+    fs::create_dir(temp.path().join("lost+found")).unwrap();
+    let shelf = Shelf::read(temp.path()).unwrap();
+    assert_eq!(names(&shelf), [OLD, NEW]);
+    assert_eq!(shelf.partial, [format!("{NEWER}.partial")]);
+    assert_eq!(shelf.next_sequence(), 3);
+    assert_eq!(shelf.surplus(1, &[], false), [NEW]);
+}
+
+#[test]
+fn retention_takes_the_oldest_and_none_that_is_named() {
+    let temp = folder(&[(OLD, 1, true), (NEW, 2, true), (NEWER, 3, true)]);
+    let shelf = Shelf::read(temp.path()).unwrap();
+    assert_eq!(shelf.surplus(2, &[], true), [NEW, OLD]);
+    assert_eq!(shelf.surplus(2, &[OLD.to_owned()], true), [NEW]);
+    let by_id = sample("", 2).deploy_id.to_string();
+    assert_eq!(shelf.surplus(1, &[by_id], true), [NEWER, OLD]);
+    assert_eq!(shelf.surplus(3, &[], false), Vec::<String>::new());
+}
+
+#[test]
+fn what_failed_its_proof_is_not_the_latest() {
+    let temp = folder(&[(OLD, 1, true), (NEW, 2, false)]);
+    let shelf = Shelf::read(temp.path()).unwrap();
+    assert_eq!(shelf.newest().map(|(kept, _)| kept.name.as_str()), Some(OLD));
+    // It is not counted, and goes only when a new one was proven.
+    assert_eq!(shelf.surplus(1, &[], false), Vec::<String>::new());
+    assert_eq!(shelf.surplus(2, &[], true), [NEW]);
+}
+
+#[test]
+fn a_damaged_backup_is_listed_last_and_never_pruned() {
+    let temp = folder(&[(OLD, 1, true), (NEW, 2, true)]);
+    fs::write(temp.path().join(NEW).join("manifest.json"), "{").unwrap();
+    let shelf = Shelf::read(temp.path()).unwrap();
+    assert_eq!(names(&shelf), [OLD, NEW]);
+    assert!(shelf.backups[1].manifest.is_err());
+    assert_eq!(shelf.surplus(1, &[], true), [OLD]);
+}
+
+#[test]
+fn the_pointer_is_compared_and_mended() {
+    let temp = folder(&[(OLD, 1, true), (NEW, 2, true)]);
+    fs::write(temp.path().join(POINTER), "backup-19990101-000000\n").unwrap();
+    assert!(Shelf::read(temp.path()).unwrap().is_misdirected());
+    Shelf::repoint(temp.path()).unwrap();
+    assert_eq!(fs::read_to_string(temp.path().join(POINTER)).unwrap(), format!("{NEW}\n"));
+    assert!(!Shelf::read(temp.path()).unwrap().is_misdirected());
+}
+
+#[test]
+fn a_folder_is_for_one_project() {
+    let temp = folder(&[(OLD, 1, true)]);
+    let shelf = Shelf::read(temp.path()).unwrap();
+    assert!(shelf.refuse_others("shop").is_ok());
+    assert_eq!(shelf.refuse_others("blog").unwrap_err().reason, "foreign_backup_dir");
+}
+
+#[test]
+fn what_is_a_name() {
+    for good in ["backup-20261121-084500", "backup-20261121-084500-2"] {
+        assert!(is_name(good), "{good}");
+    }
+    for odd in [
+        "backup-20261121",
+        "backup-20261121-084500-",
+        "backup-2026112a-084500",
+        "backup-20261121-084500-2-3",
+        "x",
+    ] {
+        assert!(!is_name(odd), "{odd}");
+    }
+}
+
+#[test]
+fn two_in_one_second_have_two_names() {
+    let at = Utc::from_civil((2026, 11, 21), (8, 45, 0)).unwrap();
+    let mut shelf = Shelf::default();
+    assert_eq!(shelf.new_name(at), "backup-20261121-084500");
+    shelf.partial.push("backup-20261121-084500.partial".into());
+    assert_eq!(shelf.new_name(at), "backup-20261121-084500-2");
+}
+
+#[test]
+fn a_removed_backup_leaves_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let name = "backup-20261121-084500";
+    std::fs::create_dir_all(temp.path().join(name).join("data")).unwrap();
+    remove(temp.path(), name).unwrap();
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
+}

@@ -1,0 +1,104 @@
+//! Sums of a backup's files: a new one proven, an old one checked before anything is exchanged for it.
+//!
+//! Invariant: what a restore uses was hashed in that very run, each byte read once. So the data is
+//! hashed while it is put beside, an image only when it is to be loaded, and all else here.
+
+use crate::keep::{self, Keeping};
+use crate::manifest::{Manifest, Mount, Sum};
+use crate::progress::Progress;
+use ansible_module::Failure;
+use anyhow::{Context, Result};
+use archive::Stored;
+use host::clock;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::Path;
+
+/// Reads again what was written. What is linked was read in this run, when it was linked.
+pub fn prove(keeping: &Keeping, progress: &mut Progress) -> Result<Value> {
+    let new = keeping.contents.iter().filter(|(name, _)| !keeping.is_linked(name));
+    let read = compare(&keeping.folder, new, progress)?;
+    Ok(json!({ "at": clock::now(), "files": keeping.contents.len(), "read_again": read }))
+}
+
+/// Every file of a backup is there and is what its manifest says.
+pub fn check(folder: &Path, manifest: &Manifest, progress: &mut Progress) -> Result<()> {
+    compare(folder, manifest.contents.iter(), progress).map(drop)
+}
+
+/// Before a restore: every file is there with its size, and those that nobody else hashes are what the
+/// manifest says.
+pub fn begin(folder: &Path, manifest: &Manifest, progress: &mut Progress) -> Result<()> {
+    if let Some(odd) = glance(folder, manifest) {
+        return Err(unusable(&format!("{}/{odd}", folder.display())).into());
+    }
+    let segments = manifest.mounts.iter().flat_map(|mount| &mount.segments);
+    let data: BTreeSet<&String> = segments.map(|one| &one.file).collect();
+    let others = (manifest.contents.iter())
+        .filter(|(name, _)| !data.contains(name) && !name.starts_with("images/"));
+    compare(folder, others, progress).map(drop)
+}
+
+/// The segments of a mount, to be hashed while they are put back.
+pub fn stored(folder: &Path, manifest: &Manifest, mount: &Mount) -> Result<Vec<Stored>> {
+    let segments = mount.segments.iter().map(|one| {
+        let path = folder.join(&one.file);
+        let sum = manifest
+            .contents
+            .get(&one.file)
+            .ok_or_else(|| unusable(&format!("{} has no sum in the manifest", path.display())))?;
+        let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        Ok(Stored { number: one.number, file, sha256: Some(sum.sha256.clone()) })
+    });
+    segments.collect()
+}
+
+/// What was found while the data was put back.
+pub fn damaged(folder: &Path, mount: &Mount, why: anyhow::Error) -> anyhow::Error {
+    let names: Vec<&str> = mount.segments.iter().map(|one| one.file.as_str()).collect();
+    let what = format!("the data of {} in {}", mount.title(), folder.display());
+    let how = format!("{what} ({}, {}) is damaged", names.join(", "), mount.index);
+    unusable(&how).caused_by(why).into()
+}
+
+fn unusable(how: &str) -> Failure {
+    Failure::new("damaged", format!("{how}: this backup cannot be used; take another"))
+}
+
+/// Every file is there and has its size: what can be told without reading.
+pub fn glance(folder: &Path, manifest: &Manifest) -> Option<String> {
+    manifest.contents.iter().find_map(|(name, sum)| match folder.join(name).symlink_metadata() {
+        Ok(meta) if meta.is_file() && meta.len() == sum.bytes => None,
+        Ok(meta) => Some(format!("{name} has {} bytes instead of {}", meta.len(), sum.bytes)),
+        Err(_) => Some(format!("{name} is missing")),
+    })
+}
+
+fn compare<'a>(
+    folder: &Path,
+    files: impl Iterator<Item = (&'a String, &'a Sum)>,
+    progress: &mut Progress,
+) -> Result<u64> {
+    let files: BTreeMap<_, _> = files.collect();
+    progress.begin("the sums of the backup", Some(files.values().map(|sum| sum.bytes).sum()));
+    let (mut read, mut count) = (0, 0);
+    for (name, sum) in files {
+        let path = folder.join(name);
+        let damaged = |how: &str| unusable(&format!("{} {how}", path.display()));
+        let (sha256, bytes) = match keep::sum_of(&path) {
+            Ok(seen) => seen,
+            Err(error) if host::reason(&error) == Some("interrupted") => return Err(error),
+            Err(error) => return Err(damaged("cannot be read").caused_by(error).into()),
+        };
+        if bytes != sum.bytes {
+            return Err(damaged(&format!("has {bytes} bytes instead of {}", sum.bytes)).into());
+        }
+        if sha256 != sum.sha256 {
+            return Err(damaged("is not what was written: its sum differs").into());
+        }
+        (read, count) = (read + bytes, count + 1);
+        progress.at(read);
+    }
+    Ok(count)
+}

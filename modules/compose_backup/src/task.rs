@@ -1,0 +1,273 @@
+//! The options as typed values, checked where a spec cannot.
+
+use ansible_module::{Failure, Options as Given};
+use host::deploy_id::DeployId;
+use serde::Deserialize;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+/// Where the project lies, and where our own things do.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub project_dir: Option<PathBuf>,
+    pub files: Vec<PathBuf>,
+    pub env_files: Vec<PathBuf>,
+    pub project: Option<String>,
+    pub profiles: Vec<String>,
+    pub backup_dir: PathBuf,
+    state_dir: Option<PathBuf>,
+    pub docker_host: Option<String>,
+}
+
+impl Place {
+    pub fn parse(given: &Given) -> Result<Place, Failure> {
+        let project_dir: Option<PathBuf> = given.get("project_dir")?;
+        let project_dir = project_dir.map(|path| absolute("project_dir", path)).transpose()?;
+        let beside = |name: &'static str| -> Result<Vec<PathBuf>, Failure> {
+            let list: Vec<PathBuf> = given.get(name)?;
+            let full = |path: PathBuf| match &project_dir {
+                Some(folder) => folder.join(path),
+                None => path,
+            };
+            list.into_iter().map(|path| absolute(name, full(path))).collect()
+        };
+        let (files, env_files) = (beside("files")?, beside("env_files")?);
+        let project: Option<String> = given.get("project")?;
+        if let Some(odd) = project.as_ref().filter(|name| !is_project(name)) {
+            let msg = format!(
+                "expected lower case letters, digits, _ and -, a letter or digit first, got {odd:?}"
+            );
+            return Err(bad("project", msg));
+        }
+        let state_dir: Option<PathBuf> = given.get("state_dir")?;
+        Ok(Place {
+            project_dir: project_dir.or_else(|| files.first()?.parent().map(Path::to_owned)),
+            files,
+            env_files,
+            project,
+            profiles: given.get("profiles")?,
+            backup_dir: absolute("backup_dir", given.get("backup_dir")?)?,
+            state_dir: state_dir.map(|path| absolute("state_dir", path)).transpose()?,
+            docker_host: given.get("docker_host")?,
+        })
+    }
+
+    pub fn state_dir(&self, project: &str) -> PathBuf {
+        let default = || format!("/var/lib/reversible/compose-{project}").into();
+        self.state_dir.clone().unwrap_or_else(default)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    Named(String),
+    Deploy(DeployId),
+    Latest,
+}
+
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    Present,
+    Restored(Which),
+    Undone(String),
+    Thawed,
+    Absent { which: Option<Which>, parked: Vec<String> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    Stop,
+    Pause,
+    Live,
+}
+
+impl Mode {
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::Stop => "stop",
+            Mode::Pause => "pause",
+            Mode::Live => "live",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Dump {
+    pub service: String,
+    pub name: String,
+    pub command: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    Checksums,
+    Restore,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    Zstd,
+    Gzip,
+}
+
+#[derive(Clone, Debug)]
+pub struct Task {
+    pub place: Place,
+    pub wanted: Wanted,
+    pub deploy: Option<DeployId>,
+    pub rollback: Option<DeployId>,
+    pub services: Vec<String>,
+    pub release: Option<String>,
+    pub exclude: Vec<String>,
+    pub mode: Mode,
+    pub dumps: Vec<Dump>,
+    pub logs: u64,
+    pub retain: Option<usize>,
+    pub keep: Vec<String>,
+    pub min_free: u64,
+    pub compression: Compression,
+    pub proof: Proof,
+    pub stop_timeout: Option<u64>,
+    pub wait: Duration,
+    pub timeout: Duration,
+    pub lock_timeout: Duration,
+}
+
+impl Task {
+    pub fn parse(given: &Given) -> Result<Task, Failure> {
+        let deploy: Option<DeployId> = given.get("deploy_id")?;
+        let name: Option<String> = given.get("name")?;
+        if let Some(odd) = name.as_ref().filter(|name| !crate::shelf::is_name(name)) {
+            return Err(bad("name", format!("expected backup-YYYYMMDD-HHMMSS, got {odd:?}")));
+        }
+        let latest = given.get::<Option<bool>>("latest")?.unwrap_or(false);
+        let which = match (name, &deploy, latest) {
+            (Some(name), _, _) => Some(Which::Named(name)),
+            (None, Some(id), false) => Some(Which::Deploy(id.clone())),
+            (None, _, true) => Some(Which::Latest),
+            (None, None, false) => None,
+        };
+        let undo: Option<String> = given.get("undo")?;
+        let state: String = given.get("state")?;
+        let wanted = match state.as_str() {
+            "restored" => match (undo, which) {
+                (Some(id), _) => Wanted::Undone(word("undo", id)?),
+                (None, Some(which)) => Wanted::Restored(which),
+                (None, None) => {
+                    return Err(bad("latest", "expected true, or give name or deploy_id".into()));
+                }
+            },
+            "thawed" => Wanted::Thawed,
+            "absent" => {
+                let parked: Vec<String> = given.get("parked")?;
+                let parked =
+                    parked.into_iter().map(|id| word("parked", id)).collect::<Result<_, _>>()?;
+                Wanted::Absent { which, parked }
+            }
+            _ => Wanted::Present,
+        };
+        let dumps: Vec<Dump> = given.get("dumps")?;
+        for dump in &dumps {
+            if !is_file_name(&dump.name) || dump.command.is_empty() {
+                let msg = format!("dump {:?} needs a plain file name and a command", dump.name);
+                return Err(bad("dumps", msg));
+            }
+            if dumps.iter().filter(|one| one.name == dump.name).count() > 1 {
+                return Err(bad("dumps", format!("two dumps have the name {:?}", dump.name)));
+            }
+        }
+        let retain: Option<i64> = given.get("retain")?;
+        Ok(Task {
+            place: Place::parse(given)?,
+            wanted,
+            deploy,
+            rollback: given.get("rollback_id")?,
+            services: given.get("services")?,
+            release: given.get("release")?,
+            exclude: given.get("exclude")?,
+            mode: given.get("consistency")?,
+            dumps,
+            logs: count("logs", Some(given.get("logs")?))?.unwrap_or(0),
+            retain: match count("retain", retain)? {
+                Some(0) => return Err(bad("retain", "expected 1 or more".into())),
+                other => other.and_then(|number| usize::try_from(number).ok()),
+            },
+            keep: given.get("keep")?,
+            min_free: given.get("min_free")?,
+            compression: given.get("compression")?,
+            proof: given.get("verify")?,
+            stop_timeout: count("stop_timeout", given.get("stop_timeout")?)?,
+            wait: span(given, "wait_timeout")?,
+            timeout: span(given, "timeout")?,
+            lock_timeout: span(given, "lock_timeout")?,
+        })
+    }
+
+    /// The id of the run itself, which is the fence.
+    pub fn run(&self) -> Option<&DeployId> {
+        match self.wanted {
+            Wanted::Present => self.deploy.as_ref(),
+            _ => self.rollback.as_ref(),
+        }
+    }
+
+    pub fn is_restore(&self) -> bool {
+        matches!(self.wanted, Wanted::Restored(_) | Wanted::Undone(_))
+    }
+}
+
+fn count(name: &str, value: Option<i64>) -> Result<Option<u64>, Failure> {
+    value
+        .map(|value| {
+            u64::try_from(value).map_err(|_| bad(name, format!("expected 0 or more, got {value}")))
+        })
+        .transpose()
+}
+
+fn span(given: &Given, name: &'static str) -> Result<Duration, Failure> {
+    match given.get::<f64>(name)? {
+        value if (0.0..=100.0 * 365.0 * 86_400.0).contains(&value) => {
+            Ok(Duration::from_secs_f64(value))
+        }
+        value => Err(bad(name, format!("expected seconds, 0 or more, got {value}"))),
+    }
+}
+
+fn absolute(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
+    let plain = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
+    match plain {
+        true => Ok(path.components().collect()),
+        false => Err(bad(
+            name,
+            format!("expected an absolute path without .., got {:?}", path.display()),
+        )),
+    }
+}
+
+/// An id that becomes part of a path.
+fn word(name: &str, id: String) -> Result<String, Failure> {
+    match is_file_name(&id) {
+        true => Ok(id),
+        false => Err(bad(name, format!("expected the id of a restore, got {id:?}"))),
+    }
+}
+
+pub fn is_file_name(name: &str) -> bool {
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    !name.is_empty() && name.len() <= 100 && name.bytes().all(sound) && !name.starts_with('.')
+}
+
+fn is_project(name: &str) -> bool {
+    let sound =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
+    let first =
+        name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    first && name.len() <= 200 && name.bytes().all(sound)
+}
+
+pub fn bad(name: &str, why: String) -> Failure {
+    Failure::new("bad_options", format!("argument '{name}': {why}"))
+}

@@ -1,0 +1,342 @@
+//! The throw-away project: the recorded configuration without everything that reaches outside. Pure.
+//!
+//! Invariant: what is not known to stay inside is left out: keys are taken over from a list, so that one
+//! which a later Compose invents does not let a proof open a port or run on the host's network. What
+//! was left out and may matter is named.
+
+use crate::images::Loaded;
+use crate::manifest::{Kind, Manifest, Mount};
+use crate::verify::scratch::Scratch;
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// Keys of a service that concern nothing but its own container.
+const INSIDE: &[&str] = &[
+    "cap_drop",
+    "command",
+    "domainname",
+    "entrypoint",
+    "environment",
+    "group_add",
+    "healthcheck",
+    "hostname",
+    "init",
+    "mem_limit",
+    "oom_score_adj",
+    "platform",
+    "read_only",
+    "runtime",
+    "shm_size",
+    "stdin_open",
+    "stop_grace_period",
+    "stop_signal",
+    "sysctls",
+    "tmpfs",
+    "tty",
+    "ulimits",
+    "user",
+    "working_dir",
+];
+/// Keys that are replaced, or whose absence changes nothing of what is proven.
+const NOT_NAMED: &[&str] = &[
+    "annotations",
+    "attach",
+    "build",
+    "cap_add",
+    "configs",
+    "container_name",
+    "cpu_count",
+    "cpu_shares",
+    "cpus",
+    "cpuset",
+    "depends_on",
+    "deploy",
+    "develop",
+    "env_file",
+    "expose",
+    "image",
+    "labels",
+    "links",
+    "logging",
+    "mem_reservation",
+    "memswap_limit",
+    "name",
+    "networks",
+    "pids_limit",
+    "ports",
+    "profiles",
+    "pull_policy",
+    "restart",
+    "scale",
+    "secrets",
+    "volumes",
+];
+/// What a process needs for itself. Others reach the host, or other containers' network.
+const CAPABILITIES: &[&str] = &[
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "KILL",
+    "NET_BIND_SERVICE",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+];
+const NETWORK: &str = "default";
+
+pub struct Given<'a> {
+    pub manifest: &'a Manifest,
+    pub loaded: &'a [Loaded],
+    pub scratch: &'a Scratch,
+}
+
+pub struct Proof {
+    pub config: Value,
+    pub services: Vec<String>,
+    pub left_out: Vec<String>,
+}
+
+/// The same each time, so that what a killed proof has left is found.
+pub fn project_of(project: &str) -> String {
+    format!("reversible-proof-{project}")
+}
+
+pub fn throw_away(recorded: &Value, given: &Given<'_>) -> Result<Proof> {
+    let mut left_out = BTreeSet::new();
+    let all =
+        recorded["services"].as_object().context("the recorded configuration has no services")?;
+    // One that had ended (a migration) is not started: what it did is in the data.
+    let runs = |name: &&String| given.manifest.services.get(*name).is_some_and(|one| one.running);
+    let names: BTreeSet<&String> = all.keys().filter(runs).collect();
+    let mut services = Map::new();
+    for name in &names {
+        let old = all[*name].as_object().with_context(|| format!("service {name} is no object"))?;
+        let mut making = Making { name, old, given, names: &names, left_out: &mut left_out };
+        services.insert((*name).clone(), Value::Object(making.service()?));
+    }
+    let mut config = json!({
+        "name": project_of(&given.manifest.project),
+        "services": services,
+        "networks": { NETWORK: { "internal": true } },
+    });
+    for kind in ["secrets", "configs"] {
+        let kept = files_of(kind, &recorded[kind], given, &mut left_out);
+        drop_unknown(&mut config["services"], kind, &kept);
+        config[kind] = Value::Object(kept);
+    }
+    let services = names.into_iter().cloned().collect();
+    Ok(Proof { config, services, left_out: left_out.into_iter().collect() })
+}
+
+struct Making<'a> {
+    name: &'a str,
+    old: &'a Map<String, Value>,
+    given: &'a Given<'a>,
+    names: &'a BTreeSet<&'a String>,
+    left_out: &'a mut BTreeSet<String>,
+}
+
+impl Making<'_> {
+    fn service(&mut self) -> Result<Map<String, Value>> {
+        let mut new = Map::new();
+        for (key, value) in self.old {
+            if INSIDE.contains(&key.as_str()) {
+                new.insert(key.clone(), value.clone());
+            } else if !NOT_NAMED.contains(&key.as_str())
+                && !is_nothing(value)
+                && key != "network_mode"
+            {
+                self.left_out.insert(format!("{}: {key}", self.name));
+            }
+        }
+        for kind in ["secrets", "configs"] {
+            if let Some(value) = self.old.get(kind).filter(|value| !is_nothing(value)) {
+                new.insert(kind.into(), value.clone());
+            }
+        }
+        new.insert("image".into(), json!(self.image()?));
+        new.insert("pull_policy".into(), json!("never"));
+        new.insert("restart".into(), json!("no"));
+        new.insert("cap_add".into(), Value::Array(self.capabilities()));
+        new.insert("volumes".into(), Value::Array(self.volumes()));
+        new.insert("depends_on".into(), self.depends_on());
+        new.insert("links".into(), Value::Array(self.links()));
+        self.network(&mut new);
+        Ok(new)
+    }
+
+    fn image(&self) -> Result<&str> {
+        let record = self.given.manifest.services.get(self.name);
+        let id = record.and_then(|record| record.image_id.as_ref());
+        let loaded = self.given.loaded.iter().find(|one| Some(&one.id) == id);
+        Ok(&loaded
+            .with_context(|| format!("the image of {} is not in the backup", self.name))?
+            .id_now)
+    }
+
+    fn capabilities(&mut self) -> Vec<Value> {
+        let asked = self.old.get("cap_add").and_then(Value::as_array).cloned().unwrap_or_default();
+        let (inside, outside): (Vec<_>, Vec<_>) = asked.into_iter().partition(|one| {
+            let name = one.as_str().unwrap_or_default().to_uppercase();
+            CAPABILITIES.contains(&name.trim_start_matches("CAP_"))
+        });
+        self.left_out.extend(
+            outside.iter().map(|one| {
+                format!("{}: capability {}", self.name, one.as_str().unwrap_or_default())
+            }),
+        );
+        inside
+    }
+
+    /// Copies of what the backup holds, where the service has the real thing.
+    fn volumes(&mut self) -> Vec<Value> {
+        let mut volumes = Vec::new();
+        let mut targets = BTreeSet::new();
+        for mount in &self.given.manifest.mounts {
+            for user in mount.users.iter().filter(|user| user.service == self.name) {
+                let target = escaped(&user.target.display().to_string());
+                let source = escaped(&self.given.scratch.of(mount).display().to_string());
+                targets.insert(target.clone());
+                volumes.push(json!({
+                    "type": "bind",
+                    "source": source,
+                    "target": target,
+                    "read_only": user.read_only,
+                    "bind": { "create_host_path": false },
+                }));
+            }
+        }
+        let asked = self.old.get("volumes").and_then(Value::as_array);
+        for one in asked.into_iter().flatten() {
+            let target = one["target"].as_str().unwrap_or_default();
+            if targets.contains(target) {
+                continue;
+            }
+            match one["type"].as_str() {
+                Some("tmpfs") => volumes.push(one.clone()),
+                _ => drop(self.left_out.insert(format!("{}: the mount {target}", self.name))),
+            }
+        }
+        volumes
+    }
+
+    fn depends_on(&self) -> Value {
+        let mut kept = Map::new();
+        match self.old.get("depends_on") {
+            Some(Value::Object(map)) => {
+                kept.extend(map.clone().into_iter().filter(|(name, _)| self.names.contains(name)));
+            }
+            Some(Value::Array(list)) => {
+                for name in list.iter().filter_map(Value::as_str) {
+                    if self.names.iter().any(|one| *one == name) {
+                        kept.insert(name.into(), json!({ "condition": "service_started" }));
+                    }
+                }
+            }
+            _ => {}
+        }
+        for how in kept.values_mut().filter_map(Value::as_object_mut) {
+            how.remove("restart");
+        }
+        Value::Object(kept)
+    }
+
+    /// To services that are there: `db`, or `db:alias`.
+    fn links(&self) -> Vec<Value> {
+        let asked = self.old.get("links").and_then(Value::as_array).cloned().unwrap_or_default();
+        let there = |one: &Value| {
+            let to = one.as_str().and_then(|text| text.split(':').next());
+            self.names.iter().any(|name| Some(name.as_str()) == to)
+        };
+        asked.into_iter().filter(there).collect()
+    }
+
+    /// The one network, under all names that others know the service by; or another service's.
+    fn network(&mut self, new: &mut Map<String, Value>) {
+        let mode = self.old.get("network_mode").and_then(Value::as_str).unwrap_or_default();
+        let shared =
+            mode.strip_prefix("service:").filter(|of| self.names.iter().any(|one| one == of));
+        if shared.is_some() || mode == "none" {
+            new.insert("network_mode".into(), json!(mode));
+            return;
+        }
+        if !matches!(mode, "" | "bridge" | "default") {
+            self.left_out.insert(format!("{}: network_mode {mode}", self.name));
+        }
+        let networks = self.old.get("networks").and_then(Value::as_object);
+        let mut aliases: BTreeSet<&str> = networks
+            .into_iter()
+            .flat_map(Map::values)
+            .flat_map(|one| one["aliases"].as_array().into_iter().flatten())
+            .filter_map(Value::as_str)
+            .collect();
+        aliases.extend(self.old.get("container_name").and_then(Value::as_str));
+        new.insert("networks".into(), json!({ NETWORK: { "aliases": aliases } }));
+    }
+}
+
+/// The definitions of secrets or configs whose content is known here.
+fn files_of(
+    kind: &str,
+    defined: &Value,
+    given: &Given<'_>,
+    left_out: &mut BTreeSet<String>,
+) -> Map<String, Value> {
+    let mut kept = Map::new();
+    for (name, one) in defined.as_object().into_iter().flatten() {
+        let file = one["file"].as_str().map(|path| PathBuf::from(path.replace("$$", "$")));
+        let copy = file.and_then(|path| given.scratch.file(&path));
+        if let Some(copy) = copy {
+            kept.insert(name.clone(), json!({ "file": escaped(&copy.display().to_string()) }));
+        } else if one["content"].is_string() {
+            kept.insert(name.clone(), json!({ "content": one["content"] }));
+        } else {
+            left_out.insert(format!("{kind}: {name}"));
+        }
+    }
+    kept
+}
+
+fn drop_unknown(services: &mut Value, kind: &str, kept: &Map<String, Value>) {
+    for service in services.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
+        if let Some(list) = service[kind].as_array_mut() {
+            list.retain(|one| one["source"].as_str().is_some_and(|name| kept.contains_key(name)));
+        } else if let Some(service) = service.as_object_mut() {
+            service.remove(kind);
+        }
+    }
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(true) | Value::Number(_) => false,
+    }
+}
+
+/// As compose wants it: a dollar would begin a variable.
+fn escaped(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+/// The name under which a mount's copy is seen: a file keeps its own.
+pub fn place_of(mount: &Mount) -> PathBuf {
+    let folder = PathBuf::from(format!("data/{}", mount.n));
+    match (mount.kind, mount.source.file_name()) {
+        (Kind::File, Some(name)) => folder.join(name),
+        _ => folder,
+    }
+}
+
+#[cfg(test)]
+mod tests;

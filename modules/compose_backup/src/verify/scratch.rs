@@ -1,0 +1,104 @@
+//! The folder of a proof: copies of the backup's data and files, beside the backups.
+//!
+//! Invariant: everything below it was put there from the backup, and all of it goes away again; the
+//! folder is 0700, so that only the containers of the proof reach the copies.
+
+use crate::keep;
+use crate::manifest::Manifest;
+use crate::manifest::Mount;
+use crate::restore::swap::Spot;
+use crate::sums;
+use crate::verify::config::place_of;
+use anyhow::{Context, Result};
+use host::folder::SafeFolder;
+use host::space::Space;
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+const NAME: &str = ".proof";
+/// What a file system keeps of an entry beside its content.
+const PER_ENTRY: u64 = 512;
+
+pub struct Scratch {
+    folder: PathBuf,
+    /// Where a file of `secrets:` or `configs:` has its copy.
+    files: BTreeMap<PathBuf, PathBuf>,
+}
+
+impl Scratch {
+    /// Puts the data of the backup back into a new folder.
+    pub fn fill(backup_dir: &Path, backup: &Path, manifest: &Manifest) -> Result<Scratch> {
+        let bytes =
+            manifest.mounts.iter().map(|mount| mount.bytes + mount.entries * PER_ENTRY).sum();
+        let entries = manifest.mounts.iter().map(|mount| mount.entries).sum();
+        let needed = Space { bytes, inodes: Some(entries) };
+        Space::require(&format!("restoring {} to prove it", manifest.name), backup_dir, needed)?;
+        let folder = SafeFolder::ensure(&backup_dir.join(NAME), 0o700)?.path().to_owned();
+        let mut scratch = Scratch { folder, files: BTreeMap::new() };
+        for below in ["data", "files"] {
+            DirBuilder::new()
+                .mode(0o700)
+                .create(scratch.path(below))
+                .context("making a folder of the proof")?;
+        }
+        for mount in &manifest.mounts {
+            scratch.put(backup, manifest, mount)?;
+        }
+        for file in &manifest.files {
+            let copy = scratch.path(&format!("files/{}", file.n));
+            let mut from = File::open(backup.join(format!("config/files/{}", file.n)))
+                .with_context(|| format!("reading the copy of {}", file.path.display()))?;
+            let mut to = File::options().write(true).create_new(true).mode(0o600).open(&copy)?;
+            std::io::copy(&mut from, &mut to)?;
+            keep::dress(&to, &file.meta)?;
+            scratch.files.insert(file.path.clone(), copy);
+        }
+        Ok(scratch)
+    }
+
+    fn put(&self, backup: &Path, manifest: &Manifest, mount: &Mount) -> Result<()> {
+        let into = Spot::of(&self.path(&format!("data/{}", mount.n)))?.empty_folder()?;
+        let index = File::open(backup.join(&mount.index))
+            .with_context(|| format!("reading {} of the backup", mount.index))?;
+        let segments = sums::stored(backup, manifest, mount)?;
+        let done = archive::put_back(index, segments, into, &mut |_| {});
+        done.map(drop).map_err(|why| match archive::reason(&why) {
+            Some("bad_archive") => sums::damaged(backup, mount, why),
+            _ => why.context(format!("putting {} back to prove it", mount.title())),
+        })
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Where a mount's copy lies.
+    pub fn of(&self, mount: &Mount) -> PathBuf {
+        self.folder.join(place_of(mount))
+    }
+
+    pub fn file(&self, path: &Path) -> Option<&PathBuf> {
+        self.files.get(path)
+    }
+
+    #[cfg(test)]
+    pub fn pretended(folder: &Path, files: &[(&str, &str)]) -> Scratch {
+        let files = files.iter().map(|(path, copy)| (path.into(), folder.join(copy))).collect();
+        Scratch { folder: folder.to_owned(), files }
+    }
+}
+
+/// Gone already is fine.
+pub fn remove(backup_dir: &Path) -> Result<()> {
+    let path = backup_dir.join(NAME);
+    match Spot::find(&path)? {
+        Some(spot) => spot.remove().with_context(|| format!("removing {}", path.display())),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,135 @@
+//! Apply: fetching, switching, removing, each so that it can be done again when it was killed.
+//!
+//! Invariant: `previous` is written before `current`, so that at no time the way back is neither.
+
+use crate::extract::Look;
+use crate::install::Install;
+use crate::names::ReleaseSha;
+use crate::plan::Action;
+use crate::record::Record;
+use crate::state::{CURRENT, Folder, PREVIOUS, REMOVING, State, discard};
+use crate::task::Task;
+use anyhow::{Context, Result};
+use host::atomic::sync_folder;
+use host::fence::Fence;
+use host::folder::SafeFolder;
+use host::lock::Lock;
+use nix::errno::Errno;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+const LOCKS: &str = "/run/reversible-releases";
+
+/// One task at a time in a folder of releases. Not in that folder: a run that is refused leaves
+/// nothing behind there.
+pub fn lock(task: &Task, folder: &Folder) -> Result<Lock> {
+    let locks = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
+    let whole = fs::canonicalize(&folder.dest).unwrap_or_else(|_| folder.dest.clone());
+    let digest = Sha256::digest(whole.as_os_str().as_encoded_bytes());
+    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let id = task.fence.as_ref().map(|(id, _)| id);
+    Lock::acquire(&locks.join(format!("{name}.lock")), "release_artifact", id, task.lock_timeout)
+        .with_context(|| format!("waiting for another task on {}", folder.dest.display()))
+}
+
+/// From here on older runs are refused.
+pub fn fence(task: &Task) -> Result<()> {
+    let Some((id, state_dir)) = &task.fence else { return Ok(()) };
+    Fence::check_and_raise(SafeFolder::ensure(state_dir, 0o700)?.path(), id)
+}
+
+pub struct Apply<'a> {
+    task: &'a Task,
+    folder: &'a Folder,
+    state: &'a State,
+    /// What was fetched, or null.
+    pub download: Value,
+    pub removed: Vec<ReleaseSha>,
+}
+
+impl<'a> Apply<'a> {
+    pub fn new(task: &'a Task, folder: &'a Folder, state: &'a State) -> Apply<'a> {
+        Apply { task, folder, state, download: Value::Null, removed: Vec::new() }
+    }
+
+    pub fn act(&mut self, action: &Action) -> Result<()> {
+        match action {
+            Action::Sweep => self.sweep(),
+            Action::Fetch => self.fetch(),
+            Action::Switch => self.switch(),
+            Action::Remove(sha) => self.remove(sha),
+        }
+    }
+
+    /// It would only stand in the way, and take room.
+    fn sweep(&self) -> Result<()> {
+        for name in &self.state.leftovers {
+            discard(&self.folder.releases().join(name))?;
+            if let Some(sha) = name.strip_suffix(REMOVING).and_then(ReleaseSha::parse) {
+                Record::remove(&SafeFolder::check(&self.folder.records())?, &sha)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fetch(&mut self) -> Result<()> {
+        SafeFolder::ensure(&self.folder.dest, 0o755)?;
+        let install = Install {
+            source: self.task.source()?,
+            sha: &self.task.sha,
+            folder: self.folder,
+            look: Look { owner: self.task.owner, umask: self.task.umask },
+            order: self.state.next_order(),
+            deploy_id: self.task.fence.as_ref().map(|(id, _)| id),
+        };
+        self.download = install.run()?;
+        Ok(())
+    }
+
+    fn switch(&self) -> Result<()> {
+        let was = self.state.current.sha().filter(|was| self.state.release(was).is_some());
+        if let Some(was) = was {
+            self.point(PREVIOUS, was)?;
+        }
+        self.point(CURRENT, &self.task.sha)
+    }
+
+    /// Makes a new link and renames it over the old one: there is always one.
+    fn point(&self, name: &str, sha: &ReleaseSha) -> Result<()> {
+        let records = SafeFolder::ensure(&self.folder.records(), 0o700)?;
+        let (new, link) = (records.join(format!("{name}.new")), self.folder.dest.join(name));
+        let cannot = || format!("cannot make {} lead to release {sha}", link.display());
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(cannot);
+            }
+            _ => {}
+        }
+        symlink(Folder::target(sha), &new).with_context(cannot)?;
+        fs::rename(&new, &link).with_context(cannot)?;
+        sync_folder(&self.folder.dest)
+    }
+
+    /// Renamed first: half a release must not have the name of one.
+    fn remove(&mut self, sha: &ReleaseSha) -> Result<()> {
+        let releases = self.folder.releases();
+        let (whole, going) =
+            (releases.join(sha.as_str()), releases.join(format!("{sha}{REMOVING}")));
+        discard(&going)?;
+        match nix::fcntl::renameat(nix::fcntl::AT_FDCWD, &whole, nix::fcntl::AT_FDCWD, &going) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot rename {}", whole.display()));
+            }
+        }
+        sync_folder(&releases)?;
+        discard(&going)?;
+        Record::remove(&SafeFolder::check(&self.folder.records())?, sha)?;
+        self.removed.push(sha.clone());
+        Ok(())
+    }
+}

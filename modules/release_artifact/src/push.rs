@@ -1,0 +1,191 @@
+//! `pushed`: an archive that was built by hand comes into the registry.
+//!
+//! Invariant: what the registry has already is never replaced, and counts as pushed only when it is
+//! the very same archive.
+
+use crate::registry::{self, Answer, Source, Trouble, persist, refusal};
+use crate::sums::Sum;
+use crate::task::Task;
+use ansible_module::{Failure, Invocation, Outcome};
+use anyhow::{Context, Result};
+use archive::Form;
+use change::{Consent, Plan, Step, Undo};
+use host::space::human;
+use probe::http;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// The archive on this machine.
+struct Archive {
+    file: File,
+    bytes: u64,
+    sum: Sum,
+}
+
+pub fn run(invocation: &Invocation, task: &Task, src: &Path) -> Result<Outcome> {
+    let source = task.source()?;
+    let archive = Archive::open(src)?;
+    if let Some(expected) = source.sha256.filter(|expected| *expected != archive.sum) {
+        let msg = format!(
+            "{} has the SHA-256 sum {}, and the option sha256 says {expected}; nothing was pushed",
+            src.display(),
+            archive.sum
+        );
+        return Err(Failure::new("sum_mismatch", msg).into());
+    }
+    let before = registry::look(source, &task.sha)?;
+    let there = before.available;
+    let subject = format!("{} at {}", source.file_name(), source.place());
+    let mut plan = Plan::nothing(subject, json!({ "available": there }));
+    if there {
+        same(task, source, &before, &archive)?;
+    } else {
+        let text = format!(
+            "push {} (SHA-256 {}) to {} as {} of release {}",
+            src.display(),
+            archive.sum,
+            source.place(),
+            source.file_name(),
+            task.sha
+        );
+        plan.steps.push(Step::new((), text));
+        plan.after = json!({ "available": true });
+        plan.undo = Undo::By("delete the package's version in the registry".into());
+    }
+    if !invocation.check_mode && !there {
+        crate::apply::fence(task)?;
+    }
+    let put = |(): &(), _: Option<&_>| put(task, source, &archive);
+    let verify = || -> Result<Value> {
+        let now = registry::must_have(source, &task.sha)?;
+        let size = now.bytes.is_none_or(|bytes| bytes == archive.bytes);
+        let sum = now.sum.as_ref().is_none_or(|(_, sum)| *sum == archive.sum);
+        if !size || !sum {
+            let msg = format!("{} has another archive now than was pushed", source.place());
+            return Err(Failure::new("not_verified", msg).into());
+        }
+        Ok(json!({ "available": true }))
+    };
+    let outcome = change::run(invocation, plan, &Consent::none(), None, put, verify)?;
+    Ok(outcome.fact("sha256", archive.sum.to_string()).fact("bytes", archive.bytes).fact(
+        "registry",
+        json!({ "registry": source.place(), "available": outcome_is(invocation, there) }),
+    ))
+}
+
+/// In check mode nothing was pushed yet.
+fn outcome_is(invocation: &Invocation, there: bool) -> bool {
+    there || !invocation.check_mode
+}
+
+impl Archive {
+    fn open(src: &Path) -> Result<Archive> {
+        let cannot = || format!("cannot read the archive {}", src.display());
+        let mut file = File::open(src).with_context(cannot)?;
+        let metadata = file.metadata().with_context(cannot)?;
+        let (mut hash, mut buffer, mut head) = (Sha256::new(), vec![0; 256 << 10], Vec::new());
+        let bytes = metadata.size();
+        if !metadata.is_file() {
+            let msg = format!("{} is no regular file", src.display());
+            return Err(Failure::new("bad_archive", msg).into());
+        }
+        loop {
+            host::interrupt::check()?;
+            let read = file.read(&mut buffer).with_context(cannot)?;
+            if read == 0 {
+                break;
+            }
+            if head.is_empty() {
+                head.extend_from_slice(&buffer[..read.min(512)]);
+            }
+            hash.update(&buffer[..read]);
+        }
+        if Form::of(&head).is_none() {
+            let msg = format!(
+                "{} is no archive that could be fetched again (tar.zst, tar.gz or tar): nothing was pushed",
+                src.display()
+            );
+            return Err(Failure::new("bad_archive", msg).into());
+        }
+        Ok(Archive { file, bytes, sum: Sum::finish(hash) })
+    }
+}
+
+fn put(task: &Task, source: &Source, archive: &Archive) -> Result<()> {
+    let mut again = false;
+    persist(source.tries, |_| {
+        if std::mem::replace(&mut again, true) {
+            // The try before may have come through although its answer did not.
+            let now = registry::look(source, &task.sha)?;
+            if now.available {
+                return Ok(same(task, source, &now, archive)?);
+            }
+        }
+        let mut body = archive.file.try_clone().context("cannot read the archive again")?;
+        body.rewind().context("cannot read the archive again")?;
+        let answer = http::put(&source.request, &mut body, archive.bytes, source.patience)?;
+        match answer.status {
+            200..=299 => Ok(()),
+            409 => {
+                let now = registry::look(source, &task.sha)?;
+                Ok(same(task, source, &now, archive)?)
+            }
+            413 => {
+                let msg = format!(
+                    "{} does not take an archive of {}: raise its limit for packages, or that of the proxy before it",
+                    source.place(),
+                    human(archive.bytes)
+                );
+                Err(Failure::new("too_large", msg).into())
+            }
+            404 => {
+                let msg = format!(
+                    "{} does not know the owner of the package, or its token may not write there",
+                    source.place()
+                );
+                Err(Trouble::from(Failure::new("registry_answer", msg).with("status", 404)))
+            }
+            status => Err(refusal(status, source, &task.sha)),
+        }
+    })
+}
+
+/// Fails unless the registry's archive is this one: by its own sum, else by reading all of it.
+fn same(task: &Task, source: &Source, there: &Answer, archive: &Archive) -> Result<()> {
+    let sum = match &there.sum {
+        _ if there.bytes.is_some_and(|bytes| bytes != archive.bytes) => None,
+        Some((_, sum)) => Some(*sum),
+        None => Some(sum_of(task, source)?),
+    };
+    if sum == Some(archive.sum) {
+        return Ok(());
+    }
+    let msg = format!(
+        "{} has another {} of release {} already (not of the SHA-256 sum {}), and does not replace it; delete the version there first if this one is right",
+        source.place(),
+        source.file_name(),
+        task.sha,
+        archive.sum
+    );
+    Err(Failure::new("exists_other", msg).into())
+}
+
+fn sum_of(task: &Task, source: &Source) -> Result<Sum> {
+    persist(source.tries, |_| {
+        let mut answer = http::fetch(&source.request, 0, source.patience)?;
+        if answer.status != 200 {
+            return Err(refusal(answer.status, source, &task.sha));
+        }
+        let (mut hash, mut buffer) = (Sha256::new(), vec![0; 256 << 10]);
+        loop {
+            match answer.read(&mut buffer)? {
+                0 => return Ok(Sum::finish(hash)),
+                read => hash.update(&buffer[..read]),
+            }
+        }
+    })
+}

@@ -1,0 +1,48 @@
+//! Why unpacking stopped, and the sentences for it.
+//!
+//! Invariant: a name from an archive is shown in one word of ASCII, and never whole when it is long.
+
+use ansible_module::Failure;
+use anyhow::Error;
+use archive::names::escaped;
+use nix::errno::Errno;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+#[derive(Debug)]
+pub enum Stopped {
+    /// The archive is not as it should be; completes "the archive is damaged: ...".
+    Damaged(String),
+    /// It is what it should be, and is not wanted; or the disk does not take it.
+    For(Error),
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Stopped {
+        Stopped::For(error)
+    }
+}
+
+/// A name as it may stand in a message.
+pub fn shown(name: &[u8]) -> String {
+    escaped(OsStr::from_bytes(name)).chars().take(300).collect()
+}
+
+pub fn refused(name: &[u8], why: &str) -> Stopped {
+    let msg = format!("the entry {} of the archive {why}; nothing of it is kept", shown(name));
+    Stopped::For(Failure::new("refused_entry", msg).with("entry", shown(name)).into())
+}
+
+/// What the kernel did not do.
+pub fn own(error: Errno, name: &[u8]) -> Stopped {
+    match error {
+        Errno::EEXIST => refused(name, "is there twice"),
+        Errno::ENAMETOOLONG => refused(name, "has a name that is too long for this filesystem"),
+        error => wrote(error.into(), name),
+    }
+}
+
+pub fn wrote(error: io::Error, name: &[u8]) -> Stopped {
+    Stopped::For(Error::from(error).context(format!("cannot write the entry {}", shown(name))))
+}

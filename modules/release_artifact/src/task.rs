@@ -1,0 +1,293 @@
+//! The options as typed values, checked where a spec cannot.
+
+use crate::names::ReleaseSha;
+use crate::owner::Owner;
+use crate::registry::Source;
+use crate::state::Folder;
+use crate::sums::Sum;
+use ansible_module::{Failure, Options as Given};
+use host::deploy_id::DeployId;
+use probe::http::{Request, Tls, Url, check_headers};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Behind a forge with its storage elsewhere one is usual.
+const MOST_REDIRECTS: u32 = 5;
+const PLACES: [&str; 5] = ["owner", "package", "component", "sha", "env"];
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Available,
+    Present,
+    Current,
+    Absent,
+    Pushed(PathBuf),
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub struct Task {
+    pub wanted: Wanted,
+    pub sha: ReleaseSha,
+    folder: Option<Folder>,
+    pub source: Option<Source>,
+    pub owner: Owner,
+    pub umask: u32,
+    pub retain: Option<usize>,
+    pub keep: Vec<ReleaseSha>,
+    /// The id of the run, and where its fence is.
+    pub fence: Option<(DeployId, PathBuf)>,
+    pub lock_timeout: Duration,
+}
+
+impl Task {
+    pub fn parse(given: &Given) -> Result<Task, Failure> {
+        let sha: ReleaseSha = given.get("sha")?;
+        let state: String = given.get("state")?;
+        let src: Option<PathBuf> = given.get("src")?;
+        let wanted = match (state.as_str(), src) {
+            ("available", _) => Wanted::Available,
+            ("present", _) => Wanted::Present,
+            ("current", _) => Wanted::Current,
+            ("absent", _) => Wanted::Absent,
+            (_, Some(src)) => Wanted::Pushed(absolute("src", src)?),
+            (_, None) => return Err(bad("src", "state: pushed needs the archive to push".into())),
+        };
+        let (owner, group): (Option<String>, Option<String>) =
+            (given.get("file_owner")?, given.get("file_group")?);
+        let umask: String = given.get("umask")?;
+        let umask = (u32::from_str_radix(&umask, 8).ok()).filter(|umask| *umask <= 0o777);
+        let retain: Option<i64> = given.get("retain")?;
+        let template = Template::parse(given)?;
+        Ok(Task {
+            source: template.as_ref().map(|template| template.source(&sha)).transpose()?,
+            owner: Owner::of(owner.as_deref(), group.as_deref())?,
+            umask: umask.ok_or_else(|| {
+                bad("umask", "expected octal digits in quotes, such as \"022\"".to_owned())
+            })?,
+            retain: match retain {
+                Some(retain) if retain < 1 => {
+                    let msg = format!("expected how many releases stay, 1 or more, got {retain}");
+                    return Err(bad("retain", msg));
+                }
+                retain => retain.and_then(|retain| usize::try_from(retain).ok()),
+            },
+            keep: given.get("keep")?,
+            folder: folder(given)?,
+            fence: fence(given)?,
+            lock_timeout: seconds(given, "lock_timeout")?,
+            wanted,
+            sha,
+        })
+    }
+
+    pub fn folder(&self) -> Result<&Folder, Failure> {
+        self.folder.as_ref().ok_or_else(|| bad("dest", "it is needed for this state".to_owned()))
+    }
+
+    pub fn source(&self) -> Result<&Source, Failure> {
+        self.source.as_ref().ok_or_else(|| bad("url", "it is needed for this state".to_owned()))
+    }
+
+    pub fn warnings(&self) -> Vec<String> {
+        self.source.as_ref().map_or_else(Vec::new, warnings)
+    }
+}
+
+fn warnings(source: &Source) -> Vec<String> {
+    let (url, place) = (&source.request.url, source.place());
+    let mut warnings = Vec::new();
+    if source.request.tls.insecure {
+        warnings.push(format!(
+            "insecure: anyone on the way can say to be {place}, and is told the token"
+        ));
+    }
+    let loopback = url.host() == "localhost"
+        || url.host().parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    if source.has_token && !url.is_https() && !loopback {
+        warnings.push(format!(
+            "the token is sent to {place} without TLS: anyone on the way can read it"
+        ));
+    }
+    warnings
+}
+
+/// What `release_artifact_info` looks at.
+#[derive(Debug)]
+pub struct InfoTask {
+    pub folders: Vec<Folder>,
+    /// Whether one was asked for by itself: its facts are then those of the result.
+    pub is_one: bool,
+    pub sha: Option<ReleaseSha>,
+    pub template: Option<Template>,
+    pub verify: bool,
+}
+
+impl InfoTask {
+    pub fn parse(given: &Given) -> Result<InfoTask, Failure> {
+        let one = folder(given)?;
+        let several: Vec<PathBuf> = given.get::<Option<_>>("dests")?.unwrap_or_default();
+        let several = several.into_iter().map(|dest| Ok(Folder { dest: absolute("dests", dest)? }));
+        Ok(InfoTask {
+            is_one: one.is_some(),
+            folders: match one {
+                Some(folder) => vec![folder],
+                None => several.collect::<Result<_, Failure>>()?,
+            },
+            sha: given.get("sha")?,
+            template: Template::parse(given)?,
+            verify: given.get("verify")?,
+        })
+    }
+}
+
+/// Where releases are to be had, once a SHA is put in.
+#[derive(Debug)]
+pub struct Template {
+    url: String,
+    sums_url: Option<String>,
+    values: Vec<(&'static str, String)>,
+    token: Option<String>,
+    token_header: String,
+    tls: Tls,
+    sha256: Option<Sum>,
+    tries: u32,
+    patience: Duration,
+}
+
+impl Template {
+    /// `None`: no URL was given.
+    fn parse(given: &Given) -> Result<Option<Template>, Failure> {
+        let Some(url) = given.get::<Option<String>>("url")? else { return Ok(None) };
+        let mut values = Vec::new();
+        for name in PLACES.into_iter().filter(|name| *name != "sha") {
+            let Some(value) = given.get::<Option<String>>(name)? else { continue };
+            let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
+            if value.is_empty() || value.starts_with('.') || !value.bytes().all(sound) {
+                let msg = format!(
+                    "expected letters, digits and any of . _ + -, not beginning with a dot, got {value:?}"
+                );
+                return Err(bad(name, msg));
+            }
+            values.push((name, value));
+        }
+        let ca_file: Option<PathBuf> = given.get("ca_file")?;
+        let sha256: Option<String> = given.get("sha256")?;
+        let sha256 = sha256.filter(|sum| !sum.is_empty()).map(|sum| sum.parse::<Sum>()).transpose();
+        let tries: i64 = given.get("tries")?;
+        let token: Option<String> = given.get("token")?;
+        Ok(Some(Template {
+            url,
+            sums_url: given.get("sums_url")?,
+            values,
+            token: token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
+            token_header: given.get("token_header")?,
+            tls: Tls {
+                ca_file: ca_file.map(|path| absolute("ca_file", path)).transpose()?,
+                insecure: given.get("insecure")?,
+            },
+            sha256: sha256.map_err(|why| bad("sha256", why))?,
+            tries: u32::try_from(tries)
+                .ok()
+                .filter(|tries| *tries > 0)
+                .ok_or_else(|| bad("tries", format!("expected a number from 1 on, got {tries}")))?,
+            patience: seconds(given, "timeout")?,
+        }))
+    }
+
+    pub fn source(&self, sha: &ReleaseSha) -> Result<Source, Failure> {
+        let url = self.filled("url", &self.url, sha)?;
+        let mut request = Request::get(url);
+        request.tls = self.tls.clone();
+        request.redirects = MOST_REDIRECTS;
+        if let Some(token) = &self.token {
+            let header =
+                self.token_header.split_once(':').filter(|(_, value)| value.contains("{token}"));
+            let (name, value) = header.ok_or_else(|| {
+                bad(
+                    "token_header",
+                    "expected a header such as \"Authorization: token {token}\"".to_owned(),
+                )
+            })?;
+            request.headers =
+                vec![(name.trim().to_owned(), value.trim().replace("{token}", token))];
+            check_headers(&request.headers).map_err(|why| bad("token", why))?;
+        }
+        let source = Source {
+            sums_url: match &self.sums_url {
+                Some(template) => Some(self.filled("sums_url", template, sha)?),
+                None => None,
+            },
+            sha256: self.sha256,
+            has_token: self.token.is_some(),
+            tries: self.tries,
+            patience: self.patience,
+            request,
+        };
+        if source.file_name().is_empty() {
+            return Err(bad("url", "its path must end with the name of a file".to_owned()));
+        }
+        Ok(source)
+    }
+
+    /// The URL with its places filled. Its text is not repeated: a secret may stand in the query.
+    fn filled(&self, option: &str, template: &str, sha: &ReleaseSha) -> Result<Url, Failure> {
+        let mut text = template.replace("{sha}", sha.as_str());
+        for (name, value) in &self.values {
+            text = text.replace(&format!("{{{name}}}"), value);
+        }
+        for name in PLACES {
+            if text.contains(&format!("{{{name}}}")) {
+                return Err(bad(option, format!("it holds {{{name}}}, and {name} is not given")));
+            }
+        }
+        if text.contains(['{', '}']) {
+            let known = PLACES.map(|name| format!("{{{name}}}")).join(", ");
+            return Err(bad(option, format!("it holds a place that is none of {known}")));
+        }
+        text.parse().map_err(|why| bad(option, why))
+    }
+}
+
+fn folder(given: &Given) -> Result<Option<Folder>, Failure> {
+    let dest: Option<PathBuf> = given.get("dest")?;
+    let folder = |dest| Ok(Folder { dest: absolute("dest", dest)? });
+    dest.map(folder).transpose()
+}
+
+/// Without an id there is no fence, and no folder for it.
+fn fence(given: &Given) -> Result<Option<(DeployId, PathBuf)>, Failure> {
+    let Some(id) = given.get::<Option<DeployId>>("deploy_id")? else { return Ok(None) };
+    let state_dir: Option<PathBuf> = given.get("state_dir")?;
+    let (package, env): (Option<String>, Option<String>) =
+        (given.get("package")?, given.get("env")?);
+    let state_dir = match (state_dir, package, env) {
+        (Some(state_dir), ..) => state_dir,
+        (None, Some(package), Some(env)) => format!("/var/lib/reversible/{package}-{env}").into(),
+        (None, Some(package), None) => format!("/var/lib/reversible/{package}").into(),
+        (None, None, _) => {
+            return Err(bad(
+                "state_dir",
+                "a deploy_id needs it, or package for its default".to_owned(),
+            ));
+        }
+    };
+    Ok(Some((id, absolute("state_dir", state_dir)?)))
+}
+
+fn seconds(given: &Given, name: &'static str) -> Result<Duration, Failure> {
+    let value: f64 = given.get(name)?;
+    let span = Duration::try_from_secs_f64(value).ok().filter(|span| span.as_secs() < 1 << 32);
+    span.ok_or_else(|| bad(name, format!("expected seconds, 0 or more, got {value}")))
+}
+
+fn absolute(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err(bad(name, format!("expected an absolute path, got {:?}", path.display()))),
+    }
+}
+
+fn bad(name: &str, msg: String) -> Failure {
+    Failure::new("bad_options", format!("argument '{name}': {msg}"))
+}

@@ -1,0 +1,131 @@
+//! After a failure: put back what a swap has done, as long as it can be put back; say where the next
+//! run must go on.
+//!
+//! Invariant: once a dataset is promoted the way is forward only; what cannot be put back keeps its
+//! record, so that the same task finishes it.
+
+use crate::apply::Apply;
+use crate::exchange::{CANMOUNT, LIVE, Listed, PARKED, PARKED_AT, by_canmount, is_promoted};
+use crate::left::Tree;
+use crate::names::below;
+use crate::state;
+use ansible_module::Failure;
+use anyhow::{Error, Result};
+use host::interrupt;
+
+impl Apply<'_> {
+    pub fn give_up(&mut self, error: Error) -> Error {
+        if !self.begun {
+            return error;
+        }
+        let _shield = interrupt::shield();
+        let Some(goal) = &self.goal else {
+            // Each step of it is whole: the next run plans anew from what it sees.
+            return self.close(error, None);
+        };
+        if goal.trees.is_empty() {
+            return match self.destroyed {
+                false => self.close(error, Some("nothing was rolled back".into())),
+                true => told(
+                    error,
+                    format!(
+                        "the rollback is not done ({} of the datasets are rolled back, and snapshots may be destroyed); run the \
+                     same task again to finish it",
+                        self.rolled.len()
+                    ),
+                    false,
+                ),
+            };
+        }
+        const AGAIN: &str = "run the same task again to finish it";
+        match self.listed() {
+            Ok(listed) if goal.trees.iter().any(|tree| was_promoted(tree, &listed)) => {
+                let tale = format!("the swap is not done, and past the point of return; {AGAIN}");
+                told(error, tale, false)
+            }
+            Ok(listed) => match self.put_all_back(&listed) {
+                Ok(()) => self.close(error, Some("everything is as it was before".into())),
+                Err(why) => {
+                    let tale = "the swap is not done, and could NOT be taken back";
+                    told(error, format!("{tale} ({why:#}); {AGAIN}"), false)
+                }
+            },
+            Err(why) => {
+                let tale = "the swap is not done, and what there is cannot be seen";
+                told(error, format!("{tale} ({why:#}); {AGAIN}"), false)
+            }
+        }
+    }
+
+    fn put_all_back(&self, listed: &Listed) -> Result<()> {
+        for tree in self.trees().iter().rev() {
+            self.put_tree_back(tree, listed)?;
+        }
+        let mounted = self.trees().iter().flat_map(|tree| {
+            let out = tree.out.iter().filter(|one| one.mounted).map(|one| &one.below);
+            let stays = tree.stays.iter().flat_map(|stay| &stay.mounted);
+            out.chain(stays).map(|below| format!("{}{below}", tree.live)).collect::<Vec<_>>()
+        });
+        self.mount_all(&mounted.collect::<Vec<_>>())
+    }
+
+    fn put_tree_back(&self, tree: &Tree, listed: &Listed) -> Result<()> {
+        if let Some(short) = &tree.snapshot {
+            for one in tree.inwards.iter().rev() {
+                let name = format!("{}{}", tree.live, one.below);
+                let source = format!("{}{}@{short}", tree.parked, one.below);
+                // Just made by us, and empty of anything that is not in the snapshot.
+                if listed.get(&name).is_some_and(|data| data.origin.as_ref() == Some(&source)) {
+                    self.zfs.destroy(&name, false)?;
+                }
+            }
+        }
+        let guid = tree.out.first().map(|root| root.guid);
+        if listed.get(&tree.parked).is_some_and(|data| Some(data.guid) == guid) {
+            self.zfs.rename(&tree.parked, &tree.live)?;
+        }
+        for (canmount, mut names) in by_canmount(tree, &tree.live) {
+            let value = if canmount == "default" { "on" } else { canmount.as_str() };
+            // Set once, it cannot be unset: only where it was changed.
+            names.retain(|live| {
+                let now = below(live, &tree.live).map(|below| format!("{}{below}", tree.parked));
+                let now = now.and_then(|parked| listed.get(&parked)).or_else(|| listed.get(live));
+                now.is_none_or(|data| data.canmount != value)
+            });
+            self.set_canmount(&canmount, &names)?;
+        }
+        [PARKED, LIVE, PARKED_AT, CANMOUNT]
+            .iter()
+            .try_for_each(|property| self.zfs.unset(property, &tree.live))
+    }
+
+    /// What was begun is over.
+    fn close(&self, error: Error, tale: Option<String>) -> Error {
+        let error = match tale {
+            Some(tale) => told(error, tale, true),
+            None => error,
+        };
+        match state::journal(&self.task.state_dir, None).taken_back() {
+            Ok(()) => error,
+            Err(why) => why.context(error.to_string()),
+        }
+    }
+}
+
+fn was_promoted(tree: &Tree, listed: &Listed) -> bool {
+    tree.inwards.iter().any(|one| {
+        let live = format!("{}{}", tree.live, one.below);
+        let from = tree.from.as_ref().map(|from| format!("{from}{}", one.below));
+        let names: Vec<&str> = std::iter::once(live.as_str()).chain(from.as_deref()).collect();
+        is_promoted(listed, &format!("{}{}", tree.parked, one.below), &names)
+    })
+}
+
+fn told(error: Error, tale: String, put_back: bool) -> Error {
+    let known = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
+    let reason = known.last().map(|failure| failure.reason).or_else(|| host::reason(&error));
+    Failure::new(reason.unwrap_or("failed"), tale)
+        .with("put_back", put_back)
+        .caused_by(error)
+        .into()
+}

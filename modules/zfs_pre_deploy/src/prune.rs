@@ -1,0 +1,294 @@
+//! Plan of removals: what `state: absent` and `retain` destroy. Pure.
+//!
+//! Invariant: what is removed is ours by its properties, is not what the task is about, not the
+//! newest, named by neither `keep` nor anything that depends on it; what stands in the way of a
+//! removal that was asked for refuses it, and of a retention leaves it, with a warning.
+
+use crate::listing::Snap;
+use crate::names::below;
+use crate::plan::{Action, Removal, after, nothing};
+use crate::state::{State, Tree};
+use crate::target::{listed, refuse_foreign, refuse_readonly};
+use crate::task::{Point, Task, Wanted};
+use ansible_module::Failure;
+use anyhow::Result;
+use change::{Loss, Plan, Step, Undo};
+use std::collections::BTreeMap;
+
+pub const NEWER: &str = "newer_snapshots";
+
+pub fn absent(state: &State, task: &Task) -> Result<Plan<Action>> {
+    let mut plan = nothing(state, task);
+    let mut gone = Vec::new();
+    match &task.wanted {
+        Wanted::Absent(point) => gone.extend(remove_point(state, task, point, &mut plan)?),
+        Wanted::AbsentParked(id) => gone.extend(remove_parked(state, task, id, &mut plan)?),
+        _ => {}
+    }
+    let target = task.point();
+    gone.extend(retention(state, task, target, 0, &mut plan)?);
+    refuse_readonly_if_any(state, &gone)?;
+    if !plan.steps.is_empty() {
+        plan.undo = Undo::None("what was destroyed is gone".into());
+    }
+    plan.after = after(state, &[], &gone);
+    Ok(plan)
+}
+
+fn refuse_readonly_if_any(state: &State, gone: &[String]) -> Result<(), Failure> {
+    if gone.is_empty() { Ok(()) } else { refuse_readonly(state, gone) }
+}
+
+fn remove_point(
+    state: &State,
+    task: &Task,
+    point: &Point,
+    plan: &mut Plan<Action>,
+) -> Result<Vec<String>> {
+    let found = state.covered.iter().filter_map(|dataset| state.find(dataset, &point.snapshot));
+    let snaps: Vec<&Snap> = found.collect();
+    if snaps.is_empty() {
+        return Ok(Vec::new());
+    }
+    if is_kept(task, point.deploy.as_str(), &point.snapshot) {
+        let msg = format!("keep names {}; nothing was changed", point.snapshot);
+        return Err(Failure::new("kept", msg).into());
+    }
+    for snap in &snaps {
+        refuse_foreign(state, snap, point)?;
+        refuse_needed(state, snap)?;
+    }
+    let removal = removal(state, &snaps);
+    let names: Vec<String> = snaps.iter().map(|snap| snap.name()).collect();
+    plan.identities.extend(snaps.iter().map(|snap| format!("{} guid {}", snap.name(), snap.guid)));
+    let text = format!("remove {}", listed(names.iter().map(String::as_str)));
+    let bytes = snaps.iter().fold(0_u64, |sum, snap| sum.saturating_add(snap.used));
+    let what = format!("the restore point {} ({})", point.deploy, names.join(", "));
+    plan.steps.push(Step::new(Action::Remove(removal), text).loses(Loss::plain(what).bytes(bytes)));
+    Ok(names)
+}
+
+/// Why a snapshot cannot be destroyed.
+fn needed(state: &State, snap: &Snap) -> Option<(&'static str, String)> {
+    let name = snap.name();
+    if !snap.clones.is_empty() {
+        let clones = listed(snap.clones.iter().map(String::as_str));
+        let parked = snap.clones.iter().find_map(|clone| {
+            let parked = state.datasets.get(clone)?.parked.as_ref()?;
+            Some(format!(" (a parked state: state: absent with parked: {} removes it)", parked.id))
+        });
+        let told = format!(
+            "{name} has the clone {clones}{}, which depends on it",
+            parked.unwrap_or_default()
+        );
+        return Some(("clones", told));
+    }
+    let tags = state.foreign_holds(snap);
+    let told = format!("{name} is held by somebody else (tag {})", tags.join(", "));
+    (!tags.is_empty()).then_some(("held", told))
+}
+
+pub fn refuse_needed(state: &State, snap: &Snap) -> Result<(), Failure> {
+    match needed(state, snap) {
+        Some((reason, told)) => Err(Failure::new(reason, format!("{told}; nothing was changed"))),
+        None => Ok(()),
+    }
+}
+
+pub fn removal(state: &State, snaps: &[&Snap]) -> Removal {
+    let mut by_dataset: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for snap in snaps.iter().filter(|snap| !snap.is_bookmark) {
+        by_dataset.entry(&snap.dataset).or_default().push(snap.short.clone());
+    }
+    Removal {
+        releases: snaps
+            .iter()
+            .filter(|snap| state.own_hold(snap))
+            .map(|snap| snap.name())
+            .collect(),
+        snapshots: by_dataset
+            .into_iter()
+            .map(|(dataset, shorts)| (dataset.to_owned(), shorts))
+            .collect(),
+        bookmarks: snaps.iter().filter(|snap| snap.is_bookmark).map(|snap| snap.name()).collect(),
+        tree: None,
+    }
+}
+
+fn remove_parked(
+    state: &State,
+    task: &Task,
+    id: &str,
+    plan: &mut Plan<Action>,
+) -> Result<Vec<String>> {
+    let trees: Vec<Tree> = state.parked().into_iter().filter(|tree| tree.id == id).collect();
+    if trees.is_empty() {
+        // Removed by an earlier run, or never there: absent is what was asked for.
+        return Ok(Vec::new());
+    }
+    if task.keep.iter().any(|kept| kept == id) {
+        return Err(Failure::new("kept", format!("keep names {id}; nothing was changed")).into());
+    }
+    for tree in &trees {
+        let foreign = stands_in_way(state, tree)?;
+        let mut loss =
+            Loss::plain(format!("the state of {} that is parked as {}", tree.live, tree.root));
+        loss = loss.bytes(tree.used);
+        let mut step = step_of(state, tree).loses(loss);
+        for snap in foreign {
+            step = step
+                .loses(Loss::accepted_as(NEWER, format!("the snapshot {}", snap.name())).bytes(0));
+        }
+        plan.identities.extend(identities(state, tree));
+        plan.steps.push(step);
+    }
+    Ok(trees.into_iter().map(|tree| tree.root).collect())
+}
+
+fn step_of(state: &State, tree: &Tree) -> Step<Action> {
+    let all: Vec<&Snap> = snaps_of(state, tree);
+    let mut names: Vec<String> = tree.members.clone();
+    names.extend(all.iter().filter(|snap| !snap.is_bookmark).map(|snap| snap.name()));
+    names.sort();
+    let releases = all.iter().filter(|snap| state.own_hold(snap)).map(|snap| snap.name()).collect();
+    let removal =
+        Removal { releases, tree: Some((tree.root.clone(), names)), ..Removal::default() };
+    let text = format!(
+        "remove {}, which was parked at {} when {} was swapped",
+        tree.root, tree.at, tree.live
+    );
+    Step::new(Action::Remove(removal), text)
+}
+
+fn snaps_of<'a>(state: &'a State, tree: &Tree) -> Vec<&'a Snap> {
+    tree.members.iter().flat_map(|name| state.of(name)).collect()
+}
+
+fn identities(state: &State, tree: &Tree) -> Vec<String> {
+    let members = tree.members.iter().filter_map(|name| state.datasets.get(name));
+    members.map(|data| format!("{} guid {}", data.name, data.guid)).collect()
+}
+
+/// Refused when something needs it; returns the snapshots in it that others have made.
+fn stands_in_way<'a>(state: &'a State, tree: &Tree) -> Result<Vec<&'a Snap>, Failure> {
+    for name in &tree.members {
+        if state.datasets.get(name).is_some_and(|data| data.mounted) {
+            let msg = format!("{name} is mounted: somebody looks into it; nothing was changed");
+            return Err(Failure::new("busy", msg));
+        }
+    }
+    let all = snaps_of(state, tree);
+    for snap in &all {
+        let outside = snap.clones.iter().find(|clone| below(clone, &tree.root).is_none());
+        match outside {
+            Some(_) => refuse_needed(state, snap)?,
+            None if !state.foreign_holds(snap).is_empty() => {
+                let msg = format!(
+                    "{} is held by somebody else (tag {}); nothing was changed",
+                    snap.name(),
+                    state.foreign_holds(snap).join(", ")
+                );
+                return Err(Failure::new("held", msg));
+            }
+            None => {}
+        }
+    }
+    Ok(all.into_iter().filter(|snap| state.ours(snap).is_none()).collect())
+}
+
+fn is_kept(task: &Task, deploy: &str, short: &str) -> bool {
+    task.keep.iter().any(|kept| kept == deploy || kept == short)
+}
+
+/// What `retain` gives up: whole restore points and parked states, beyond the newest. `coming` will
+/// be taken, and counts too. Returns their names.
+pub fn retention(
+    state: &State,
+    task: &Task,
+    target: Option<&Point>,
+    coming: usize,
+    plan: &mut Plan<Action>,
+) -> Result<Vec<String>> {
+    let Some(retain) = task.retain else { return Ok(Vec::new()) };
+    let mut gone = Vec::new();
+    let points = points(state, task);
+    let target = target.map(|point| point.deploy.as_str());
+    let is_there = points.iter().any(|point| Some(point.deploy) == target);
+    let coming = if is_there { 0 } else { coming };
+    let surplus = (points.len() + coming).saturating_sub(retain);
+    for point in points.iter().take(surplus) {
+        let short = point.snaps[0].short.as_str();
+        let newest = coming == 0 && points.last().is_some_and(|last| last.deploy == point.deploy);
+        if Some(point.deploy) == target || newest || is_kept(task, point.deploy, short) {
+            continue;
+        }
+        if let Some((_, why)) = point.snaps.iter().find_map(|snap| needed(state, snap)) {
+            plan.warnings.push(format!("retain leaves the restore point {}: {why}", point.deploy));
+            continue;
+        }
+        let removal = removal(state, &point.snaps);
+        let text =
+            format!("remove {short} of {} datasets, as retain is {retain}", point.snaps.len());
+        plan.steps.push(Step::new(Action::Remove(removal), text));
+        gone.extend(point.snaps.iter().map(|snap| snap.name()));
+    }
+    // The oldest first; trees of one swap go together.
+    let trees = state.parked();
+    let mut ids: Vec<&str> = trees.iter().map(|tree| tree.id.as_str()).collect();
+    ids.dedup();
+    let surplus = ids.len().saturating_sub(retain);
+    for id in ids.into_iter().take(surplus) {
+        if task.keep.iter().any(|kept| kept == id)
+            || matches!(&task.wanted, Wanted::AbsentParked(wanted) if wanted == id)
+        {
+            continue;
+        }
+        let of: Vec<&Tree> = trees.iter().filter(|tree| tree.id == id).collect();
+        let why = of.iter().find_map(|tree| match stands_in_way(state, tree) {
+            Err(failure) => Some(failure.msg.replace("; nothing was changed", "")),
+            Ok(foreign) => foreign
+                .first()
+                .map(|snap| format!("somebody else's snapshot {} is in it", snap.name())),
+        });
+        if let Some(why) = why {
+            plan.warnings.push(format!("retain leaves the parked state {id}: {why}"));
+            continue;
+        }
+        for tree in of {
+            let mut step = step_of(state, tree);
+            step.text = format!("{}, as retain is {retain}", step.text);
+            plan.steps.push(step);
+            gone.push(tree.root.clone());
+        }
+    }
+    Ok(gone)
+}
+
+struct Found<'a> {
+    deploy: &'a str,
+    creation: i64,
+    snaps: Vec<&'a Snap>,
+}
+
+/// The restore points of this app on these datasets, the oldest first.
+fn points<'a>(state: &'a State, task: &Task) -> Vec<Found<'a>> {
+    let mut found: Vec<Found<'a>> = Vec::new();
+    for snap in state.covered.iter().flat_map(|dataset| state.of(dataset)) {
+        let Some(mark) = state.ours(snap).filter(|mark| mark.app == task.place.app) else {
+            continue;
+        };
+        match found.iter_mut().find(|point| point.deploy == mark.deploy) {
+            Some(point) => {
+                point.creation = point.creation.max(snap.creation);
+                point.snaps.push(snap);
+            }
+            None => found.push(Found {
+                deploy: &mark.deploy,
+                creation: snap.creation,
+                snaps: vec![snap],
+            }),
+        }
+    }
+    found.sort_by(|a, b| (a.creation, a.deploy).cmp(&(b.creation, b.deploy)));
+    found
+}

@@ -1,0 +1,208 @@
+//! Plan of a swap: the steps, what they set aside, and what there is afterwards. Pure.
+
+use crate::left::{Goal, Out, Tree};
+use crate::plan::{Action, nothing};
+use crate::state::{State, view};
+use crate::target::listed;
+use crate::task::Task;
+use change::{Plan, Step, Undo};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// The steps of a goal, also of one that was begun: each finds out by itself what of it is done.
+pub fn plan(state: &State, task: &Task, goal: &Goal, shown_id: &str) -> Plan<Action> {
+    let mut plan = nothing(state, task);
+    let text = |tree: &Tree| tree.parked.replace(&tree.id, shown_id);
+    for tree in &goal.trees {
+        let guids =
+            tree.out.iter().map(|one| format!("{}{} guid {}", tree.live, one.below, one.guid));
+        plan.identities.extend(guids);
+        let into =
+            tree.inwards.iter().map(|one| format!("{}{} from {}", tree.live, one.below, one.guid));
+        plan.identities.extend(into);
+        plan.identities
+            .extend(tree.stays.iter().map(|one| format!("stays {} {}", one.below, one.guid)));
+    }
+    let mounted: Vec<String> = goal.trees.iter().flat_map(mounted).collect();
+    if !mounted.is_empty() {
+        let names = listed(mounted.iter().map(String::as_str));
+        plan.steps.push(Step::new(Action::Unmount, format!("unmount {names}")));
+    }
+    for (number, tree) in goal.trees.iter().enumerate() {
+        let parked = text(tree);
+        let along: Vec<String> = along(tree);
+        let with = if along.is_empty() {
+            String::new()
+        } else {
+            format!(", with {}, made since", listed(along.iter().map(String::as_str)))
+        };
+        plan.steps
+            .push(Step::new(Action::Park(number), format!("park {} as {parked}{with}", tree.live)));
+    }
+    for (number, tree) in goal.trees.iter().enumerate() {
+        let count = tree.inwards.len();
+        let with = if count > 1 { format!(" with {} below it", count - 1) } else { String::new() };
+        match (&tree.from, &tree.snapshot) {
+            (Some(from), _) => {
+                plan.steps
+                    .push(Step::new(Action::Promote(number), format!("promote {from}{with}")));
+                plan.steps.push(Step::new(
+                    Action::Return(number),
+                    format!("rename {from} to {}", tree.live),
+                ));
+            }
+            (None, snapshot) => {
+                let snapshot = snapshot.as_deref().unwrap_or_default();
+                let made = format!("make {}{with} anew from @{snapshot}", tree.live);
+                plan.steps.push(Step::new(Action::Make(number), made));
+                plan.steps.push(Step::new(
+                    Action::Promote(number),
+                    format!("promote {}{with}", tree.live),
+                ));
+            }
+        }
+        if !tree.stays.is_empty() {
+            let stays: Vec<String> =
+                tree.stays.iter().map(|stay| format!("{}{}", tree.live, stay.below)).collect();
+            let names = listed(stays.iter().map(String::as_str));
+            let text = format!("put {names}, not covered, back below {}", tree.live);
+            plan.steps.push(Step::new(Action::Stay(number), text));
+        }
+    }
+    let all = listed(goal.trees.iter().map(|tree| tree.live.as_str()));
+    plan.steps.push(Step::new(
+        Action::Settle,
+        format!("restore the properties of {all}, and mount what was mounted"),
+    ));
+    plan.undo =
+        Undo::By(format!("state: rolled_back with the same datasets and parked: {shown_id}"));
+    plan.after = after(state, goal, shown_id);
+    plan.warnings = warnings(state, goal);
+    plan
+}
+
+fn mounted(tree: &Tree) -> Vec<String> {
+    let out = tree.out.iter().filter(|one| one.mounted).map(|one| &one.below);
+    let stays = tree.stays.iter().flat_map(|stay| &stay.mounted);
+    out.chain(stays).map(|below| format!("{}{below}", tree.live)).collect()
+}
+
+/// What is parked and has nothing that takes its place.
+pub fn along(tree: &Tree) -> Vec<String> {
+    let has_other = |one: &&Out| tree.inwards.iter().any(|other| other.below == one.below);
+    tree.out
+        .iter()
+        .filter(|one| !has_other(one))
+        .map(|one| format!("{}{}", tree.live, one.below))
+        .collect()
+}
+
+fn warnings(state: &State, goal: &Goal) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for tree in &goal.trees {
+        let along = along(tree);
+        if !along.is_empty() {
+            warnings.push(format!(
+                "{} did not exist then and is parked with {}",
+                listed(along.iter().map(String::as_str)),
+                tree.live
+            ));
+        }
+        let names = tree.out.iter().map(|one| format!("{}{}", tree.live, one.below));
+        let sent: Vec<String> = names
+            .flat_map(|name| state.of(&name).to_vec())
+            .filter(crate::listing::is_replication)
+            .map(|snap| snap.name())
+            .collect();
+        if !sent.is_empty() {
+            warnings.push(format!(
+                "{} is replicated ({}): bookmarks and newer snapshots are parked with the old dataset, so the next replication must \
+                 begin at a common snapshot that is older",
+                tree.live,
+                listed(sent.iter().map(String::as_str))
+            ));
+        }
+    }
+    warnings
+}
+
+fn after(state: &State, goal: &Goal, shown_id: &str) -> Value {
+    let mut snapshots = BTreeMap::new();
+    for dataset in &state.covered {
+        let shorts = ours(state, dataset, u64::MAX);
+        snapshots.insert(dataset.clone(), shorts);
+    }
+    let mut parked: BTreeMap<String, String> =
+        state.parked().into_iter().map(|tree| (tree.root, tree.live)).collect();
+    for tree in &goal.trees {
+        for gone in along(tree) {
+            snapshots.remove(&gone);
+        }
+        for one in &tree.inwards {
+            let live = format!("{}{}", tree.live, one.below);
+            let shorts = match &tree.from {
+                // What is above the point where they parted, and its own.
+                Some(from) => {
+                    let own = format!("{from}{}", one.below);
+                    let at = parted(state, &own).map(|snap| snap.txg);
+                    let mut all = ours(state, &live, at.unwrap_or(0));
+                    all.extend(ours(state, &own, u64::MAX));
+                    all
+                }
+                None => {
+                    let at = tree.snapshot.as_deref().and_then(|short| state.find(&live, short));
+                    ours(state, &live, at.map_or(u64::MAX, |snap| snap.txg))
+                }
+            };
+            snapshots.insert(live, shorts);
+        }
+        if let Some(from) = &tree.from {
+            parked.remove(from);
+        }
+        parked.insert(tree.parked.replace(&tree.id, shown_id), tree.live.clone());
+    }
+    view(&snapshots, &parked)
+}
+
+fn ours(state: &State, dataset: &str, until: u64) -> Vec<String> {
+    let own =
+        state.of(dataset).iter().filter(|snap| snap.txg <= until && state.ours(snap).is_some());
+    own.map(|snap| snap.short.clone()).collect()
+}
+
+/// The snapshot that a parked dataset is the clone of.
+fn parted<'a>(state: &'a State, parked: &str) -> Option<&'a crate::listing::Snap> {
+    let (dataset, short) = state.datasets.get(parked)?.origin.as_deref()?.split_once('@')?;
+    state.find(dataset, short)
+}
+
+/// What is no longer live afterwards, and not lost.
+pub fn set_aside(state: &State, goal: &Goal) -> Value {
+    let mut all = Vec::new();
+    for tree in &goal.trees {
+        for one in &tree.out {
+            let name = format!("{}{}", tree.live, one.below);
+            let target = match (&tree.snapshot, &tree.from) {
+                (Some(short), _) => state.find(&name, short),
+                // Where the two parted.
+                (None, Some(from)) => parted(state, &format!("{from}{}", one.below)),
+                (None, None) => None,
+            };
+            let written = match target {
+                Some(target) => Some(state.written_since(target)),
+                None => state.datasets.get(&name).map(|data| data.used),
+            };
+            let newer: Vec<String> = (target.into_iter())
+                .flat_map(|target| state.newer_than(target))
+                .map(|snap| snap.name())
+                .collect();
+            all.push(json!({
+                "dataset": name,
+                "parked": format!("{}{}", tree.parked, one.below),
+                "written": written,
+                "newer_snapshots": newer,
+            }));
+        }
+    }
+    json!(all)
+}

@@ -1,0 +1,144 @@
+//! What a rollback goes back to, and what stands in its way whatever the method. Pure.
+
+use crate::listing::{Data, Snap};
+use crate::names::pool_of;
+use crate::state::State;
+use crate::task::{Point, Task};
+use ansible_module::Failure;
+use host::mounts::Mounts;
+use std::collections::BTreeMap;
+
+/// The snapshots of a restore point.
+#[derive(Debug)]
+pub struct Targets<'a> {
+    /// One for each dataset that has it.
+    pub snaps: Vec<&'a Snap>,
+    /// Covered by the task, and made after the snapshot.
+    pub later: Vec<&'a Data>,
+    /// In the restore point as we noted it, and not there any more.
+    pub gone: Vec<String>,
+}
+
+impl<'a> Targets<'a> {
+    pub fn of(&self, dataset: &str) -> Option<&'a Snap> {
+        self.snaps.iter().find(|snap| snap.dataset == dataset).copied()
+    }
+}
+
+pub fn targets<'a>(state: &'a State, task: &Task, point: &Point) -> Result<Targets<'a>, Failure> {
+    let mut found = Targets { snaps: Vec::new(), later: Vec::new(), gone: Vec::new() };
+    let mut without: Vec<&Data> = Vec::new();
+    for name in &state.covered {
+        match state.find(name, &point.snapshot) {
+            Some(snap) => {
+                refuse_foreign(state, snap, point)?;
+                found.snaps.push(snap);
+            }
+            None => without.extend(state.datasets.get(name)),
+        }
+    }
+    // One call makes all of a pool, so they have one transaction group.
+    let mut taken: BTreeMap<&str, u64> = BTreeMap::new();
+    for snap in &found.snaps {
+        let txg = taken.entry(pool_of(&snap.dataset)).or_default();
+        *txg = (*txg).max(snap.txg);
+    }
+    for data in without {
+        let named = task.place.datasets.iter().any(|name| name.as_str() == data.name);
+        let later = taken.get(pool_of(&data.name)).is_some_and(|txg| data.txg > *txg);
+        if named || !later {
+            return Err(no_snapshot(state, &data.name, point));
+        }
+        found.later.push(data);
+    }
+    let sign = format!("@{}", point.snapshot);
+    let noted = state.noted.keys().filter_map(|name| name.strip_suffix(&sign));
+    found.gone.extend(noted.filter(|name| !state.datasets.contains_key(*name)).map(str::to_owned));
+    Ok(found)
+}
+
+fn no_snapshot(state: &State, dataset: &str, point: &Point) -> Failure {
+    let ours = state.of(dataset).iter().filter(|snap| state.ours(snap).is_some());
+    let mut names: Vec<&str> = ours.map(|snap| snap.short.as_str()).collect();
+    names.reverse();
+    names.truncate(5);
+    let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let msg = format!(
+        "{dataset} has no snapshot {} to go back to (of ours it has, the newest first: {known}); nothing was changed",
+        point.snapshot
+    );
+    Failure::new("no_snapshot", msg)
+}
+
+/// A snapshot of that name that is not what this deploy has taken here.
+pub fn refuse_foreign(state: &State, snap: &Snap, point: &Point) -> Result<(), Failure> {
+    let name = snap.name();
+    if state.was_made_anew(snap) {
+        let msg = format!(
+            "{name} has another guid ({}) than the snapshot that was taken for {}: somebody destroyed that one and \
+             made this; nothing was changed",
+            snap.guid, point.deploy
+        );
+        return Err(Failure::new("guid_moved", msg));
+    }
+    let whose = match (&snap.mark, state.ours(snap)) {
+        (_, Some(mark)) if mark.deploy == point.deploy.as_str() => return Ok(()),
+        (_, Some(mark)) => format!("it belongs to another deploy ({})", mark.deploy),
+        (Some(_), None) => {
+            "it bears our properties, but was made elsewhere: they were inherited or received"
+                .to_owned()
+        }
+        (None, None) => "it does not bear our properties: somebody else made it".to_owned(),
+    };
+    let msg = format!("there is a snapshot {name}, and {whose}; nothing was changed");
+    Err(Failure::new("not_ours", msg))
+}
+
+/// Our records must not go back with what they are about.
+pub fn refuse_state_inside(
+    state: &State,
+    task: &Task,
+    mounts: &Mounts,
+    datasets: &[&Data],
+) -> Result<(), Failure> {
+    let refusal = |why: anyhow::Error| {
+        Failure::new("state_dir_inside", "where state_dir is mounted cannot be told").caused_by(why)
+    };
+    let on = mounts.on_nearest(&task.state_dir).map_err(refusal)?;
+    let all = std::iter::once(on).chain(mounts.above(on));
+    for mount in all.filter(|mount| mount.fstype == "zfs") {
+        let source = mount.source.to_string_lossy();
+        if datasets.iter().any(|data| data.name == source) && state.datasets.contains_key(&*source)
+        {
+            let msg = format!(
+                "state_dir {} lies on {source}, and would be rolled back with it; give another; nothing was changed",
+                task.state_dir.display()
+            );
+            return Err(Failure::new("state_dir_inside", msg));
+        }
+    }
+    Ok(())
+}
+
+pub fn refuse_readonly(state: &State, names: &[String]) -> Result<(), Failure> {
+    let of = |name: &String| state.pool(name).filter(|pool| pool.readonly);
+    match names.iter().find_map(of) {
+        Some(pool) => {
+            let msg = format!(
+                "the pool {} was imported read-only: export it and import it anew; nothing was changed",
+                pool.name
+            );
+            Err(Failure::new("pool_readonly", msg))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A sentence about datasets, at most a few by name.
+pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    match names.as_slice() {
+        few if few.len() <= 6 => few.join(", "),
+        many => format!("{} and {} more", many[..5].join(", "), many.len() - 5),
+    }
+}

@@ -1,0 +1,257 @@
+//! The options as typed values, checked where a spec cannot.
+
+use crate::names::{Dataset, snapshot_name};
+use ansible_module::{Failure, Options as Given};
+use host::deploy_id::DeployId;
+use sha2::{Digest, Sha256};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A century, as the longest span that anybody means.
+const LONGEST: f64 = 100.0 * 365.0 * 86_400.0;
+/// Longer names of state folders are cut, and told apart by a hash.
+const LONGEST_FOLDER: usize = 120;
+
+/// Which datasets, and where our records of them are.
+#[derive(Debug)]
+pub struct Place {
+    /// In the order of their names, each once.
+    pub datasets: Vec<Dataset>,
+    pub recursive: bool,
+    pub exclude: Vec<Dataset>,
+    pub skip_missing: bool,
+    pub app: Option<String>,
+    /// None for the info module when it was asked about everything.
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Place {
+    /// For both modules: what one of them has no option for is as if not given.
+    pub fn parse(given: &Given) -> Result<Place, Failure> {
+        let mut datasets: Vec<Dataset> = given.get("datasets")?;
+        datasets.sort();
+        datasets.dedup();
+        let app = word(given, "app")?;
+        let state_dir = match (given.get::<Option<PathBuf>>("state_dir")?, &app, datasets.first()) {
+            (Some(folder), _, _) if folder.is_absolute() => Some(folder),
+            (Some(folder), _, _) => {
+                let shown = folder.display();
+                return Err(bad("state_dir", format!("expected an absolute path, got {shown}")));
+            }
+            (None, Some(app), _) => Some(folder_for(app)),
+            (None, None, Some(first)) => Some(folder_for(first.as_str())),
+            (None, None, None) => None,
+        };
+        Ok(Place {
+            datasets,
+            recursive: given.get::<Option<bool>>("recursive")?.unwrap_or(true),
+            exclude: given.get::<Option<_>>("exclude")?.unwrap_or_default(),
+            skip_missing: given.get::<Option<String>>("missing")?.as_deref() == Some("skip"),
+            app,
+            state_dir,
+        })
+    }
+}
+
+fn folder_for(subject: &str) -> PathBuf {
+    let mut name = subject.replace('/', "+");
+    if name.len() > LONGEST_FOLDER {
+        let digest = Sha256::digest(subject.as_bytes());
+        let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        name = format!("{}~{hex}", &name[..LONGEST_FOLDER]);
+    }
+    format!("/var/lib/reversible/zfs-{name}").into()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Swap,
+    Rollback,
+}
+
+/// A restore point by its deploy, and the short name of its snapshots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    pub deploy: DeployId,
+    pub snapshot: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Present(Point),
+    RolledBack(Point, Method),
+    /// Make a parked state live again.
+    Undone(String),
+    Absent(Point),
+    AbsentParked(String),
+    /// Prune only.
+    Pruned,
+}
+
+#[derive(Debug)]
+pub struct Task {
+    pub place: Place,
+    pub state_dir: PathBuf,
+    pub wanted: Wanted,
+    pub release: Option<String>,
+    pub hold: bool,
+    pub retain: Option<usize>,
+    pub keep: Vec<String>,
+    pub lock_timeout: Duration,
+    pub task_timeout: Duration,
+    pub rollback: Option<DeployId>,
+    fence: Option<DeployId>,
+}
+
+impl Task {
+    pub fn parse(given: &Given) -> Result<Task, Failure> {
+        let place = Place::parse(given)?;
+        if place.datasets.is_empty() {
+            return Err(bad("datasets", "expected at least one dataset".into()));
+        }
+        let state_dir = place.state_dir.clone().ok_or_else(|| bad("state_dir", "none".into()))?;
+        let state: String = given.get("state")?;
+        let deploy: Option<DeployId> = given.get("deploy_id")?;
+        let rollback: Option<DeployId> = given.get("rollback_id")?;
+        let parked = parked(given)?;
+        let prefix: String = given.get("prefix")?;
+        let point = |deploy: DeployId| -> Result<Point, Failure> {
+            let snapshot =
+                snapshot_name(&prefix, deploy.as_str()).map_err(|why| bad("prefix", why))?;
+            Ok(Point { deploy, snapshot })
+        };
+        let method: String = given.get("method")?;
+        let method = if method == "rollback" { Method::Rollback } else { Method::Swap };
+        let retain = retain(given, &state)?;
+        let wanted = match (state.as_str(), deploy.clone(), parked) {
+            ("present", _, Some(_)) => {
+                return Err(bad("parked", "it goes with state: rolled_back or absent".into()));
+            }
+            ("present", Some(id), None) => Wanted::Present(point(id)?),
+            ("present", None, None) => Wanted::Present(point(new_id()?)?),
+            ("rolled_back", Some(id), None) => Wanted::RolledBack(point(id)?, method),
+            ("rolled_back", None, Some(id)) => match method {
+                Method::Swap => Wanted::Undone(id),
+                Method::Rollback => {
+                    return Err(bad("method", "a parked state comes back by swap only".into()));
+                }
+            },
+            ("absent", Some(id), None) => Wanted::Absent(point(id)?),
+            ("absent", None, Some(id)) => Wanted::AbsentParked(id),
+            ("absent", None, None) if retain.is_some() => Wanted::Pruned,
+            (_, Some(_), Some(_)) => {
+                return Err(bad("parked", "deploy_id is given as well".into()));
+            }
+            _ => {
+                let msg = "deploy_id or parked must say what this is about";
+                return Err(Failure::new("bad_options", msg));
+            }
+        };
+        // In a rollback the deploy id names the restore point; it is no run.
+        let fence = rollback.clone().or(deploy.filter(|_| state == "present"));
+        Ok(Task {
+            place,
+            state_dir,
+            wanted,
+            release: word(given, "release")?,
+            hold: given.get("hold")?,
+            retain,
+            keep: given.get("keep")?,
+            lock_timeout: span(given, "lock_timeout")?,
+            task_timeout: span(given, "task_timeout")?,
+            rollback,
+            fence,
+        })
+    }
+
+    /// The id of the run itself, which is the fence.
+    pub fn run(&self) -> Option<&DeployId> {
+        self.fence.as_ref()
+    }
+
+    pub fn is_rollback(&self) -> bool {
+        matches!(self.wanted, Wanted::RolledBack(..) | Wanted::Undone(_))
+    }
+
+    pub fn point(&self) -> Option<&Point> {
+        match &self.wanted {
+            Wanted::Present(point) | Wanted::RolledBack(point, _) | Wanted::Absent(point) => {
+                Some(point)
+            }
+            Wanted::Undone(_) | Wanted::AbsentParked(_) | Wanted::Pruned => None,
+        }
+    }
+}
+
+fn new_id() -> Result<DeployId, Failure> {
+    DeployId::generate().map_err(|why| Failure::new("failed", "no id for it").caused_by(why))
+}
+
+fn retain(given: &Given, state: &str) -> Result<Option<usize>, Failure> {
+    match given.get::<Option<i64>>("retain")? {
+        None => Ok(None),
+        Some(_) if state == "rolled_back" => Err(bad("retain", "a rollback prunes nothing".into())),
+        Some(number) => match usize::try_from(number) {
+            Ok(number) if number > 0 => Ok(Some(number)),
+            _ => Err(bad("retain", format!("expected 1 or more, got {number}"))),
+        },
+    }
+}
+
+/// The id of a parked state is part of a dataset's name.
+fn parked(given: &Given) -> Result<Option<String>, Failure> {
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    match given.get::<Option<String>>("parked")? {
+        Some(text) if text.is_empty() || text.len() > 64 || !text.bytes().all(sound) => Err(bad(
+            "parked",
+            format!(
+                "expected the id of a parked state, such as 20261121t090000z-1c2d, got {text:?}"
+            ),
+        )),
+        other => Ok(other),
+    }
+}
+
+/// One word, as it is recorded in a property. `-` is how ZFS says that there is none.
+fn word(given: &Given, name: &'static str) -> Result<Option<String>, Failure> {
+    let value: Option<String> = given.get(name)?;
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@+-".contains(&byte);
+    match value {
+        Some(text)
+            if text.is_empty()
+                || text.len() > 128
+                || text.starts_with(['-', '.'])
+                || !text.bytes().all(sound) =>
+        {
+            let expected = "one word of letters, digits and any of . _ : @ + -";
+            Err(bad(name, format!("expected {expected}, got {text:?}")))
+        }
+        other => Ok(other),
+    }
+}
+
+fn span(given: &Given, name: &'static str) -> Result<Duration, Failure> {
+    match given.get(name)? {
+        value if (0.0..=LONGEST).contains(&value) => Ok(Duration::from_secs_f64(value)),
+        value => Err(bad(name, format!("expected seconds, 0 or more, got {value}"))),
+    }
+}
+
+pub fn bad(name: &str, why: String) -> Failure {
+    Failure::new("bad_options", format!("argument '{name}': {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_folders() {
+        let folder = |subject: &str| folder_for(subject).display().to_string();
+        assert_eq!(folder("shop-prod"), "/var/lib/reversible/zfs-shop-prod");
+        assert_eq!(folder("tank/shop/db"), "/var/lib/reversible/zfs-tank+shop+db");
+        let (one, other) = ("a".repeat(200), format!("{}b", "a".repeat(199)));
+        assert_ne!(folder(&one), folder(&other));
+        assert!(folder(&one).len() < 200);
+    }
+}

@@ -1,0 +1,133 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""app_processes on this machine, by the real start-stop-daemon: started, started anew, ended; what is not ours; killed half way."""
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+import typing as t
+from pathlib import Path
+
+import pytest
+from edge import Call, call
+from harness import wait_for
+
+MODULE = "app_processes"
+SECRET = "hunter2 is secret"
+
+
+class Side:
+    """Three processes that write down who they are, and end when they are told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.chmod(0o755)
+        self.program = folder / "app"
+        self.program.write_text('#!/bin/sh\necho "$(id -un) $1 in $PWD with $WORD"\nexec sleep 600\n')
+        self.program.chmod(0o755)
+
+    def one(self, name: str, **more: t.Any) -> dict[str, t.Any]:
+        return {"name": name, "pidfile": str(self.folder / f"{name}.pid"), "argv": [str(self.program), name], "chdir": str(self.folder),
+                "log": str(self.folder / f"logs/{name}.log"), "environment": {"WORD": SECRET}, **more}
+
+    @property
+    def all(self) -> list[dict[str, t.Any]]:
+        return [self.one("web", user="nobody"), self.one("backend"), self.one("stream")]
+
+    def run(self, processes: list[dict[str, t.Any]] | None = None, check: bool = False, **more: t.Any) -> dict[str, t.Any]:
+        return call(MODULE, {"processes": self.all if processes is None else processes, **more}, check=check)
+
+    def pids(self) -> dict[str, int]:
+        return {path.stem: int(path.read_text()) for path in self.folder.glob("*.pid")}
+
+    def log(self, name: str) -> list[str]:
+        return (self.folder / f"logs/{name}.log").read_text().splitlines()
+
+
+def runs(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+@pytest.fixture
+def side() -> t.Iterator[Side]:
+    with tempfile.TemporaryDirectory(prefix="reversible-test-", dir="/var/tmp") as folder:   # where anyone may go
+        made = Side(Path(folder))
+        yield made
+        for pid in set(made.pids().values()) - {os.getpid()}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_started_anew_and_ended(side: Side) -> None:
+    planned = side.run(check=True)
+    assert planned["changed"] and planned["plan"] == ["start web, backend, stream"] and not side.pids()
+    done = side.run()
+    assert done["changed"] and done["after"] == {"running": ["web", "backend", "stream"]} and done["systemd"] is False, done
+    first = side.pids()
+    wait_for(lambda: all(side.log(name) for name in first), "what they say")
+    assert side.log("web") == [f"nobody web in {side.folder} with {SECRET}"] and side.log("stream")[0].startswith("root stream")
+    assert SECRET not in str(done)
+    again = side.run()
+    assert again["plan"] == ["end web, backend, stream", "start web, backend, stream"]
+    second = side.pids()
+    assert set(second) == set(first) and not set(second.values()) & set(first.values())
+    assert not any(map(runs, first.values())) and all(map(runs, second.values()))
+    # One ended by itself, and its file names a process that is somebody else's now.
+    os.kill(second["web"], signal.SIGKILL)
+    (side.folder / "web.pid").write_text(f"{os.getpid()}\n")
+    with subprocess.Popen(["sleep", "600"]) as other:   # of the same user, too
+        (side.folder / "stream.pid").write_text(f"{other.pid}\n")
+        assert side.run()["plan"][0] == "end backend"
+        assert runs(other.pid)
+        os.kill(second["stream"], signal.SIGKILL)
+        other.kill()
+    ended = side.run(state="stopped")
+    assert ended["plan"] == ["end web, backend, stream"] and not list(side.folder.glob("*.pid*")) and ended["after"] == {"running": []}
+    assert not side.run(state="stopped")["changed"] and not side.run([])["changed"]
+
+
+def test_the_slowest_says_how_long_it_takes(side: Side) -> None:
+    side.program.write_text("#!/bin/sh\ntrap '' TERM\necho deaf\nwhile :; do sleep 0.1; done\n")
+    side.run()
+    wait_for(lambda: all(side.log(name) for name in side.pids()), "that they are deaf")
+    begun = time.monotonic()
+    done = side.run(state="stopped", stop_timeout=1)
+    assert done["changed"] and not side.pids() and 1 <= time.monotonic() - begun < 3, done
+
+
+def test_killed_half_way_the_same_task_begins_again(side: Side) -> None:
+    side.run()
+    before = side.pids()
+    for delay in (0.0, 0.01, 0.02, 0.04, 0.08):
+        running = Call(MODULE, {"processes": side.all})
+        time.sleep(delay)
+        running.kill()
+    assert side.run()["after"] == {"running": ["web", "backend", "stream"]}
+    time.sleep(0.3)   # what a killed run had just started
+    assert all(map(runs, side.pids().values())) and not any(map(runs, before.values()))
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"argv": ["app"]}, "argv must begin with the absolute path of a program"),
+    ({"argv": []}, "argv must begin with the absolute path of a program"),
+    ({"user": "no-such-user"}, "user no-such-user is no number and does not stand in /etc/passwd"),
+    ({"pidfile": "run/web.pid"}, "expected an absolute path, got run/web.pid"),
+    ({"name": "backend"}, "its name and its pidfile must be no other's"),
+])
+def test_bad_input_is_one_sentence_and_nothing_runs(side: Side, change: dict[str, t.Any], words: str) -> None:
+    wrong = side.run([side.one("backend"), side.one("web") | change])
+    assert wrong["failed"] and words in wrong["msg"] and "\n" not in wrong["msg"], wrong
+    assert not side.pids()
+
+
+def test_a_program_that_is_not_there_is_said(side: Side) -> None:
+    side.program.unlink()
+    wrong = side.run([side.one("web")])
+    assert wrong["failed"] and "web" in wrong["msg"] and wrong["msg"].count("\n") == 0, wrong

@@ -1,0 +1,126 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbooks as a person runs them: deploy, deploy again, a bad release, back, and what is refused; and with two load balancers."""
+from __future__ import annotations
+
+import json
+import re
+import signal
+import typing as t
+
+import pytest
+from edge import fetch
+from flows import Shop, TwoEdges
+from harness import Running, wait_for
+from releases import sha
+
+
+@pytest.fixture(name="shop")
+def a_shop(tmp_path) -> t.Iterator[Shop]:
+    with Shop(tmp_path) as shop:
+        yield shop
+
+
+def test_deploy_back_and_forth(shop: Shop) -> None:
+    for number in (1, 2):
+        shop.publish(number)
+    shop.publish(3, bad="dead")
+    with_wrong = shop.run("deploy_app", release_sha="abc", target_color="red")
+    assert with_wrong.code == 2 and "40 hex characters" in with_wrong.output and "target_color is red" in with_wrong.output
+    first = shop.deploy(1)
+    assert first.code == 0, first.output
+    assert shop.serves() == ("green", sha(1))
+    second = shop.deploy(2)
+    assert second.code == 0, second.output
+    assert shop.serves() == ("blue", sha(2))
+    again = shop.deploy(2)
+    assert again.code == 0 and "is active already" in again.output, again.output
+    assert shop.serves() == ("blue", sha(2))
+
+    # The registry loses the release before: only the colour has it now.
+    shop.withdraw(1)
+    full = shop.run("rollback", mode="full", release_sha=sha(1))
+    assert full.code == 2 and "Nothing was" in full.output and shop.serves() == ("blue", sha(2)), full.output
+    assert "does not have" in full.output, full.output
+    status = shop.run("status", status_file=str(shop.folder / "status.json"))
+    print(status.output)
+    assert status.code == 0 and f"The registry DOES NOT HAVE {sha(1)}" in status.output, status.output
+    told = json.loads((shop.folder / "status.json").read_text())
+    assert told["load_balancers"]["lb1"]["previous"]["open"] and told["registry"][sha(2)] == "there", told
+    back = shop.run("rollback", mode="fast")
+    print(back.output)
+    assert back.code == 0, back.output
+    assert shop.serves() == ("green", sha(1))
+    bad = shop.deploy(3)
+    assert bad.code == 2, bad.output
+    assert shop.serves() == ("green", sha(1))
+    assert "green serves" in bad.output and "as before" in bad.output
+    kept = shop.run("cleanup_failed", color="green", confirm=True)
+    assert kept.code == 2 and "green is active" in kept.output, kept.output
+    unasked = shop.run("cleanup_failed", color="blue")
+    assert unasked.code == 2 and "-e confirm=true" in unasked.output, unasked.output
+    clean = shop.run("cleanup_failed", color="blue", confirm=True)
+    assert clean.code == 0, clean.output
+    closed = shop.run("rollback", mode="fast")
+    assert closed.code == 2 and "The fast way back is closed" in closed.output, closed.output
+
+
+@pytest.fixture(name="two")
+def two_load_balancers(tmp_path) -> t.Iterator[TwoEdges]:
+    with TwoEdges(tmp_path) as two:
+        yield two
+
+
+def flipping(two: TwoEdges) -> Running:
+    """A deploy of release 3 that has flipped lb1, which watches it, and comes to lb2 after that."""
+    running = two.start_book("deploy_app", release_sha=sha(3), app_error_budget={"watch": 2}, outcome_file=str(two.folder / "outcome"))
+    wait_for(lambda: two.live() == "green", "lb1 is flipped", 120)
+    return running
+
+
+def test_two_load_balancers(two: TwoEdges) -> None:
+    for number in (1, 2, 3):
+        two.publish(number)
+    first, second = [("green", sha(1))] * 2, [("blue", sha(2))] * 2
+    for number, served in ((1, first), (2, second)):
+        deployed = two.deploy(number)
+        assert deployed.code == 0 and two.both() == served, deployed.output
+
+    # To what was before the second deploy, and that undone.
+    point = two.last_deploy()
+    shown = two.run("rollback", to=point)
+    assert shown.code == 2 and "has to be agreed to" in shown.output and two.both() == second, shown.output
+    assert "lb1, lb2, color:" in shown.output and f"flip from blue ({sha(2)}) to green ({sha(1)})" in shown.output, shown.output
+    [plan] = set(re.findall(r"plan-[0-9a-f]{12}", shown.output))
+    back = two.run("rollback", to=point, confirm=plan)
+    assert back.code == 0 and two.both() == first, back.output
+    undo = two.last_deploy()
+    assert f"rollback with -e to={undo}" in back.output
+    forth = two.run("rollback", to=undo, confirm=True)
+    assert forth.code == 0 and two.both() == second, forth.output
+
+    # One is down: nothing is begun. It goes down between its flip and that of the other: the other goes back.
+    two.second.stop()
+    refused = two.deploy(3)
+    assert refused.code == 2 and "Not every load balancer answers. lb2: " in refused.output, refused.output
+    assert two.serves() == second[0] and fetch(two.app_url("green")) == f"green {sha(1)}"
+    two.second.start()
+    running = flipping(two)
+    two.second.stop()
+    between = running.wait()
+    assert between.code == 2 and "split: lb1 serves blue, lb2 does not say what it serves" in between.output, between.output
+    assert two.serves() == second[0] and (two.folder / "outcome").read_text() == "failed_not_reverted\n"
+    two.second.start()
+    assert two.both() == second
+
+    # The controller dies between the two: the next run names the split, and a colour that is named ends it.
+    running = flipping(two)
+    running.process.send_signal(signal.SIGKILL)
+    running.wait()
+    assert two.both() == [("green", sha(3)), second[1]]
+    holder = two.last_deploy()
+    split = two.run("rollback", mode="fast", take_over=holder)
+    assert split.code == 2 and "green on lb1, blue on lb2" in split.output and "target_color" in split.output, split.output
+    ended = two.run("rollback", mode="fast", target_color="blue", take_over=holder)
+    assert ended.code == 0 and two.both() == second, ended.output

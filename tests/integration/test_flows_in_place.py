@@ -1,0 +1,60 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbooks on an app that is changed in place, in two containers: deployed, broken on one host only, and taken back everywhere."""
+from __future__ import annotations
+
+import re
+import typing as t
+
+import pytest
+from in_place import Pair
+from releases import sha
+
+PLAN = re.compile(r"The plan: (plan-[0-9a-f]{12})")
+
+
+@pytest.fixture(name="pair")
+def a_pair(one_core: str) -> t.Iterator[Pair]:
+    with Pair() as pair:
+        pair.core = one_core
+        yield pair
+
+
+def test_deployed_and_broken_on_one_host(pair: Pair) -> None:
+    checked = pair.deploy("2.0", sha(2), "--check")
+    assert checked.code == 0 and pair.versions == ["1.0", "1.0"], checked.output
+    good = pair.deploy("2.0", sha(2))
+    assert good.code == 0 and (pair.outcome, pair.versions) == ("done", ["2.0", "2.0"]), good.output
+    again = pair.deploy("2.0", sha(2))
+    assert again.code == 0 and "is active already" in again.output, again.output
+
+    # What goes wrong on one of them is taken back on both.
+    pair.behave({"pve2": {"ready": 22}}, back_to="2.0")
+    bad = pair.deploy("3.0", sha(3))
+    assert bad.code == 2, bad.output
+    assert (pair.outcome, pair.versions) == ("failed_reverted", ["2.0", "2.0"]), bad.output
+    assert "curl: (22) 500" in bad.output and f"Every host is back at {sha(2)}" in bad.output, bad.output
+    status = pair.status()
+    assert [one["outcome"] for one in status["deploys"][:2]] == ["failed_reverted", "done"], status
+
+
+def test_back_to_the_snapshot_and_forth_again(pair: Pair) -> None:
+    deployed = pair.deploy("2.0", sha(2))
+    assert deployed.code == 0, deployed.output
+    closed = pair.run("rollback", mode="fast")
+    assert closed.code == 2 and "has no colours" in closed.output and "mode=snapshot (before " in closed.output, closed.output
+    shown = pair.run("rollback", "--check", mode="snapshot")
+    assert shown.code == 0 and pair.calls("rollback") == [] and "LOST: " in shown.output, shown.output
+    [plan] = set(PLAN.findall(shown.output))
+
+    pair.good("rollback", mode="snapshot", confirm=plan)
+    assert pair.versions == ["1.0", "1.0"] and len(pair.calls("rollback")) == 2
+    status = pair.status()
+    newest, before = status["deploys"][:2]
+    assert newest["back_to"] == before["deploy_id"] and newest["outcome"] == "done" and newest["release"] is None
+    assert [point["open"] for point in status["restore_points"]] == [True] * 4, status["restore_points"]
+
+    # What the rollback has taken can be had back.
+    pair.good("rollback", to=newest["deploy_id"], confirm=True)
+    assert pair.versions == ["2.0", "2.0"]

@@ -1,0 +1,193 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbooks where the colours of the role host_app are real units of systemd, at the places that its README names. HAProxy, the
+registry and the load stand outside of that machine; its network is ours."""
+from __future__ import annotations
+
+import json
+import re
+import typing as t
+
+import flows
+import pytest
+from edge import fetch
+from harness import OLDEST, PIPELINING, Ansible, Run, Running, system, wait_for
+from releases import sha
+
+COMPONENTS = ("web", "stream")
+USER = "haproxy"  # an account of the machine that is not root
+SECRET = 'postgres://shop:Gr%nn$HOME`id`"quoted"\\n\'@db/shop'
+# What a command may hold that systemd would take for its own; a line for the journal.
+SAYS = 'echo "100%i \\\\ of {release} in ${PWD##*/}"; exec "$@"'
+# A release that says why it does not start, and what nobody else should read.
+LOUD = '#!/bin/sh\nprintf "cannot reach %s as %s\\n" "$DATABASE_URL" "$(id -un)" >&2\nexit 3\n'
+PLACES = "/etc/systemd/system/shop-staging-*.service /etc/systemd/system/*.wants/shop-staging-*.service /etc/shop-staging-*.env"
+FOLDERS = "/opt/shop-staging /var/log/shop-staging /var/lib/reversible/shop-staging"
+
+
+class OnSystemd(flows.Shop):
+    """The shop with its apps on the lab's machine with systemd, all inputs of the role's places left at their defaults."""
+
+    def __init__(self, place: t.Any) -> None:
+        self.machine = system("systemd")["systemd_root"]
+        super().__init__(place, COMPONENTS)
+        for name in ("root", "supervisor", "run_dir", "logs", "state_dir", "kept_logs"):
+            del self.vars[f"host_app_{name}"]
+        self.vars["host_app_user"] = USER
+        self.within = Ansible(OLDEST, self.folder, {"app1": self.machine}, PIPELINING)
+        self.on("mkdir -p /opt")  # every Debian has it; the lab's machine is unpacked, not installed
+
+    def component(self, name: str) -> dict[str, t.Any]:
+        words = ["{current}/bin/app", "serve", "--port", "{port}", "--colour", "{color}", "--release", "{release}"]
+        command = ["/bin/sh", "-c", SAYS, "says", *words]
+        return super().component(name) | {"command": command, "env": {"DATABASE_URL": SECRET, "EMPTY": "", "WORKERS": 2}}
+
+    def hosts(self) -> dict[str, dict[str, t.Any]]:
+        return super().hosts() | {"app1": self.machine}
+
+    def start_book(self, book: str, *options: str, **inputs: t.Any) -> Running:
+        return super().start_book(book, *options, core=OLDEST, **inputs)
+
+    def on(self, command: str) -> str:
+        return self.within.on("app1", command)
+
+    def show(self, color: str, name: str) -> list[str]:
+        """A property of the units of a colour, as systemd says it."""
+        units = [f"shop-staging-{component}-{color}.service" for component in COMPONENTS]
+        return self.on(f"systemctl show --value --property={name} {' '.join(units)}").split()
+
+    def units(self, color: str) -> list[str]:
+        """Whether the units of a colour run, and would after a reboot."""
+        return self.show(color, "ActiveState") + self.show(color, "UnitFileState")
+
+    def left(self) -> list[str]:
+        """Everything of the shop that lies on the machine."""
+        return self.on(f"find {FOLDERS} {PLACES} 2>&1 | grep -v 'No such file' || test $? = 1").split()
+
+    def boot(self) -> None:
+        """What a boot does with the units: all end, and those come back that are wanted by then."""
+        self.on("systemctl stop 'shop-staging-*'")
+        wait_for(lambda: self.answer() == "HTTP 503", "HAProxy has seen that nobody is there")
+        self.on("cd /etc/systemd/system/multi-user.target.wants && systemctl daemon-reload && systemctl start -- shop-staging-*")
+
+    def close(self) -> None:
+        try:
+            self.on(f"systemctl stop 'shop-staging-*'; rm -rf {FOLDERS} {PLACES}; systemctl daemon-reload; systemctl reset-failed; "
+                    "journalctl --rotate --vacuum-time=1us")
+        finally:
+            super().close()
+
+
+@pytest.fixture(name="shop")
+def a_shop(tmp_path) -> t.Iterator[OnSystemd]:
+    with OnSystemd(tmp_path) as shop:
+        yield shop
+
+
+def done(run: Run) -> Run:
+    assert run.code == 0, run.output
+    assert "Gr%nn" not in run.output, run.output
+    return run
+
+
+UP, DOWN = ["active"] * 2 + ["enabled"] * 2, ["inactive"] * 2 + ["disabled"] * 2
+
+
+def test_deploys_into_units(shop: OnSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(flows.BAD, "loud", LOUD)
+    for number in (1, 2):
+        shop.publish(number)
+    shop.publish(3, bad="loud")
+    foreseen = done(shop.deploy(1, "--check", "--diff"))
+    assert shop.left() == [] and "ExecStart=" in foreseen.output, foreseen.output
+    done(shop.deploy(1, "--diff", "-v"))
+    assert shop.serves() == ("green", sha(1)) and shop.units("green") == UP
+    secrets_are_kept(shop)
+
+    with shop.load(connections=4, pause=20) as load:
+        done(shop.deploy(2))
+        assert shop.serves() == ("blue", sha(2)) and shop.units("blue") == shop.units("green") == UP
+        point = shop.last_deploy()
+        killed_comes_back(shop, "green")
+        pids = shop.show("blue", "MainPID") + shop.show("green", "MainPID")
+        assert "is active already" in done(shop.deploy(2)).output
+        assert pids == shop.show("blue", "MainPID") + shop.show("green", "MainPID")
+        done(shop.run("rollback", mode="fast"))
+        assert shop.serves() == ("green", sha(1))
+        done(shop.run("rollback", mode="fast", target_color="blue"))
+        assert shop.serves() == ("blue", sha(2))
+        assert pids == shop.show("blue", "MainPID") + shop.show("green", "MainPID")
+
+        # The idle colour has ended, and is cleaned up: what it was is still there.
+        shop.on("systemctl stop 'shop-staging-*-green.service'")
+        closed = shop.run("rollback", mode="fast")
+        assert closed.code == 2 and f"What is open: to={point}" in " ".join(closed.output.split()), closed.output
+        done(shop.run("cleanup_failed", color="green", confirm=True))
+        assert shop.units("green") == DOWN and shop.units("blue") == UP
+        logs_are_kept(shop, "green")
+        done(shop.run("rollback", to=point, confirm=True))
+        assert shop.serves() == ("green", sha(1)) and shop.units("green") == shop.units("blue") == UP
+    assert load.report["failed"] == 0 and load.report["requests"] > 0, load.report
+
+    shop.boot()
+    wait_for(lambda: shop.serves() == ("green", sha(1)), "the colour that served serves again")
+    done(shop.run("rollback", mode="fast", target_color="blue"))
+    assert shop.serves() == ("blue", sha(2))
+
+    with shop.load(connections=4, pause=20) as load:
+        bad = shop.deploy(3)
+    assert bad.code == 2 and shop.serves() == ("blue", sha(2)), bad.output
+    assert load.report["failed"] == 0 and load.report["requests"] > 0, load.report
+    assert "shop-staging-web-green.service" in bad.output and re.search(r"Active: (activating|failed)", bad.output), bad.output
+    assert f"cannot reach ******** as {USER}" in bad.output and "Gr%nn" not in bad.output, bad.output
+    file = shop.folder / "status.json"
+    status = done(shop.run("status", status_file=str(file)))
+    colors = json.loads(file.read_text())["hosts"]["app1"]["colors"]
+    seen = {color: (side["release"], side["well"]) for color, side in colors.items()}
+    assert seen == {"blue": (sha(2), True), "green": (sha(3), False)}, status.output
+
+
+def secrets_are_kept(shop: OnSystemd) -> None:
+    """The component gets its variables to the letter, as its user, and nobody else finds them."""
+    for name, pid in zip(COMPONENTS, shop.show("green", "MainPID")):
+        unit = f"shop-staging-{name}-green"
+        environ = shop.on(f"cat /proc/{pid}/environ").split("\0")
+        assert {f"DATABASE_URL={SECRET}", "EMPTY=", "WORKERS=2"} <= set(environ), environ
+        assert shop.on(f"stat -c '%U %a' /proc/{pid} /etc/{unit}.env /etc/systemd/system/{unit}.service").split("\n")[:3] == [
+            f"{USER} 555", "root 600", "root 644"]
+        public = shop.on(f"systemctl show {unit}; systemctl cat {unit}; systemctl status {unit}; tr '\\0' ' ' < /proc/{pid}/cmdline")
+        assert "Gr%nn" not in public and f"/opt/shop-staging/{name}/green/current/bin/app" in public, public
+
+
+def killed_comes_back(shop: OnSystemd, color: str) -> None:
+    [first, other] = shop.show(color, "MainPID")
+    shop.on(f"kill -9 {first}")
+    wait_for(lambda: shop.show(color, "NRestarts")[0] == "1" and shop.show(color, "ActiveState")[0] == "active", "systemd starts it again")
+    assert shop.show(color, "MainPID")[0] not in (first, "0") and shop.show(color, "MainPID")[1] == other
+    wait_for(lambda: fetch(shop.app_url(color)) == f"{color} {sha(1)}", "it answers again")
+    # The gate of a flip wants HAProxy to have seen it well.
+    wait_for(lambda: {row["status"] for row in shop.rows() if row["svname"].endswith(color)} == {"UP"}, "HAProxy has seen it")
+
+
+def logs_are_kept(shop: OnSystemd, color: str) -> None:
+    [folder] = shop.on("ls /var/log/shop-staging/kept").split()
+    assert folder == f"{shop.last_deploy()}-{color}"
+    for name in COMPONENTS:
+        file = f"/var/log/shop-staging/kept/{folder}/{name}.log"
+        assert shop.on(f"stat -c '%U %a' {file}") == "root 600\n"
+        assert f"100%i \\ of {sha(1)} in {sha(1)}" in shop.on(f"cat {file}")
+    assert f"/opt/shop-staging/web/{color}/releases/{sha(1)}" in shop.left()
+
+
+def test_a_colour_that_was_never_there(shop: OnSystemd) -> None:
+    """Nobody has deployed into it: there is nothing to end. And what the registry does not have is refused without a word of secrets."""
+    def door(name: str) -> dict[str, t.Any]:
+        return {"ansible.builtin.include_role": {"name": "reversible.deploy.host_app", "tasks_from": name}}
+
+    shop.vars |= {"app_env": "staging", "app_color": "blue", "app_release_sha": sha(9), "deploy_id": "20261121t084500z-7f3a"}
+    run = shop.within.play([door("retire"), door("available")], "app1", "-v", vars=shop.vars)
+    retired = [task for task in run.tasks if task.task == "End the units"][-1]
+    refused = run.named("See that the registry has the release")
+    assert retired.status == "skipped" and refused.status == "failed" and "does not have" in str(refused.result), run.output
+    assert "Gr%nn" not in run.output, run.output
