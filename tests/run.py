@@ -11,6 +11,7 @@ is left out without being counted and named.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import re
 import signal
@@ -24,6 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "target" / "test-logs"
 LAB_BESIDE = "/run/reversible-lab-"   # with a name: whoever tests holds a lab for himself
 HEARTBEAT = 60   # seconds between signs of life where there is no terminal
+
+
+_held: list = []
+_holding = threading.Lock()
+labs: set[str] = set()   # which of them this run has used
 
 
 class Failed(Exception):
@@ -250,8 +256,20 @@ def systems_up() -> set[str]:
     return {line.split()[0] for line in lines if line.split()[1:2] == ["up"]}
 
 
+def hold_labs() -> None:
+    """For this run alone, as long as it lives: it brings them down at its end."""
+    with _holding:
+        if not _held:
+            file = open(f"{LAB_BESIDE}lock", "w")   # noqa: SIM115 (held until this process ends)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Failed("another `make test` runs on this machine and uses its lab: begin again when it has ended") from None
+            _held.append(file)
+
+
 def main() -> int:
-    from stages import BESIDE, STAGES, needs, prepare
+    from stages import STAGES, needs, prepare
     parser = argparse.ArgumentParser(prog="make test", description=__doc__.splitlines()[0])
     parser.add_argument("--only", metavar="STAGE", help="this stage, or those that begin so, with what they need")
     parser.add_argument("--long", action="store_true", help="wider: every ansible-core in full, long fuzzing")
@@ -275,7 +293,7 @@ def main() -> int:
     finally:
         for name in sorted(systems_up() - up_before) if with_lab else ():
             subprocess.run([ROOT / "tests/lab/lab", "down", name], check=False)
-        for name in (*BESIDE, "both", "kills"):
+        for name in sorted(labs):
             subprocess.run([ROOT / "tests/lab/lab", "down"], env={**os.environ, "REVERSIBLE_LAB": LAB_BESIDE + name}, check=False)
     print(f"\n{(time.monotonic() - started) / 60:.1f} minutes; logs in {LOGS.relative_to(ROOT)}/")
     return runner.close()

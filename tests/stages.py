@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-from run import LAB_BESIDE, ROOT, Failed, Job, Skip, count_cargo, count_pytest, count_sanity
+from run import LAB_BESIDE, ROOT, Failed, Job, Skip, count_cargo, count_pytest, count_sanity, hold_labs, labs
 
 LAB = ROOT / "tests" / "lab"
 sys.path.insert(0, str(LAB))
@@ -334,7 +334,10 @@ def run_tests(job: Job, chosen: list[Path], staged: Path = STAGED, beside: str =
     versions = ",".join(version for version, _venv in cores(job, CORES))
     env = {"REVERSIBLE_CORES": versions, "REVERSIBLE_STAGED": staged}
     env.update({"REVERSIBLE_LONG": "1"} if job.long else {})
-    env.update({"REVERSIBLE_LAB": f"{LAB_BESIDE}{beside}"} if beside else {})
+    hold_labs()
+    if beside:
+        labs.add(beside)
+        env["REVERSIBLE_LAB"] = f"{LAB_BESIDE}{beside}"
     job.tests(count_pytest, tool(job, "pytest") / "bin/pytest", "-rfEs", "--color", "no", "-p", "no:cacheprovider", "--durations", "40",
               *chosen, env=env, timeout=7200 if job.long else 4800)
 

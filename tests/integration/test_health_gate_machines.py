@@ -281,6 +281,12 @@ def test_a_file_inside(fakes: Fakes, where: dict[str, t.Any], client: str, befor
     fails(probe, "what stat printed inside did not come through whole", baseline=before, environ=fakes.environ)
     fakes.say(client, stat, "", "stat: cannot stat '/var/log/shop.log': No such file or directory\n", 1)
     fails(probe, "No such file", baseline=before, environ=fakes.environ)
+    # Nor does a failure come through without its words, when they were lost once.
+    fakes.say(client, stat, "", "", 1)
+    fails(probe, "failed (rc 1)", baseline=before, environ=fakes.environ)
+    said = "printf 'stat: No such file\\n' >&2"
+    (fakes.folder / client).write_text(f"#!/bin/sh\nif ! mkdir {fakes.folder}/asked-once 2> /dev/null; then {said}; fi\nexit 1\n", encoding="utf-8")
+    fails(probe, "No such file", baseline=before, environ=fakes.environ)
 
 
 # systemd itself

@@ -115,13 +115,15 @@ fn lines(output: &Output, each: Each<'_>) -> Result<(), String> {
 impl Guest {
     /// A program inside of it; neither client puts a shell between. On a busy machine the client of Incus
     /// loses now and then what a program printed, and says that all went well: so each caller knows when
-    /// it has all, and asks again until then.
+    /// it has all, and asks again until then; and so does a failure without a word, which would not say
+    /// what is wrong.
     fn run(
         &self,
         words: &[&str],
         deadline: Deadline,
         all: impl Fn(&Output) -> bool,
     ) -> Result<Output, String> {
+        let mut wordless = None;
         for _ in 0..TRIES {
             let command = match self {
                 Guest::Incus(Instance { name, project }) => {
@@ -135,12 +137,18 @@ impl Guest {
                     program::command("pct", deadline)?.arg("exec").arg(vmid.0.to_string())
                 }
             };
-            let output = program::run(&command.arg("--").args(words))?;
-            if all(&output) {
-                return Ok(output);
+            match command.arg("--").args(words).run() {
+                Ok(output) if all(&output) => return Ok(output),
+                Ok(_) => wordless = None,
+                Err(failed) if failed.rc.is_some() && failed.stderr.is_empty() => {
+                    wordless = Some(failed.to_string());
+                }
+                Err(failed) => return Err(failed.to_string()),
             }
         }
-        Err(format!("what {} printed inside did not come through whole, {TRIES} times", words[0]))
+        Err(wordless.unwrap_or_else(|| {
+            format!("what {} printed inside did not come through whole, {TRIES} times", words[0])
+        }))
     }
 
     /// Parses `stat -c '%i %s' <path>`: inode and size, which GNU and busybox print alike.
