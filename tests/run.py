@@ -179,8 +179,8 @@ class Runner:
         for stage in self.stages:
             if stage.lane == lane:
                 with self.changed:
-                    waited = [need for need in stage.needs if any(need == other.name for other in self.stages)]
-                    self.changed.wait_for(lambda: all(need in self.outcomes for need in waited))
+                    waited = [name for name in stage.needs + stage.after if any(name == other.name for other in self.stages)]
+                    self.changed.wait_for(lambda: all(name in self.outcomes for name in waited))
                 if not self.stopping:
                     self.one(stage)
 

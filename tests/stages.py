@@ -53,6 +53,7 @@ class Stage(NamedTuple):
     do: Callable[[Job], None]
     lane: str = "cargo"
     needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()   # waits for these, whether they pass or not
     counts: bool = True   # as a test, where it counts none itself
 
 
@@ -364,16 +365,18 @@ def pytest(folder: str, beside: str = "", lab: str = "") -> Callable[[Job], None
     return do
 
 
+TIMED = ("cargo-test",)
 STAGES = [
     Stage("fmt", "cargo fmt", fmt),
     Stage("tree", "nothing of one machine in the repository; the code map is complete", tree),
     # Early: the lanes of the tests wait for it.
     Stage("collection", "the static binaries: built, checked, staged; nothing to do the second time", collection),
+    # Alone with the Python tools: what measures time fails on a machine that is busy with everything else.
+    Stage("cargo-test", "the Rust tests", cargo_test),
     Stage("clippy", "clippy on everything, warnings denied", clippy),
     Stage("docs", "the generated documentation is that of the option specs", docs),
-    Stage("cargo-test", "the Rust tests", cargo_test),
     Stage("dist", "the archive, for both architectures", dist, needs=("collection",)),
-    Stage("other-machine", "a target of another architecture", other_architecture, needs=("dist",)),
+    Stage("other-machine", "a target of another architecture", other_architecture, needs=("dist",), after=TIMED),
     Stage("deny", "licences, sources and known vulnerabilities of the crates", deny),
     Stage("tools", "what the lab prepares for the stages below", tools, "python", counts=False),
     Stage("yamllint", "YAML", yamllint, "python"),
@@ -381,18 +384,18 @@ STAGES = [
     Stage("ansible-lint", "playbooks, roles and the modules' examples, production profile", ansible_lint, "python"),
     Stage("sanity", "ansible-test sanity", sanity, "python", ("collection",)),
     Stage("syntax", "every playbook's syntax", syntax, "python", ("collection",)),
-    Stage("demo", "make demo", demo, "python", ("collection",)),
-    Stage("runbooks", "the runbooks, the workflows, Molecule", pytest("integration", "docs"), "python", ("collection",)),
+    Stage("demo", "make demo", demo, "python", ("collection",), after=TIMED),
+    Stage("runbooks", "the runbooks, the workflows, Molecule", pytest("integration", "docs"), "python", ("collection",), after=TIMED),
     # A machine of its own: that of the lane zfs is in use.
-    Stage("zfs-faults", "ZFS when things go wrong", pytest("faults", "zfs", "kills"), "python", ("collection",)),
+    Stage("zfs-faults", "ZFS when things go wrong", pytest("faults", "zfs", "kills"), "python", ("collection",), after=TIMED),
     Stage("archive", "the archive installs and documents itself", archive, "python", ("dist",)),
-    Stage("docker", "the collection on a real Docker", pytest("integration", "docker"), "docker", ("collection",)),
-    Stage("docker-faults", "the same when things go wrong", pytest("faults", "docker"), "docker", ("collection",)),
-    Stage("zfs", "the collection on real ZFS; the modules' examples", pytest("integration", "zfs"), "zfs", ("collection",)),
-    Stage("flows", "the playbooks, Incus", pytest("integration", "flows"), "flows", ("collection",)),
-    Stage("flows-faults", "the same when things go wrong", pytest("faults", "flows"), "flows", ("collection",)),
-    Stage("apps", "what needs no other machine than this one", pytest("integration", "apps"), "apps", ("collection",)),
-    Stage("apps-faults", "the same when things go wrong", pytest("faults", "apps"), "apps", ("collection",)),
-    Stage("integration", "the collection on real targets, on each ansible-core", pytest("integration"), "targets", ("collection",)),
-    Stage("faults", "the same when things go wrong", pytest("faults"), "targets", ("collection",)),
+    Stage("docker", "the collection on a real Docker", pytest("integration", "docker"), "docker", ("collection",), after=TIMED),
+    Stage("docker-faults", "the same when things go wrong", pytest("faults", "docker"), "docker", ("collection",), after=TIMED),
+    Stage("zfs", "the collection on real ZFS; the modules' examples", pytest("integration", "zfs"), "zfs", ("collection",), after=TIMED),
+    Stage("flows", "the playbooks, Incus", pytest("integration", "flows"), "flows", ("collection",), after=TIMED),
+    Stage("flows-faults", "the same when things go wrong", pytest("faults", "flows"), "flows", ("collection",), after=TIMED),
+    Stage("apps", "what needs no other machine than this one", pytest("integration", "apps"), "apps", ("collection",), after=TIMED),
+    Stage("apps-faults", "the same when things go wrong", pytest("faults", "apps"), "apps", ("collection",), after=TIMED),
+    Stage("integration", "the collection on real targets, on each ansible-core", pytest("integration"), "targets", ("collection",), after=TIMED),
+    Stage("faults", "the same when things go wrong", pytest("faults"), "targets", ("collection",), after=TIMED),
 ]

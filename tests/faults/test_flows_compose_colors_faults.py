@@ -2,7 +2,7 @@
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Deploys of two Compose projects when things go wrong in the middle: no engine, a port that is a stranger's, a controller killed while an
-image is built and while services start, an image that nobody has. The colour that served serves, no request has failed, and the same
+image is built and while services start, an image that nobody has, a disk that is full. The colour that served serves, no request has failed, and the same
 command goes on."""
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FROM_REGISTRY = COMPOSE.replace("NAME/web", "127.0.0.1:5000/NAME/web", 1)
 
 class BuiltShop(ColorsShop):
     """Nothing is pulled, and images are built, unless a deploy says otherwise. 1 and 2 are well; 3 takes long to be built and to start;
-    4 is in the registry, and 5 is nowhere."""
+    4 is in the registry, and larger than what has no room; 5 is nowhere."""
 
     def __init__(self, place: Path, on: Engine, **shape: t.Any) -> None:
         super().__init__(place, on, **shape)
@@ -47,8 +47,13 @@ class BuiltShop(ColorsShop):
             (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
         for number in (4, 5):
             self.publish(number, text=FROM_REGISTRY)
-        for word in (("tag", "reversible-lab/busybox:1"), ("push", "--quiet"), ("image", "rm")):
-            on.docker(*word, f"127.0.0.1:5000/{self.name}/web:{sha(4)}")
+        large = place / "large"
+        large.mkdir()
+        (large / "noise").write_bytes(os.urandom(1 << 20))
+        (large / "Dockerfile").write_text("FROM reversible-lab/busybox:1\nCOPY noise /noise\n")
+        image = f"127.0.0.1:5000/{self.name}/web:{sha(4)}"
+        for words in (("build", "--quiet", "--tag", image, large), ("push", "--quiet", image), ("image", "rm", image)):
+            on.docker(*words)
 
     def hold(self, seconds: int) -> None:
         """How long release 3 takes to start."""
@@ -154,7 +159,7 @@ def test_what_goes_wrong_while_a_release_is_made(shop: BuiltShop) -> None:
             stranger.listen()
             shop.broken(2, "address already in use", f"green serves {sha(1)}, as before")
         killed_while_it_is_built_and_while_it_starts(shop)
-        an_image_that_nobody_has(shop)
+        no_image(shop)
     assert load.report["failed"] == 0 and load.report["requests"] > 0, load.report
 
 
@@ -177,10 +182,14 @@ def killed_while_it_is_built_and_while_it_starts(shop: BuiltShop) -> None:
     assert shop.made_by("blue") == {f"{shop.name}-blue-{name}-1": shop.last_deploy() for name in ("gate", "web")}
 
 
-def an_image_that_nobody_has(shop: BuiltShop) -> None:
+def no_image(shop: BuiltShop) -> None:
     """Blue serves; green is the way back, and stays it until the images of what takes its place are there."""
     before, files, pull = shop.running(), shop.files("green"), {"compose_colors_app_pull": "missing", "compose_colors_app_build": False}
     shop.broken(5, "pull the images", f"blue serves {sha(3)}, as before", **pull)
+    (shop.releases / sha(2) / "noise").write_bytes(os.urandom(1 << 20))   # goes to the engine with the Dockerfile
+    with shop.on.full():
+        shop.broken(4, "pull the images", "no space left on device", f"blue serves {sha(3)}, as before", **pull)
+        shop.broken(2, "build the images", "no space left on device", f"blue serves {sha(3)}, as before")
     assert (shop.running(), shop.files("green")) == (before, files)
     shop.good("rollback", mode="fast")
     assert shop.serves() == ("green", sha(1))

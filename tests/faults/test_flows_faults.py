@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from flows import Shop
-from harness import OLDEST, Run, wait_for
+from harness import Run, wait_for
 from releases import sha
 
 OLD = ("green", sha(1))
@@ -21,7 +21,6 @@ OLD = ("green", sha(1))
 def a_shop(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Shop]:
     """With release 1 in green, and release 2 to be had."""
     with Shop(tmp_path_factory.mktemp("shop")) as shop:
-        shop.core = OLDEST
         shop.publish(1)
         shop.publish(2)
         shop.publish(3, bad="dead")

@@ -79,6 +79,16 @@ class Engine:
         finally:
             self.again()
 
+    @contextlib.contextmanager
+    def full(self) -> t.Iterator[None]:
+        """No room where it puts what it pulls, and what an image is built from."""
+        place = Path(self.offer["data_root"], "tmp")
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", place], check=True)
+
     def again(self) -> None:
         """It is started, when it has ended."""
         os.kill(self.offer["pid"], 12)

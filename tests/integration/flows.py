@@ -22,7 +22,7 @@ import urllib.request
 from pathlib import Path
 
 from edge import Edge, fetch
-from harness import CORES, HERE, PIPELINING, ROOT, Ansible, Run, Running, staged, wait_for
+from harness import HERE, OLDEST, PIPELINING, ROOT, Ansible, Run, Running, staged, wait_for
 
 sys.path.insert(0, str(ROOT / "tests/fakes/registry"))
 
@@ -45,7 +45,7 @@ def color_switch(edge: Edge) -> dict[str, t.Any]:
 class Shop(Edge):
     """The edge, with apps that only a deploy starts."""
 
-    core = CORES[-1]
+    core = OLDEST
 
     def __init__(self, place: Path, components: tuple[str, ...] = ("web",), **shape: t.Any) -> None:
         self.registry = Registry([TOKEN])

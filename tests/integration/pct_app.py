@@ -45,7 +45,7 @@ def pve(tmp_path: Path) -> Ansible:
 
 @pytest.fixture
 def each(one_core: str, tmp_path: Path) -> Ansible:
-    """The oldest core and the newest, for the whole flow."""
+    """For the whole flow."""
     return Ansible(one_core, tmp_path, system("systemd"), PIPELINING)
 
 

@@ -324,7 +324,19 @@ def test_who_goes_back_is_told_which_migrations_stay_and_what_the_colours_may_ho
         record(home, state="phase", deploy_id=SECOND, phase="preflight", data={"color": "blue"})
         record(home, state="closed", deploy_id=SECOND, outcome="done", color="blue")
         third = record(home, state="open", deploy_id=THIRD, release="a" * 40)
-        assert (third["stays"], third["taken"]) == ([], {"green": green, "blue": {"deploy_id": SECOND, "release": "b" * 40}})
+        blue = {"deploy_id": SECOND, "release": "b" * 40}
+        assert (third["stays"], third["taken"]) == ([], {"green": green, "blue": blue})
+        record(home, state="closed", deploy_id=THIRD, outcome="done", color="green")
+        # One that failed takes a colour only where a host may hold its release.
+        for minute, installed in ((20, []), (30, ["app1"])):
+            deploy, after = (f"20261122t09{number}00z-0001" for number in (minute, minute + 1))
+            record(home, state="open", deploy_id=deploy, release="c" * 40)
+            record(home, state="phase", deploy_id=deploy, phase="preflight", data={"color": "green"})
+            record(home, state="phase", deploy_id=deploy, phase="install", status="failed", data={"installed": installed})
+            record(home, state="closed", deploy_id=deploy, outcome="failed_reverted", color="blue")
+            holds = {"deploy_id": deploy, "release": "c" * 40} if installed else green
+            assert record(home, state="open", deploy_id=after, release="a" * 40)["taken"] == {"green": holds, "blue": blue}
+            record(home, state="closed", deploy_id=after, outcome="done", color="blue")
 
 
 def promtool(*words: str | Path, **keywords: t.Any) -> None:

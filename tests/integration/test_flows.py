@@ -12,13 +12,14 @@ import typing as t
 import pytest
 from edge import fetch
 from flows import Shop, TwoEdges
-from harness import Running, wait_for
+from harness import CORES, Running, wait_for
 from releases import sha
 
 
 @pytest.fixture(name="shop")
 def a_shop(tmp_path) -> t.Iterator[Shop]:
     with Shop(tmp_path) as shop:
+        shop.core = CORES[-1]
         yield shop
 
 

@@ -487,7 +487,8 @@ steps:
 taken:
   description: >-
     By colour, the newest of the last deploys that went into it, C(deploy_id) and C(release), but for those
-    that failed and went back; from the C(color) in the data of the phase V(preflight).
+    that failed and went back before any host held their release; from the C(color) in the data of the phase
+    V(preflight), and C(installed), hosts, in that of the phase that failed.
   returned: when O(state=open)
   type: dict
 undo:

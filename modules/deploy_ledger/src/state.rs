@@ -1,7 +1,7 @@
 //! Observe: the ledger and the files that are made from it, as they are on disk, and how a deploy
 //! is shown.
 
-use crate::ledger::{Deploy, Event, Ledger, RestorePoint, Scope};
+use crate::ledger::{Deploy, Event, Ledger, Outcome, RestorePoint, Scope, Status};
 use crate::options::{Options, Task, Where};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
@@ -173,11 +173,7 @@ pub fn migrated(ledger: &Ledger) -> Value {
 /// that was killed, and whose release the colour may hold since.
 pub fn taken(ledger: &Ledger) -> Value {
     let mut taken = Map::new();
-    // One that failed and went back says so itself, and may have failed before it touched the colour.
-    let back = |deploy: &&Deploy| {
-        deploy.outcome().as_ref().map(|it| json!(it)) == Some(json!("failed_reverted"))
-    };
-    for deploy in ledger.deploys.iter().filter(|deploy| !back(deploy)) {
+    for deploy in ledger.deploys.iter().filter(|deploy| !left_all_as_it_was(deploy)) {
         let ready = deploy.phases.iter().filter(|(_, phase)| phase.phase == "preflight");
         for color in
             ready.filter_map(|(_, phase)| Some(phase.data.map().get("color")?.as_str()?.to_owned()))
@@ -187,6 +183,15 @@ pub fn taken(ledger: &Ledger) -> Value {
         }
     }
     taken.into()
+}
+
+/// One that failed, and says itself that no host may hold its release.
+fn left_all_as_it_was(deploy: &Deploy) -> bool {
+    let installed = deploy.phases.iter().any(|(_, phase)| {
+        let on = phase.data.map().get("installed").and_then(|hosts| Some(hosts.as_array()?.len()));
+        phase.phase == "install" && phase.status == Status::Done || on.is_some_and(|on| on > 0)
+    });
+    matches!(deploy.outcome(), Some(Outcome::FailedReverted)) && !installed
 }
 
 /// A deploy in the few words that a way back needs.

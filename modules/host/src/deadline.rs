@@ -160,7 +160,7 @@ mod tests {
             },
         );
         assert_eq!(answer.unwrap(), 3);
-        assert!(begun.elapsed() < Duration::from_secs(1));
+        assert!(begun.elapsed() < Duration::from_secs(5));
     }
 
     #[test]

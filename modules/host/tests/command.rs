@@ -30,7 +30,7 @@ fn succeeds() {
         (output.rc, output.text().unwrap(), output.stderr_shown().as_str()),
         (0, "out\n", "err\n")
     );
-    assert!(output.took < ms(1000) && output.truncated == 0);
+    assert!(output.took < ms(5000) && output.truncated == 0);
     let value: serde_json::Value = sh(r#"echo '{"a": [1]}'"#).run().unwrap().json().unwrap();
     assert_eq!(value["a"][0], 1);
     let error = sh("echo nope").run().unwrap().json::<serde_json::Value>().unwrap_err();
@@ -80,7 +80,7 @@ fn hanging_child_is_ended_at_the_deadline() {
     let begun = Instant::now();
     let failed =
         sh("echo $$; echo working >&2; exec sleep 1000").deadline(ms(200)).run().unwrap_err();
-    assert!(begun.elapsed() < ms(1500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < ms(10_000), "{:?}", begun.elapsed());
     assert_eq!(
         (&failed.cause, failed.signal),
         (&Cause::TimedOut { after: ms(200), left: None }, Some(15))
@@ -158,7 +158,7 @@ fn a_grandchild_that_holds_the_pipes_does_not_hold_us() {
     ] {
         let begun = Instant::now();
         let output = sh(script).run().unwrap();
-        assert!(begun.elapsed() < ms(2000), "{name}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < ms(10_000), "{name}: {:?}", begun.elapsed());
         end(pid_in(&String::from_utf8_lossy(&output.stdout)));
     }
 }
@@ -168,7 +168,7 @@ fn a_grandchild_in_another_session_does_not_hold_the_deadline() {
     let begun = Instant::now();
     let failed =
         sh("setsid sleep 60 & echo $!; exec sleep 60").deadline(ms(200)).run().unwrap_err();
-    assert!(begun.elapsed() < ms(2000), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < ms(10_000), "{:?}", begun.elapsed());
     let pid = pid_in(&failed.stdout);
     assert!(alive(pid), "what has left the group on purpose is not ours to kill");
     end(pid);

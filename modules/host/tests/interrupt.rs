@@ -28,7 +28,7 @@ fn a_signal_ends_every_wait_but_not_behind_a_shield() {
     let script = r#"trap 'echo cleaning up; exit 0' TERM; echo $$; while :; do sleep 0.02; done"#;
     let failed = Command::new(Path::new("/bin/sh")).args(["-c", script]).run().unwrap_err();
     signal.join().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!(failed.cause, Cause::Interrupted { signal: Signal::SIGTERM, left: None });
     assert_eq!(
         (failed.reason(), failed.rc),
@@ -64,7 +64,7 @@ fn a_signal_ends_every_wait_but_not_behind_a_shield() {
     );
     is_interrupted(sleep(LONG).unwrap_err().into());
     assert_eq!(touch("never").run().unwrap_err().reason(), "interrupted");
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(begun.elapsed() < LONG);
     drop(holder);
     assert_eq!(common::names(dir.path()), ["lock", "restored"]);
 }

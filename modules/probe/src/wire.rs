@@ -266,7 +266,7 @@ mod tests {
         let (silent, _kept) = silent();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let good = listener.local_addr().unwrap();
-        let span = Duration::from_millis(600);
+        let span = Duration::from_secs(4);
         let begun = Instant::now();
         Wire::open(&[silent, good], "shop", Deadline::after(span)).unwrap();
         let took = begun.elapsed();
@@ -277,14 +277,14 @@ mod tests {
         let error = Wire::open(&[silent, good], "shop", Deadline::after(span)).err().unwrap();
         assert!(begun.elapsed() < span, "{:?}", begun.elapsed());
         let sentence = format!(
-            "cannot connect to shop: no answer within 0.3 s ({silent}), connection refused ({good})"
+            "cannot connect to shop: no answer within 2 s ({silent}), connection refused ({good})"
         );
         assert_eq!((error.kind, error.msg.as_str()), (Kind::Refused, sentence.as_str()));
 
         let begun = Instant::now();
         let error = Wire::open(&[silent, silent], "shop", Deadline::after(span)).err().unwrap();
         let took = begun.elapsed();
-        assert!(took >= span && took < span + Duration::from_millis(300), "{took:?}");
+        assert!(took >= span && took < 2 * span, "{took:?}");
         assert_eq!(error.kind, Kind::Timeout, "{error}");
     }
 

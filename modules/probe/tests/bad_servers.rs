@@ -5,7 +5,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::*;
 use probe::http::{Kind, Request};
@@ -134,11 +134,11 @@ fn a_port_without_http() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let took = tcp::connect("localhost", port, AMPLE).unwrap();
-    assert!(took < SHORT, "{took:?}");
+    assert!(took < SLACK, "{took:?}");
     drop(listener);
     let error = tcp::connect("127.0.0.1", port, AMPLE).unwrap_err();
     assert_eq!(error.msg, format!("cannot connect to 127.0.0.1:{port}: connection refused"));
     let begun = Instant::now();
     assert_eq!(tcp::connect("a b", port, AMPLE).unwrap_err().kind, Kind::Name);
-    assert!(begun.elapsed() < Duration::from_millis(100));
+    assert!(begun.elapsed() < SLACK);
 }

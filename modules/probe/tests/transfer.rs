@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{AMPLE, at, hang, replying, request_of, serve};
+use common::{AMPLE, SLACK, at, hang, replying, request_of, serve};
 use probe::http::{Kind, Unanswered, fetch, put};
 
 const BODY: &str = "0123456789";
@@ -93,8 +93,8 @@ fn pauses_have_an_end_and_the_whole_has_none() {
     assert_eq!(fetched(slow(100), 0).unwrap().2, BODY);
     assert!(begun.elapsed() > PATIENCE, "longer in all than any pause may be");
     let begun = Instant::now();
-    assert_eq!(fetched(slow(3000), 0).unwrap_err().kind, Kind::Timeout);
-    assert!(begun.elapsed() < PATIENCE * 3, "{:?}", begun.elapsed());
+    assert_eq!(fetched(slow(20_000), 0).unwrap_err().kind, Kind::Timeout);
+    assert!(begun.elapsed() < PATIENCE + SLACK, "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_server_that_does_not_want_it_is_heard() {
     let begun = Instant::now();
     let error = put(&at(silent), &mut std::io::repeat(0), 1 << 30, PATIENCE).unwrap_err();
     assert_eq!(error.kind, Kind::Timeout, "{error}");
-    assert!(begun.elapsed() < PATIENCE * 4, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < PATIENCE + SLACK, "{:?}", begun.elapsed());
     let short = replying(|_| "HTTP/1.1 100 x\r\n\r\n".into());
     let error = put(&at(short), &mut &b"abc"[..], 5, AMPLE).unwrap_err();
     assert!(error.msg.contains("cannot be read") || error.kind == Kind::Closed, "{error}");

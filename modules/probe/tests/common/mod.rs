@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use probe::http::{Answer, Kind, Request, Unanswered, ask};
 
-/// What a deadline may be missed by.
-pub const SLACK: Duration = Duration::from_millis(300);
+/// What a deadline may be missed by on a machine that has much else to do; no test hangs for less.
+pub const SLACK: Duration = Duration::from_secs(5);
 /// A deadline that no test comes to.
 pub const AMPLE: Duration = Duration::from_secs(20);
 pub const SHORT: Duration = Duration::from_millis(600);
@@ -99,7 +99,7 @@ pub fn at(address: SocketAddr) -> Request {
 pub fn answered(request: &Request) -> Answer {
     let begun = Instant::now();
     let answer = ask(request, AMPLE).unwrap_or_else(|error| panic!("{error}"));
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < SLACK, "{:?}", begun.elapsed());
     assert!(answer.took <= begun.elapsed());
     answer
 }
@@ -109,7 +109,7 @@ pub fn refused(request: &Request, kind: Kind, sentence: &str) -> Unanswered {
     let begun = Instant::now();
     let error = ask(request, AMPLE).unwrap_err();
     println!("{:?} after {:?}: {error}", error.kind, begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(3), "{error} after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < SLACK, "{error} after {:?}", begun.elapsed());
     judge(error, kind, sentence)
 }
 

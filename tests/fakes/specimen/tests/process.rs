@@ -159,7 +159,7 @@ fn a_signal_ends_waits_and_children_and_is_reported() {
         let (result, _, took) = signalled(behave, signal);
         assert_eq!(result["reason"], "interrupted", "{result}");
         assert!(result["msg"].as_str().unwrap().ends_with("what was begun"), "{result}");
-        assert!(took < Duration::from_secs(4), "{behave}: {took:?}");
+        assert!(took < Duration::from_secs(20), "{behave}: {took:?}");
     }
 }
 
