@@ -36,6 +36,8 @@ class Incus:
     def __init__(self, offer: dict[str, t.Any]) -> None:
         self.offer = offer
         self.environ: dict[str, str] = offer["environment"]
+        # Now, before anybody is in the network in which nothing can be fetched.
+        self.systemd = Path(lab("get", "incus-image-systemd"))
 
     def ask(self, *words: str, given: str = "", ok: t.Container[int] = (0,)) -> str:
         done = subprocess.run([f"{self.offer['path']}/incus", *words], env={**os.environ, **self.environ}, input=given,
@@ -74,7 +76,7 @@ class Incus:
         return {key.removeprefix("user.reversible."): value for key, value in config.items() if key.startswith("user.reversible.")}
 
     def image_with_systemd(self) -> str:
-        files = Path(lab("get", "incus-image-systemd"))
+        files = self.systemd
         if '"systemd"' not in self.ask("query", "/1.0/images/aliases?recursion=1"):
             self.ask("--quiet", "image", "import", str(files / "metadata.tar"), str(files / "rootfs.tar"), "--alias", "systemd")
         return "systemd"

@@ -17,6 +17,6 @@ def test_each_scenario_is_run() -> None:
     assert SCENARIOS == {*OURS, *(path.stem.removeprefix("test_molecule_") for path in HERE.glob("test_molecule_*.py"))}
 
 
-@pytest.mark.parametrize("scenario", [pytest.param(name, marks=() if name == "default" else pytest.mark.long) for name in OURS])
+@pytest.mark.parametrize("scenario", OURS)
 def test_a_scenario_ends_well(scenario: str, tmp_path: Path) -> None:
     ends_well(scenario, tmp_path)

@@ -6,12 +6,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from compose import Engine, an_engine  # noqa: F401  (a fixture)
 from scenarios import ends_well
 
 
-@pytest.mark.long   # test_flows_compose tells the same story
 def test_the_scenario_ends_well(on: Engine, tmp_path: Path) -> None:
     def there() -> list[str]:
         return [on.docker(kind, "ls", "--quiet", *more) for kind, *more in (("container", "--all"), ("volume",), ("network",))]

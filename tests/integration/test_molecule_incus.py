@@ -6,12 +6,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from incus import offered
 from scenarios import ends_well
 
 
-@pytest.mark.long   # test_role_incus_app tells the same story
 def test_the_scenario_ends_well(tmp_path: Path) -> None:
     before = offered().status()
     ends_well("incus", tmp_path)

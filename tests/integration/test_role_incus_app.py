@@ -140,6 +140,7 @@ def the_example(machine: Incus, tmp_path: Path) -> t.Iterator[IncusShop]:
         yield shop
 
 
+@pytest.mark.long   # Molecule's scenario tells the same story
 def test_the_example_deployed_and_taken_back(machine: Incus, example: IncusShop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGE_TOKEN", TOKEN)
     shop = example
