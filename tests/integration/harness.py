@@ -348,6 +348,8 @@ def one_core(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # As Ctrl-C does: what the tests have started ends with them.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.addinivalue_line("markers", "every_version: on each version of ansible-core or of HAProxy, also with little time")
     config.addinivalue_line("markers", "long: only when there is time")
 
