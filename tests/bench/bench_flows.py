@@ -4,16 +4,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How long the playbooks take, and what their users notice: a shop of three components, deployed and taken back under load.
 
-In one run, so that ratios can be believed where milliseconds cannot: an empty ansible-playbook beside `rollback.yml mode=fast`;
-deploy_app beside the same
-flow by builtin modules (tests/bench/baseline), turn by turn; and a deploy whose probe from outside fails. Processor time (of Ansible and
-all that it
-starts and waits for) stands beside the clock: on a machine that others keep busy it is the better judge, and is then the one that is taken.
+In one run, so that ratios can be believed where milliseconds cannot: an empty ansible-playbook beside `rollback.yml mode=fast`; deploy_app
+beside the same flow by builtin modules (tests/bench/baseline), turn by turn; and a deploy whose probe from outside fails. Processor time (of
+Ansible and all that it starts and waits for) stands beside the clock: on a machine that others keep busy it is the better judge, and is then
+the one that is taken.
 
-The goals (exit status 1 where one is missed): a fast rollback at most 3 x an empty run and under 3 s; traffic on the old colour within 1
-s of its
-first task; a deploy at least 3 x faster than the baseline; a failed one back on the old colour within 2 s of the failing probe; no
-request fails in any.
+The goals (exit status 1 where one is missed): a fast rollback at most 3 x an empty run and under 3 s; traffic on the old colour within 1 s of
+its first task; a deploy at least 3 x faster than the baseline; a failed one back on the old colour within 2 s of the failing probe; no request
+fails in any.
 """
 from __future__ import annotations
 
@@ -77,6 +75,8 @@ def timed(start: t.Callable[[], Running]) -> Took:
 
 
 class Bench(Shop):
+    core = CORES[-1]
+
     def __init__(self, place: Path, **shape: t.Any) -> None:
         super().__init__(place, COMPONENTS, inter="500ms", **shape)
         outside = {"name": "health page", "kind": "http", "url": f"{self.url}health", "release": "{{ app_release_sha }}",
