@@ -195,7 +195,8 @@ class Archive:
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
         (self.folder / "sources.list").write_text("\n".join(_lines_for(self.suite, self.arch, self.more)) + "\n")
-        # The host's apt.conf.d still applies (proxies, certificates); its hooks, extra indexes and unkept caches do not.
+        # The host's apt.conf.d still applies (proxies, certificates); its hooks and extra indexes do not. No cache of the
+        # lists is kept: who reads it while somebody else updates them finds no package.
         self.config.write_text(f"""\
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -208,8 +209,8 @@ APT::Sandbox::User "root";
 Dir::State "{self.folder}/state";
 Dir::State::status "{self.folder}/status";
 Dir::Cache "{self.folder}/cache";
-Dir::Cache::pkgcache "pkgcache.bin";
-Dir::Cache::srcpkgcache "srcpkgcache.bin";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
 Dir::Etc::sourcelist "{self.folder}/sources.list";
 Dir::Etc::sourceparts "{self.folder}/parts";
 Dir::Etc::preferences "{self.folder}/none";
