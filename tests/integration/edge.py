@@ -16,10 +16,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import itertools
 import json
 import os
 import platform
-import random
 import shutil
 import signal
 import socket
@@ -41,6 +41,7 @@ from labkit import STATE, daemon  # noqa: E402  pylint: disable=wrong-import-pos
 
 RELEASES = {"blue": "1111111", "green": "2222222"}
 PATIENCE = 20.0
+CLAIMS: list[socket.socket] = []   # held until this process ends
 
 
 @functools.cache
@@ -53,15 +54,27 @@ def haproxy_binary(version: str) -> Path:
     return Path(lab("get", f"haproxy-{version}"))
 
 
-def quiet_port() -> int:
-    """A free port that no outgoing connection can be given: a server that stops and starts under load finds it free again."""
+@functools.cache
+def own_ports() -> t.Iterator[int]:
+    """A thousand ports, one after the other, that no other process of the tests is given while this one lives. None is one that an outgoing
+    connection can have: a server that stops and starts under load finds it free again."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="utf-8").split()[0])
-    for _try in range(1000):
-        port = random.randrange(lowest - 12000, lowest)
+    for first in range(lowest - 12000, lowest, 1000):
+        claim = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError):
+            claim.bind(f"\0reversible-test-ports-{first}")
+            CLAIMS.append(claim)
+            return itertools.cycle(range(first, first + 1000))
+        claim.close()
+    raise AssertionError("twelve other processes on this machine take ports for tests")
+
+
+def quiet_port() -> int:
+    for port in itertools.islice(own_ports(), 1000):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("no free port below the range of outgoing connections")
+    raise AssertionError("no port is free of those that are ours")
 
 
 def ask(address: str, command: str) -> str:
