@@ -291,7 +291,7 @@ def main() -> int:
     try:
         runner.run()
     finally:
-        for name in sorted(systems_up() - up_before) if with_lab else ():
+        for name in sorted(systems_up() - up_before) if with_lab and _held else ():   # else they are another run's
             subprocess.run([ROOT / "tests/lab/lab", "down", name], check=False)
         for name in sorted(labs):
             subprocess.run([ROOT / "tests/lab/lab", "down"], env={**os.environ, "REVERSIBLE_LAB": LAB_BESIDE + name}, check=False)
