@@ -42,6 +42,8 @@ from labkit import STATE, daemon  # noqa: E402  pylint: disable=wrong-import-pos
 RELEASES = {"blue": "1111111", "green": "2222222"}
 PATIENCE = 20.0
 CLAIMS: list[socket.socket] = []   # held until this process ends
+PORTS = 500   # in one claim
+PORTS_GIVEN = "REVERSIBLE_TEST_PORTS"
 
 
 @functools.cache
@@ -54,23 +56,29 @@ def haproxy_binary(version: str) -> Path:
     return Path(lab("get", f"haproxy-{version}"))
 
 
-@functools.cache
-def own_ports() -> t.Iterator[int]:
-    """A thousand ports, one after the other, that no other process of the tests is given while this one lives. None is one that an outgoing
-    connection can have: a server that stops and starts under load finds it free again."""
+def claim_ports() -> int:
+    """The first of five hundred ports that no other process of the tests is given while this one lives. None is one that an outgoing connection
+    can have: a server that stops and starts under load finds it free again."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="utf-8").split()[0])
-    for first in range(lowest - 12000, lowest, 1000):
+    for first in range(lowest - 12000, lowest, PORTS):
         claim = socket.socket(socket.AF_UNIX)
         with contextlib.suppress(OSError):
             claim.bind(f"\0reversible-test-ports-{first}")
             CLAIMS.append(claim)
-            return itertools.cycle(range(first, first + 1000))
+            return first
         claim.close()
-    raise AssertionError("twelve other processes on this machine take ports for tests")
+    raise AssertionError("too many other processes on this machine take ports for tests")
+
+
+@functools.cache
+def own_ports() -> t.Iterator[int]:
+    """Those that this process has claimed; or that its parent did for it, where what it starts outlives it."""
+    first = int(os.environ.get(PORTS_GIVEN) or claim_ports())
+    return itertools.cycle(range(first, first + PORTS))
 
 
 def quiet_port() -> int:
-    for port in itertools.islice(own_ports(), 1000):
+    for port in itertools.islice(own_ports(), PORTS):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
