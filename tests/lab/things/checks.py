@@ -25,7 +25,7 @@ def cargo_deny() -> Path:
     def build(folder: Path) -> None:
         say("cargo builds cargo-deny; this takes minutes, once")
         environment = {**os.environ, "CARGO_TARGET_DIR": str(folder / "target"), "RUSTFLAGS": "", "CARGO_PROFILE_RELEASE_LTO": "off",
-                       "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16", "CARGO_PROFILE_RELEASE_OPT_LEVEL": "1"}
+                       "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16", "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0"}
         try:
             run(["cargo", "install", "--locked", "--quiet", "-j2", "--root", folder, f"cargo-deny@{CARGO_DENY}"], env=environment)
         except Fail as fail:
