@@ -21,6 +21,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import typing as t
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(f"{self.command} {self.path}")
+        time.sleep(self.server.pause)
         if self.path == "/then":
             self.server.then()
         if self.path == "/once" and self.server.asked.count(f"{self.command} {self.path}") == 1:
@@ -76,7 +78,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     def __init__(self, name: str, address: tuple[str, int]) -> None:
         super().__init__(address, Answer)
-        self.name, self.asked, self.status, self.then = name, [], 200, lambda: None
+        self.name, self.asked, self.status, self.then, self.pause = name, [], 200, lambda: None, 0.0
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, *_: object) -> None:
@@ -291,6 +293,16 @@ def test_only_what_may_be_asked_twice_is_asked_twice(site: Site) -> None:
     assert web.asked.count("GET /once") == 2
     assert site.ask("/once", method="POST")[0] == 502
     assert web.asked.count("POST /once") == 1
+
+
+def test_a_server_that_thinks_longer_than_the_interval_of_its_checks_stays_up(site: Site) -> None:
+    web = site.servers["web-blue-1"]
+    before, web.pause = web.asked.count("GET /health"), 0.8   # four intervals
+    try:
+        wait_for(lambda: web.asked.count("GET /health") >= before + 5, "health checks came in that time")
+        assert site.ask()[:2] == (200, "web-blue-1")
+    finally:
+        web.pause = 0.0
 
 
 def test_a_name_is_followed_to_its_new_address(site: Site) -> None:
