@@ -6,7 +6,7 @@
 
 Lanes run side by side: one that cargo keeps busy, one of Python tools and of the documentation, and five of tests, which mostly wait: with
 Docker, with ZFS, of the playbooks, on this machine itself, and on machines reached by ssh. Each stage has a log of its own. Invariant: nothing
-is left out without being counted and named.
+is left out without being counted and named, nor is what passed at a second try only.
 """
 from __future__ import annotations
 
