@@ -6,7 +6,7 @@
 
 Lanes run side by side: one that cargo keeps busy, one of Python tools and of the documentation, and five of tests, which mostly wait: with
 Docker, with ZFS, of the playbooks, on this machine itself, and on machines reached by ssh. Each stage has a log of its own. Invariant: nothing
-is left out without being counted and named, nor is what passed at a second try only.
+is left out without being counted and named.
 """
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "target" / "test-logs"
 LAB_BESIDE = "/run/reversible-lab-"   # with a name: whoever tests holds a lab for himself
 HEARTBEAT = 60   # seconds between signs of life where there is no terminal
 DURATION = re.compile(r" *[0-9.]+s (call|setup|teardown) ")   # pytest's list of them stands between a failure and the log's end
-SECOND_TRIES = 3   # more than that is no accident
 
 
 _held: list = []
@@ -51,7 +49,6 @@ class Job:
         self.passed = self.failed = 0
         self.skips: list[str] = []
         self.notes: list[str] = []   # what a person should see of a failure even when the log's end does not show it
-        self.again: Callable[[Job], None] | None = None   # runs what failed once more
         self.path = LOGS / f"{name}.log"
         self.started = time.monotonic()
         self.process: subprocess.Popen | None = None
@@ -164,7 +161,6 @@ class Runner:
         self.outcomes: dict[str, str] = {}
         self.changed = threading.Condition()
         self.stopping = False
-        self.second: list[str] = []   # what passed at its second try only
         self.live = sys.stdout.isatty()
 
     def run(self) -> None:
@@ -174,7 +170,6 @@ class Runner:
             for thread in threads:
                 thread.start()
             self.watch(threads)
-            self.try_again()
         except KeyboardInterrupt:
             self.stopping = True
             for job in list(self.jobs.values()):
@@ -217,22 +212,6 @@ class Runner:
             self.outcomes[stage.name] = outcome
             self.changed.notify_all()
 
-    def try_again(self) -> None:
-        """What failed beside everything else, once more and alone: seven lanes on few cores can be too slow for what is no fault. What passes
-        now is named in the end nevertheless; where more than a few failed, or something else did, there is no second try."""
-        failed = [stage for stage in self.stages if self.outcomes.get(stage.name) == "FAIL"]
-        jobs = [self.jobs[stage.name] for stage in failed]
-        if not all(job.again and job.notes for job in jobs) or sum(job.failed for job in jobs) > SECOND_TRIES:
-            return
-        for stage, first in zip(failed, jobs):
-            self.say(f"      once more, alone: {', '.join(first.notes)}")
-            again = stage._replace(name=f"{stage.name}-again", do=first.again, needs=())
-            self.one(again)
-            tried = self.jobs[again.name]
-            if tried.passed + tried.failed >= first.failed:   # it stands for the first one now
-                first.failed = 0
-                self.second += [] if tried.failed else first.notes
-
     def watch(self, threads: list) -> None:
         """One line of what runs now, rewritten on a terminal, and repeated now and then elsewhere."""
         last = time.monotonic()
@@ -256,10 +235,7 @@ class Runner:
             print("\nskipped:")
             for name, reason in skips:
                 print(f"  {name}: {reason}")
-        for note in self.second:
-            print(f"passed at its second try only, alone: {note}")
-        second = f", {len(self.second)} of them passed at the second try only" if self.second else ""
-        print(f"\n{passed} passed{second}, {failed} failed, {len(skips)} skipped", flush=True)
+        print(f"\n{passed} passed, {failed} failed, {len(skips)} skipped", flush=True)
         return 1 if failed or not passed else 0
 
 

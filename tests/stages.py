@@ -339,11 +339,8 @@ def run_tests(job: Job, chosen: list[Path], staged: Path = STAGED, beside: str =
     if beside:
         labs.add(beside)
         env["REVERSIBLE_LAB"] = f"{LAB_BESIDE}{beside}"
-    memory = COPIES / "failed" / job.name   # of which tests failed
-    shutil.rmtree(memory, ignore_errors=True)
-    words = [tool(job, "pytest") / "bin/pytest", "-rfEs", "--color", "no", "-o", f"cache_dir={memory}", "--durations", "40", *chosen]
-    job.again = lambda again: again.tests(count_pytest, *words, "--last-failed", "--last-failed-no-failures", "none", env=env)
-    job.tests(count_pytest, *words, env=env, timeout=7200 if job.long else 4800)
+    job.tests(count_pytest, tool(job, "pytest") / "bin/pytest", "-rfEs", "--color", "no", "-p", "no:cacheprovider", "--durations", "40",
+              *chosen, env=env, timeout=7200 if job.long else 4800)
 
 
 def other_architecture(job: Job) -> None:

@@ -103,7 +103,7 @@ Proof = t.Callable[[App], None]
 def everywhere(
     machine: Machine, pool: Pool, watched: Watched, task: Task, proof: Proof, before: t.Callable[[list[App]], t.Any] = len
 ) -> int:
-    """Kill the task before its first changing call and after each one but the last (at every twelfth of these moments, when there is little
+    """Kill the task before its first changing call and after each one but the last (at every sixth of these moments, when there is little
     time); then the same task must finish. The number of all these moments.
 
     A first run, that is not killed, shows how many calls there are."""
@@ -114,7 +114,7 @@ def everywhere(
     calls = watched.calls("change")
     proof(pilot)
     moments = [(1, "before"), *((count, "after") for count in range(1, len(calls)))]
-    some = moments if os.environ.get("REVERSIBLE_LONG") else moments[::12]
+    some = moments if os.environ.get("REVERSIBLE_LONG") else moments[::6]
     made = apps(machine, pool, len(some))
     before(made)
     for app, moment in zip(made, some):
