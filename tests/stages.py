@@ -378,6 +378,8 @@ STAGES = [
     Stage("dist", "the archive, for both architectures", dist, needs=("collection",)),
     Stage("other-machine", "a target of another architecture", other_architecture, needs=("dist",), after=TIMED),
     Stage("deny", "licences, sources and known vulnerabilities of the crates", deny),
+    # On an engine of its own: that of the lane docker is in use.
+    Stage("docker-faults", "Docker when things go wrong", pytest("faults", "docker", "breaks"), needs=("collection",), after=TIMED),
     Stage("tools", "what the lab prepares for the stages below", tools, "python", counts=False),
     Stage("yamllint", "YAML", yamllint, "python"),
     Stage("shellcheck", "shell scripts", shellcheck, "python"),
@@ -390,7 +392,6 @@ STAGES = [
     Stage("zfs-faults", "ZFS when things go wrong", pytest("faults", "zfs", "kills"), "python", ("collection",), after=TIMED),
     Stage("archive", "the archive installs and documents itself", archive, "python", ("dist",)),
     Stage("docker", "the collection on a real Docker", pytest("integration", "docker"), "docker", ("collection",), after=TIMED),
-    Stage("docker-faults", "the same when things go wrong", pytest("faults", "docker"), "docker", ("collection",), after=TIMED),
     Stage("zfs", "the collection on real ZFS; the modules' examples", pytest("integration", "zfs"), "zfs", ("collection",), after=TIMED),
     Stage("flows", "the playbooks, Incus", pytest("integration", "flows"), "flows", ("collection",), after=TIMED),
     Stage("flows-faults", "the same when things go wrong", pytest("faults", "flows"), "flows", ("collection",), after=TIMED),

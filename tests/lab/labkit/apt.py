@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import NamedTuple
 from . import CACHE, Fail, Skip, must_be_root, run, say
 from .cache import lock
 
+LISTS_LAST = 3600   # seconds
 LOCK_WAIT = "DPkg::Lock::Timeout=900"
 POLICY = Path("/usr/sbin/policy-rc.d")
 POLICY_MARK = "# made by the reversible.deploy lab for one apt run; safe to delete"
@@ -184,20 +186,28 @@ class Archive:
         if not self._ready:
             with lock(self.folder.with_suffix(".lock"), f"apt lists of {self.suite} {self.arch}"):
                 self._configure()
-                update = run(["apt-get", "-c", self.config, "-o", LOCK_WAIT, "update"], ok=tuple(range(256)))
-            if update.returncode != 0:
-                raise Skip(f"no package lists of {self.suite} {self.arch}:\n{update.stderr.strip()[-800:]}")
+                self._update()
             self._ready = True
         return run([program, "-c", self.config, *words], **kwargs).stdout
+
+    def _update(self) -> None:
+        """The lists, unless somebody has just fetched them from the same places."""
+        updated, sources = self.folder / "updated", (self.folder / "sources.list").read_text()
+        if updated.exists() and updated.read_text() == sources and time.time() - updated.stat().st_mtime < LISTS_LAST:
+            return
+        update = run(["apt-get", "-c", self.config, "-o", LOCK_WAIT, "update"], ok=tuple(range(256)))
+        if update.returncode != 0:
+            raise Skip(f"no package lists of {self.suite} {self.arch}:\n{update.stderr.strip()[-800:]}")
+        _put(updated, sources)
 
     def _configure(self) -> None:
         for part in ("state/lists/partial", "cache/archives/partial", "parts"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
-        (self.folder / "sources.list").write_text("\n".join(_lines_for(self.suite, self.arch, self.more)) + "\n")
+        _put(self.folder / "sources.list", "\n".join(_lines_for(self.suite, self.arch, self.more)) + "\n")
         # The host's apt.conf.d still applies (proxies, certificates); its hooks and extra indexes do not. No cache of the
         # lists is kept: who reads it while somebody else updates them finds no package.
-        self.config.write_text(f"""\
+        _put(self.config, f"""\
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
@@ -216,6 +226,13 @@ Dir::Etc::sourceparts "{self.folder}/parts";
 Dir::Etc::preferences "{self.folder}/none";
 Dir::Etc::preferencesparts "{self.folder}/parts";
 """)
+
+
+def _put(path: Path, text: str) -> None:
+    """Whole or not at all: another lab command's apt may read it now, and would take the host's settings where ours are missing."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 def libraries(packages: list[str]) -> list[str]:

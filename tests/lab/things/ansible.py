@@ -5,18 +5,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from labkit import Fail, Skip, apt, run, say
+from labkit import CACHE, Fail, Skip, apt, run, say
 from labkit.cache import entry
+from things import python
 
+SYSTEM = Path("/usr/bin")
 PACKAGES: list[str] = []   # python3-venv, where the Python that is chosen is Debian's own and lacks it
 CACHES = ["virtual environments by pip"]
 
-# The Pythons that each ansible-core runs its controller on; the first that is found is taken, the system's own before all others: as it is built,
-# it needs two thirds of the time of one that was made by hand.
+# The Pythons that each ansible-core runs its controller on; the first that is found is taken, Debian's before all others: as they are built,
+# they need two thirds of the time of one that was made by hand.
 PYTHONS = {
     "2.16": ("3.11", "3.12", "3.10"),
     "2.17": ("3.11", "3.12", "3.10"),
@@ -73,32 +76,37 @@ THINGS = {
 
 
 def _venv(name: str, pythons: tuple[str, ...], packages: list[str], proof: str) -> Path:
-    version, python = _find(pythons)
+    version, program = _find(pythons)
+    label = f"unpacked-py{version}" if program.is_relative_to(CACHE) else f"py{version}"
 
     def build(folder: Path) -> None:
-        if not _has_venv(python):
+        if not _has_venv(program):
             apt.install(f"python{version}-venv")
-        say(f"{name}: Python {version} at {python}, pip installs {' '.join(packages)}")
-        run([python, "-m", "venv", folder])
+        say(f"{name}: Python {version} at {program}, pip installs {' '.join(packages)}")
+        run([program, "-m", "venv", folder])
         run([folder / "bin/pip", "install", "--quiet", "--disable-pip-version-check", *packages], timeout=1200)
         # Molecule asks for ansible's programs by their names.
         run([folder / "bin" / proof, "--version"], timeout=120, env={**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"})
-    return entry(f"{name}-py{version}", build)
+    return entry(f"{name}-{label}", build)
 
 
 def _find(versions: tuple[str, ...]) -> tuple[str, Path]:
-    found = [(version, path) for version in versions for path in _candidates(version)]
-    for version, path in sorted(found, key=lambda one: one[1].parent != Path("/usr/bin")):
+    for version, path in _candidates(versions):
         if os.access(path, os.X_OK) and _answers(path, version):
             return version, path
     raise Skip(f"none of the Pythons that this needs is on this machine: {', '.join(sorted(versions))}")
 
 
-def _candidates(version: str) -> list[Path]:
-    folders = ["/usr/bin", "/usr/local/bin", *os.environ.get("PATH", "").split(":")]
-    return [Path(folder) / f"python{version}" for folder in folders if folder] + \
-        sorted(Path.home().glob(f".pyenv/versions/{version}*/bin/python3"), reverse=True) + \
-        sorted(Path("/opt").glob(f"*/bin/python{version}")) + sorted(Path("/usr/local").glob(f"*/bin/python{version}"))
+def _candidates(versions: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    yield from ((version, SYSTEM / f"python{version}") for version in versions)
+    if python.VERSION in versions:
+        with suppress(Skip):
+            yield python.VERSION, python.python()
+    for version in versions:
+        folders = ["/usr/local/bin", *os.environ.get("PATH", "").split(":")]
+        yield from ((version, Path(folder) / f"python{version}") for folder in folders if folder)
+        yield from ((version, path) for path in sorted(Path.home().glob(f".pyenv/versions/{version}*/bin/python3"), reverse=True))
+        yield from ((version, path) for place in ("/opt", "/usr/local") for path in sorted(Path(place).glob(f"*/bin/python{version}")))
 
 
 def _answers(path: Path, version: str) -> bool:
@@ -107,7 +115,7 @@ def _answers(path: Path, version: str) -> bool:
         says = run([path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], timeout=30).stdout.strip()
     except Fail:
         return False
-    return says == version and (_has_venv(path) or path.parent == Path("/usr/bin"))
+    return says == version and (_has_venv(path) or path.parent == SYSTEM)
 
 
 def _has_venv(path: Path) -> bool:

@@ -25,7 +25,7 @@ def binary(version: str) -> Path:
         program, libraries = root / "usr/sbin/haproxy", sorted({path.parent for path in root.glob("**/lib*.so.*")})
         loader = sorted(root.glob("**/ld-linux*.so.*"))[0]
         # The host's C library may be older than what this was built for: it gets its own, by absolute paths.
-        run([_patchelf(), "--set-interpreter", loader, "--force-rpath", "--set-rpath", ":".join(map(str, libraries)), program])
+        run([patchelf(), "--set-interpreter", loader, "--force-rpath", "--set-rpath", ":".join(map(str, libraries)), program])
         has = run([program, "-v"]).stdout.split()[2]
         if not has.startswith(f"{version}."):
             say(f"haproxy-{version} is {has} here: this distribution has no other")
@@ -49,7 +49,7 @@ def _archive(version: str) -> apt.Archive:
     return archive
 
 
-def _patchelf() -> Path:
+def patchelf() -> Path:
     def build(folder: Path) -> None:
         apt.Archive(apt.architecture()).unpack(["patchelf"], folder / "root")
         run([folder / "root/usr/bin/patchelf", "--version"])
