@@ -29,6 +29,8 @@ const POLL: Duration = Duration::from_millis(4);
 const GLANCE: Duration = Duration::from_millis(250);
 /// The master is asked less often than the workers: it has a reload to do.
 const MASTER_POLL: Duration = Duration::from_millis(100);
+/// For an old worker to hear that it is to end.
+const HEARD: Duration = Duration::from_secs(2);
 /// The kernel's unit of times in /proc, on every architecture that we are built for.
 const TICKS: f64 = 100.0;
 
@@ -120,7 +122,7 @@ pub fn reload(way: &Way, sockets: &[Socket]) -> Result<()> {
         }
         let patience = if attempt == TRIES { PATIENCE } else { way.patience() };
         if follows(sockets, &old, &mut signs, Deadline::after(patience))? {
-            return Ok(());
+            return until_heard(&old);
         }
         attempt += 1;
     }
@@ -198,6 +200,31 @@ fn follows(
         }
         deadline.sleep(POLL)?;
     }
+}
+
+/// An old worker takes connections until it has heard that it is to end: on a busy machine it may
+/// not have run since. It cannot be made to, so that there is an end to this.
+fn until_heard(old: &[u32]) -> Result<()> {
+    let deadline = Deadline::after(HEARD);
+    while old.iter().any(|pid| has_yet_to_hear(*pid)) && !deadline.passed() {
+        deadline.sleep(POLL)?;
+    }
+    Ok(())
+}
+
+fn has_yet_to_hear(pid: u32) -> bool {
+    is_told_to_end(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default())
+}
+
+/// Whether SIGUSR1, by which HAProxy's workers are told to end, still waits for this process.
+fn is_told_to_end(status: &str) -> bool {
+    let waits = |line: &str| {
+        let set = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"));
+        set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+            .is_some_and(|set| set & (1 << (Signal::SIGUSR1 as u64 - 1)) != 0)
+    };
+    let mut lines = status.lines();
+    lines.next().is_some_and(|name| name.contains("haproxy")) && lines.any(waits)
 }
 
 fn refused(log: &str) -> anyhow::Error {
@@ -367,6 +394,20 @@ impl Stat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_that_waits_is_seen() {
+        for (name, thread, process, expected) in [
+            ("haproxy", "0000000000000000", "0000000000000200", true),
+            ("haproxy", "0000000000000200", "0000000000000000", true),
+            ("haproxy", "0000000000000000", "0000000000000800", false),
+            ("sleep", "0000000000000000", "0000000000000200", false),
+        ] {
+            let status = format!("Name:\t{name}\nSigPnd:\t{thread}\nShdPnd:\t{process}\n");
+            assert_eq!(is_told_to_end(&status), expected, "{status}");
+        }
+        assert!(!is_told_to_end(""));
+    }
 
     #[test]
     fn failed_reloads_are_counted() {
