@@ -26,14 +26,6 @@ sys.path.insert(0, str(LAB))
 from labkit import Fail as LabFail, apt  # noqa: E402  (the path comes first)
 
 CORES = ("2.16", "2.17", "2.18", "2.19", "2.20", "2.21")
-# Which tests run beside everything else, each kind with a lab of its own: they wait more than they work.
-BESIDE = {
-    "docker": re.compile("compose|docker"),
-    "zfs": re.compile("zfs|data|examples"),
-    "docs": re.compile("docs|molecule$|workflows|watch"),
-    "flows": re.compile("flows|incus"),
-    "apps": re.compile("pct|ledger|health_gate"),
-}
 # In need of binaries for both architectures.
 BOTH = "test_other_architecture.py"
 # Left to `make test-long`, beside the tests that are marked so: a machine of its own for one test.
@@ -348,20 +340,16 @@ def other_architecture(job: Job) -> None:
     tool(job, "aarch64-toolchain")
     staged = COPIES / "staged for both"
     job.run("cargo", "xtask", "stage", staged, *draft(job))
-    run_tests(job, [ROOT / "tests/integration" / BOTH], staged, "both")
+    run_tests(job, [ROOT / "tests/integration/ssh" / BOTH], staged, "both")
 
 
-def pytest(folder: str, beside: str = "", lab: str = "") -> Callable[[Job], None]:
-    """The tests of a folder: those of one kind, or all that are of none. What measures time, or wants the accounts of `ssh`, is of none."""
+def pytest(*folders: str, beside: str = "") -> Callable[[Job], None]:
+    """The tests of these folders, in a lab of their own when it has a name."""
     def do(job: Job) -> None:
         if not job.long:
             job.write(f"left to make test-long: {LONG.pattern}; and each test is run on one ansible-core, most on one of the two ends")
-        kind = {path: next((name for name, words in BESIDE.items() if words.search(path.stem)), "")
-                for path in sorted((ROOT / "tests" / folder).glob("test_*.py"))}
-        chosen = [path for path in kind if kind[path] == beside and path.name != BOTH and (job.long or not LONG.search(path.stem))]
-        if not chosen:   # pytest without a name would run everything
-            raise Skip(f"all of it is left to make test-long ({LONG.pattern})")
-        run_tests(job, chosen, beside=lab or beside)
+        paths = [path for folder in folders for path in sorted((ROOT / "tests" / folder).glob("test_*.py"))]
+        run_tests(job, [path for path in paths if path.name != BOTH and (job.long or not LONG.search(path.stem))], beside=beside)
     return do
 
 
@@ -379,7 +367,7 @@ STAGES = [
     Stage("other-machine", "a target of another architecture", other_architecture, needs=("dist",), after=TIMED),
     Stage("deny", "licences, sources and known vulnerabilities of the crates", deny),
     # On an engine of its own: that of the lane docker is in use.
-    Stage("docker-faults", "Docker when things go wrong", pytest("faults", "docker", "breaks"), needs=("collection",), after=TIMED),
+    Stage("docker-faults", "Docker when things go wrong", pytest("faults/docker", beside="breaks"), needs=("collection",), after=TIMED),
     Stage("tools", "what the lab prepares for the stages below", tools, "python", counts=False),
     Stage("yamllint", "YAML", yamllint, "python"),
     Stage("shellcheck", "shell scripts", shellcheck, "python"),
@@ -387,16 +375,15 @@ STAGES = [
     Stage("sanity", "ansible-test sanity", sanity, "python", ("collection",)),
     Stage("syntax", "every playbook's syntax", syntax, "python", ("collection",)),
     Stage("demo", "make demo", demo, "python", ("collection",), after=TIMED),
-    Stage("runbooks", "the runbooks, the workflows, Molecule", pytest("integration", "docs"), "python", ("collection",), after=TIMED),
     # A machine of its own: that of the lane zfs is in use.
-    Stage("zfs-faults", "ZFS when things go wrong", pytest("faults", "zfs", "kills"), "python", ("collection",), after=TIMED),
+    Stage("zfs-faults", "ZFS when things go wrong", pytest("faults/zfs", beside="kills"), "python", ("collection",), after=TIMED),
     Stage("archive", "the archive installs and documents itself", archive, "python", ("dist",)),
-    Stage("docker", "the collection on a real Docker", pytest("integration", "docker"), "docker", ("collection",), after=TIMED),
-    Stage("zfs", "the collection on real ZFS; the modules' examples", pytest("integration", "zfs"), "zfs", ("collection",), after=TIMED),
-    Stage("flows", "the playbooks, Incus", pytest("integration", "flows"), "flows", ("collection",), after=TIMED),
-    Stage("flows-faults", "the same when things go wrong", pytest("faults", "flows"), "flows", ("collection",), after=TIMED),
-    Stage("apps", "what needs no other machine than this one", pytest("integration", "apps"), "apps", ("collection",), after=TIMED),
-    Stage("apps-faults", "the same when things go wrong", pytest("faults", "apps"), "apps", ("collection",), after=TIMED),
-    Stage("integration", "the collection on real targets, on each ansible-core", pytest("integration"), "targets", ("collection",), after=TIMED),
-    Stage("faults", "the same when things go wrong", pytest("faults"), "targets", ("collection",), after=TIMED),
+    Stage("docker", "the collection on a real Docker", pytest("integration/docker", beside="docker"), "docker", ("collection",), after=TIMED),
+    Stage("zfs", "the collection on real ZFS; the modules' examples", pytest("integration/zfs", beside="zfs"), "zfs", ("collection",), after=TIMED),
+    Stage("flows", "the playbooks, Incus", pytest("integration/flows", "integration/incus", beside="flows"), "flows", ("collection",), after=TIMED),
+    Stage("flows-faults", "the same when things go wrong", pytest("faults/flows", "faults/incus", beside="flows"), "flows", ("collection",), after=TIMED),
+    Stage("apps", "what needs no other machine than this one", pytest("integration/machine", beside="apps"), "apps", ("collection",), after=TIMED),
+    Stage("apps-faults", "the same when things go wrong", pytest("faults/machine", beside="apps"), "apps", ("collection",), after=TIMED),
+    Stage("integration", "the collection on real targets, on each ansible-core", pytest("integration/haproxy", "integration/ssh"), "targets", ("collection",), after=TIMED),
+    Stage("faults", "the same when things go wrong", pytest("faults/haproxy", "faults/ssh"), "targets", ("collection",), after=TIMED),
 ]

@@ -32,7 +32,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "integration"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 from edge import RELEASES, Edge, call  # noqa: E402  pylint: disable=wrong-import-position
 from harness import CORES, Ansible, alone, lab, staged, system  # noqa: E402  pylint: disable=wrong-import-position

@@ -34,7 +34,7 @@ import typing as t
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests/integration"))
+sys.path.insert(0, str(ROOT / "tests/support"))
 
 from compose import Project, engine  # noqa: E402  pylint: disable=wrong-import-position
 from harness import lab  # noqa: E402  pylint: disable=wrong-import-position

@@ -25,7 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "integration"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 from harness import BIN, CORES, Ansible, alone, ansible_for, staged  # noqa: E402  pylint: disable=wrong-import-position
 

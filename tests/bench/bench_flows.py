@@ -27,7 +27,7 @@ import time
 import typing as t
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "integration"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 from flows import Shop  # noqa: E402  pylint: disable=wrong-import-position
 from harness import CORES, Ansible, Run, Running  # noqa: E402  pylint: disable=wrong-import-position

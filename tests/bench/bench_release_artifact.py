@@ -33,7 +33,7 @@ import typing as t
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT / "tests/integration"), str(ROOT / "tests/fakes/registry")]
+sys.path[:0] = [str(ROOT / "tests/support"), str(ROOT / "tests/fakes/registry")]
 
 from harness import BIN, CORES, LOCAL, Ansible, staged  # noqa: E402  pylint: disable=wrong-import-position
 

@@ -27,7 +27,7 @@ import time
 import typing as t
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "integration"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 import zfs  # noqa: E402  (the path comes first)
 from harness import CORES, LOCAL, Ansible, alone, lab  # noqa: E402

@@ -19,7 +19,7 @@ import typing as t
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS / "integration"), str(TESTS / "lab")]
+sys.path[:0] = [str(TESTS / "support"), str(TESTS / "lab")]
 
 from edge import Load  # noqa: E402  (the path comes first)
 from flows import Shop  # noqa: E402

@@ -1,0 +1,386 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""haproxy_color_switch when something goes wrong half way: the run is killed, HAProxy ends, the disk is full, others flip at the same time.
+
+Whatever happens, the live HAProxy, the file and the record agree after the next run, and nobody is led back to what was never proven.
+"""
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import typing as t
+from pathlib import Path
+
+import pytest
+from edge import RELEASES, Call, Edge, call, wait_for
+from color_switch import (
+    BLUE, GREEN, INFO, MODULE, agree, all_versions, filed, flip, history, layouts, prove, recorded)
+
+LOCKS = Path("/run/reversible-haproxy")
+
+
+@contextlib.contextmanager
+def held(what: Path) -> t.Iterator[None]:
+    """Somebody else flips on this HAProxy: the lock that guards its file is taken."""
+    LOCKS.mkdir(mode=0o700, exist_ok=True)
+    name = hashlib.sha256(os.fsencode(os.path.realpath(what))).hexdigest()[:16]
+    with open(LOCKS / f"{name}.lock", "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def killed_before_it_flipped(edge: Edge, **options: t.Any) -> None:
+    with held(edge.map if edge.shape.method == "map" else edge.config):
+        running = Call(MODULE, {**edge.options, **options})
+        wait_for(lambda: list(edge.state_dir.glob("intent*")), "the intent")
+        time.sleep(0.05)
+        running.kill()
+
+
+def watching(edge: Edge, color: str, **options: t.Any) -> Call:
+    """A run that has flipped and watches."""
+    running = Call(MODULE, {**edge.options, "color": color, "release": RELEASES[color], "error_budget": {"watch": 60}, **options})
+    wait_for(lambda: running.process.poll() is not None or (edge.live() == color and recorded(edge) == f"{color}\n"), "the flip")
+    assert running.process.poll() is None, running.wait()
+    return running
+
+
+def killed_in_its_watch(edge: Edge, color: str) -> None:
+    watching(edge, color).kill()
+
+
+def blue_from_the_start(edge: Edge, **options: t.Any) -> None:
+    """Blue is active, and there is nothing on record but that."""
+    flip(edge, "blue", **options)
+    shutil.rmtree(edge.state_dir)
+    flip(edge, "blue", **options)
+    assert [line[0] for line in history(edge)] == ["blue"]
+
+
+@contextlib.contextmanager
+def master_that_does_not_reload(edge: Edge) -> t.Iterator[str]:
+    """The master's socket, but for a reload, which is taken and never done nor answered."""
+    path, kept = str(edge.folder / "deaf"), []
+
+    def answer(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # closed at the end
+            while True:
+                line = listener.accept()[0]
+                command = b"".join(iter(lambda line=line: line.recv(4096), b"")).decode().strip()
+                if command == "reload":
+                    kept.append(line)
+                else:
+                    line.sendall(f"{edge.master_ask(command)}\n".encode())
+                    line.close()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+        thread.start()
+        yield path
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+    for line in kept:
+        line.close()
+
+
+def never_proven(edge: Edge, color: str) -> None:
+    """Nobody is led to that colour, whose proof never came to its end."""
+    assert not [line for line in history(edge) if line[0] == color and line[2] == "good"], history(edge)
+    if history(edge)[0][0] != color:
+        assert not call(INFO, edge.place)["previous"]["open"]
+
+
+# Killed
+
+
+@all_versions
+def test_killed_before_the_flip_and_then_the_other_colour(version: str) -> None:
+    with Edge(version=version) as edge:
+        for again in (prove(edge), None, prove(edge, status=[299])):
+            blue_from_the_start(edge)
+            killed_before_it_flipped(edge, **GREEN)
+            assert edge.live() == "blue" and call(INFO, edge.place)["unfinished"]
+            result = call(MODULE, {**edge.options, **BLUE, "prove": again})
+            assert bool(result.get("failed")) == (again == prove(edge, status=[299])), result
+            assert edge.live() == "blue" and filed(edge) == "blue" and recorded(edge) == "blue\n" and edge.answer() == "blue 1111111"
+            never_proven(edge, "green")
+            assert history(edge)[0] == ("blue", RELEASES["blue"], "good")
+        flip(edge, "blue")
+        agree(edge, "blue")
+
+
+@all_versions
+def test_killed_in_its_watch(version: str) -> None:
+    """By the same task it is finished, by the other colour it is taken back, and by both one after the other, too."""
+    with Edge(version=version) as edge:
+        flip(edge, "blue")
+        killed_in_its_watch(edge, "green")
+        result = call(MODULE, {**edge.options, **GREEN, "prove": prove(edge), "error_budget": {"watch": 0.2, "min_requests": 2}})
+        assert not result.get("failed") and any("was stopped half way" in warning for warning in result["warnings"]), result
+        agree(edge, "green")
+        assert history(edge)[0] == ("green", RELEASES["green"], "good") and call(INFO, edge.place)["previous"]["color"] == "blue"
+        for kills in (["green"], ["green", "blue"], ["green", "green", "blue", "blue"]):
+            blue_from_the_start(edge)
+            for color in kills:
+                killed_in_its_watch(edge, color)
+            flip(edge, "blue")
+            agree(edge, "blue")
+            never_proven(edge, "green")
+
+
+@all_versions
+def test_killed_in_its_watch_and_the_next_one_fails(version: str) -> None:
+    with Edge(version=version) as edge:
+        flip(edge, "blue")
+        killed_in_its_watch(edge, "green")
+        result = call(MODULE, {**edge.options, **GREEN, "prove": prove(edge, status=[299])})
+        assert result["reason"] == "not_proven" and result["flip"]["reverted"], result
+        agree(edge, "blue")
+        never_proven(edge, "green")
+        killed_in_its_watch(edge, "green")
+        edge.switch("green", "web", "refuse")
+        wait_for(lambda: not call(INFO, edge.place)["colors"]["green"]["up"], "green is down")
+        result = call(MODULE, {**edge.options, **GREEN, "target_timeout": 0.1, "prove": prove(edge)})
+        assert result["failed"] and result["reason"] in ("target_down", "not_proven"), result
+        agree(edge, "blue")
+        never_proven(edge, "green")
+
+
+@all_versions
+@pytest.mark.parametrize("then", ["green", "blue"])
+def test_killed_at_every_moment(version: str, then: str) -> None:
+    with Edge(version=version) as edge:
+        options = {**edge.options, **GREEN, "prove": prove(edge)}
+        flip(edge, "blue")
+        began = time.monotonic()
+        flip(edge, "green", prove=prove(edge))
+        whole = int((time.monotonic() - began) * 1000)
+        ended = {"before": 0, "half": 0, "done": 0}
+        for delay in range(0, whole + 10):
+            blue_from_the_start(edge)
+            running = Call(MODULE, options)
+            time.sleep(delay / 1000)
+            running.kill()
+            unfinished = list(edge.state_dir.glob("intent*"))
+            proven = ("green", RELEASES["green"], "good") in history(edge)
+            ended["half" if unfinished else "done" if edge.live() == "green" else "before"] += 1
+            flip(edge, then, prove=prove(edge, release_field="build.sha"))
+            agree(edge, then)
+            if then == "blue" and not proven:
+                never_proven(edge, "green")
+            assert history(edge)[0] == (then, RELEASES[then], "good"), (delay, history(edge))
+        print(f"killed {then}: {ended}")
+        assert ended["half"] > 0 and ended["before"] > 0, ended
+
+
+@all_versions
+@layouts
+@pytest.mark.parametrize("then", ["green", "blue"])
+def test_killed_at_every_moment_of_a_reload(version: str, layout: str, then: str) -> None:
+    with Edge(version=version, method="reload", layout=layout) as edge:
+        flip(edge, "blue", content=edge.render("blue") + "# found\n")
+        began, half = time.monotonic(), 0
+        flip(edge, "green", content=edge.render("green"), prove=prove(edge))
+        whole = int((time.monotonic() - began) * 1000)
+        for delay in range(0, whole + 10, max(10, whole // 25)):
+            flip(edge, "blue", content=edge.render("blue"))
+            running = Call(MODULE, {**edge.options, **GREEN, "content": edge.render("green"), "prove": prove(edge)})
+            time.sleep(delay / 1000)
+            running.kill()
+            half += bool(list(edge.state_dir.glob("intent*")))
+            flip(edge, then, content=edge.render(then), prove=prove(edge))
+            agree(edge, then)
+            assert history(edge)[0] == (then, RELEASES[then], "good"), (delay, history(edge))
+        assert half > 1
+
+
+@all_versions
+@layouts
+def test_killed_between_the_new_configuration_and_its_reload(version: str, layout: str) -> None:
+    with Edge(version=version, method="reload", layout=layout) as edge, master_that_does_not_reload(edge) as master:
+        edge.restart()  # a worker as young as can be
+        options = {**edge.options, **GREEN, "content": edge.render("green")}
+        running = Call(MODULE, {**options, "master_socket": master})
+        wait_for(lambda: edge.config.read_text() == edge.render("green"), "the new configuration")
+        time.sleep(0.05)
+        running.kill()
+        assert edge.answer() == "blue 1111111"
+        assert not call(MODULE, options).get("failed")
+        agree(edge, "green")
+
+
+@all_versions
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_watch_goes_back(version: str, how: signal.Signals) -> None:
+    with Edge(version=version) as edge, edge.load(2, pause=2) as load:
+        flip(edge, "blue")
+        running = watching(edge, "green")
+        time.sleep(0.3)
+        began = time.monotonic()
+        running.process.send_signal(how)
+        result = running.wait(5)
+        assert result["failed"] and result["reason"] == "interrupted" and result["flip"]["reverted"], result
+        assert time.monotonic() - began < 1
+        agree(edge, "blue")
+        # Nothing is known against the release: it was not the reason.
+        assert history(edge) == [("blue", RELEASES["blue"], "good")] and flip(edge, "green")["changed"]
+    assert load.report["failed"] == 0
+
+
+# HAProxy ends or starts anew
+
+
+@all_versions
+@pytest.mark.parametrize("processes", [1, 2])
+def test_haproxy_is_killed_in_the_watch(version: str, processes: int) -> None:
+    with Edge(version=version, processes=processes) as edge:
+        flip(edge, "blue")
+        running = watching(edge, "green")
+        edge.stop(signal.SIGKILL)
+        result = running.wait(10)
+        assert result["failed"] and result["reason"] in ("not_running", "no_socket"), result
+        assert "blue stands in the files again, and HAProxy reads them when it starts" in result["msg"]
+        assert filed(edge) == "blue" and recorded(edge) == "blue\n" and not list(edge.state_dir.glob("intent*"))
+        for address in edge.all_stats:
+            Path(address).unlink(missing_ok=True)
+        edge.start()
+        agree(edge, "blue")
+        assert flip(edge, "green")["changed"]
+
+
+@all_versions
+def test_haproxy_starts_anew_in_the_watch_and_between_two_runs(version: str) -> None:
+    with Edge(version=version) as edge:
+        flip(edge, "blue")
+        for _round in range(3):
+            running = watching(edge, "green", error_budget={"watch": 1.5, "min_requests": 0})
+            edge.stop(signal.SIGKILL)
+            edge.start()
+            result = running.wait(10)
+            agree(edge, "blue" if result.get("failed") else "green")
+            edge.restart()
+            agree(edge, "blue" if result.get("failed") else "green")
+            flip(edge, "blue")
+            agree(edge, "blue")
+
+
+# Others at the same time
+
+
+@all_versions
+def test_two_flips_at_once_to_different_colours(version: str) -> None:
+    with Edge(version=version) as edge, edge.load(2, pause=2) as load:
+        for _round in range(20):
+            both = [Call(MODULE, {**edge.options, **color, "prove": prove(edge)}) for color in (GREEN, BLUE)]
+            results = [one.wait(30) for one in both]
+            # The first one's colour may have been left already when it is proven: never, since they take turns.
+            assert not any(result.get("failed") for result in results), results
+            agree(edge, edge.live() or "")
+            assert history(edge)[0][0] == edge.live()
+    assert load.report["failed"] == 0
+
+
+@all_versions
+def test_two_keys_of_one_map_at_once(version: str) -> None:
+    with Edge(version=version) as edge:
+        other = edge.options | {"map_key": "other-app", "state_dir": f"{edge.folder}/other", "backends": ["shop-web-{color}"]}
+        for color in itertools.islice(itertools.cycle(["green", "blue"]), 20):
+            both = [Call(MODULE, {**options, "color": color}) for options in (edge.options, other)]
+            assert all(one.wait(30)["changed"] for one in both)
+            agree(edge, color)
+            assert filed(edge, "other-app") == color and len(edge.map.read_text().splitlines()) == 3
+
+
+@all_versions
+def test_who_does_not_get_its_turn_says_who_has_it(version: str) -> None:
+    with Edge(version=version) as edge:
+        running = watching(edge, "green")
+        result = call(MODULE, {**edge.options, **BLUE, "lock_timeout": 0.3})
+        assert result["failed"] and f"pid {running.pid} (haproxy_color_switch" in result["msg"] and edge.live() == "green", result
+        assert not result["changed"]
+        with held(edge.map):  # the watch of one app does not hold it, and the way back waits for it
+            running.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            assert edge.live() == "green"
+        assert running.wait(10)["flip"]["reverted"]
+        agree(edge, "blue", record=False)
+        assert recorded(edge) is None
+
+
+# No space
+
+
+@contextlib.contextmanager
+def small(folder: Path, size: str) -> t.Iterator[t.Callable[[int], None]]:
+    """A file system of its own at that folder; the function fills it up to so many free pages."""
+    folder.mkdir(mode=0o755, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", folder], check=True)
+    filler, page = folder / "filler", os.sysconf("SC_PAGE_SIZE")
+
+    def fill(pages: int) -> None:
+        filler.unlink(missing_ok=True)
+        free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize // page
+        filler.write_bytes(b"x" * page * max(free - pages, 0))
+
+    try:
+        yield fill
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@all_versions
+@pytest.mark.parametrize("method", ["map", "reload"])
+def test_the_disk_of_the_state_is_full_at_each_write(version: str, method: str) -> None:
+    with Edge(version=version, method=method) as edge, small(edge.state_dir, "256k") as fill:
+        content = {"content": edge.render("green")} if method == "reload" else {}
+        failed = 0
+        for pages in range(0, 40):
+            for path in edge.state_dir.iterdir():
+                path.unlink()
+            fill(pages)
+            result = call(MODULE, {**edge.options, **GREEN, **content, "prove": prove(edge), "deploy_id": "20261121t084500z-7f3a"})
+            if not result.get("failed"):
+                break
+            failed += 1
+            assert "No space left" in result["msg"] and result["reason"] != "not_reverted", (pages, result)
+            assert edge.live() == "blue" and edge.answer() == "blue 1111111" and recorded(edge) is None, (pages, result)
+            assert not list(edge.state_dir.glob("intent*")) and (method == "reload" or filed(edge) == "blue")
+        agree(edge, "green")
+        assert failed >= 4, failed  # the fence, the intent, the record, the history
+
+
+@all_versions
+@pytest.mark.parametrize("method", ["map", "reload"])
+def test_the_disk_of_the_map_or_the_configuration_is_full(version: str, method: str) -> None:
+    folder = Path(f"/run/edge-full-{os.getpid()}-{method}")
+    with small(folder, "4m") as fill:
+        with Edge(folder, version=version, method=method) as edge:
+            edge.state_dir = folder.with_name(f"{folder.name}-state")
+            edge.options["state_dir"] = edge.place["state_dir"] = str(edge.state_dir)
+            try:
+                content = {"content": edge.render("green")} if method == "reload" else {}
+                flip(edge, "blue", **({"content": edge.render("blue")} if content else {}))
+                fill(0)
+                result = call(MODULE, {**edge.options, **GREEN, **content})
+                assert result["failed"] and "No space left" in result["msg"] and result["reason"] != "not_reverted", result
+                agree(edge, "blue")
+                assert history(edge) == [("blue", RELEASES["blue"], "good")]
+                fill(500)
+                flip(edge, "green", **content)
+                agree(edge, "green")
+            finally:
+                if edge.state_dir.exists():  # not where the first flip failed
+                    shutil.rmtree(edge.state_dir)
+    folder.rmdir()

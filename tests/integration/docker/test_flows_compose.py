@@ -1,0 +1,67 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbooks on a Compose project of a real engine: the first deploy, a second, a broken one, back to the backup, and that undone; and
+whether its backups can be restored."""
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from compose import Engine, an_engine  # noqa: F401
+from compose_app import App
+from harness import Run
+from in_place import InPlace, example
+from releases import sha
+
+
+class Shop(InPlace):
+    """The example for Compose, with the project of a test in its place."""
+
+    def __init__(self, on: Engine) -> None:
+        self.app = App(on)
+        super().__init__(example("app-compose.yml") | {
+            "compose_app_project_dir": str(self.app.folder), "compose_app_backup_dir": str(self.app.backups),
+            "compose_app_state_dir": str(self.app.state), "compose_app_source_files": ["compose.yml"],
+            "compose_app_wait_timeout": 30,
+        }, {"shop1": {}})
+        self.environ |= on.environ
+
+    def deploy(self, number: int, *options: str) -> Run:
+        source = str(self.app.place / "releases" / str(number))
+        own = {"compose_app_source": source, "compose_app_env": {"VERSION": str(number)}}
+        return self.run("deploy_app", *options, release_sha=sha(number), **own)
+
+    def close(self) -> None:
+        self.app.remove()
+        super().close()
+
+
+@pytest.fixture(name="shop")
+def a_shop(on: Engine) -> t.Iterator[Shop]:
+    with Shop(on) as shop:
+        yield shop
+
+
+def test_deployed_broken_back_and_forth(shop: Shop) -> None:
+    for number in (1, 2):
+        run = shop.deploy(number)
+        assert run.code == 0 and (shop.outcome, shop.app.version) == ("done", str(number)), run.output
+    bad = shop.deploy(3)
+    assert bad.code == 2 and (shop.outcome, shop.app.version) == ("failed_reverted", "2"), bad.output
+    assert "cannot open the database" in bad.output and f"Every host is back at {sha(2)}" in bad.output, bad.output
+
+    wrong = shop.run("rollback", mode="backup", confirm="plan-000000000000")
+    assert wrong.code == 2 and (shop.outcome, shop.app.version) == ("", "2"), wrong.output
+    assert "by now the plan is another one" in wrong.output, wrong.output
+    plan = wrong.output.split("The plan: ")[1][:17]
+    shop.good("rollback", mode="backup", confirm=plan)
+    assert shop.app.version == "1"
+    status = shop.status()
+    newest = status["deploys"][0]
+    assert (newest["release"], newest["back_to"]) == (sha(1), status["deploys"][2]["deploy_id"]), status["deploys"]
+    assert [point["open"] for point in status["restore_points"]] == [True] * 3, status["restore_points"]
+    shop.good("rollback", to=newest["deploy_id"], confirm=True)
+    assert shop.app.version == "2"
+    proven = shop.run("restore_test")
+    assert proven.code == 0 and "was restored apart, ran, and was removed again" in proven.output and shop.app.version == "2", proven.output
