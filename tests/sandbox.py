@@ -2,15 +2,17 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs a command in namespaces of its own, so that tests side by side share nothing: `tests/sandbox.py COMMAND...`
+"""Runs commands in namespaces of their own, so that tests side by side share nothing: `tests/sandbox.py COMMAND...` runs one.
 
 Of its own are: processes (all of them end with the first), the network (loopback alone), `/run`, `/etc` (accounts are made there), and of
-home, `/var/lib` and the folder for temporary files what this project puts there. All else is the machine's, and the clock with it.
+home, `/var/lib` and the folder for temporary files what this project puts there. All else is the machine's, and so is the clock.
 """
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -18,21 +20,71 @@ import struct
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 # What this project's things are called in home and in /var/lib; and where Ansible keeps the sockets of its connections, by host and port.
 OURS = ("reversible", ".reversible", ".ansible")
 KINDS = ("--mount", "--net", "--pid", "--ipc", "--fork", "--kill-child=KILL", "--mount-proc", "--propagation", "private")
+LAB = Path(__file__).resolve().parent / "lab/lab"
 
 
-def enter(argv: list[str], place: Path) -> list[str]:
-    """The command that runs `argv` in a sandbox whose own files lie in `place`, a folder on a disk."""
-    return ["unshare", *KINDS, "--", sys.executable, str(Path(__file__).resolve()), "--inside", str(place), "--", *argv]
+class Sandbox:
+    """One that stays while commands are given to it, one after the other; what the lab has started in it stays up between them."""
+
+    def __init__(self) -> None:
+        self.place = new_place()
+        self.process = subprocess.Popen(enter(["--serve"], self.place), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                        start_new_session=True)   # Ctrl-C is for whoever holds it
+
+    def run(self, argv: list, env: dict[str, str], log: Path, timeout: float, evidence: Path | None = None) -> tuple[int | None, float]:
+        """How the command ended and the processor time it took; no status when it did not end in time, and the sandbox with it.
+        With `evidence`, the logs of the lab's systems are copied there when it fails."""
+        order = {"argv": [str(word) for word in argv], "env": env, "log": str(log), "evidence": str(evidence or "")}
+        try:
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
+            if select.select([self.process.stdout], [], [], timeout)[0] and (line := self.process.stdout.readline()):
+                return tuple(json.loads(line))
+        except OSError:
+            pass   # it was ended
+        self.end()
+        return None, 0.0
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def end(self) -> None:
+        """With all that runs in it."""
+        self.process.kill()
+
+    def close(self) -> None:
+        """Ends it; nothing stays: also no control group, whose names the whole machine shares."""
+        if self.alive:
+            self.run([LAB, "down"], {}, Path(os.devnull), 120)
+        self.end()
+        self.process.wait()
+        subprocess.run([LAB, "down", "docker", "incus", "systemd"], env={**os.environ, "REVERSIBLE_LAB": lab_of(self.place)},
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        shutil.rmtree(self.place, ignore_errors=True)
+
+
+def enter(words: list[str], place: Path) -> list[str]:
+    """The command that goes on in a sandbox whose own files lie in `place`, a folder on a disk."""
+    return ["unshare", *KINDS, "--", sys.executable, str(Path(__file__).resolve()), "--inside", str(place), *words]
 
 
 def lab_of(place: Path) -> str:
     """Where the lab of a sandbox keeps its state. Names of control groups, which all of this machine share, are made of that path."""
     return f"/run/lab-{place.name}"
+
+
+def new_place() -> Path:
+    """A folder for one sandbox; its name is short, since paths of sockets begin with it."""
+    return Path(tempfile.mkdtemp(prefix="rd-", dir="/var/tmp"))
+
+# ---------------------------------------------------------------- inside
 
 
 def furnish(place: Path) -> None:
@@ -41,6 +93,7 @@ def furnish(place: Path) -> None:
     own = {name: place / name for name in ("etc", "home", "var-lib", "tmp", "cgroup")}
     for folder in own.values():
         folder.mkdir(mode=0o755)
+    place.chmod(0o755)   # other users' temporary files are below it
     own["tmp"].chmod(0o1777)
     own["home"].chmod(0o700)
     up_loopback()
@@ -52,17 +105,8 @@ def furnish(place: Path) -> None:
     stand_in(Path("/var/lib"), own["var-lib"])
     stand_in(home, own["home"])
     mount("-t", "tmpfs", "-o", "mode=0755", "run", "/run")
-    for name in ("lock", "user"):
-        Path("/run", name).mkdir(mode=0o1777 if name == "lock" else 0o755)
-    os.environ.update(TMPDIR=str(own["tmp"]), REVERSIBLE_LAB=lab_of(place), REVERSIBLE_SANDBOX="1")
-
-
-def wait_as_first_process(command: int) -> int:
-    """Until the command ends; processes whose parent has ended are waited for as well, as any first process does."""
-    while True:
-        pid, status = os.wait()
-        if pid == command:
-            return os.waitstatus_to_exitcode(status) & 0xFF
+    Path("/run/lock").mkdir(mode=0o1777)
+    os.environ.update(TMPDIR=str(own["tmp"]), REVERSIBLE_LAB=lab_of(place))
 
 
 def stand_in(folder: Path, ours: Path) -> None:
@@ -91,16 +135,56 @@ def up_loopback() -> None:
         fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 0x1 | 0x40))   # SIOCSIFFLAGS: IFF_UP, IFF_RUNNING
 
 
-def new_place() -> Path:
-    """A folder for one sandbox; its name is short, since paths of sockets begin with it."""
-    return Path(tempfile.mkdtemp(prefix="rd-", dir="/var/tmp"))
+def serve() -> None:
+    """Carry out each order that comes on stdin: one line of JSON, and one back."""
+    for line in sys.stdin:
+        order = json.loads(line)
+        before = processor_time()
+        with open(order["log"], "ab") as log:
+            command = subprocess.Popen(order["argv"], env={**os.environ, **order["env"]}, stdin=subprocess.DEVNULL, stdout=log,
+                                       stderr=subprocess.STDOUT)
+        status = wait_as_first_process(command.pid)
+        if status and order["evidence"]:
+            keep_evidence(Path(order["evidence"]))
+        for folder in Path(os.environ["TMPDIR"]).glob("pytest-of-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        print(json.dumps([status, processor_time() - before]), flush=True)
+
+
+def wait_as_first_process(command: int) -> int:
+    """Until the command ends; processes whose parent has ended are waited for as well, as any first process does."""
+    while True:
+        pid, status = os.wait()
+        if pid == command:
+            return os.waitstatus_to_exitcode(status) & 0xFF
+
+
+def processor_time() -> float:
+    """Of all that runs here or has run: a process that has ended is counted by the one that waited for it."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):   # it has just ended
+            ticks += sum(map(int, path.read_text().rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def keep_evidence(folder: Path) -> None:
+    """What the lab's systems wrote: it goes with the sandbox."""
+    lab = Path(os.environ["REVERSIBLE_LAB"])
+    for path in lab.rglob("*.log") if lab.exists() else ():
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / str(path.relative_to(lab)).replace("/", "."))
 
 
 def main() -> int:
     if sys.argv[1:2] == ["--inside"]:
         furnish(Path(sys.argv[2]))
         signal.signal(signal.SIGINT, signal.SIG_IGN)   # a first process that ends takes all with it
-        return wait_as_first_process(subprocess.Popen(sys.argv[4:]).pid)
+        if sys.argv[3:] == ["--serve"]:
+            serve()
+            return 0
+        return wait_as_first_process(subprocess.Popen(sys.argv[3:]).pid)
     if len(sys.argv) < 2:
         sys.exit("usage: tests/sandbox.py COMMAND...")
     place = new_place()

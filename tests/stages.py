@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The stages of `make test`, each a function that runs commands through its Job. What they need comes from the lab's cache."""
+"""The stages of `make test` that are no files of tests: each a function that runs commands through its Job."""
 from __future__ import annotations
 
 import hashlib
@@ -16,37 +16,26 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Callable, NamedTuple
 
-from run import LAB_BESIDE, ROOT, Failed, Job, Skip, count_cargo, count_pytest, count_sanity, hold_labs, labs
+from jobs import ROOT, Failed, Job, Skip, Stage, count_cargo, count_sanity
 
 LAB = ROOT / "tests" / "lab"
 sys.path.insert(0, str(LAB))
 
-from labkit import Fail as LabFail, apt  # noqa: E402  (the path comes first)
+from labkit import CACHE, Fail as LabFail, apt  # noqa: E402  (the path comes first)
 
 CORES = ("2.16", "2.17", "2.18", "2.19", "2.20", "2.21")
-# In need of binaries for both architectures.
-BOTH = "test_other_architecture.py"
-# Left to `make test-long`, beside the tests that are marked so: a machine of its own for one test.
-LONG = re.compile("zfs_pre_deploy_suspended")
 COPIES = ROOT / "target" / "test-copies"
 STAGED = COPIES / "staged"   # with the test-only modules
+BOTH = COPIES / "staged for both"
 COLLECTION = Path("ansible_collections/reversible/deploy")
 PLAIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+# The rest is what `lab get` prints.
+NEEDED = ("pytest",)
+
 _got: dict[str, Path | Exception] = {}
 _locks: dict[str, threading.Lock] = {}
-
-
-class Stage(NamedTuple):
-    name: str
-    about: str
-    do: Callable[[Job], None]
-    lane: str = "cargo"
-    needs: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()   # waits for these, whether they pass or not
-    counts: bool = True   # as a test, where it counts none itself
 
 
 def needs() -> str:
@@ -126,7 +115,7 @@ def metadata(job: Job) -> dict:
     output = job.run("cargo", "metadata", "--no-deps", "--format-version", "1", "--quiet")
     return json.loads(next(line for line in output.splitlines() if line.startswith("{")))
 
-# ---------------------------------------------------------------- the lane of cargo
+# ---------------------------------------------------------------- what cargo does
 
 
 def fmt(job: Job) -> None:
@@ -233,17 +222,7 @@ def deny(job: Job) -> None:
         job.run("cargo", "deny", "check", "advisories", env=env)
         job.passed = 2
 
-# ---------------------------------------------------------------- the lane of Python tools
-
-
-def tools(job: Job) -> None:
-    """Everything that later stages ask the lab for, while cargo is busy with the first ones."""
-    for name in ("aarch64-toolchain", "ansible-lint", "pytest", "ansible-test-pip", *(f"ansible-{core}" for core in CORES),
-                 "qemu-system-x86", "zfs-machine"):
-        try:
-            tool(job, name)
-        except Skip as skip:
-            job.write(f"{name}: {skip}")
+# ---------------------------------------------------------------- what Python tools do
 
 
 def yamllint(job: Job) -> None:
@@ -313,77 +292,46 @@ def archive(job: Job) -> None:
         job.run(venv / "bin/ansible-doc", *modules, env=env)
         job.passed += 1
 
-
-def demo(job: Job) -> None:
-    """What a newcomer runs first; it fails where one of its tasks does something else than it tells."""
-    told = job.run(ROOT / "tests/demo")
-    job.passed = 1
-    job.skips += re.findall(r"(?m)^LEFT OUT: (.*)$", told)
-
-# ---------------------------------------------------------------- on real systems
+# ---------------------------------------------------------------- what the tests need
 
 
-def run_tests(job: Job, chosen: list[Path], staged: Path = STAGED, beside: str = "") -> None:
-    versions = ",".join(version for version, _venv in cores(job, CORES))
-    env = {"REVERSIBLE_CORES": versions, "REVERSIBLE_STAGED": staged}
-    env.update({"REVERSIBLE_LONG": "1"} if job.long else {})
-    hold_labs()
-    if beside:
-        labs.add(beside)
-        env["REVERSIBLE_LAB"] = f"{LAB_BESIDE}{beside}"
-    job.tests(count_pytest, tool(job, "pytest") / "bin/pytest", "-rfEs", "--color", "no", "-p", "no:cacheprovider", "--durations", "40",
-              *chosen, env=env, timeout=7200 if job.long else 4800)
+def prepare_lab(job: Job) -> None:
+    """All that the tests want of the lab: in their sandboxes nothing can be fetched."""
+    for name in NEEDED:
+        try:
+            tool(job, name)
+        except Skip as skip:
+            job.write(f"{name}: {skip}")
 
 
-def other_architecture(job: Job) -> None:
-    """What `dist` has built is staged."""
+def both(job: Job) -> None:
+    """A collection with the binaries of both architectures, as `dist` has built them."""
     tool(job, "aarch64-toolchain")
-    staged = COPIES / "staged for both"
-    job.run("cargo", "xtask", "stage", staged, *draft(job))
-    run_tests(job, [ROOT / "tests/integration/ssh" / BOTH], staged, "both")
+    job.run("cargo", "xtask", "stage", BOTH, *draft(job))
 
 
-def pytest(*folders: str, beside: str = "") -> Callable[[Job], None]:
-    """The tests of these folders, in a lab of their own when it has a name."""
-    def do(job: Job) -> None:
-        if not job.long:
-            job.write(f"left to make test-long: {LONG.pattern}; and each test is run on one ansible-core, most on one of the two ends")
-        paths = [path for folder in folders for path in sorted((ROOT / "tests" / folder).glob("test_*.py"))]
-        run_tests(job, [path for path in paths if path.name != BOTH and (job.long or not LONG.search(path.stem))], beside=beside)
-    return do
+def setting(job: Job) -> tuple[Path, dict[str, str]]:
+    """Where pytest is, and the environment of every test."""
+    versions = ",".join(version for version, _venv in cores(job, CORES))
+    env = {"REVERSIBLE_CORES": versions, "REVERSIBLE_STAGED": str(STAGED), "REVERSIBLE_CACHE": str(CACHE), "CARGO_NET_OFFLINE": "true"}
+    return tool(job, "pytest") / "bin/pytest", env | ({"REVERSIBLE_LONG": "1"} if job.long else {})
 
 
-TIMED = ("cargo-test",)
 STAGES = [
     Stage("fmt", "cargo fmt", fmt),
     Stage("tree", "nothing of one machine in the repository; the code map is complete", tree),
-    # Early: the lanes of the tests wait for it.
-    Stage("collection", "the static binaries: built, checked, staged; nothing to do the second time", collection),
-    # Alone with the Python tools: what measures time fails on a machine that is busy with everything else.
-    Stage("cargo-test", "the Rust tests", cargo_test),
-    Stage("clippy", "clippy on everything, warnings denied", clippy),
-    Stage("docs", "the generated documentation is that of the option specs", docs),
-    Stage("dist", "the archive, for both architectures", dist, needs=("collection",)),
-    Stage("other-machine", "a target of another architecture", other_architecture, needs=("dist",), after=TIMED),
+    Stage("prepare", "what the tests want of the lab, fetched and built", prepare_lab, counts=False),
+    Stage("collection", "the static binaries: built, checked, staged; nothing to do the second time", collection, cargo=True),
+    Stage("cargo-test", "the Rust tests", cargo_test, cargo=True),
+    Stage("clippy", "clippy on everything, warnings denied", clippy, cargo=True),
+    Stage("docs", "the generated documentation is that of the option specs", docs, ("collection",), cargo=True),
+    Stage("dist", "the archive, for both architectures", dist, ("collection",), cargo=True),
+    Stage("both", "the collection staged for both architectures", both, ("dist",), cargo=True, counts=False),
     Stage("deny", "licences, sources and known vulnerabilities of the crates", deny),
-    # On an engine of its own: that of the lane docker is in use.
-    Stage("docker-faults", "Docker when things go wrong", pytest("faults/docker", beside="breaks"), needs=("collection",), after=TIMED),
-    Stage("tools", "what the lab prepares for the stages below", tools, "python", counts=False),
-    Stage("yamllint", "YAML", yamllint, "python"),
-    Stage("shellcheck", "shell scripts", shellcheck, "python"),
-    Stage("ansible-lint", "playbooks, roles and the modules' examples, production profile", ansible_lint, "python"),
-    Stage("sanity", "ansible-test sanity", sanity, "python", ("collection",)),
-    Stage("syntax", "every playbook's syntax", syntax, "python", ("collection",)),
-    Stage("demo", "make demo", demo, "python", ("collection",), after=TIMED),
-    # A machine of its own: that of the lane zfs is in use.
-    Stage("zfs-faults", "ZFS when things go wrong", pytest("faults/zfs", beside="kills"), "python", ("collection",), after=TIMED),
-    Stage("archive", "the archive installs and documents itself", archive, "python", ("dist",)),
-    Stage("docker", "the collection on a real Docker", pytest("integration/docker", beside="docker"), "docker", ("collection",), after=TIMED),
-    Stage("zfs", "the collection on real ZFS; the modules' examples", pytest("integration/zfs", beside="zfs"), "zfs", ("collection",), after=TIMED),
-    Stage("flows", "the playbooks, Incus", pytest("integration/flows", "integration/incus", beside="flows"), "flows", ("collection",), after=TIMED),
-    Stage("flows-faults", "the same when things go wrong", pytest("faults/flows", "faults/incus", beside="flows"), "flows", ("collection",), after=TIMED),
-    Stage("apps", "what needs no other machine than this one", pytest("integration/machine", beside="apps"), "apps", ("collection",), after=TIMED),
-    Stage("apps-faults", "the same when things go wrong", pytest("faults/machine", beside="apps"), "apps", ("collection",), after=TIMED),
-    Stage("integration", "the collection on real targets, on each ansible-core", pytest("integration/haproxy", "integration/ssh"), "targets", ("collection",), after=TIMED),
-    Stage("faults", "the same when things go wrong", pytest("faults/haproxy", "faults/ssh"), "targets", ("collection",), after=TIMED),
+    Stage("yamllint", "YAML", yamllint),
+    Stage("shellcheck", "shell scripts", shellcheck),
+    Stage("ansible-lint", "playbooks, roles and the modules' examples, production profile", ansible_lint, ("prepare",)),
+    Stage("sanity", "ansible-test sanity", sanity, ("collection", "prepare")),
+    Stage("syntax", "every playbook's syntax", syntax, ("collection", "prepare")),
+    Stage("archive", "the archive installs and documents itself", archive, ("dist", "prepare")),
 ]

@@ -27,20 +27,16 @@ import sys
 import threading
 import time
 import typing as t
-import zlib
 from pathlib import Path
 
 import pytest
+import versions
+from versions import CORES, EDGES, HAPROXYS, OLDEST  # noqa: F401  (tests take them from here)
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 # What the tests drive themselves: the lab, and the fake registry.
 sys.path[:0] = [str(ROOT / "tests" / name) for name in ("lab", "fakes/registry")]
-CORES = os.environ.get("REVERSIBLE_CORES", "2.16,2.17,2.18,2.19,2.20,2.21").split(",")
-HAPROXYS = os.environ.get("REVERSIBLE_HAPROXYS", "2.6,3.0,3.2").split(",")
-# For what is long and hardly depends on the version: it needs half the time of the newest.
-OLDEST = CORES[0]
-EDGES = CORES if os.environ.get("REVERSIBLE_LONG") else list(dict.fromkeys([CORES[0], CORES[-1]]))
 CLONE_NEWNET = 0x40000000
 CACHE_FOLDER = ".reversible-deploy"  # in the home of the user who executes
 SKIP = 77  # the lab's exit status for "cannot be had on this machine"
@@ -358,34 +354,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With little time a test runs on one version of ansible-core and of HAProxy. Which, goes by its name: together they meet all, and most
-    the oldest, which takes a third less."""
-    if os.environ.get("REVERSIBLE_LONG"):
-        return
-    known = {*CORES, *HAPROXYS}
-
-    def told_apart(item: pytest.Item) -> tuple[str, tuple[str, ...]]:
-        """A test without its versions, and these."""
-        params = getattr(getattr(item, "callspec", None), "params", {})
-        given = tuple(value for value in params.values() if isinstance(value, str) and value in known)
-        return functools.reduce(lambda text, version: text.replace(version, ""), given, item.nodeid), given
-
-    offered: dict[str, list[tuple[str, ...]]] = {}
-    for item in items:
-        name, given = told_apart(item)
-        offered.setdefault(name, []).append(given)
-
-    def is_left(item: pytest.Item) -> bool:
-        if item.get_closest_marker("long") or item.get_closest_marker("every_version"):
-            return item.get_closest_marker("long") is not None
-        name, given = told_apart(item)
-        versions = offered[name] + offered[name][:1] * len(offered[name])
-        return given != versions[zlib.crc32(name.encode()) % len(versions)]
-
-    left = [item for item in items if is_left(item)]
-    if left:
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item not in left]
+    versions.leave_out(config, items)
 
 
 # As most people have it set: what a role does by builtin modules takes half the time.
