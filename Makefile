@@ -1,4 +1,4 @@
-# The doors of this repository. `make` alone lists them.
+# What can be made here. `make` alone lists it.
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ dist: ## both architectures, and the archive to install, under target/dist
 test: ## everything that must hold; says first what it would install
 	@python3 tests/run.py
 
+test-changed: ## what differs from the main branch touches, in at most five minutes
+	@python3 tests/run.py --changed
+
 test-long: ## the same, wider: every ansible-core in full, long fuzzing
 	@python3 tests/run.py --long
 
@@ -29,4 +32,4 @@ clean: ## remove what was built (the lab's cache is kept)
 	@cargo clean --quiet
 	@rm -rf collection/plugins/modules/__bin target
 
-.PHONY: help collection docs dist test test-long demo bench clean
+.PHONY: help collection docs dist test test-changed test-long demo bench clean

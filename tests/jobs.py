@@ -42,6 +42,8 @@ class Stage(NamedTuple):
 class Job:
     """One stage's run, or one file of tests: its commands, its log and its counts."""
 
+    crates: tuple[str, ...] = ()   # of which the Rust tests are run; all, when there are none
+
     def __init__(self, name: str, long: bool = False):
         self.name, self.long = name, long
         self.passed = self.failed = 0

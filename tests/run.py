@@ -15,11 +15,13 @@ import signal
 import sys
 import time
 
-from jobs import LOGS, ROOT, Stage
+from jobs import LOGS, ROOT, Job, Stage
 from record import expected, table
 from scheduler import Runner, Tests, files_of_tests
 from stages import BOTH, STAGES, needs, prepare, setting
+from uses import changed_files, known, lacking, touched, write
 
+MINUTES = 5   # what `make test-changed` may take
 READY = ("prepare", "collection")   # what every test needs
 # In need of the binaries of both architectures.
 FOR_BOTH = "integration/ssh/test_other_architecture.py"
@@ -61,12 +63,35 @@ def chosen(words: list[str], work: list[Stage | Tests]) -> list[Stage | Tests]:
     return [*(stage for stage in STAGES if stage.name in found), *(one for one in found.values() if isinstance(one, Tests))]
 
 
+def changed(work: list[Stage | Tests], seconds: dict[str, float], workers: int) -> list[Stage | Tests]:
+    """What a change touches, as far as it fits into the time; says what it leaves out."""
+    base, files = changed_files()
+    uses, packages, anything = touched(files)
+    there, tests = known(), [one for one in work if isinstance(one, Tests)]
+    hit = [one for one in tests if there.get(one.name, {f"tests/{one.name}"}) & uses or f"tests/{one.name}" in files]
+    hit.sort(key=lambda one: (f"tests/{one.name}" not in files, len(there.get(one.name, ()))))   # what uses little is nearest to the change
+    words = [stage.name for stage in STAGES if stage.name in ("fmt", "tree", "yamllint", "docs")]
+    Job.crates = tuple(sorted(packages))
+    words += ["cargo-test", "clippy"] if packages else []
+    left, budget = [], MINUTES * 60.0 * (workers - 1)
+    for one in hit:
+        budget -= seconds.get(one.name, 60.0)
+        (words if budget > 0 else left).append(one.name)
+    print(f"{len(files)} files differ from {base[:10]}. They touch {len(hit)} of {len(tests)} files of tests.")
+    for text, names in (("left out for want of time", left), ("changed files of which no test is known, or which any test may use", anything)):
+        if names:
+            print(f"  {text}: {', '.join(names)}")
+    print("`make test` runs everything.\n")
+    return chosen(words, work)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/run.py", description=__doc__.splitlines()[0])
     parser.add_argument("--only", metavar="NAME", action="append", help="a stage, a folder or file of tests, or FILE::TEST; with what it needs")
     parser.add_argument("--long", action="store_true", help="wider: every ansible-core in full, all kills, long fuzzing")
+    parser.add_argument("--changed", action="store_true", help=f"what differs from the main branch touches, in at most {MINUTES} minutes")
     parser.add_argument("--list", action="store_true", help="list the stages and the files of tests")
-    parser.add_argument("--record", action="store_true", help="write what each took into tests/README.md")
+    parser.add_argument("--record", action="store_true", help="write what each took into tests/README.md, and what it used into tests/uses.json")
     asked = parser.parse_args()
     work = everything(asked.long)
     if asked.list:
@@ -78,14 +103,23 @@ def main() -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     print(needs(), flush=True)
     prepare()
-    runner = Runner(chosen(asked.only, work) if asked.only else work, asked.long, expected(), setting)
+    workers, seconds = (os.cpu_count() or 1) + 1, expected()
+    if asked.changed:
+        work = changed(work, seconds, workers)
+    elif asked.only:
+        work = chosen(asked.only, work)
+    runner = Runner(work, asked.long, seconds, setting)
     started, load = time.monotonic(), os.getloadavg()[0]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    runner.run(workers=(os.cpu_count() or 1) + 1)
+    runner.run(workers)
     minutes, processor = (time.monotonic() - started) / 60, sum(job.processor for job in runner.jobs.values())
     print(f"\n{minutes:.1f} minutes, {processor:.0f} s of processor; load before {load:.1f}; logs in {LOGS.relative_to(ROOT)}/")
     if asked.record:
         table(runner, minutes, processor)
+        write(runner.uses)
+    elif not asked.changed and not asked.only:
+        for line in lacking(runner.uses):
+            print(f"tests/uses.json does not know (tests/run.py --record writes it): {line}")
     return runner.close()
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from jobs import ROOT, Failed, Job, Skip, Stage, count_pytest
 from sandbox import LAB, Sandbox
+from uses import Copy, told
 
 HEARTBEAT = 60   # seconds between signs of life where there is no terminal
 UNKNOWN = 60.0   # seconds that something may take which nobody has measured yet
@@ -62,6 +63,8 @@ class Runner:
         self.outcomes: dict[str, str] = {}
         self.owners: dict[str, int] = {}   # which worker has a kind's files
         self.sandboxes: dict[int, Sandbox] = {}
+        self.copies: dict[tuple[Path, str], Copy] = {}
+        self.uses: dict[str, set[str]] = {}
         self.changed = threading.Condition()
         self.stopping = False
         self.live = sys.stdout.isatty()
@@ -144,7 +147,12 @@ class Runner:
         job.write(f"$ {' '.join(argv)}")
         job.sandbox = sandbox
         start = job.path.stat().st_size
-        status, job.processor = sandbox.run(argv, {**env, **one.env}, job.path, 7200 if self.long else 2400, job.path.with_suffix(".lab"))
+        env = {**env, **one.env}
+        copy = self.copy(sandbox, env["REVERSIBLE_STAGED"])
+        env |= {"REVERSIBLE_STAGED": str(copy.path), "REVERSIBLE_USES": str(sandbox.place / "uses")}
+        copy.begin()
+        status, job.processor = sandbox.run(argv, env, job.path, 7200 if self.long else 2400, job.path.with_suffix(".lab"))
+        self.uses[one.name] = copy.used() | told(sandbox.place / "uses")
         output = job.text_from(start)
         left = any(isinstance(other, Tests) and other.kind == one.kind for other in self.waiting)
         if KINDS[one.kind].one_worker and not left and sandbox.alive:
@@ -157,6 +165,13 @@ class Runner:
             job.take(lambda *_: None, output, failure)
         else:
             job.take(count_pytest, output, failure)
+
+    def copy(self, sandbox: Sandbox, staged: str) -> Copy:
+        """The sandbox's own copy of a collection."""
+        key = (sandbox.place, staged)
+        if key not in self.copies:
+            self.copies[key] = Copy(Path(staged), sandbox.place)
+        return self.copies[key]
 
     def do(self, one: Stage | Tests, what) -> None:
         job, counts = self.jobs[one.name], isinstance(one, Tests) or one.counts

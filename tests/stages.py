@@ -151,11 +151,11 @@ def docs(job: Job) -> None:
 
 def cargo_test(job: Job) -> None:
     env = {"REVERSIBLE_LONG": "1"} if job.long else {}
+    what = [word for crate in job.crates for word in ("--package", crate)] or ["--workspace"]
     if shutil.which("cargo-nextest"):
-        job.tests(count_cargo, "cargo", "nextest", "run", "--workspace", "--locked", "--no-tests", "fail", env=env)
-        job.run("cargo", "test", "--doc", "--workspace", "--locked", env=env)
+        job.tests(count_cargo, "cargo", "nextest", "run", *what, "--locked", "--no-tests", "fail", env=env)
     else:
-        job.tests(count_cargo, "cargo", "test", "--workspace", "--locked", "--no-fail-fast", env=env)
+        job.tests(count_cargo, "cargo", "test", *what, "--locked", "--no-fail-fast", env=env)
 
 
 def collection(job: Job) -> None:

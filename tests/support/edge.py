@@ -32,7 +32,7 @@ import urllib.request
 from pathlib import Path
 
 from edge_config import COLOURS, Shape
-from harness import BIN, ROOT, lab, wait_for
+from harness import BIN, ROOT, asked, lab, wait_for
 
 from labkit import STATE, daemon
 
@@ -375,6 +375,7 @@ def module_binary(name: str) -> Path:
     folder = Path(given) / BIN if given else ROOT / "collection/plugins/modules/__bin"
     binary = folder / f"{name}_{platform.machine()}"
     assert binary.exists(), f"{binary} is missing: make collection"
+    asked.add(f"modules/{name.removesuffix('_info')}")
     return binary
 
 

@@ -48,8 +48,12 @@ GOES_ON = {"ignore_errors": True}
 MARK = "specimen_x86_64-"  # how a running copy is told from everything else on this machine
 
 
+asked: set[str] = set()  # of the lab, and binaries that are run directly: see tests/uses.py
+
+
 def lab(*words: str) -> str:
     """Ask the lab for something; what it prints. Skips the test where this machine cannot have it."""
+    asked.add(f"lab {' '.join(words[:2])}")
     done = subprocess.run([ROOT / "tests/lab/lab", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode == SKIP:
         pytest.skip(done.stderr.strip().splitlines()[-1])
