@@ -20,12 +20,14 @@ import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
 # What this project's things are called in home and in /var/lib; and where Ansible keeps the sockets of its connections, by host and port.
 OURS = ("reversible", ".reversible", ".ansible")
 KINDS = ("--mount", "--net", "--pid", "--ipc", "--fork", "--kill-child=KILL", "--mount-proc", "--propagation", "private")
+GROUPS = ("docker", "incus", "systemd")   # systems of the lab that make control groups
 LAB = Path(__file__).resolve().parent / "lab/lab"
 
 
@@ -59,15 +61,38 @@ class Sandbox:
         """With all that runs in it."""
         self.process.kill()
 
-    def close(self) -> None:
-        """Ends it; nothing stays: also no control group, whose names the whole machine shares."""
+    def close(self) -> list[str]:
+        """Ends it, and all that runs in it. What stays of it is given back: it should be nothing."""
         if self.alive:
             self.run([LAB, "down"], {}, Path(os.devnull), 120)
-        self.end()
-        self.process.wait()
-        subprocess.run([LAB, "down", "docker", "incus", "systemd"], env={**os.environ, "REVERSIBLE_LAB": lab_of(self.place)},
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-        shutil.rmtree(self.place, ignore_errors=True)
+        return end_of(self.process, self.place)
+
+
+def end_of(process: subprocess.Popen, place: Path) -> list[str]:
+    """Ends a sandbox with all that runs in it; what stays of it on the machine is given back."""
+    first = [os.pidfd_open(pid) for pid in children(process.pid)]
+    process.kill()
+    process.wait()
+    for handle in first:   # the kernel ends a first process after all others of its namespace
+        select.select([handle], [], [], 60)
+        os.close(handle)
+    # From outside once more, for one that was ended in the middle: control groups are the machine's.
+    lab = lab_of(place)
+    subprocess.run([LAB, "down", *GROUPS], env={**os.environ, "REVERSIBLE_LAB": lab}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(lab, ignore_errors=True)
+    names = [f"reversible-lab-{name}-{zlib.crc32(f'{lab}/{name}'.encode()):08x}" for name in GROUPS]
+    left = [path for name in names for path in (*Path("/sys/fs/cgroup").glob(name), *Path("/sys/fs/cgroup").glob(f"*/{name}"))]
+    return [str(path) for path in (*left, place) if path.exists()]
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):   # it has just ended
+            if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(path.parent.name))
+    return found
 
 
 def enter(words: list[str], place: Path) -> list[str]:
@@ -188,10 +213,12 @@ def main() -> int:
     if len(sys.argv) < 2:
         sys.exit("usage: tests/sandbox.py COMMAND...")
     place = new_place()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    process = subprocess.Popen(enter(sys.argv[1:], place))
     try:
-        return subprocess.run(enter(sys.argv[1:], place), check=False).returncode
+        return process.wait()
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        end_of(process, place)
 
 
 if __name__ == "__main__":

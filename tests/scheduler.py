@@ -65,6 +65,7 @@ class Runner:
         self.sandboxes: dict[int, Sandbox] = {}
         self.copies: dict[tuple[Path, str], Copy] = {}
         self.uses: dict[str, set[str]] = {}
+        self.left: list[str] = []   # of sandboxes that have ended
         self.changed = threading.Condition()
         self.stopping = False
         self.live = sys.stdout.isatty()
@@ -102,13 +103,13 @@ class Runner:
                     self.do(one, lambda job, one=one: self.test(job, one, number))
         finally:
             if number in self.sandboxes:
-                self.sandboxes[number].close()
+                self.left += self.sandboxes[number].close()
 
     def sandbox(self, number: int) -> Sandbox:
         """The worker's own; a new one where the last was ended with a test that did not end."""
         here = self.sandboxes.get(number)
         if here is not None and not here.alive:
-            here.close()
+            self.left += here.close()
         if here is None or not here.alive:
             self.sandboxes[number] = Sandbox()
         return self.sandboxes[number]
@@ -215,6 +216,9 @@ class Runner:
 
     def close(self) -> int:
         passed, failed = (sum(getattr(job, kind) for job in self.jobs.values()) for kind in ("passed", "failed"))
+        for path in self.left:
+            print(f"left behind by the tests: {path}")
+        failed += len(self.left)
         skips = [(name, reason) for name, job in self.jobs.items() for reason in job.skips]
         if skips:
             print("\nskipped:")
