@@ -209,7 +209,8 @@ def main() -> int:
         if sys.argv[3:] == ["--serve"]:
             serve()
             return 0
-        return wait_as_first_process(subprocess.Popen(sys.argv[3:]).pid)
+        command = subprocess.Popen(sys.argv[3:])   # kept: one that is forgotten waits for its process by itself
+        return wait_as_first_process(command.pid)
     if len(sys.argv) < 2:
         sys.exit("usage: tests/sandbox.py COMMAND...")
     place = new_place()
