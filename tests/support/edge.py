@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
-import itertools
 import json
 import os
 import platform
@@ -38,9 +37,6 @@ from labkit import STATE, daemon
 
 RELEASES = {"blue": "1111111", "green": "2222222"}
 PATIENCE = 20.0
-CLAIMS: list[socket.socket] = []   # held until this process ends
-PORTS = 500   # in one claim
-PORTS_GIVEN = "REVERSIBLE_TEST_PORTS"
 
 
 @functools.cache
@@ -51,35 +47,6 @@ def web_binary() -> Path:
 @functools.cache
 def haproxy_binary(version: str) -> Path:
     return Path(lab("get", f"haproxy-{version}"))
-
-
-def claim_ports() -> int:
-    """The first of five hundred ports that no other process of the tests is given while this one lives. None is one that an outgoing connection
-    can have: a server that stops and starts under load finds it free again."""
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="utf-8").split()[0])
-    for first in range(lowest - 12000, lowest, PORTS):
-        claim = socket.socket(socket.AF_UNIX)
-        with contextlib.suppress(OSError):
-            claim.bind(f"\0reversible-test-ports-{first}")
-            CLAIMS.append(claim)
-            return first
-        claim.close()
-    raise AssertionError("too many other processes on this machine take ports for tests")
-
-
-@functools.cache
-def own_ports() -> t.Iterator[int]:
-    """Those that this process has claimed; or that its parent did for it, where what it starts outlives it."""
-    first = int(os.environ.get(PORTS_GIVEN) or claim_ports())
-    return itertools.cycle(range(first, first + PORTS))
-
-
-def quiet_port() -> int:
-    for port in itertools.islice(own_ports(), PORTS):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free of those that are ours")
 
 
 def ask(address: str, command: str) -> str:
@@ -129,19 +96,19 @@ class Edge:
         self._processes = names
         self.all_stats = [str(self.folder / f"{name}.stats") for name in names]
         self.stats = self.all_stats[0]
-        self.tcp_stats = f"127.0.0.1:{quiet_port()}" if tcp_stats else ""
+        self.tcp_stats = f"127.0.0.1:{daemon.free_port()}" if tcp_stats else ""
         self.all_masters = [str(self.folder / f"{name}.master") for name in names]
         self.master = self.all_masters[0]
         self.pidfile = self.folder / "haproxy.pidfile"
-        self.ports = {(colour, component): [quiet_port() for _one in range(replicas)] for colour in COLOURS for component in components}
+        self.ports = {(colour, component): [daemon.free_port() for _one in range(replicas)] for colour in COLOURS for component in components}
         # With several processes each gets its own socket by its environment: they share one configuration.
         path = self.stats if processes == 1 else '"${EDGE_STATS}"'
         addresses = [f"{path} mode 600 level admin"] + ([f"ipv4@{self.tcp_stats} level admin"] if tcp_stats else [])
-        self.shape = Shape(method, layout, components, self.map, map_key, map_value, addresses, quiet_port(), self.ports, **shape)
+        self.shape = Shape(method, layout, components, self.map, map_key, map_value, addresses, daemon.free_port(), self.ports, **shape)
         self.url = f"http://127.0.0.1:{self.shape.url_port}/"
         self.certificate, self.tls_url = self.folder / "certificate.pem", ""
         if tls:
-            self.shape.tls_port = quiet_port()
+            self.shape.tls_port = daemon.free_port()
             self.shape.certificate = self._make_certificate()
             self.tls_url = f"https://127.0.0.1:{self.shape.tls_port}/"
         self.place = self._place()  # for haproxy_color_switch_info

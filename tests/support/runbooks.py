@@ -22,7 +22,7 @@ import subprocess
 import typing as t
 from pathlib import Path
 
-from edge import fetch, haproxy_binary, quiet_port, web_binary
+from edge import fetch, haproxy_binary, web_binary
 from harness import PIPELINING, ROOT, staged, venv
 from labkit import daemon
 
@@ -84,7 +84,7 @@ class Machines:
 
     def __init__(self, place: Path, core: str) -> None:
         self.place, self.core, self.root, self.token = place, core, place / "opt", TOKEN
-        self.port, self.sides = quiet_port(), {"blue": quiet_port(), "green": quiet_port()}
+        self.port, self.sides = daemon.free_port(), {color: daemon.free_port() for color in ("blue", "green")}
         self.registry = Registry([TOKEN])
         self.registry.__enter__()
         self.map, self.config, self.socket = place / "active.map", place / "haproxy.cfg", place / "stats.sock"

@@ -9,7 +9,6 @@ import re
 import subprocess
 from pathlib import Path
 
-from edge import PORTS_GIVEN, claim_ports
 from harness import ROOT, lab
 
 SCENARIOS = {path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")}
@@ -19,9 +18,7 @@ def ends_well(scenario: str, place: Path) -> None:
     """All of its steps do, and nothing stays of what it stood on; `place` is for Molecule's own records."""
     venv = Path(lab("get", "molecule"))
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "MOLECULE_"))}
-    environ |= {"PATH": f"{venv / 'bin'}:{environ['PATH']}", "XDG_CACHE_HOME": str(place), "NO_COLOR": "1", "REVERSIBLE_CACHE": cache(),
-                # What is made for it serves on when the program that made it has ended.
-                PORTS_GIVEN: str(claim_ports())}
+    environ |= {"PATH": f"{venv / 'bin'}:{environ['PATH']}", "XDG_CACHE_HOME": str(place), "NO_COLOR": "1", "REVERSIBLE_CACHE": cache()}
     done = subprocess.run([venv / "bin/molecule", "test", "--scenario-name", scenario], cwd=ROOT, env=environ, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, check=False)
     # What it does not find it skips, and ends well.

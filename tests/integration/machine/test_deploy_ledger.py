@@ -10,7 +10,6 @@ import http.server
 import json
 import platform
 import re
-import socket
 import subprocess
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from harness import BIN, EDGES, LOCAL, ROOT, Ansible, Run, lab, staged, system, wait_for
+from labkit import daemon
 
 MODULE, INFO, ROLE = ("reversible.deploy.deploy_ledger", "reversible.deploy.deploy_ledger_info", "reversible.deploy.ledger")
 FIRST, SECOND, THIRD = "20261121t084500z-7f3a", "20261121t091500z-01bc", "20261122t091500z-44d0"
@@ -365,9 +365,7 @@ class Prometheus:
 
         self.exporter = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Exporter)
         threading.Thread(target=self.exporter.serve_forever, daemon=True).start()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = daemon.free_port()
         self.url = f"http://127.0.0.1:{port}"
         rules = re.sub(r"(?m)^ +for: .*\n", "", (RULES / "reversible.rules.yml").read_text())
         (folder / "rules.yml").write_text(rules)

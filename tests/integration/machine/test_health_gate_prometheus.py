@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from gate import Servers, answer, fails, gate, holds, serve  # noqa: F401  (serve is a fixture)
 from harness import LOCAL, Ansible, lab, wait_for
+from labkit import daemon
 
 RATIO = 'sum(rate(shop_requests_total{code=~"5.."}[3s])) / sum(rate(shop_requests_total[3s]))'
 P99 = "histogram_quantile(0.99, sum by (le) (rate(shop_seconds_bucket[3s])))"
@@ -99,7 +100,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Prometheus]:
     binary, folder, shop = lab("get", "prometheus"), tmp_path_factory.mktemp("prometheus"), Shop()
     (folder / "prometheus.yml").write_text(CONFIG.format(port=shop.server.server_address[1]), encoding="utf-8")
     (folder / "rules.yml").write_text(RULES, encoding="utf-8")
-    port = _free_port()
+    port = daemon.free_port()
     with open(folder / "log", "w", encoding="utf-8") as log:
         process = subprocess.Popen([binary, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
                                     f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log, cwd=folder)
@@ -113,13 +114,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Prometheus]:
         process.terminate()
         process.wait(20)
         shop.server.shutdown()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def _answers(prometheus: Prometheus) -> bool:

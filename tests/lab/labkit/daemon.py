@@ -4,6 +4,7 @@
 """Programs that the lab starts and ends. A pid counts only together with the start time of its process."""
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -15,6 +16,10 @@ from pathlib import Path
 from typing import Callable
 
 from . import Fail, Skip
+
+# Below those that the kernel takes for outgoing connections, so that what stops and starts again finds its port free.
+PORTS = range(20000, 32000)
+NEXT_PORT = Path("/run/reversible-next-port")   # for all who share this network, whatever the folder of their lab
 
 
 def start(folder: Path, name: str, argv: list, stdin: int = subprocess.DEVNULL) -> subprocess.Popen:
@@ -97,9 +102,18 @@ def wait_for(ready: Callable[[], bool], what: str, folder: Path, name: str, seco
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens at, and that no other caller on this machine, or in this sandbox, is given for the next thousands of calls."""
+    with open(NEXT_PORT, "a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        first = int(file.read() or PORTS.start) - PORTS.start
+        for port in (PORTS[(first + further) % len(PORTS)] for further in range(len(PORTS))):
+            with socket.socket() as probe, suppress(OSError):
+                probe.bind(("", port))
+                file.truncate(0)
+                file.write(f"{port + 1}\n")
+                return port
+    raise Fail(f"all ports from {PORTS.start} to {PORTS.stop - 1} are taken")
 
 
 def children(pids: set[int]) -> set[int]:
