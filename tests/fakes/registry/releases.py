@@ -82,13 +82,16 @@ class Place:
 
     def options(self, number: int, state: str = "present", **options: t.Any) -> dict[str, t.Any]:
         known = {"url": self.registry.template, "owner": "acme", "package": "shop", "sha": sha(number), "token": TOKEN, "state": state}
-        known |= {"dest": str(self.dest), "timeout": 3, "tries": 3} | options
+        known |= {"dest": str(self.dest), "timeout": 60, "tries": 3} | options
         return {key: value for key, value in known.items() if value is not None}
 
-    def start(self, options: dict[str, t.Any], name: str = "release_artifact", **ansible: t.Any) -> subprocess.Popen:
+    def start(
+        self, options: dict[str, t.Any], name: str = "release_artifact", below: t.Sequence[str] = (), **ansible: t.Any,
+    ) -> subprocess.Popen:
+        """`below` is a program, with its arguments, that is to run it."""
         args = options | {"_ansible_module_name": f"reversible.deploy.{name}"}
         args |= {f"_ansible_{key}": value for key, value in ansible.items()}
-        process = subprocess.Popen([self.binary, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([*below, self.binary, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         process.stdin.write(json.dumps(args).encode())
         process.stdin.close()
         process.stdin = None
@@ -135,7 +138,7 @@ class Place:
         return os.readlink(path).removeprefix("releases/") if path.is_symlink() else None
 
 
-def answer(process: subprocess.Popen, seconds: float = 60) -> dict[str, t.Any]:
+def answer(process: subprocess.Popen, seconds: float = 120) -> dict[str, t.Any]:
     out, _ = process.communicate(timeout=seconds)
     assert out.count(b"\n") == 1, out
     return json.loads(out)

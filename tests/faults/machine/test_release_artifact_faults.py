@@ -5,18 +5,19 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
 import signal
 import subprocess
 import threading
-import time
 import typing as t
 from pathlib import Path
 
 import pytest
 from harness import BIN, staged, wait_for
+from strace import moments, was_killed
 
 from registry import Registry
 from releases import (
@@ -24,7 +25,9 @@ from releases import (
 )
 
 MIB = 1 << 20
-KILLS = 60 if os.environ.get("REVERSIBLE_LONG") else 20
+# What a run does to its folder, once or a few times, and what it does for each file of a release.
+STEPS = ("mkdir", "mkdirat", "symlink", "symlinkat", "rename", "unlink", "fsync", "syncfs", "ftruncate")
+FILES = ("write", "utimensat", "unlinkat")
 
 
 @pytest.fixture(name="registry")
@@ -65,15 +68,16 @@ def test_a_connection_that_is_always_cut_ends(place: Place) -> None:
 def test_a_server_that_stops_sending_is_left(place: Place) -> None:
     place.registry.publish(sha(1), zstd(release(1)))
     place.registry.faults.stall_after = 1000
-    start = time.monotonic()
     failed = place.fails(1, timeout=0.7, tries=2)
-    assert failed["reason"] == "timed_out" and 1.4 < time.monotonic() - start < 5 and place.names == []
+    assert failed["reason"] == "timed_out" and place.names == [], failed
+    [first, second] = (entry["at"] for entry in place.registry.asked("GET"))
+    assert second - first > 0.7
 
 
 def test_slow_is_no_failure(place: Place) -> None:
     place.registry.publish(sha(1), zstd(release(1, 200_000)))
-    place.registry.faults.pause, place.registry.faults.piece = 0.3, 40_000
-    assert place.ok(1, timeout=0.8, tries=1)["download"]["seconds"] > 1.2, "longer than the longest pause, and never as long at once"
+    place.registry.faults.pause, place.registry.faults.piece = 0.1, 2_000
+    assert place.ok(1, timeout=8, tries=1)["download"]["seconds"] > 8, "in all it took longer than anything may take"
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 429])
@@ -82,7 +86,7 @@ def test_a_registry_in_trouble_is_asked_again(place: Place, status: int) -> None
     place.registry.faults.status, place.registry.faults.statuses = status, 2
     assert place.ok(1)["changed"]
     times = [entry["at"] for entry in place.registry.asked("GET")]
-    assert times[2] - times[1] > times[1] - times[0] > 0.4, "the pauses grow"
+    assert times[1] - times[0] > 0.5 and times[2] - times[1] > 1, "the pauses grow"
     place.registry.faults.statuses = 99
     assert str(status) in place.fails(2)["msg"]
 
@@ -157,31 +161,34 @@ def test_a_full_disk(place: Place, tmp_path: Path) -> None:
 
 
 def test_killed_at_every_step(place: Place) -> None:
-    """Killed after a time that grows until nothing is left to be killed; each next run finds order, and makes it."""
+    """Killed at each call that changes something (of those for each file, at some); each next run finds order, and makes it."""
     for number in (1, 2, 3):
         place.registry.publish(sha(number), zstd(release(number)))
     place.ok(1, "current")
-    start = time.monotonic()
     place.ok(2, "current")
-    whole, seen = time.monotonic() - start, set()
-    for turn in range(KILLS):
-        number = 3 if turn % 2 else 2
+    seen, number = set(), 2
+
+    def killed(below: list[str]) -> bool:
+        nonlocal number
+        number = 5 - number
         place.ok(1, "current")
         if place.pointer("previous") != sha(number):
             place.ok(number, "absent")
-        process = place.start(place.options(number, "current", retain=2))
-        time.sleep(whole * 1.2 * turn / KILLS)
-        process.send_signal(signal.SIGKILL)
+        process = place.start(place.options(number, "current", retain=2), below=below)
         process.communicate()
+        return was_killed(process.returncode)
+
+    some = 1 if os.environ.get("REVERSIBLE_LONG") else 25
+    for moment in itertools.chain(moments(STEPS, killed), moments(FILES, killed, every=some)):
         info = place.info(verify=True)
-        assert info["current"] in (sha(1), sha(number)), info
-        assert all(one["ours"] and one["damage"] is None for one in info["releases"]), info
+        assert info["current"] in (sha(1), sha(number)), (moment, info)
+        assert all(one["ours"] and one["damage"] is None for one in info["releases"]), (moment, info)
         assert place.is_whole(1)
         seen.add((info["current"] == sha(number), place.path(number).exists(), bool(info["leftovers"])))
         place.ok(number, "current", retain=2)
-        assert place.pointer() == sha(number) and place.is_whole(number) and place.pointer("previous") == sha(1)
-        assert place.info()["leftovers"] == [] and set(place.names) <= {sha(1), sha(2), sha(3)}
-        assert place.ok(number, "current", retain=2)["changed"] is False
+        assert place.pointer() == sha(number) and place.is_whole(number) and place.pointer("previous") == sha(1), moment
+        assert place.info()["leftovers"] == [] and set(place.names) <= {sha(1), sha(2), sha(3)}, moment
+        assert place.ok(number, "current", retain=2)["changed"] is False, moment
     assert {(False, False, True), (True, True, False)} <= seen, f"killed at few points: {seen}"
 
 
@@ -192,7 +199,7 @@ def test_a_signal_ends_it_cleanly(place: Place, sign: signal.Signals) -> None:
     process = place.start(place.options(1, "current", timeout=60))
     wait_for(lambda: list(place.dest.glob("releases/*.partial/bin/app")), "the first files")
     process.send_signal(sign)
-    failed = answer(process, 10)
+    failed = answer(process)
     assert failed["reason"] == "interrupted" and place.names == [], failed
 
 

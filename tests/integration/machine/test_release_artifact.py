@@ -349,7 +349,7 @@ def test_info(place: Place) -> None:
         place.registry.publish(sha(number), targz(member("a", b"%d" % number)))
         place.ok(number, "current")
     shutil.rmtree(place.registry.path("acme", "shop", sha(1)))
-    url = {"url": place.registry.template, "owner": "acme", "package": "shop", "token": TOKEN, "timeout": 3, "tries": 1}
+    url = {"url": place.registry.template, "owner": "acme", "package": "shop", "token": TOKEN, "timeout": 60, "tries": 1}
     info = place.info(**url, sha=sha(3), verify=True)
     assert (info["current"], info["previous"]) == (sha(2), sha(1))
     assert [(one["sha"], one["in_registry"], one["damage"]) for one in info["releases"]] == [(sha(2), True, None), (sha(1), False, None)]
