@@ -8,20 +8,20 @@ import os
 import signal
 import socket
 import ssl
-import time
+import threading
 import typing as t
 from pathlib import Path
 
 import pytest
 from edge import Call, call
-from gate import QUICK, Servers, answer, certificates, fails, gate, holds, refused, serve  # noqa: F401  (serve is a fixture)
+from gate import ONCE, Servers, answer, certificates, fails, gate, holds, refused, serve  # noqa: F401  (serve is a fixture)
 from harness import wait_for
 
 # Servers
 
 
 def hang(connection: socket.socket) -> None:
-    connection.settimeout(30)
+    connection.settimeout(600)
     connection.recv(1)
 
 
@@ -33,9 +33,9 @@ def begin(text: str, then: t.Callable[[socket.socket], None] = hang) -> t.Callab
 
 
 def drip(connection: socket.socket) -> None:
-    for _ in range(300):
+    while True:
         connection.sendall(b"x")
-        time.sleep(0.1)
+        threading.Event().wait(0.1)
 
 
 def flood(connection: socket.socket) -> None:
@@ -61,17 +61,16 @@ AT_ONCE = [
 ]
 
 
-@pytest.mark.parametrize("behave, words", [row[1:] for row in SLOW], ids=[row[0] for row in SLOW])
-def test_slow_servers(serve: Servers, behave: t.Callable[[socket.socket], None], words: str) -> None:
-    begun = time.monotonic()
-    row = fails({"kind": "http", "url": serve(behave).url, "timeout": 0.7}, words)
-    assert time.monotonic() - begun < 3 and 600 < row["milliseconds"] < 2500 and row["answer"] is None
+def test_slow_servers(serve: Servers) -> None:
+    """Each is left when its time ends. It is long enough for what they do send to have come."""
+    probes = [{"name": name, "kind": "http", "url": serve(behave).url, "timeout": 5} for name, behave, _ in SLOW]
+    for row, (_, _, words) in zip(gate(*probes)["probes"], SLOW):
+        assert row["ok"] is False and words in row["why"] and row["answer"] is None and row["milliseconds"] >= 5000, row
 
 
 @pytest.mark.parametrize("behave, words", [row[1:] for row in AT_ONCE], ids=[row[0] for row in AT_ONCE])
 def test_broken_servers(serve: Servers, behave: t.Callable[[socket.socket], None], words: str) -> None:
-    row = fails({"kind": "http", "url": serve(behave).url, "timeout": 5}, words)
-    assert row["milliseconds"] < 4000
+    fails({"kind": "http", "url": serve(behave).url}, words)
 
 
 def test_a_port_that_nobody_serves() -> None:
@@ -110,7 +109,7 @@ def test_redirect_loops(serve: Servers) -> None:
 
 def test_wrong_tls(serve: Servers, tmp_path: Path) -> None:
     plain = serve(answer())
-    fails({"kind": "http", "url": f"https://127.0.0.1:{plain.port}/", "insecure": True})
+    fails({"kind": "http", "url": f"https://127.0.0.1:{plain.port}/", "insecure": True, "timeout": 2})
     made = certificates(tmp_path, "shop.example")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made.certificate, made.key)
@@ -125,12 +124,23 @@ def test_wrong_tls(serve: Servers, tmp_path: Path) -> None:
 
 
 def test_one_that_hangs_does_not_keep_the_others(serve: Servers) -> None:
-    slow, quick = serve(hang), serve(answer())
-    begun = time.monotonic()
-    probes = [{"name": f"slow{number}", "kind": "http", "url": slow.url, "timeout": 60, "tries": 9} for number in range(31)]
-    result = gate(*probes, *({"name": f"quick{number}", "kind": "http", "url": quick.url} for number in range(9)), deadline=2)
-    assert time.monotonic() - begun < 5
+    """31 servers hang until the other probes have been answered."""
+    answered, let_go = threading.Semaphore(0), threading.Event()
+
+    def quickly(connection: socket.socket) -> None:
+        answer()(connection)
+        answered.release()
+
+    slow, quick = serve(lambda _: t.cast(None, let_go.wait(100))), serve(quickly)
+    probes = [{**ONCE, "name": f"slow{number}", "kind": "http", "url": slow.url, "timeout": 100} for number in range(31)]
+    more = [{**ONCE, "name": f"quick{number}", "kind": "http", "url": quick.url, "timeout": 100} for number in range(9)]
+    running = Call("health_gate", {"probes": [*probes, *more], "deadline": 100})
+    assert all(answered.acquire(timeout=60) for _ in more)
+    wait_for(lambda: len(slow.requests) == 31, "all others wait", 60)
+    let_go.set()
+    result = running.wait()
     assert result["failed_probes"] == [probe["name"] for probe in probes] and result["held"] == 9
+
 
 # Options that cannot be
 
@@ -226,25 +236,23 @@ def test_a_signal_ends_it(serve: Servers, tmp_path: Path, how: signal.Signals) -
     mark = tmp_path / "pid"
     slow = serve(hang)
     probes = [
-        {**QUICK, "name": "program", "kind": "command", "argv": ["sh", "-c", f"echo $$ > {mark}; sleep 60"], "timeout": 60},
-        {**QUICK, "name": "web", "kind": "http", "url": slow.url, "timeout": 60},
-        {**QUICK, "name": "log", "kind": "logs", "path": __file__, "text": "x", "window": 60},
-        {**QUICK, "name": "pause", "kind": "command", "argv": ["false"], "tries": 9, "delay": 30},
+        {**ONCE, "name": "program", "kind": "command", "argv": ["sh", "-c", f"echo $$ > {mark}; sleep 600"], "timeout": 600},
+        {**ONCE, "name": "web", "kind": "http", "url": slow.url, "timeout": 600},
+        {**ONCE, "name": "log", "kind": "logs", "path": __file__, "text": "x", "window": 600},
+        {**ONCE, "name": "pause", "kind": "command", "argv": ["false"], "tries": 9, "delay": 300},
     ]
-    running = Call("health_gate", {"probes": probes, "deadline": 100})
+    running = Call("health_gate", {"probes": probes, "deadline": 1000})
     pid = int(wait_for(lambda: mark.exists() and mark.read_text(encoding="utf-8").strip(), "the program runs"))
     os.kill(running.pid, how)
-    begun = time.monotonic()
-    result = running.wait(10)
-    assert time.monotonic() - begun < 3
+    result = running.wait(60)
     assert result["failed"] and result["reason"] == "interrupted" and how.name in result["msg"], result
     wait_for(lambda: not _runs(pid), "the program was ended")
 
 
 def test_killed_it_leaves_no_program_behind(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
-    sleeps = {"kind": "command", "argv": ["sh", "-c", f"echo $$ > {mark}; exec sleep 60"], "timeout": 60}
-    running = Call("health_gate", {"probes": [{**QUICK, "name": "it", **sleeps}]})
+    sleeps = {"kind": "command", "argv": ["sh", "-c", f"echo $$ > {mark}; exec sleep 600"], "timeout": 600}
+    running = Call("health_gate", {"probes": [{**ONCE, "name": "it", **sleeps}]})
     pid = int(wait_for(lambda: mark.exists() and mark.read_text(encoding="utf-8").strip(), "the program runs"))
     running.kill()
     wait_for(lambda: not _runs(pid), "the program was ended")

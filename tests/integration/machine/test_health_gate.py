@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 import subprocess
 import threading
-import time
 import typing as t
 from pathlib import Path
 
 import pytest
-from gate import Servers, answer, certificates, fails, gate, holds, in_turn, refused, serve  # noqa: F401  (serve is a fixture)
-from harness import LOCAL, ROOT, Ansible, staged, system
+from edge import Call
+from gate import ONCE, Servers, answer, certificates, fails, gate, holds, in_turn, refused, serve  # noqa: F401  (serve is a fixture)
+from harness import LOCAL, ROOT, Ansible, staged, system, wait_for
 
 ABSENT = {"name": "absent", "kind": "command", "argv": ["false"]}
 PRESENT = {"name": "present", "kind": "command", "argv": ["true"]}
@@ -42,7 +43,7 @@ def test_a_table_in_the_order_given(serve: Servers, tmp_path: Path) -> None:
     assert [row["name"] for row in rows] == ["web", "port", "program", "disk"]
     assert [row["answer"] for row in rows[:3]] == ["status 200, 16 bytes", "connected", "rc 0: fine"]
     for row in rows:
-        assert row["ok"] and row["tries"] == 1 and row["why"] is None and 0 <= row["milliseconds"] < 5000, row
+        assert row["ok"] and row["tries"] == 1 and row["why"] is None and row["milliseconds"] >= 0, row
     assert 0 < rows[3]["value"] <= 1 and "of the space" in rows[3]["answer"]
 
 
@@ -72,39 +73,47 @@ def test_check_mode_asks_nothing(serve: Servers, tmp_path: Path) -> None:
     assert not server.requests and not touched.exists()
 
 
-class Slowly:
-    """Answers after a while, and counts how many wait at once."""
+class Held:
+    """Answers only when it is told to, and counts how many wait for it."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.lock = seconds, threading.Lock()
+    def __init__(self) -> None:
+        self.lock, self.let_go = threading.Lock(), threading.Event()
         self.waiting = self.most = 0
 
     def __call__(self, connection: t.Any) -> None:
         with self.lock:
             self.waiting += 1
             self.most = max(self.most, self.waiting)
-        time.sleep(self.seconds)
+        assert self.let_go.wait(100)
         with self.lock:
             self.waiting -= 1   # before the answer: whoever has it may ask again at once
         answer()(connection)
 
 
-def test_twenty_probes_of_a_second_take_about_a_second(serve: Servers) -> None:
-    slowly = Slowly(1)
-    server, begun = serve(slowly), time.monotonic()
-    result = gate(*({"name": f"p{number}", "kind": "http", "url": server.url, "timeout": 10} for number in range(20)))
-    took = time.monotonic() - begun
-    assert not result.get("failed"), result
-    # One after the other they would take 20 s; what is above 1 s is the machine's own load.
-    assert 1 <= took < 3 and slowly.most > 15, (took, slowly.most)
+def held_probes(serve: Servers, held: Held, count: int) -> Call:
+    url = serve(held).url
+    probes = [{**ONCE, "name": f"p{number}", "kind": "http", "url": url, "timeout": 100} for number in range(count)]
+    return Call("health_gate", {"probes": probes, "deadline": 100})
+
+
+def test_twenty_probes_are_asked_side_by_side(serve: Servers) -> None:
+    held = Held()
+    running = held_probes(serve, held, 20)
+    wait_for(lambda: held.waiting == 20, "all of them wait for an answer", 60)
+    held.let_go.set()
+    result = running.wait()
+    assert not result.get("failed") and result["held"] == 20, result
 
 
 def test_at_most_32_at_once(serve: Servers) -> None:
-    slowly = Slowly(0.5)
-    server = serve(slowly)
-    result = gate(*({"name": f"p{number}", "kind": "http", "url": server.url, "timeout": 10} for number in range(50)))
-    assert not result.get("failed") and len(result["probes"]) == 50
-    assert 20 < slowly.most <= 32
+    held = Held()
+    running = held_probes(serve, held, 50)
+    wait_for(lambda: held.waiting == 32, "as many as may wait at once", 60)
+    threads = [path.read_text(encoding="utf-8") for path in Path(f"/proc/{running.pid}/task").glob("*/comm")]
+    assert threads.count("probe\n") == 32, threads
+    held.let_go.set()
+    result = running.wait()
+    assert not result.get("failed") and len(result["probes"]) == 50 and held.most == 32, (result, held.most)
 
 
 def test_tries_until_it_holds(serve: Servers) -> None:
@@ -123,14 +132,13 @@ def test_so_many_in_a_row(serve: Servers) -> None:
 
 
 def test_one_deadline_for_everything() -> None:
-    begun = time.monotonic()
-    probes = [{"name": f"p{number}", "kind": "command", "argv": ["sleep", "60"], "timeout": 60, "tries": 9} for number in range(40)]
-    result = gate(*probes, {**PRESENT, "name": "last"}, deadline=1)
-    assert time.monotonic() - begun < 4
+    """One after the other, or each with the time that is its own, they would take longer than anyone waits for the answer."""
+    sleeps = {"kind": "command", "argv": ["sleep", "600"], "timeout": 600, "tries": 9}
+    result = gate(*({"name": f"p{number}", **sleeps} for number in range(40)), {**PRESENT, "name": "last"}, deadline=1)
     assert result["failed"] and len(result["failed_probes"]) == 41
-    assert "was not done after 1 s" in result["probes"][0]["why"]
-    # Its turn never came.
-    assert result["probes"][40]["why"] == "the deadline of 1 s came first" and result["probes"][40]["tries"] == 0
+    # A machine with much else to do may not come to end them all in time, and then says that they hang.
+    assert all(re.search(r"not done after [01](\.\d+)? s|deadline of 1 s came first|it hangs", row["why"]) for row in result["probes"]), result
+    assert result["probes"][40]["tries"] == 0, "its turn came after the deadline"
 
 
 # http
@@ -218,9 +226,7 @@ def test_programs() -> None:
     fails(lost, 'expected "all is well" in what it prints, its last line is: all is lost')
     fails({"kind": "command", "argv": ["true"], "stdout": "x"}, "nothing was printed")
     fails({"kind": "command", "argv": ["no-such-program-here"]}, "cannot run no-such-program-here: this machine has no such program")
-    begun = time.monotonic()
     fails({"kind": "command", "argv": ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], "timeout": 0.3}, "was not done after 0.3 s")
-    assert time.monotonic() - begun < 3
     assert holds({"kind": "command", "argv": ["printf", "\\033[31mred\\n\\n"]})["answer"] == "rc 0: \\u{1b}[31mred"
 
 
@@ -275,21 +281,21 @@ def test_a_registered_result_is_a_baseline(bare: Ansible) -> None:
 
 
 def test_an_answer_is_as_fast_as_it_was(serve: Servers) -> None:
-    pause = [0.0]
-
     def after_a_pause(connection: t.Any) -> None:
-        time.sleep(pause[0])
+        threading.Event().wait(0.3)
         answer()(connection)
 
-    server = serve(after_a_pause)
-    web = {"name": "it", "kind": "http", "url": server.url}
-    pause[0] = 0.3
+    web = {"name": "it", "kind": "http", "url": serve(after_a_pause).url}
     before = gate(web, require=0)
-    assert 300 <= before["probes"][0]["value"] < 1500
-    holds({**web, "max_factor": 9, "max_rise": 5000, "max": 60000}, baseline=before)
-    was = {"probes": [{**before["probes"][0], "value": 20.0}]}
-    fails({**web, "max_factor": 2}, "milliseconds: ", "is more than 2 times the 20 of the baseline", baseline=was)
-    fails({**web, "max_rise": 100}, "is more than 100 above the 20 of the baseline", baseline=was)
+    assert before["probes"][0]["value"] >= 300
+
+    def was(milliseconds: float) -> dict[str, t.Any]:
+        return {"probes": [{**before["probes"][0], "value": milliseconds}]}
+
+    holds({**web, "max_rise": 60_000}, baseline=before)
+    holds({**web, "max_factor": 9, "max_rise": 5000, "max": 60_000}, baseline=was(60_000))
+    fails({**web, "max_factor": 2}, "milliseconds: ", "is more than 2 times the 20 of the baseline", baseline=was(20))
+    fails({**web, "max_rise": 100}, "is more than 100 above the 20 of the baseline", baseline=was(20))
     fails({**web, "max": 200}, "milliseconds: ", "is above 200")
     holds({**web, "max_rise": 1})  # without a baseline there is nothing to compare with yet
     fails({**web, "max_rise": 1}, "the baseline has no value", baseline={"probes": []})
@@ -337,8 +343,9 @@ def inputs(**other: t.Any) -> dict[str, t.Any]:
     return {f"{PROBES}_{key}": value for key, value in {**INPUTS, **other}.items()}
 
 
-def service(name: str, only: str = "") -> dict[str, t.Any]:
-    probes = f"{{{{ {PROBES}_{name} | selectattr('name', 'search', '{only}') | list }}}}"
+def service(name: str, only: str = "", **change: t.Any) -> dict[str, t.Any]:
+    """A gate of the probes of a service, or of those with this word in their names."""
+    probes = f"{{{{ {PROBES}_{name} | selectattr('name', 'search', '{only}') | map('combine', {change}) | list }}}}"
     return {"name": name, "reversible.deploy.health_gate": {"probes": probes}}
 
 
@@ -381,8 +388,6 @@ def test_installed_or_from_a_checkout_they_are_the_same(edge_core: str, tmp_path
 def test_what_they_ask(serve: Servers, bare: Ansible, name: str, only: str, variable: str, path: str, good: str, bad: str) -> None:
     for body, code in ((good, 0), (bad, 2)):
         server = serve(answer(body))
-        task = service(name, only)
-        task["reversible.deploy.health_gate"]["deadline"] = 1
-        run = bare.play([HAVE, task], "bare_root", vars=inputs(**{variable: server.url.rstrip("/")}))
+        run = bare.play([HAVE, service(name, only, tries=1, consecutive=1, timeout=60)], "bare_root", vars=inputs(**{variable: server.url.rstrip("/")}))
         assert run.code == code and run.named(name).status == ("failed" if code else "ok"), run.output
         assert server.requests and all(request.startswith(f"GET {path} ") for request in server.requests)
