@@ -20,7 +20,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from edge import call
+from edge import Call, call
 
 Result = t.Dict[str, t.Any]
 ONCE = {"tries": 1, "delay": 0.05, "timeout": 60}
@@ -32,6 +32,16 @@ def gate(*probes: t.Mapping[str, t.Any], environ: t.Mapping[str, str] | None = N
     result = call("health_gate", asked, check=check, **(environ or {}))
     assert result["changed"] is False, result
     return result
+
+
+def watches(running: Call) -> bool:
+    """Whether all its probes let time go by: they have seen what is there, and will look again when their windows end."""
+    seen = []
+    for thread in Path(f"/proc/{running.pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            if (thread / "comm").read_text(encoding="utf-8") == "probe\n":
+                seen.append((thread / "wchan").read_text(encoding="utf-8") == "hrtimer_nanosleep")
+    return bool(seen) and all(seen)
 
 
 def one(probe: t.Mapping[str, t.Any], **options: t.Any) -> Result:
@@ -162,11 +172,18 @@ class Fakes:
         script.write_text(
             f"#!{sys.executable}\n"
             "import json, sys\n"
-            f"for entry in json.load(open({str(known)!r})):\n"
+            f"answers = json.load(open({str(known)!r}))\n"
+            f"print(json.dumps(sys.argv[1:]), file=open({str(known.with_suffix('.asked'))!r}, 'a'))\n"
+            "for entry in answers:\n"
             "    if entry['argv'] == sys.argv[1:]:\n"
             "        sys.stdout.write(entry['stdout']); sys.stderr.write(entry['stderr']); sys.exit(entry['rc'])\n"
             "sys.exit('this stand-in was not told about: ' + json.dumps(sys.argv[1:]))\n", encoding="utf-8")
         script.chmod(0o755)
+
+    def asked(self, program: str) -> int:
+        """How often it was; what it will say was settled before it counted."""
+        counted = self.folder / f"{program}.asked"
+        return len(counted.read_text(encoding="utf-8").splitlines()) if counted.exists() else 0
 
     @property
     def environ(self) -> dict[str, str]:

@@ -8,14 +8,14 @@ Files and, where the lab can have one, systemd are real. Docker, Incus and Proxm
 from __future__ import annotations
 
 import os
-import threading
 import time
 import typing as t
 from pathlib import Path
 
 import pytest
-from gate import Fakes, fails, fakes, gate, holds  # noqa: F401  (fakes is a fixture)
-from harness import Ansible, system
+from edge import Call
+from gate import ONCE, Fakes, fails, fakes, gate, holds, watches  # noqa: F401  (fakes is a fixture)
+from harness import Ansible, system, wait_for
 
 PROJECT, SERVICE, ONE_OFF = (f"com.docker.compose.{label}" for label in ("project", "service", "oneoff"))
 
@@ -182,26 +182,18 @@ def test_restarts_since_the_baseline(fakes: Fakes) -> None:
 
 
 def test_restarts_within_a_window(fakes: Fakes) -> None:
-    def crash() -> None:
-        time.sleep(0.3)
-        inspected(fakes, container("web", restarts=4))
-
     environ = inspected(fakes, container("web", restarts=3))
     holds({"kind": "restarts", "containers": ["web"], "window": 0.5}, environ=environ)
-    thread = threading.Thread(target=crash)
-    thread.start()
-    fails({"kind": "restarts", "containers": ["web"], "window": 2}, "restarted: web 1 times", environ=environ)
-    thread.join()
+    before = fakes.asked("docker")
+    running = Call("health_gate", {"probes": [{**ONCE, "name": "it", "kind": "restarts", "containers": ["web"], "window": 5}]}, **environ)
+    wait_for(lambda: fakes.asked("docker") > before, "it has counted once", 60)
+    inspected(fakes, container("web", restarts=4))
+    [row] = running.wait()["probes"]
+    assert row["ok"] is False and "restarted: web 1 times" in row["why"], row
     fails({"kind": "restarts", "containers": ["web"], "window": 60}, "leaves no time to watch for 60 s", environ=environ, deadline=2)
 
 
 # logs
-
-
-def later(seconds: float, do: t.Callable[[], t.Any]) -> threading.Thread:
-    thread = threading.Timer(seconds, do)
-    thread.start()
-    return thread
 
 
 def append(path: Path, text: str) -> None:
@@ -210,19 +202,23 @@ def append(path: Path, text: str) -> None:
 
 
 def test_a_file_watched_for_a_while(tmp_path: Path) -> None:
-    path = tmp_path / "shop.log"
-    append(path, "ERROR long ago\n")
-    probe = {"kind": "logs", "path": str(path), "regex": r"\b(ERROR|FATAL)\b", "ignore": "healthz", "window": 1}
-    thread = later(0.3, lambda: append(path, "fine\nERRORS: none\nERROR healthz\n"))
-    assert holds(probe)["answer"] == "3 new lines, 0 of them match"
-    thread.join()
-    thread = later(0.3, lambda: append(path, "ERROR: \x1b[31mred\nFATAL\n"))
-    row = fails(probe, "2 new lines match, the first: ERROR: \\u{1b}[31mred")
-    thread.join()
-    assert row["value"] == 2
-    thread = later(0.3, lambda: append(path, "FATAL\n"))
-    holds({**probe, "max": 1})
-    thread.join()
+    path, noisy = tmp_path / "shop.log", tmp_path / "noisy.log"
+    for log in (path, noisy):
+        append(log, "ERROR long ago\n")
+    probe = {**ONCE, "kind": "logs", "regex": r"\b(ERROR|FATAL)\b", "ignore": "healthz", "window": 5}
+    running = Call("health_gate", {"probes": [
+        {**probe, "name": "nothing of it", "path": str(path)},
+        {**probe, "name": "some of it", "path": str(noisy)},
+        {**probe, "name": "as much as may be", "path": str(noisy), "max": 2},
+    ]})
+    wait_for(lambda: watches(running), "all three have seen where the logs end", 60)
+    append(path, "fine\nERRORS: none\nERROR healthz\n")
+    append(noisy, "ERROR: \x1b[31mred\nFATAL\n")
+    quiet, some, enough = running.wait()["probes"]
+    assert quiet["ok"] and quiet["answer"] == "3 new lines, 0 of them match", quiet
+    assert not some["ok"] and some["why"] == "2 new lines match, the first: ERROR: \\u{1b}[31mred" and some["value"] == 2, some
+    assert enough["ok"], enough
+    probe = {**probe, "path": str(path), "window": 0.1}
     fails({**probe, "window": 0}, "there is nothing to count yet")
     fails({**probe, "path": f"{path}.gone"}, "there is no log")
     fails({**probe, "path": str(tmp_path)}, "not a regular file")
