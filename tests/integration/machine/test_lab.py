@@ -2,13 +2,15 @@
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The lab's systems are real ones: HAProxy flips by its map, Docker runs a database and serves its digests, Incus has containers with names
-and addresses; all are gone afterwards.
+and addresses; all are gone afterwards. What is in the cache is used while it is whole, and made again when it is not.
 """
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
+import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 from compose import engine, shop
 from edge import daemon
-from harness import lab
+from harness import ROOT, lab
 from incus import incus, offered
 
 
@@ -94,3 +96,79 @@ def readable(path: Path) -> str:
         return path.read_text()
     except OSError:   # it has just ended
         return ""
+
+
+LAB = ROOT / "tests/lab/lab"
+
+
+class Cache:
+    """A cache of its own. `ansible-test-pip` is a small thing that wants no network."""
+
+    THING, ENTRY = "ansible-test-pip", "ansible-test-home"
+
+    def __init__(self, folder: Path):
+        self.folder, self.entry, self.lock = folder, folder / self.ENTRY, folder / f"{self.ENTRY}.lock"
+        self.file = self.entry / ".ansible/test/cache/get_pip_25_2.py"
+        self.environment = {**os.environ, "REVERSIBLE_CACHE": str(folder)}
+
+    def get(self, *before: str) -> str:
+        """What it says meanwhile; a lock that it must not wait for would keep it until the guard."""
+        done = subprocess.run([*before, LAB, "get", self.THING], env=self.environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == str(self.entry)
+        return done.stderr
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    cache = Cache(tmp_path / "cache")
+    assert "making" in cache.get()
+    return cache
+
+
+def test_what_is_whole_in_the_cache_needs_no_lock_and_nothing_written(cache: Cache) -> None:
+    with open(cache.lock) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert cache.get() == ""
+        read_only = ("unshare", "--mount", "sh", "-c", f'mount --bind -o ro "{cache.folder}" "{cache.folder}" && exec "$@"', "sh")
+        assert cache.get(*read_only) == ""
+        (cache.folder / f"{cache.ENTRY}.times").unlink()
+        assert cache.get(*read_only) == ""   # its content says that it is whole
+
+
+@pytest.mark.parametrize("damage", ["cut short", "changed", "deleted", "a link that leads nowhere"])
+def test_what_is_damaged_in_the_cache_is_made_again(cache: Cache, damage: str) -> None:
+    before = cache.file.read_text()
+    if damage == "cut short":
+        cache.file.write_text(before[:-1])
+    elif damage == "changed":
+        cache.file.write_text(before.replace("a", "b"))
+    else:
+        cache.file.unlink()
+        if damage != "deleted":
+            cache.file.symlink_to("nowhere")
+    assert "damaged" in cache.get()
+    assert cache.file.read_text() == before
+    assert cache.get() == ""
+
+
+def test_another_time_of_a_file_alone_makes_nothing_again(cache: Cache) -> None:
+    """As when the cache was copied; it is looked at in full once."""
+    os.utime(cache.file, (1, 1))
+    assert cache.get() == ""
+    assert cache.file.stat().st_mtime == 1
+    with open(cache.lock) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert cache.get() == ""
+
+
+def test_who_waits_for_the_cache_says_for_whom(cache: Cache) -> None:
+    cache.file.unlink()
+    with open(cache.lock) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = subprocess.Popen([LAB, "get", cache.THING], env=cache.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        said = waiting.stderr.readline()
+        assert f"waiting for process {os.getpid()} (" in said and said.endswith(f"which works on {cache.ENTRY}\n"), said
+        assert not cache.file.exists()
+    printed, _ = waiting.communicate(timeout=120)
+    assert waiting.returncode == 0 and printed.strip() == str(cache.entry) and cache.file.exists()

@@ -4,8 +4,11 @@
 """The cache: folders that are made once. An entry is complete only when its manifest stands beside it.
 
 An entry is built in its final place (a venv and a patched binary hold absolute paths), and the manifest is written
-last, to a partial name, and renamed: without it the entry does not count. Every use hashes the recorded files again,
-so that a file that was cut short, changed or deleted makes the entry new instead of making a test fail oddly.
+last, to a partial name, and renamed: without it the entry does not count. It holds the hash of each file. Every use looks
+at each file's size and time, which are kept in a second list: what is as it was is used at once, without a lock and
+without writing, so that nobody waits for a build of another entry and a cache that is mounted read-only will do. Where
+they differ the hashes decide: a file that was cut short, changed or deleted makes the entry new instead of making a
+test fail oddly.
 """
 from __future__ import annotations
 
@@ -13,24 +16,27 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable
 
-from . import CACHE, LOCKS, say
+from . import CACHE, LOCKS, Fail, say
+
+# Seconds: more than any build takes, also when others want the processors.
+LONGEST_WAIT = 3600
 
 
 @contextmanager
 def lock(path: Path, what: str):
     """Hold an exclusive lock on a file or folder; it goes with the process (and what it waits for), however that ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another lab command that works on {what}")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise Fail(f"{what} cannot be worked on: {path}: {error.strerror}") from error
+    try:
+        _take(handle, what)
         LOCKS.add(handle)
         yield
     finally:
@@ -38,23 +44,53 @@ def lock(path: Path, what: str):
         os.close(handle)
 
 
+def _take(handle: int, what: str) -> None:
+    end, said = time.monotonic() + LONGEST_WAIT, False
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise Fail(f"{what}: still worked on by {_holder(handle)} after {LONGEST_WAIT} s") from None
+            if not said:
+                say(f"waiting for {_holder(handle)}, which works on {what}")
+                said = True
+            time.sleep(0.2)
+
+
+def _holder(handle: int) -> str:
+    """Who has the lock, by the kernel's list of them; a process of another namespace is not in it."""
+    inode = os.fstat(handle).st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
+            try:
+                return f"process {words[4]} ({Path('/proc', words[4], 'cmdline').read_text().replace(chr(0), ' ').strip()})"
+            except OSError:   # it has ended, and what it has started holds the lock on
+                return f"what process {words[4]} has started"
+    return "a process that cannot be seen from here"
+
+
 def entry(name: str, build: Callable[[Path], None]) -> Path:
     """The folder `name` of the cache, built by `build(folder)` if it is not there or not whole."""
-    folder, manifest = CACHE / name, CACHE / f"{name}.manifest"
+    folder, manifest, times = CACHE / name, CACHE / f"{name}.manifest", CACHE / f"{name}.times"
+    if manifest.exists() and _untouched(folder, times):
+        return folder
+    if manifest.exists() and not os.access(CACHE, os.W_OK) and _fault(folder, manifest) is None:
+        return folder
     with lock(CACHE / f"{name}.lock", name):
-        fault = _fault(folder, manifest)
-        if fault is None:
-            return folder
-        if manifest.exists():
-            say(f"cached {name} is damaged ({fault}): making it again")
-        manifest.unlink(missing_ok=True)
-        remove(folder)
-        folder.mkdir(parents=True)
-        say(f"making {folder}")
-        build(folder)
-        partial = manifest.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in [folder, *_fingerprints(folder)]))
-        os.replace(partial, manifest)
+        fault = None if manifest.exists() and _untouched(folder, times) else _fault(folder, manifest)   # another may have made it meanwhile
+        if fault is not None:
+            if manifest.exists():
+                say(f"cached {name} is damaged ({fault}): making it again")
+            for path in (manifest, times):
+                path.unlink(missing_ok=True)
+            remove(folder)
+            folder.mkdir(parents=True)
+            say(f"making {folder}")
+            build(folder)
+            _write(manifest, [str(folder), *_lines(folder, _fingerprint)])
+        _write(times, [str(folder), *_lines(folder, _look)])
     return folder
 
 
@@ -63,8 +99,23 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def _write(path: Path, lines: list[str]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text("".join(f"{line}\n" for line in lines))
+    os.replace(partial, path)
+
+
+def _untouched(folder: Path, times: Path) -> bool:
+    """Whether every file has the size and the time that it was last found whole with."""
+    try:
+        place, *lines = times.read_text().splitlines()
+        return place == str(folder) and all(_look(folder, folder / line.split(" ", 3)[3]) == line for line in lines)
+    except (OSError, ValueError):
+        return False
+
+
 def _fault(folder: Path, manifest: Path) -> str | None:
-    """Why the entry cannot be used; None if every recorded file is as it was."""
+    """Why the entry cannot be used; None if the content of every recorded file is as it was."""
     if not manifest.exists():
         return "not made yet"
     place, *lines = manifest.read_text().splitlines()
@@ -79,18 +130,24 @@ def _fault(folder: Path, manifest: Path) -> str | None:
     return None
 
 
-def _fingerprints(folder: Path) -> list[str]:
+def _lines(folder: Path, of: Callable[[Path, Path], str]) -> list[str]:
     lines = []
     for here, dirs, files in os.walk(folder):
         dirs[:] = [d for d in dirs if d != "__pycache__"]
         links = [d for d in dirs if (Path(here) / d).is_symlink()]
-        lines += [_fingerprint(folder, Path(here) / name) for name in files + links]
+        lines += [of(folder, Path(here) / name) for name in files + links]
     return sorted(lines)
+
+
+def _look(folder: Path, path: Path) -> str:
+    # A link that leaves the entry (a venv's python) must still lead somewhere.
+    about = path.lstat()
+    kind = "file" if not path.is_symlink() else "link" if path.exists() else "dangling"
+    return f"{kind} {about.st_size} {about.st_mtime_ns} {path.relative_to(folder)}"
 
 
 def _fingerprint(folder: Path, path: Path) -> str:
     if path.is_symlink():
-        # A link that leaves the entry (a venv's python) must still lead somewhere.
         content = os.readlink(path) + (" leads somewhere" if path.exists() else " dangles")
         digest = hashlib.sha256(content.encode())
     else:
