@@ -172,3 +172,24 @@ def test_who_waits_for_the_cache_says_for_whom(cache: Cache) -> None:
         assert not cache.file.exists()
     printed, _ = waiting.communicate(timeout=120)
     assert waiting.returncode == 0 and printed.strip() == str(cache.entry) and cache.file.exists()
+
+
+def test_all_is_prepared_that_can_be_had_and_the_rest_is_named(cache: Cache, tmp_path: Path) -> None:
+    """A machine whose apt has no lists: what needs none is made all the same."""
+    broken = tmp_path / "bin/apt-get"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho no mirror answers >&2\nexit 100\n")
+    broken.chmod(0o755)
+    cache.file.unlink()
+    environment = cache.environment | {"PATH": f"{broken.parent}:{os.environ['PATH']}"}
+
+    def prepare(*names: str) -> subprocess.CompletedProcess:
+        return subprocess.run([LAB, "prepare", *names], env=environment, capture_output=True, text=True, timeout=120)
+
+    done = prepare("shells", cache.THING, "busybox")
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+    assert done.returncode == 0 and lines[cache.THING] == str(cache.entry) and cache.file.exists(), done
+    assert lines["shells"].startswith("SKIPPED: ") and lines["busybox"].startswith("SKIPPED: ") and len(lines) == 3, done.stdout
+    assert prepare("shells").returncode == 77
+    refused = prepare(cache.THING, "nosuch")
+    assert refused.returncode == 1 and "neither a system nor a thing: nosuch" in refused.stderr

@@ -28,7 +28,9 @@ class Fail(Exception):
 
 
 class Skip(Exception):
-    """This machine cannot have that part; the message says why (exit 77)."""
+    """This machine cannot have that part; the message says why."""
+
+    EXIT = 77
 
 
 def say(text: str) -> None:

@@ -29,6 +29,7 @@ PROGRAMS = ("usr/sbin/dropbear", "usr/bin/dropbearkey", "usr/sbin/sshd", "usr/li
 
 def prepare() -> None:
     apt.install(*PACKAGES)
+    root_folder(apt.architecture())
 
 
 def up(folder: Path) -> str:

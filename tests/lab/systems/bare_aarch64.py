@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from labkit import Skip
+from labkit import Skip, apt
 from systems import bare
 from things.aarch64 import emulator
 
@@ -19,13 +19,18 @@ HELP = "as bare, for aarch64 (qemu-user, binfmt_misc in a user namespace)"
 PACKAGES = bare.PACKAGES
 CACHES = [f"{name}:arm64" for name in bare.CACHES] + ["qemu-user-static"]
 
-prepare, down, status = bare.prepare, bare.down, bare.status
+down, status = bare.down, bare.status
 
 
-def up(folder: Path) -> str:
+def prepare() -> None:
     release = tuple(int(part) for part in platform.release().replace("-", ".").split(".")[:2])
     if release < (6, 7):
         raise Skip(f"binfmt_misc is not per user namespace before Linux 6.7, this is {platform.release()}")
     if "binfmt_misc" not in Path("/proc/filesystems").read_text():
         raise Skip("this kernel has no binfmt_misc (or has not loaded the module)")
+    apt.install(*PACKAGES)
+    bare.root_folder("arm64", emulator())
+
+
+def up(folder: Path) -> str:
     return bare.start(folder, "aarch64", bare.root_folder("arm64", emulator()), emulator())

@@ -34,7 +34,9 @@ SHIM_SOCKETS = Path("/run/containerd/s")   # fixed in containerd
 
 
 def prepare() -> None:
-    """Nothing of the host: the programs come from the cache."""
+    """Nothing of the host: the programs come from the cache. The engine of each version is a thing."""
+    images()
+    registry()
 
 
 def up(folder: Path, version: str = "20.10") -> str:

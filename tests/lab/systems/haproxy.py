@@ -26,7 +26,8 @@ MAP_KEY = "shop-staging"
 
 
 def prepare() -> None:
-    """Nothing of the host: binary and libraries come from the cache."""
+    """Nothing of the host: binary and libraries come from the cache. HAProxy of each version is a thing."""
+    web()
 
 
 def up(folder: Path, version: str = "2.6") -> str:

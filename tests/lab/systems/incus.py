@@ -41,6 +41,8 @@ profiles:
 
 def prepare() -> None:
     """Nothing of the host: the programs come from the cache."""
+    machine()
+    image()
 
 
 def up(folder: Path) -> str:

@@ -38,6 +38,8 @@ ACCOUNTS = {"haproxy": (110, "/var/lib/haproxy"), "sshd": (111, "/run/sshd"), "s
 
 def prepare() -> None:
     apt.install(*PACKAGES)
+    root_folder()
+    web()
 
 
 def up(folder: Path, method: str = "map") -> str:

@@ -27,6 +27,8 @@ HOST = "zfs_root"
 
 def prepare() -> None:
     apt.install(*PACKAGES)
+    qemu()
+    machine()
 
 
 def up(folder: Path) -> str:
