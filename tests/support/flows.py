@@ -20,7 +20,7 @@ import typing as t
 import urllib.request
 from pathlib import Path
 
-from edge import Edge
+from edge import Edge, call
 from harness import HERE, OLDEST, PIPELINING, Ansible, Run, Running, staged, wait_for
 
 from registry import Registry
@@ -32,6 +32,22 @@ BAD = {
     "dead": "#!/bin/sh\nexit 3\n",
     "silent": "#!/bin/sh\nexec sleep 600\n",
 }
+
+
+def ledger_of(variables: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """What is recorded of an app, the newest deploy first. The module is asked, which takes a thousandth of the playbook `status`."""
+    found = call("deploy_ledger_info", {"app": variables["app_name"], "env": "staging", "path": variables["app_ledger_path"]})
+    assert not found.get("failed"), found
+    return found
+
+
+def kill_when(running: Running, look: t.Callable[[], t.Any], what: str) -> None:
+    """The controller dies as soon as there is something; a run that ends before that was no test of it."""
+    wait_for(lambda: look() or running.process.poll() is not None, what, 300)
+    ended = running.process.poll() is not None
+    running.process.send_signal(signal.SIGKILL)
+    run = running.wait()
+    assert not ended, f"it ended before this: {what}\n{run.output}"
 
 
 def color_switch(edge: Edge) -> dict[str, t.Any]:
@@ -105,6 +121,21 @@ class Shop(Edge):
 
     def deploy(self, number: int, *options: str, **inputs: t.Any) -> Run:
         return self.run("deploy_app", *options, release_sha=sha(number), **inputs)
+
+    def killed(self, task: str, book: str = "deploy_app", **inputs: t.Any) -> str:
+        """A run whose controller dies as soon as this task has ended; its id."""
+        running = self.start_book(book, **inputs)
+        line = f'"task": "{task}"'
+        kill_when(running, lambda: running.record.exists() and line in running.record.read_text(encoding="utf-8"), task)
+        return self.last_deploy()
+
+    def flip(self, color: str, number: int) -> None:
+        """As somebody does by hand, so that no ledger knows of it."""
+        result = call("haproxy_color_switch", {**self.options, "color": color, "release": sha(number)})
+        assert not result.get("failed") and self.serves() == (color, sha(number)), result
+
+    def ledger(self) -> dict[str, t.Any]:
+        return ledger_of(self.vars)
 
     def serves(self) -> tuple[str, str]:
         """The colour and the release that answer through HAProxy."""

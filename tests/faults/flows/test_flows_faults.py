@@ -5,19 +5,23 @@
 from __future__ import annotations
 
 import json
-import signal
 import typing as t
-from pathlib import Path
 
 import pytest
-from flows import Shop
+from edge import fetch
+from flows import Shop, kill_when
 from harness import Run, wait_for
 from releases import sha
 
-OLD = ("green", sha(1))
+OLD, NEW = ("green", sha(1)), ("blue", sha(2))
+# The tasks after which the controller is killed, and what serves then.
+REACHED = {
+    "Open the deploy": OLD, "See that there is room": OLD, "Record the restore point": OLD, "Have the release of each component": OLD,
+    "Start them with the release": OLD, "Flip this load balancer": NEW,
+}
 
 
-@pytest.fixture(name="shop", scope="module")
+@pytest.fixture(name="the_shop", scope="module")
 def a_shop(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Shop]:
     """With release 1 in green, and release 2 to be had."""
     with Shop(tmp_path_factory.mktemp("shop")) as shop:
@@ -27,6 +31,26 @@ def a_shop(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Shop]:
         first = shop.deploy(1)
         assert first.code == 0 and shop.serves() == OLD, first.output
         yield shop
+
+
+@pytest.fixture(name="shop")
+def with_the_old_release(the_shop: Shop) -> Shop:
+    """Green serves. What another test has left is put right by hand."""
+    if the_shop.serves() != OLD:
+        the_shop.flip("green", 1)
+    return the_shop
+
+
+@pytest.fixture(name="deployed")
+def with_the_new_release(the_shop: Shop) -> Shop:
+    """Blue serves, and green is the way back."""
+    if the_shop.serves() != NEW:
+        if fetch(the_shop.app_url("blue")) == " ".join(NEW):
+            the_shop.flip("blue", 2)
+        else:
+            run = the_shop.deploy(2)
+            assert run.code == 0 and the_shop.serves() == NEW, run.output
+    return the_shop
 
 
 def broken(shop: Shop, number: int = 2, **inputs: t.Any) -> Run:
@@ -42,13 +66,6 @@ def broken(shop: Shop, number: int = 2, **inputs: t.Any) -> Run:
     return run
 
 
-def ledger(shop: Shop) -> dict[str, t.Any]:
-    file = shop.folder / "status.json"
-    run = shop.run("status", status_file=str(file))
-    assert run.code == 0, run.output
-    return json.loads(file.read_text())
-
-
 def hook(shop: Shop, name: str, *steps: list[str]) -> t.Any:
     return {"app_hooks": {name: [list(step) for step in steps]}}
 
@@ -56,13 +73,13 @@ def hook(shop: Shop, name: str, *steps: list[str]) -> t.Any:
 def test_the_release_is_not_in_the_registry(shop: Shop) -> None:
     run = broken(shop, 9)
     assert "404" in run.output or "does not have" in run.output
-    assert ledger(shop)["deploys"][0]["outcome"] == "failed_reverted"
+    assert shop.ledger()["deploys"][0]["outcome"] == "failed_reverted"
 
 
 @pytest.mark.parametrize("name", ["before", "migrate"])
 def test_a_hook_fails_before_the_change(shop: Shop, name: str) -> None:
     run = broken(shop, **hook(shop, name, ["/bin/false"]))
-    assert not any(task.task.startswith("reversible.deploy.host_app : Have the release") for task in run.tasks)
+    assert "Have the release of each component" not in [task.task for task in run.tasks], run.output
     if name == "migrate":
         assert "stay when this deploy is taken back" in run.output
 
@@ -77,7 +94,7 @@ def test_a_gate_after_the_flip_fails(shop: Shop) -> None:
     hooks = {"app_hooks": {"smoke": [["/bin/false"]], "after_rollback": [["/bin/touch", str(marker)]]}}
     run = broken(shop, 2, **hooks)
     assert marker.exists()
-    deploys = ledger(shop)["deploys"]
+    deploys = shop.ledger()["deploys"]
     assert deploys[0]["outcome"] == "failed_reverted" and deploys[0]["reverted"], run.output
     marker.unlink()
 
@@ -114,52 +131,18 @@ def test_the_load_balancer_is_lost_after_the_flip(shop: Shop) -> None:
     # The ledger was there, too: the run could not be closed, and the next one is told so.
     refused = shop.run("rollback", mode="fast")
     assert refused.code != 0 and "take_over" in refused.output, refused.output
-    holder = ledger(shop)["lease"]["deploy_id"]
+    holder = shop.ledger()["holder"]["deploy_id"]
     back = shop.run("rollback", mode="fast", take_over=holder)
     assert back.code == 0 and shop.serves() == OLD, back.output
 
 
-def test_the_controller_is_killed_and_the_same_command_takes_over(shop: Shop) -> None:
-    started = shop.folder / "migrating"
-    running = shop.start_book("deploy_app", release_sha=sha(2), app_hooks={"migrate": [["/bin/sh", "-c", f"touch {started}; sleep 5"]]})
-    wait_for(started.exists, "the migration has begun", 120)
-    running.process.send_signal(signal.SIGKILL)
-    running.wait()
-    assert shop.serves() == OLD
-    refused = shop.deploy(2)
-    assert refused.code != 0 and "take_over" in refused.output, refused.output
-    holder = ledger(shop)["lease"]["deploy_id"]
-    taken = shop.deploy(2, take_over=holder)
-    assert taken.code == 0 and shop.serves() == ("blue", sha(2)), taken.output
-    back = shop.run("rollback", mode="fast")
-    assert back.code == 0 and shop.serves() == OLD, back.output
-
-
-@pytest.mark.parametrize("reached", [
-    "Open the deploy", "See that there is room", "Record the restore point", "Have the release of each component", "Start them with the release",
-    "Flip this load balancer",
-])
-def test_the_controller_is_killed_in_each_phase(shop: Shop, reached: str) -> None:
-    """As soon as that task has ended; the same command then comes to its end, and nobody has noticed."""
-    with shop.load(connections=4, pause=20) as load:
-        running = shop.start_book("deploy_app", release_sha=sha(2))
-        wait_for(lambda: running.record.exists() and f'"{reached}"' in running.record.read_text(encoding="utf-8"), reached, 120)
-        running.process.send_signal(signal.SIGKILL)
-        running.wait()
-        assert shop.serves() in (OLD, ("blue", sha(2)))
-        holder = ledger(shop)["lease"]["deploy_id"]
-        taken = shop.deploy(2, take_over=holder)
-        assert taken.code == 0 and shop.serves() == ("blue", sha(2)), taken.output
-        back = shop.run("rollback", mode="fast")
-        assert back.code == 0 and shop.serves() == OLD, back.output
-    assert load.report["failed"] == 0 and load.report["requests"] > 0, load.report
-
-
 def test_the_host_of_the_app_was_rebooted(shop: Shop) -> None:
-    """Plain processes do not come back by themselves: the fast way is closed, and the way that it names starts them. A deploy that was killed
-    before goes on."""
-    deployed = shop.deploy(2)
-    assert deployed.code == 0 and shop.serves() == ("blue", sha(2)), deployed.output
+    """Plain processes do not come back by themselves. A deploy that was killed before goes on; the fast way back is closed, and the way that it
+    names starts them."""
+    killed = shop.killed("Have the release of each component", release_sha=sha(2))
+    shop.reboot()
+    taken = shop.deploy(2, take_over=killed)
+    assert taken.code == 0 and shop.serves() == NEW, taken.output
     shop.reboot()
     closed = shop.run("rollback", mode="fast")
     way = f"to={shop.last_deploy()}"
@@ -168,49 +151,45 @@ def test_the_host_of_the_app_was_rebooted(shop: Shop) -> None:
     back = shop.run("rollback", "-e", way, confirm=True)
     assert back.code == 0 and shop.serves() == OLD, back.output
 
-    running = shop.start_book("deploy_app", release_sha=sha(2))
-    wait_for(lambda: running.record.exists() and '"Have the release of each component"' in running.record.read_text(), "it installs", 120)
-    running.process.send_signal(signal.SIGKILL)
-    running.wait()
-    shop.reboot()
-    taken = shop.deploy(2, take_over=shop.last_deploy())
-    assert taken.code == 0 and shop.serves() == ("blue", sha(2)), taken.output
-    back = shop.run("rollback", to=shop.last_deploy(), confirm=True)
-    assert back.code == 0 and shop.serves() == OLD, back.output
+
+def test_the_controller_is_killed_in_each_phase(shop: Shop) -> None:
+    """The same command takes over, and its controller dies in the next phase; the last one comes to its end, leads back as any
+    other, and nobody has noticed."""
+    killed = [""]
+    with shop.load(connections=4, pause=20, seconds=3600) as load:
+        for reached, served in REACHED.items():
+            if reached == "Have the release of each component":
+                killed.append(killed_while_it_migrates(shop, killed[-1]))
+            killed.append(shop.killed(reached, release_sha=sha(2), take_over=killed[-1]))
+            assert shop.serves() == served and shop.ledger()["holder"]["deploy_id"] == killed[-1]
+        last = shop.deploy(2, take_over=killed[-1])
+        assert last.code == 0 and shop.serves() == NEW, last.output
+        deploys = shop.ledger()["deploys"]
+        back = shop.run("rollback", mode="fast")
+        assert back.code == 0 and shop.serves() == OLD and shop.ledger()["holder"] is None, back.output
+    assert load.report["failed"] == 0 and load.report["requests"] > 0, load.report
+    newest, *before = deploys[:len(killed)]
+    assert newest["outcome"] == "done"
+    assert [(one["deploy_id"], one["outcome"], one["superseded_by"]) for one in reversed(before)] == [
+        (one, None, after) for one, after in zip(killed[1:], [*killed[2:], newest["deploy_id"]])], deploys
 
 
-def test_what_somebody_else_flips_meanwhile_is_left_to_him(shop: Shop) -> None:
-    book, outcome = shop.folder / "flip.yml", shop.folder / "outcome"
-    book.write_text(json.dumps([{
-        "name": "Flip by hand", "ansible.builtin.include_role": {"name": "reversible.deploy.color_switch", "tasks_from": "once"},
-        "vars": {"color_switch_color": "blue", "color_switch_prove": {}}}]))
-    there, back = shop.deploy(2), shop.run("rollback", mode="fast")
-    assert there.code == back.code == 0 and shop.serves() == OLD, there.output + back.output
-    run = shop.deploy(2, outcome_file=str(outcome), app_hooks={"migrate": [str(book)]})
-    assert run.code != 0 and "somebody made blue active; before it was green" in run.output and "NOT BACK: lb1 serves blue" in run.output, run.output
-    assert outcome.read_text().strip() == "failed_not_reverted" and shop.serves() == ("blue", sha(2))
-    back = shop.run("rollback", mode="fast", target_color="green")
-    assert back.code == 0 and shop.serves() == OLD, back.output
+def killed_while_it_migrates(shop: Shop, holder: str) -> str:
+    """In the middle of that task. Whoever does not say that he takes over is refused then."""
+    begun, goes_on = shop.folder / "migrating", shop.folder / "goes-on"
+    migration = f"touch {begun}; until [ -e {goes_on} ]; do sleep 0.1; done"
+    running = shop.start_book("deploy_app", release_sha=sha(2), take_over=holder, **hook(shop, "migrate", ["/bin/sh", "-c", migration]))
+    kill_when(running, begun.exists, "the migration has begun")
+    goes_on.touch()
+    refused = shop.deploy(2)
+    assert refused.code != 0 and "take_over" in refused.output and shop.serves() == OLD, refused.output
+    assert shop.ledger()["holder"]["deploy_id"] == shop.last_deploy()
+    return shop.last_deploy()
 
 
-def test_refusals_change_nothing(shop: Shop, tmp_path: Path) -> None:
-    for inputs, words in (
-        ({"release_sha": sha(2), "target_color": "green"}, "green is active"),
-        ({"release_sha": "main"}, "40 hex characters"),
-        ({"release_sha": sha(2), "app_hosts": ["app7"]}, "app7 is not in the inventory"),
-    ):
-        run = shop.run("deploy_app", **inputs)
-        assert run.code != 0 and words in run.output and shop.serves() == OLD, run.output
-    limited = shop.run("deploy_app", "--limit", "app1", release_sha=sha(2))
-    assert limited.code != 0 and "--limit app1" in limited.output, limited.output
-    unknown = shop.run("rollback", mode="fats")
-    assert unknown.code != 0 and "mode is fats" in unknown.output, unknown.output
-
-
-def test_a_rollback_stays_done_when_its_ledger_is_damaged(shop: Shop) -> None:
+def test_a_rollback_stays_done_when_its_ledger_is_damaged(deployed: Shop) -> None:
     """Whoever goes back at night is not sent forward again by a full disk or a line that somebody wrote by hand."""
-    deployed = shop.deploy(2)
-    assert deployed.code == 0 and shop.serves()[1] == sha(2), deployed.output
+    shop = deployed
     book, outcome = shop.folder / "ledger/ledger.jsonl", shop.folder / "outcome"
     sound = book.read_text()
     damage = {"app_hooks": {"after_rollback": [["/bin/sh", "-c", f"cp {book} {book}.sound; echo by hand >> {book}"]]}}
@@ -221,27 +200,54 @@ def test_a_rollback_stays_done_when_its_ledger_is_damaged(shop: Shop) -> None:
     opened = book.with_name("ledger.jsonl.sound").read_text()
     assert opened.startswith(sound)
     book.write_text(opened)
-    holder = ledger(shop)["lease"]["deploy_id"]
-    assert shop.deploy(1, take_over=holder).code == 0 and ledger(shop)["lease"] is None
+    holder = shop.ledger()["holder"]["deploy_id"]
+    assert shop.deploy(1, take_over=holder).code == 0 and shop.ledger()["holder"] is None
 
 
-def test_a_release_that_was_never_active_is_no_way_back(shop: Shop) -> None:
+def test_what_somebody_else_flips_meanwhile_is_left_to_him(deployed: Shop) -> None:
+    shop = deployed
+    shop.flip("green", 1)
+    book, outcome = shop.folder / "flip.yml", shop.folder / "outcome"
+    book.write_text(json.dumps([{
+        "name": "Flip by hand", "ansible.builtin.include_role": {"name": "reversible.deploy.color_switch", "tasks_from": "once"},
+        "vars": {"color_switch_color": "blue", "color_switch_prove": {}}}]))
+    run = shop.deploy(2, outcome_file=str(outcome), app_hooks={"migrate": [str(book)]})
+    assert run.code != 0 and "somebody made blue active; before it was green" in run.output and "NOT BACK: lb1 serves blue" in run.output, run.output
+    assert outcome.read_text().strip() == "failed_not_reverted" and shop.serves() == NEW
+    back = shop.run("rollback", mode="fast", target_color="green")
+    assert back.code == 0 and shop.serves() == OLD, back.output
+
+
+def test_refusals_change_nothing(shop: Shop) -> None:
+    for inputs, words in (
+        ({"release_sha": sha(2), "target_color": "green"}, ["green is active"]),
+        ({"release_sha": "main", "target_color": "red", "app_hosts": ["app7"]},
+         ["main: expected 40 hex characters", "target_color is red", "app7 is not in the inventory"]),
+    ):
+        run = shop.run("deploy_app", **inputs)
+        assert run.code != 0 and all(word in run.output for word in words) and shop.serves() == OLD, run.output
+    limited = shop.run("deploy_app", "--limit", "app1", release_sha=sha(2))
+    assert limited.code != 0 and "--limit app1" in limited.output, limited.output
+    unknown = shop.run("rollback", mode="fats")
+    assert unknown.code != 0 and "mode is fats" in unknown.output, unknown.output
+
+
+def test_a_release_that_was_never_active_is_no_way_back(deployed: Shop) -> None:
     """It answers, and takes the place of the one that the load balancer remembers; nothing there would prove which it is."""
+    shop = deployed
     shop.publish(4)
-    flipped = shop.deploy(2)
-    assert flipped.code == 0 and shop.serves() == ("blue", sha(2)), flipped.output
-    installed = '"See that each component of the colour answers"'
-    running = shop.start_book("deploy_app", release_sha=sha(4))
-    wait_for(lambda: running.record.exists() and installed in running.record.read_text(encoding="utf-8"), installed, 120)
-    running.process.send_signal(signal.SIGKILL)
-    running.wait()
+    holder = shop.killed("See that each component of the colour answers", release_sha=sha(4))
     wait_for(lambda: {row["status"] for row in shop.rows() if row["svname"].endswith("green")} == {"UP"}, "HAProxy has seen it")
-    status = ledger(shop)
-    holder, told = status["lease"]["deploy_id"], status["load_balancers"]["lb1"]["previous"]
+    file = shop.folder / "status.json"
+    looked = shop.run("status", status_file=str(file))
+    assert looked.code == 0, looked.output
+    status = json.loads(file.read_text())
+    told = status["load_balancers"]["lb1"]["previous"]
+    assert status["lease"]["deploy_id"] == holder
     assert (told["release"], told["open"], told["why"]) == (sha(1), False, f"app1 holds {sha(4)} there"), told
     blind = {"app_prove": {name: value for name, value in shop.vars["app_prove"].items() if not name.startswith("release")}}
     refused = shop.run("rollback", mode="fast", take_over=holder, **blind)
-    assert refused.code != 0 and shop.serves() == ("blue", sha(2)), refused.output
+    assert refused.code != 0 and shop.serves() == NEW, refused.output
     said = " ".join(refused.output.split())
     assert f"green served {sha(1)}, and since then" in said and f"has put {sha(4)} there" in said and f"blue serves {sha(2)}, as before" in said, said
     back = shop.run("rollback", mode="full", release_sha=sha(1), **blind)
