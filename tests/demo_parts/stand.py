@@ -77,7 +77,7 @@ class Stand(Shop):
 
     def ask_on(self) -> dict[str, t.Any]:
         """What the people saw since the last time; others have begun to ask before they end."""
-        following = self.load(connections=4, pause=20)
+        following = self.load(connections=4, pause=50)
         load = following.__enter__()
         before, self.asking = self.asking, load
         self.crowds.append(following)
@@ -156,11 +156,21 @@ def wait(running: t.Any, look: t.Callable[[str], None], kill_at: str = "") -> Ru
 
 
 def _watch(running: t.Any, look: t.Callable[[str], None], kill_at: str) -> None:
+    last, place = "Ansible starts", 0
     while running.process.poll() is None:
-        lines = running.record.read_text(encoding="utf-8").splitlines() if running.record.exists() else []
-        done = [json.loads(line)["task"] for line in lines if line.endswith("}")]
-        if kill_at and kill_at in done:
+        ended, place = _tasks_after(running.record, place)
+        if kill_at and kill_at in ended:
             os.kill(running.process.pid, 9)
-            kill_at = ""
-        look(done[-1] if done else "Ansible starts")
+        last = ended[-1] if ended else last
+        look(last)
         time.sleep(0.1)
+
+
+def _tasks_after(record: Path, place: int) -> tuple[list[str], int]:
+    """The tasks that have ended since a place in the record, and the place after them. What a task returned is long: each is read once."""
+    if not record.exists():
+        return [], place
+    with record.open("rb") as file:
+        file.seek(place)
+        whole, end, _begun = file.read().rpartition(b"\n")
+    return [json.loads(line)["task"] for line in whole.splitlines()], place + len(whole + end)
