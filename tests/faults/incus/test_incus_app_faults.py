@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 
 from harness import Running, wait_for
-from incus import BLUE, GREEN, Doors, Incus, IncusShop, a_machine, a_shop  # noqa: F401  pylint: disable=unused-import
+from incus import GREEN, Doors, Incus, IncusShop, a_machine, a_shop  # noqa: F401  pylint: disable=unused-import
 from releases import sha
 
 
@@ -71,7 +71,7 @@ def test_killed_in_the_middle(machine: Incus, shop: IncusShop, one_core: str) ->
     assert died.code == 2 and "mark them as whole" in died.output, died.output
     assert "installed" not in machine.marks(GREEN)
 
-    whole = doors.play("install", "probe")
-    assert whole.code == 0, whole.output
-    assert machine.marks(GREEN)["release"] == sha(1) and BLUE not in machine.status()
-    assert doors.play("retire").code == 0 and machine.status() == before
+    whole = doors.play("install", "probe", "observe", "retire")
+    assert whole.code == 0 and machine.status() == before, whole.output
+    observed = whole.named("Say what is")["ansible_facts"]["app_observed"]["colors"]
+    assert observed["green"]["well"] and [observed[color]["release"] for color in ("green", "blue")] == [sha(1), None], observed
