@@ -7,7 +7,6 @@ command goes on."""
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import typing as t
 from pathlib import Path
@@ -15,36 +14,38 @@ from pathlib import Path
 import pytest
 from compose import Engine
 from edge import haproxy_binary, web_binary
-from harness import Run, Running, wait_for, within
+from flows import kill_when
+from harness import Run, wait_for, within
 from colors_shop import COMPOSE, ColorsShop, an_engine, sha  # noqa: F401  pylint: disable=unused-import
 
 # Its image is made here, of what lies beside it and belongs to the release alone.
 BUILT = COMPOSE.replace("    stop_signal", "    build: .\n    stop_signal", 1)
-# Its services wait for one that takes as long as it is told to.
+# Its services wait for one that is well as long as a file is there.
 HELD = BUILT.replace("    build", "    depends_on: {gate: {condition: service_healthy}}\n    build", 1).replace("services:\n", """\
 services:
   gate:
     image: reversible-lab/busybox:1
     stop_signal: SIGKILL
-    command: [sh, -c, "sleep ${HOLD}; touch /open; exec sleep 100000"]
-    healthcheck: {test: [CMD, test, -e, /open], interval: 1s, timeout: 5s, retries: 60}
+    volumes: ["shared:/shared"]
+    command: [sleep, "100000"]
+    healthcheck: {test: [CMD, test, -e, /shared/open], interval: 1s, timeout: 5s, retries: 300}
 """, 1)
 FROM_REGISTRY = COMPOSE.replace("NAME/web", "127.0.0.1:5000/NAME/web", 1)
 
 
 class BuiltShop(ColorsShop):
-    """Nothing is pulled, and images are built, unless a deploy says otherwise. 1 and 2 are well; 3 takes long to be built and to start;
-    4 is in the registry, and larger than what has no room; 5 is nowhere."""
+    """Nothing is pulled, and images are built, unless a deploy says otherwise. 1 and 2 are well; 3 starts when its gate is open, as it is at
+    first; 4 is in the registry, and larger than what has no room; 5 is nowhere."""
 
     def __init__(self, place: Path, on: Engine, **shape: t.Any) -> None:
         super().__init__(place, on, **shape)
         self.vars["compose_colors_app_build"] = True
-        self.hold(0)
-        for number, text, slow in ((1, BUILT, 0), (2, BUILT, 0), (3, HELD, 3)):
+        self.gate = on.volume(f"{self.name}-shared") / "open"
+        self.gate.touch()
+        for number, text in ((1, BUILT), (2, BUILT), (3, HELD)):
             folder = self.releases / self.publish(number, text=text)
             self.on.docker("image", "rm", f"{self.name}/web:{sha(number)}")
-            lines = ["FROM reversible-lab/busybox:1", f"COPY etc/shop/motd /motd-{number}", f"RUN sleep {slow}"]
-            (folder / "Dockerfile").write_text("\n".join(lines) + "\n")
+            (folder / "Dockerfile").write_text(f"FROM reversible-lab/busybox:1\nCOPY etc/shop/motd /motd-{number}\n")
         for number in (4, 5):
             self.publish(number, text=FROM_REGISTRY)
         large = place / "large"
@@ -54,10 +55,6 @@ class BuiltShop(ColorsShop):
         image = f"127.0.0.1:5000/{self.name}/web:{sha(4)}"
         for words in (("build", "--quiet", "--tag", image, large), ("push", "--quiet", image), ("image", "rm", image)):
             on.docker(*words)
-
-    def hold(self, seconds: int) -> None:
-        """How long release 3 takes to start."""
-        self.vars["compose_colors_app_env"] = self.vars["compose_colors_app_env"] | {"HOLD": str(seconds)}
 
     def broken(self, number: int, *words: str, **inputs: t.Any) -> Run:
         """A deploy that fails, and says why."""
@@ -71,22 +68,28 @@ class BuiltShop(ColorsShop):
         assert run.code == 0 and self.outcome == "done", run.output
         return run
 
-    def killed(self, task: str, **inputs: t.Any) -> str:
-        """A deploy of 3 whose controller dies in the middle of a task; the id of the run."""
-        running = self.start_book("deploy_app", release_sha=sha(3), **inputs)
-        self.until(running, task)
-        running.process.send_signal(signal.SIGKILL)
-        running.wait()
+    def killed_while_it_builds(self) -> str:
+        """A deploy of 3 whose controller dies while its image is built; the id of the run. What it had begun is let go on, and comes to its end."""
+        with (self.releases / sha(3) / "Dockerfile").open("a") as file:
+            file.write("RUN until [ -e /go-on ]; do sleep 1; done\n")
+
+        def builds() -> list[str]:
+            return [line.split()[0] for line in self.on.docker("ps", "--no-trunc", "--format", "{{.ID}} {{.Command}}").splitlines() if "/go-on" in line]
+
+        kill_when(self.start_book("deploy_app", release_sha=sha(3)), builds, "the image is built")
+        [container] = builds()
+        self.on.docker("exec", container, "touch", "/go-on")
+        wait_for(lambda: self.on.docker("image", "ls", "--quiet", f"{self.name}/web:{sha(3)}"), "the image is there", 120)
         return self.last_deploy()
 
-    def until(self, running: Running, task: str) -> None:
-        """The command of this task is at work: an image is built, or blue waits for a service that is not yet well."""
-        ask, word = {"Build the images": (["--no-trunc", "--format", "{{.Command}}"], "sleep 3"),
-                     "Start the services": (["--filter", f"name={self.name}-blue-gate-1", "--format", "{{.Status}}"], "starting")}[task]
-        told = Path(running.output.name)
-        wait_for(lambda: f": {task}] ***" in told.read_text() or running.process.poll() is not None, task, 120)
-        wait_for(lambda: word in self.on.docker("ps", *ask) or running.process.poll() is not None, word, 60)
-        assert running.process.poll() is None, told.read_text()
+    def killed_while_it_starts(self, **inputs: t.Any) -> str:
+        """A deploy of 3 whose controller dies while blue waits for a service that is not yet well, and that stays so; the id of the run."""
+        self.gate.unlink()
+        kill_when(self.start_book("deploy_app", release_sha=sha(3), **inputs), self.waits, "the services start")
+        return self.last_deploy()
+
+    def waits(self) -> bool:
+        return "starting" in self.on.docker("ps", "--filter", f"name={self.name}-blue-gate-1", "--format", "{{.Status}}")
 
     def made_by(self, color: str) -> dict[str, str]:
         """Each container of a colour, with the deploy that made it."""
@@ -153,7 +156,7 @@ def test_what_goes_wrong_while_a_release_is_made(shop: BuiltShop) -> None:
     shop.good("deploy_app", release_sha=sha(1))
     assert shop.serves() == ("green", sha(1)) and not (shop.root / "green/Dockerfile").exists()
 
-    with shop.load(connections=4, pause=50) as load:
+    with shop.load(connections=4, pause=50, seconds=3600) as load:
         with socket.socket() as stranger:
             stranger.bind(("127.0.0.1", shop.ports["blue", "web"][0]))
             stranger.listen()
@@ -165,7 +168,7 @@ def test_what_goes_wrong_while_a_release_is_made(shop: BuiltShop) -> None:
 
 def killed_while_it_is_built_and_while_it_starts(shop: BuiltShop) -> None:
     """Blue is what a failed deploy has left. What the killed run had begun goes on without its controller."""
-    first = shop.killed("Build the images")
+    first = shop.killed_while_it_builds()
     status = shop.run("status")
     words = (f"Under way: {first}", f"shop1: green holds {sha(1)}, well", f"shop1: blue holds {sha(2)}, NOT well")
     assert status.code == 0 and all(word in status.output for word in words), status.output
@@ -173,10 +176,9 @@ def killed_while_it_is_built_and_while_it_starts(shop: BuiltShop) -> None:
                                 ("cleanup_failed", {"color": "blue", "confirm": True}, f"take_over: {first}")):
         refused = shop.run(book, **inputs)
         assert refused.code == 2 and words in refused.output, refused.output
-    shop.hold(10)
-    second = shop.killed("Start the services", take_over=first)
+    second = shop.killed_while_it_starts(take_over=first)
     assert shop.serves() == ("green", sha(1))
-    shop.hold(0)
+    shop.gate.touch()
     shop.good("deploy_app", release_sha=sha(3), take_over=second)
     assert shop.serves() == ("blue", sha(3))
     assert shop.made_by("blue") == {f"{shop.name}-blue-{name}-1": shop.last_deploy() for name in ("gate", "web")}
@@ -201,14 +203,14 @@ def no_image(shop: BuiltShop) -> None:
 def test_the_engine_ends_in_the_middle(shop: BuiltShop) -> None:
     """What served ends with it, and comes back with it; the deploy does not."""
     shop.good("deploy_app", release_sha=sha(1))
-    shop.hold(60)
+    shop.gate.unlink()
     running = shop.start_book("deploy_app", release_sha=sha(3))
-    shop.until(running, "Start the services")
+    wait_for(lambda: shop.waits() or running.process.poll() is not None, "the services start", 300)
     with shop.on.stopped():
         run = running.wait()
         assert run.code == 2 and shop.outcome == "failed_reverted" and "start the services" in run.output, run.output
     wait_for(lambda: shop.serves() == ("green", sha(1)), "the engine has started green again")
-    shop.hold(0)
+    shop.gate.touch()
     shop.good("deploy_app", release_sha=sha(3))
     assert shop.serves() == ("blue", sha(3))
 
@@ -217,12 +219,15 @@ def test_the_engine_ends_in_the_middle(shop: BuiltShop) -> None:
 def test_killed_and_cleaned_up(shop: BuiltShop) -> None:
     """Whoever cleans up waits for what the killed run had begun, or it would start again what was just stopped."""
     shop.good("deploy_app", release_sha=sha(1))
-    shop.hold(15)
-    killed = shop.killed("Start the services")
-    shop.good("cleanup_failed", color="blue", confirm=True, take_over=killed)
+    killed = shop.killed_while_it_starts()
+    cleans = shop.start_book("cleanup_failed", color="blue", confirm=True, take_over=killed)
+    told = Path(cleans.output.name)
+    wait_for(lambda: ": Wait until no earlier run is at work on the colour] ***" in told.read_text() or cleans.process.poll() is not None, "it waits", 300)
+    shop.gate.touch()
+    cleaned = cleans.wait()
+    assert cleaned.code == 0 and shop.outcome == "done", cleaned.output
     said = shop.on.docker("ps", "-a", "--filter", f"name={shop.name}-blue", "--format", "{{.Names}} {{.State}}").splitlines()
     assert sorted(said) == [f"{shop.name}-blue-gate-1 exited", f"{shop.name}-blue-web-1 exited"], said
-    shop.hold(0)
     shop.good("deploy_app", release_sha=sha(3))
     assert shop.serves() == ("blue", sha(3))
 
@@ -231,7 +236,7 @@ def test_killed_and_cleaned_up(shop: BuiltShop) -> None:
 def test_one_host_of_two_fails(on: Engine, place: Path) -> None:
     with TwoHosts(place, on) as shop:
         shop.good("deploy_app", release_sha=sha(1))
-        with shop.load(connections=4, pause=50) as load:
+        with shop.load(connections=4, pause=50, seconds=3600) as load:
             with socket.socket() as stranger:
                 stranger.bind(("127.0.0.1", shop.ports["blue", "web"][1]))
                 stranger.listen()

@@ -26,7 +26,7 @@ def test_the_example_deployed_and_taken_back(shop: ColorsShop) -> None:
     own = {"green/.env": 0o600, "green/compose.reversible.yaml": 0o644}
     assert files == own | {f"green/{name}": 0o644 for name in ("compose.yaml", "conf/start", "etc/shop/motd")}
 
-    with shop.load(connections=4, pause=50) as load:
+    with shop.load(connections=4, pause=50, seconds=3600) as load:
         bad = shop.deploy(3, compose_colors_app_probe_tries=8)
         assert bad.code == 2 and (shop.outcome, shop.serves()) == ("failed_reverted", ("green", sha(1))), bad.output
         assert f"{shop.name}-blue-web-1 is unhealthy" in bad.output and "green serves" in bad.output, bad.output
