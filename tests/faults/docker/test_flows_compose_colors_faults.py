@@ -74,7 +74,8 @@ class BuiltShop(ColorsShop):
             file.write("RUN until [ -e /go-on ]; do sleep 1; done\n")
 
         def builds() -> list[str]:
-            return [line.split()[0] for line in self.on.docker("ps", "--no-trunc", "--format", "{{.ID}} {{.Command}}").splitlines() if "/go-on" in line]
+            lines = self.on.docker("ps", "--no-trunc", "--format", "{{.ID}} {{.Command}}").splitlines()
+            return [line.split()[0] for line in lines if "/go-on" in line]
 
         kill_when(self.start_book("deploy_app", release_sha=sha(3)), builds, "the image is built")
         [container] = builds()
@@ -221,8 +222,8 @@ def test_killed_and_cleaned_up(shop: BuiltShop) -> None:
     shop.good("deploy_app", release_sha=sha(1))
     killed = shop.killed_while_it_starts()
     cleans = shop.start_book("cleanup_failed", color="blue", confirm=True, take_over=killed)
-    told = Path(cleans.output.name)
-    wait_for(lambda: ": Wait until no earlier run is at work on the colour] ***" in told.read_text() or cleans.process.poll() is not None, "it waits", 300)
+    told, waits = Path(cleans.output.name), ": Wait until no earlier run is at work on the colour] ***"
+    wait_for(lambda: waits in told.read_text() or cleans.process.poll() is not None, "it waits", 300)
     shop.gate.touch()
     cleaned = cleans.wait()
     assert cleaned.code == 0 and shop.outcome == "done", cleaned.output
