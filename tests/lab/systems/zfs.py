@@ -20,7 +20,7 @@ HELP = "OpenZFS in an emulated machine, no Python; pools are made of files in it
 PACKAGES = ["openssh-client"]
 CACHES: list[str] = []   # what it is made of is a thing's
 MEMORY = 2048            # MiB; /mnt may take most of it
-# Seconds: a start takes 8 on an idle machine, of processor time; others may want the processors as well. Now and then an emulated one hangs in it.
+# Seconds: a start takes 5 on an idle machine, of processor time; others may want the processors as well. Now and then an emulated one hangs in it.
 PATIENCE, STARTS = 200, 2
 HOST = "zfs_root"
 
