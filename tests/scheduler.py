@@ -9,6 +9,7 @@ files of such a kind are one worker's. Invariant: what a test can see of another
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import time
@@ -163,6 +164,7 @@ class Runner:
         failure = Failed(f"exit {status}") if status else None
         if one.command:
             job.passed = 0 if status else 1
+            job.skips += re.findall(r"(?m)^LEFT OUT: (.*)$", output)
             job.take(lambda *_: None, output, failure)
         else:
             job.take(count_pytest, output, failure)

@@ -31,9 +31,6 @@ BOTH = COPIES / "staged for both"
 COLLECTION = Path("ansible_collections/reversible/deploy")
 PLAIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# The rest is what `lab get` prints.
-NEEDED = ("pytest",)
-
 _got: dict[str, Path | Exception] = {}
 _locks: dict[str, threading.Lock] = {}
 
@@ -297,11 +294,7 @@ def archive(job: Job) -> None:
 
 def prepare_lab(job: Job) -> None:
     """All that the tests want of the lab: in their sandboxes nothing can be fetched."""
-    for name in NEEDED:
-        try:
-            tool(job, name)
-        except Skip as skip:
-            job.write(f"{name}: {skip}")
+    job.run(LAB / "lab", "prepare", env={"REVERSIBLE_LONG": "1"} if job.long else {}, timeout=3600)
 
 
 def both(job: Job) -> None:
