@@ -11,7 +11,7 @@
 What a long task is at is shown while it runs (watch.py); a short one costs nothing more.
 
 Invariant: a module is started at most once. The target says that it is about to start the binary before it does; from then on,
-whatever happens is the result. Only before that may step 4 follow.
+whatever happens is the result. Only before that may step 4 follow; and where nothing at all is heard of the script that starts it, nothing may.
 
 Nothing that a task holds (arguments, environment) is ever part of a command line, since those are shown at -vvv and by "ps".
 """
@@ -45,6 +45,7 @@ display = Display()
 
 ARCHES = ("x86_64", "aarch64")
 BIN_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "modules", "__bin")
+_SUDO_WANTS_A_TERMINAL = "you must have a tty to run sudo"
 TAIL = 4000  # characters of unreadable output that a result shows
 START_FAILED = (126, 127)  # exit statuses of a shell that could not start a program; our binaries never end with them
 
@@ -61,6 +62,14 @@ class CacheUnusable(Exception):
 
 class NoBinary(Exception):
     """There is nothing that could run on this target."""
+
+
+class NoAnswer(Exception):
+    """The script that runs the module has ended and its answer is lost: nobody knows whether the module was started."""
+
+    def __init__(self, res: dict[str, t.Any]) -> None:
+        super().__init__("no answer")
+        self.res = res
 
 
 class ActionModule(ActionBase):
@@ -100,6 +109,8 @@ class ActionModule(ActionBase):
         try:
             self._require_stdin()
             return self._run_from_cache(args, binaries)
+        except NoAnswer as lost:
+            return self._nobody_knows(lost.res)
         except CacheUnusable as why:
             self._tell(display.vv, f"taking the ordinary way: {why}")
             return self._run_ordinarily(args, binaries.get(why.arch) or self._binary_for_target(binaries))
@@ -155,8 +166,26 @@ class ActionModule(ActionBase):
         res = self._low_level_execute_command(script(nonce, about), in_data=stdin)
         answer = read_answer(nonce, res["stdout"])
         if answer is None:
+            if script is run_script and not _never_began(res):
+                raise NoAnswer(res)
             raise CacheUnusable(f"the shell of the target ended with {res['rc']} and no answer: {_last_words(res)}")
         return answer, res
+
+    def _nobody_knows(self, res: dict[str, t.Any]) -> Result:
+        """Connections exist that lose what a command printed, with status 0. Another way would start the module a second time."""
+        return _failed(
+            f"{self._module}: the target's shell ended with status {res['rc']} and its answer is lost, so it is not known whether the module was "
+            "started; see that the connection works, then run the same task again: it finishes or restores what was begun",
+            reason="no_answer",
+            **self._evidence(res["stdout"], res),
+        )
+
+    def _evidence(self, output: str, res: dict[str, t.Any]) -> Result:
+        return {
+            "rc": res["rc"],
+            "module_stdout": remove_values(_tail(output), self._secrets),
+            "module_stderr": remove_values(_tail(res["stderr"]), self._secrets),
+        }
 
     def _result_of(self, output: str, res: dict[str, t.Any]) -> Result:
         report = _json_object(output)
@@ -172,9 +201,7 @@ class ActionModule(ActionBase):
             what = f"ended with status {res['rc']} before it reported"
         return _failed(
             f"{self._module} {what}; run the same task again: it finishes or restores what was begun",
-            rc=res["rc"],
-            module_stdout=remove_values(_tail(output), self._secrets),
-            module_stderr=remove_values(_tail(res["stderr"]), self._secrets),
+            **self._evidence(output, res),
         )
 
     # The ordinary way
@@ -251,6 +278,11 @@ def _hash_all() -> None:
 def _none_for(system: str, binaries: dict[str, Binary]) -> str:
     there_are = " and ".join(f"Linux {arch}" for arch in binaries)
     return f"the target is {system or 'unknown (uname says nothing)'}, and there are binaries for {there_are} only"
+
+
+def _never_began(res: dict[str, t.Any]) -> bool:
+    """The script has surely not run: no shell was there to run it, or sudo refused before it (our modules write nothing to stderr)."""
+    return res["rc"] in START_FAILED or _SUDO_WANTS_A_TERMINAL in res["stderr"]
 
 
 def _json_object(text: str) -> dict[str, t.Any] | None:

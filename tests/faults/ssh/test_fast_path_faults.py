@@ -301,12 +301,23 @@ def test_a_connection_without_stdin_goes_the_ordinary_way(edge: Ansible) -> None
 
 
 def test_a_shell_that_cannot_run_the_script(edge: Ansible) -> None:
-    """No answer at all: nothing was started, so the ordinary way is safe."""
-    shell = _shell(edge, 'case $2 in *nonce=*) echo "shell: what is this" >&2; exit 3;; esac; exec')
+    """The status of a program that could not be started: nothing was, so the ordinary way is safe."""
+    shell = _shell(edge, 'case $2 in *nonce=*) echo "shell: what is this" >&2; exit 127;; esac; exec')
     edge.hosts["local"] = edge.hosts["local"] | {"ansible_shell_executable": str(shell)}
     run = edge.one("specimen", {"text": "x"}, "local")
-    assert "the shell of the target ended with 3 and no answer: shell: what is this" in run.reason
+    assert "the shell of the target ended with 127 and no answer: shell: what is this" in run.reason
     assert "does not tell what it is" in run.only.msg
+
+
+@pytest.mark.parametrize("status", [0, 1, 3])
+def test_an_answer_that_is_lost_starts_nothing_twice(edge: Ansible, status: int) -> None:
+    edge.one("specimen", {"text": "x"}, "local")   # it is in the cache: what is lost is the answer of the run itself
+    edge.environ["ANSIBLE_CONNECTION_PLUGINS"] = str(HERE / "connection_plugins")
+    edge.hosts["local"] = edge.hosts["local"] | {"ansible_connection": "loses_output", "loses_with": status}
+    run = edge.one("specimen", {"text": "x"}, "local")
+    assert run.trips == 1, f"only one command can have started it:\n{run.output}"
+    assert run.only.status == "failed" and run.only["reason"] == "no_answer" and not run.reason, run.output
+    assert f"the target's shell ended with status {status} and its answer is lost" in run.only.msg
 
 
 # Modules that do not report
