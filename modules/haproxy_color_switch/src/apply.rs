@@ -11,10 +11,10 @@ use crate::history::{Entry, Verdict};
 use crate::plan::{Action, Switch};
 use crate::servers::Fleet;
 use crate::state::{self, Heading, State, digest};
-use crate::task::{Method, Task};
+use crate::task::{Method, Place, Task};
 use ansible_module::Failure;
 use anyhow::{Context, Result, bail, ensure};
-use host::atomic::Replace;
+use host::atomic::{Replace, sweep};
 use host::clock;
 use host::deadline::Deadline;
 use host::fence::Fence;
@@ -121,6 +121,7 @@ impl<'a> Apply<'a> {
         if let Some(run) = task.run() {
             Fence::check_and_raise(&task.place.state_dir, run)?;
         }
+        sweep_record(&task.place)?;
         if let Some(intent) = intent {
             let Switch { from, to, release, .. } = self.switch;
             let unproven = self.state.unproven(to.other());
@@ -138,6 +139,7 @@ impl<'a> Apply<'a> {
         let (place, state) = (&self.task.place, self.state);
         let value = state.pattern.name(self.switch.to);
         let _lock = lock(self.task, file)?;
+        sweep(file)?;
         let text = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
         ensure_unmoved(map::file_value(&text, &place.key) == state.file, file)?;
         for (socket, seen) in state.sockets.iter().zip(&state.live) {
@@ -176,6 +178,7 @@ impl<'a> Apply<'a> {
         };
         let place = &self.task.place;
         let _lock = lock(self.task, &place.config)?;
+        sweep(&place.config)?;
         let now = fs::read(&place.config)
             .with_context(|| format!("reading {}", place.config.display()))?;
         ensure_unmoved(now == self.state.text, &place.config)?;
@@ -250,6 +253,13 @@ pub fn entry(
     verdict: Verdict,
 ) -> Entry {
     Entry { time: clock::now(), color, release, deploy_id: run, verdict }
+}
+
+/// Removes what killed runs of this app, whose lock is ours, have left unfinished.
+fn sweep_record(place: &Place) -> Result<()> {
+    let kept = Color::BOTH.map(|color| place.kept_config(color));
+    let ours = [place.active_color_file(), place.history_file(), place.digest_file()];
+    ours.iter().chain(&kept).try_for_each(|path| sweep(path))
 }
 
 fn write_record(task: &Task, color: Color) -> Result<()> {

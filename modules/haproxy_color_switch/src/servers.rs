@@ -193,7 +193,7 @@ impl Fleet {
         self.servers().map(|server| server.sessions).sum()
     }
 
-    /// Requests since then. A counter that went back was reset, by a reload or by hand.
+    /// Requests since then. Counters may have begun again, by a reload or by hand.
     pub fn since(&self, then: &Fleet) -> Count {
         let key = |part: &Part, server: &Server| (part.socket, server.title());
         let before: BTreeMap<_, Count> = (then.parts.iter())
@@ -203,11 +203,9 @@ impl Fleet {
         for part in &self.parts {
             for server in &part.servers {
                 let old = before.get(&key(part, server)).copied().unwrap_or_default();
-                let reset =
-                    server.count.requests < old.requests || server.count.failed < old.failed;
-                let old = if reset { Count::default() } else { old };
-                sum.requests += server.count.requests - old.requests;
-                sum.failed += server.count.failed - old.failed;
+                let more = server.count.since(old).unwrap_or(server.count);
+                sum.requests += more.requests;
+                sum.failed += more.failed;
             }
         }
         sum

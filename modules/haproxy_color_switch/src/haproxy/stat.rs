@@ -31,6 +31,15 @@ pub struct Count {
     pub failed: u64,
 }
 
+impl Count {
+    /// What has been counted since then; none when these counters have begun again in between.
+    pub fn since(self, then: Count) -> Option<Count> {
+        let requests = self.requests.checked_sub(then.requests)?;
+        let failed = self.failed.checked_sub(then.failed)?;
+        (failed <= requests).then_some(Count { requests, failed })
+    }
+}
+
 impl Server {
     /// Up by the last check, all of it: neither on its way down nor unchecked.
     pub fn is_up(&self) -> bool {
@@ -151,6 +160,15 @@ mod tests {
             assert_eq!(servers[2].status, "no check", "{version}");
             assert_eq!(servers[0].count, Count { requests: 3, failed: 1 }, "{version}");
         }
+    }
+
+    #[test]
+    fn counters_that_began_again_are_noticed() {
+        let count = |requests, failed| Count { requests, failed };
+        assert_eq!(count(9, 3).since(count(5, 1)), Some(count(4, 2)));
+        assert_eq!(count(4, 4).since(count(5, 1)), None);
+        assert_eq!(count(9, 0).since(count(5, 1)), None);
+        assert_eq!(count(10, 10).since(count(1, 0)), None);
     }
 
     #[test]
