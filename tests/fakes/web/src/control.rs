@@ -22,7 +22,7 @@ pub enum Mode {
     FailApp,
     /// So many of a hundred answers are 500; health is fine.
     Share(u64),
-    /// Every answer takes that long.
+    /// Every answer takes that long, or until the mode is another.
     Slow(Duration),
     /// Every answer but the health's takes that long.
     SlowApp(Duration),

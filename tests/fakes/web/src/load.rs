@@ -25,12 +25,16 @@ struct Plan {
     until: Option<Instant>,
     pause: Duration,
     stop: &'static AtomicBool,
+    /// So many pauses of each worker are ended early.
+    pauses_ended: &'static AtomicU64,
     /// Workers that have not had their first answer yet.
     waiting: AtomicU64,
     report: Option<PathBuf>,
 }
 
 static STOP: AtomicBool = AtomicBool::new(false);
+static PAUSES_ENDED: AtomicU64 = AtomicU64::new(0);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 const WEB_SOCKET_PAUSE: Duration = Duration::from_millis(100);
 const AFTER_A_FAILURE: Duration = Duration::from_millis(5);
 
@@ -71,11 +75,12 @@ pub fn run(words: &[String]) -> Result<()> {
         },
         pause: Duration::from_millis(args.get("pause")?.unwrap_or(0)),
         stop: &STOP,
+        pauses_ended: &PAUSES_ENDED,
         waiting: AtomicU64::new(connections + u64::from(args.has("ws"))),
         report: args.get("report")?,
     };
     let settle = Duration::from_millis(args.get("settle")?.unwrap_or(50));
-    end_at_sigterm()?;
+    listen_to_signals()?;
     let fresh = (connections as f64 * share).round() as u64;
     let mut report = Report::begin(settle);
     thread::scope(|scope| {
@@ -97,16 +102,18 @@ pub fn run(words: &[String]) -> Result<()> {
     write(&report.finish(), plan.report.as_deref())
 }
 
-/// SIGTERM ends the load early, and the report is written all the same.
-fn end_at_sigterm() -> Result<()> {
+/// SIGTERM ends the load early, and the report is written all the same; SIGUSR1 ends a pause.
+fn listen_to_signals() -> Result<()> {
     let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block().context("blocking SIGTERM")?;
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1] {
+        signals.add(signal);
+    }
+    signals.thread_block().context("blocking signals")?;
     thread::spawn(move || {
-        if signals.wait().is_ok() {
-            STOP.store(true, Ordering::Relaxed);
+        while let Ok(Signal::SIGUSR1) = signals.wait() {
+            PAUSES_ENDED.fetch_add(1, Ordering::Relaxed);
         }
+        STOP.store(true, Ordering::Relaxed);
     });
     Ok(())
 }
@@ -128,6 +135,19 @@ impl Plan {
                 .is_none_or(|left| left.fetch_update(order, order, one_less).is_ok())
     }
 
+    /// The pause of a worker that has made so many requests, until there is nothing left to do.
+    fn pause(&self, made: u64, pause: Duration) {
+        let begun = Instant::now();
+        let is_last = || self.left.as_ref().is_some_and(|left| left.load(Ordering::Relaxed) == 0);
+        while self.goes_on() && !is_last() && self.pauses_ended.load(Ordering::Relaxed) < made {
+            let left = pause.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            thread::sleep(left.min(LOOK_EVERY));
+        }
+    }
+
     /// Say once that everything has begun, for who waits for it before doing something.
     fn has_begun(&self) {
         if self.waiting.fetch_sub(1, Ordering::Relaxed) == 1 && self.report.is_some() {
@@ -140,18 +160,19 @@ impl Plan {
 fn work(plan: &Plan, fresh: bool) -> Tally {
     let mut tally = Tally::default();
     let mut kept = None;
-    let mut first = true;
+    let mut made = 0;
     while plan.take() {
         let begun = now();
         let answer = ask(plan, &mut kept, fresh, &mut tally);
         tally.record(begun, fresh, &answer);
-        if std::mem::take(&mut first) {
+        made += 1;
+        if made == 1 {
             plan.has_begun();
         }
-        let pause = if answer.is_err() { plan.pause.max(AFTER_A_FAILURE) } else { plan.pause };
-        if !pause.is_zero() {
-            thread::sleep(pause);
-        }
+        plan.pause(
+            made,
+            if answer.is_err() { plan.pause.max(AFTER_A_FAILURE) } else { plan.pause },
+        );
     }
     tally
 }
@@ -191,7 +212,10 @@ fn hold_web_socket(plan: &Plan) -> Value {
         Err(error) => return json!({"colour": null, "cut": format!("{error:#}"), "echoed": 0}),
     };
     let mut exchange = || -> io::Result<()> {
-        while plan.goes_on() {
+        let mut goes_on = true;
+        while goes_on {
+            // Once more at the end, for what has come to pass since the last time.
+            goes_on = plan.goes_on();
             let begun = Instant::now();
             let text = format!("frame {echoed}");
             let frame = websocket::TEXT;
@@ -205,7 +229,9 @@ fn hold_web_socket(plan: &Plan) -> Value {
             }
             echoed += 1;
             longest = longest.max(begun.elapsed());
-            thread::sleep(WEB_SOCKET_PAUSE);
+            if goes_on {
+                thread::sleep(WEB_SOCKET_PAUSE);
+            }
         }
         websocket::write_frame(socket.get_mut(), websocket::CLOSE, &[], Some([0; 4]))
     };

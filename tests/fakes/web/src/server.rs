@@ -39,7 +39,7 @@ struct Now {
 }
 
 enum Answer {
-    Page { status: u16, body: String, after: Duration },
+    Page { status: u16, body: String, after: Duration, mode: Mode },
     WebSocket { key: String },
     Never,
     Close,
@@ -149,7 +149,7 @@ impl App {
         self.now().release = release;
     }
 
-    /// How many requests were served for each path.
+    /// How many requests were served for each path, and how many frames of WebSockets as `frames`.
     pub fn counts(&self) -> Value {
         let counts = lock(&self.counts);
         Value::Object(
@@ -180,10 +180,10 @@ impl App {
                         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
                          Connection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n{names}\r\n"
                     )?;
-                    return websocket::echo(&mut reader, &mut writer);
+                    return websocket::echo(&mut reader, &mut writer, || self.count("frames"));
                 }
-                Answer::Page { status, body, after } => {
-                    thread::sleep(after);
+                Answer::Page { status, body, after, mode } => {
+                    self.hold_back(after, mode);
                     let last = head.says("connection", "close") || head.first.ends_with("HTTP/1.0");
                     let connection = if last { "close" } else { "keep-alive" };
                     let length = body.len();
@@ -224,7 +224,8 @@ impl App {
             Mode::Slow(after) => (false, after),
             Mode::SlowApp(after) => (false, if is_health { Duration::ZERO } else { after }),
         };
-        let page = |status, body, after| (Answer::Page { status, body, after }, release.clone());
+        let page =
+            |status, body, after| (Answer::Page { status, body, after, mode }, release.clone());
         if fails {
             return page(500, format!("{} fails\n", self.colour), after);
         }
@@ -265,6 +266,13 @@ impl App {
         match counts.get_mut(path) {
             Some(count) => *count += 1,
             None => drop(counts.insert(path.to_owned(), 1)),
+        }
+    }
+
+    /// A slow answer takes that long, or until the mode is another.
+    fn hold_back(&self, after: Duration, mode: Mode) {
+        if !after.is_zero() {
+            drop(self.changed.wait_timeout_while(self.now(), after, |now| now.mode == mode));
         }
     }
 

@@ -90,8 +90,8 @@ pub fn write_frame(
     writer.write_all(&frame)
 }
 
-/// Give back every frame until the client closes.
-pub fn echo(reader: &mut impl Read, writer: &mut impl Write) -> io::Result<()> {
+/// Give back every frame until the client closes; `count` is called for each with text in it.
+pub fn echo(reader: &mut impl Read, writer: &mut impl Write, count: impl Fn()) -> io::Result<()> {
     loop {
         let (first, payload) = read_frame(reader)?;
         match first {
@@ -99,8 +99,10 @@ pub fn echo(reader: &mut impl Read, writer: &mut impl Write) -> io::Result<()> {
             PONG => {}
             _ => write_frame(writer, first, &payload, None)?,
         }
-        if first == CLOSE {
-            return Ok(());
+        match first {
+            CLOSE => return Ok(()),
+            TEXT => count(),
+            _ => {}
         }
     }
 }
@@ -124,7 +126,7 @@ mod tests {
             write_frame(&mut sent, TEXT, &payload, Some([1, 2, 3, 4])).unwrap_or_default();
             write_frame(&mut sent, CLOSE, &[], Some([9, 9, 9, 9])).unwrap_or_default();
             let mut answered = Vec::new();
-            assert!(echo(&mut sent.as_slice(), &mut answered).is_ok());
+            assert!(echo(&mut sent.as_slice(), &mut answered, || ()).is_ok());
             let back = read_frame(&mut answered.as_slice());
             assert!(matches!(&back, Ok((TEXT, same)) if *same == payload), "{length}");
         }
