@@ -1,14 +1,18 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""health_gate against a real Prometheus that scrapes a small exporter each half second: ratio, p99, windows, alerts, what fails closed."""
+"""health_gate against a real Prometheus: ratio, p99, windows, alerts, what fails closed.
+
+It scrapes nothing: the tests write what was measured, also in the past and for the next minutes, so that a window is full whenever the gate
+comes to ask, and no test waits for time to go by.
+"""
 from __future__ import annotations
 
-import http.server
+import itertools
 import json
 import math
+import struct
 import subprocess
-import threading
 import time
 import typing as t
 import urllib.parse
@@ -20,15 +24,9 @@ from gate import Servers, answer, fails, gate, holds, serve  # noqa: F401  (serv
 from harness import LOCAL, Ansible, lab, wait_for
 from labkit import daemon
 
-RATIO = 'sum(rate(shop_requests_total{code=~"5.."}[3s])) / sum(rate(shop_requests_total[3s]))'
-P99 = "histogram_quantile(0.99, sum by (le) (rate(shop_seconds_bucket[3s])))"
-CONFIG = """\
-global: {{scrape_interval: 500ms, evaluation_interval: 500ms}}
-rule_files: [rules.yml]
-scrape_configs:
-  - job_name: shop
-    static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
-"""
+RATIO = 'sum(rate(shop_requests_total{{shop="{0}",code=~"5.."}}[60s])) / sum(rate(shop_requests_total{{shop="{0}"}}[60s]))'
+P99 = 'histogram_quantile(0.99, sum by (le) (rate(shop_seconds_bucket{{shop="{0}"}}[60s])))'
+CONFIG = "global: {evaluation_interval: 500ms}\nrule_files: [rules.yml]\n"
 RULES = """\
 groups:
   - name: shop
@@ -39,86 +37,100 @@ groups:
 """
 
 
-class Shop:
-    """An exporter. Each scrape counts 100 more requests; `failing` of them are errors and `slow` take more than two seconds."""
+# Seconds before and after the moment in which a test writes: what it asks for is to be found until then.
+PAST, FUTURE = 400, 600
+GONE = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000002))[0]   # the value by which Prometheus marks the end of a series
+Samples = t.Iterable[t.Tuple[float, float]]
 
-    def __init__(self) -> None:
-        self.failing, self.slow, self.requests = 0, 0, 100
-        self.gauges: dict[str, str] = {"shop_value": "1.5", 'shop_each{shard="a"}': "1", 'shop_each{shard="b"}': "2", "shop_nan": "NaN",
-                                       "shop_inf": "+Inf", "shop_broken": "0", "shop_odd": "0", "shop_gone": "1"}
-        self._good = self._bad = self._fast = self._slow = 0
-        shop = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = shop.metrics().encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+def number(value: int) -> bytes:
+    """As protobuf and snappy write one: seven bits a byte, the lowest first."""
+    return (bytes([value & 0x7F | 0x80]) + number(value >> 7)) if value > 0x7F else bytes([value])
 
-            def log_message(self, *_: t.Any) -> None:
-                pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+def field(at: int, content: bytes) -> bytes:
+    return number(at << 3 | 2) + number(len(content)) + content
 
-    def metrics(self) -> str:
-        if self.requests:
-            self._good, self._bad = self._good + self.requests - self.failing, self._bad + self.failing
-            self._fast, self._slow = self._fast + self.requests - self.slow, self._slow + self.slow
-        lines = [f"{name} {value}" for name, value in self.gauges.items()]
-        lines += [f'shop_requests_total{{code="200"}} {self._good}', f'shop_requests_total{{code="500"}} {self._bad}']
-        total = self._fast + self._slow
-        lines += [f'shop_seconds_bucket{{le="{le}"}} {count}' for le, count in (("0.5", self._fast), ("4", total), ("+Inf", total))]
-        return "\n".join(lines) + "\n"
+
+def snappy(content: bytes) -> bytes:
+    """Nothing is made smaller: the format may hold all of it as literals."""
+    pieces = [content[at:at + 0x10000] for at in range(0, len(content), 0x10000)]
+    return number(len(content)) + b"".join(bytes([61 << 2]) + struct.pack("<H", len(piece) - 1) + piece for piece in pieces)
+
+
+def written(labels: dict[str, str], samples: Samples) -> bytes:
+    """A WriteRequest of one series; the times are seconds from now."""
+    now = time.time()
+    series = b"".join(field(1, field(1, name.encode()) + field(2, labels[name].encode())) for name in sorted(labels))
+    for after, value in samples:
+        moment = number(2 << 3) + number(round((now + after) * 1000))
+        series += field(2, number(1 << 3 | 1) + struct.pack("<d", value) + moment)
+    return field(1, series)
+
+
+def always(value: float, since: float = -PAST, until: float = FUTURE) -> Samples:
+    return ((after, value) for after in range(round(since), round(until)))
+
+
+def counted(each: float) -> Samples:
+    """A counter that grows by so much each second."""
+    return ((after, each * (PAST + after)) for after in range(-PAST, FUTURE))
 
 
 class Prometheus(t.NamedTuple):
     url: str
-    shop: Shop
 
     def probe(self, query: str, **more: t.Any) -> dict[str, t.Any]:
         return {"name": "it", "kind": "prometheus", "url": self.url, "query": query, **more}
 
+    def write(self, name: str, samples: Samples, **labels: str) -> None:
+        body = snappy(written({"__name__": name, "instance": "127.0.0.1:9100", **labels}, samples))
+        headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf", "X-Prometheus-Remote-Write-Version": "0.1.0"}
+        self._open(urllib.request.Request(f"{self.url}/api/v1/write", body, headers))
+
     def value(self, query: str) -> float | None:
-        asked = f"{self.url}/api/v1/query?" + urllib.parse.urlencode({"query": query})
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=5) as answered:
-            result = json.load(answered)["data"]["result"]
+        result = json.loads(self._open(f"{self.url}/api/v1/query?" + urllib.parse.urlencode({"query": query})))["data"]["result"]
         return float(result[0]["value"][1]) if result else None
 
-    def until(self, query: str, good: t.Callable[[float], bool]) -> None:
-        def look() -> bool:
-            value = self.value(query)
-            return value is not None and good(value)
-        wait_for(look, f"{query} in Prometheus", 30)
+    def _open(self, asked: t.Any) -> bytes:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=60) as answered:
+            return answered.read()
+
+    def shop(self, name: str, failing: int = 0, slow: int = 0, requests: int = 100) -> None:
+        """One with so many requests a second; `failing` of them are errors and `slow` take more than half a second."""
+        self.write("shop_requests_total", counted(requests - failing), shop=name, code="200")
+        self.write("shop_requests_total", counted(failing), shop=name, code="500")
+        for le, count in (("0.5", requests - slow), ("4", requests), ("+Inf", requests)):
+            self.write("shop_seconds_bucket", counted(count), shop=name, le=le)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Prometheus]:
-    binary, folder, shop = lab("get", "prometheus"), tmp_path_factory.mktemp("prometheus"), Shop()
-    (folder / "prometheus.yml").write_text(CONFIG.format(port=shop.server.server_address[1]), encoding="utf-8")
+    binary, folder = lab("get", "prometheus"), tmp_path_factory.mktemp("prometheus")
+    (folder / "prometheus.yml").write_text(CONFIG, encoding="utf-8")
     (folder / "rules.yml").write_text(RULES, encoding="utf-8")
     port = daemon.free_port()
     with open(folder / "log", "w", encoding="utf-8") as log:
         process = subprocess.Popen([binary, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-                                    f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log, cwd=folder)
-    prometheus = Prometheus(f"http://127.0.0.1:{port}", shop)
+                                    f"--web.listen-address=127.0.0.1:{port}", "--web.enable-remote-write-receiver",
+                                    "--query.lookback-delta=1h"], stdout=log, stderr=log, cwd=folder)
+    prometheus = Prometheus(f"http://127.0.0.1:{port}")
     try:
         wait_for(lambda: _answers(prometheus) or process.poll() is not None, "Prometheus is up", 60)
         assert process.poll() is None, Path(folder / "log").read_text(encoding="utf-8")
-        prometheus.until("min_over_time(up[3s])", lambda value: value == 1)
+        for name, value in (("shop_value", 1.5), ("shop_nan", math.nan), ("shop_inf", math.inf)):
+            prometheus.write(name, always(value))
+        for shard, value in (("a", 1), ("b", 2)):
+            prometheus.write("shop_each", always(value), shard=shard)
         yield prometheus
     finally:
         process.terminate()
-        process.wait(20)
-        shop.server.shutdown()
+        process.wait(60)
 
 
 def _answers(prometheus: Prometheus) -> bool:
     try:
-        return prometheus.value("up") == 1
+        return prometheus.value("vector(1)") == 1
     except OSError:
         return False
 
@@ -151,76 +163,62 @@ def test_what_is_no_number_fails(server: Prometheus, query: str, words: str, bou
 
 
 def test_the_error_ratio_and_the_p99_of_the_runbook(server: Prometheus) -> None:
-    ratio, p99 = server.probe(RATIO, max=0.05), {**server.probe(P99, max=2), "name": "p99"}
-    server.shop.failing, server.shop.slow = 2, 0
-    server.until(RATIO, lambda value: 0.01 < value < 0.03)
-    server.until(P99, lambda value: value < 1)
-    result = gate(ratio, p99)
-    assert not result.get("failed") and 0.01 < result["probes"][0]["value"] < 0.03, result
-    server.shop.failing, server.shop.slow = 8, 5
-    server.until(RATIO, lambda value: value > 0.07)
-    server.until(P99, lambda value: value > 2)
-    result = gate(ratio, p99)
+    def probes(shop: str) -> list[dict[str, t.Any]]:
+        return [server.probe(RATIO.format(shop), max=0.05), {**server.probe(P99.format(shop), max=2), "name": "p99"}]
+
+    server.shop("well", failing=2)
+    server.shop("broken", failing=8, slow=5)
+    server.shop("not asked", requests=0)
+    result = gate(*probes("well"))
+    assert not result.get("failed") and 0.01 < result["probes"][0]["value"] < 0.03 and result["probes"][1]["value"] < 1, result
+    result = gate(*probes("broken"))
     assert result["failed_probes"] == ["it", "p99"] and "is above 0.05" in result["msg"] and "is above 2" in result["msg"]
-    # Nobody asks any more: a ratio of nothing is no good news.
-    server.shop.requests = 0
-    server.until(RATIO, math.isnan)
-    fails(ratio, "the value is NaN")
-    server.shop.requests, server.shop.failing, server.shop.slow = 100, 0, 0
-    server.until(RATIO, lambda value: value == 0)
+    # A ratio of nothing is no good news.
+    fails(probes("not asked")[0], "the value is NaN")
 
 
 def test_windows(server: Prometheus) -> None:
-    window = {"window": 4, "step": 0.5, "max": 10}
-    time.sleep(4)  # until the window holds nothing of the tests before
-    holds(server.probe("sum(shop_value)", **window, min_samples=8))
-    server.shop.gauges["shop_value"] = "20"
-    server.until("shop_value", lambda value: value == 20)
-    time.sleep(1)
-    server.shop.gauges["shop_value"] = "1.5"
-    server.until("shop_value", lambda value: value == 1.5)
+    window = {"window": 100, "step": 5, "max": 10}
+    server.write("shop_window", always(1.5), was="calm")
+    holds(server.probe('sum(shop_window{was="calm"})', **window, min_samples=21))
     # It is fine now, and was not a moment ago.
-    holds(server.probe("sum(shop_value)", max=10))
-    fails(server.probe("sum(shop_value)", **window), "samples: 20 is above 10")
-    holds(server.probe("sum(shop_value)", **{**window, "for": 3}))
-    server.shop.gauges["shop_value"] = "20"
-    server.until("min_over_time(shop_value[4s])", lambda value: value == 20)
-    fails(server.probe("sum(shop_value)", **{**window, "for": 3}), "for 3 s without a break: 20 is above 10")
-    server.shop.gauges["shop_value"] = "1.5"
+    server.write("shop_window", itertools.chain(always(1.5, until=-50), always(20, -50, -20), always(1.5, since=-20)), was="bad for 30 s")
+    moment = 'sum(shop_window{was="bad for 30 s"})'
+    holds(server.probe(moment, max=10))
+    fails(server.probe(moment, **window), "samples: 20 is above 10")
+    holds(server.probe(moment, **{**window, "for": 75}))
+    server.write("shop_window", itertools.chain(always(1.5, until=-150), always(20, -150)), was="bad since then")
+    fails(server.probe('sum(shop_window{was="bad since then"})', **{**window, "for": 75}), "for 75 s without a break: 20 is above 10")
 
 
 def test_a_series_that_is_new_or_gone(server: Prometheus) -> None:
-    fails(server.probe("sum(shop_new)", max=10, window=30, step=0.5), "no data")
-    server.shop.gauges["shop_new"] = "1"
-    server.until("shop_new", lambda value: value == 1)
-    fails(server.probe("sum(shop_new)", max=10, window=30, step=0.5, min_samples=60), "samples in the window, at least 60 are needed")
-    server.shop.gauges.pop("shop_gone")
-    wait_for(lambda: server.value("shop_gone") is None, "the series has gone", 30)
-    time.sleep(2)
+    window = {"max": 10, "step": 5}
+    fails(server.probe("sum(shop_new)", **window, window=200), "no data")
+    server.write("shop_new", always(1, since=-5))
+    fails(server.probe("sum(shop_new)", **window, window=200, min_samples=41), "samples in the window, at least 41 are needed")
+    server.write("shop_gone", itertools.chain(always(1, until=-30), [(-30, GONE)]))
     fails(server.probe("sum(shop_gone)", max=10), "no data")
-    fails(server.probe("sum(shop_gone)", max=10, window=20, step=0.5), "no data for the last")
-    fails(server.probe("sum(shop_gone)", max=10, step=0.5, **{"for": 20}), "no data for the last")
+    fails(server.probe("sum(shop_gone)", **window, window=200), "no data for the last")
+    fails(server.probe("sum(shop_gone)", **window, **{"for": 200}), "no data for the last")
 
 
 def test_compared_with_before(server: Prometheus) -> None:
-    server.shop.gauges["shop_load"] = "10"
-    server.until("shop_load", lambda value: value == 10)
-    probe = server.probe("sum(shop_load)", max_factor=1.5, min_factor=0.5)
-    before = gate(probe)
+    def load(value: float) -> dict[str, t.Any]:
+        server.write("shop_load", always(value), now=str(value))
+        return server.probe(f'sum(shop_load{{now="{value}"}})', max_factor=1.5, min_factor=0.5)
+
+    before = gate(load(10))
     assert not before.get("failed") and before["probes"][0]["value"] == 10
-    steps = (("15", ""), ("16", "16 is more than 1.5 times the 10 of the baseline"), ("5", ""), ("4", "4 is less than 0.5 times the 10"))
-    for load, words in steps:
-        server.shop.gauges["shop_load"] = load
-        server.until("shop_load", lambda value, load=load: value == float(load))
+    for value, words in ((15, ""), (16, "16 is more than 1.5 times the 10 of the baseline"), (5, ""), (4, "4 is less than 0.5 times the 10")):
         if words:
-            fails(probe, words, baseline=before)
+            fails(load(value), words, baseline=before)
         else:
-            holds(probe, baseline=before)
+            holds(load(value), baseline=before)
     row = {"name": "it", "kind": "prometheus"}
     holds(server.probe("sum(shop_value)", max_rise=0), baseline={"probes": [{**row, "value": 1.5}]})
     low = {"probes": [{**row, "value": 0.25}]}
     fails(server.probe("sum(shop_value)", max_rise=1), "1.5 is more than 1 above the 0.25", baseline=low)
-    fails(probe, "the baseline has no value", baseline={"probes": []})
+    fails(load(10.5), "the baseline has no value", baseline={"probes": []})
     fails(server.probe("shop_each", max_factor=2), "must give one series: use sum or max", baseline=before)
 
 
@@ -228,16 +226,17 @@ def test_alerts_that_did_not_fire_before(server: Prometheus) -> None:
     alerts = {"name": "it", "kind": "alerts", "url": server.url}
 
     def firing(count: int) -> None:
-        server.until('count(ALERTS{alertstate="firing"}) or vector(0)', lambda value: value == count)
+        query = 'count(ALERTS{alertstate="firing"}) or vector(0)'
+        wait_for(lambda: server.value(query) == count, f"{count} alerts fire", 60)
 
     firing(0)
     assert holds(alerts)["answer"] == "0 firing"
-    server.shop.gauges["shop_odd"] = "1"
+    server.write("shop_odd", [(0, 1)])
     firing(1)
     fails(alerts, 'firing: ShopOdd{instance="127.0.0.1:', 'severity="ticket"}')
     before = gate(alerts, require=0)
     assert holds(alerts, baseline=before)["answer"] == "1 firing, 1 of them in the baseline too"
-    server.shop.gauges["shop_broken"] = "1"
+    server.write("shop_broken", [(0, 1)])
     firing(2)
     row = fails(alerts, "firing: ShopBroken{", baseline=before)
     assert "ShopOdd" not in row["why"] and "ShopSlowToFire" not in row["why"]
@@ -245,7 +244,8 @@ def test_alerts_that_did_not_fire_before(server: Prometheus) -> None:
     holds({**alerts, "labels": {"severity": "page"}, "ignore_alerts": ["ShopBroken"]})
     holds({**alerts, "labels": {"team": "nobody"}})
     fails(alerts, "the baseline does not say which alerts fired then", baseline={"probes": []})
-    server.shop.gauges |= {"shop_odd": "0", "shop_broken": "0"}
+    for name in ("shop_odd", "shop_broken"):
+        server.write(name, [(0, 0)])
     firing(0)
 
 
@@ -275,8 +275,8 @@ def test_a_path_and_a_token_before_it(serve: Servers) -> None:
 def test_the_queries_of_the_role(server: Prometheus, edge_core: str, tmp_path: Path) -> None:
     """Prometheus understands them once Ansible has filled them in. The shop has no metrics of these names, so there is no data."""
     have = {"ansible.builtin.include_role": {"name": "reversible.deploy.health_probes", "public": True}}
-    task = {"name": "gate", "reversible.deploy.health_gate": {"probes": "{{ health_probes_metrics }}", "deadline": 1}}
-    inputs = {"health_probes_metrics_prometheus": server.url, "health_probes_metrics_labels": 'job="shop"'}
+    task = {"name": "gate", "reversible.deploy.health_gate": {"probes": "{{ health_probes_metrics | map('combine', once) | list }}"}}
+    inputs = {"once": {"tries": 1, "consecutive": 1, "timeout": 60}, "health_probes_metrics_prometheus": server.url, "health_probes_metrics_labels": 'job="shop"'}
     run = Ansible(edge_core, tmp_path, LOCAL).play([have, task], "local", vars=inputs)
     why = {row["name"]: row["why"] for row in run.named("gate")["probes"]}
     assert why["alerts"] is None and why["p99"].startswith("no data: the query gives no series"), why
