@@ -12,7 +12,7 @@ use common::{AMPLE, SLACK, at, hang, replying, request_of, serve};
 use probe::http::{Kind, Unanswered, fetch, put};
 
 const BODY: &str = "0123456789";
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// All that comes from an offset on.
 fn fetched(
@@ -90,10 +90,10 @@ fn pauses_have_an_end_and_the_whole_has_none() {
         })
     };
     let begun = Instant::now();
-    assert_eq!(fetched(slow(100), 0).unwrap().2, BODY);
+    assert_eq!(fetched(slow(450), 0).unwrap().2, BODY);
     assert!(begun.elapsed() > PATIENCE, "longer in all than any pause may be");
     let begun = Instant::now();
-    assert_eq!(fetched(slow(20_000), 0).unwrap_err().kind, Kind::Timeout);
+    assert_eq!(fetched(slow(600_000), 0).unwrap_err().kind, Kind::Timeout);
     assert!(begun.elapsed() < PATIENCE + SLACK, "{:?}", begun.elapsed());
 }
 
