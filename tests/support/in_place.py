@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import typing as t
 from pathlib import Path
 
 from edge import STATE
-from flows import BOOKS
-from harness import HERE, OLDEST, PIPELINING, ROOT, Ansible, Run, Running, staged
+from flows import BOOKS, ledger_of
+from harness import HERE, OLDEST, PIPELINING, ROOT, Ansible, Run, Running, staged, wait_for
 from pct_app import GUEST, PACKAGE, answers, install
 from pve import fake
 
@@ -39,6 +40,7 @@ class InPlace:
     def __init__(self, variables: dict[str, t.Any], hosts: t.Mapping[str, dict[str, t.Any]]) -> None:
         STATE.mkdir(mode=0o711, parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="in-place-", dir=STATE))
+        self._saved = self.folder.with_name(f"{self.folder.name}-saved")
         self.environ: dict[str, str] = {}
         self.core, self.own = OLDEST, hosts
         self.vars: dict[str, t.Any] = variables | {
@@ -54,6 +56,7 @@ class InPlace:
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)   # a program that a test killed may still write
+        shutil.rmtree(self._saved, ignore_errors=True)
 
     def lost(self, host: str) -> Path:
         """While this file exists, the host does not answer."""
@@ -85,6 +88,9 @@ class InPlace:
         file = self.folder / "outcome"
         return file.read_text().strip() if file.exists() else ""
 
+    def ledger(self) -> dict[str, t.Any]:
+        return ledger_of(self.vars)
+
     def status(self) -> dict[str, t.Any]:
         file = self.folder / "status.json"
         run = self.run("status", status_file=str(file))
@@ -113,6 +119,14 @@ class Pair(InPlace):
         self.lvm()
         self.environ["PATH"] = f"{self.home / 'bin'}:{os.environ['PATH']}"
         self.behave()
+
+    def save(self) -> None:
+        """What there is now, on both hosts and in the ledger, is what `reset` leads back to."""
+        shutil.copytree(self.folder, self._saved, symlinks=True)
+
+    def reset(self) -> None:
+        shutil.rmtree(self.folder)
+        shutil.copytree(self._saved, self.folder, symlinks=True)
 
     def tool(self, *words: str, given: str = "") -> str:
         done = subprocess.run([fake(), *words], input=given, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
@@ -156,6 +170,16 @@ class Pair(InPlace):
     @property
     def versions(self) -> list[str]:
         return [self.version(host) for host in VMIDS]
+
+    def kill(self, *words: str) -> None:
+        """Ends the `pct` that hangs with these words."""
+        def pids() -> list[int]:
+            commands = {int(path.parent.name): path.read_bytes().decode().split("\0")[:-1] for path in Path("/proc").glob("[0-9]*/cmdline")}
+            return [pid for pid, command in commands.items() if command and command[0].endswith("pct") and command[1:] == list(words)]
+
+        for pid in wait_for(pids, f"pct {' '.join(words)} runs"):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not pids(), "its end")
 
     def calls(self, *words: str) -> list[list[str]]:
         """What `pct` was called with, as far as it begins with these words."""

@@ -5,20 +5,29 @@
 from __future__ import annotations
 
 import json
-import signal
 import typing as t
 
 import pytest
+from flows import kill_when
 from harness import wait_for
 from in_place import Pair
 from pct_app import install
 from releases import sha
 
 
-@pytest.fixture(name="pair")
-def a_pair() -> t.Iterator[Pair]:
+@pytest.fixture(name="deployed", scope="module")
+def with_version_2() -> t.Iterator[Pair]:
     with Pair() as pair:
+        run = pair.deploy("2.0", sha(2))
+        assert run.code == 0 and pair.versions == ["2.0", "2.0"], run.output
+        pair.save()
         yield pair
+
+
+@pytest.fixture(name="pair")
+def a_pair(deployed: Pair) -> Pair:
+    deployed.reset()
+    return deployed
 
 
 def lose(pair: Pair) -> list[str]:
@@ -32,17 +41,17 @@ def lose(pair: Pair) -> list[str]:
 
 
 def test_a_host_is_lost_while_it_is_changed(pair: Pair) -> None:
-    run = pair.deploy("2.0", sha(2), app_hooks={"migrate": lose(pair)})
-    assert run.code != 0 and (pair.outcome, pair.versions) == ("failed_not_reverted", ["1.0", "2.0"]), run.output
+    pair.behave(back_to="2.0")
+    run = pair.deploy("3.0", sha(3), app_hooks={"migrate": lose(pair)})
+    assert run.code != 0 and (pair.outcome, pair.versions) == ("failed_not_reverted", ["2.0", "3.0"]), run.output
     assert "NOT BACK: pve2" in run.output, run.output
     pair.lost("pve2").unlink()
     # Its restore point is in the ledger: one command puts both where they were.
     back = pair.good("rollback", mode="snapshot", confirm=True)
-    assert pair.versions == ["1.0", "1.0"], back.output
+    assert pair.versions == ["2.0", "2.0"], back.output
 
 
 def test_a_host_is_lost_in_a_rollback(pair: Pair) -> None:
-    assert pair.deploy("2.0", sha(2)).code == 0
     run = pair.run("rollback", mode="snapshot", confirm=True, app_hooks={"after_rollback": lose(pair)})
     assert run.code != 0 and pair.outcome == "failed_not_reverted", run.output
     assert "HALF WAY" in run.output and "pve1 is back, pve2 IS NOT BACK" in run.output, run.output
@@ -53,15 +62,12 @@ def test_a_host_is_lost_in_a_rollback(pair: Pair) -> None:
 
 
 def test_the_controller_is_killed_in_a_rollback(pair: Pair) -> None:
-    assert pair.deploy("2.0", sha(2)).code == 0
     pair.behave(more=[{"command": "pct rollback", "args": "302 ", "at": "begin", "slow_ms": 4000}])
     shown = pair.run("rollback", "--check", mode="snapshot")
     plan = shown.output.split("The plan: ")[1][:17]
     running = pair.start("rollback", mode="snapshot", confirm=plan)
-    wait_for(lambda: [call for call in pair.calls("rollback") if "302" in call], "the second container begins to go back", 240)
-    running.process.send_signal(signal.SIGKILL)
-    running.wait()
-    holder = pair.status()["lease"]["deploy_id"]
+    kill_when(running, lambda: [call for call in pair.calls("rollback") if "302" in call], "the second container begins to go back")
+    holder = pair.ledger()["holder"]["deploy_id"]
     refused = pair.run("rollback", mode="snapshot", confirm=plan)
     assert refused.code != 0 and "take_over" in refused.output, refused.output
     pair.good("rollback", mode="snapshot", confirm=plan, take_over=holder)
@@ -72,14 +78,12 @@ def test_the_controller_is_killed_in_a_rollback(pair: Pair) -> None:
 
 def test_the_controller_is_killed_in_a_deploy(pair: Pair) -> None:
     """One container has the new version, the other one not. Nobody takes that for a release, and nobody is sent back to it unasked."""
-    assert pair.deploy("2.0", sha(2)).code == 0
-    third = " ".join(["302", "--", *install("3.0")])
-    cut = {"command": "pct exec", "args": third, "at": "begin", "nth": 1, "slow_ms": 1000, "kill_self": True}
+    third = ["302", "--", *install("3.0")]
+    cut = {"command": "pct exec", "args": " ".join(third), "at": "begin", "nth": 1, "hang": True}
     pair.behave(back_to="2.0", more=[cut])
     running = pair.start("deploy_app", release_sha=sha(3), pct_app_version="3.0")
-    wait_for(lambda: [call for call in pair.calls("exec") if " ".join(call[1:]) == third], "the second container begins to change", 240)
-    running.process.send_signal(signal.SIGKILL)
-    running.wait()
+    kill_when(running, lambda: third in [call[1:] for call in pair.calls("exec")], "the second container begins to change")
+    pair.kill("exec", *third)
     wait_for(lambda: pair.versions == ["3.0", "2.0"], "what the run has begun has ended")
     status = pair.status()
     killed = status["lease"]["deploy_id"]
