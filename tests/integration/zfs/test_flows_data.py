@@ -76,7 +76,7 @@ def test_data_and_colour_go_back_as_one(shop: Data) -> None:
         shop.publish(number)
         shop.good("deploy_app", release_sha=sha(number))
         shop.write(text)
-    second = shop.status()["deploys"][0]
+    second = shop.ledger()["deploys"][0]
     assert [point["name"] for point in second["restore_points"]["dataset"]] == [f"pre-deploy-{second['deploy_id']}"]
 
     # The data alone: the release stays.
