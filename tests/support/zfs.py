@@ -105,6 +105,11 @@ class Machine:
     def sh(self, script: str) -> list[str]:
         return self.run("sh", "-euc", script)
 
+    @staticmethod
+    def until(condition: str) -> str:
+        """Lines of a script that wait for that command to succeed, and fail if it never does."""
+        return f"n=0; until {condition}; do n=$((n+1)); [ $n -lt 1000 ]; sleep 0.1; done"
+
     def start(self, *argv: str) -> int:
         """Leave a program running there; its pid. It ends with the test that calls `end`, or with its pool."""
         [pid] = self.sh(f"setsid {shlex.join(argv)} </dev/null >/dev/null 2>&1 & echo $!")
@@ -219,7 +224,7 @@ class Pool:
 
     def wait_for_device(self, name: str) -> str:
         """A line of a script: the link to a volume's device is there a moment after the volume."""
-        return f"n=0; while [ ! -e /dev/zvol/{self.at(name)} ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n+1)); done"
+        return self.machine.until(f"[ -e /dev/zvol/{self.at(name)} ]")
 
     def write(self, name: str, text: str, file: str = "file") -> None:
         self.machine.run("sh", "-euc", f"cat > /{self.at(name)}/{file}; sync /{self.at(name)}/{file}", given=text.encode())

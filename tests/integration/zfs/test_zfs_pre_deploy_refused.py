@@ -74,9 +74,10 @@ def prepared(machine: Machine, do: str, undo: str) -> t.Iterator[None]:
 
 @contextlib.contextmanager
 def program(machine: Machine, *argv: str) -> t.Iterator[str]:
+    """Whose last act is to sleep, as that process; its pid, once it does."""
     pid = machine.start(*argv)
-    machine.sh("sleep 0.3")
     try:
+        machine.sh(machine.until(f"tr '\\0' ' ' </proc/{pid}/cmdline | grep -q '^\\([^ ]*busybox \\)\\?sleep 600 $'"))
         yield str(pid)
     finally:
         machine.end(pid)
@@ -130,7 +131,11 @@ def test_whoever_uses_it(machine: Machine, pool: Pool) -> None:
             "umount /run/v",
             pool.at("shop/volume"),
         ),
-        (f"modprobe loop; truncate -s 4M {place}/disk; losetup /dev/loop0 {place}/disk", "losetup -d /dev/loop0; sleep 0.3", last),
+        (
+            f"modprobe loop; truncate -s 4M {place}/disk; losetup /dev/loop0 {place}/disk",
+            f"losetup -d /dev/loop0; {machine.until('[ ! -e /sys/block/loop0/loop ]')}",
+            last,
+        ),
         (f"mkdir {place}/below; mount -t tmpfs below {place}/below", f"umount {place}/below", last),
         (f"zfs create -o mountpoint={place}/inner {pool.at('inner')}", f"zfs destroy {pool.at('inner')}", last),
         (
