@@ -1,37 +1,35 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the tests of compose_backup share: the lab's engine, projects on it, and folders compared byte for byte with all their metadata.
+"""What the tests of compose_backup share: the lab's engine, and projects on it. Folders are in trees.py.
 
-Nothing here uses the module to learn what is so: containers are asked by `docker`, the database by SQL, files by the kernel.
+Nothing here uses the module to learn what is so: of containers the engine is asked, the database by SQL, files by the kernel.
 """
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
 import os
-import random
 import shutil
-import socket
-import stat
-import struct
 import subprocess
-import time
 import typing as t
 from pathlib import Path
 
 import pytest
+from docker_engine import PROJECT, DockerEngine
 from edge import Call
-from harness import lab
+from harness import lab, wait_for
+from trees import odd_tree, tree, unlike
 
 MODULE, INFO = "compose_backup", "compose_backup_info"
 SECRET = "s3cret-of-the-database-91c4"
-PLACES = Path(os.environ.get("REVERSIBLE_BIG") or "/var/tmp")   # projects and backups: on a disk, not in memory
+# Projects and backups: on a disk, not in memory. A sandbox has a folder of its own there, since its process ids are those of others as well.
+PLACES = Path(os.environ.get("REVERSIBLE_BIG") or (os.environ.get("REVERSIBLE_SANDBOX") and os.environ.get("TMPDIR")) or "/var/tmp")
 NUMBERS = itertools.count(1)
+PATIENCE = 120.0   # seconds, for what takes a moment where nobody else wants the processors
 Result = t.Dict[str, t.Any]
 
 
@@ -40,6 +38,10 @@ class Engine:
     """The lab's Docker."""
 
     offer: dict[str, t.Any]
+    kept: "Kept | None" = None   # the project that tests of a file share, as long as they leave it as it was
+
+    def __post_init__(self) -> None:
+        self.api = DockerEngine(self.offer["socket"])
 
     @property
     def environ(self) -> dict[str, str]:
@@ -58,13 +60,10 @@ class Engine:
         assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def forget(self, project: str) -> None:
-        """Remove everything of a project: also what a failed test has left of it."""
-        for kind in ("container", "volume", "network"):
-            every, also = (["-a"], ["-v"]) if kind == "container" else ([], [])
-            found = self.docker(kind, "ls", "-q", *every, "--filter", f"label=com.docker.compose.project={project}", ok=False).split()
-            if found:
-                self.docker(kind, "rm", *(["-f"] if kind != "network" else []), *also, *found, ok=False)
+    def is_up(self) -> bool:
+        """Whether it is still this one that the lab offers, and it answers."""
+        offered = Path(self.offer["socket"]).with_name("offer.json")
+        return offered.exists() and json.loads(offered.read_text()) == self.offer and self.api.answers()
 
     def volume(self, name: str) -> Path:
         return Path(self.offer["data_root"], "volumes", name, "_data")
@@ -73,7 +72,7 @@ class Engine:
     def stopped(self) -> t.Iterator[None]:
         """As its service would stop it, and start it again."""
         os.kill(self.offer["pid"], 10)
-        wait_until(lambda: not Path(self.offer["engine_pidfile"]).exists(), "the engine's end")
+        wait_for(lambda: not Path(self.offer["engine_pidfile"]).exists(), "the engine's end", PATIENCE)
         try:
             yield
         finally:
@@ -91,8 +90,10 @@ class Engine:
 
     def again(self) -> None:
         """It is started, when it has ended."""
+        # Its parent must have seen the end of one that was killed, or it would not start another.
+        wait_for(lambda: not Path(self.offer["engine_pidfile"]).exists() or self.api.answers(), "the engine's end", PATIENCE)
         os.kill(self.offer["pid"], 12)
-        wait_until(lambda: self.docker("version", ok=False).count("Server:"), "the engine")
+        wait_for(self.api.answers, "the engine", PATIENCE)
 
 
 @functools.cache
@@ -157,13 +158,17 @@ class Project:
         return self
 
     def remove(self) -> None:
-        self.engine.forget(self.name)
+        if self.engine.is_up():   # else all that it had is gone with it
+            self.engine.api.remove_project(self.name)
         shutil.rmtree(self.place, ignore_errors=True)   # a mount of the test may still be in it
 
     def containers(self) -> list[dict[str, t.Any]]:
-        label = f"label=com.docker.compose.project={self.name}"
-        found = self.engine.docker("ps", "-aq", "--filter", label, "--filter", "label=com.docker.compose.oneoff=False").split()
-        return json.loads(self.engine.docker("inspect", *found)) if found else []
+        return self.engine.api.containers(f"{PROJECT}={self.name}", "com.docker.compose.oneoff=False")
+
+    def container_of(self, service: str) -> str:
+        """The id of a service's only container."""
+        [one] = self.engine.api.containers(f"{PROJECT}={self.name}", "com.docker.compose.oneoff=False", f"com.docker.compose.service={service}")
+        return one["Id"]
 
     def states(self) -> dict[str, str]:
         """Each service's state; with its health, where it is looked at."""
@@ -178,15 +183,13 @@ class Project:
 
     def layers(self) -> dict[str, list[str]]:
         """What runs, by content: on containerd's store, an image that was loaded again has another id."""
-        def of(image: str) -> list[str]:
-            return json.loads(self.engine.docker("image", "inspect", image))[0]["RootFS"]["Layers"]
-        return {service: of(image) for service, image in self.images().items()}
+        return {service: self.engine.api.image(image)["RootFS"]["Layers"] for service, image in self.images().items()}
 
     def sql(self, text: str) -> str:
-        return self.compose("exec", "-T", "db", "psql", "-v", "ON_ERROR_STOP=1", "-Atc", text).strip()
+        return self.engine.api.run(self.container_of("db"), "psql", "-v", "ON_ERROR_STOP=1", "-Atc", text).strip()
 
     def page(self, path: str = "/") -> str:
-        return self.compose("exec", "-T", "web", "wget", "-q", "-O", "-", f"http://127.0.0.1{path}").strip()
+        return self.engine.api.run(self.container_of("web"), "wget", "-q", "-O", "-", f"http://127.0.0.1{path}").strip()
 
     # The module
 
@@ -226,7 +229,7 @@ class Project:
 
     def settled(self) -> dict[str, str]:
         """The states, when no service that has been started is still starting."""
-        wait_until(lambda: not [state for state in self.states().values() if "starting" in state], "services to be healthy", 60)
+        wait_for(lambda: not [state for state in self.states().values() if "starting" in state], "services to be healthy", PATIENCE)
         return self.states()
 
     @property
@@ -275,6 +278,29 @@ def shop(on: Engine) -> Project:
     return project
 
 
+def docker_as(project: Project, name: str, script: str) -> dict[str, str]:
+    """The environment of a run whose `docker` is this shell script, in a folder of that name; in it, "$docker" is the real one."""
+    folder = project.place / name
+    folder.mkdir()
+    (folder / "docker").write_text(f"#!/bin/sh\ndocker={project.engine.offer['path']}/docker\n{script}")
+    (folder / "docker").chmod(0o755)
+    return {"PATH": f"{folder}:{project.engine.environ['PATH']}"}
+
+
+def holding(project: Project, hold: Path, at: str = "container stop") -> dict[str, str]:
+    """The environment of a run that stands still before it tells the engine that for the first time: the file `hold` is made then, and lets it
+    go on by its end."""
+    return docker_as(project, "holding", f"""\
+case "$*" in *"{at}"*)
+    if mkdir {hold}.begun 2>/dev/null; then
+        touch {hold}
+        while [ -e {hold} ]; do sleep 0.05; done
+    fi ;;
+esac
+exec $docker "$@"
+""")
+
+
 def traced(project: Project, tracing: list[str], **options: t.Any) -> Call:
     """The module below strace, which may kill it or let calls of the kernel fail."""
     return project.start(below=[lab("get", "strace"), "-o", "/dev/null", *tracing], **options)
@@ -289,140 +315,50 @@ def build(project: Project, version: str) -> None:
     project.engine.docker("build", "--quiet", "--tag", f"{project.name}/web:{version}", project.folder / "web")
 
 
-def odd_tree(folder: Path) -> None:
-    """One of everything that a file system can hold, and that a backup may lose."""
-    at = os.fsencode(folder)
-    folder.mkdir(exist_ok=True)
-    (folder / "plain").write_bytes(random.Random(1).randbytes(300_000))
-    for name in (b"new\nline", b"not-utf8-\xff\xfe", "umlaut-ü".encode(), b" space ", b"-rf", b"a" * 255):
-        with open(os.path.join(at, name), "wb") as file:
-            file.write(name)
-    deep = folder.joinpath(*["deep" * 20] * 5)
-    deep.mkdir(parents=True)
-    (deep / "below").write_text("a path of more than 400 characters\n")
-    (folder / "empty").mkdir(mode=0o700)
-    (folder / "empty-file").touch()
-    os.link(folder / "plain", folder / "hard-link")
-    os.link(folder / "plain", folder / "empty" / "another")
-    (folder / "link").symlink_to("plain")
-    (folder / "dangling").symlink_to("/nowhere/at all")
-    os.chown(folder / "link", 77, 88, follow_symlinks=False)
-    os.mkfifo(folder / "fifo", 0o640)
-    os.mknod(folder / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-    with open(folder / "sparse", "wb") as file:
-        for where in (0, 40 << 20, 199 << 20):
-            file.seek(where)
-            file.write(b"island")
-        file.truncate(200 << 20)
-    (folder / "owned").write_text("by someone\n")
-    os.chown(folder / "owned", 1234, 4321)
-    (folder / "setuid").write_text("#!/bin/sh\n")
-    (folder / "setuid").chmod(0o6755)
-    (folder / "sticky").mkdir()
-    (folder / "sticky").chmod(0o3777)
-    os.setxattr(folder / "owned", "user.note", b"\x00binary\xff")
-    os.setxattr(folder / "sticky", "trusted.note", b"for root")
-    # An access list: version 2, then (tag, permissions, id) of owner, user 1234, group, mask, others.
-    entries = [(1, 6, 2**32 - 1), (2, 4, 1234), (4, 4, 2**32 - 1), (16, 4, 2**32 - 1), (32, 0, 2**32 - 1)]
-    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
-    os.setxattr(folder / "owned", "system.posix_acl_access", acl)
-    os.setxattr(folder / "sticky", "system.posix_acl_default", acl)
-    for name, nanoseconds in (("owned", 1_234_567_890_123_456_789), ("empty", 987_654_321_000_000_001), ("fifo", 1)):
-        os.utime(folder / name, ns=(nanoseconds, nanoseconds))
-    os.utime(folder / "link", ns=(5_000_000_007, 5_000_000_007), follow_symlinks=False)
-    os.utime(folder, ns=(1_600_000_000_500_000_000,) * 2)
-
-
-def with_socket(folder: Path) -> socket.socket:
-    """A socket in a folder; it is no data."""
-    line = socket.socket(socket.AF_UNIX)
-    line.bind(str(folder / "socket"))
-    return line
-
-
-def tree(folder: Path) -> dict[bytes, tuple[t.Any, ...]]:
-    """All that is to be the same after a restore, by path: content and metadata, hard links, and how much of the disk a file takes."""
-    top, found = os.fsencode(folder), {}
-    links: dict[tuple[int, int], list[bytes]] = {}
-    stack = [b""]
-    while stack:
-        name = stack.pop()
-        path = os.path.join(top, name) if name else top
-        seen = os.lstat(path)
-        kind = stat.S_IFMT(seen.st_mode)
-        if kind == stat.S_IFSOCK:
-            continue
-        content: t.Any = None
-        if kind == stat.S_IFDIR:
-            stack += [os.path.join(name, entry) for entry in os.listdir(path)]
-        elif kind == stat.S_IFLNK:
-            content = os.readlink(path)
-        elif kind == stat.S_IFREG:
-            with open(path, "rb") as file:
-                content = (seen.st_size, hashlib.file_digest(file, "sha256").hexdigest(), _is_sparse(seen))
-            links.setdefault((seen.st_dev, seen.st_ino), []).append(name)
-        elif kind in (stat.S_IFCHR, stat.S_IFBLK):
-            content = seen.st_rdev
-        attributes = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
-        found[name] = (oct(seen.st_mode), seen.st_uid, seen.st_gid, seen.st_mtime_ns, content, tuple(sorted(attributes.items())))
-    for names in links.values():
-        for name in names:
-            found[name] += (tuple(sorted(names)),)
-    return found
-
-
-def _is_sparse(seen: os.stat_result) -> bool:
-    """Whether it takes less than half of its size: extents may be cut otherwise, holes may not be filled."""
-    return seen.st_blocks * 1024 < seen.st_size
-
-
-def unlike(before: dict[bytes, t.Any], after: dict[bytes, t.Any]) -> dict[bytes, t.Any]:
-    """Where two trees differ, for the message of an assert."""
-    names = sorted(before.keys() | after.keys())
-    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
-
-
-def readable_by_others(folder: Path) -> list[str]:
-    """What somebody else than root could read in a folder that he can reach, going by modes alone."""
-    found = []
-    for here, folders, files in os.walk(folder):
-        if os.lstat(here).st_mode & 0o001 == 0:
-            folders[:] = []
-            continue
-        found += [str(Path(here, name)) for name in files if _others_read(os.lstat(Path(here, name)).st_mode)]
-    return found
-
-
-def _others_read(mode: int) -> bool:
-    return stat.S_ISREG(mode) and bool(mode & 0o004)
-
-
-def wait_until(look: t.Callable[[], t.Any], what: str, seconds: float = 30) -> t.Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds:g} s: {what}")
-
-
 # Fixtures; a file of tests takes them from here.
 
 
 @pytest.fixture(name="on", scope="module")
-def an_engine() -> Engine:
-    engine.cache_clear()   # another file may have had another version
-    return engine()
+def an_engine() -> t.Iterator[Engine]:
+    if not engine().is_up():   # another file may have had another version
+        engine.cache_clear()
+    on = engine()
+    yield on
+    if on.kept:
+        on.kept.project.remove()
+        on.kept = None
+
+
+class Kept:
+    """A small project, and how it was when it was new."""
+
+    def __init__(self, on: Engine) -> None:
+        self.project = small(on)
+        self.new = self.look()
+
+    def look(self) -> t.Any:
+        project = self.project
+        box = project.engine.volume(f"{project.name}_box")
+        containers = [(one["Id"], one["State"]["Status"]) for one in project.engine.api.containers(f"{PROJECT}={project.name}")]
+        return containers, tree(project.folder), tree(box) if box.exists() else None
+
+    def is_as_new(self) -> bool:
+        """Nothing of the test before is left, which includes its backups and records, and the project is exactly as it was."""
+        project = self.project
+        for path in project.place.iterdir():
+            if path != project.folder:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
+        return os.listdir(project.place) == [project.folder.name] and project.folder.exists() and self.look() == self.new
 
 
 @pytest.fixture(name="project")
-def a_project(on: Engine) -> t.Iterator[Project]:
-    project = small(on)
-    try:
-        yield project
-    finally:
-        project.remove()
+def a_project(on: Engine) -> Project:
+    """A small one whose service runs: that of the test before, if it is as if there had been none."""
+    if on.kept and not on.kept.is_as_new():
+        on.kept.project.remove()
+        on.kept = None
+    on.kept = on.kept or Kept(on)
+    return on.kept.project
 
 
 def refused(it: Project, reason: str, /, *words: str, **options: t.Any) -> None:

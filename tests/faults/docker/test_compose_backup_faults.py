@@ -16,7 +16,8 @@ import tarfile
 import typing as t
 
 import pytest
-from compose import Engine, Project, a_project, an_engine, refused, small, tree, unlike  # noqa: F401  (fixtures)
+from compose import Engine, Project, a_project, an_engine, refused, small  # noqa: F401  (two are fixtures)
+from trees import tree, unlike
 
 ID, BACK = "20261121t084500z-7f3a", "20261121t104500z-aaaa"
 

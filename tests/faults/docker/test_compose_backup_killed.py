@@ -8,14 +8,13 @@ at each rename, by strace. Whoever comes next is the same task, or `state: thawe
 """
 from __future__ import annotations
 
-import os
 import typing as t
-from pathlib import Path
 
 import pytest
-from compose import Project, a_project, an_engine, traced, tree, unlike, wait_until  # noqa: F401  (fixtures)
+from compose import Project, a_project, an_engine, docker_as, traced  # noqa: F401  (two are fixtures)
+from trees import tree, unlike
 
-RENAMES = "rename,renameat,renameat2"
+RENAMES, READS = "rename,renameat,renameat2", "read,pread64,readv,copy_file_range"
 # What changes something, as words of the command line; the others only ask.
 CHANGES = "stop|start|pause|unpause|restart|kill|rm|create|up|down|load|save|tag|image|exec|cp|wait|volume|network|rename"
 MANY = 200   # more steps than any task has
@@ -26,10 +25,7 @@ class Steps:
 
     def __init__(self, project: Project):
         self.folder = project.place / "steps"
-        self.folder.mkdir()
-        real = Path(project.engine.offer["path"], "docker")
-        (self.folder / "docker").write_text(f"""\
-#!/bin/sh
+        self.environ = docker_as(project, "steps", f"""\
 # The first word that is known decides; those that are both a command and a subject are told apart below.
 changing=
 for word in "$@"; do
@@ -37,59 +33,67 @@ for word in "$@"; do
 done
 case "$*" in "image inspect"*|"image ls"*|"volume inspect"*|"volume ls"*|"network inspect"*|"network ls"*) changing= ;; esac
 if [ "$changing" ]; then
-    echo "$*" >>{self.folder}/log
-    if [ "$(wc -l <{self.folder}/log)" = "$(cat {self.folder}/at)" ]; then
+    read -r left <{self.folder}/left
+    left=$((left - 1))
+    echo $left >{self.folder}/left
+    if [ $left -eq 0 ]; then
+        echo "$*" >{self.folder}/struck
         kill -9 "$PPID"
         [ -e {self.folder}/before ] && exit 1
     fi
 fi
-exec {real} "$@"
+exec $docker "$@"
 """)
-        (self.folder / "docker").chmod(0o755)
-        self.log = self.folder / "log"
-        self.path = f"{self.folder}:{project.engine.environ['PATH']}"
+
+    @property
+    def struck(self) -> str:
+        """The command at which it was killed."""
+        return (self.folder / "struck").read_text().strip()
 
     def kill(self, project: Project, step: int, before: bool, **options: t.Any) -> bool:
         """Whether it came so far."""
-        self.log.unlink(missing_ok=True)
-        (self.folder / "at").write_text(f"{step}\n")   # in files: the module hands on no variable that it does not know
+        (self.folder / "left").write_text(f"{step}\n")   # in files: the module hands on no variable that it does not know
         (self.folder / "before").touch() if before else (self.folder / "before").unlink(missing_ok=True)
-        call = project.start(environ={"PATH": self.path}, **options)
+        call = project.start(environ=self.environ, **options)
         call.process.communicate(timeout=120)
         assert call.process.returncode in (0, -9), call.process.returncode
         return call.process.returncode == -9
 
 
-def kill_at_rename(project: Project, number: int, **options: t.Any) -> bool:
-    """Whether it came so far. Only its own first thread is looked at, which does all renames."""
-    call = traced(project, ["-e", f"trace={RENAMES}", "-e", f"inject={RENAMES}:signal=SIGKILL:when={number}"], **options)
+def killed_at(project: Project, calls: str, number: int, *words: str, **options: t.Any) -> bool:
+    """Whether so many of these calls of the kernel came; at the last it was killed. Only its first thread is looked at, which does all
+    renames, unless words for strace say otherwise."""
+    call = traced(project, ["-e", f"trace={calls}", "-e", f"inject={calls}:signal=SIGKILL:when={number}", *words], **options)
     call.process.communicate(timeout=120)
     assert call.process.returncode in (0, -9, 137), call.process.returncode
     return call.process.returncode != 0
 
 
-def steps_of(kill: t.Callable[[int], bool]) -> t.Iterator[int]:
-    """Every step, until the task has come to its end before it could be killed."""
-    for number in range(1, MANY):
-        if not kill(number):
-            assert number > 2, "it was never killed: the test looks for the wrong thing"
-            return
-        yield number
-    raise AssertionError("it never comes to its end")
+def moments() -> t.Iterator[t.Iterator[tuple[str, int]]]:
+    """Where it is killed, commands and renames apart: at each, at a command in both ways, before it is carried out and while."""
+    yield ((way, step) for step in range(1, MANY) for way in ("before", "while"))
+    yield (("at rename", step) for step in range(1, MANY))
 
 
-def ways(project: Project, options: dict[str, t.Any], ids: t.Iterator[str] | None = None) -> t.Iterator[tuple[str, dict[str, t.Any]]]:
-    """Killed at each step in each way, each time with an id of its own where it takes one; how, and with which options."""
+def kills(project: Project, options: dict[str, t.Any], ids: t.Iterator[str] | None = None) -> t.Iterator[tuple[str, dict[str, t.Any]]]:
+    """Killed at each of the moments, each time with an id of its own where it takes one; how, and with which options."""
     steps, given = Steps(project), dict(options)
 
-    def kill(step: int, way: str) -> bool:
+    def kill(way: str, step: int) -> bool:
         if ids:
             given["rollback_id"] = next(ids)
-        return kill_at_rename(project, step, **given) if way == "at rename" else steps.kill(project, step, way == "before", **given)
+        if way == "at rename":
+            return killed_at(project, RENAMES, step, **given)
+        return steps.kill(project, step, way == "before", **given)
 
-    for way in ("before", "while", "at rename"):
-        for step in steps_of(lambda step: kill(step, way)):   # noqa: B023  (it is called at once)
-            yield f"at rename {step}" if way == "at rename" else f"{way} {steps.log.read_text().splitlines()[-1]!r}", given
+    for all_of_a_kind in moments():
+        for way, step in all_of_a_kind:
+            if not kill(way, step):   # it has come to its end before
+                assert step > 2, "it was never killed: the test looks for the wrong thing"
+                break
+            yield f"at rename {step}" if way == "at rename" else f"{way} {steps.struck!r}", given
+        else:
+            raise AssertionError("it never comes to its end")
 
 
 def rubbish(project: Project) -> list[str]:
@@ -100,12 +104,12 @@ def rubbish(project: Project) -> list[str]:
 def test_a_backup_that_is_killed_anywhere(project: Project) -> None:
     before = tree(project.folder)
     project.backup()
-    for number, (how, _) in enumerate(ways(project, {"consistency": "stop", "retain": 3})):
+    for number, (how, _) in enumerate(kills(project, {"consistency": "stop", "retain": 3})):
         known = project.complete
         if number % 3 == 2:
             project.ok(state="thawed")
             assert project.states() == {"app": "running"}, how
-        done = project.backup(consistency="pause" if number % 2 else "stop", retain=3)
+        done = project.backup(consistency="pause" if number // 2 % 2 else "stop", retain=3)
         assert project.states() == {"app": "running"} and not unlike(before, tree(project.folder)), how
         assert done["backup"] in project.complete and len(project.complete) <= 3 and not rubbish(project), (how, known, project.complete)
         [newest, *_] = project.info(check=True)["backups"]
@@ -133,11 +137,11 @@ def test_a_restore_that_is_killed_anywhere(project: Project) -> None:
     worsen()
     bad = tree(project.folder), tree(box)
     ids = (f"20261130t{number // 60:02}{number % 60:02}00z-{number:04x}" for number in range(1400))
-    for number, (how, given) in enumerate(ways(project, {"state": "restored", "name": backup, "confirm": True}, ids)):
+    for number, (how, given) in enumerate(kills(project, {"state": "restored", "name": backup, "confirm": True}, ids)):
         if number % 3 == 2:
             project.ok(state="thawed")
             assert state() in ("good", "bad") and project.states() == {"app": "running"}, (how, state())
-        done = project.run(**{**given, "rollback_id": next(ids)} if number % 2 else given)   # another task, or the same
+        done = project.run(**{**given, "rollback_id": next(ids)} if number // 2 % 2 else given)   # another task, or the same
         assert not done.get("failed"), (how, done)
         assert state() == "good" and project.states() == {"app": "running"} and not rubbish(project), (how, state())
         assert parked_somewhere(project, b"bad\n"), f"{how}: what was replaced is lost"
@@ -166,16 +170,10 @@ def parked_somewhere(project: Project, words: bytes) -> bool:
 @pytest.mark.parametrize("consistency", ["stop", "pause"])
 def test_thawed_by_whoever_comes_next(project: Project, consistency: str) -> None:
     """Also by a look: info says what is frozen, and since when."""
-    for number in range(8):
-        (project.folder / f"data/large{number}").write_bytes(os.urandom(20 << 20))
     frozen = "paused" if consistency == "pause" else "exited"
-    for _ in range(10):
-        # On a busy machine the backup may be done before we have looked.
-        running = project.start(consistency=consistency)
-        wait_until(lambda: project.states() == {"app": frozen} or running.process.poll() is not None, "the freeze")
-        running.kill()
-        if project.states() == {"app": frozen}:
-            break
+    # At the first look into a file, which is when the services stand still.
+    assert killed_at(project, READS, 1, "-f", "-P", str(project.folder / "data/two"), consistency=consistency)
+    assert project.states() == {"app": frozen}
     told = project.info()
     assert told["unfinished"] and told["frozen"] == [f"{project.name}-app-1"], told
     planned = project.start(check_mode=True).wait()
@@ -186,13 +184,15 @@ def test_thawed_by_whoever_comes_next(project: Project, consistency: str) -> Non
 
 
 def test_a_run_that_is_told_to_end_thaws_first(project: Project) -> None:
-    for number in range(4):
-        (project.folder / f"data/large{number}").write_bytes(os.urandom(20 << 20))
-    running = project.start(consistency="stop")
-    wait_until(lambda: project.states() == {"app": "exited"}, "the freeze")
-    running.process.terminate()
-    result = running.wait()
+    """By a signal when they have just been stopped."""
+    started = project.containers()[0]["State"]["StartedAt"]
+    told = docker_as(project, "telling", """\
+$docker "$@" || exit
+case "$*" in *"container stop"*) kill -TERM "$PPID" ;; esac
+""")
+    result = project.run(consistency="stop", environ=told)
     assert result["failed"] and project.states() == {"app": "running"} and not project.complete and not rubbish(project), result
+    assert project.containers()[0]["State"]["StartedAt"] != started, "it was never stopped: the test looks for the wrong thing"
 
 
 def test_the_same_rollback_is_never_done_twice(project: Project) -> None:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
-import threading
 import typing as t
 from pathlib import Path
 
 import pytest
-from compose import SECRET, Engine, Project, build, engine, readable_by_others, shop, tree, unlike, wait_until
-from harness import CORES, LOCAL, Ansible, lab
+from compose import (  # noqa: F401  (one is a fixture)
+    PATIENCE, SECRET, Engine, Project, an_engine, build, docker_as, engine, holding, shop,
+)
+from harness import CORES, LOCAL, Ansible, lab, listed, wait_for
+from trees import readable_by_others, tree, unlike
 
 NAME = re.compile(r"backup-\d{8}-\d{6}(-\d+)?")
 DUMP = {"service": "db", "name": "orders.sql", "command": ["pg_dump", "--table", "orders"]}
@@ -27,8 +28,8 @@ FIRST, SECOND, BACK, BACK_AGAIN = "20261121t084500z-7f3a", "20261121t094500z-000
 
 
 @pytest.fixture(scope="module", name="project")
-def a_project() -> t.Iterator[Project]:
-    project = shop(engine())
+def a_project(on: Engine) -> t.Iterator[Project]:
+    project = shop(on)
     try:
         yield project
     finally:
@@ -136,13 +137,10 @@ class Calls(t.NamedTuple):
 
 def counting(project: Project) -> Calls:
     """A `docker` first on the PATH that writes down what it is told and does it."""
-    folder = project.place / "counting"
-    folder.mkdir()
-    real, log = Path(project.engine.offer["path"], "docker"), folder / "log"
-    (folder / "docker").write_text(f'#!/bin/sh\necho "$*" >>{log}\nexec {real} "$@"\n')
-    (folder / "docker").chmod(0o755)
+    name = f"counting-{project.backups.name}"
+    log = project.place / f"{name}.log"
     log.touch()
-    return Calls({"PATH": f"{folder}:{project.engine.environ['PATH']}"}, log)
+    return Calls(docker_as(project, name, f'echo "$*" >>{log}\nexec $docker "$@"\n'), log)
 
 
 def test_a_deploy_is_backed_up_once(fresh: Project) -> None:
@@ -247,18 +245,15 @@ def test_a_backup_is_proven_by_bringing_it_up(fresh: Project) -> None:
 
 
 def test_it_says_what_it_does_while_it_does_it(fresh: Project) -> None:
-    with open(fresh.engine.volume(f"{fresh.name}_cache") / "large", "wb") as file:
-        for _ in range(200):
-            file.write(os.urandom(1 << 20))
-    try:
-        running = fresh.start(timeout=600)
-        seen = wait_until(lambda: running.process.poll() is None and progress(fresh), "progress")
-        from_info = fresh.info()["progress"]
-        assert not running.wait().get("failed")
-        assert seen["what"] and seen["bytes"] >= 0 and (from_info is None or from_info["what"]), (seen, from_info)
-        assert fresh.info()["progress"] is None
-    finally:
-        (fresh.engine.volume(f"{fresh.name}_cache") / "large").unlink()
+    """Looked at when all is copied and the services are about to start."""
+    hold = fresh.place / "hold"
+    running = fresh.start(environ=holding(fresh, hold, "container start"), timeout=600)
+    wait_for(lambda: hold.exists() or running.process.poll() is not None, "the thaw", PATIENCE)
+    seen, from_info = progress(fresh), fresh.info()["progress"]
+    hold.unlink()
+    assert not running.wait().get("failed")
+    assert seen and seen["what"] and seen["bytes"] >= 0 and from_info and from_info["what"], (seen, from_info)
+    assert fresh.info()["progress"] is None
 
 
 def progress(project: Project) -> dict[str, t.Any] | None:
@@ -270,31 +265,19 @@ def progress(project: Project) -> dict[str, t.Any] | None:
 
 def test_no_secret_is_shown(fresh: Project) -> None:
     """Not in results, not in processes' arguments, not in files that others could read; also when Compose itself complains."""
-    seen, stop = set(), threading.Event()
-
-    def look() -> None:
-        while not stop.is_set():
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    text = path.read_bytes()
-                except OSError:   # it has just ended
-                    continue
-                if SECRET.encode() in text:
-                    seen.add(text)
-
-    thread = threading.Thread(target=look)
-    thread.start()
+    calls = counting(fresh)
     try:
-        done = fresh.backup(deploy_id=FIRST, dumps=[DUMP], diff=True)
-        again = fresh.restore(deploy_id=FIRST, rollback_id=BACK, diff=True)
-        (fresh.folder / ".env").write_text(f"WEB_VERSION=1\nTOKEN={SECRET}\n")
-        (fresh.folder / "broken.yml").write_text("services: {db: {ports: [\"${TOKEN}\"]}}\n")
-        failed = fresh.run(files=[str(fresh.file), str(fresh.folder / "broken.yml")])
+        with listed(SECRET, 0.05) as seen:
+            done = fresh.backup(deploy_id=FIRST, dumps=[DUMP], diff=True, environ=calls.environ)
+            again = fresh.restore(deploy_id=FIRST, rollback_id=BACK, diff=True, environ=calls.environ)
+            (fresh.folder / ".env").write_text(f"WEB_VERSION=1\nTOKEN={SECRET}\n")
+            (fresh.folder / "broken.yml").write_text("services: {db: {ports: [\"${TOKEN}\"]}}\n")
+            failed = fresh.run(files=[str(fresh.file), str(fresh.folder / "broken.yml")], environ=calls.environ)
     finally:
-        stop.set()
-        thread.join()
         (fresh.folder / "broken.yml").unlink(missing_ok=True)
         (fresh.folder / ".env").write_text("WEB_VERSION=1\n")
+    # What it tells the clients is written down to the last word; of all else the process list was looked at now and then.
+    assert calls.calls("stop") and SECRET not in calls.log.read_text()
     assert failed["failed"] and failed["reason"] == "compose_invalid"
     assert not seen and not [result for result in (done, again, failed) if SECRET in json.dumps(result)]
     assert not [path for path in readable_by_others(fresh.place) if SECRET in Path(path).read_text(errors="replace")]

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from compose import SMALL, Project, a_project, an_engine, tree, unlike  # noqa: F401  (two are fixtures)
+from compose import SMALL, Project, a_project, an_engine  # noqa: F401  (two are fixtures)
+from trees import tree, unlike
 
 ID, LATER, BACK = "20261121t084500z-7f3a", "20261121t094500z-0001", "20261121t104500z-aaaa"
 

@@ -7,16 +7,17 @@ test_health_gate_machines.py has the same kinds before stand-ins, with answers t
 """
 from __future__ import annotations
 
-import json
+import concurrent.futures
+import contextlib
 import os
 import signal
 import threading
-import time
 import typing as t
 
 import pytest
-from compose import Engine, Project, engine, wait_until
+from compose import PATIENCE, Engine, Project, an_engine, docker_as  # noqa: F401  (one is a fixture)
 from gate import fails, gate, holds
+from harness import wait_for
 
 # `well` and `sick` look for a file, so that a test can change how they are; `falls` is started again when it is killed.
 CLINIC = """\
@@ -60,7 +61,7 @@ services:
 
 class Clinic(Project):
     def pid(self, service: str) -> int:
-        return json.loads(self.engine.docker("inspect", self.container(service)))[0]["State"]["Pid"]
+        return self.engine.api.inspect(self.container(service))["State"]["Pid"]
 
     def container(self, service: str) -> str:
         return f"{self.name}-{service}-1"
@@ -69,17 +70,53 @@ class Clinic(Project):
         return {"kind": kind, "containers": [self.container(service) for service in services], **more}
 
     def says(self, text: str) -> None:
-        self.compose("exec", "-T", "plain", "sh", "-c", "cat > /proc/1/fd/1", given=text)
+        """As a line of the program itself."""
+        self.engine.api.run(self.container("plain"), "sh", "-c", 'echo "$1" > /proc/1/fd/1', "sh", text)
+
+    def logs(self) -> str:
+        return self.engine.docker("logs", self.container("plain"))
+
+    @contextlib.contextmanager
+    def falling(self) -> t.Iterator[dict[str, str]]:
+        """The environment of a gate during which `falls` is killed, once, as soon as the gate has looked at the containers."""
+        looked = self.place / "looked"
+        environ = docker_as(self, "looking", f'$docker "$@"; rc=$?\ncase $1 in inspect) touch {looked} ;; esac\nexit $rc\n')
+
+        def wait_and_kill() -> None:
+            wait_for(looked.exists, "the gate's first look", PATIENCE)
+            os.kill(self.pid("falls"), signal.SIGKILL)
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            killed = pool.submit(wait_and_kill)
+            yield {**self.engine.environ, **environ}
+            killed.result()
+
+    @contextlib.contextmanager
+    def saying(self, text: str) -> t.Iterator[None]:
+        """The line again and again, so that it comes whenever a gate watches."""
+        stop = threading.Event()
+
+        def say() -> None:
+            while not stop.is_set():
+                self.says(text)
+                stop.wait(0.3)
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            said = pool.submit(say)
+            try:
+                yield
+            finally:
+                stop.set()
+            said.result()
 
 
 @pytest.fixture(scope="module", name="clinic")
-def a_clinic() -> t.Iterator[Clinic]:
-    on: Engine = engine()
+def a_clinic(on: Engine) -> t.Iterator[Clinic]:
     clinic = Clinic(on, CLINIC, "clinic")
     try:
         clinic.up()
         clinic.compose("--profile", "bad", "up", "-d", "--pull", "never", "sick", "slow", "ended", "loops")
-        wait_until(lambda: clinic.states()["sick"] == "running unhealthy", "sick to be unhealthy")
+        wait_for(lambda: clinic.states()["sick"] == "running unhealthy", "sick to be unhealthy", PATIENCE)
         yield clinic
     finally:
         clinic.remove()
@@ -113,7 +150,7 @@ def test_no_engine(clinic: Clinic) -> None:
 
 def test_a_container_that_gets_well_while_it_is_asked(clinic: Clinic) -> None:
     clinic.compose("exec", "-T", "well", "rm", "/tmp/well")
-    wait_until(lambda: clinic.states()["well"] == "running unhealthy", "well to be unhealthy")
+    wait_for(lambda: clinic.states()["well"] == "running unhealthy", "well to be unhealthy", PATIENCE)
     fails(clinic.probe("docker", "well"), "is unhealthy", environ=clinic.engine.environ)
     clinic.compose("exec", "-T", "well", "touch", "/tmp/well")
     row = holds(clinic.probe("docker", "well", tries=60, delay=0.1), environ=clinic.engine.environ)
@@ -135,10 +172,8 @@ def test_restarts(clinic: Clinic) -> None:
     before = gate(probe, require=0, environ=environ)
     holds(probe, baseline=before, environ=environ)
     # The engine restarts what falls, later each time: so it falls when the test wants it to, and once.
-    thread = threading.Timer(1, lambda: os.kill(clinic.pid("falls"), signal.SIGKILL))
-    thread.start()
-    fails(clinic.probe("restarts", "well", "falls", window=4), f"restarted: {clinic.container('falls')} 1 times", environ=environ)
-    thread.join()
+    with clinic.falling() as falling:
+        fails(clinic.probe("restarts", "well", "falls", window=6), f"restarted: {clinic.container('falls')} 1 times", environ=falling)
     # A restart by hand is none that the engine counts: the container has not failed.
     clinic.compose("restart", "well")
     holds(probe, baseline=before, environ=environ)
@@ -147,22 +182,19 @@ def test_restarts(clinic: Clinic) -> None:
 def test_lines_of_a_log(clinic: Clinic) -> None:
     environ = clinic.engine.environ
     probe = {"name": "it", "kind": "logs", "container": clinic.container("plain"), "regex": "ERROR|panic", "window": 0}
-    clinic.says("ERROR of old\n")
-    wait_until(lambda: "of old" in clinic.engine.docker("logs", clinic.container("plain")), "the old line")
-    time.sleep(1.1)
+    clinic.says("ERROR of old")
+    wait_for(lambda: "of old" in clinic.logs(), "the old line", PATIENCE)
     before = gate(probe, require=0, environ=environ)
-    clinic.says("all is well\n")
+    clinic.says("all is well")
     holds(probe, baseline=before, environ=environ)
-    clinic.says("an ERROR of today\n")
-    wait_until(lambda: "of today" in clinic.engine.docker("logs", clinic.container("plain")), "the new line")
+    clinic.says("an ERROR of today")
+    wait_for(lambda: "of today" in clinic.logs(), "the new line", PATIENCE)
     row = fails(probe, "an ERROR of today", baseline=before, environ=environ)
     assert row["value"] == 1, "not the line from before"
     holds({**probe, "max": 1}, baseline=before, environ=environ)
     holds({**probe, "ignore": "today"}, baseline=before, environ=environ)
-    thread = threading.Timer(1, lambda: clinic.says("ERROR while it watches\n"))
-    thread.start()
-    fails({"kind": "logs", "container": clinic.container("plain"), "text": "ERROR", "window": 4}, "while it watches", environ=environ)
-    thread.join()
+    with clinic.saying("ERROR while it watches"):
+        fails({"kind": "logs", "container": clinic.container("plain"), "text": "ERROR", "window": 2}, "while it watches", environ=environ)
     fails({**probe, "container": "nobody"}, "nobody", environ=environ)
 
 

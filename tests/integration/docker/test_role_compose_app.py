@@ -8,9 +8,10 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from compose import Engine, an_engine, tree, unlike  # noqa: F401
+from compose import Engine, an_engine  # noqa: F401  (one is a fixture)
 from compose_app import BACK, DAMAGE, HOST, SECOND, SECRET, App
 from harness import CORES, LOCAL, PIPELINING, ROOT, Ansible, Run
+from trees import tree, unlike
 
 @pytest.fixture
 def app(on: Engine) -> t.Iterator[App]:
