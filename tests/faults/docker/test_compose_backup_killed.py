@@ -8,12 +8,14 @@ at each rename, by strace. Whoever comes next is the same task, or `state: thawe
 """
 from __future__ import annotations
 
+import os
 import typing as t
 
 import pytest
 from compose import Project, a_project, an_engine, docker_as, traced  # noqa: F401  (two are fixtures)
 from trees import tree, unlike
 
+LONG = bool(os.environ.get("REVERSIBLE_LONG"))
 RENAMES, READS = "rename,renameat,renameat2", "read,pread64,readv,copy_file_range"
 # What changes something, as words of the command line; the others only ask.
 CHANGES = "stop|start|pause|unpause|restart|kill|rm|create|up|down|load|save|tag|image|exec|cp|wait|volume|network|rename"
@@ -70,9 +72,11 @@ def killed_at(project: Project, calls: str, number: int, *words: str, **options:
 
 
 def moments() -> t.Iterator[t.Iterator[tuple[str, int]]]:
-    """Where it is killed, commands and renames apart: at each, at a command in both ways, before it is carried out and while."""
-    yield ((way, step) for step in range(1, MANY) for way in ("before", "while"))
-    yield (("at rename", step) for step in range(1, MANY))
+    """Where it is killed, commands and renames apart: each in both ways, before it is carried out and while. When there is little time, each
+    command in one of the two by turns, and at every second rename."""
+    ways = ("before", "while")
+    yield ((way, step) for step in range(1, MANY) for way in (ways if LONG else ways[step % 2:][:1]))
+    yield (("at rename", step) for step in range(1, MANY, 1 if LONG else 2))
 
 
 def kills(project: Project, options: dict[str, t.Any], ids: t.Iterator[str] | None = None) -> t.Iterator[tuple[str, dict[str, t.Any]]]:
