@@ -8,6 +8,7 @@
 //! | know after kill -9 what had been begun        | [`record`]   |
 //! | change a file and lose nothing                | [`atomic`]   |
 //! | have a folder that no one else can swap       | [`folder`]   |
+//! | rename, or exchange two names at once         | [`spot`]     |
 //! | read a tree that someone else owns            | [`walk`]     |
 //! | know what a path is mounted on, and who uses it | [`mounts`], [`space`] |
 //! | name a run and a second                       | [`deploy_id`], [`clock`] |
@@ -29,6 +30,7 @@ pub mod program;
 pub mod reason;
 pub mod record;
 pub mod space;
+pub mod spot;
 pub mod walk;
 
 pub use reason::reason;

@@ -6,11 +6,11 @@ use std::io::ErrorKind;
 
 use nix::errno::Errno;
 
-use crate::{command, deadline, fence, folder, interrupt, lock, program, record, space};
+use crate::{command, deadline, fence, folder, interrupt, lock, program, record, space, spot};
 
 /// The code of the first error in the chain that has one: `lock_held`, `superseded`,
 /// `command_failed`, `timed_out`, `interrupted`, `no_space`, `read_only`, `permission_denied`,
-/// `unsafe_folder`, `unfinished`, `program_missing`.
+/// `unsafe_folder`, `unfinished`, `program_missing`, `cannot_exchange`.
 pub fn reason(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(of_one)
 }
@@ -28,7 +28,8 @@ fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         lock::Held,
         program::Missing,
         record::Unfinished,
-        space::NoSpace
+        space::NoSpace,
+        spot::CannotExchange
     );
     // By kind, not by number: an error that tempfile has put a path into has no number any more.
     let kind = match error.downcast_ref::<Errno>() {
