@@ -174,6 +174,10 @@ fn work(plan: &Plan, fresh: bool) -> Tally {
             if answer.is_err() { plan.pause.max(AFTER_A_FAILURE) } else { plan.pause },
         );
     }
+    if made == 0 {
+        // The others were faster, and nothing was left.
+        plan.has_begun();
+    }
     tally
 }
 
