@@ -36,7 +36,7 @@ from harness import BIN, ROOT, asked, lab, wait_for
 from labkit import STATE, daemon
 
 RELEASES = {"blue": "1111111", "green": "2222222"}
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @functools.cache
@@ -187,7 +187,7 @@ class Edge:
         return said
 
     def counts(self, colour: str, component: str = "web", replica: int = 0) -> dict[str, int]:
-        """How many requests that app was asked, for each path."""
+        """How many requests that app was asked, for each path; and as `frames`, how many of WebSockets it has sent back."""
         return json.loads(self._control(colour, component, replica, "count"))
 
     def start(self) -> None:
@@ -217,6 +217,7 @@ class Edge:
 
     def reload(self, process: int = 0) -> None:
         """As a patient operator does; back when another worker answers, and the master."""
+        wait_for(lambda: self._master_answers(process), "the master, after a reload by somebody else")
         old = self.worker_pid(process)
         time.sleep(0.2)  # HAProxy loses a reload that follows another too soon
         self.master_ask("reload", process)
@@ -230,6 +231,7 @@ class Edge:
         url = url or self.url + ("" if first else f"{component}/") + path
         if "requests" not in more:
             more.setdefault("seconds", 600)
+        more.setdefault("timeout", 60)
         load = Load(self._web, self.folder, url, connections, more, ws, headers or {})
         try:
             load.wait_until_begun()
@@ -308,6 +310,10 @@ class Load:
         argv += [word for name, value in headers.items() for word in ("--header", f"{name}: {value}")]
         self._process = subprocess.Popen(argv + (["--ws"] if ws else []), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         self.report: dict[str, t.Any] = {}
+
+    def end_a_pause(self) -> None:
+        """Of each connection: the one that it is in, or the next."""
+        self._process.send_signal(signal.SIGUSR1)
 
     def wait_until_begun(self) -> None:
         assert self._process.stdout and self._process.stdout.readline() == "begun\n", "the load has ended before it began"

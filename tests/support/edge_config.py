@@ -68,7 +68,7 @@ global
 defaults
     mode http
 {idle_close}    timeout connect 1s
-    timeout check 2s
+    timeout check 20s
     timeout client 30s
     timeout server 10s
     timeout tunnel 1h

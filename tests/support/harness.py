@@ -236,7 +236,7 @@ class Running:
         return Run(self.process.returncode, text, [Task(**json.loads(line)) for line in lines])
 
 
-def wait_for(look: t.Callable[[], t.Any], what: str, seconds: float = 20) -> t.Any:
+def wait_for(look: t.Callable[[], t.Any], what: str, seconds: float = 60) -> t.Any:
     """Look again and again until there is something; that."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
