@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """haproxy_color_switch when something goes wrong half way: the run is killed, HAProxy ends, the disk is full, others flip at the same time.
 
+A run is killed by strace, at the nth call of the kernel that changes a file; or while something that it waits for is held back by the test.
 Whatever happens, the live HAProxy, the file and the record agree after the next run, and nobody is led back to what was never proven.
 """
 from __future__ import annotations
@@ -12,21 +13,26 @@ import fcntl
 import hashlib
 import itertools
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import threading
-import time
 import typing as t
 from pathlib import Path
 
 import pytest
 from edge import RELEASES, Call, Edge, call, wait_for
 from color_switch import (
-    BLUE, GREEN, INFO, MODULE, agree, all_versions, filed, flip, history, layouts, prove, recorded)
+    BLUE, GREEN, INFO, MODULE, agree, all_versions, ask, filed, flip, flipped_and_held, history, layouts, prove,
+    recorded, watching)
+from harness import lab
 
 LOCKS = Path("/run/reversible-haproxy")
+# What a flip tells HAProxy stands between two of these: its lock is noted right before, and the next file is written right after.
+CHANGES = "write,ftruncate,fchmod,fsync,rename,renameat,renameat2,unlink,mkdir"
+KILLS = 14   # of one flip, when there is little time
 
 
 @contextlib.contextmanager
@@ -42,21 +48,40 @@ def held(what: Path) -> t.Iterator[None]:
 def killed_before_it_flipped(edge: Edge, **options: t.Any) -> None:
     with held(edge.map if edge.shape.method == "map" else edge.config):
         running = Call(MODULE, {**edge.options, **options})
-        wait_for(lambda: list(edge.state_dir.glob("intent*")), "the intent")
-        time.sleep(0.05)
+        wait_for(lambda: [intent for intent in edge.state_dir.glob("intent*") if '"heading"' in intent.read_text()], "the intent")
         running.kill()
 
 
-def watching(edge: Edge, color: str, **options: t.Any) -> Call:
-    """A run that has flipped and watches."""
-    running = Call(MODULE, {**edge.options, "color": color, "release": RELEASES[color], "error_budget": {"watch": 60}, **options})
-    wait_for(lambda: running.process.poll() is not None or (edge.live() == color and recorded(edge) == f"{color}\n"), "the flip")
-    assert running.process.poll() is None, running.wait()
-    return running
+def killed_at_changes(edge: Edge, options: dict[str, t.Any], prepare: t.Callable[[], t.Any]) -> t.Iterator[str]:
+    """A run that was killed before its first change, its second, ...; before which, as in `fsync 3`. With little time just some, evenly apart."""
+    log = edge.folder / "changes.log"
+
+    def run(*tracing: str) -> int:
+        prepare()
+        running = Call(MODULE, options, below=[lab("get", "strace"), "-o", str(log), "-e", f"trace={CHANGES}", *tracing])
+        running.process.communicate(timeout=120)
+        return running.process.returncode
+
+    assert run() == 0
+    calls = re.findall(r"(?m)^(\w+)\(", log.read_text())
+    many = len(calls) if os.environ.get("REVERSIBLE_LONG") else KILLS
+    for at in (number * (len(calls) - 1) // (many - 1) for number in range(many)):
+        call_of_kernel, number = calls[at], calls[:at + 1].count(calls[at])
+        assert run("-e", f"inject={call_of_kernel}:signal=SIGKILL:when={number}") == -signal.SIGKILL
+        yield f"{call_of_kernel} {number}"
+
+
+def said_truly(edge: Edge) -> bool:
+    """Whether a run was stopped half way, as its intent shows; the module says so, and one of both colours answers."""
+    unfinished = bool(list(edge.state_dir.glob("intent*")))
+    assert bool(call(INFO, edge.place)["unfinished"]) == unfinished
+    assert edge.answer() in [f"{color} {release}" for color, release in RELEASES.items()]
+    return unfinished
 
 
 def killed_in_its_watch(edge: Edge, color: str) -> None:
-    watching(edge, color).kill()
+    with watching(edge, color) as running:
+        running.kill()
 
 
 def blue_from_the_start(edge: Edge, **options: t.Any) -> None:
@@ -68,19 +93,20 @@ def blue_from_the_start(edge: Edge, **options: t.Any) -> None:
 
 
 @contextlib.contextmanager
-def master_that_does_not_reload(edge: Edge) -> t.Iterator[str]:
-    """The master's socket, but for a reload, which is taken and never done nor answered."""
-    path, kept = str(edge.folder / "deaf"), []
+def master_that_never_answers_reload(edge: Edge, reloads: bool) -> t.Iterator[tuple[str, list[socket.socket]]]:
+    """The path of the master's socket, but that a reload is not answered, and may not be done either; and who waits for its answer."""
+    path, waiting = str(edge.folder / "deaf"), []
 
     def answer(listener: socket.socket) -> None:
         with contextlib.suppress(OSError):  # closed at the end
             while True:
                 line = listener.accept()[0]
                 command = b"".join(iter(lambda line=line: line.recv(4096), b"")).decode().strip()
+                said = edge.master_ask(command) if reloads or command != "reload" else ""
                 if command == "reload":
-                    kept.append(line)
+                    waiting.append(line)
                 else:
-                    line.sendall(f"{edge.master_ask(command)}\n".encode())
+                    line.sendall(f"{said}\n".encode())
                     line.close()
 
     with socket.socket(socket.AF_UNIX) as listener:
@@ -88,10 +114,10 @@ def master_that_does_not_reload(edge: Edge) -> t.Iterator[str]:
         listener.listen()
         thread = threading.Thread(target=answer, args=(listener,), daemon=True)
         thread.start()
-        yield path
+        yield path, waiting
         listener.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
-    for line in kept:
+    thread.join(60)
+    for line in waiting:
         line.close()
 
 
@@ -160,63 +186,61 @@ def test_killed_in_its_watch_and_the_next_one_fails(version: str) -> None:
 
 @all_versions
 @pytest.mark.parametrize("then", ["green", "blue"])
-def test_killed_at_every_moment(version: str, then: str) -> None:
+def test_killed_before_and_after_each_change(version: str, then: str) -> None:
     with Edge(version=version) as edge:
-        options = {**edge.options, **GREEN, "prove": prove(edge)}
-        flip(edge, "blue")
-        began = time.monotonic()
-        flip(edge, "green", prove=prove(edge))
-        whole = int((time.monotonic() - began) * 1000)
         ended = {"before": 0, "half": 0, "done": 0}
-        for delay in range(0, whole + 10):
-            blue_from_the_start(edge)
-            running = Call(MODULE, options)
-            time.sleep(delay / 1000)
-            running.kill()
-            unfinished = list(edge.state_dir.glob("intent*"))
+        for change in killed_at_changes(edge, {**edge.options, **GREEN, "prove": prove(edge)}, lambda: blue_from_the_start(edge)):
+            assert edge.live() in RELEASES and filed(edge) in RELEASES
             proven = ("green", RELEASES["green"], "good") in history(edge)
-            ended["half" if unfinished else "done" if edge.live() == "green" else "before"] += 1
+            ended["half" if said_truly(edge) else "done" if edge.live() == "green" else "before"] += 1
             flip(edge, then, prove=prove(edge, release_field="build.sha"))
             agree(edge, then)
             if then == "blue" and not proven:
                 never_proven(edge, "green")
-            assert history(edge)[0] == (then, RELEASES[then], "good"), (delay, history(edge))
-        print(f"killed {then}: {ended}")
-        assert ended["half"] > 0 and ended["before"] > 0, ended
+            assert history(edge)[0] == (then, RELEASES[then], "good"), (change, history(edge))
+        assert all(ended.values()), ended
+        nothing_of_ours_is_left(edge)
 
 
 @all_versions
 @layouts
 @pytest.mark.parametrize("then", ["green", "blue"])
-def test_killed_at_every_moment_of_a_reload(version: str, layout: str, then: str) -> None:
+def test_killed_before_and_after_each_change_with_a_reload(version: str, layout: str, then: str) -> None:
     with Edge(version=version, method="reload", layout=layout) as edge:
         flip(edge, "blue", content=edge.render("blue") + "# found\n")
-        began, half = time.monotonic(), 0
-        flip(edge, "green", content=edge.render("green"), prove=prove(edge))
-        whole = int((time.monotonic() - began) * 1000)
-        for delay in range(0, whole + 10, max(10, whole // 25)):
-            flip(edge, "blue", content=edge.render("blue"))
-            running = Call(MODULE, {**edge.options, **GREEN, "content": edge.render("green"), "prove": prove(edge)})
-            time.sleep(delay / 1000)
-            running.kill()
-            half += bool(list(edge.state_dir.glob("intent*")))
+        ended = {"before": 0, "half": 0, "done": 0}
+        options = {**edge.options, **GREEN, "content": edge.render("green"), "prove": prove(edge)}
+        for change in killed_at_changes(edge, options, lambda: flip(edge, "blue", content=edge.render("blue"))):
+            assert edge.config.read_text() in (edge.render("blue"), edge.render("green"))
+            ended["half" if said_truly(edge) else "done" if recorded(edge) == "green\n" else "before"] += 1
             flip(edge, then, content=edge.render(then), prove=prove(edge))
             agree(edge, then)
-            assert history(edge)[0] == (then, RELEASES[then], "good"), (delay, history(edge))
-        assert half > 1
+            assert history(edge)[0] == (then, RELEASES[then], "good"), (change, history(edge))
+        assert all(ended.values()), ended
+        nothing_of_ours_is_left(edge)
+
+
+def nothing_of_ours_is_left(edge: Edge) -> None:
+    """A flip to either colour takes away what killed ones have left unfinished."""
+    for color in ("blue", "green", "blue"):
+        flip(edge, color, **({"content": edge.render(color)} if edge.shape.method == "reload" else {}))
+    assert not [*edge.folder.glob(".*.new"), *edge.state_dir.glob(".*.new")]
 
 
 @all_versions
 @layouts
-def test_killed_between_the_new_configuration_and_its_reload(version: str, layout: str) -> None:
-    with Edge(version=version, method="reload", layout=layout) as edge, master_that_does_not_reload(edge) as master:
+@pytest.mark.parametrize("reloads", [False, True])
+def test_killed_between_the_new_configuration_and_its_reload(version: str, layout: str, reloads: bool) -> None:
+    """Also right after it was asked for, when nobody has heard what came of it."""
+    with Edge(version=version, method="reload", layout=layout) as edge, master_that_never_answers_reload(edge, reloads) as (master, waiting):
         edge.restart()  # a worker as young as can be
         options = {**edge.options, **GREEN, "content": edge.render("green")}
         running = Call(MODULE, {**options, "master_socket": master})
-        wait_for(lambda: edge.config.read_text() == edge.render("green"), "the new configuration")
-        time.sleep(0.05)
+        wait_for(lambda: waiting, "the reload that it asks for")
         running.kill()
-        assert edge.answer() == "blue 1111111"
+        assert edge.config.read_text() == edge.render("green") and call(INFO, edge.place)["unfinished"]
+        if not reloads:
+            assert edge.answer() == "blue 1111111"
         assert not call(MODULE, options).get("failed")
         agree(edge, "green")
 
@@ -226,13 +250,10 @@ def test_killed_between_the_new_configuration_and_its_reload(version: str, layou
 def test_a_signal_in_the_watch_goes_back(version: str, how: signal.Signals) -> None:
     with Edge(version=version) as edge, edge.load(2, pause=2) as load:
         flip(edge, "blue")
-        running = watching(edge, "green")
-        time.sleep(0.3)
-        began = time.monotonic()
-        running.process.send_signal(how)
-        result = running.wait(5)
+        with watching(edge, "green") as running:
+            running.process.send_signal(how)
+            result = running.wait(60)  # a tenth of its watch
         assert result["failed"] and result["reason"] == "interrupted" and result["flip"]["reverted"], result
-        assert time.monotonic() - began < 1
         agree(edge, "blue")
         # Nothing is known against the release: it was not the reason.
         assert history(edge) == [("blue", RELEASES["blue"], "good")] and flip(edge, "green")["changed"]
@@ -247,9 +268,9 @@ def test_a_signal_in_the_watch_goes_back(version: str, how: signal.Signals) -> N
 def test_haproxy_is_killed_in_the_watch(version: str, processes: int) -> None:
     with Edge(version=version, processes=processes) as edge:
         flip(edge, "blue")
-        running = watching(edge, "green")
-        edge.stop(signal.SIGKILL)
-        result = running.wait(10)
+        with watching(edge, "green") as running:
+            edge.stop(signal.SIGKILL)
+            result = running.wait(60)
         assert result["failed"] and result["reason"] in ("not_running", "no_socket"), result
         assert "blue stands in the files again, and HAProxy reads them when it starts" in result["msg"]
         assert filed(edge) == "blue" and recorded(edge) == "blue\n" and not list(edge.state_dir.glob("intent*"))
@@ -261,17 +282,22 @@ def test_haproxy_is_killed_in_the_watch(version: str, processes: int) -> None:
 
 
 @all_versions
-def test_haproxy_starts_anew_in_the_watch_and_between_two_runs(version: str) -> None:
+def test_haproxy_starts_again_before_the_watch_and_between_two_runs(version: str) -> None:
+    """Another one with another count of requests, of which the run hears nothing: it reads the file, in which green stands by then."""
     with Edge(version=version) as edge:
         flip(edge, "blue")
-        for _round in range(3):
-            running = watching(edge, "green", error_budget={"watch": 1.5, "min_requests": 0})
-            edge.stop(signal.SIGKILL)
-            edge.start()
-            result = running.wait(10)
-            agree(edge, "blue" if result.get("failed") else "green")
+        for well in (True, False):
+            with flipped_and_held(edge, error_budget={"watch": 0.01, "min_requests": 3}) as running:
+                edge.stop(signal.SIGKILL)
+                edge.start()
+                edge.switch("green", "web", "ok" if well else "fail-app")
+                assert ask(edge, "green", 10) == (0 if well else 10)
+            result = running.wait()
+            edge.switch("green", "web", "ok")
+            assert result["flip"]["budget"]["requests"] == 10 and bool(result.get("failed")) == (not well), result
+            agree(edge, "green" if well else "blue")
             edge.restart()
-            agree(edge, "blue" if result.get("failed") else "green")
+            agree(edge, "green" if well else "blue")
             flip(edge, "blue")
             agree(edge, "blue")
 
@@ -284,7 +310,7 @@ def test_two_flips_at_once_to_different_colours(version: str) -> None:
     with Edge(version=version) as edge, edge.load(2, pause=2) as load:
         for _round in range(20):
             both = [Call(MODULE, {**edge.options, **color, "prove": prove(edge)}) for color in (GREEN, BLUE)]
-            results = [one.wait(30) for one in both]
+            results = [one.wait() for one in both]
             # The first one's colour may have been left already when it is proven: never, since they take turns.
             assert not any(result.get("failed") for result in results), results
             agree(edge, edge.live() or "")
@@ -298,7 +324,7 @@ def test_two_keys_of_one_map_at_once(version: str) -> None:
         other = edge.options | {"map_key": "other-app", "state_dir": f"{edge.folder}/other", "backends": ["shop-web-{color}"]}
         for color in itertools.islice(itertools.cycle(["green", "blue"]), 20):
             both = [Call(MODULE, {**options, "color": color}) for options in (edge.options, other)]
-            assert all(one.wait(30)["changed"] for one in both)
+            assert all(one.wait()["changed"] for one in both)
             agree(edge, color)
             assert filed(edge, "other-app") == color and len(edge.map.read_text().splitlines()) == 3
 
@@ -306,15 +332,16 @@ def test_two_keys_of_one_map_at_once(version: str) -> None:
 @all_versions
 def test_who_does_not_get_its_turn_says_who_has_it(version: str) -> None:
     with Edge(version=version) as edge:
-        running = watching(edge, "green")
-        result = call(MODULE, {**edge.options, **BLUE, "lock_timeout": 0.3})
-        assert result["failed"] and f"pid {running.pid} (haproxy_color_switch" in result["msg"] and edge.live() == "green", result
-        assert not result["changed"]
-        with held(edge.map):  # the watch of one app does not hold it, and the way back waits for it
-            running.process.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
-            assert edge.live() == "green"
-        assert running.wait(10)["flip"]["reverted"]
+        log = edge.folder / "locks.log"
+        with watching(edge, "green", below=[lab("get", "strace"), "-D", "-o", str(log), "-e", "trace=flock"]) as running:
+            result = call(MODULE, {**edge.options, **BLUE, "lock_timeout": 0.3})
+            assert result["failed"] and f"pid {running.pid} (haproxy_color_switch" in result["msg"] and edge.live() == "green", result
+            assert not result["changed"]
+            with held(edge.map):  # the watch of one app does not hold it, and the way back waits for it
+                running.process.send_signal(signal.SIGTERM)
+                wait_for(lambda: "EAGAIN" in log.read_text(), "it finds the lock taken")
+                assert edge.live() == "green"
+            assert running.wait(60)["flip"]["reverted"]
         agree(edge, "blue", record=False)
         assert recorded(edge) is None
 
