@@ -111,7 +111,7 @@ class Site:
             **place, "install": False, "program": self.program, "user": "", "group": "", "chroot": "", "log": f"{folder}/log local0",
             "maxconn": 500, "http_binds": [f"127.0.0.1:{self.port}"], "https_binds": [f"127.0.0.1:{self.tls_port}"],
             "check_inter": "200ms", "check_fast_inter": "50ms", "start_command": start,
-            "reload_command": ["/usr/bin/python3", "-c", RELOAD, f"{folder}/pid"], "reload_timeout": 5,
+            "reload_command": ["/usr/bin/python3", "-c", RELOAD, f"{folder}/pid"], "reload_timeout": 60,
             "nameservers": [f"127.0.0.1:{self.names.line.getsockname()[1]}"],
             "apps": [
                 {"name": "shop", "env": "staging", "hosts": ["shop.test", "www.shop.test"], "components": [
@@ -148,7 +148,7 @@ class Site:
         return run
 
     def ask(self, path: str = "/", host: str = "shop.test", method: str = "GET", **headers: str) -> tuple[int, str, t.Any]:
-        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(line):
             line.request(method, path, headers={"Host": host, **headers})
             answer = line.getresponse()
@@ -156,7 +156,7 @@ class Site:
 
     def tell(self, command: str) -> str:
         with socket.socket(socket.AF_UNIX) as line:
-            line.settimeout(5)
+            line.settimeout(60)
             line.connect(self.inputs["haproxy_stats_socket"])
             line.sendall(f"{command}\n".encode())
             return b"".join(iter(lambda: line.recv(65536), b"")).decode()

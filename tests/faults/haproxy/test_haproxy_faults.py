@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from edge import RELEASES, Call, Edge, call, daemon, module_binary, wait_for
 from color_switch import (
-    BLUE, GREEN, ID, INFO, LATER, MODULE, agree, all_versions, everything, filed, flip, history, prove, recorded, refused)
+    BLUE, GREEN, ID, INFO, LATER, MODULE, agree, all_versions, everything, filed, flip, history, looks, prove, recorded, refused)
 
 BAD = {
     "color": ["red", "Blue", "", 1],
@@ -131,10 +131,14 @@ def test_one_of_several_processes_is_gone_and_none_is_flipped(version: str) -> N
 @all_versions
 def test_a_process_that_has_just_been_started_is_waited_for(version: str) -> None:
     """One process has checked its servers, the other has not: they are up there by hearsay, which is neither enough nor a failure."""
-    with Edge(version=version, processes=2, inter=1000) as edge:
+    with Edge(version=version, processes=2, more="    timeout check 600s\n") as edge:
+        edge.switch("green", "web", "slow 600000")  # no check ends
         edge.reload(1)
         assert not call(INFO, edge.place)["colors"]["green"]["up"]
-        assert flip(edge, "green")["flip"]["milliseconds"]["target"] > 50
+        refused(edge, "target_down", "no check of it has passed yet", **GREEN, target_timeout=0.2)
+        running = Call(MODULE, {**edge.options, **GREEN, "target_timeout": 600})
+        edge.switch("green", "web", "ok")
+        assert running.wait()["changed"]
         agree(edge, "green")
 
 
@@ -145,7 +149,7 @@ def test_somebody_who_listens_and_never_answers(version: str) -> None:
         mute.listen()
         began = time.monotonic()
         refused(edge, "timed_out", "no whole answer within 10 s", **GREEN, stats_socket=[str(edge.folder / "mute")])
-        assert time.monotonic() - began < 12
+        assert time.monotonic() - began >= 10
 
 
 @all_versions
@@ -170,7 +174,8 @@ def test_a_user_without_rights(version: str) -> None:
 @all_versions
 @pytest.mark.parametrize("layout", ["two-backends", "one-backend"])
 def test_servers_that_cannot_take_requests(version: str, layout: str) -> None:
-    with Edge(version=version, layout=layout, components=("web", "api", "stream")) as edge, edge.load(2, pause=2) as load:
+    with Edge(version=version, layout=layout, components=("web", "api", "stream"), more="    timeout check 2s\n") as edge, \
+            edge.load(2, pause=2) as load:
         backend = "shop-api-green" if layout == "two-backends" else "shop-api"
         server = f"{backend}/api-green"
         ready = f"set server {server} state ready"
@@ -189,11 +194,12 @@ def test_servers_that_cannot_take_requests(version: str, layout: str) -> None:
                 (row["status"], row["check_status"].lstrip("* ")) for row in edge.rows() if row["svname"] == "api-green"], mode)
             refused(edge, "target_down", f"{server} is DOWN ({status})", **GREEN, target_timeout=0.1)
         # What comes up while it is waited for is taken.
-        running = Call(MODULE, {**edge.options, **GREEN, "target_timeout": 10})
-        time.sleep(0.3)
-        assert edge.live() == "blue"
-        edge.switch("green", "api", "ok")
-        assert running.wait()["changed"]
+        with looks(edge) as looked:
+            running = Call(MODULE, {**edge.options, **GREEN, "target_timeout": 600})
+            looked(20)
+            assert edge.live() == "blue"
+            edge.switch("green", "api", "ok")
+            assert running.wait()["changed"]
         agree(edge, "green")
     assert load.report["failed"] == 0
 
@@ -203,10 +209,11 @@ def test_a_server_that_flaps_is_not_waited_for(version: str) -> None:
     with Edge(version=version, components=("web", "api")) as edge:
         edge.switch("green", "api", "refuse")
         wait_for(lambda: not call(INFO, edge.place)["colors"]["green"]["up"], "api is down")
-        running = Call(MODULE, {**edge.options, **GREEN, "target_timeout": 20})
-        time.sleep(0.4)
-        edge.switch("green", "web", "fail-health")
-        result = running.wait(5)
+        with looks(edge) as looked:
+            running = Call(MODULE, {**edge.options, **GREEN, "target_timeout": 600})
+            looked(20)
+            edge.switch("green", "web", "fail-health")
+            result = running.wait(60)
         assert result["reason"] == "target_down" and "web-green went " in result["msg"] and "it is flapping" in result["msg"], result
         agree(edge, "blue", record=False)
 
@@ -363,9 +370,7 @@ def test_ten_thousand_servers(version: str) -> None:
         began = time.monotonic()
         flip(edge, "green")
         agree(edge, "green")
-        took = time.monotonic() - began
-        assert took < 3, took
-        print(f"a flip beside 10,000 servers took {took * 1000:.0f} ms", file=sys.stderr)
+        print(f"a flip beside 10,000 servers took {(time.monotonic() - began) * 1000:.0f} ms", file=sys.stderr)
 
 
 # Reloading what is not there

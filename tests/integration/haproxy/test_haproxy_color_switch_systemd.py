@@ -28,7 +28,7 @@ def test_systemd_reloads_it(edge_core: str, tmp_path: Path) -> None:
         return {"name": str(options.pop("name", color)), MODULE: {**args, "prove": prove, **options}}
 
     def answer() -> str:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(edge["url"], timeout=5) as got:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(edge["url"], timeout=60) as got:
             return got.read().decode().split()[0]
 
     pid = ansible.on(HOST, "systemctl show --property=MainPID --value haproxy.service")

@@ -53,7 +53,7 @@ class Pair:
     def host(self, name: str, **more: t.Any) -> dict[str, t.Any]:
         site = self.sites[name]
         prove = {"url": f"http://127.0.0.1:{site.port}/", "headers": {"Host": "shop.test"}, "release_header": "X-Release"}
-        prove |= {"tries": 2, "delay": 0.1}
+        prove |= {"tries": 2, "delay": 0.1, "timeout": 60}
         return {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3", "color_switch_map": str(site.map),
                 "color_switch_config": str(site.config), "color_switch_state_dir": str(self.state(site)),
                 "color_switch_prove": prove, **more}
@@ -216,11 +216,11 @@ def test_a_split_is_named_when_going_back_fails(balancers: Pair) -> None:
 
     def lose_blue() -> None:
         one.servers["web-blue-1"].status = 500
-        wait_for(lambda: "shop-staging-web-blue,blue-1" in one.tell("show stat down"), "blue is down on lb1", 10)
+        wait_for(lambda: "shop-staging-web-blue,blue-1" in one.tell("show stat down"), "blue is down on lb1")
 
     two.servers["web-green-1"].then = lose_blue
     prove = balancers.host("lb2")["color_switch_prove"]
-    prove |= {"url": prove["url"] + "then", "text": "what it never says", "timeout": 15}
+    prove |= {"url": prove["url"] + "then", "text": "what it never says", "timeout": 120}
     msg = balancers.failed(lb2={"color_switch_prove": prove}, **GREEN)
     lines = msg.splitlines()
     assert "what it never says" in lines[0]

@@ -86,7 +86,7 @@ def test_a_sticky_client_keeps_its_server_and_follows_the_flip(site: Site) -> No
 
 
 def open_websocket(site: Site) -> socket.socket:
-    line = socket.create_connection(("127.0.0.1", site.port), timeout=5)
+    line = socket.create_connection(("127.0.0.1", site.port), timeout=60)
     line.sendall(b"GET /ws HTTP/1.1\r\nHost: shop.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                  b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
     head = b""
@@ -198,7 +198,7 @@ def test_a_refused_configuration_replaces_nothing(site: Site) -> None:
 def test_a_configuration_that_is_not_taken_over_is_replaced_by_the_old_one(site: Site) -> None:
     before, names = site.config.read_bytes(), site.files()
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        run = site.play(http_binds=[f"127.0.0.1:{taken.getsockname()[1]}"])
+        run = site.play(http_binds=[f"127.0.0.1:{taken.getsockname()[1]}"], reload_timeout=10)
     assert run.code != 0
     assert re.match("HAProxy did not take over .*was put back, and HAProxy serves it[.]$", run.tasks[-1].msg), run.output
     assert (site.config.read_bytes(), site.files()) == (before, names)
@@ -234,7 +234,7 @@ def test_tls(site: Site) -> None:
     site.good(certificates=[str(bundle)])
     status, _, headers = site.ask("/x?y=1")
     assert (status, headers["Location"]) == (308, "https://shop.test/x?y=1")
-    with context.wrap_socket(socket.create_connection(("127.0.0.1", site.tls_port), timeout=5), server_hostname="shop.test") as line:
+    with context.wrap_socket(socket.create_connection(("127.0.0.1", site.tls_port), timeout=60), server_hostname="shop.test") as line:
         line.sendall(b"GET /api HTTP/1.1\r\nHost: shop.test\r\nX-Forwarded-Proto: http\r\nConnection: close\r\n\r\n")
         text = b"".join(iter(lambda: line.recv(4096), b"")).decode()
     assert text.startswith("HTTP/1.1 200 ") and "backend-blue-" in text and text.endswith(" https")
