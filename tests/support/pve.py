@@ -111,6 +111,6 @@ cat <<'END'\n{said}\nEND
     def _tool(self, *words: str, given: str = "") -> str:
         # In the host, whose paths are the ones that `init` writes down; a mere chroot would have no /proc/self.
         argv = ["nsenter", f"--target={self.inside.parent.name}", "--mount", "--pid", "--", f"{SBIN}/fake-pve", *words]
-        done = subprocess.run(argv, input=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, timeout=30)
+        done = subprocess.run(argv, input=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
         assert done.returncode == 0, f"fake-pve {' '.join(words)}: {done.stderr}"
         return done.stdout

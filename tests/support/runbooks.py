@@ -213,7 +213,7 @@ class Machines:
         part = part.replace("inter 1s", "inter 200ms")
         self.config.write_text(f"{ours}    timeout client 9s\n    timeout server 9s\n{part}", encoding="utf-8")
         argv = [haproxy_binary("2.6"), "-W", "-D", "-S", f"{self.place}/master.sock", "-p", f"{self.place}/pid", "-f", self.config]
-        subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=30, check=True)
+        subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=True)
 
     @contextlib.contextmanager
     def by_hand(self, color: str, release: str) -> t.Iterator[None]:

@@ -349,7 +349,7 @@ def test_the_rules_by_promtool() -> None:
 
 
 class Prometheus:
-    """The real one, scraping every 200 ms what stands in a file, as node-exporter would show it. No alert waits: `for` is taken away."""
+    """The real one, scraping every second what stands in a file, as node-exporter would show it. No alert waits: `for` is taken away."""
 
     def __init__(self, folder: Path, metrics: Path) -> None:
         class Exporter(http.server.BaseHTTPRequestHandler):
@@ -370,7 +370,7 @@ class Prometheus:
         rules = re.sub(r"(?m)^ +for: .*\n", "", (RULES / "reversible.rules.yml").read_text())
         (folder / "rules.yml").write_text(rules)
         target = {"targets": [f"127.0.0.1:{self.exporter.server_port}"]}
-        often = {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"}
+        often = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "200ms"}
         config = {"global": often, "rule_files": ["rules.yml"],
                   "scrape_configs": [{"job_name": "node", "static_configs": [target]}]}
         (folder / "prometheus.yml").write_text(json.dumps(config))
@@ -380,7 +380,7 @@ class Prometheus:
 
     def ask(self, path: str) -> t.Any:
         try:
-            with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=60) as answer:
                 return json.load(answer)["data"]
         except OSError:
             assert self.process.poll() is None, "Prometheus has ended"
@@ -394,9 +394,18 @@ class Prometheus:
         found = self.ask("/api/v1/query?query=reversible_deploy_open")
         return bool(found and found["result"])
 
+    def judge_again(self) -> None:
+        """Wait until the rules have been evaluated from beginning to end."""
+        for _ in range(2):
+            before = self._last_evaluation()
+            wait_for(lambda before=before: self._last_evaluation() != before, "the rules are evaluated", 120)
+
+    def _last_evaluation(self) -> str:
+        return max(group["lastEvaluation"] for group in (self.ask("/api/v1/rules") or {"groups": [{"lastEvaluation": ""}]})["groups"])
+
     def close(self) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(60)
         self.log.close()
         self.exporter.shutdown()
         self.exporter.server_close()
@@ -410,24 +419,24 @@ def test_the_alerts_in_a_real_prometheus(tmp_path: Path) -> None:
         record(home, state="closed", deploy_id=FIRST, outcome="done", color="green")
         prometheus = Prometheus(tmp_path, home / "shop.prom")
         try:
-            wait_for(prometheus.scraped, "the metrics are scraped", 60)
-            time.sleep(1)
+            wait_for(prometheus.scraped, "the metrics are scraped", 120)
+            prometheus.judge_again()
             assert prometheus.firing() == set()
-            info = prometheus.ask("/api/v1/query?query=reversible_deploy_info")["result"][0]["metric"]
-            assert (info["color"], info["release"]) == ("green", SHA)
+            info = wait_for(lambda: prometheus.ask("/api/v1/query?query=reversible_deploy_info")["result"], "what was deployed", 120)
+            assert (info[0]["metric"]["color"], info[0]["metric"]["release"]) == ("green", SHA)
 
             time.sleep(1)  # a second later than the last success
             record(home, state="open", deploy_id=SECOND, lease=1)
-            wait_for(lambda: prometheus.firing() == {"DeployAbandoned"}, "an open run that is silent is seen", 30)
+            wait_for(lambda: prometheus.firing() == {"DeployAbandoned"}, "an open run that is silent is seen", 120)
             record(home, state="closed", deploy_id=SECOND, outcome="failed_reverted", color="green")
-            wait_for(lambda: prometheus.firing() == {"DeployFailed"}, "it is closed, and the failure is seen", 30)
+            wait_for(lambda: prometheus.firing() == {"DeployFailed"}, "it is closed, and the failure is seen", 120)
             record(home, state="report", deploy_id=FIRST, layers={"color": {"open": False, "why": "blue is gone"}})
-            wait_for(lambda: prometheus.firing() == {"DeployFailed", "WayBackMissing"}, "no way back is seen", 30)
+            wait_for(lambda: prometheus.firing() == {"DeployFailed", "WayBackMissing"}, "no way back is seen", 120)
             time.sleep(1)
             record(home, state="open", deploy_id=THIRD)
             record(home, state="closed", deploy_id=THIRD, outcome="done", color="blue")
             record(home, state="report", deploy_id=FIRST, layers={"color": {"open": True, "holds": ["blue"]}})
-            wait_for(lambda: prometheus.firing() == set(), "all is well again", 30)
+            wait_for(lambda: prometheus.firing() == set(), "all is well again", 120)
         finally:
             prometheus.close()
 

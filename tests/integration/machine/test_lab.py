@@ -23,7 +23,7 @@ from incus import incus, offered
 
 
 def said(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return answer.read().decode()
 
 

@@ -67,7 +67,7 @@ def ansible(request: pytest.FixtureRequest, tmp_path: Path) -> Ansible:
 
 
 def notify(ansible: Ansible, *options: str, **inputs: t.Any) -> Run:
-    given = {"event": "start", "app": "shop", "env": "prod", "tries": 1, "timeout": 2} | inputs
+    given = {"event": "start", "app": "shop", "env": "prod", "tries": 1, "timeout": 60} | inputs
     inputs = {f"notify_{key}": value for key, value in given.items()}
     role = {"ansible.builtin.include_role": {"name": "reversible.deploy.notify"}, "vars": inputs}
     after = {"name": "afterwards", "ansible.builtin.debug": {"var": "notify_failure"}}
@@ -152,7 +152,7 @@ def test_nobody_there_or_nobody_answers(ansible: Ansible) -> None:
         closed = f"http://127.0.0.1:{listener.getsockname()[1]}/{SECRET_PATH}"
         assert "refused" in failure(notify(ansible, "-vvv", url=closed, token=TOKEN))
         listener.listen()  # and never accepts
-        assert "timed out" in failure(notify(ansible, "-vvv", url=closed, token=TOKEN))
+        assert "timed out" in failure(notify(ansible, "-vvv", url=closed, token=TOKEN, timeout=2))
     assert failure(notify(ansible, "-vvv", url=f"http://name.invalid/{SECRET_PATH}", token=TOKEN))
     assert failure(notify(ansible, "-vvv", url=f"no address {SECRET_PATH}", token=TOKEN))
 

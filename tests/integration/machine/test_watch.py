@@ -51,7 +51,7 @@ def progress_files(ansible: Ansible, host: str) -> set[str]:
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_long_task_is_shown(old_and_new: Ansible, host: str) -> None:
     ansible = old_and_new
-    shown, output = long_task(ansible, host)
+    shown, output = long_task(ansible, host, seconds=5)
     steps = [re.sub("^(specimen on [a-z_]+: step . of 2: ).*", r"\1", line) for line in shown]
     both = [f"specimen on {host}: step {number} of 2: " for number in (1, 2)]
     assert steps in (both, both[1:]), output   # on a busy machine the first look may come late
