@@ -1,20 +1,29 @@
-//! Puts one segment back slowly: a process for the tests to kill half way.
+//! Puts one segment back as far as so many steps of its progress, says so and stays there: a process for the tests to kill half way.
 //!
-//!     put_back SEGMENT INDEX INTO
+//!     put_back SEGMENT INDEX INTO STEPS
+#![allow(clippy::print_stdout)]
 
 use std::fs::File;
-use std::time::Duration;
 
 fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [segment, index, into] = words.as_slice() else {
-        anyhow::bail!("expected a segment, its index and a folder");
+    let [segment, index, into, steps] = words.as_slice() else {
+        anyhow::bail!("expected a segment, its index, a folder and a number");
     };
+    let mut left: u32 = steps.parse()?;
     archive::put_back(
         File::open(index)?,
         vec![archive::Stored { number: 0, file: File::open(segment)?, sha256: None }],
         File::open(into)?.into(),
-        &mut |_| std::thread::sleep(Duration::from_millis(1)),
+        &mut |_| {
+            left = left.saturating_sub(1);
+            if left == 0 {
+                println!("half way");
+                loop {
+                    std::thread::park();
+                }
+            }
+        },
     )?;
     Ok(())
 }

@@ -12,11 +12,11 @@ use common::*;
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -293,14 +293,12 @@ fn killed_and_run_again() {
     kept.capture(&all(&tree(from.path())), 0, Pass::Last, false);
     let built = std::env::current_exe().unwrap();
     let mut child = Command::new(built.ancestors().nth(2).unwrap().join("examples/put_back"));
-    child.arg(kept.segment(0)).arg(kept.index()).arg(to.path());
+    child.arg(kept.segment(0)).arg(kept.index()).arg(to.path()).arg("500").stdout(Stdio::piped());
     // Built with the tests, unless only one file of them was asked for.
     let mut child = child.spawn().expect("cargo build -p archive --examples");
-    let end = Instant::now() + Duration::from_secs(20);
-    while fs::read_dir(to.path()).unwrap().count() < 5 {
-        assert!(Instant::now() < end && child.try_wait().unwrap().is_none());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let mut said = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "half way\n");
     child.kill().unwrap();
     child.wait().unwrap();
     let half = fs::read_dir(to.path()).unwrap().count();

@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn differences(kept: &Kept, root: &Path) -> archive::Differences {
     let index = IndexReader::new(File::open(kept.index()).unwrap()).unwrap();
@@ -130,9 +130,18 @@ fn one_file_and_what_is_left_out() {
     assert_eq!((found.missing.count, found.changed.count), (0, 0));
 }
 
+/// By this process: its other tests count, too, and move little.
+fn read_and_written() -> u64 {
+    let io = fs::read_to_string("/proc/self/io").unwrap();
+    let count = |name: &str| -> u64 {
+        io.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse().unwrap()
+    };
+    count("rchar:") + count("wchar:")
+}
+
 /// Ten GB, and hardly anything in them: neither is read through, nor written through.
 #[test]
-fn a_large_file_of_holes_is_quick() {
+fn the_holes_of_a_large_file_cost_nothing() {
     let (from, to) = (folder(), folder());
     let file = File::create(from.path().join("holes")).unwrap();
     file.set_len(10_000_000_000).unwrap();
@@ -140,10 +149,11 @@ fn a_large_file_of_holes_is_quick() {
         file.write_all_at(b"data", place).unwrap();
     }
     let kept = Kept::new(Form::Zstd);
-    let begun = Instant::now();
+    let before = read_and_written();
     let captured = kept.capture(&all(&tree(from.path())), 0, Pass::Last, false);
     kept.put_back(to.path()).unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let moved = read_and_written() - before;
+    assert!(moved < 1 << 30, "{moved} bytes were read and written");
     assert!(captured.copied.bytes <= 2 << 16 && captured.bytes == 10_000_000_000);
     let file = File::open(to.path().join("holes")).unwrap();
     for place in [1_u64 << 30, 9_000_000_000] {

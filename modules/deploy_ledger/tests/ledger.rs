@@ -263,7 +263,7 @@ fn ten_thousand_deploys_are_read() {
     fs::write(ledger.file(), all).unwrap();
     let began = Instant::now();
     let info = ledger.info();
-    assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
+    assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
     assert_eq!(info["deploys"].as_array().unwrap().len(), 20);
     assert_eq!(info["damaged"], json!([]));
 }

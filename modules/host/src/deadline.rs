@@ -149,9 +149,8 @@ mod tests {
         assert_eq!(error.to_string(), "timed out after 0 s waiting for a thing");
 
         let mut asked = 0;
-        let begun = Instant::now();
         let answer = poll_until(
-            Deadline::after(Duration::from_secs(5)),
+            Deadline::after(Duration::from_secs(60)),
             Duration::from_millis(5),
             "three",
             || {
@@ -160,7 +159,6 @@ mod tests {
             },
         );
         assert_eq!(answer.unwrap(), 3);
-        assert!(begun.elapsed() < Duration::from_secs(5));
     }
 
     #[test]

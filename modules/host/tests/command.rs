@@ -30,7 +30,7 @@ fn succeeds() {
         (output.rc, output.text().unwrap(), output.stderr_shown().as_str()),
         (0, "out\n", "err\n")
     );
-    assert!(output.took < ms(5000) && output.truncated == 0);
+    assert!(output.took < ms(60_000) && output.truncated == 0);
     let value: serde_json::Value = sh(r#"echo '{"a": [1]}'"#).run().unwrap().json().unwrap();
     assert_eq!(value["a"][0], 1);
     let error = sh("echo nope").run().unwrap().json::<serde_json::Value>().unwrap_err();
@@ -79,14 +79,14 @@ fn cannot_be_started() {
 fn hanging_child_is_ended_at_the_deadline() {
     let begun = Instant::now();
     let failed =
-        sh("echo $$; echo working >&2; exec sleep 1000").deadline(ms(200)).run().unwrap_err();
-    assert!(begun.elapsed() < ms(10_000), "{:?}", begun.elapsed());
+        sh("echo $$; echo working >&2; exec sleep 1000").deadline(ms(3000)).run().unwrap_err();
+    assert!(begun.elapsed() < ms(60_000), "{:?}", begun.elapsed());
     assert_eq!(
         (&failed.cause, failed.signal),
-        (&Cause::TimedOut { after: ms(200), left: None }, Some(15))
+        (&Cause::TimedOut { after: ms(3000), left: None }, Some(15))
     );
     assert!(
-        failed.to_string().ends_with("was stopped: it was not done after 0.2 s: working"),
+        failed.to_string().ends_with("was stopped: it was not done after 3 s: working"),
         "{failed}"
     );
     assert!(!alive(pid_in(&failed.stdout)));
@@ -96,11 +96,11 @@ fn hanging_child_is_ended_at_the_deadline() {
 fn a_child_that_ignores_sigterm_is_killed_with_its_group() {
     let begun = Instant::now();
     let failed = sh("trap '' TERM; sleep 1000 & echo $!; wait; wait")
-        .deadline(ms(100))
+        .deadline(ms(3000))
         .grace(ms(300))
         .run()
         .unwrap_err();
-    assert!((ms(350)..ms(2000)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= ms(3300), "{:?}", begun.elapsed());
     assert_eq!(failed.reason(), "timed_out");
     assert!(soon(|| !alive(pid_in(&failed.stdout))), "the child's child lives");
 }
@@ -110,14 +110,15 @@ fn the_group_gets_its_grace_though_the_leader_is_gone() {
     // The leader dies of SIGTERM at once; the other needs a moment to clean up, and gets it.
     let file = tempfile::NamedTempFile::new().unwrap();
     let script = "(trap 'sleep 0.3; echo clean > \"$1\"; exit' TERM; while :; do sleep 0.05; done) & exec sleep 1000";
-    let failed = sh(script).arg(file.path()).deadline(ms(200)).run().unwrap_err();
+    let failed =
+        sh(script).arg(file.path()).deadline(ms(3000)).grace(ms(60_000)).run().unwrap_err();
     assert_eq!(failed.reason(), "timed_out");
     assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "clean\n");
 }
 
 #[test]
 fn a_stopped_child_is_ended_too() {
-    let failed = sh("echo $$; kill -STOP $$").deadline(ms(100)).grace(ms(100)).run().unwrap_err();
+    let failed = sh("echo $$; kill -STOP $$").deadline(ms(3000)).grace(ms(100)).run().unwrap_err();
     assert_eq!(failed.signal, Some(9));
     assert!(!alive(pid_in(&failed.stdout)));
 }
@@ -141,7 +142,7 @@ fn a_gigabyte_of_output_takes_no_memory() {
 
 #[test]
 fn an_endless_flood_ends_at_the_deadline() {
-    let failed = sh("exec yes").deadline(ms(300)).output_limit(1000).run().unwrap_err();
+    let failed = sh("exec yes").deadline(ms(1000)).output_limit(1000).run().unwrap_err();
     assert!(
         failed.reason() == "timed_out"
             && failed.stdout.len() < 1100
@@ -152,13 +153,13 @@ fn an_endless_flood_ends_at_the_deadline() {
 #[test]
 fn a_grandchild_that_holds_the_pipes_does_not_hold_us() {
     for (name, script) in [
-        ("silent", "sleep 60 & echo $!"),
-        ("other session", "setsid sleep 60 & echo $!"),
+        ("silent", "sleep 600 & echo $!"),
+        ("other session", "setsid sleep 600 & echo $!"),
         ("flooding", "yes >&2 & echo $!"),
     ] {
         let begun = Instant::now();
         let output = sh(script).run().unwrap();
-        assert!(begun.elapsed() < ms(10_000), "{name}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < ms(60_000), "{name}: {:?}", begun.elapsed());
         end(pid_in(&String::from_utf8_lossy(&output.stdout)));
     }
 }
@@ -167,8 +168,8 @@ fn a_grandchild_that_holds_the_pipes_does_not_hold_us() {
 fn a_grandchild_in_another_session_does_not_hold_the_deadline() {
     let begun = Instant::now();
     let failed =
-        sh("setsid sleep 60 & echo $!; exec sleep 60").deadline(ms(200)).run().unwrap_err();
-    assert!(begun.elapsed() < ms(10_000), "{:?}", begun.elapsed());
+        sh("setsid sleep 600 & echo $!; exec sleep 600").deadline(ms(3000)).run().unwrap_err();
+    assert!(begun.elapsed() < ms(60_000), "{:?}", begun.elapsed());
     let pid = pid_in(&failed.stdout);
     assert!(alive(pid), "what has left the group on purpose is not ours to kill");
     end(pid);

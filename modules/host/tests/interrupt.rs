@@ -20,15 +20,19 @@ fn a_signal_ends_every_wait_but_not_behind_a_shield() {
     let touch = |name: &str| Command::new(Path::new("/bin/touch")).arg(dir.path().join(name));
     assert!(interrupt::check().is_ok());
     let begun = Instant::now();
-    let signal = std::thread::spawn(|| {
-        std::thread::sleep(Duration::from_millis(200));
+    let ready = dir.path().join("ready");
+    let is_there = ready.clone();
+    let signal = std::thread::spawn(move || {
+        assert!(common::soon(|| is_there.exists()));
         note(Signal::SIGTERM);
         note(Signal::SIGINT);
     });
-    let script = r#"trap 'echo cleaning up; exit 0' TERM; echo $$; while :; do sleep 0.02; done"#;
-    let failed = Command::new(Path::new("/bin/sh")).args(["-c", script]).run().unwrap_err();
+    let script = r#"trap 'echo cleaning up; exit 0' TERM; : > "$0"; while :; do sleep 0.02; done"#;
+    let failed =
+        Command::new(Path::new("/bin/sh")).args(["-c", script]).arg(&ready).run().unwrap_err();
     signal.join().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    std::fs::remove_file(ready).unwrap();
+    assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
     assert_eq!(failed.cause, Cause::Interrupted { signal: Signal::SIGTERM, left: None });
     assert_eq!(
         (failed.reason(), failed.rc),

@@ -91,9 +91,13 @@ pub fn persist<T>(tries: u32, mut trial: impl FnMut(&mut u32) -> Result<T, Troub
                 }
             }
         }
-        let pause = FIRST_PAUSE.saturating_mul(1 << (in_vain.saturating_sub(1)).min(16));
-        deadline::sleep(pause.min(LONGEST_PAUSE))?;
+        deadline::sleep(pause_after(in_vain))?;
     }
+}
+
+/// Twice as long each time.
+fn pause_after(in_vain: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << (in_vain.saturating_sub(1)).min(16)).min(LONGEST_PAUSE)
 }
 
 fn tried(msg: &str, times: u32) -> String {
@@ -222,4 +226,15 @@ pub fn published_sum(source: &Source, url: &Url, sha: &ReleaseSha) -> Result<Sum
             status => Err(refusal(status, source, sha)),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_have_an_end() {
+        let millis = |in_vain| pause_after(in_vain).as_millis();
+        assert_eq!([1, 2, 3, 6, 7, 99].map(millis), [500, 1000, 2000, 16_000, 30_000, 30_000]);
+    }
 }

@@ -104,10 +104,10 @@ pub fn end(pid: i32) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
-/// Waits for at most five seconds.
+/// Waits for a minute at most.
 pub fn soon(mut is: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(5) {
+    while begun.elapsed() < Duration::from_secs(60) {
         if is() {
             return true;
         }
