@@ -1,5 +1,5 @@
-//! Builds the modules' static binaries and puts them where the action plugin and Ansible look for them. A folder that
-//! this has filled holds exactly what was just built: an older binary of another architecture would be another version.
+//! Builds the modules' static binaries, or takes those that are kept of the same sources, and puts them where the action plugin and Ansible
+//! look for them. A folder that this has filled holds exactly these: an older binary of another architecture would be another version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,7 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::NamedTempFile;
 
 use crate::elf;
-use crate::spec;
+use crate::inputs::{self, Inputs};
+use crate::kept::Kept;
+use crate::spec::{self, Module};
 use crate::target::{Arch, Toolchain, advice};
 use crate::workspace::{ModuleCrate, Workspace, run};
 
@@ -22,7 +24,14 @@ pub const BIN: &str = "plugins/modules/__bin";
 pub fn collection(workspace: &Workspace, arches: &[Arch]) -> Result<()> {
     link_in_place(workspace)?;
     let toolchains = available(workspace, arches, false)?;
-    fill(workspace, &workspace.shipped(), &toolchains, &workspace.collection().join(BIN))
+    fill(
+        workspace,
+        &workspace.shipped(),
+        &toolchains,
+        &workspace.collection().join(BIN),
+        Take::Kept,
+    )?;
+    Ok(())
 }
 
 /// The architectures that this machine can build; one that it cannot is said, unless it is the machine's own.
@@ -51,74 +60,173 @@ pub fn find(workspace: &Workspace, arch: Arch, draft: bool) -> Option<Toolchain>
     Some(if draft && !arch.is_native() { found.drafting() } else { found })
 }
 
-/// Builds these crates and makes `folder` hold their binaries, and a link for each further module that one serves.
-pub fn fill(
+/// Whether binaries may be used that were built before, of the same sources and by the same tools.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Take {
+    Kept,
+    Nothing,
+}
+
+/// One binary to be had: of which crate, for which of the toolchains, and the hash of what it is made of.
+struct Wanted<'a> {
+    module: &'a ModuleCrate,
+    arch: Arch,
+    toolchain: &'a Toolchain,
+    inputs: Option<String>,
+}
+
+impl Wanted<'_> {
+    fn file(&self) -> String {
+        format!("{}_{}", self.module.name, self.arch.name())
+    }
+}
+
+/// One that is there.
+struct Found<'a> {
+    wanted: Wanted<'a>,
+    path: PathBuf,
+    content: Vec<u8>,
+}
+
+/// Makes `folder` hold the binaries of these crates, and a link for each further module that one serves; returns what they serve.
+pub fn fill<'a>(
     workspace: &Workspace,
-    crates: &[&ModuleCrate],
-    toolchains: &[(Arch, Toolchain)],
+    crates: &[&'a ModuleCrate],
+    toolchains: &'a [(Arch, Toolchain)],
     folder: &Path,
-) -> Result<()> {
+    take: Take,
+) -> Result<Vec<Module<'a>>> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    // Test-only modules by themselves: what cargo is asked for together may get other features than apart.
-    for shipped in [true, false] {
-        let packages: Vec<_> =
-            crates.iter().filter(|module| module.shipped == shipped).copied().collect();
-        if !packages.is_empty() {
-            build(workspace, &packages, toolchains)?;
-        }
+    let found = take_or_build(workspace, crates, toolchains, take)?;
+    for binary in &found {
+        check(workspace, binary).with_context(|| format!("binary {}", binary.path.display()))?;
     }
-    let mut built = Vec::new();
-    for (arch, toolchain) in toolchains {
-        let built_in = toolchain.target_dir.join(&toolchain.triple).join(toolchain.profile);
-        for &module in crates {
-            let path = built_in.join(&module.name);
-            let content = check(workspace, module, *arch, toolchain, &path)
-                .with_context(|| format!("binary {}", path.display()))?;
-            built.push((module, *arch, path, content));
-        }
-    }
-    let native = built
+    let native: Vec<_> = found
         .iter()
-        .filter(|(_, arch, ..)| arch.is_native())
-        .map(|(module, _, path, _)| (*module, path));
-    let names = served(workspace, crates, &native.collect::<Vec<_>>())?;
+        .filter(|binary| binary.wanted.arch.is_native())
+        .map(|binary| (binary.wanted.module, binary.path.clone()))
+        .collect();
+    let modules =
+        if native.is_empty() { spec::read_all(workspace, crates)? } else { spec::ask(&native)? };
 
     let mut expected = BTreeSet::new();
-    for (module, arch, _, content) in &built {
-        let file = format!("{}_{}", module.name, arch.name());
+    for Found { wanted, content, .. } in &found {
+        let file = wanted.file();
         let state = if put(folder, &file, content)? { "new" } else { "unchanged" };
         println!("{file}: {:.2} MiB, {state}", content.len() as f64 / f64::from(1 << 20));
-        for name in
-            names.get(&module.name).into_iter().flatten().filter(|name| **name != module.name)
-        {
-            let link = format!("{name}_{}", arch.name());
-            put_link(folder, &link, &file)?;
-            expected.insert(link);
+        for served in modules.iter().filter(|served| served.source.name == wanted.module.name) {
+            if served.spec.name != wanted.module.name {
+                let link = format!("{}_{}", served.spec.name, wanted.arch.name());
+                put_link(folder, &link, &file)?;
+                expected.insert(link);
+            }
         }
         expected.insert(file);
     }
-    remove_others(folder, &expected)
+    remove_others(folder, &expected)?;
+    Ok(modules)
 }
 
-/// All architectures at once: the long part of each build, the linking, keeps only one core busy.
-fn build(
+/// Those of this machine's architecture that are kept, as `fill` has left them.
+pub fn kept_here<'a>(
     workspace: &Workspace,
-    crates: &[&ModuleCrate],
-    toolchains: &[(Arch, Toolchain)],
-) -> Result<()> {
-    let names: Vec<_> = crates.iter().map(|module| module.name.as_str()).collect();
-    let arches: Vec<_> = toolchains.iter().map(|(arch, _)| arch.name()).collect();
-    println!("building {} for {}", names.join(", "), arches.join(" and "));
-    let mut running = Vec::new();
+    crates: &[&'a ModuleCrate],
+) -> Result<Vec<(&'a ModuleCrate, PathBuf)>> {
+    let native = Arch::ALL.into_iter().find(|arch| arch.is_native());
+    let Some((arch, toolchain)) =
+        native.and_then(|arch| Some((arch, Toolchain::find(workspace, arch)?)))
+    else {
+        return Ok(vec![]);
+    };
+    let (kept, mut found) = (Kept::find(workspace), Vec::new());
+    let Some(inputs) = Inputs::find(workspace, &toolchain)? else { return Ok(found) };
+    for &module in crates {
+        let wanted =
+            Wanted { module, arch, toolchain: &toolchain, inputs: Some(inputs.of(module)?) };
+        if let Some((path, _)) =
+            wanted.inputs.as_deref().and_then(|hash| kept.take(&wanted.file(), hash))
+        {
+            found.push((module, path));
+        }
+    }
+    Ok(found)
+}
+
+fn take_or_build<'a>(
+    workspace: &Workspace,
+    crates: &[&'a ModuleCrate],
+    toolchains: &'a [(Arch, Toolchain)],
+    take: Take,
+) -> Result<Vec<Found<'a>>> {
+    let kept = Kept::find(workspace);
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
     for (arch, toolchain) in toolchains {
-        let mut command = toolchain.cargo_build(workspace);
-        command.args(crates.iter().flat_map(|module| ["--package", &module.name]));
+        let inputs = if take == Take::Kept { Inputs::find(workspace, toolchain)? } else { None };
+        for &module in crates {
+            let inputs = inputs.as_ref().map(|inputs| inputs.of(module)).transpose()?;
+            let wanted = Wanted { module, arch: *arch, toolchain, inputs };
+            match wanted.inputs.as_deref().and_then(|hash| kept.take(&wanted.file(), hash)) {
+                Some((path, content)) => found.push(Found { wanted, path, content }),
+                None => missing.push(wanted),
+            }
+        }
+    }
+    // Test-only modules by themselves: what cargo is asked for together may get other features than apart.
+    for shipped in [true, false] {
+        build(workspace, missing.iter().filter(|wanted| wanted.module.shipped == shipped))?;
+    }
+    let mut now = BTreeMap::new();
+    for wanted in missing {
+        let Toolchain { target_dir, triple, profile, .. } = wanted.toolchain;
+        let path = target_dir.join(triple).join(profile).join(&wanted.module.name);
+        let content = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        if let Some(hash) = &wanted.inputs {
+            inputs::check(workspace, wanted.module, &path.with_extension("d"))?;
+            let name = wanted.arch.name();
+            if !now.contains_key(name) {
+                now.insert(name, Inputs::find(workspace, wanted.toolchain)?);
+            }
+            let now = match now.get(name) {
+                Some(Some(inputs)) => Some(inputs.of(wanted.module)?),
+                _ => None,
+            };
+            // Not if somebody has changed a source while cargo was reading them. A cache may be mounted read-only.
+            if now.as_ref() == Some(hash) {
+                kept.keep(&wanted.file(), hash, &content)
+                    .unwrap_or_else(|error| println!("{error:#}: the next one builds it again"));
+            }
+        }
+        found.push(Found { wanted, path, content });
+    }
+    Ok(found)
+}
+
+/// All architectures at once: the long part of each build, the linking, keeps only one core busy. Cargo is always told of all shipped crates
+/// and then which programs to build: one that is asked for alone might get other features of what they share.
+fn build<'a>(workspace: &Workspace, wanted: impl Iterator<Item = &'a Wanted<'a>>) -> Result<()> {
+    let mut of_one_arch: BTreeMap<&str, Vec<&Wanted>> = BTreeMap::new();
+    for binary in wanted {
+        of_one_arch.entry(binary.arch.name()).or_default().push(binary);
+    }
+    let mut running = Vec::new();
+    for (arch, binaries) in of_one_arch {
+        let names: Vec<_> = binaries.iter().map(|binary| binary.module.name.as_str()).collect();
+        println!("building {} for {arch}", names.join(", "));
+        let mut command = binaries[0].toolchain.cargo_build(workspace);
+        let packages: BTreeSet<_> = workspace
+            .shipped()
+            .into_iter()
+            .map(|module| module.name.as_str())
+            .chain(names.clone())
+            .collect();
+        command.args(packages.into_iter().flat_map(|name| ["--package", name]));
+        command.args(names.into_iter().flat_map(|name| ["--bin", name]));
         running.push((arch, command.spawn().with_context(|| format!("starting {command:?}"))?));
     }
     let mut failed = Vec::new();
     for (arch, mut cargo) in running {
         if !cargo.wait()?.success() {
-            failed.push(arch.name());
+            failed.push(arch);
         }
     }
     ensure!(failed.is_empty(), "cargo could not build for {}", failed.join(" and "));
@@ -130,15 +238,9 @@ fn build(
 const LIBC: u64 = 128 << 10;
 
 /// A binary that would not run on a target, or that would be felt there, is no success.
-fn check(
-    workspace: &Workspace,
-    module: &ModuleCrate,
-    arch: Arch,
-    toolchain: &Toolchain,
-    path: &Path,
-) -> Result<Vec<u8>> {
-    let content = fs::read(path).context("reading it")?;
-    let elf = elf::parse(&content)?;
+fn check(workspace: &Workspace, binary: &Found) -> Result<()> {
+    let Found { wanted: Wanted { module, arch, toolchain, .. }, path, content } = binary;
+    let elf = elf::parse(content)?;
     ensure!(
         elf.machine == arch.machine(),
         "made for machine type {}, not for {}",
@@ -156,28 +258,7 @@ fn check(
         let expected = format!("{} {}", module.name, workspace.version);
         ensure!(version.trim_end() == expected, "--version prints {version:?}, not {expected:?}");
     }
-    Ok(content)
-}
-
-/// The modules that each binary serves. Only a binary of this machine's own can say; otherwise a debug build is asked.
-fn served(
-    workspace: &Workspace,
-    crates: &[&ModuleCrate],
-    native: &[(&ModuleCrate, &PathBuf)],
-) -> Result<BTreeMap<String, Vec<String>>> {
-    let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (module, path) in native {
-        names.insert(
-            module.name.clone(),
-            spec::read(path)?.into_iter().map(|spec| spec.name).collect(),
-        );
-    }
-    if native.is_empty() {
-        for module in spec::read_all(workspace, crates)? {
-            names.entry(module.source.name.clone()).or_default().push(module.spec.name);
-        }
-    }
-    Ok(names)
+    Ok(())
 }
 
 /// Writes a file in one step, and only when it differs: whoever runs it meanwhile has the old one or the new one.

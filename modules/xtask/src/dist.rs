@@ -8,14 +8,13 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 use walkdir::{DirEntry, WalkDir};
 
-use crate::binaries;
+use crate::binaries::{self, Take};
 use crate::galaxy::{self, Galaxy};
+use crate::kept::sha256;
 use crate::stage;
 use crate::target::{Arch, advice};
 use crate::workspace::{Workspace, run};
@@ -37,7 +36,9 @@ pub fn dist(workspace: &Workspace, draft: bool) -> Result<()> {
     let folder = workspace.target_dir.join(if draft { "draft" } else { "dist" });
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let work = tempfile::tempdir_in(&folder)?;
-    let copy = stage::stage_with(workspace, work.path(), false, &toolchains)?;
+    // What is shipped is built from the sources that are here.
+    let take = if draft { Take::Kept } else { Take::Nothing };
+    let copy = stage::stage_with(workspace, work.path(), false, &toolchains, take)?;
 
     let name = format!("{}-{}-{}.tar.gz", galaxy.namespace, galaxy.name, galaxy.version);
     let draft = work.path().join(&name);
@@ -85,8 +86,7 @@ fn archive(copy: &Path, galaxy: &Galaxy, time: u64, path: &Path) -> Result<()> {
         "format": 1,
     });
 
-    let gzip = GzBuilder::new().mtime(0).write(File::create(path)?, Compression::best());
-    let mut tar = Writer { builder: Builder::new(gzip), time };
+    let mut tar = Writer { builder: Builder::new(Vec::new()), time };
     tar.file("MANIFEST.json", &pretty(&manifest)?, 0o644)?;
     tar.file("FILES.json", &files, 0o644)?;
     for entry in &entries {
@@ -100,8 +100,19 @@ fn archive(copy: &Path, galaxy: &Galaxy, time: u64, path: &Path) -> Result<()> {
             tar.file(&name, &fs::read(entry.path())?, if executable { 0o755 } else { 0o644 })?;
         }
     }
-    tar.builder.into_inner()?.finish()?.sync_all()?;
+    let mut file = File::create(path)?;
+    file.write_all(&gzip(&tar.builder.into_inner()?))?;
+    file.sync_all()?;
     Ok(())
+}
+
+/// RFC 1952: no name, no time, the best level, of an unknown system.
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut packed = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 255];
+    packed.extend(miniz_oxide::deflate::compress_to_vec(content, 9));
+    packed.extend(crc32fast::hash(content).to_le_bytes());
+    packed.extend((content.len() as u32).to_le_bytes());
+    packed
 }
 
 /// One entry of FILES.json: a folder, or a file with its checksum (that of what it points to, for a link).
@@ -160,6 +171,19 @@ fn pretty(value: &Value) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_itself_unpacks_what_was_packed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text.gz");
+        for text in [String::new(), "a line\n".repeat(100_000)] {
+            let packed = gzip(text.as_bytes());
+            assert_eq!(packed, gzip(text.as_bytes()));
+            fs::write(&path, packed).unwrap();
+            assert_eq!(run(Command::new("gzip").arg("-dc").arg(&path)).unwrap(), text);
+        }
+    }
 }

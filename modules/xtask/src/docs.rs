@@ -285,6 +285,7 @@ mod tests {
         ModuleCrate {
             name: "ledger".into(),
             folder: "modules/ledger".into(),
+            sources: vec!["modules/ledger".into()],
             shipped: true,
             max_bytes: 1,
         }

@@ -6,6 +6,8 @@ mod dist;
 mod docs;
 mod elf;
 mod galaxy;
+mod inputs;
+mod kept;
 mod python;
 mod spec;
 mod stage;

@@ -1,14 +1,14 @@
 //! What a module's binary says of itself with `--spec`: the one source of its documentation and its argument spec.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use regex::Regex;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::binaries;
 use crate::workspace::{ModuleCrate, Workspace, cargo, run, run_visibly};
 
 /// One module. An unknown key is refused: it would be something the docs do not say.
@@ -86,18 +86,30 @@ pub struct Module<'a> {
     pub source: &'a ModuleCrate,
 }
 
-/// Builds the crates for this machine (debug is enough to ask them) and reads their specs, sorted by module name.
+/// The specs of these crates: asked of this machine's binaries where those of the same sources are kept, else of debug builds.
 pub fn read_all<'a>(workspace: &Workspace, crates: &[&'a ModuleCrate]) -> Result<Vec<Module<'a>>> {
     ensure!(!crates.is_empty(), "no crate has [package.metadata.ansible]");
-    let mut build = cargo();
-    build.current_dir(&workspace.root).args(["build", "--quiet"]);
-    build.args(crates.iter().flat_map(|module| ["--package", &module.name]));
-    run_visibly(&mut build)?;
+    let mut binaries = binaries::kept_here(workspace, crates)?;
+    let missing: Vec<_> = crates
+        .iter()
+        .filter(|module| !binaries.iter().any(|(kept, _)| kept.name == module.name))
+        .collect();
+    if !missing.is_empty() {
+        let mut build = cargo();
+        build.current_dir(&workspace.root).args(["build", "--quiet"]);
+        build.args(missing.iter().flat_map(|module| ["--package", &module.name]));
+        run_visibly(&mut build)?;
+        let debug = workspace.target_dir.join("debug");
+        binaries.extend(missing.into_iter().map(|module| (*module, debug.join(&module.name))));
+    }
+    ask(&binaries)
+}
 
+/// What these binaries say of themselves, sorted by module name.
+pub fn ask<'a>(binaries: &[(&'a ModuleCrate, PathBuf)]) -> Result<Vec<Module<'a>>> {
     let mut modules = Vec::new();
-    for source in crates {
-        let binary = workspace.target_dir.join("debug").join(&source.name);
-        modules.extend(read(&binary)?.into_iter().map(|spec| Module { spec, source }));
+    for (source, binary) in binaries {
+        modules.extend(read(binary)?.into_iter().map(|spec| Module { spec, source }));
     }
     modules.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
     let names: BTreeSet<_> = modules.iter().map(|module| &module.spec.name).collect();
@@ -106,7 +118,7 @@ pub fn read_all<'a>(workspace: &Workspace, crates: &[&'a ModuleCrate]) -> Result
 }
 
 /// The specs of the modules that one binary serves.
-pub fn read(binary: &Path) -> Result<Vec<Spec>> {
+fn read(binary: &Path) -> Result<Vec<Spec>> {
     let json = run(Command::new(binary).arg("--spec"))?;
     let specs: Vec<Spec> = serde_json::from_str(&json)
         .with_context(|| format!("reading the spec that {} prints", binary.display()))?;
@@ -141,17 +153,25 @@ fn check_references(spec: &Spec) -> Result<()> {
     }
     let returns = spec.returns.to_string();
     texts.push(&returns);
-    let reference = Regex::new(r"(?-u:\b)O\((?:[a-z0-9_]+\.)*([a-z0-9_]+)(?:=[^)]*)?\)")?;
-    for named in texts.iter().flat_map(|text| reference.captures_iter(text)) {
-        let name = named.get(1).map_or("", |name| name.as_str());
+    for (reference, name) in texts.iter().flat_map(|text| option_references(text)) {
         ensure!(
             names.contains(name),
             "module {}: its texts say {}, and it has no such option: write C({name}) where the text is for several modules",
             spec.name,
-            &named[0]
+            reference
         );
     }
     Ok(())
+}
+
+/// Each `O(a)`, `O(a.b)` or `O(a.b=value)` in a text, with the name that stands last in it.
+fn option_references(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let alone = |at: usize| !text[..at].ends_with(|before: char| before.is_ascii_alphanumeric());
+    text.match_indices("O(").filter(move |(at, _)| alone(*at)).filter_map(|(at, _)| {
+        let reference = text[at..].split_inclusive(')').next()?;
+        let option = reference.strip_prefix("O(")?.strip_suffix(')')?.split('=').next()?;
+        Some((reference, option.rsplit('.').next()?))
+    })
 }
 
 #[cfg(test)]
@@ -170,8 +190,9 @@ mod tests {
 
     #[test]
     fn a_text_names_only_options_that_there_are() {
-        check_references(&spec("See O(a), O(a.b) and O(a.b=x y).")).unwrap();
-        for wrong in ["See O(c).", "See O(a.c).", "See O(c=a)."] {
+        check_references(&spec("See O(a), O(a.b) and O(a.b=x y); FOO(c) is none, nor is O(c."))
+            .unwrap();
+        for wrong in ["See O(c).", "See O(a.c).", "See O(c=a).", "O(c)"] {
             assert!(check_references(&spec(wrong)).is_err(), "{wrong}");
         }
     }

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use walkdir::{DirEntry, WalkDir};
 
-use crate::binaries::{self, BIN};
+use crate::binaries::{self, BIN, Take};
 use crate::docs;
 use crate::galaxy;
-use crate::spec;
 use crate::target::{Arch, Toolchain};
 use crate::workspace::Workspace;
 
@@ -33,7 +32,7 @@ pub fn stage(
     draft: bool,
 ) -> Result<()> {
     let toolchains = binaries::available(workspace, arches, draft)?;
-    let place = stage_with(workspace, dir, with_tests, &toolchains)?;
+    let place = stage_with(workspace, dir, with_tests, &toolchains, Take::Kept)?;
     println!("{}", place.display());
     Ok(())
 }
@@ -43,6 +42,7 @@ pub fn stage_with(
     dir: &Path,
     with_tests: bool,
     toolchains: &[(Arch, Toolchain)],
+    take: Take,
 ) -> Result<PathBuf> {
     let galaxy = galaxy::check_version(workspace)?;
     let parent = dir.join("ansible_collections").join(&galaxy.namespace);
@@ -65,10 +65,10 @@ pub fn stage_with(
         }
     }
     let crates = if with_tests { workspace.all() } else { workspace.shipped() };
+    let modules = binaries::fill(workspace, &crates, toolchains, &copy.path().join(BIN), take)?;
     if with_tests {
-        docs::write_into(copy.path(), &spec::read_all(workspace, &crates)?)?;
+        docs::write_into(copy.path(), &modules)?;
     }
-    binaries::fill(workspace, &crates, toolchains, &copy.path().join(BIN))?;
 
     if place.exists() {
         fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))?;

@@ -58,8 +58,8 @@ const RELEASE: &str = "release";
 /// How to call cargo for one architecture.
 pub struct Toolchain {
     pub triple: String,
-    /// In place of the cargo that runs us.
-    cargo: Option<PathBuf>,
+    /// In place of the cargo that runs us, with the list of all files that it and its tools are made of.
+    cargo: Option<(PathBuf, PathBuf)>,
     environment: Vec<(String, OsString)>,
     /// Compilers of different versions keep apart.
     pub target_dir: PathBuf,
@@ -109,14 +109,23 @@ impl Toolchain {
         let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
         let entry = format!("{}-toolchain-{}", arch.name(), codename.trim_matches('"'));
         let (cache, wrapper) = (lab_cache()?, format!("cargo-{}", arch.name()));
-        let complete = cache.join(format!("{entry}.manifest")).is_file();
-        complete.then(|| Self {
-            cargo: Some(cache.join(entry).join(wrapper)),
+        let list = cache.join(format!("{entry}.manifest"));
+        list.is_file().then(|| Self {
+            cargo: Some((cache.join(entry).join(wrapper), list)),
             environment: vec![],
             triple,
             target_dir: workspace.target_dir.join("lab-toolchain"),
             profile: RELEASE,
         })
+    }
+
+    /// The list of what the toolchain is made of, for that of the lab.
+    pub fn list(&self) -> Option<&Path> {
+        self.cargo.as_ref().map(|(_, list)| list.as_path())
+    }
+
+    pub fn links_with_cc(&self) -> bool {
+        self.cargo.is_none() && self.environment.is_empty() && self.triple.ends_with("-gnu")
     }
 
     /// Built fast in place of small and fast: to be looked at, not to be shipped.
@@ -132,17 +141,16 @@ impl Toolchain {
     pub fn cargo_build(&self, workspace: &Workspace) -> Command {
         let mut flags =
             vec!["-Ctarget-feature=+crt-static".to_owned(), "-Crelocation-model=static".to_owned()];
-        let cargo_home =
-            folder_of("CARGO_HOME").or_else(|| Some(folder_of("HOME")?.join(".cargo")));
         let mut remap = |from: &Path, to: &str| {
             flags.push(format!("--remap-path-prefix={}={to}", from.display()))
         };
         remap(&workspace.root, "/reversible.deploy");
         remap(&self.target_dir, "/target");
-        if let Some(cargo_home) = cargo_home {
+        if let Some(cargo_home) = cargo_home() {
             remap(&cargo_home, "/cargo");
         }
-        let mut command = self.cargo.as_ref().map_or_else(cargo, Command::new);
+        let mut command =
+            self.cargo.as_ref().map_or_else(cargo, |(wrapper, _)| Command::new(wrapper));
         command.current_dir(&workspace.root).args(["build", "--locked", "--quiet", "--profile"]);
         command.arg(self.profile);
         command.arg("--target").arg(&self.triple).arg("--target-dir").arg(&self.target_dir);
@@ -190,7 +198,11 @@ fn cargo_variable(triple: &str, name: &str) -> String {
     format!("CARGO_TARGET_{}_{name}", triple.to_uppercase().replace('-', "_"))
 }
 
-fn lab_cache() -> Option<PathBuf> {
+pub fn cargo_home() -> Option<PathBuf> {
+    folder_of("CARGO_HOME").or_else(|| Some(folder_of("HOME")?.join(".cargo")))
+}
+
+pub fn lab_cache() -> Option<PathBuf> {
     folder_of("REVERSIBLE_CACHE").or_else(|| {
         let caches =
             folder_of("XDG_CACHE_HOME").or_else(|| Some(folder_of("HOME")?.join(".cache")));
@@ -200,4 +212,17 @@ fn lab_cache() -> Option<PathBuf> {
 
 fn folder_of(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+#[cfg(test)]
+impl Toolchain {
+    pub fn linking_with_cc(workspace: &Workspace) -> Self {
+        Self {
+            triple: format!("{}-unknown-linux-gnu", env::consts::ARCH),
+            cargo: None,
+            environment: vec![],
+            target_dir: workspace.target_dir.clone(),
+            profile: RELEASE,
+        }
+    }
 }

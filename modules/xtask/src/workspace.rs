@@ -1,5 +1,6 @@
 //! The checkout: its folders and its module crates. Cargo's metadata is the only list of modules there is.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,6 +15,8 @@ pub struct Workspace {
     pub target_dir: PathBuf,
     pub version: String,
     pub modules: Vec<ModuleCrate>,
+    /// The Cargo.toml of every crate.
+    pub manifests: Vec<PathBuf>,
 }
 
 /// A crate with `[package.metadata.ansible]`. Its binary has the crate's name and may serve several modules.
@@ -22,6 +25,8 @@ pub struct ModuleCrate {
     pub name: String,
     /// Its folder, from the root.
     pub folder: String,
+    /// Its folder and those of the crates that it depends on within the workspace, from the root, in order.
+    pub sources: Vec<String>,
     pub shipped: bool,
     pub max_bytes: u64,
 }
@@ -39,6 +44,7 @@ struct Package {
     version: String,
     manifest_path: PathBuf,
     targets: Vec<Target>,
+    dependencies: Vec<Dependency>,
     metadata: Option<PackageMetadata>,
 }
 
@@ -46,6 +52,13 @@ struct Package {
 struct Target {
     name: String,
     kind: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    /// `None` for an ordinary one.
+    kind: Option<String>,
+    path: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -70,10 +83,10 @@ impl Workspace {
         let metadata: Metadata =
             serde_json::from_str(metadata).context("reading `cargo metadata`")?;
         let mut modules = Vec::new();
-        let mut versions = std::collections::BTreeSet::new();
+        let mut versions = BTreeSet::new();
         for package in &metadata.packages {
             versions.insert(package.version.clone());
-            modules.extend(package.module_crate(&metadata.workspace_root)?);
+            modules.extend(package.module_crate(&metadata)?);
         }
         modules.sort_by(|a, b| a.name.cmp(&b.name));
         ensure!(
@@ -85,6 +98,7 @@ impl Workspace {
             target_dir: metadata.target_directory,
             version: versions.pop_first().unwrap_or_default(),
             modules,
+            manifests: metadata.packages.into_iter().map(|package| package.manifest_path).collect(),
         })
     }
 
@@ -102,7 +116,7 @@ impl Workspace {
 }
 
 impl Package {
-    fn module_crate(&self, root: &Path) -> Result<Option<ModuleCrate>> {
+    fn module_crate(&self, all: &Metadata) -> Result<Option<ModuleCrate>> {
         let Some(ansible) = self.metadata.as_ref().and_then(|metadata| metadata.ansible.as_ref())
         else {
             return Ok(None);
@@ -115,15 +129,46 @@ impl Package {
             "crate {}: a module crate needs a binary of its own name",
             self.name
         );
-        let folder = self.manifest_path.parent().and_then(|folder| folder.strip_prefix(root).ok());
-        let folder =
-            folder.with_context(|| format!("crate {}: outside of the workspace", self.name))?;
+        let mut sources = BTreeSet::new();
+        let mut further = vec![self];
+        while let Some(package) = further.pop() {
+            if sources.insert(package.folder(&all.workspace_root)?) {
+                for path in package.built_with() {
+                    let found = all
+                        .packages
+                        .iter()
+                        .find(|other| other.manifest_path.parent() == Some(path));
+                    further.push(found.with_context(|| {
+                        format!("{}: not a crate of the workspace", path.display())
+                    })?);
+                }
+            }
+        }
         Ok(Some(ModuleCrate {
             name: self.name.clone(),
-            folder: folder.to_string_lossy().into_owned(),
+            folder: self.folder(&all.workspace_root)?,
+            sources: sources.into_iter().collect(),
             shipped: ansible.ship,
             max_bytes: ansible.max_mib.unwrap_or(DEFAULT_MAX_MIB) * 1024 * 1024,
         }))
+    }
+}
+
+impl Package {
+    fn folder(&self, root: &Path) -> Result<String> {
+        let folder = self.manifest_path.parent().and_then(|folder| folder.strip_prefix(root).ok());
+        let folder =
+            folder.with_context(|| format!("crate {}: outside of the workspace", self.name))?;
+        Ok(folder.to_string_lossy().into_owned())
+    }
+
+    /// The folders of its dependencies that are no registry's; what only its tests need is left out.
+    fn built_with(&self) -> impl Iterator<Item = &Path> {
+        let built_with = |dependency: &&Dependency| dependency.kind.as_deref() != Some("dev");
+        self.dependencies
+            .iter()
+            .filter(built_with)
+            .filter_map(|dependency| dependency.path.as_deref())
     }
 }
 
@@ -160,8 +205,16 @@ mod tests {
     fn package(name: &str, binary: &str, ansible: &str) -> String {
         format!(
             r#"{{"name":"{name}","version":"0.1.0","manifest_path":"/w/modules/{name}/Cargo.toml",
-                "targets":[{{"name":"{binary}","kind":["bin"]}}],"metadata":{ansible}}}"#
+                "targets":[{{"name":"{binary}","kind":["bin"]}}],"dependencies":[],"metadata":{ansible}}}"#
         )
+    }
+
+    fn needing(package: &str, needs: &[(&str, &str)]) -> String {
+        let needs: Vec<_> = needs
+            .iter()
+            .map(|(name, kind)| format!(r#"{{"kind":{kind},"path":"/w/modules/{name}"}}"#))
+            .collect();
+        package.replace(r#""dependencies":[]"#, &format!(r#""dependencies":[{}]"#, needs.join(",")))
     }
 
     fn workspace(packages: &[String]) -> Result<Workspace> {
@@ -184,6 +237,21 @@ mod tests {
         assert_eq!(names, [("fake", false), ("zfs", true)]);
         assert_eq!(workspace.shipped()[0].max_bytes, 3 << 20);
         assert_eq!(workspace.shipped()[0].folder, "modules/zfs");
+    }
+
+    #[test]
+    fn a_module_crate_knows_what_it_is_built_with() {
+        let zfs = package("zfs", "zfs", r#"{"ansible":{"ship":true}}"#);
+        let zfs =
+            needing(&zfs, &[("change", "null"), ("tools", r#""build""#), ("fake", r#""dev""#)]);
+        let change = needing(&package("change", "change", "null"), &[("host", "null")]);
+        let others = ["tools", "fake", "host"].map(|name| package(name, name, "null"));
+        let all = [&[zfs.clone(), change.clone()], &others[..]].concat();
+        let found = workspace(&all).unwrap();
+        let expected = ["change", "host", "tools", "zfs"].map(|name| format!("modules/{name}"));
+        assert_eq!(found.modules[0].sources, expected);
+        assert!(found.manifests.contains(&PathBuf::from("/w/modules/fake/Cargo.toml")));
+        assert!(workspace(&[zfs, change]).is_err());
     }
 
     #[test]
