@@ -72,11 +72,10 @@ def killed_at(project: Project, calls: str, number: int, *words: str, **options:
 
 
 def moments() -> t.Iterator[t.Iterator[tuple[str, int]]]:
-    """Where it is killed, commands and renames apart: each in both ways, before it is carried out and while. When there is little time, each
-    command in one of the two by turns, and at every second rename."""
-    ways = ("before", "while")
-    yield ((way, step) for step in range(1, MANY) for way in (ways if LONG else ways[step % 2:][:1]))
-    yield (("at rename", step) for step in range(1, MANY, 1 if LONG else 2))
+    """Where it is killed, commands and renames apart: at each, at a command in both ways, before it is carried out and while. When there is
+    little time, at every second rename: from the second on, these are those between parking a folder and putting the other in its place."""
+    yield ((way, step) for step in range(1, MANY) for way in ("before", "while"))
+    yield (("at rename", step) for step in (range(1, MANY) if LONG else range(2, MANY, 2)))
 
 
 def kills(project: Project, options: dict[str, t.Any], ids: t.Iterator[str] | None = None) -> t.Iterator[tuple[str, dict[str, t.Any]]]:
