@@ -56,7 +56,7 @@ class DockerEngine:
 
     def answers(self) -> bool:
         try:
-            return self.call("GET", "/_ping") == b"OK"
+            return self.call("GET", "/_ping", ok=range(300, 600)) == b"OK"
         except (OSError, http.client.HTTPException):
             return False
 
