@@ -57,13 +57,14 @@ def start(folder: Path) -> int:
     port = daemon.free_port()
     key = make_keys(folder).split()[1]
     # With one processor it needs a quarter less of ours: two that are emulated spend their time on waiting for each other. With programs always
-    # at the same address (norandmaps), the emulator uses what it has translated: a call of `zfs` costs half of what it would.
+    # at the same address (norandmaps), the emulator uses what it has translated: a call of `zfs` costs half of what it would. Memory is copied
+    # by plain instructions (clearcpuid=rep_good), of which it makes better ones than of those that repeat themselves.
     daemon.start(folder, "zfs", [
         program, "-name", "reversible-lab-zfs", "-machine", "pc,vmport=off", "-accel", "tcg,tb-size=512",
         "-smp", "1", "-m", MEMORY, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
         "-kernel", parts / "vmlinux", "-initrd", initrd(parts, folder),
-        "-append", "console=ttyS0 quiet panic=-1 mitigations=off norandmaps init_on_alloc=0 tsc=reliable random.trust_cpu=on cryptomgr.notests "
-        f"login={key}",
+        "-append", "console=ttyS0 quiet panic=-1 mitigations=off norandmaps init_on_alloc=0 clearcpuid=rep_good tsc=reliable "
+        f"random.trust_cpu=on cryptomgr.notests login={key}",
         "-device", "virtio-rng-pci", "-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22",
         "-device", "virtio-net-pci,netdev=net,romfile=",
     ])
