@@ -19,7 +19,6 @@ import functools
 import json
 import os
 import platform
-import re
 import shlex
 import signal
 import subprocess
@@ -32,6 +31,9 @@ from pathlib import Path
 import pytest
 import versions
 from versions import CORES, EDGES, HAPROXYS, OLDEST  # noqa: F401  (tests take them from here)
+
+import ansible_forks
+from ansible_runs import Run, Running, Task  # noqa: F401  tests take them from here
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -92,54 +94,6 @@ def staged() -> Path:
 
 
 @dataclasses.dataclass
-class Task:
-    """The result of one task on one host."""
-
-    status: str  # ok, failed, skipped, unreachable
-    host: str
-    task: str
-    seconds: float
-    result: dict[str, t.Any]
-
-    def __getitem__(self, key: str) -> t.Any:
-        return self.result[key]
-
-    @property
-    def msg(self) -> str:
-        return str(self.result.get("msg"))
-
-
-@dataclasses.dataclass
-class Run:
-    """One run of ansible-playbook or ansible."""
-
-    code: int
-    output: str
-    tasks: list[Task]
-
-    def named(self, name: str) -> Task:
-        found = [task for task in self.tasks if task.task == name]
-        assert len(found) == 1, f"{len(found)} results for {name!r}:\n{self.output}"
-        return found[0]
-
-    @property
-    def only(self) -> Task:
-        assert len(self.tasks) == 1, f"{len(self.tasks)} results:\n{self.output}"
-        return self.tasks[0]
-
-    @property
-    def trips(self) -> int:
-        """How often the target was asked to do something (at -vvv)."""
-        return len(re.findall(r"^<.*?> (?:SSH: )?EXEC |^<.*?> PUT ", self.output, re.MULTILINE))
-
-    @property
-    def reason(self) -> str:
-        """Why the ordinary way was taken (at -vv), or nothing."""
-        match = re.search(r"taking the ordinary way: (.*)", self.output)
-        return match[1] if match else ""
-
-
-@dataclasses.dataclass
 class Ansible:
     """One version of ansible-core with an inventory, in a folder of its own."""
 
@@ -148,6 +102,7 @@ class Ansible:
     hosts: dict[str, dict[str, t.Any]]
     environ: dict[str, str] = dataclasses.field(default_factory=dict)
     collections: Path = dataclasses.field(default_factory=staged)
+    in_new_processes: bool = False  # instead of forks of a server, in which tests find the same in less time
 
     def play(self, tasks: list[dict[str, t.Any]], host: str, *options: str, **play: t.Any) -> Run:
         """Run tasks (as they stand in a playbook; unnamed ones are called after their module) on one host."""
@@ -192,9 +147,11 @@ class Ansible:
     def _start(self, argv: list[str]) -> "Running":
         inventory = self._file("inventory", json.dumps({"all": {"hosts": self.hosts}}))
         record = self.folder / f"record-{time.monotonic_ns()}"
-        config = self.folder / "ansible.cfg"  # nothing of the person's own set-up counts
-        # Looking for results a thousand times a second is a tenth of all work where many runs wait beside each other. Benches look as users do.
-        config.write_text("[defaults]\ninternal_poll_interval = 0.02\n" if "PYTEST_CURRENT_TEST" in os.environ else "")
+        # Benches measure what users have: new processes, and none of our settings.
+        in_a_test = "PYTEST_CURRENT_TEST" in os.environ
+        config = HERE / "ansible.cfg" if in_a_test else self.folder / "ansible.cfg"
+        if not in_a_test:
+            config.touch()
         environ = {
             **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
             "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
@@ -209,31 +166,8 @@ class Ansible:
         }
         argv = [str(venv(self.version) / "bin" / argv[0]), "-i", inventory, *argv[1:]]
         output = open(record.with_suffix(".out"), "w+", encoding="utf-8", errors="replace")
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environ, cwd=self.folder)
-        return Running(process, output, record)
-
-
-@dataclasses.dataclass
-class Running:
-    """A run that goes on while the test does something."""
-
-    process: subprocess.Popen
-    output: t.TextIO
-    record: Path
-
-    def wait(self, seconds: float = 300) -> Run:
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGINT)
-            self.process.wait(30)
-            raise
-        finally:
-            self.output.seek(0)
-            text = self.output.read()
-            self.output.close()
-        lines = self.record.read_text(encoding="utf-8").splitlines() if self.record.exists() else []
-        return Run(self.process.returncode, text, [Task(**json.loads(line)) for line in lines])
+        start = ansible_forks.start if in_a_test and not self.in_new_processes else ansible_forks.start_new
+        return Running(start(argv, environ, self.folder, output), output, record)
 
 
 def wait_for(look: t.Callable[[], t.Any], what: str, seconds: float = 60) -> t.Any:
