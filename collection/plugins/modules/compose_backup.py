@@ -22,7 +22,11 @@ description:
   - "What did not change since the last backup is kept once: unchanged images and files cost nothing."
   - >-
     A restore parks what it replaces, starts the recorded images, compares them, and puts the parked state
-    back when it fails.
+    back when it fails. What it had put in place is then parked too, since services may have written to it.
+  - >-
+    Data is exchanged in one call of the kernel for each folder, so that none is ever missing: on ext4, xfs,
+    btrfs, tmpfs, f2fs, and OpenZFS 2.2 or newer. Restart policies are V(no) meanwhile. What cannot be
+    exchanged is refused before anything is stopped.
   - A run that was killed is finished, or taken back, by the next one, and what it has stopped is started.
 options:
   project_dir:
@@ -80,8 +84,9 @@ options:
         undone.
       - >-
         V(thawed) starts what a killed run has left stopped or paused, and puts back what a killed restore has
-        replaced.
-      - V(absent) removes a backup, or what restores have parked.
+        replaced. Where services have run since on what that had put in place, it is brought to its end
+        instead.
+      - V(absent) removes a backup, or what is parked.
     type: str
     default: present
     choices:
@@ -111,7 +116,9 @@ options:
     type: str
   parked:
     description:
-      - "For O(state=absent): the ids of restores whose parked state is dropped, or V(all)."
+      - >-
+        For O(state=absent): the ids under which something is parked that is to be removed, or V(all).
+        M(reversible.deploy.compose_backup_info) lists them.
     type: list
     elements: str
     default: []
@@ -181,7 +188,10 @@ options:
   retain:
     description:
       - How many backups are kept. Older ones are removed after the new one was verified.
-      - What restores have parked is dropped likewise, all but that of the newest ones of this number.
+      - >-
+        What restores have parked is dropped likewise, all but that of the newest ones of this number. What
+        services have run on before a restore was taken back is not, and neither is what was found in the way
+        of one: only O(state=absent) removes that.
     type: int
   keep:
     description:

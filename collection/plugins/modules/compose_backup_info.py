@@ -181,7 +181,7 @@ latest:
   returned: success
   type: str
 parked:
-  description: What restores have parked.
+  description: What restores have parked, and what stood in the way of one.
   returned: success
   type: list
   elements: dict
@@ -195,12 +195,14 @@ parked:
       returned: always
       type: str
     paths:
-      description: Where the replaced state lies.
+      description: Where it lies.
       returned: always
       type: list
       elements: str
     rollback_id:
-      description: The id of the restore.
+      description: >-
+        The id of the restore, or the one under which it is kept what a restore had put in place that was
+        taken back.
       returned: always
       type: str
 progress:

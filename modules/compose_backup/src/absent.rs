@@ -36,6 +36,12 @@ pub fn plan(
         let paths = one.work.parked_paths();
         let what = match paths.as_slice() {
             [] => format!("the record of restore {}", one.id),
+            paths if one.work.was_put_back => {
+                format!(
+                    "what a restore that was taken back had put in place, with what was written to it: {}",
+                    paths.join(", ")
+                )
+            }
             paths => format!("what was there before restore {}: {}", one.id, paths.join(", ")),
         };
         steps.push(Step::new(Action::Drop(one.id.clone()), text).loses(Loss::plain(what)));

@@ -6,8 +6,12 @@ use crate::left;
 use crate::manifest::Manifest;
 use crate::parked;
 use crate::plan::Action;
+use crate::restore::back::{self, Back};
+use crate::restore::goal::Goal;
 use crate::restore::run::Restore;
+use crate::restore::work;
 use crate::state::Tools;
+use crate::task::Task;
 use crate::{shelf, verify};
 use anyhow::{Context, Result};
 use host::record::Intent;
@@ -16,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub struct Apply<'a> {
     pub project: String,
+    pub task: &'a Task,
     pub tools: &'a Tools,
     pub backup_dir: &'a Path,
     pub state_dir: PathBuf,
@@ -24,6 +29,7 @@ pub struct Apply<'a> {
     pub made: Option<Manifest>,
     pub pruned: Vec<String>,
     pub thawed: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 impl Apply<'_> {
@@ -36,10 +42,23 @@ impl Apply<'_> {
                 intent.note(freeze::NOTE, &Frozen::default())
             }
             Action::PutBack(work) => {
-                let back =
-                    crate::restore::back::Back { tools: self.tools, state_dir: &self.state_dir };
-                self.thawed.extend(back.put_back(work)?);
-                intent.note(crate::restore::work::NOTE, &Value::Null)
+                let back = Back { tools: self.tools, state_dir: &self.state_dir };
+                let mut work = work.clone();
+                self.thawed.extend(back.put_back(&mut work, intent)?);
+                self.warnings.extend(work.set_aside());
+                self.warnings.extend(back::kept(&work));
+                intent.note(work::NOTE, &Value::Null)
+            }
+            Action::Finish(work) => {
+                let goal = Goal::begun(&self.state_dir, work, true)?;
+                let mut restore =
+                    Restore::new(self.task, self.tools, &self.state_dir, self.backup_dir, goal);
+                restore.finish(intent).with_context(|| {
+                    format!("the killed restore {} could not be finished", work.id)
+                })?;
+                self.thawed.extend(restore.goal.to_run());
+                self.warnings.extend(restore.into_warnings());
+                intent.note(work::NOTE, &Value::Null)
             }
             Action::Clear(name) => {
                 shelf::remove(self.backup_dir, name)?;

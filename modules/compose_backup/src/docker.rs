@@ -10,7 +10,7 @@ use ansible_module::Failure;
 use anyhow::{Context, Error, Result};
 use host::command::{Command, Failed, Output};
 use host::program;
-use inspect::{Container, Volume};
+use inspect::{Container, RestartPolicy, Volume};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::ffi::OsString;
@@ -171,6 +171,10 @@ impl Docker {
 
     pub fn unpause(&self, ids: &[&str]) -> Result<()> {
         self.tell("unpause", None, ids, QUESTION)
+    }
+
+    pub fn set_restart_policy(&self, policy: &RestartPolicy, ids: &[&str]) -> Result<()> {
+        self.tell("update", Some(&format!("--restart={policy}")), ids, QUESTION)
     }
 
     fn tell(&self, what: &str, option: Option<&str>, ids: &[&str], most: Duration) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What a run that was killed has left: as it noted it before each step.
 
+use crate::docker::Docker;
 use crate::freeze::{self, Frozen};
 use crate::restore::work::{self, Work};
 use crate::state::TASK;
@@ -19,9 +20,20 @@ pub struct Left {
     pub frozen: Option<Frozen>,
     /// The restore that it was about, as far as it had come.
     pub work: Option<Work>,
+    /// Services have run on what it had put in place: it is finished, and not taken back.
+    pub goes_forward: bool,
 }
 
 impl Left {
+    /// As `read`, and looks at the engine for which way the restore is to go.
+    pub fn observe(state_dir: &Path, docker: &Docker) -> Result<Option<Left>> {
+        let Some(mut left) = Left::read(state_dir)? else { return Ok(None) };
+        if let Some(work) = &left.work {
+            left.goes_forward = work.has_run_since(docker)?;
+        }
+        Ok(Some(left))
+    }
+
     pub fn read(state_dir: &Path) -> Result<Option<Left>> {
         let Some(folder) = SafeFolder::find(state_dir)? else { return Ok(None) };
         let Some(found) = Intent::unfinished::<Value>(folder.path(), TASK)? else {
@@ -31,6 +43,7 @@ impl Left {
             since: found.since.to_string(),
             frozen: note::<Frozen>(&found, freeze::NOTE)?.filter(|frozen| !frozen.is_empty()),
             work: note(&found, work::NOTE)?,
+            goes_forward: false,
         }))
     }
 }

@@ -37,12 +37,14 @@ use backup::Backup;
 use change::{Consent, Journal, Plan};
 use host::folder::SafeFolder;
 use host::lock::Lock;
+use host::record::Intent;
 use left::Left;
 use manifest::Manifest;
 use plan::Action;
+use restore::goal::Goal;
 use restore::run::Restore;
 use restore::work::Work;
-use serde_json::json;
+use serde_json::{Value, json};
 use shelf::Shelf;
 use state::{Project, TASK, Tools};
 use std::path::{Path, PathBuf};
@@ -178,7 +180,7 @@ impl Known {
             now,
             shelf: Shelf::read(&task.place.backup_dir)?,
             parked: parked::read(&state_dir)?,
-            left: Left::read(&state_dir)?,
+            left: Left::observe(&state_dir, &tools.docker)?,
             task,
             tools,
             project,
@@ -190,7 +192,8 @@ impl Known {
     /// goes on with just that.
     fn settle(&self, invocation: &Invocation, consent: &Consent) -> Result<Option<Outcome>> {
         let Some(left) = &self.left else { return Ok(None) };
-        let goes_on = left.work.as_ref().is_some_and(|work| self.goes_on(work, consent));
+        let key = change::rollback_key(self.task.rollback.as_ref(), consent);
+        let goes_on = self.resumed(key.as_deref()).is_some();
         let nothing = left.work.is_none() && left.frozen.is_none();
         if goes_on || nothing || matches!(self.task.wanted, Wanted::Thawed) {
             return Ok(None);
@@ -203,26 +206,31 @@ impl Known {
         let journal = Journal { state_dir: &self.state_dir, task: TASK, rollback: None };
         let mut apply = self.apply(None, None);
         let act = |action: &Action, intent: Option<&_>| apply.act(action, intent);
-        let done =
+        let mut done =
             change::run(invocation, plan, &Consent::none(), Some(journal), act, || Ok(json!({})))?;
+        done.warnings.extend(apply.warnings);
         Ok(Some(done.fact("thawed", apply.thawed)))
     }
 
-    /// The same restore again.
-    fn goes_on(&self, work: &Work, consent: &Consent) -> bool {
-        let key = change::rollback_key(self.task.rollback.as_ref(), consent);
+    /// What a killed run has begun, when this is the same restore again. With no id to tell, one whose
+    /// services have run since is another: what was written then is to be parked, as it is asked for.
+    fn resumed(&self, key: Option<&str>) -> Option<(&Work, bool)> {
+        let left = self.left.as_ref()?;
+        let work = left.work.as_ref().filter(|work| work.kept.is_none())?;
         let same = match &self.task.wanted {
             Wanted::Restored(which) => (restore::goal::find(&self.shelf, which))
                 .is_ok_and(|(kept, _)| work.backup.as_ref() == Some(&kept.name)),
             Wanted::Undone(id) => work.undo_of.as_ref() == Some(id),
             _ => false,
         };
-        same && key.is_none_or(|key| key == work.id)
+        let is_mine = key.map_or(!left.goes_forward, |key| key == work.id);
+        (same && is_mine).then_some((work, left.goes_forward))
     }
 
     fn apply<'a>(&'a self, backup: Option<Backup<'a>>, restore: Option<Restore<'a>>) -> Apply<'a> {
         Apply {
             project: self.project.clone(),
+            task: &self.task,
             tools: &self.tools,
             backup_dir: &self.shelf.dir,
             state_dir: self.state_dir.clone(),
@@ -231,6 +239,7 @@ impl Known {
             made: None,
             pruned: Vec::new(),
             thawed: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -320,16 +329,12 @@ impl Known {
             }
             (Wanted::Restored(_) | Wanted::Undone(_), now) => {
                 let now = now.as_ref().ok();
-                let mut goal = restore::goal::Goal::of(
-                    task,
-                    &self.tools,
-                    &self.project,
-                    now,
-                    shelf,
-                    &self.parked,
-                    left,
-                    key,
-                )?;
+                let mut goal = match self.resumed(key) {
+                    Some((work, has_run)) => Goal::begun(&self.state_dir, work, has_run)?,
+                    None => {
+                        Goal::of(task, &self.tools, &self.project, now, shelf, &self.parked, key)?
+                    }
+                };
                 goal.warnings = restore::refuse::check(task, &self.tools, &goal)?;
                 let about = goal.manifest.as_ref().map(|one| (one.name.clone(), Some(one.clone())));
                 let plan = restore::plan::plan(&goal, shelf, left)?;
@@ -343,7 +348,7 @@ impl Known {
     fn give_up(&self, error: Error, apply: &mut Apply<'_>) -> Error {
         let journal = Journal { state_dir: &self.state_dir, task: TASK, rollback: None };
         let error = match apply.restore.as_mut().filter(|restore| restore.work_is_noted) {
-            Some(restore) => match restore.give_up(error) {
+            Some(restore) => match self.taken_back(restore, error) {
                 Ok(error) => error,
                 // It could not be put back: the intent stays for the next run.
                 Err(error) => return error,
@@ -363,6 +368,14 @@ impl Known {
         error
     }
 
+    fn taken_back(&self, restore: &mut Restore<'_>, error: Error) -> Result<Error, Error> {
+        match Intent::unfinished::<Value>(&self.state_dir, TASK) {
+            Ok(Some(begun)) => restore.give_up(error, &begun.intent),
+            Ok(None) => Err(error),
+            Err(why) => Err(error.context(format!("{why:#}"))),
+        }
+    }
+
     fn facts(
         &self,
         outcome: Outcome,
@@ -370,7 +383,7 @@ impl Known {
         about: Option<(String, Option<Manifest>)>,
         check_mode: bool,
     ) -> Outcome {
-        let Apply { made, restore, pruned, thawed, .. } = apply;
+        let Apply { made, restore, pruned, thawed, warnings, .. } = apply;
         let fresh = made.is_some();
         let (name, manifest) = match (made, about) {
             (Some(made), _) => (Some(made.name.clone()), Some(made)),
@@ -384,6 +397,7 @@ impl Known {
             .fact("deploy_id", json!(manifest.as_ref().map(|one| &one.deploy_id)))
             .fact("thawed", thawed);
         outcome.warnings.extend(self.shelf.warnings.clone());
+        outcome.warnings.extend(warnings);
         if let (Wanted::Present, Some(manifest)) = (&self.task.wanted, manifest) {
             if fresh {
                 let said = manifest.warnings.iter().filter(|one| !outcome.warnings.contains(one));

@@ -37,8 +37,8 @@ const WHICH: &[Opt] = &[
         .about(&[
             "V(present) makes a backup, unless there is one of this O(deploy_id).",
             "V(restored) puts the project back to a backup. What it replaces is parked beside, so that it can be undone.",
-            "V(thawed) starts what a killed run has left stopped or paused, and puts back what a killed restore has replaced.",
-            "V(absent) removes a backup, or what restores have parked.",
+            "V(thawed) starts what a killed run has left stopped or paused, and puts back what a killed restore has replaced. Where services have run since on what that had put in place, it is brought to its end instead.",
+            "V(absent) removes a backup, or what is parked.",
         ]),
     Opt::new("name", Kind::Str).about(&["The name of a backup, C(backup-YYYYMMDD-HHMMSS)."]),
     Opt::new("deploy_id", Kind::Str).about(&[
@@ -49,7 +49,7 @@ const WHICH: &[Opt] = &[
         "For O(state=restored): the O(rollback_id) of an earlier restore. What that one has parked is put back, and what is there now is parked.",
     ]),
     Opt::new("parked", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
-        "For O(state=absent): the ids of restores whose parked state is dropped, or V(all).",
+        "For O(state=absent): the ids under which something is parked that is to be removed, or V(all). M(reversible.deploy.compose_backup_info) lists them.",
     ]),
     Opt::new("services", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
         "The services that are backed up or restored, with their data and images. The default is all.",
@@ -79,7 +79,7 @@ const TAKE: &[Opt] = &[
     ]),
     Opt::new("retain", Kind::Int).about(&[
         "How many backups are kept. Older ones are removed after the new one was verified.",
-        "What restores have parked is dropped likewise, all but that of the newest ones of this number.",
+        "What restores have parked is dropped likewise, all but that of the newest ones of this number. What services have run on before a restore was taken back is not, and neither is what was found in the way of one: only O(state=absent) removes that.",
     ]),
     Opt::new("keep", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
         "Backups, by name or deploy id, that are never removed.",
@@ -122,7 +122,8 @@ pub const MODULE: Module = Module {
     about: &[
         "A backup holds what a project is: its images (pulled ones and built ones), its resolved configuration with every compose and env file, its bind mounts and volumes, dumps, the state of its containers and their last log lines.",
         "What did not change since the last backup is kept once: unchanged images and files cost nothing.",
-        "A restore parks what it replaces, starts the recorded images, compares them, and puts the parked state back when it fails.",
+        "A restore parks what it replaces, starts the recorded images, compares them, and puts the parked state back when it fails. What it had put in place is then parked too, since services may have written to it.",
+        "Data is exchanged in one call of the kernel for each folder, so that none is ever missing: on ext4, xfs, btrfs, tmpfs, f2fs, and OpenZFS 2.2 or newer. Restart policies are V(no) meanwhile. What cannot be exchanged is refused before anything is stopped.",
         "A run that was killed is finished, or taken back, by the next one, and what it has stopped is started.",
     ],
     version_added: "0.1.0",
@@ -274,11 +275,11 @@ const SEEN: &[Return] = &[
         "success",
         "Folders of backups that were not completed.",
     ),
-    Return::new("parked", Kind::List, "success", "What restores have parked.").contains(&[
-        Return::new("rollback_id", Kind::Str, "always", "The id of the restore."),
+    Return::new("parked", Kind::List, "success", "What restores have parked, and what stood in the way of one.").contains(&[
+        Return::new("rollback_id", Kind::Str, "always", "The id of the restore, or the one under which it is kept what a restore had put in place that was taken back."),
         Return::new("backup", Kind::Str, "always", "What was restored."),
         Return::new("at", Kind::Str, "always", "When, in UTC."),
-        Return::new("paths", Kind::List, "always", "Where the replaced state lies."),
+        Return::new("paths", Kind::List, "always", "Where it lies."),
     ]),
     Return::new(
         "unfinished",

@@ -3,11 +3,12 @@
 //! Invariant: a record stands as long as something that it names is there; what is removed is what a
 //! record names, and nothing else.
 
-use crate::restore::swap::Spot;
+use crate::restore::swap;
 use crate::restore::work::Work;
 use anyhow::{Context, Result};
 use host::atomic::Replace;
 use host::folder::SafeFolder;
+use host::spot::Spot;
 use std::path::{Path, PathBuf};
 
 const FOLDER: &str = "restores";
@@ -53,9 +54,9 @@ pub fn write(state_dir: &Path, work: &Work) -> Result<()> {
 
 /// Removes what a restore has parked, then its record.
 pub fn release(state_dir: &Path, work: &Work) -> Result<()> {
-    for part in &work.parts {
-        if let Some(spot) = Spot::find(&part.parked)? {
-            spot.remove().with_context(|| format!("dropping {}", part.parked.display()))?;
+    for path in work.parked() {
+        if let Some(spot) = Spot::find(path)? {
+            swap::remove(&spot).with_context(|| format!("dropping {}", path.display()))?;
         }
     }
     forget(state_dir, &work.id)
@@ -63,7 +64,7 @@ pub fn release(state_dir: &Path, work: &Work) -> Result<()> {
 
 /// The files of a restore in the state folder. The record goes last.
 pub fn forget(state_dir: &Path, id: &str) -> Result<()> {
-    for ending in ["compose.json", "before.json", "done.json"] {
+    for ending in ["compose.json", "before.json", "goal.json", "done.json"] {
         match std::fs::remove_file(file(state_dir, id, ending)?) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("forgetting restore {id}"));

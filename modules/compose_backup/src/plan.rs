@@ -12,6 +12,8 @@ pub enum Action {
     Thaw(Frozen),
     /// Take a restore back that was killed half way.
     PutBack(Box<Work>),
+    /// Bring a killed restore to its end, since services have run on what it had put in place.
+    Finish(Box<Work>),
     /// Remove a folder of a backup that was not completed.
     Clear(String),
     Backup,
@@ -32,6 +34,14 @@ pub enum Action {
 pub fn leftovers(shelf: &Shelf, left: Option<&Left>) -> Vec<Step<Action>> {
     let mut steps = Vec::new();
     match left {
+        Some(Left { work: Some(work), goes_forward: true, .. }) => {
+            let text = format!(
+                "finish the killed restore {}: services have run on what it has put in place; what was there \
+                 before stays parked",
+                work.id
+            );
+            steps.push(Step::new(Action::Finish(Box::new(work.clone())), text));
+        }
         Some(Left { work: Some(work), .. }) => {
             let text = format!("put back what the killed restore {} has replaced", work.id);
             steps.push(Step::new(Action::PutBack(Box::new(work.clone())), text));

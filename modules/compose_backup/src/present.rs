@@ -29,8 +29,11 @@ pub fn plan(
             let text = format!("prune {name}");
             steps.push(Step::new(Action::Prune(name), text));
         }
-        // The newest of them is the way back from the last restore: it outlives this backup.
-        for old in parked.iter().skip(retain).filter(|one| !task.keep.contains(&one.id)) {
+        // The newest of them is the way back from the last restore: it outlives this backup. What nobody
+        // has agreed to lose is left to `state: absent`.
+        let agreed =
+            parked.iter().filter(|one| !one.work.was_put_back && one.work.found.is_empty());
+        for old in agreed.skip(retain).filter(|one| !task.keep.contains(&one.id)) {
             let text = format!("drop the parked state of restore {}", old.id);
             steps.push(Step::new(Action::Drop(old.id.clone()), text));
         }

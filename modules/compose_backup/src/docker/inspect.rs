@@ -3,8 +3,9 @@
 //! Invariant: a field that versions leave out has a default; one that everything rests on has none.
 
 use host::clock::Utc;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 pub const PROJECT: &str = "com.docker.compose.project";
@@ -29,6 +30,44 @@ pub struct Container {
     pub config: Config,
     #[serde(default)]
     pub mounts: Vec<MountPoint>,
+    #[serde(default)]
+    host_config: HostConfig,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HostConfig {
+    #[serde(default)]
+    restart_policy: Option<RestartPolicy>,
+}
+
+/// When the engine starts a container by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RestartPolicy {
+    name: String,
+    #[serde(default)]
+    maximum_retry_count: u32,
+}
+
+impl RestartPolicy {
+    pub fn no() -> RestartPolicy {
+        RestartPolicy { name: "no".to_owned(), maximum_retry_count: 0 }
+    }
+
+    pub fn restarts(&self) -> bool {
+        !matches!(self.name.as_str(), "" | "no")
+    }
+}
+
+/// As `docker update --restart` takes it.
+impl fmt::Display for RestartPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.maximum_retry_count {
+            0 => f.write_str(&self.name),
+            most => write!(f, "{}:{most}", self.name),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -41,6 +80,8 @@ pub struct State {
     pub paused: bool,
     #[serde(default)]
     pub exit_code: i64,
+    #[serde(default)]
+    started_at: String,
     #[serde(default)]
     pub health: Option<Health>,
 }
@@ -85,6 +126,16 @@ impl Container {
     /// When it was created; the time is the engine's, and in UTC.
     pub fn created(&self) -> Option<Utc> {
         format!("{}Z", self.created.get(..19)?).parse().ok()
+    }
+
+    /// The engine's own word for when it was last started; None: never.
+    pub fn started(&self) -> Option<&str> {
+        let at = self.state.started_at.as_str();
+        (!at.is_empty() && !at.starts_with("0001-")).then_some(at)
+    }
+
+    pub fn restart_policy(&self) -> Option<&RestartPolicy> {
+        self.host_config.restart_policy.as_ref()
     }
 
     pub fn label(&self, name: &str) -> Option<&str> {

@@ -1,7 +1,8 @@
 //! The way back of a restore: what it has parked serves again.
 //!
-//! Invariant: it looks at what is there and may be repeated; services are stopped before anything is
-//! renamed, and started when everything is in its place.
+//! Invariants: it looks at what is there and may be repeated; services are stopped before anything is
+//! exchanged, and started when everything is in its place; what had taken that place is kept, with a record
+//! of its own, since something may have been written to it.
 
 use crate::compose::{Compose, Up};
 use crate::docker::inspect::Container;
@@ -9,12 +10,14 @@ use crate::freeze::{self, Frozen};
 use crate::images;
 use crate::parked;
 use crate::restore::run::tidy;
-use crate::restore::swap;
+use crate::restore::swap::{self, Aside, beside};
 use crate::restore::up;
-use crate::restore::work::Work;
+use crate::restore::work::{Part, Work};
 use crate::state::Tools;
 use crate::task::Mode;
 use anyhow::{Context, Result};
+use host::deploy_id::DeployId;
+use host::record::Intent;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,36 +31,79 @@ pub struct Back<'a> {
 
 impl Back<'_> {
     /// Names what was started.
-    pub fn put_back(&self, work: &Work) -> Result<Vec<String>> {
+    pub fn put_back(&self, work: &mut Work, intent: &Intent) -> Result<Vec<String>> {
         let _shield = host::interrupt::shield();
         if !work.begun {
-            tidy(work, work.backup.is_some())?;
+            tidy(work)?;
+            self.forget(work)?;
             return Ok(Vec::new());
         }
         let docker = &self.tools.docker;
-        let containers = docker.containers_of(&work.project)?;
-        let running: Vec<&Container> = containers.iter().filter(|one| one.state.running).collect();
-        let mut touched = false;
-        for part in &work.parts {
-            touched |= swap::is_begun(part)?;
-        }
-        if touched {
-            let services = up::levels(&work.services_before);
-            // Only what shares the data has to stand still; what went on all the time may go on.
-            let affected: Vec<&Container> =
-                running.into_iter().filter(|one| uses_any(one, work)).collect();
-            Frozen::of(&affected, &services, Mode::Stop).stop(docker, None)?;
-            for part in work.parts.iter().rev() {
-                swap::backward(part).with_context(|| format!("putting {} back", part.title))?;
+        // Once it is begun, what stands in its place says nothing any more.
+        if work.kept.is_none() && work.exchanged_after.is_some() {
+            for part in &mut work.parts {
+                part.stood = swap::is_exchanged(part)?;
             }
+            work.kept = Some(DeployId::generate()?.to_string());
+            work.note(intent)?;
+        }
+        if let Some(kept) = work.kept.clone().filter(|_| work.parts.iter().any(|part| part.stood)) {
+            self.exchange(work, &kept, intent)?;
         }
         images::retag(docker, &work.tags)?;
         let started = self.start(work)?;
-        tidy(work, work.backup.is_some())?;
-        if work.undo_of.is_none() {
-            parked::forget(self.state_dir, &work.id)?;
-        }
+        work.give_policies(docker)?;
+        tidy(work)?;
+        self.record(work)?;
+        self.forget(work)?;
         Ok(started)
+    }
+
+    fn forget(&self, work: &Work) -> Result<()> {
+        // An id that is given twice is still the record of what it was to undo.
+        match work.undo_of.as_ref() == Some(&work.id) {
+            true => Ok(()),
+            false => parked::forget(self.state_dir, &work.id),
+        }
+    }
+
+    fn exchange(&self, work: &mut Work, kept: &str, intent: &Intent) -> Result<()> {
+        let docker = &self.tools.docker;
+        let containers = docker.containers_of(&work.project)?;
+        // Only what shares the data has to stand still; what went on all the time may go on.
+        let affected: Vec<&Container> =
+            containers.iter().filter(|one| work.uses_any(one)).collect();
+        work.take_policies(docker, &affected, intent)?;
+        let services = up::levels(&work.services_before);
+        Frozen::of(&affected, &services, Mode::Stop).stop(docker, None)?;
+        let (id, parts) = (work.id.clone(), work.parts.clone());
+        for part in parts.iter().rev().filter(|part| part.stood) {
+            let kept = kept_path(work, part, kept);
+            let note = &mut |path| {
+                work.found.push(path);
+                work.note(intent)
+            };
+            swap::backward(part, &kept, &mut Aside { id: &id, note })
+                .with_context(|| format!("putting {} back", part.title))?;
+        }
+        Ok(())
+    }
+
+    /// Of what is kept, so that it is found, and removed by `state: absent` only.
+    fn record(&self, work: &mut Work) -> Result<()> {
+        let Some(kept) = work.kept.clone() else { return Ok(()) };
+        let mut parts = work.parts.clone();
+        // What an earlier restore has parked is that one's again.
+        parts.retain(|part| part.stood && work.undo_of.is_none());
+        for part in &mut parts {
+            part.parked = kept_path(work, part, &kept);
+        }
+        work.parts = parts;
+        if work.parked().next().is_none() {
+            return Ok(());
+        }
+        let record = Work { id: kept, was_put_back: true, kept: None, ..work.clone() };
+        parked::write(self.state_dir, &record)
     }
 
     /// The very containers that ran before, where they are still there; else compose makes them anew
@@ -111,10 +157,23 @@ impl Back<'_> {
     }
 }
 
-fn uses_any(container: &Container, work: &Work) -> bool {
-    container.mounts.iter().any(|one| {
-        work.parts.iter().any(|part| {
-            one.source.starts_with(&part.source) || part.source.starts_with(&one.source)
-        })
-    })
+/// For the warnings of a result: after the way back.
+pub fn kept(work: &Work) -> Option<String> {
+    let kept = work.kept.as_ref()?;
+    let paths = work.parked_paths();
+    let text = || {
+        format!(
+            "what the restore {} had put in place is parked at {}: state: absent with parked: [{kept}] removes it",
+            work.id,
+            paths.join(", ")
+        )
+    };
+    (!paths.is_empty()).then(text)
+}
+
+fn kept_path(work: &Work, part: &Part, kept: &str) -> PathBuf {
+    match (&work.undo_of, &part.fresh) {
+        (Some(_), Some(fresh)) => fresh.clone(),
+        _ => beside(&part.source, "parked", kept),
+    }
 }

@@ -1,6 +1,5 @@
 //! What a restore leads to: from a backup, or from what an earlier restore has parked.
 
-use crate::left::Left;
 use crate::manifest::{ComposeRecord, FileRecord, Kind, Manifest, Mount, ServiceRecord};
 use crate::parked::{self, Parked};
 use crate::restore::swap::beside;
@@ -8,18 +7,22 @@ use crate::restore::work::{Part, Work};
 use crate::shelf::{Kept, Shelf};
 use crate::state::{Project, Tools};
 use crate::task::{Task, Wanted, Which};
-use crate::{freeze::Frozen, keep, restore};
+use crate::{freeze::Frozen, keep};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
+use host::atomic::Replace;
 use host::clock;
 use host::deploy_id::DeployId;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+const GOAL: &str = "goal.json";
+
 /// What a part is made from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Content {
     Mount(Box<Mount>),
     File(FileRecord),
@@ -27,6 +30,9 @@ pub enum Content {
     Parked,
 }
 
+/// Kept in the state folder from its beginning to its end, so that a run that is killed can be finished
+/// also where the backup is gone, or what it undoes.
+#[derive(Serialize, Deserialize)]
 pub struct Goal {
     /// For sentences: the backup's name, or what is undone.
     pub title: String,
@@ -49,6 +55,8 @@ pub struct Goal {
     pub is_partial: bool,
     /// A killed run had begun it.
     pub resumes: bool,
+    /// And services have run since on what it had put in place.
+    pub has_run: bool,
     pub warnings: Vec<String>,
 }
 
@@ -61,16 +69,28 @@ impl Goal {
         now: Option<&Project>,
         shelf: &Shelf,
         parked: &[Parked],
-        left: Option<&Left>,
         key: Option<&str>,
     ) -> Result<Goal> {
         match &task.wanted {
-            Wanted::Undone(id) => of_parked(task, project, now, parked, left, key, id),
-            Wanted::Restored(which) => {
-                of_backup(task, tools, project, now, shelf, left, key, which)
-            }
+            Wanted::Undone(id) => of_parked(task, project, now, parked, key, id),
+            Wanted::Restored(which) => of_backup(task, tools, project, now, shelf, key, which),
             _ => anyhow::bail!("no restore is wanted"),
         }
+    }
+
+    /// The goal of a run that was killed.
+    pub fn begun(state_dir: &Path, work: &Work, has_run: bool) -> Result<Goal> {
+        let path = parked::file(state_dir, &work.id, GOAL)?;
+        let content =
+            std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        let goal: Goal = serde_json::from_slice(&content)
+            .with_context(|| format!("understanding {}", path.display()))?;
+        Ok(Goal { work: work.clone(), resumes: true, has_run, ..goal })
+    }
+
+    pub fn write(&self, state_dir: &Path) -> Result<()> {
+        let path = parked::file(state_dir, &self.work.id, GOAL)?;
+        Replace::new(&path).mode(0o600).write(&serde_json::to_vec(self)?).map(drop)
     }
 
     /// The services that are to run in the end.
@@ -122,22 +142,13 @@ fn of_backup(
     project: &str,
     now: Option<&Project>,
     shelf: &Shelf,
-    left: Option<&Left>,
     key: Option<&str>,
     which: &Which,
 ) -> Result<Goal> {
     let (kept, manifest) = find(shelf, which)?;
     let services = chosen(task, manifest)?;
     let is_partial = services.len() < manifest.services.len() || !manifest.left_out.is_empty();
-    let begun = left.and_then(|left| left.work.clone()).filter(|work| {
-        work.backup.as_ref() == Some(&manifest.name) && key.is_none_or(|key| key == work.id)
-    });
-    let resumes = begun.is_some();
-    let id = match (&begun, key) {
-        (Some(work), _) => work.id.clone(),
-        (None, Some(key)) => key.to_owned(),
-        (None, None) => DeployId::generate()?.to_string(),
-    };
+    let id = id_of(key)?;
     let mut parts: Vec<(Part, Content)> = Vec::new();
     for mount in &manifest.mounts {
         if services.keys().any(|service| mount.is_used_by(service)) {
@@ -151,7 +162,7 @@ fn of_backup(
     if !is_partial {
         for file in &manifest.files {
             let inside = parts.iter().any(|(part, _)| file.path.starts_with(&part.source));
-            if inside || (!resumes && is_same(&kept.path, manifest, file)) {
+            if inside || is_same(&kept.path, manifest, file) {
                 continue;
             }
             let source = file.path.clone();
@@ -159,24 +170,9 @@ fn of_backup(
             parts.push((part_of(title, source, true, &id), Content::File(file.clone())));
         }
     }
-    let (work, contents) = match begun {
-        // What was missing before the killed run began can only be known from its notes.
-        Some(work) => {
-            let contents = work.parts.iter().map(|part| {
-                let made = parts.iter().find(|(one, _)| one.source == part.source);
-                made.map(|(_, content)| content.clone()).with_context(|| {
-                    format!("{} is not in the backup any more", part.source.display())
-                })
-            });
-            let contents = contents.collect::<Result<Vec<_>>>()?;
-            (work, contents)
-        }
-        None => {
-            let (parts, contents) = parts.into_iter().unzip();
-            let before = before(project, manifest.project_dir.clone(), now, id, parts);
-            (Work { backup: Some(manifest.name.clone()), ..before }, contents)
-        }
-    };
+    let (parts, contents) = parts.into_iter().unzip();
+    let before = before(project, manifest.project_dir.clone(), now, id, parts);
+    let work = Work { backup: Some(manifest.name.clone()), ..before };
     let path = kept.path.join("config/compose.json");
     let damaged = || {
         Failure::new("damaged", format!("{} cannot be read: take another backup", path.display()))
@@ -194,7 +190,8 @@ fn of_backup(
         compose: manifest.compose.clone(),
         services,
         is_partial,
-        resumes,
+        resumes: false,
+        has_run: false,
         warnings: Vec::new(),
         manifest: Some(manifest.clone()),
     })
@@ -205,7 +202,6 @@ fn of_parked(
     project: &str,
     now: Option<&Project>,
     all: &[Parked],
-    left: Option<&Left>,
     key: Option<&str>,
     of: &str,
 ) -> Result<Goal> {
@@ -217,34 +213,28 @@ fn of_parked(
         );
         return Err(Failure::new("no_backup", msg).into());
     };
-    let begun = left
-        .and_then(|left| left.work.clone())
-        .filter(|work| work.undo_of.as_deref() == Some(of) && key.is_none_or(|key| key == work.id));
-    let resumes = begun.is_some();
+    if old.was_put_back {
+        let msg = format!(
+            "{of} is no restore that can be undone: it is what a restore had put in place before it was taken back, \
+             parked at {}; nothing was changed",
+            old.parked_paths().join(", ")
+        );
+        return Err(Failure::new("no_backup", msg).into());
+    }
     let state_dir = task.place.state_dir(project);
     let path = parked::file(&state_dir, of, "before.json")?;
     let config = std::fs::read(&path).map_err(|why| {
         let msg = format!("the project could not be read before restore {of}, so that there is nothing to start again; its data is parked at {}", old.parked_paths().join(", "));
         Failure::new("no_backup", msg).caused_by(why.into())
     })?;
-    let work = match begun {
-        Some(work) => work,
-        None => {
-            let id = key.map_or_else(
-                || DeployId::generate().map(|id| id.to_string()),
-                |key| Ok(key.to_owned()),
-            )?;
-            let parts = old.parts.iter().map(|part| Part {
-                fresh: (!part.absent).then(|| part.parked.clone()),
-                ..part_of(part.title.clone(), part.source.clone(), part.is_file, &id)
-            });
-            let parts = parts.collect();
-            Work {
-                undo_of: Some(of.to_owned()),
-                ..before(project, old.project_dir.clone(), now, id, parts)
-            }
-        }
-    };
+    let id = id_of(key)?;
+    let parts = old.parts.iter().map(|part| {
+        let fresh = (!part.absent).then(|| part.parked.clone());
+        Part::new(part.title.clone(), part.source.clone(), fresh, part.is_file, &id)
+    });
+    let parts = parts.collect();
+    let before = before(project, old.project_dir.clone(), now, id, parts);
+    let work = Work { undo_of: Some(of.to_owned()), ..before };
     Ok(Goal {
         title: work.title(),
         project: project.to_owned(),
@@ -260,7 +250,8 @@ fn of_parked(
             .context("the restore has not noted the project's files")?,
         services: old.services_before.clone(),
         is_partial: false,
-        resumes,
+        resumes: false,
+        has_run: false,
         warnings: Vec::new(),
         undone: Some(old.clone()),
         work,
@@ -289,12 +280,26 @@ fn before(
         parts,
         begun: false,
         stopped: Frozen::default(),
+        policies: Vec::new(),
+        exchanged_after: None,
+        started: false,
+        kept: None,
+        was_put_back: false,
+        found: Vec::new(),
         services_before: records.unwrap_or_default(),
         compose_before: now.map(|now| ComposeRecord {
             profiles: now.compose.profiles.clone(),
             ..now.files.record.clone()
         }),
         tags: Vec::new(),
+        loaded: Vec::new(),
+    }
+}
+
+fn id_of(key: Option<&str>) -> Result<String> {
+    match key {
+        Some(key) => Ok(key.to_owned()),
+        None => Ok(DeployId::generate()?.to_string()),
     }
 }
 
@@ -305,9 +310,7 @@ fn part_of(title: String, source: PathBuf, is_file: bool, id: &str) -> Part {
         (true, Some(name)) => fresh.join(name),
         _ => fresh,
     };
-    let parked = beside(&source, "parked", id);
-    let absent = source.symlink_metadata().is_err();
-    Part { title, source, fresh: Some(fresh), parked, absent, is_file }
+    Part::new(title, source, Some(fresh), is_file, id)
 }
 
 fn chosen(task: &Task, manifest: &Manifest) -> Result<BTreeMap<String, ServiceRecord>> {
@@ -351,15 +354,4 @@ fn is_same(backup: &Path, manifest: &Manifest, file: &FileRecord) -> bool {
     dressed
         && now.is_ok_and(|(sha256, _)| sum.is_some_and(|sum| sum.sha256 == sha256))
         && backup.exists()
-}
-
-/// Parts whose exchange is not begun: what was put beside for them may be thrown away.
-pub fn untouched(work: &Work) -> Result<Vec<&Part>> {
-    let mut parts = Vec::new();
-    for part in &work.parts {
-        if !restore::swap::is_begun(part)? {
-            parts.push(part);
-        }
-    }
-    Ok(parts)
 }

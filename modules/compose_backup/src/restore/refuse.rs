@@ -2,7 +2,7 @@
 
 use crate::docker::inspect::Container;
 use crate::restore::goal::{Content, Goal};
-use crate::restore::swap::is_begun;
+use crate::restore::swap::is_exchanged;
 use crate::state::Tools;
 use crate::survey::uses;
 use crate::task::Task;
@@ -97,7 +97,7 @@ fn space(goal: &Goal) -> Result<()> {
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
     for (content, part) in goal.contents.iter().zip(&goal.work.parts) {
         let bytes = match content {
-            Content::Mount(mount) if !is_begun(part)? => {
+            Content::Mount(mount) if !is_exchanged(part)? => {
                 mount.segments.iter().map(|one| one.used).sum()
             }
             _ => 0,

@@ -1,7 +1,8 @@
 //! The steps of a restore.
 //!
 //! Invariants: what is about to be done stands in the intent before it is done; services are stopped
-//! only when everything that can be prepared lies ready; nothing that was there is removed.
+//! only when everything that can be prepared lies ready; nothing that was there is removed, and nothing
+//! that services have run on.
 
 use crate::freeze::{self, Frozen, Held};
 use crate::images::{self, Loaded};
@@ -10,11 +11,11 @@ use crate::manifest::{FileRecord, Mount};
 use crate::parked;
 use crate::plan::Action;
 use crate::progress::Progress;
-use crate::restore::back::Back;
-use crate::restore::goal::{Content, Goal, untouched};
-use crate::restore::swap::{self, Spot};
-use crate::restore::up::{self, Running};
-use crate::restore::work::{self, Part, Work};
+use crate::restore::back::{self, Back};
+use crate::restore::goal::{Content, Goal};
+use crate::restore::swap::{self, Aside, Foreign, beside};
+use crate::restore::up::{self, Running, Until};
+use crate::restore::work::{Part, Work};
 use crate::state::Tools;
 use crate::sums;
 use crate::survey::{earlier_of, uses};
@@ -26,10 +27,13 @@ use host::command::Failed;
 use host::deadline::Deadline;
 use host::fence::Fence;
 use host::folder::SafeFolder;
-use host::record::Intent;
+use host::record::{Done, Intent};
+use host::spot::{self, Spot};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 pub struct Restore<'a> {
     task: &'a Task,
@@ -51,6 +55,7 @@ impl<'a> Restore<'a> {
         backup_dir: &'a Path,
         goal: Goal,
     ) -> Restore<'a> {
+        let loaded = goal.work.loaded.clone();
         Restore {
             task,
             tools,
@@ -58,7 +63,7 @@ impl<'a> Restore<'a> {
             backup_dir,
             goal,
             work_is_noted: false,
-            loaded: Vec::new(),
+            loaded,
             running: Vec::new(),
             warnings: Vec::new(),
         }
@@ -70,17 +75,17 @@ impl<'a> Restore<'a> {
             Action::Load => self.load(intent),
             Action::PutBeside => {
                 self.make_volumes(intent)?;
-                self.put_beside()
+                self.put_beside(intent)
             }
             Action::Stop => self.stop(intent),
-            Action::Swap => self.goal.work.parts.iter().try_for_each(swap::forward),
-            Action::Start => self.start(intent),
+            Action::Swap => self.swap(intent),
+            Action::Start => self.start(intent, Until::Healthy),
             other => anyhow::bail!("{other:?} is no step of a restore"),
         }
     }
 
     fn note(&mut self, intent: &Intent) -> Result<()> {
-        intent.note(work::NOTE, &self.goal.work)?;
+        self.goal.work.note(intent)?;
         self.work_is_noted = true;
         Ok(())
     }
@@ -89,9 +94,13 @@ impl<'a> Restore<'a> {
         if let Some(id) = &self.task.rollback {
             Fence::check_and_raise(SafeFolder::ensure(self.state_dir, 0o700)?.path(), id)?;
         }
+        // Before the note: who finds that reads this as well.
+        if !self.goal.resumes {
+            self.goal.write(self.state_dir)?;
+        }
         self.note(intent)?;
-        // What a killed run has exchanged already would be noted as what was there before it.
-        if let Some(config) = self.goal.config_before.as_ref().filter(|_| !self.goal.resumes) {
+        self.try_exchange()?;
+        if let Some(config) = &self.goal.config_before {
             let path = parked::file(self.state_dir, &self.goal.work.id, "before.json")?;
             Replace::new(&path).mode(0o600).write(&serde_json::to_vec(config)?)?;
         }
@@ -100,6 +109,23 @@ impl<'a> Restore<'a> {
         };
         let mut progress = Progress::new(self.backup_dir);
         sums::begin(folder, manifest, &mut progress)
+    }
+
+    /// Whether the file systems can do it, before anything is stopped.
+    fn try_exchange(&self) -> Result<()> {
+        let mut tried: Vec<&Path> = Vec::new();
+        for part in &self.goal.work.parts {
+            let Some(folder) = part.source.parent().filter(|folder| folder.exists()) else {
+                continue;
+            };
+            if tried.contains(&folder) {
+                continue;
+            }
+            tried.push(folder);
+            let [one, other] = names_to_try(part, &self.goal.work.id);
+            spot::try_exchange(&one, &other)?;
+        }
+        Ok(())
     }
 
     fn load(&mut self, intent: &Intent) -> Result<()> {
@@ -122,6 +148,7 @@ impl<'a> Restore<'a> {
                     deadline,
                     &mut |bytes| progress.at(bytes),
                 )?;
+                self.goal.work.loaded = self.loaded.clone();
                 self.loaded.iter().flat_map(|one| one.references.iter().cloned()).collect()
             }
             (_, _, Some(undone)) => undone.tags.iter().map(|tag| tag.reference.clone()).collect(),
@@ -149,21 +176,24 @@ impl<'a> Restore<'a> {
         Ok(())
     }
 
-    fn put_beside(&mut self) -> Result<()> {
+    fn put_beside(&mut self, intent: &Intent) -> Result<()> {
+        // Everything lay ready when the exchange began, and may have been in its place since.
+        if self.goal.work.exchanged_after.is_some() {
+            return Ok(());
+        }
         let folder = self.goal.folder.clone().context("there is no backup to put back")?;
         let mut progress = Progress::new(self.backup_dir);
-        for (content, part) in self.goal.contents.iter().zip(&self.goal.work.parts) {
-            if swap::is_begun(part)? {
-                continue;
-            }
+        for n in 0..self.goal.contents.len() {
+            let into = self.fresh_folder(n, intent)?;
+            let (content, part) = (&self.goal.contents[n], &self.goal.work.parts[n]);
             let bytes = match content {
                 Content::Mount(mount) => Some(mount.segments.iter().map(|one| one.used).sum()),
                 _ => None,
             };
             progress.begin(format!("putting {} beside", part.title), bytes);
             let done = match content {
-                Content::Mount(mount) => self.put_mount(&folder, mount, part, &mut progress),
-                Content::File(file) => put_file(&folder, file, part).map(|()| Vec::new()),
+                Content::Mount(mount) => self.put_mount(&folder, mount, part, into, &mut progress),
+                Content::File(file) => put_file(&folder, file, part, &into).map(|()| Vec::new()),
                 Content::Parked => Ok(Vec::new()),
             };
             let unset = done.with_context(|| format!("putting {} beside", part.title))?;
@@ -172,16 +202,44 @@ impl<'a> Restore<'a> {
         Ok(())
     }
 
+    /// An empty folder of ours, in which something is put before it takes its place. One that this restore
+    /// has not made is nobody's to empty or to fill: it may be of whoever owns the folder around it.
+    fn fresh_folder(&mut self, n: usize, intent: &Intent) -> Result<OwnedFd> {
+        let part = &self.goal.work.parts[n];
+        let path = part.holder().context("nothing is to be put there")?.to_owned();
+        if let Some(above) = path.parent().filter(|above| !above.exists()) {
+            std::fs::create_dir_all(above)
+                .with_context(|| format!("making {}", above.display()))?;
+        }
+        let spot = Spot::of(&path)?;
+        match spot.identity()? {
+            None => drop(spot.make_folder()?),
+            there if there == part.made => {}
+            // Killed after it was made and before that was noted.
+            Some(_) if self.goal.resumes && is_empty_and_ours(&spot)? => {}
+            Some(_) => {
+                let msg = format!(
+                    "{} is there already, and this restore has not made it: find out whose it is, and move it away; \
+                     nothing was changed",
+                    path.display()
+                );
+                return Err(Failure::new("name_taken", msg).into());
+            }
+        }
+        self.goal.work.parts[n].made = spot.identity()?;
+        self.note(intent)?;
+        swap::emptied(&spot)
+    }
+
     /// Answers what this file system does not take.
     fn put_mount(
         &self,
         folder: &Path,
         mount: &Mount,
         part: &Part,
+        into: OwnedFd,
         progress: &mut Progress,
     ) -> Result<Vec<String>> {
-        let fresh = fresh_folder(part)?;
-        let into = fresh.empty_folder()?;
         let manifest = self.goal.manifest.as_ref().context("there is no backup to put back")?;
         let index = File::open(folder.join(&mount.index))?;
         let segments = sums::stored(folder, manifest, mount)?;
@@ -213,10 +271,45 @@ impl<'a> Restore<'a> {
             self.goal.work.begun = true;
             self.note(intent)?;
         }
+        self.goal.work.take_policies(&self.tools.docker, &affected, intent)?;
         frozen.stop(&self.tools.docker, self.task.stop_timeout)
     }
 
-    fn start(&mut self, intent: &Intent) -> Result<()> {
+    fn swap(&mut self, intent: &Intent) -> Result<()> {
+        if self.goal.work.exchanged_after.is_none() {
+            self.goal.work.parts.iter_mut().try_for_each(swap::identify)?;
+            self.goal.work.exchanged_after = Some(self.goal.work.starts(&self.tools.docker)?);
+            self.note(intent)?;
+        }
+        let foreign = if self.goal.has_run { Foreign::Leave } else { Foreign::Refuse };
+        for part in self.goal.work.parts.clone() {
+            let (id, work) = (self.goal.work.id.clone(), &mut self.goal.work);
+            let note = &mut |path| {
+                work.found.push(path);
+                work.note(intent)
+            };
+            swap::forward(&part, foreign, &mut Aside { id: &id, note })
+                .with_context(|| format!("exchanging {}", part.title))?;
+        }
+        Ok(())
+    }
+
+    /// Brings a killed run to its end, whose services run already on what it has put in place: what is
+    /// not exchanged yet is, and what does not run is started.
+    pub fn finish(&mut self, intent: &Intent) -> Result<()> {
+        let _shield = host::interrupt::shield();
+        if !self.goal.work.is_exchanged()? {
+            self.stop(intent)?;
+        }
+        self.swap(intent)?;
+        self.start(intent, Until::Started)?;
+        // Else the same rollback would be done a second time.
+        Done::record(self.state_dir, &self.goal.work.id, &json!({"restored": self.goal.title}))
+    }
+
+    fn start(&mut self, intent: &Intent, until: Until) -> Result<()> {
+        self.goal.work.started = true;
+        self.note(intent)?;
         let docker = &self.tools.docker;
         let targets = match &self.goal.undone {
             Some(undone) => undone.tags.clone(),
@@ -229,9 +322,15 @@ impl<'a> Restore<'a> {
             state_dir: self.state_dir,
             goal: &self.goal,
         };
-        self.warnings.extend(starting.start(&self.loaded)?);
-        self.running = starting.compare(&self.loaded)?;
+        self.warnings.extend(starting.start(&self.loaded, until)?);
+        if until == Until::Healthy {
+            self.running = starting.compare(&self.loaded)?;
+        }
         self.start_others()?;
+        self.goal.work.give_policies(docker)?;
+        if let Some(undone) = &self.goal.undone {
+            self.goal.work.found.extend(undone.found.iter().cloned());
+        }
         parked::write(self.state_dir, &self.goal.work)?;
         if let Some(undone) = &self.goal.undone {
             // What it had parked is in its place again: its record would name nothing.
@@ -269,32 +368,42 @@ impl<'a> Restore<'a> {
 
     /// After a step that failed. `Err`: the parked state could not be put back, or nothing was touched
     /// and that could not be tidied; the intent must stay.
-    pub fn give_up(&mut self, error: Error) -> Result<Error, Error> {
+    pub fn give_up(&mut self, error: Error, intent: &Intent) -> Result<Error, Error> {
         let _shield = host::interrupt::shield();
-        let work = &self.goal.work;
+        let work = &mut self.goal.work;
         let back = Back { tools: self.tools, state_dir: self.state_dir };
         if !work.begun {
-            let tidied = tidy(work, self.goal.manifest.is_some());
+            let tidied = back.put_back(work, intent);
             return match tidied {
-                Ok(()) => Ok(error.context("the services went on, and their data was not touched")),
+                Ok(_) => Ok(error.context("the services went on, and their data was not touched")),
                 Err(why) => Ok(error.context(format!(
                     "the services went on, and their data was not touched; what was put beside could not be removed ({why:#})"
                 ))),
             };
         }
         let why = format!("{error:#}");
-        match back.put_back(work) {
+        if self.goal.has_run {
+            let msg = format!(
+                "{} is in its place, and services have run on it, but they could not be brought up: find out why, then \
+                 run the same task again; nothing was taken back, and what was there before stays parked at {}; why: {why}",
+                self.goal.title,
+                work.parked_paths().join(", ")
+            );
+            return Err(self.failure("restore_failed", msg, false, &error));
+        }
+        match back.put_back(work, intent) {
             Ok(_) => {
                 let msg = format!(
-                    "{} could not be put back, so what was there before was: it serves again; why: {why}",
-                    self.goal.title
+                    "{} could not be put back, so what was there before was: it serves again; {}why: {why}",
+                    self.goal.title,
+                    back::kept(&self.goal.work).map(|text| text + "; ").unwrap_or_default()
                 );
                 Ok(self.failure("restore_failed_put_back", msg, true, &error))
             }
             Err(failed) => {
                 let msg = format!(
                     "{} could not be put back, and what was there before could NOT be put back either ({failed:#}); it \
-                     is parked at {}; mend that and run state: thawed, which tries again; why it was needed: {why}",
+                     is parked at {}; fix that and run state: thawed, which tries again; why it was needed: {why}",
                     self.goal.title,
                     work.parked_paths().join(", ")
                 );
@@ -326,8 +435,13 @@ impl<'a> Restore<'a> {
         failure.into()
     }
 
+    pub fn into_warnings(self) -> Vec<String> {
+        self.warnings.into_iter().chain(self.goal.work.set_aside()).collect()
+    }
+
     pub fn facts(self, mut outcome: Outcome) -> Outcome {
         outcome.warnings.extend(self.warnings);
+        outcome.warnings.extend(self.goal.work.set_aside());
         let images: Vec<Value> = (self.running.iter())
             .map(|one| json!({ "service": one.service, "image_id": one.image_id }))
             .collect();
@@ -340,19 +454,17 @@ impl<'a> Restore<'a> {
     }
 }
 
-/// The folder in which something is put before it takes its place.
-fn fresh_folder(part: &Part) -> Result<Spot> {
-    let fresh = part.fresh.as_deref().context("nothing is to be put there")?;
-    let folder =
-        if part.is_file { fresh.parent().context("a file without a folder")? } else { fresh };
-    if let Some(above) = folder.parent().filter(|above| !above.exists()) {
-        std::fs::create_dir_all(above).with_context(|| format!("making {}", above.display()))?;
-    }
-    Spot::of(folder)
+fn is_empty_and_ours(spot: &Spot) -> Result<bool> {
+    let meta = File::from(spot.open()?).metadata()?;
+    let ours = meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o077 == 0;
+    Ok(ours && std::fs::read_dir(spot.path())?.next().is_none())
 }
 
-fn put_file(backup: &Path, file: &FileRecord, part: &Part) -> Result<()> {
-    let folder = fresh_folder(part)?.empty_folder()?;
+fn names_to_try(part: &Part, id: &str) -> [PathBuf; 2] {
+    ["1", "2"].map(|n| beside(&part.source, "restoring", &format!("{id}.{n}")))
+}
+
+fn put_file(backup: &Path, file: &FileRecord, part: &Part, folder: &OwnedFd) -> Result<()> {
     let name = part.source.file_name().context("a file without a name")?;
     let mut from = File::open(backup.join(format!("config/files/{}", file.n)))?;
     let flags = rustix::fs::OFlags::WRONLY
@@ -360,34 +472,36 @@ fn put_file(backup: &Path, file: &FileRecord, part: &Part) -> Result<()> {
         | rustix::fs::OFlags::EXCL
         | rustix::fs::OFlags::CLOEXEC;
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    let made = rustix::fs::openat(&folder, name, flags, mode).map_err(std::io::Error::from)?;
+    let made = rustix::fs::openat(folder, name, flags, mode).map_err(std::io::Error::from)?;
     let mut to = File::from(made);
     std::io::copy(&mut from, &mut to)?;
     keep::dress(&to, &file.meta)?;
     Ok(to.sync_all()?)
 }
 
+/// The folder of ours around a file that is in its place now.
 fn remove_holder(part: &Part) -> Result<()> {
-    match part.fresh.as_deref().and_then(Path::parent).map(Spot::find).transpose()?.flatten() {
-        Some(holder) if part.fresh.as_deref().and_then(Path::parent) != part.source.parent() => {
-            holder.remove()
+    if let Some(spot) = part.holder().map(Spot::find).transpose()?.flatten() {
+        if part.made.is_some() && spot.identity()? == part.made {
+            spot.remove_if_empty();
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
-/// Takes away what was put beside; what an earlier restore has parked is not ours to remove.
-pub fn tidy(work: &Work, was_made: bool) -> Result<()> {
-    if !was_made {
-        return Ok(());
-    }
-    for part in untouched(work)? {
-        let fresh = part
-            .fresh
-            .as_deref()
-            .and_then(|path| if part.is_file { path.parent() } else { Some(path) });
-        if let Some(spot) = fresh.map(Spot::find).transpose()?.flatten() {
-            spot.remove()?;
+/// Takes away what was put beside and has never been in its place; only what this restore has made.
+pub fn tidy(work: &Work) -> Result<()> {
+    for part in &work.parts {
+        for path in names_to_try(part, &work.id) {
+            Spot::find(&path)?.iter().for_each(Spot::remove_if_empty);
+        }
+        let Some(spot) = part.holder().map(Spot::find).transpose()?.flatten() else { continue };
+        let is_ours = part.made.is_some() && spot.identity()? == part.made;
+        if is_ours && !part.stood {
+            swap::remove(&spot)?;
+        } else if work.backup.is_some() {
+            // Killed after it was made and before that was noted, or a file's that is in its place.
+            spot.remove_if_empty();
         }
     }
     Ok(())

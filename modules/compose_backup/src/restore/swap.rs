@@ -1,206 +1,196 @@
-//! Exchanging what is there for what was put beside, by renaming.
+//! Exchanging what is there for what was put beside, and back.
 //!
-//! Invariants: a folder is held by descriptor and reached without following any link, so that nobody
-//! who owns a part of the path can lead a rename elsewhere; nothing is ever replaced; each step may be
-//! repeated, and where a part stands is told by what is there.
+//! Invariants: a path that a service uses is never missing; nothing that has stood in its place is ever
+//! removed here; where a part stands is told by what is at its names and not by which names there are,
+//! since an engine or a person may make a folder at any of them meanwhile: that one is set aside under a
+//! name that is noted before. Each step may be repeated.
 
 use crate::restore::work::Part;
-use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags};
+use anyhow::{Context, Result, ensure};
+use host::spot::{Identity, Spot};
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
-use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
-use std::path::Path;
-
-const FOLDER: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
-
-/// A name in a folder that is held.
-pub struct Spot {
-    pub folder: OwnedFd,
-    pub name: OsString,
-}
-
-impl Spot {
-    /// `path` must be absolute and lead through no link.
-    pub fn of(path: &Path) -> Result<Spot> {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            bail!("{} has no folder around it", path.display());
-        };
-        Ok(Spot { folder: open_folder(parent)?, name: name.to_owned() })
-    }
-
-    /// None when a folder above it is missing.
-    pub fn find(path: &Path) -> Result<Option<Spot>> {
-        match path.parent().map(|parent| parent.symlink_metadata()) {
-            Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            _ => Spot::of(path).map(Some),
-        }
-    }
-
-    pub fn is_there(&self) -> Result<bool> {
-        match rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(error) => Err(std::io::Error::from(error))
-                .with_context(|| format!("looking at {:?}", self.name)),
-        }
-    }
-
-    /// To another name, which must be free.
-    pub fn rename(&self, to: &Spot) -> Result<()> {
-        let done = rustix::fs::renameat_with(
-            &self.folder,
-            &self.name,
-            &to.folder,
-            &to.name,
-            RenameFlags::NOREPLACE,
-        );
-        let done = match done {
-            // A file system that does not know the flag.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                ensure!(!to.is_there()?, "{:?} is there already", to.name);
-                rustix::fs::renameat(&self.folder, &self.name, &to.folder, &to.name)
-            }
-            done => done,
-        };
-        done.map_err(std::io::Error::from)
-            .with_context(|| format!("renaming {:?} to {:?}", self.name, to.name))?;
-        for folder in [&self.folder, &to.folder] {
-            rustix::fs::fsync(folder).map_err(std::io::Error::from).context("syncing a folder")?;
-        }
-        Ok(())
-    }
-
-    /// An empty folder of this name, 0700; what a killed run has left in it goes.
-    pub fn empty_folder(&self) -> Result<OwnedFd> {
-        match rustix::fs::mkdirat(&self.folder, &self.name, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => {
-                return Err(std::io::Error::from(error))
-                    .with_context(|| format!("making {:?}", self.name));
-            }
-        }
-        let fd = rustix::fs::openat(&self.folder, &self.name, FOLDER, Mode::empty())
-            .map_err(std::io::Error::from)
-            .with_context(|| format!("opening {:?}", self.name))?;
-        archive::clear::clear(std::os::fd::AsFd::as_fd(&fd))?;
-        Ok(fd)
-    }
-
-    /// With all that is in it. Gone already is fine.
-    pub fn remove(&self) -> Result<()> {
-        let stat = match rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => return Ok(()),
-            other => other.map_err(std::io::Error::from)?,
-        };
-        let is_folder = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
-        if is_folder {
-            let fd = rustix::fs::openat(&self.folder, &self.name, FOLDER, Mode::empty())
-                .map_err(std::io::Error::from)?;
-            archive::clear::clear(std::os::fd::AsFd::as_fd(&fd))?;
-        }
-        let flags = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        rustix::fs::unlinkat(&self.folder, &self.name, flags)
-            .map_err(std::io::Error::from)
-            .with_context(|| format!("removing {:?}", self.name))
-    }
-}
-
-fn open_folder(path: &Path) -> Result<OwnedFd> {
-    let opened = rustix::fs::openat2(CWD, path, FOLDER, Mode::empty(), ResolveFlags::NO_SYMLINKS);
-    let opened = match opened {
-        // Before Linux 5.6, and where a filter does not know the call.
-        Err(Errno::NOSYS | Errno::PERM) => return open_stepwise(path),
-        other => other,
-    };
-    opened
-        .map_err(std::io::Error::from)
-        .with_context(|| format!("opening {} without following links", path.display()))
-}
-
-fn open_stepwise(path: &Path) -> Result<OwnedFd> {
-    let what = || format!("opening {} without following links", path.display());
-    let mut at =
-        rustix::fs::openat(CWD, "/", FOLDER, Mode::empty()).map_err(std::io::Error::from)?;
-    for part in path.components().skip(1) {
-        at = rustix::fs::openat(&at, part.as_os_str(), FOLDER, Mode::empty())
-            .map_err(std::io::Error::from)
-            .with_context(what)?;
-    }
-    Ok(at)
-}
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 /// `<path>.parked-<id>` and the like.
-pub fn beside(path: &Path, word: &str, id: &str) -> std::path::PathBuf {
+pub fn beside(path: &Path, word: &str, id: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_else(|| OsStr::new("")).to_owned();
     name.push(format!(".{word}-{id}"));
     path.with_file_name(name)
 }
 
-/// Parks what is there and puts what is fresh in its place.
-pub fn forward(part: &Part) -> Result<()> {
-    let source = Spot::of(&part.source)?;
-    let parked = Spot::of(&part.parked)?;
-    if source.is_there()? && !parked.is_there()? && !is_exchanged(part)? {
-        ensure!(!part.absent, "{} was missing, and is there now", part.source.display());
-        source.rename(&parked)?;
+pub fn identity(path: &Path) -> Result<Option<Identity>> {
+    Spot::find(path)?.map_or(Ok(None), |spot| spot.identity())
+}
+
+/// What is neither what was there before nor what was put beside.
+pub struct Aside<'a> {
+    pub id: &'a str,
+    /// Notes durably where it goes.
+    pub note: &'a mut dyn FnMut(PathBuf) -> Result<()>,
+}
+
+impl Aside<'_> {
+    fn set(&mut self, spot: &Spot, part: &Part) -> Result<()> {
+        for n in 1.. {
+            let id = if n == 1 { self.id.to_owned() } else { format!("{}-{n}", self.id) };
+            let to = Spot::of(&beside(&part.source, "found", &id))?;
+            if to.identity()?.is_none() {
+                (self.note)(to.path().to_owned())?;
+                return spot.rename(&to);
+            }
+        }
+        Ok(())
     }
-    let Some(fresh) = &part.fresh else { return Ok(()) };
-    let Some(fresh) = Spot::find(fresh)? else { return Ok(()) };
-    if fresh.is_there()? {
-        fresh.rename(&source)?;
-    }
+}
+
+/// Notes which is which, for as long as the exchange lasts.
+pub fn identify(part: &mut Part) -> Result<()> {
+    part.old = identity(&part.source)?;
+    part.new = part.fresh.as_deref().map_or(Ok(None), identity)?;
+    ensure!(
+        part.fresh.is_some() == part.new.is_some(),
+        "what was put beside for {} is gone",
+        part.source.display()
+    );
     Ok(())
 }
 
-/// Puts what was parked in its place again; what had taken it is beside again.
-pub fn backward(part: &Part) -> Result<()> {
-    if !is_begun(part)? {
-        return Ok(());
-    }
+/// What is fresh has been in its place, whatever somebody has made of it there.
+pub fn is_exchanged(part: &Part) -> Result<bool> {
+    Ok(part.stood
+        || match (&part.fresh, part.new) {
+            (Some(fresh), Some(new)) => identity(fresh)? != Some(new),
+            _ => part.old.is_some() && identity(&part.source)? != part.old,
+        })
+}
+
+/// When what was put in place is not there any more: somebody has put something else there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    Refuse,
+    /// Services have run on it: it is what is live.
+    Leave,
+}
+
+/// Puts what is fresh in its place, and parks what was there.
+pub fn forward(part: &Part, foreign: Foreign, aside: &mut Aside<'_>) -> Result<()> {
     let source = Spot::of(&part.source)?;
-    if let Some(fresh) = &part.fresh {
-        if source.is_there()? && is_exchanged(part)? {
-            source.rename(&Spot::of(fresh)?)?;
+    let here = source.identity()?;
+    let Some(fresh) = part.fresh.as_deref() else {
+        // What somebody has put there since is live, and stays.
+        return if here.is_some() && here == part.old {
+            park(&source, part, aside)
+        } else {
+            Ok(())
+        };
+    };
+    if !is_exchanged(part)? {
+        let fresh = Spot::of(fresh)?;
+        match here {
+            Some(_) => source.exchange(&fresh)?,
+            None => fresh.rename(&source)?,
         }
     }
+    ensure!(
+        match foreign {
+            Foreign::Refuse => source.identity()? == part.new,
+            Foreign::Leave => part.old.is_none() || source.identity()? != part.old,
+        },
+        "what was put beside for {} is gone",
+        part.source.display()
+    );
+    match Spot::find(fresh)? {
+        Some(spot) if spot.identity()?.is_some() => park(&spot, part, aside),
+        _ => Ok(()),
+    }
+}
+
+/// Under its name if it is what was there before; else aside.
+fn park(spot: &Spot, part: &Part, aside: &mut Aside<'_>) -> Result<()> {
+    if spot.identity()? != part.old {
+        return aside.set(spot, part);
+    }
     let parked = Spot::of(&part.parked)?;
-    if parked.is_there()? {
-        parked.rename(&source)?;
+    if parked.identity()?.is_some() {
+        aside.set(&parked, part)?;
+    }
+    spot.rename(&parked)
+}
+
+/// Puts what was there before in its place again; what had taken it is kept as `kept`.
+pub fn backward(part: &Part, kept: &Path, aside: &mut Aside<'_>) -> Result<()> {
+    let source = Spot::of(&part.source)?;
+    let here = source.identity()?;
+    let names = part.fresh.as_deref().into_iter().chain([part.parked.as_path()]);
+    let spots: Vec<Spot> =
+        names.filter_map(|path| Spot::find(path).transpose()).collect::<Result<_>>()?;
+    if part.old.is_some() && here != part.old {
+        let mut from = None;
+        for spot in &spots {
+            if spot.identity()? == part.old {
+                from = Some(spot);
+            }
+        }
+        let from = from.with_context(|| {
+            let at = (&part.source, part.parked.display());
+            format!("what was at {} before is not at {} any more", at.0.display(), at.1)
+        })?;
+        match here {
+            Some(_) => source.exchange(from)?,
+            None => from.rename(&source)?,
+        }
+    }
+    let was_missing = part.old.is_none().then_some(&source);
+    for spot in spots.iter().chain(was_missing) {
+        let there = spot.identity()?;
+        if there.is_none() || there == part.old || spot.path() == kept {
+            continue;
+        }
+        if there == part.new {
+            spot.rename(&Spot::of(kept)?)?;
+        } else if spot.path() != part.source {
+            aside.set(spot, part)?;
+        }
     }
     Ok(())
 }
 
-/// Something of it was renamed.
-pub fn is_begun(part: &Part) -> Result<bool> {
-    let there = |path: &Path| -> Result<bool> {
-        Spot::find(path)?.map_or(Ok(false), |spot| spot.is_there())
-    };
-    Ok(there(&part.parked)? || is_exchanged(part)?)
+/// Takes away all that is in the folder.
+pub fn emptied(spot: &Spot) -> Result<OwnedFd> {
+    let folder = spot.open()?;
+    archive::clear::clear(folder.as_fd())?;
+    Ok(folder)
 }
 
-/// What is fresh stands in the place.
-pub fn is_exchanged(part: &Part) -> Result<bool> {
-    let there = |path: &Path| -> Result<bool> {
-        Spot::find(path)?.map_or(Ok(false), |spot| spot.is_there())
+/// With all that is in it. Gone already is fine.
+pub fn remove(spot: &Spot) -> Result<()> {
+    let stat = match rustix::fs::statat(spot.folder(), spot.name(), AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other.map_err(std::io::Error::from)?,
     };
-    let was_made = part.absent || there(&part.parked)?;
-    Ok(match &part.fresh {
-        Some(fresh) => was_made && there(&part.source)? && !there(fresh)?,
-        None => there(&part.parked)? && !there(&part.source)?,
-    })
+    let is_folder = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
+    if is_folder {
+        emptied(spot)?;
+    }
+    let flags = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+    rustix::fs::unlinkat(spot.folder(), spot.name(), flags)
+        .map_err(std::io::Error::from)
+        .with_context(|| format!("removing {}", spot.path().display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
-    use std::path::PathBuf;
 
     struct Scene {
         _temp: tempfile::TempDir,
         part: Part,
+        kept: PathBuf,
+        noted: Vec<PathBuf>,
     }
 
     fn scene(absent: bool) -> Scene {
@@ -208,15 +198,37 @@ mod tests {
         let root = temp.path().canonicalize().unwrap();
         let source = root.join("data");
         let fresh = beside(&source, "restoring", "x");
-        fs::create_dir(&fresh).unwrap();
-        fs::write(fresh.join("is"), "fresh").unwrap();
+        folder(&fresh, "fresh");
         if !absent {
-            fs::create_dir(&source).unwrap();
-            fs::write(source.join("is"), "old").unwrap();
+            folder(&source, "old");
         }
-        let parked = beside(&source, "parked", "x");
-        let (title, fresh) = ("data".into(), Some(fresh));
-        Scene { _temp: temp, part: Part { title, source, fresh, parked, absent, is_file: false } }
+        let mut part = Part::new("data".into(), source.clone(), Some(fresh), false, "x");
+        identify(&mut part).unwrap();
+        let kept = beside(&source, "parked", "kept");
+        Scene { _temp: temp, part, kept, noted: Vec::new() }
+    }
+
+    impl Scene {
+        fn forward(&mut self) {
+            let note = &mut |path| {
+                self.noted.push(path);
+                Ok(())
+            };
+            forward(&self.part, Foreign::Refuse, &mut Aside { id: "x", note }).unwrap();
+        }
+
+        fn backward(&mut self) {
+            let note = &mut |path| {
+                self.noted.push(path);
+                Ok(())
+            };
+            backward(&self.part, &self.kept, &mut Aside { id: "x", note }).unwrap();
+        }
+    }
+
+    fn folder(path: &Path, is: &str) {
+        fs::create_dir(path).unwrap();
+        fs::write(path.join("is"), is).unwrap();
     }
 
     fn is(path: &Path) -> String {
@@ -226,44 +238,68 @@ mod tests {
     #[test]
     fn forward_and_backward_may_be_repeated() {
         for absent in [false, true] {
-            let scene = scene(absent);
-            let part = &scene.part;
-            assert!(!is_begun(part).unwrap());
+            let mut scene = scene(absent);
+            let before = if absent { "nothing" } else { "old" };
+            assert!(!is_exchanged(&scene.part).unwrap());
             for _ in 0..2 {
-                forward(part).unwrap();
-                assert_eq!(is(&part.source), "fresh");
-                assert_eq!(is(&part.parked), if absent { "nothing" } else { "old" });
+                scene.forward();
+                assert_eq!(is(&scene.part.source), "fresh");
+                assert_eq!(is(&scene.part.parked), before);
             }
             for _ in 0..2 {
-                backward(part).unwrap();
-                assert_eq!(is(&part.source), if absent { "nothing" } else { "old" });
-                assert_eq!(is(part.fresh.as_ref().unwrap()), "fresh");
+                scene.backward();
+                assert_eq!(is(&scene.part.source), before);
+                assert_eq!(is(&scene.kept), "fresh");
             }
+            assert!(scene.noted.is_empty());
         }
     }
 
     #[test]
-    fn killed_between_the_two_renames() {
-        let scene = scene(false);
-        let part = &scene.part;
-        fs::rename(&part.source, &part.parked).unwrap();
-        assert!(is_begun(part).unwrap() && !is_exchanged(part).unwrap());
-        backward(part).unwrap();
-        assert_eq!(is(&part.source), "old");
-        fs::rename(&part.source, &part.parked).unwrap();
-        forward(part).unwrap();
-        assert_eq!((is(&part.source), is(&part.parked)), ("fresh".into(), "old".into()));
+    fn killed_after_the_exchange() {
+        for goes_on in [false, true] {
+            let mut scene = scene(false);
+            let fresh = Spot::of(scene.part.fresh.as_ref().unwrap()).unwrap();
+            Spot::of(&scene.part.source).unwrap().exchange(&fresh).unwrap();
+            assert!(is_exchanged(&scene.part).unwrap());
+            match goes_on {
+                true => scene.forward(),
+                false => scene.backward(),
+            }
+            let (part, other) =
+                (&scene.part, if goes_on { &scene.part.parked } else { &scene.kept });
+            let expected = if goes_on { ("fresh", "old") } else { ("old", "fresh") };
+            assert_eq!((is(&part.source).as_str(), is(other).as_str()), expected);
+        }
     }
 
+    /// As Docker makes one where a bind mount is missing, or as a person does.
     #[test]
-    fn a_link_on_the_way_is_not_followed() {
-        let temp = tempfile::tempdir().unwrap();
-        let root = temp.path().canonicalize().unwrap();
-        fs::create_dir(root.join("real")).unwrap();
-        std::os::unix::fs::symlink(root.join("real"), root.join("link")).unwrap();
-        assert!(Spot::of(&root.join("link/data")).is_err());
-        assert!(open_stepwise(&root.join("link")).is_err());
-        assert!(open_stepwise(&root.join("real")).is_ok());
+    fn a_foreign_folder_is_set_aside_wherever_it_is() {
+        for (place, goes_on) in [(0, true), (0, false), (1, true), (1, false)] {
+            let mut scene = scene(false);
+            if place == 0 {
+                fs::rename(&scene.part.source, &scene.part.parked).unwrap();
+                folder(&scene.part.source, "foreign");
+            } else if goes_on {
+                folder(&scene.part.parked, "foreign");
+            } else {
+                scene.forward();
+                folder(scene.part.fresh.as_ref().unwrap(), "foreign");
+            }
+            for _ in 0..2 {
+                match goes_on {
+                    true => scene.forward(),
+                    false => scene.backward(),
+                }
+            }
+            let part = &scene.part;
+            assert_eq!(is(&part.source), if goes_on { "fresh" } else { "old" });
+            assert_eq!(scene.noted, [beside(&part.source, "found", "x")]);
+            assert_eq!(is(&scene.noted[0]), "foreign");
+            let old = if goes_on { is(&part.parked) } else { is(&part.source) };
+            assert_eq!(old, "old");
+        }
     }
 
     #[test]
@@ -274,8 +310,8 @@ mod tests {
         fs::write(root.join("kept"), "x").unwrap();
         std::os::unix::fs::symlink(root.join("kept"), root.join("gone/deep/link")).unwrap();
         let spot = Spot::of(&root.join("gone")).unwrap();
-        spot.remove().unwrap();
-        spot.remove().unwrap();
+        remove(&spot).unwrap();
+        remove(&spot).unwrap();
         let left: Vec<PathBuf> =
             fs::read_dir(&root).unwrap().map(|one| one.unwrap().path()).collect();
         assert_eq!(left, [root.join("kept")]);

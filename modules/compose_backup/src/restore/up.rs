@@ -22,6 +22,13 @@ use std::time::Duration;
 
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 
+/// How far a start is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    Started,
+    Healthy,
+}
+
 /// A service and the image that it runs on.
 #[derive(Clone, Debug)]
 pub struct Running {
@@ -38,7 +45,7 @@ pub struct Starting<'a> {
 
 impl Starting<'_> {
     /// Answers what a person should know of.
-    pub fn start(&self, loaded: &[Loaded]) -> Result<Vec<String>> {
+    pub fn start(&self, loaded: &[Loaded], until: Until) -> Result<Vec<String>> {
         let services = self.goal.to_run();
         if services.is_empty() {
             return Ok(Vec::new());
@@ -55,11 +62,13 @@ impl Starting<'_> {
             services: &services,
             scale: &scale,
             alone: self.goal.is_partial,
-            wait: all_ran,
+            wait: all_ran && until == Until::Healthy,
             patience: self.task.wait,
         };
         compose.up(&up).context("starting the services")?;
-        self.wait(&services)?;
+        if until == Until::Healthy {
+            self.wait(&services)?;
+        }
         Ok(warnings)
     }
 

@@ -6,12 +6,13 @@
 use crate::keep;
 use crate::manifest::Manifest;
 use crate::manifest::Mount;
-use crate::restore::swap::Spot;
+use crate::restore::swap;
 use crate::sums;
 use crate::verify::config::place_of;
 use anyhow::{Context, Result};
 use host::folder::SafeFolder;
 use host::space::Space;
+use host::spot::Spot;
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -59,7 +60,7 @@ impl Scratch {
     }
 
     fn put(&self, backup: &Path, manifest: &Manifest, mount: &Mount) -> Result<()> {
-        let into = Spot::of(&self.path(&format!("data/{}", mount.n)))?.empty_folder()?;
+        let into = Spot::of(&self.path(&format!("data/{}", mount.n)))?.make_folder()?;
         let index = File::open(backup.join(&mount.index))
             .with_context(|| format!("reading {} of the backup", mount.index))?;
         let segments = sums::stored(backup, manifest, mount)?;
@@ -98,7 +99,7 @@ impl Scratch {
 pub fn remove(backup_dir: &Path) -> Result<()> {
     let path = backup_dir.join(NAME);
     match Spot::find(&path)? {
-        Some(spot) => spot.remove().with_context(|| format!("removing {}", path.display())),
+        Some(spot) => swap::remove(&spot).with_context(|| format!("removing {}", path.display())),
         None => Ok(()),
     }
 }
