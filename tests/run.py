@@ -27,6 +27,13 @@ READY = ("prepare", "collection")   # what every test needs
 FOR_BOTH = "integration/ssh/test_other_architecture.py"
 # Left to `make test-long`, beside the tests that are marked so: a machine of its own for one test.
 LONG = ("faults/zfs/test_zfs_pre_deploy_suspended.py",)
+# What `make test-long` repeats on a machine that is made slow: flips, flows, kills and the ledger, and ZFS under a clock that steps.
+STRESSED = ("integration/haproxy/test_haproxy_color_switch.py", "integration/haproxy/test_haproxy_color_switch_gates.py",
+            "integration/haproxy/test_haproxy_color_switch_reload.py", "faults/haproxy/test_haproxy_killed.py",
+            "integration/flows/test_flows.py", "faults/flows/test_flows_faults.py", "integration/machine/test_deploy_ledger.py",
+            "faults/machine/test_deploy_ledger_faults.py", "faults/machine/test_health_gate_faults.py", "faults/zfs/test_zfs_pre_deploy_faults.py")
+ROUNDS = 3   # about an hour
+SHORT = {"REVERSIBLE_LONG": "", "REVERSIBLE_CLOCK": "steps"}
 
 
 def tests(name: str, path: str, kind: str) -> Tests:
@@ -36,8 +43,10 @@ def tests(name: str, path: str, kind: str) -> Tests:
 
 def everything(long: bool) -> list[Stage | Tests]:
     found = [tests(path, path, kind) for path, kind in files_of_tests() if long or path not in LONG]
+    stressed = [Tests(f"stress/{number}/{path}", (str(ROOT / "tests" / path),), path.split("/")[1], READY, SHORT, stressed=True)
+                for number in range(1, ROUNDS + 1) for path in STRESSED]
     demo = Tests("demo", (), "machine", READY, {}, (str(ROOT / "tests/demo"),))
-    return [*STAGES, *found, demo]
+    return [*STAGES, *found, demo, *(stressed if long else ())]
 
 
 def chosen(words: list[str], work: list[Stage | Tests]) -> list[Stage | Tests]:

@@ -53,6 +53,7 @@ class Tests(NamedTuple):
     needs: tuple[str, ...]
     env: dict[str, str]
     command: tuple[str, ...] = ()   # in place of pytest
+    stressed: bool = False   # on a machine that is made slow
 
 
 class Runner:
@@ -146,6 +147,8 @@ class Runner:
         sandbox = self.sandbox(number)
         options = ["-rfEs", "--color", "no", "-p", "no:cacheprovider", "--durations", "15", "--durations-min", "1"]
         argv = [*(one.command or (str(pytest), *options)), *one.paths]
+        if one.stressed:
+            argv = [str(ROOT / "tests/stress.py"), *argv]
         job.write(f"$ {' '.join(argv)}")
         job.sandbox = sandbox
         start = job.path.stat().st_size
