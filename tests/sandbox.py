@@ -131,7 +131,7 @@ def furnish(place: Path) -> None:
     stand_in(home, own["home"])
     mount("-t", "tmpfs", "-o", "mode=0755", "run", "/run")
     Path("/run/lock").mkdir(mode=0o1777)
-    os.environ.update(TMPDIR=str(own["tmp"]), REVERSIBLE_LAB=lab_of(place))
+    os.environ.update(TMPDIR=str(own["tmp"]), REVERSIBLE_LAB=lab_of(place), REVERSIBLE_SANDBOX="1")
 
 
 def stand_in(folder: Path, ours: Path) -> None:
