@@ -2,11 +2,13 @@
 
 use crate::left::Left;
 use crate::progress::{self, Progress};
+use crate::restore::refuse::mounted_at;
 use crate::shelf::{Kept, Shelf};
 use crate::task::Place;
 use crate::{parked, state, sums};
 use ansible_module::{Invocation, Outcome};
 use anyhow::Result;
+use host::mounts::Mounts;
 use serde_json::{Value, json};
 
 pub fn info(invocation: &Invocation) -> Result<Outcome> {
@@ -29,7 +31,8 @@ pub fn info(invocation: &Invocation) -> Result<Outcome> {
         .collect();
     // What is shown must not touch the folder.
     let mut silent = Progress::silent();
-    let backups = shelf.backups.iter().map(|kept| described(kept, check, &mut silent));
+    let mounts = Mounts::read()?;
+    let backups = shelf.backups.iter().map(|kept| described(kept, check, &mounts, &mut silent));
     let backups = backups.collect::<Result<Vec<Value>>>()?;
     let latest = shelf.newest().map(|(kept, _)| kept.name.clone());
     Ok(Outcome { warnings: shelf.warnings.clone(), ..Outcome::default() }
@@ -42,7 +45,7 @@ pub fn info(invocation: &Invocation) -> Result<Outcome> {
         .fact("progress", json!(progress::read(&shelf.dir))))
 }
 
-fn described(kept: &Kept, check: bool, progress: &mut Progress) -> Result<Value> {
+fn described(kept: &Kept, check: bool, mounts: &Mounts, progress: &mut Progress) -> Result<Value> {
     let manifest = kept.manifest.as_ref().ok();
     let mut why: Vec<String> =
         kept.manifest.as_ref().err().map(|error| format!("{error:#}")).into_iter().collect();
@@ -64,6 +67,7 @@ fn described(kept: &Kept, check: bool, progress: &mut Progress) -> Result<Value>
         why.extend((manifest.mounts.iter().filter(|mount| !mount.restorable)).map(|mount| {
             format!("{}: {}", mount.title(), mount.why.as_deref().unwrap_or_default())
         }));
+        why.extend(manifest.mounts.iter().filter_map(|mount| mounted_at(mounts, &mount.source)));
     }
     Ok(json!({
         "name": kept.name,

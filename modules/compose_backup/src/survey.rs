@@ -6,12 +6,14 @@ use crate::freeze::Frozen;
 use crate::images::{self, Earlier, FileRecord, Wanted};
 use crate::manifest::{Kind, Manifest, Mount, ServiceRecord};
 use crate::mounts::{self, Found};
+use crate::restore::refuse::mounted_at;
 use crate::shelf::Shelf;
 use crate::state::{Project, Tools};
 use crate::task::{Mode, Task};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::mounts::Mounts as HostMounts;
+use host::mounts::Mounts;
 use host::space::{Space, human};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -72,6 +74,8 @@ pub fn survey(
         }
     }
     let mut warnings = warnings(&records, &found);
+    let mounts = Mounts::read()?;
+    warnings.extend(found.mounts.iter().filter_map(|mount| mounted_at(&mounts, &mount.source)));
     let all = docker.all_containers()?;
     let foreign_writers: Vec<String> = (all.iter())
         .filter(|one| one.project() != Some(project.name()) || one.is_one_off())

@@ -115,7 +115,10 @@ def test_a_source_that_cannot_be_renamed(project: Project) -> None:
     try:
         (data / "file").write_text("on a disk of its own\n")
         project.up()
-        assert project.backup(deploy_id=ID)["changed"]
+        done = project.backup(deploy_id=ID)
+        assert done["changed"] and "is mounted there" in str(done["warnings"]), done   # said when it is made, and when it is looked at
+        [told] = project.info()["backups"]
+        assert not told["ready_to_restore"] and "is mounted there" in str(told["why"]), told
         project.fails("mount_point", str(data), state="restored", deploy_id=ID, confirm=True)
         assert project.states() == {"app": "running"} and (data / "file").exists()
     finally:

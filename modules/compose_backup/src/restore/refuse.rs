@@ -61,19 +61,22 @@ fn volumes(tools: &Tools, goal: &Goal) -> Result<()> {
 /// A mount point cannot be renamed, and what is mounted below would go away with what is parked.
 fn mount_points(goal: &Goal) -> Result<()> {
     let mounts = Mounts::read()?;
-    for part in &goal.work.parts {
-        let odd = mounts.iter().find(|mount| mount.mountpoint.starts_with(&part.source));
-        if let Some(odd) = odd {
-            let msg = format!(
-                "{} is to be exchanged by renaming, and {} is mounted there: unmount it, bind the service to a \
-                 folder below the mount point, or restore that data by hand (manifest.txt says how)",
-                part.source.display(),
-                odd.mountpoint.display()
-            );
-            return Err(refusal("mount_point", msg));
-        }
+    match goal.work.parts.iter().find_map(|part| mounted_at(&mounts, &part.source)) {
+        Some(msg) => Err(refusal("mount_point", msg)),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Why what is at `source` cannot be exchanged, as things are mounted now. A backup says it when it is made
+/// and when it is looked at, and not only when it is needed.
+pub fn mounted_at(mounts: &Mounts, source: &Path) -> Option<String> {
+    let odd = mounts.iter().find(|mount| mount.mountpoint.starts_with(source))?;
+    Some(format!(
+        "{} is to be exchanged by renaming, and {} is mounted there: unmount it, bind the service to a \
+         folder below the mount point, or restore that data by hand (manifest.txt says how)",
+        source.display(),
+        odd.mountpoint.display()
+    ))
 }
 
 fn own_folders(task: &Task, goal: &Goal) -> Result<()> {
