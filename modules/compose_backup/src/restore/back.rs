@@ -9,7 +9,7 @@ use crate::docker::inspect::Container;
 use crate::freeze::{self, Frozen};
 use crate::images;
 use crate::parked;
-use crate::restore::run::tidy;
+use crate::restore::fresh::tidy;
 use crate::restore::swap::{self, Aside, beside};
 use crate::restore::up;
 use crate::restore::work::{Part, Work};

@@ -6,12 +6,14 @@
 //! | refuse what would fail half way                    | [`refuse`] |
 //! | say it as steps                                    | [`plan`]   |
 //! | do the steps                                       | [`run`]    |
-//! | exchange folders and files by renaming             | [`swap`]   |
+//! | make the folders that it is put into at first     | [`fresh`]  |
+//! | exchange folders and files in one call             | [`swap`]   |
 //! | start services and see that they are the right ones | [`up`]     |
 //! | put the parked state back                          | [`back`]   |
 //! | know what a restore was about, also after a kill   | [`work`]   |
 
 pub mod back;
+pub mod fresh;
 pub mod goal;
 pub mod plan;
 pub mod refuse;

@@ -6,16 +6,16 @@
 
 use crate::freeze::{self, Frozen, Held};
 use crate::images::{self, Loaded};
-use crate::keep;
-use crate::manifest::{FileRecord, Mount};
+use crate::manifest::Mount;
 use crate::parked;
 use crate::plan::Action;
 use crate::progress::Progress;
 use crate::restore::back::{self, Back};
+use crate::restore::fresh;
 use crate::restore::goal::{Content, Goal};
-use crate::restore::swap::{self, Aside, Foreign, beside};
+use crate::restore::swap::{self, Aside, Foreign};
 use crate::restore::up::{self, Running, Until};
-use crate::restore::work::{Part, Work};
+use crate::restore::work::Part;
 use crate::state::Tools;
 use crate::sums;
 use crate::survey::{earlier_of, uses};
@@ -28,12 +28,11 @@ use host::deadline::Deadline;
 use host::fence::Fence;
 use host::folder::SafeFolder;
 use host::record::{Done, Intent};
-use host::spot::{self, Spot};
+use host::spot::Spot;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub struct Restore<'a> {
     task: &'a Task,
@@ -99,7 +98,7 @@ impl<'a> Restore<'a> {
             self.goal.write(self.state_dir)?;
         }
         self.note(intent)?;
-        self.try_exchange()?;
+        fresh::try_exchange(&self.goal.work)?;
         if let Some(config) = &self.goal.config_before {
             let path = parked::file(self.state_dir, &self.goal.work.id, "before.json")?;
             Replace::new(&path).mode(0o600).write(&serde_json::to_vec(config)?)?;
@@ -109,23 +108,6 @@ impl<'a> Restore<'a> {
         };
         let mut progress = Progress::new(self.backup_dir);
         sums::begin(folder, manifest, &mut progress)
-    }
-
-    /// Whether the file systems can do it, before anything is stopped.
-    fn try_exchange(&self) -> Result<()> {
-        let mut tried: Vec<&Path> = Vec::new();
-        for part in &self.goal.work.parts {
-            let Some(folder) = part.source.parent().filter(|folder| folder.exists()) else {
-                continue;
-            };
-            if tried.contains(&folder) {
-                continue;
-            }
-            tried.push(folder);
-            let [one, other] = names_to_try(part, &self.goal.work.id);
-            spot::try_exchange(&one, &other)?;
-        }
-        Ok(())
     }
 
     fn load(&mut self, intent: &Intent) -> Result<()> {
@@ -193,7 +175,9 @@ impl<'a> Restore<'a> {
             progress.begin(format!("putting {} beside", part.title), bytes);
             let done = match content {
                 Content::Mount(mount) => self.put_mount(&folder, mount, part, into, &mut progress),
-                Content::File(file) => put_file(&folder, file, part, &into).map(|()| Vec::new()),
+                Content::File(file) => {
+                    fresh::put_file(&folder, file, part, &into).map(|()| Vec::new())
+                }
                 Content::Parked => Ok(Vec::new()),
             };
             let unset = done.with_context(|| format!("putting {} beside", part.title))?;
@@ -216,7 +200,7 @@ impl<'a> Restore<'a> {
             None => drop(spot.make_folder()?),
             there if there == part.made => {}
             // Killed after it was made and before that was noted.
-            Some(_) if self.goal.resumes && is_empty_and_ours(&spot)? => {}
+            Some(_) if self.goal.resumes && fresh::is_empty_and_ours(&spot)? => {}
             Some(_) => {
                 let msg = format!(
                     "{} is there already, and this restore has not made it: find out whose it is, and move it away; \
@@ -337,7 +321,7 @@ impl<'a> Restore<'a> {
             parked::forget(self.state_dir, &undone.id)?;
         }
         for part in self.goal.work.parts.iter().filter(|part| part.is_file) {
-            remove_holder(part)?;
+            fresh::remove_holder(part)?;
         }
         images::release(docker, &self.loaded)?;
         self.note(intent)
@@ -452,57 +436,4 @@ impl<'a> Restore<'a> {
             .fact("parked", self.goal.work.parked_paths())
             .fact("images", images)
     }
-}
-
-fn is_empty_and_ours(spot: &Spot) -> Result<bool> {
-    let meta = File::from(spot.open()?).metadata()?;
-    let ours = meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o077 == 0;
-    Ok(ours && std::fs::read_dir(spot.path())?.next().is_none())
-}
-
-fn names_to_try(part: &Part, id: &str) -> [PathBuf; 2] {
-    ["1", "2"].map(|n| beside(&part.source, "restoring", &format!("{id}.{n}")))
-}
-
-fn put_file(backup: &Path, file: &FileRecord, part: &Part, folder: &OwnedFd) -> Result<()> {
-    let name = part.source.file_name().context("a file without a name")?;
-    let mut from = File::open(backup.join(format!("config/files/{}", file.n)))?;
-    let flags = rustix::fs::OFlags::WRONLY
-        | rustix::fs::OFlags::CREATE
-        | rustix::fs::OFlags::EXCL
-        | rustix::fs::OFlags::CLOEXEC;
-    let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    let made = rustix::fs::openat(folder, name, flags, mode).map_err(std::io::Error::from)?;
-    let mut to = File::from(made);
-    std::io::copy(&mut from, &mut to)?;
-    keep::dress(&to, &file.meta)?;
-    Ok(to.sync_all()?)
-}
-
-/// The folder of ours around a file that is in its place now.
-fn remove_holder(part: &Part) -> Result<()> {
-    if let Some(spot) = part.holder().map(Spot::find).transpose()?.flatten() {
-        if part.made.is_some() && spot.identity()? == part.made {
-            spot.remove_if_empty();
-        }
-    }
-    Ok(())
-}
-
-/// Takes away what was put beside and has never been in its place; only what this restore has made.
-pub fn tidy(work: &Work) -> Result<()> {
-    for part in &work.parts {
-        for path in names_to_try(part, &work.id) {
-            Spot::find(&path)?.iter().for_each(Spot::remove_if_empty);
-        }
-        let Some(spot) = part.holder().map(Spot::find).transpose()?.flatten() else { continue };
-        let is_ours = part.made.is_some() && spot.identity()? == part.made;
-        if is_ours && !part.stood {
-            swap::remove(&spot)?;
-        } else if work.backup.is_some() {
-            // Killed after it was made and before that was noted, or a file's that is in its place.
-            spot.remove_if_empty();
-        }
-    }
-    Ok(())
 }
