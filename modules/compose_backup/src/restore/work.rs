@@ -169,7 +169,9 @@ impl Work {
     }
 
     pub fn uses_any(&self, container: &Container) -> bool {
-        container.mounts.iter().any(|one| {
+        // A tmpfs has no source, and every path would lie in it.
+        let mut mounts = container.mounts.iter().filter(|one| !one.source.as_os_str().is_empty());
+        mounts.any(|one| {
             self.parts.iter().any(|part| {
                 one.source.starts_with(&part.source) || part.source.starts_with(&one.source)
             })
