@@ -17,7 +17,6 @@ def test_each_scenario_is_run() -> None:
     assert SCENARIOS == {*OURS, *(path.stem.removeprefix("test_molecule_") for path in (ROOT / "tests/integration").rglob("test_molecule_*.py"))}
 
 
-# test_flows_faults.py breaks the same phases, and more.
-@pytest.mark.parametrize("scenario", ["default", pytest.param("broken", marks=pytest.mark.long)])
+@pytest.mark.parametrize("scenario", OURS)
 def test_a_scenario_ends_well(scenario: str, tmp_path: Path) -> None:
     ends_well(scenario, tmp_path)
