@@ -37,7 +37,9 @@ def test_a_flip_and_the_way_back_under_load(version: str, layout: str) -> None:
             agree(edge, "blue")
         assert edge.worker_pid() == pid and edge.map.read_text().splitlines()[:2] == others
         assert load.report["failed"] == 0 and load.report["keepalive_retries"] == 0, load.report["kinds"]
-        assert [change["to"] for change in load.report["changes"]] == ["green", "blue"]
+        # Not by `changes`, which two flips may be too near to each other for.
+        words = [word for word, *_ in load.report["runs"]]
+        assert words[0] == "blue" and "green" in words and "blue" in words[words.index("green"):], words
         assert load.report["web_socket"]["cut"] is None
         assert there["changed"] and there["active"] == "green" and there["release"] == RELEASES["green"] and there["drift"] == []
         assert there["undo"] == "color: previous, or color: blue" and there["loss"] == []
