@@ -71,7 +71,10 @@ impl<'a> Restore<'a> {
     pub fn act(&mut self, action: &Action, intent: &Intent) -> Result<()> {
         match action {
             Action::Check => self.check(intent),
-            Action::Load => self.load(intent),
+            Action::Load => {
+                self.load(intent)?;
+                self.try_exchange()
+            }
             Action::PutBeside => {
                 self.make_volumes(intent)?;
                 self.put_beside(intent)
@@ -98,7 +101,6 @@ impl<'a> Restore<'a> {
             self.goal.write(self.state_dir)?;
         }
         self.note(intent)?;
-        fresh::try_exchange(&self.goal.work)?;
         if let Some(config) = &self.goal.config_before {
             let path = parked::file(self.state_dir, &self.goal.work.id, "before.json")?;
             Replace::new(&path).mode(0o600).write(&serde_json::to_vec(config)?)?;
@@ -140,6 +142,14 @@ impl<'a> Restore<'a> {
             self.goal.work.tags = images::tags_now(&self.tools.docker, &names)?;
         }
         self.note(intent)
+    }
+
+    /// Before anything is stopped, and after all that damage could be found in without touching anything.
+    fn try_exchange(&self) -> Result<()> {
+        match self.goal.work.exchanged_after {
+            Some(_) => Ok(()),
+            None => fresh::try_exchange(&self.goal.work),
+        }
     }
 
     /// Volumes that are gone, with the labels that compose knows its own by. The engine makes an empty
