@@ -46,7 +46,7 @@ impl Program {
             let msg = "there is no Compose v2 here: neither `docker compose` nor a `docker-compose` of version 2";
             Error::from(Failure::new("program_missing", msg).caused_by(cause))
         };
-        let standalone = program::find("docker-compose").map_err(|why| missing(why.into()))?;
+        let standalone = program::look("docker-compose")?.map_err(|why| missing(why.into()))?;
         let out = Command::new(&standalone).args(["version", "--short"]).run();
         let version = out.map_err(|why| missing(why.into()))?;
         let version = version.text()?.trim().trim_start_matches('v').to_owned();

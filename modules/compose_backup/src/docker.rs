@@ -49,7 +49,7 @@ pub struct Engine {
 impl Docker {
     /// Finds the program, and asks it where its engine is.
     pub fn find(given_host: Option<&str>) -> Result<Docker> {
-        let program = program::find("docker").map_err(|missing| {
+        let program = program::look("docker")?.map_err(|missing| {
             Failure::new("program_missing", "this machine has no docker").caused_by(missing.into())
         })?;
         let mut docker =

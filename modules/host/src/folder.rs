@@ -9,6 +9,8 @@
 //! * A sticky folder of root's, such as /tmp, may lie above (never be the folder itself): what is
 //!   ours in it cannot be renamed by others, and each next component is checked to be ours or
 //!   root's.
+//!
+//! A program that we run is held to the same ([`check_program`]): its folder, and the file itself.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -92,14 +94,34 @@ impl SafeFolder {
     }
 }
 
+/// Refuses a program that somebody but root (or we) could write to or swap for another, wherever
+/// links lead. A link to nothing passes: running it says so.
+pub fn check_program(path: &Path) -> Result<()> {
+    let mut walk = Walk::begin(path)?;
+    walk.wanted = Wanted::Program;
+    while let Some(name) = walk.next_name()? {
+        if walk.enter(&name)? == Step::Missing {
+            break;
+        }
+    }
+    Ok(())
+}
+
 #[derive(PartialEq, Eq)]
 enum Step {
     Entered,
     Missing,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Folder,
+    Program,
+}
+
 struct Walk<'a> {
     asked: &'a Path,
+    wanted: Wanted,
     /// From `/` to where we are; never empty.
     at: Vec<(OwnedFd, PathBuf)>,
     todo: VecDeque<OsString>,
@@ -110,8 +132,8 @@ impl<'a> Walk<'a> {
     fn begin(asked: &'a Path) -> Result<Walk<'a>> {
         let root = nix::fcntl::open("/", LOOK | OFlag::O_DIRECTORY, Mode::empty())
             .context("cannot open /")?;
-        let mut walk =
-            Walk { asked, at: vec![(root, "/".into())], todo: VecDeque::new(), links: 0 };
+        let (at, todo) = (vec![(root, "/".into())], VecDeque::new());
+        let mut walk = Walk { asked, wanted: Wanted::Folder, at, todo, links: 0 };
         if !asked.is_absolute() {
             return Err(walk
                 .refuse(asked, "is not an absolute path", "give the path from / on")
@@ -161,7 +183,17 @@ impl<'a> Walk<'a> {
         let stat = stat_of(&fd, &path)?;
         match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
             SFlag::S_IFDIR => self.at.push((fd, path)),
-            SFlag::S_IFLNK => self.follow(&fd, &path, &stat)?,
+            SFlag::S_IFLNK => {
+                // Else a link of root's in a folder like /tmp: another hard link to it has the same owner.
+                if self.wanted == Wanted::Program && self.todo.is_empty() {
+                    self.judge(Role::Asked)?;
+                }
+                self.follow(&fd, &path, &stat)?;
+            }
+            SFlag::S_IFREG if self.wanted == Wanted::Program && self.todo.is_empty() => {
+                self.judge(Role::Asked)?;
+                self.judge_one(&path, &stat, false)?;
+            }
             _ => {
                 return Err(self
                     .refuse(&path, "is not a folder", "move it away, or use another folder")
@@ -239,28 +271,31 @@ impl<'a> Walk<'a> {
     fn judge(&self, role: Role) -> Result<()> {
         let (fd, path) = &self.at[self.at.len() - 1];
         let stat = stat_of(fd, path)?;
+        let sticky = role == Role::Above && stat.st_mode & 0o1000 != 0 && stat.st_uid == 0;
+        self.judge_one(path, &stat, sticky)
+    }
+
+    fn judge_one(&self, path: &Path, stat: &FileStat, sticky: bool) -> Result<()> {
         let mode = stat.st_mode & 0o7777;
+        let otherwise = match self.wanted {
+            Wanted::Folder => "use another folder",
+            Wanted::Program => "take its folder out of PATH",
+        };
         if !trusted(stat.st_uid) {
             let what = format!("belongs to uid {} (mode {mode:04o})", stat.st_uid);
             return Err(self
-                .refuse(
-                    path,
-                    &what,
-                    &format!("use another folder, or: chown root {}", path.display()),
-                )
+                .refuse(path, &what, &format!("{otherwise}, or: chown root {}", path.display()))
                 .into());
         }
-        let sticky = role == Role::Above && mode & 0o1000 != 0 && stat.st_uid == 0;
         if mode & 0o022 != 0 && !sticky {
-            let who = if mode & 0o002 != 0 { "everyone" } else { "its group" };
+            let who = match mode & 0o002 != 0 {
+                true => "everyone".to_owned(),
+                false => format!("its group, gid {}", stat.st_gid),
+            };
             let what =
                 format!("can be written to by {who} (owner uid {}, mode {mode:04o})", stat.st_uid);
             return Err(self
-                .refuse(
-                    path,
-                    &what,
-                    &format!("use another folder, or: chmod go-w {}", path.display()),
-                )
+                .refuse(path, &what, &format!("{otherwise}, or: chmod go-w {}", path.display()))
                 .into());
         }
         Ok(())

@@ -1,24 +1,48 @@
 //! Finding a program: PATH, then the folders that PATH lacks in a login without a shell (sbin above
 //! all).
 //!
-//! Invariant: what is found is an absolute path; empty and relative PATH entries are passed over,
-//! so that the current folder is never searched.
+//! Invariants: what is found is an absolute path; empty and relative PATH entries are passed over,
+//! so that the current folder is never searched. Root runs nothing, and hands no folder on to what
+//! it runs, that another user could change. A program that is named by its absolute path is the
+//! choice of its user.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use nix::unistd::{AccessFlags, eaccess};
+use anyhow::Result;
+use nix::unistd::{AccessFlags, eaccess, geteuid};
+
+use crate::folder::{self, SafeFolder};
 
 /// Searched after PATH. `pct`, `zfs` and `haproxy` live in sbin, which is not on the PATH of an ssh
 /// command.
 const ALSO: [&str; 6] =
     ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"];
 
-/// The absolute path of `name`, or [`Missing`] with all the folders that were looked into.
-pub fn find(name: &str) -> Result<PathBuf, Missing> {
-    find_in(name, search_path())
+/// The absolute path of `name`; else [`Missing`] with all the folders that were looked into, or
+/// [`Unsafe`].
+pub fn find(name: &str) -> Result<PathBuf> {
+    Ok(look(name)??)
+}
+
+/// The same for those who can do without it: what is unsafe is an error all the same, since
+/// somebody may wait for us to run it.
+pub fn look(name: &str) -> Result<Result<PathBuf, Missing>, Unsafe> {
+    look_in(name, search_path())
+}
+
+fn look_in(name: &str, folders: Vec<PathBuf>) -> Result<Result<PathBuf, Missing>, Unsafe> {
+    let found = find_in(name, folders);
+    match &found {
+        Ok(path) if geteuid().is_root() && !Path::new(name).is_absolute() => {
+            folder::check_program(path).map_err(|error| Unsafe::new(name, path, &error))?;
+        }
+        _ => {}
+    }
+    Ok(found)
 }
 
 /// PATH's absolute folders, then those of [`ALSO`] that are not among them.
@@ -33,9 +57,16 @@ pub fn search_path() -> Vec<PathBuf> {
     folders
 }
 
-/// The same as one value for a child's environment.
+/// The same as one value for a child's environment; for a child of root's without the folders that
+/// another user could change: it searches, too.
 pub(crate) fn search_path_value() -> OsString {
-    std::env::join_paths(search_path()).unwrap_or_else(|_| ALSO.join(":").into())
+    static VALUE: OnceLock<OsString> = OnceLock::new();
+    let value = || {
+        let safe = |folder: &PathBuf| matches!(SafeFolder::find(folder), Ok(Some(_)));
+        let folders = search_path().into_iter().filter(|it| !geteuid().is_root() || safe(it));
+        std::env::join_paths(folders).unwrap_or_else(|_| ALSO.join(":").into())
+    };
+    VALUE.get_or_init(value).clone()
 }
 
 fn find_in(name: &str, folders: Vec<PathBuf>) -> Result<PathBuf, Missing> {
@@ -141,6 +172,37 @@ impl fmt::Display for Missing {
 
 impl std::error::Error for Missing {}
 
+/// Root is not to run it: another user could have put it there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsafe {
+    pub name: String,
+    pub path: PathBuf,
+    why: String,
+}
+
+impl Unsafe {
+    fn new(name: &str, path: &Path, error: &anyhow::Error) -> Unsafe {
+        let why = match error.downcast_ref::<folder::Unsafe>() {
+            Some(it) => format!("{} {}; {}", it.component.display(), it.problem, it.advice),
+            None => format!("{error:#}"),
+        };
+        Unsafe { name: name.to_owned(), path: path.to_owned(), why }
+    }
+
+    pub fn reason(&self) -> &'static str {
+        "unsafe_program"
+    }
+}
+
+impl fmt::Display for Unsafe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, path) = (&self.name, self.path.display());
+        write!(f, "root must not run {name}, which was found as {path}: {}", self.why)
+    }
+}
+
+impl std::error::Error for Unsafe {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,8 +234,51 @@ mod tests {
     }
 
     #[test]
+    fn root_runs_nothing_that_another_user_could_have_put_there() {
+        assert!(geteuid().is_root(), "are we root?");
+        let temp = tempfile::tempdir().unwrap();
+        let [safe, theirs, shared] = ["safe", "theirs", "shared"].map(|name| {
+            let folder = temp.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("tool"), "#!/bin/sh\n").unwrap();
+            std::fs::set_permissions(folder.join("tool"), PermissionsExt::from_mode(0o755))
+                .unwrap();
+            folder
+        });
+        std::os::unix::fs::chown(&theirs, Some(4301), None).unwrap();
+        std::os::unix::fs::chown(&shared, None, Some(4302)).unwrap();
+        std::fs::set_permissions(&shared, PermissionsExt::from_mode(0o775)).unwrap();
+        let find = |folder: &Path| look_in("tool", vec![folder.to_owned(), safe.clone()]);
+        let refused = |folder: &Path, words: &str| {
+            let error = find(folder).unwrap_err();
+            assert_eq!(error.reason(), "unsafe_program");
+            let begin = format!("root must not run tool, which was found as {}", folder.display());
+            let text = error.to_string();
+            assert!(text.starts_with(&begin) && text.contains(words), "{text}");
+            assert!(text.contains("; take its folder out of PATH, or: ch"), "{text}");
+        };
+        refused(&theirs, "theirs belongs to uid 4301 (mode 0755)");
+        refused(&shared, "shared can be written to by its group, gid 4302");
+        assert!(find(&safe).unwrap().is_ok());
+        // What stands in no folder of PATH is nobody's trap, and a whole path is its user's choice.
+        assert!(look_in("other", vec![theirs.clone()]).unwrap().is_err());
+        let path = theirs.join("tool");
+        assert_eq!(look_in(path.to_str().unwrap(), Vec::new()).unwrap().unwrap(), path);
+        // A link of root's to what is theirs, and a file of theirs.
+        let linked = temp.path().join("linked");
+        std::fs::create_dir(&linked).unwrap();
+        std::os::unix::fs::symlink(theirs.join("tool"), linked.join("tool")).unwrap();
+        refused(&linked, "theirs belongs to uid 4301");
+        std::fs::remove_file(linked.join("tool")).unwrap();
+        std::os::unix::fs::symlink("../safe/tool", linked.join("tool")).unwrap();
+        assert_eq!(find(&linked).unwrap().unwrap(), linked.join("tool"));
+        std::os::unix::fs::chown(safe.join("tool"), Some(4301), None).unwrap();
+        refused(&safe, "safe/tool belongs to uid 4301");
+    }
+
+    #[test]
     fn says_where_it_looked() {
-        let error = find("no-such-tool-here").unwrap_err();
+        let error = look("no-such-tool-here").unwrap().unwrap_err();
         assert_eq!(error.reason(), "program_missing");
         let text = error.to_string();
         assert!(

@@ -10,7 +10,7 @@ use crate::{command, deadline, fence, folder, interrupt, lock, program, record, 
 
 /// The code of the first error in the chain that has one: `lock_held`, `superseded`,
 /// `command_failed`, `timed_out`, `interrupted`, `no_space`, `read_only`, `permission_denied`,
-/// `unsafe_folder`, `unfinished`, `program_missing`, `cannot_exchange`.
+/// `unsafe_folder`, `unfinished`, `program_missing`, `unsafe_program`, `cannot_exchange`.
 pub fn reason(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(of_one)
 }
@@ -27,6 +27,7 @@ fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         interrupt::Interrupted,
         lock::Held,
         program::Missing,
+        program::Unsafe,
         record::Unfinished,
         space::NoSpace,
         spot::CannotExchange

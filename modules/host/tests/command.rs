@@ -351,3 +351,32 @@ fn no_zombies_and_no_descriptors_are_left() {
     // Other tests may run in this process too: some slack.
     assert!(count("/proc/self/fd") <= before + 15);
 }
+
+/// PATH is the whole process's, so the test runs itself again with another one.
+#[test]
+fn root_hands_on_no_folder_that_another_user_could_change() {
+    const PLAY: &str = "HOST_TEST_FOLDERS";
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::var_os(PLAY).is_some() {
+        let output = Command::new(Path::new("/usr/bin/env")).run().unwrap();
+        print!("{}", output.text().unwrap());
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let [ours, theirs] = ["ours", "theirs"].map(|name| temp.path().join(name));
+    std::fs::create_dir(&ours).unwrap();
+    std::fs::create_dir(&theirs).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(4301), None).unwrap();
+    let mut folders = vec![theirs.clone(), ours.clone()];
+    folders.extend(std::env::split_paths(&path));
+    let again = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "root_hands_on_no_folder_that_another_user_could_change", "--nocapture"])
+        .env("PATH", std::env::join_paths(folders).unwrap())
+        .env(PLAY, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&again.stdout);
+    let begin = format!("PATH={}:", ours.display());
+    assert!(again.status.success() && text.lines().any(|it| it.starts_with(&begin)), "{text}");
+    assert!(!text.contains(&*theirs.to_string_lossy()), "{text}");
+}

@@ -103,7 +103,7 @@ fn too_readable_is_narrowed_and_never_widened() {
 fn others_could_write() {
     let place = Place::new();
     let path = place.folder("group", 0o770, 0);
-    refused(&path, &path, "can be written to by its group (owner uid 0, mode 0770)");
+    refused(&path, &path, "can be written to by its group, gid 0 (owner uid 0, mode 0770)");
     let path = place.folder("all", 0o707, 0);
     refused(&path, &path, "can be written to by everyone");
     // Sticky does not help the folder itself, only one above it.

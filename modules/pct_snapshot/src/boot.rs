@@ -160,7 +160,11 @@ fn of_node(pct: &Pct) -> Vec<String> {
 }
 
 fn of_journal(pct: &Pct) -> Vec<String> {
-    let Ok(journalctl) = program::find("journalctl") else { return Vec::new() };
+    let journalctl = match program::look("journalctl") {
+        Ok(Ok(journalctl)) => journalctl,
+        Ok(Err(_)) => return Vec::new(),
+        Err(refused) => return vec![refused.to_string()],
+    };
     let unit = format!("pve-container@{}.service", pct.vmid);
     let command = Command::new(&journalctl)
         .args(["-u", &unit, "-n", LOG_LINES, "--no-pager", "-o", "cat"])

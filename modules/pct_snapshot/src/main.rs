@@ -60,11 +60,11 @@ fn connect(vmid: Vmid, task_timeout: Duration) -> Result<(Reader, Cluster)> {
         return Err(Failure::new("permission_denied", "pct works for root alone").into());
     }
     let cluster = Cluster::find(Path::new(cluster::ROOT));
-    let program = program::find("pct").map_err(|missing| {
+    let program = program::look("pct")?.map_err(|missing| {
         Failure::new("program_missing", "this is no Proxmox node").caused_by(missing.into())
     })?;
     let node = cluster.node.clone();
-    let pvesh = program::find("pvesh").ok().map(|program| Pvesh { program, node });
+    let pvesh = program::look("pvesh")?.ok().map(|program| Pvesh { program, node });
     let pct = Pct { program, vmid, task_timeout };
     Ok((Reader { pct, pvesh, warnings: Default::default() }, cluster))
 }

@@ -254,7 +254,7 @@ impl State {
     /// What ZFS says of these volumes; nothing when none is on ZFS or there is no `zfs`.
     pub fn zfs_rows(&self, mounts: &[Mount]) -> Result<Vec<zfs::Row>> {
         let datasets = self.datasets(mounts);
-        match host::program::find("zfs") {
+        match host::program::look("zfs")? {
             Ok(program) if !datasets.is_empty() => zfs::list(&program, &datasets),
             _ => Ok(Vec::new()),
         }

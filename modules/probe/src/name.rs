@@ -72,7 +72,7 @@ fn look_up(name: &str, deadline: Deadline) -> Result<Vec<IpAddr>, Unanswered> {
     let unknown = |why: &str| {
         Unanswered::new(Kind::Name, format!("cannot find the address of {name}: {why}"))
     };
-    let Ok(getent) = program::find("getent") else {
+    let Ok(getent) = program::look("getent").map_err(|error| unknown(&error.to_string()))? else {
         let hosts = std::fs::read_to_string(HOSTS).unwrap_or_default();
         let found = in_hosts(&hosts, name);
         return if found.is_empty() {

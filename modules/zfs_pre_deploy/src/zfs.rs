@@ -36,11 +36,11 @@ pub struct Zfs {
 
 impl Zfs {
     pub fn find(timeout: Duration) -> Result<Zfs> {
-        let find = |name| {
-            program::find(name).map_err(|missing| {
+        let find = |name| -> Result<PathBuf> {
+            Ok(program::look(name)?.map_err(|missing| {
                 Failure::new("program_missing", "there is no ZFS on this machine")
                     .caused_by(missing.into())
-            })
+            })?)
         };
         Ok(Zfs { zfs: find("zfs")?, zpool: find("zpool")?, timeout })
     }
