@@ -38,6 +38,9 @@ options:
         description:
           - Where its process id is kept; when it began stands beside it, in a file ending in C(.began).
           - >-
+            Its folder, and all above it, must be such that only root can change them: who can write to it
+            could have any process ended.
+          - >-
             A process of another user than O(processes[].user), or that began at another time, is not touched,
             whatever the file says.
         type: path
@@ -50,6 +53,9 @@ options:
       user:
         description:
           - "Who it runs as: a name in F(/etc/passwd), or a number."
+          - >-
+            A number that does not stand there has the group of the same number and no other; it wants
+            C(setpriv) of util-linux.
         type: str
         default: root
       chdir:
@@ -58,7 +64,10 @@ options:
         type: path
       log:
         description:
-          - A file to which what it prints is appended; its folder is made. Without it, that is lost.
+          - A regular file to which what it prints is appended; its folder is made. Without it, that is lost.
+          - >-
+            In a folder that others than root can change, it is opened with the rights of O(processes[].user),
+            and refused for root.
         type: path
       environment:
         description:

@@ -1,7 +1,10 @@
 //! `app_processes`: the processes of one side of an app, where no systemd runs them: ended and started
 //! again side by side, each known by its pid file.
 
+mod account;
+mod log;
 mod options;
+mod pidfile;
 mod plan;
 mod process;
 
@@ -10,7 +13,7 @@ use anyhow::Result;
 use change::Consent;
 use host::folder::SafeFolder;
 use host::lock::Lock;
-use options::Options;
+use options::{Options, Process, State};
 use plan::Action;
 use serde_json::json;
 use std::path::Path;
@@ -42,6 +45,9 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         true => None,
         false => Some(lock(options.stop_timeout)?),
     };
+    if options.state == State::Restarted {
+        process::check_logs(&options.processes)?;
+    }
     let seen = process::look_at_all(&options.processes)?;
     let plan = plan::plan(&options, &seen);
     let outcome = change::run(
@@ -50,7 +56,13 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         &Consent::none(),
         None,
         |action, _| match action {
-            Action::End(doomed) => process::end(doomed, options.stop_timeout),
+            Action::End(doomed) => {
+                let again: &[Process] = match options.state {
+                    State::Restarted => &options.processes,
+                    State::Stopped => &[],
+                };
+                process::end(doomed, options.stop_timeout, again)
+            }
             Action::Start => process::start(&options.processes),
         },
         || {

@@ -89,6 +89,7 @@ const PROCESS: &[Opt] = &[
     Opt::new("name", Kind::Str).required().about(&["How it is called in the result."]),
     Opt::new("pidfile", Kind::Path).required().about(&[
         "Where its process id is kept; when it began stands beside it, in a file ending in C(.began).",
+        "Its folder, and all above it, must be such that only root can change them: who can write to it could have any process ended.",
         "A process of another user than O(processes[].user), or that began at another time, is not touched, whatever the file says.",
     ]),
     Opt::new("argv", Kind::List).elements(Kind::Str).about(&[
@@ -96,10 +97,12 @@ const PROCESS: &[Opt] = &[
     ]),
     Opt::new("user", Kind::Str).default(Default::Str("root")).about(&[
         "Who it runs as: a name in F(/etc/passwd), or a number.",
+        "A number that does not stand there has the group of the same number and no other; it wants C(setpriv) of util-linux.",
     ]),
     Opt::new("chdir", Kind::Path).about(&["The folder that it runs in. The default is C(/)."]),
     Opt::new("log", Kind::Path).about(&[
-        "A file to which what it prints is appended; its folder is made. Without it, that is lost.",
+        "A regular file to which what it prints is appended; its folder is made. Without it, that is lost.",
+        "In a folder that others than root can change, it is opened with the rights of O(processes[].user), and refused for root.",
     ]),
     Opt::new("environment", Kind::Dict).secret().about(&[
         "Variables for it. It has C(PATH), C(HOME) and C(TZ) else, and the locale C(C.UTF-8). They are never shown.",

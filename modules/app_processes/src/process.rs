@@ -4,18 +4,17 @@
 //! that began when the one we started did: after a crash its id may be somebody else's by now. When it
 //! began stands beside the pid file, which other programs read and must hold nothing but the id.
 
+use crate::account::{Account, Accounts};
 use crate::options::Process;
+use crate::{log, pidfile};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
-use host::atomic::Replace;
 use host::command::Command;
 use host::deadline::{Deadline, seconds, sleep};
 use host::program;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use std::fs::{self, DirBuilder};
-use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -28,8 +27,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// For start-stop-daemon, which does not wait for the program.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-const NOBODY_ELSE: u32 = 0o750;
-const READABLE: u32 = 0o644;
 
 #[derive(Clone, Debug)]
 pub struct Doomed {
@@ -40,37 +37,28 @@ pub struct Doomed {
 
 /// In the order of the processes; none for one that does not run.
 pub fn look_at_all(processes: &[Process]) -> Result<Vec<Option<Pid>>> {
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    processes.iter().map(|one| look(one, &passwd)).collect()
+    let accounts = Accounts::read();
+    processes.iter().map(|one| look(one, &accounts.of(one)?)).collect()
 }
 
-fn look(one: &Process, passwd: &str) -> Result<Option<Pid>> {
-    let uid = uid_of(&one.user, passwd).ok_or_else(|| {
-        let msg = format!(
-            "argument 'processes', {}: user {} is no number and does not stand in /etc/passwd of the target",
-            one.name, one.user
-        );
-        Failure::new("bad_options", msg)
-    })?;
-    let text = match fs::read_to_string(&one.pidfile) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(error).with_context(|| format!("reading {}", one.pidfile.display()));
+/// What could not be started again is not ended.
+pub fn check_logs(processes: &[Process]) -> Result<()> {
+    let accounts = Accounts::read();
+    processes.iter().try_for_each(|one| match &one.log {
+        Some(log) => {
+            log::check(log, &accounts.of(one)?).with_context(|| format!("the log of {}", one.name))
         }
-    };
+        None => Ok(()),
+    })
+}
+
+fn look(one: &Process, account: &Account) -> Result<Option<Pid>> {
+    let (text, note) = pidfile::read(&one.pidfile)?;
     // 0 and negative numbers are groups of processes, and 1 is nobody's to end.
-    let pid: Option<Pid> = text.trim().parse().ok().filter(|pid| *pid > 1);
-    let note = fs::read_to_string(note_of(&one.pidfile)).ok();
+    let pid = text.and_then(|text| text.trim().parse().ok()).filter(|pid: &Pid| *pid > 1);
     // Without a note, that of a run that was killed just then, the user has to do.
     let began = |pid: Pid| note.as_ref().is_none_or(|note| began(pid).as_ref() == Some(note));
-    Ok(pid.filter(|pid| owner(*pid) == Some(uid) && began(*pid)))
-}
-
-fn note_of(pidfile: &Path) -> PathBuf {
-    let mut name = pidfile.as_os_str().to_owned();
-    name.push(".began");
-    name.into()
+    Ok(pid.filter(|pid| owner(*pid) == Some(account.uid) && began(*pid)))
 }
 
 /// Its id and when it began, in the kernel's own count since the machine was started.
@@ -79,17 +67,6 @@ fn began(pid: Pid) -> Option<String> {
     // The name stands in brackets and may hold any; what follows begins with the third field.
     let (_, rest) = stat.rsplit_once(')')?;
     Some(format!("{pid} {}\n", rest.split_whitespace().nth(19)?))
-}
-
-/// The names of LDAP and the like are unknown to us, who are linked statically.
-fn uid_of(user: &str, passwd: &str) -> Option<u32> {
-    user.parse().ok().or_else(|| {
-        passwd.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            let named = fields.next() == Some(user);
-            if named { fields.nth(1)?.parse().ok() } else { None }
-        })
-    })
 }
 
 /// The user that it runs as; none when it has ended, which a zombie has.
@@ -103,17 +80,12 @@ fn owner(pid: Pid) -> Option<u32> {
     field("Uid:")?.split_whitespace().next()?.parse().ok()
 }
 
-/// Side by side: how long it takes is said by the slowest.
-pub fn end(doomed: &[Doomed], timeout: Duration) -> Result<()> {
-    side_by_side(doomed, |one| end_one(one, timeout))
-}
-
 fn end_one(one: &Doomed, timeout: Duration) -> Result<()> {
     let was = began(one.pid);
     let runs = || owner(one.pid).is_some() && began(one.pid) == was;
     for (signal, patience) in [(Signal::SIGTERM, timeout), (Signal::SIGKILL, KILL_TIMEOUT)] {
         if !runs() {
-            return remove(&one.pidfile);
+            return pidfile::remove(&one.pidfile);
         }
         match kill(nix::unistd::Pid::from_raw(one.pid), signal) {
             Ok(()) | Err(Errno::ESRCH) => {}
@@ -125,78 +97,104 @@ fn end_one(one: &Doomed, timeout: Duration) -> Result<()> {
         }
     }
     if !runs() {
-        return remove(&one.pidfile);
+        return pidfile::remove(&one.pidfile);
     }
     let span = seconds(KILL_TIMEOUT);
     let msg = format!("{} (process {}) still runs {span} after SIGKILL", one.name, one.pid);
     Err(Failure::new("does_not_end", msg).into())
 }
 
-/// The pid file last: alone it still tells what runs.
-fn remove(pidfile: &Path) -> Result<()> {
-    for file in [note_of(pidfile).as_path(), pidfile] {
-        match fs::remove_file(file) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing {}", file.display()));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+/// What starting them needs, without which nothing is ended.
+struct Ready {
+    starter: PathBuf,
+    /// By which a number without an account is taken on: the starter wants a name.
+    setpriv: Option<PathBuf>,
+    sides: Vec<(Account, Option<File>)>,
+}
+
+fn get_ready(processes: &[Process]) -> Result<Ready> {
+    let accounts = Accounts::read();
+    let sides = processes.iter().map(|one| {
+        pidfile::check(&one.pidfile)?;
+        let account = accounts.of(one)?;
+        let log = one.log.as_deref().map(|log| log::open(log, &account)).transpose();
+        Ok((account, log.with_context(|| one.name.clone())?))
+    });
+    let sides: Vec<_> = sides.collect::<Result<_>>()?;
+    let numbers = sides.iter().any(|(account, _)| !account.known);
+    let setpriv = if numbers { Some(program::find("setpriv")?) } else { None };
+    Ok(Ready { starter: program::find("start-stop-daemon")?, setpriv, sides })
+}
+
+/// Side by side: how long it takes is said by the slowest.
+pub fn end(doomed: &[Doomed], timeout: Duration, start_again: &[Process]) -> Result<()> {
+    get_ready(start_again)?;
+    side_by_side(doomed, |one| end_one(one, timeout))
 }
 
 pub fn start(processes: &[Process]) -> Result<()> {
-    let starter = program::find("start-stop-daemon")?;
-    side_by_side(processes, |one| {
-        if let Some(folder) = one.log.as_deref().and_then(Path::parent) {
-            let made = DirBuilder::new().recursive(true).mode(NOBODY_ELSE).create(folder);
-            made.with_context(|| format!("making {}", folder.display()))?;
-        }
+    let ready = get_ready(processes)?;
+    let each: Vec<_> = processes.iter().zip(&ready.sides).collect();
+    side_by_side(&each, |(one, (account, log))| {
         // Of one that ended by itself: its id may be somebody else's by now.
-        remove(&one.pidfile)?;
-        command(one, &starter).run().with_context(|| format!("starting {}", one.name))?;
+        pidfile::remove(&one.pidfile)?;
+        let command = command(one, account, log.as_ref(), &ready)?;
+        command.run().with_context(|| format!("starting {}", one.name))?;
         // It has let us go before it has written the file, and before it has become the program.
         let deadline = Deadline::after(START_TIMEOUT);
-        while !deadline.passed() && !has_become_something(one, &starter) {
+        while !deadline.passed() && !has_become_something(one, account, &ready.starter)? {
             sleep(LOOK_EVERY)?;
         }
-        let text = fs::read_to_string(&one.pidfile).unwrap_or_default();
-        match text.trim().parse().ok().and_then(began) {
-            Some(note) => {
-                let path = note_of(&one.pidfile);
-                Replace::new(&path).new_mode(READABLE).write(note.as_bytes()).map(drop)
-            }
+        match pid_in(&one.pidfile)?.and_then(began) {
+            Some(note) => pidfile::write_note(&one.pidfile, &note),
             // It has died of it, and the look after this says so.
             None => Ok(()),
         }
     })
 }
 
-/// Or has died of it.
-fn has_become_something(one: &Process, starter: &Path) -> bool {
-    let text = fs::read_to_string(&one.pidfile).unwrap_or_default();
-    let Ok(pid) = text.trim().parse::<Pid>() else { return false };
-    let program = fs::read_link(format!("/proc/{pid}/exe"));
-    program.map_or(true, |program| fs::canonicalize(starter).map_or(true, |it| it != program))
+fn pid_in(path: &Path) -> Result<Option<Pid>> {
+    Ok(pidfile::read(path)?.0.and_then(|text| text.trim().parse().ok()))
 }
 
-fn command(one: &Process, starter: &Path) -> Command {
-    let mut command = Command::new(starter)
+/// Or has died of it.
+fn has_become_something(one: &Process, account: &Account, starter: &Path) -> Result<bool> {
+    let Some(pid) = pid_in(&one.pidfile)? else { return Ok(false) };
+    let program = fs::read_link(format!("/proc/{pid}/exe"));
+    let other =
+        program.map_or(true, |program| fs::canonicalize(starter).map_or(true, |it| it != program));
+    Ok(other && owner(pid).is_none_or(|uid| uid == account.uid))
+}
+
+fn command(one: &Process, account: &Account, log: Option<&File>, ready: &Ready) -> Result<Command> {
+    let mut command = Command::new(&ready.starter)
         .args(["--start", "--background", "--make-pidfile", "--pidfile"])
         .arg(&one.pidfile)
-        .args(["--chuid", &one.user, "--chdir"])
+        .arg("--chdir")
         .arg(one.chdir.as_deref().unwrap_or(Path::new("/")))
         .env("LC_ALL", "C.UTF-8")
         .deadline(Deadline::after(START_TIMEOUT));
-    if let Some(log) = &one.log {
-        command = command.arg("--output").arg(log);
+    if let Some(log) = log {
+        // The very file that we have opened, whatever stands in its place by now.
+        command = command.args(["--output", "/proc/self/fd/1"]).stdout_to(log.try_clone()?);
     }
     for (name, value) in one.environment.iter().flatten() {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         command = command.secret_env(name, text);
     }
+    let command = match &ready.setpriv {
+        Some(setpriv) if !account.known => {
+            let (uid, gid) = (account.uid.to_string(), account.gid.to_string());
+            let command = command.arg("--startas").arg(setpriv).args(["--", "--clear-groups"]);
+            command.args(["--reuid", &uid, "--regid", &gid, "--"])
+        }
+        _ => command.args(["--chuid", &one.user, "--startas"]),
+    };
     let argv = one.argv.as_deref().unwrap_or_default();
-    command.arg("--startas").args(&argv[..1.min(argv.len())]).arg("--").args(argv.iter().skip(1))
+    Ok(match account.known {
+        true => command.args(&argv[..1.min(argv.len())]).arg("--").args(argv.iter().skip(1)),
+        false => command.args(argv),
+    })
 }
 
 /// The first that fails is told; all others have been tried.
@@ -216,8 +214,6 @@ mod tests {
     use super::*;
     use std::process::{Child, Stdio};
     use std::time::Instant;
-
-    const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nshop:x:998:997::/:/bin/false\nbroken\n";
 
     fn spawn(program: &str, args: &[&str]) -> Child {
         let mut command = std::process::Command::new(program);
@@ -242,30 +238,21 @@ mod tests {
     }
 
     #[test]
-    fn users_by_name_and_by_number() {
-        assert_eq!(uid_of("shop", PASSWD), Some(998));
-        assert_eq!(uid_of("1234", PASSWD), Some(1234));
-        assert_eq!(uid_of("sho", PASSWD), None);
-        assert_eq!(uid_of("broken", PASSWD), None);
-    }
-
-    #[test]
     fn only_what_is_ours_is_seen() {
+        let account = |uid| Account { uid, gid: uid, groups: vec![], known: true };
+        let us = account(nix::unistd::getuid().as_raw());
         let folder = tempfile::tempdir().unwrap();
         let mut child = spawn("/bin/sleep", &["60"]);
-        let mut one = process(folder.path(), &format!("{}\n", child.id()));
-        assert_eq!(look(&one, PASSWD).unwrap(), Some(child.id() as Pid));
-        one.user = "998".into();
-        assert_eq!(look(&one, PASSWD).unwrap(), None, "it belongs to somebody else");
-        one.user = "nobody-here".into();
-        assert!(look(&one, PASSWD).unwrap_err().to_string().contains("does not stand in"));
+        let one = process(folder.path(), &format!("{}\n", child.id()));
+        assert_eq!(look(&one, &us).unwrap(), Some(child.id() as Pid));
+        assert_eq!(look(&one, &account(998)).unwrap(), None, "it belongs to somebody else");
         child.kill().unwrap();
         for content in ["", "0", "1", "-7", "x", "999999999"] {
-            assert_eq!(look(&process(folder.path(), content), PASSWD).unwrap(), None, "{content}");
+            assert_eq!(look(&process(folder.path(), content), &us).unwrap(), None, "{content}");
         }
         // Dead, but nobody has asked: a zombie.
         let one = process(folder.path(), &child.id().to_string());
-        assert_eq!(look(&one, PASSWD).unwrap(), None);
+        assert_eq!(look(&one, &us).unwrap(), None);
         child.wait().unwrap();
     }
 
@@ -285,12 +272,12 @@ mod tests {
             })
             .collect();
         let begun = Instant::now();
-        end(&doomed, Duration::from_millis(500)).unwrap();
+        end(&doomed, Duration::from_millis(500), &[]).unwrap();
         assert!(begun.elapsed() >= Duration::from_millis(500));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "pid files are left");
         for child in &mut children {
             child.wait().unwrap();
         }
-        end(&doomed, Duration::ZERO).unwrap();
+        end(&doomed, Duration::ZERO, &[]).unwrap();
     }
 }

@@ -97,13 +97,16 @@ def test_started_anew_and_ended(side: Side) -> None:
 def test_all_are_told_to_end_before_one_is_waited_for(side: Side) -> None:
     """Each ends only when all have been told to. One after the other, the first would be waited for until it is killed."""
     side.program.write_text(f"""#!/bin/sh
-trap 'touch {side.folder}/told.$1' TERM
+cd {side.folder}/told
+trap 'touch $1' TERM
 echo ready
-until [ "$(echo {side.folder}/told.*)" = "{side.folder}/told.backend {side.folder}/told.stream {side.folder}/told.web" ]; do sleep 0.05; done
+until [ "$(echo *)" = "backend stream web" ]; do sleep 0.05; done
 echo "all have been told"
 """)
     side.program.chmod(0o755)
-    side.folder.chmod(0o777)   # for the one that is nobody's
+    told = side.folder / "told"
+    told.mkdir()
+    told.chmod(0o777)   # for the one that is nobody's
     side.run()
     wait_for(lambda: all(side.log(name) for name in side.pids()), "that they run", 60)
     done = side.run(state="stopped", stop_timeout=60)
@@ -171,6 +174,88 @@ def starting(folder: Path) -> list[str]:
             if "--pidfile" in words and str(folder) in words:
                 found.append(words)
     return found
+
+
+class Theirs:
+    """A folder of another user's, who has put into it what root is to trip over."""
+
+    uid = 4301   # a number without an account
+
+    def __init__(self, side: Side) -> None:
+        self.folder = side.folder / "theirs"
+        self.folder.mkdir()
+        self.take(self.folder)
+        self.secret = side.folder / "secret"
+        self.secret.write_text("root's own\n")
+        self.secret.chmod(0o600)
+
+    def take(self, path: Path) -> None:
+        os.chown(path, self.uid, self.uid, follow_symlinks=False)
+
+    def link(self, name: str) -> Path:
+        path = self.folder / name
+        path.symlink_to(self.secret)
+        self.take(path)
+        return path
+
+
+@pytest.mark.parametrize("user, reason, words", [
+    ("root", "unsafe_folder", "belongs to uid 4301"),
+    ("nobody", None, "it is a symbolic link"),
+    (str(Theirs.uid), None, "it is a symbolic link"),
+])
+def test_a_log_that_a_user_could_swap_is_not_written_by_root(side: Side, user: str, reason: str | None, words: str) -> None:
+    """The app of the link's owner would say there what it likes. What ran goes on: it could not be started again."""
+    theirs = Theirs(side)
+    side.run([side.one("web", user=user)])
+    before = side.pids()["web"]
+    wrong = side.run([side.one("web", user=user, log=str(theirs.link("web.log")))])
+    assert wrong["failed"] and words in wrong["msg"] and str(theirs.folder) in wrong["msg"] and "\n" not in wrong["msg"], wrong
+    assert reason is None or wrong["reason"] == reason, wrong
+    assert theirs.secret.read_text() == "root's own\n"
+    assert side.pids() == {"web": before} and runs(before)
+
+
+def test_a_log_of_the_apps_own_user_is_opened_with_its_rights(side: Side) -> None:
+    """By a number without an account, too: it runs as that number, with its group and no other."""
+    theirs = Theirs(side)
+    side.program.write_text('#!/bin/sh\necho "$(id -u) $(id -g) $(id -G) $1"\nexec sleep 600\n')
+    log = theirs.folder / "logs/web.log"
+    mine = side.one("web", user=str(theirs.uid), log=str(log))
+    for count in (1, 2):
+        done = side.run([mine])
+        assert done["after"] == {"running": ["web"]}, done
+        wait_for(lambda wanted=count: log.read_text().splitlines() == ["4301 4301 4301 web"] * wanted, "what it says is appended")
+    assert (log.stat().st_uid, log.stat().st_gid, log.parent.stat().st_uid) == (theirs.uid, theirs.uid, theirs.uid)
+    assert side.run([mine], state="stopped")["changed"] and not list(side.folder.glob("*.pid*"))
+
+
+@pytest.mark.parametrize("state", ["stopped", "restarted"])
+def test_a_pid_file_that_a_user_could_write_ends_nothing(side: Side, state: str) -> None:
+    theirs = Theirs(side)
+    with subprocess.Popen(["sleep", "600"]) as victim:
+        for folder, words in ((theirs.folder, "belongs to uid 4301"), (side.folder, "owner uid 4301")):
+            path = folder / "web.pid"
+            path.write_text(f"{victim.pid}\n")
+            theirs.take(path)
+            wrong = side.run([side.one("web", pidfile=str(path))], state=state)
+            assert wrong["failed"] and words in wrong["msg"] and str(path) in wrong["msg"] and "\n" not in wrong["msg"], wrong
+            assert victim.poll() is None
+            path.unlink()
+        victim.kill()
+
+
+def test_root_takes_no_starter_from_a_folder_of_a_user(side: Side) -> None:
+    theirs = Theirs(side)
+    starter = theirs.folder / "start-stop-daemon"
+    starter.write_text(f"#!/bin/sh\ntouch {side.folder}/obeyed\n")
+    starter.chmod(0o755)
+    run = Call(MODULE, {"processes": [side.one("web")]}, PATH=f"{theirs.folder}:{os.environ['PATH']}")
+    wrong = run.wait()
+    assert wrong["failed"] and wrong["reason"] == "unsafe_program" and "\n" not in wrong["msg"], wrong
+    for words in (f"root must not run start-stop-daemon, which was found as {starter}", f"{theirs.folder} belongs to uid 4301", "out of PATH"):
+        assert words in wrong["msg"], wrong
+    assert not (side.folder / "obeyed").exists() and not side.pids()
 
 
 @pytest.mark.parametrize("change, words", [

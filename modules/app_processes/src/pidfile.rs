@@ -1,0 +1,128 @@
+//! Pid files, and beside each of them the note of when its process began.
+//!
+//! Invariant: what they say is believed only where nobody but root could have written it. Else another user
+//! could name any process of root's as the one to be ended.
+
+use anyhow::{Context, Result, bail, ensure};
+use host::atomic::Replace;
+use host::folder::SafeFolder;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+const READABLE: u32 = 0o644;
+/// More than a number takes.
+const MOST: u64 = 4096;
+
+/// What stands in the pid file and in its note; none for what is not there.
+pub fn read(pidfile: &Path) -> Result<(Option<String>, Option<String>)> {
+    let folder = folder_of(pidfile).and_then(SafeFolder::find);
+    let folder = folder.with_context(|| format!("the pid file {}", pidfile.display()))?;
+    let Some(folder) = folder else { return Ok((None, None)) };
+    Ok((read_in(&folder, pidfile)?, read_in(&folder, &note_of(pidfile))?))
+}
+
+fn read_in(folder: &SafeFolder, path: &Path) -> Result<Option<String>> {
+    let at = || format!("reading {}", path.display());
+    let name = path.file_name().with_context(at)?;
+    let how = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = match openat(folder.fd(), name, how, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(Errno::ELOOP) => bail!("{}: it is a symbolic link; remove it", at()),
+        Err(error) => return Err(std::io::Error::from(error)).with_context(at),
+    };
+    let found = file.metadata().with_context(at)?;
+    let (uid, mode) = (found.uid(), found.mode() & 0o7777);
+    let ours = uid == 0 || uid == geteuid().as_raw();
+    ensure!(found.is_file(), "{}: it is not a regular file; remove it", at());
+    ensure!(
+        ours && mode & 0o022 == 0,
+        "{}: others than root could have written it (owner uid {uid}, mode {mode:04o}); end what it names, and remove it",
+        at()
+    );
+    let mut bytes = Vec::new();
+    file.take(MOST).read_to_end(&mut bytes).with_context(at)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Where a process is about to be started, which wants the folder to be there.
+pub fn check(pidfile: &Path) -> Result<()> {
+    folder_of(pidfile).and_then(SafeFolder::check).map(drop)
+}
+
+pub fn write_note(pidfile: &Path, began: &str) -> Result<()> {
+    let path = note_of(pidfile);
+    Replace::new(&path).new_mode(READABLE).write(began.as_bytes()).map(drop)
+}
+
+/// The pid file last: alone it still tells what runs.
+pub fn remove(pidfile: &Path) -> Result<()> {
+    for file in [note_of(pidfile).as_path(), pidfile] {
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", file.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn note_of(pidfile: &Path) -> PathBuf {
+    let mut name = pidfile.as_os_str().to_owned();
+    name.push(".began");
+    name.into()
+}
+
+fn folder_of(pidfile: &Path) -> Result<&Path> {
+    pidfile.parent().with_context(|| format!("{} is a folder", pidfile.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use host::folder::Unsafe;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    #[test]
+    fn only_what_root_has_written_is_believed() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("run");
+        fs::create_dir(&folder).unwrap();
+        let pidfile = folder.join("web.pid");
+        assert_eq!(read(&pidfile).unwrap(), (None, None));
+        fs::write(&pidfile, "42\n").unwrap();
+        write_note(&pidfile, "42 7\n").unwrap();
+        let both = (Some("42\n".to_owned()), Some("42 7\n".to_owned()));
+        assert_eq!(read(&pidfile).unwrap(), both);
+        let refused = |words: &str| {
+            let error = format!("{:#}", read(&pidfile).unwrap_err());
+            assert!(error.contains("web.pid") && error.contains(words), "{error}");
+        };
+        for file in [pidfile.clone(), note_of(&pidfile)] {
+            chown(&file, Some(4301), None).unwrap();
+            refused("others than root could have written it (owner uid 4301");
+            chown(&file, Some(0), None).unwrap();
+            fs::set_permissions(&file, PermissionsExt::from_mode(0o666)).unwrap();
+            refused("mode 0666");
+            fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
+        }
+        assert_eq!(read(&pidfile).unwrap(), both);
+        chown(&folder, Some(4301), None).unwrap();
+        refused("belongs to uid 4301");
+        assert!(read(&pidfile).unwrap_err().is::<Unsafe>());
+        chown(&folder, Some(0), None).unwrap();
+        fs::rename(&pidfile, place.path().join("elsewhere")).unwrap();
+        symlink(place.path().join("elsewhere"), &pidfile).unwrap();
+        refused("it is a symbolic link");
+        remove(&pidfile).unwrap();
+        nix::unistd::mkfifo(&pidfile, Mode::S_IRWXU).unwrap();
+        refused("it is not a regular file");
+    }
+}
