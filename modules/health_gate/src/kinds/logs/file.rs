@@ -4,10 +4,11 @@
 //! because it was cut, or is gone, there is an error and no count.
 
 use host::deadline::Deadline;
+use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A longer line is looked at in pieces.
@@ -30,10 +31,14 @@ fn look(path: &Path) -> Result<fs::Metadata, String> {
         ErrorKind::NotFound => format!("there is no log {shown}"),
         _ => format!("cannot look at the log {shown}: {why}"),
     })?;
-    // A pipe would keep us waiting.
+    regular(path, &metadata).map(|()| metadata)
+}
+
+/// A pipe would keep us waiting, and to open a device may set it off.
+fn regular(path: &Path, metadata: &fs::Metadata) -> Result<(), String> {
     match metadata.is_file() {
-        true => Ok(metadata),
-        false => Err(format!("the log {shown} is not a regular file")),
+        true => Ok(()),
+        false => Err(format!("the log {} is not a regular file", path.display())),
     }
 }
 
@@ -80,10 +85,14 @@ fn read(
 ) -> Result<(), String> {
     let shown = path.display();
     let failed = |why: std::io::Error| format!("cannot read the log {shown}: {why}");
-    let mut file = File::open(path).map_err(failed)?;
+    // Its owner may have put a pipe there since it was looked at: this waits for no one who writes to it.
+    let how = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    let mut file = File::options().read(true).custom_flags(how).open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    regular(path, &metadata)?;
     file.seek(SeekFrom::Start(from)).map_err(failed)?;
     // No further than it goes now: it may grow faster than we read.
-    let end = file.metadata().map_err(failed)?.len();
+    let end = metadata.len();
     let mut reader = BufReader::with_capacity(256 << 10, file.take(end.saturating_sub(from)));
     let mut line = Vec::new();
     for count in 0.. {
@@ -151,6 +160,16 @@ mod tests {
         let was = here(&path).unwrap();
         File::options().write(true).open(&path).unwrap().set_len(1).unwrap();
         assert!(lines(&path, &was).unwrap_err().contains("was cut"));
+    }
+
+    #[test]
+    fn a_pipe_put_there_since_it_was_looked_at_keeps_nobody_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let deadline = Deadline::after(Duration::from_secs(5));
+        let refused = read(&path, 0, deadline, &mut |_| {}).unwrap_err();
+        assert!(refused.contains("is not a regular file"), "{refused}");
     }
 
     #[test]
