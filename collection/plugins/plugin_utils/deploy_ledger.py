@@ -117,7 +117,7 @@ def _write(path: str | None, text: str, mode: int) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
-        os.chmod(new, mode)
+            os.fchmod(file.fileno(), mode)   # by its name, it could be another's by now
         os.replace(new, path)
     except OSError:
         os.remove(new)

@@ -5,8 +5,8 @@ use crate::ledger::{Deploy, Event, Ledger, Outcome, RestorePoint, Scope, Status}
 use crate::options::{Options, Task, Where};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
-use host::clock;
 use host::deploy_id::DeployId;
+use host::{atomic, clock};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -78,7 +78,7 @@ pub fn observe_all(options: &Options) -> Result<State> {
             let msg = format!("{} is a file of the ledger itself: give another", file.display());
             return Err(Failure::new("bad_options", msg).into());
         }
-        let now = content(file).with_context(|| format!("reading {}", file.display()))?;
+        let now = atomic::read(file)?;
         state.files.insert(file.clone(), now);
     }
     Ok(state)

@@ -169,6 +169,20 @@ fn a_stale_outcome_is_never_read() {
 }
 
 #[test]
+fn nothing_is_read_through_a_link_of_another_user() {
+    let ledger = Ledger::new();
+    let [secret, link] = ["secret", "outcome"].map(|name| ledger.folder.path().join(name));
+    fs::write(&secret, "root's own\n").unwrap();
+    std::os::unix::fs::symlink(&secret, &link).unwrap();
+    std::os::unix::fs::lchown(&link, Some(4301), None).unwrap();
+    let refused = ledger.task("open", FIRST, json!({"outcome_file": link}));
+    let msg = refused["msg"].as_str().unwrap();
+    assert!(msg.contains("is a symbolic link that others could have made"), "{refused}");
+    assert!(!refused.to_string().contains("root's own"), "{refused}");
+    assert_eq!(ledger.info()["holder"], Value::Null, "refused before the lease was taken");
+}
+
+#[test]
 fn metrics_of_an_app() {
     let ledger = Ledger::new();
     let file = ledger.folder.path().join("shop.prom");

@@ -14,7 +14,7 @@ mod lines;
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -145,6 +145,18 @@ impl<'a> Replace<'a> {
         new.set_permissions(PermissionsExt::from_mode(mode))
             .context("cannot set the mode of the new file")
     }
+}
+
+/// What a replacement would find: none where there is no file. What [`Replace`] refuses is refused
+/// here as well, and no pipe keeps us waiting.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    let attempt = || -> Result<Option<Vec<u8>>> {
+        let (_, Some(mut old)) = target_of(path)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        old.file.read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    };
+    attempt().with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Makes a file that must not be there (O_EXCL; a symbolic link counts as there), with this mode,

@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::Path;
 
 use common::{Tmpfs, names};
-use host::atomic::{Backup, End, Replace, Was, append_line, whole_lines, write_new};
+use host::atomic::{self, Backup, End, Replace, Was, append_line, whole_lines, write_new};
 use rustix::fs::XattrFlags;
 
 fn mode(path: &Path) -> u32 {
@@ -209,8 +209,16 @@ fn symbolic_links_are_followed_only_when_nobody_else_can_have_made_them() {
     assert!(at("link").is_symlink() && at("link2").is_symlink());
     assert_eq!(fs::read(at("real/file")).unwrap(), b"new");
 
-    let refused = |path: &Path, why: &str| {
+    assert_eq!(atomic::read(&at("link2")).unwrap(), Some(b"new".to_vec()));
+    assert_eq!(atomic::read(&at("not/there")).unwrap(), None);
+
+    let writing = |path: &Path, why: &str| {
         let error = format!("{:#}", Replace::new(path).write(b"x").unwrap_err());
+        assert!(error.contains(why), "{error}");
+    };
+    let refused = |path: &Path, why: &str| {
+        writing(path, why);
+        let error = format!("{:#}", atomic::read(path).unwrap_err());
         assert!(error.contains(why), "{error}");
     };
     symlink("real/file", at("theirs")).unwrap();
@@ -227,7 +235,7 @@ fn symbolic_links_are_followed_only_when_nobody_else_can_have_made_them() {
     refused(&at("real"), "is not a regular file");
     nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     refused(&at("pipe"), "is not a regular file");
-    refused(&at("no/such/folder"), "cannot make a file in");
+    writing(&at("no/such/folder"), "cannot make a file in");
     refused(Path::new("/dev/null"), "is not a regular file");
     assert_eq!(fs::read(at("real/file")).unwrap(), b"new");
 }

@@ -163,6 +163,32 @@ def test_a_deploy_that_fails_ends_with_an_outcome_and_a_report(site: Site) -> No
     assert data["rc"] == 7 and "invocation" not in data, "of a result, only what the report understands is recorded"
 
 
+# As the owner of the folder may do it: what is to get another mode by its name is a link by then.
+SWAPS = """
+import os, sys
+def swap(event, args):
+    if event == "tempfile.mkstemp" and "/.outcome." in args[0]:
+        open({seen!r}, "w").close()
+    if event == "os.chmod" and "/.outcome." in str(args[0]):
+        os.remove(args[0])
+        os.symlink({secret!r}, args[0])
+sys.addaudithook(swap)
+"""
+
+
+def test_on_the_controller_no_mode_is_set_through_what_a_user_could_swap(site: Site) -> None:
+    secret, seen, early = site.folder / "secret", site.folder / "seen", site.folder / "early"
+    secret.touch(mode=0o600)
+    early.mkdir()
+    (early / "sitecustomize.py").write_text(SWAPS.format(seen=str(seen), secret=str(secret)))
+    site.ansible.environ["PYTHONPATH"] = str(early)
+    site.ansible.in_new_processes = True
+    site.good([site.door("open", release=SHA), site.door("close", outcome="done", color="blue")])
+    assert seen.exists(), "the swap was not there"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert site.outcome.read_text() == "done\n" and site.outcome.stat().st_mode & 0o777 == 0o644
+
+
 def test_the_report_shows_what_a_gate_asked(site: Site) -> None:
     """health_gate's own result goes to the ledger as it was registered, or as it failed; also past the role."""
     gate, ahead = "reversible.deploy.health_gate", {"tries": 2, "delay": 0.1, "timeout": 2}
