@@ -112,17 +112,31 @@ def taken_back(edge: Edge, result: dict[str, t.Any], reason: str, *words: str, r
 
 
 @contextlib.contextmanager
-def flipped_and_held(edge: Edge, **options: t.Any) -> t.Iterator[Call]:
-    """A run to green that has flipped and waits for the answer to its proof, which it gets at the end of the body."""
+def flipped_and_held(edge: Edge, before: t.Callable[[], t.Any] | None = None, **options: t.Any) -> t.Iterator[Call]:
+    """A run to green that has flipped and waits for the answer to its proof, which it gets at the end of the body. `before` is called while it
+    still looks at green, before the flip: it waits for the answer to its probe until then."""
     with socket.create_server(("127.0.0.1", 0)) as asked:
         asked.settimeout(60)
-        proof = {"url": f"http://127.0.0.1:{asked.getsockname()[1]}/", "tries": 1, "timeout": 600}
-        running = Call(MODULE, {**edge.options, **GREEN, "prove": proof, **options})
-        with ended(running), asked.accept()[0] as line:
-            line.recv(65536)
-            yield running
-            line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        port = asked.getsockname()[1]
+        proof = {"url": f"http://127.0.0.1:{port}/", "tries": 1, "timeout": 600}
+        probe = {"probe": {"port": port, "tries": 1, "timeout": 600}} if before else {}
+        running = Call(MODULE, {**edge.options, **GREEN, "prove": proof, **probe, **options})
+        with ended(running):
+            if before:
+                with answered(asked):
+                    before()
+            with answered(asked):
+                yield running
             running.process.wait(120)
+
+
+@contextlib.contextmanager
+def answered(asked: socket.socket) -> t.Iterator[None]:
+    """Whoever asks there gets an answer at the end of the body."""
+    with asked.accept()[0] as line:
+        line.recv(65536)
+        yield
+        line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
 @contextlib.contextmanager

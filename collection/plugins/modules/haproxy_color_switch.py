@@ -279,6 +279,9 @@ options:
   error_budget:
     description:
       - Watch the colour's servers after the flip, and go back at once when too many requests fail.
+      - >-
+        When a larger share had failed on the old colour just before the flip, the task fails and the new
+        colour stays active, its release recorded as void.
     type: dict
     suboptions:
       watch:
@@ -294,9 +297,18 @@ options:
         description:
           - >-
             The largest share of requests that may fail, from V(0) to V(1), above the share that failed on the
-            old colour.
+            old colour just before the flip, while the task looked at the new one.
+          - >-
+            When the old colour had fewer than O(error_budget.min_requests) requests just then, nothing is
+            added.
         type: float
         default: 0.05
+      max_total:
+        description:
+          - >-
+            The largest share of requests that may fail on the new colour, from V(0) to V(1), whatever the old
+            one did. The default is no such limit.
+        type: float
       min_requests:
         description:
           - How many requests are needed before the share counts.
@@ -475,7 +487,9 @@ flip:
       returned: always
       type: float
     budget:
-      description: Requests, failed, share, the old colour's share before, and requests of our own.
+      description: >-
+        Requests, failed, share, requests of our own, and what the old colour had just before the flip:
+        C(requests_before), and C(share_before), which is V(0) when these were too few.
       returned: with O(error_budget)
       type: dict
     milliseconds:
@@ -798,6 +812,9 @@ MODULE_SPEC = {
                 "max_share": {
                     "type": "float",
                     "default": 0.05,
+                },
+                "max_total": {
+                    "type": "float",
                 },
                 "min_requests": {
                     "type": "int",

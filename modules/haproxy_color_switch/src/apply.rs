@@ -6,8 +6,9 @@
 use crate::budget;
 use crate::color::Color;
 use crate::gate;
+use crate::haproxy::stat::Count;
 use crate::haproxy::{map, reload};
-use crate::history::{Entry, Verdict};
+use crate::history::{Entry, History, Verdict};
 use crate::plan::{Action, Switch};
 use crate::servers::Fleet;
 use crate::state::{self, Heading, State, digest};
@@ -50,6 +51,10 @@ pub struct Apply<'a> {
     pub state: &'a State,
     pub switch: &'a Switch,
     pub numbers: Numbers,
+    /// What the colour that is left was asked from when we began to look until the flip.
+    pub left: Count,
+    /// Why the new colour stays active although the run fails.
+    pub stays: Option<String>,
     /// Something was changed, or may have been.
     pub flipped: bool,
     /// HAProxy may have read what was changed.
@@ -94,8 +99,17 @@ impl<'a> Apply<'a> {
     pub fn new(task: &'a Task, state: &'a State, switch: &'a Switch) -> Apply<'a> {
         // A run that was killed may have flipped: what fails from here on is taken back as well.
         let flipped = switch.resumes;
-        let numbers = Numbers::default();
-        Apply { task, state, switch, numbers, flipped, reloaded: flipped }
+        let left = state.heading.as_ref().filter(|_| flipped).map(|heading| heading.left);
+        Apply {
+            task,
+            state,
+            switch,
+            numbers: Numbers::default(),
+            left: left.unwrap_or_default(),
+            stays: None,
+            flipped,
+            reloaded: flipped,
+        }
     }
 
     pub fn act(&mut self, action: &Action, intent: Option<&Intent>) -> Result<()> {
@@ -122,10 +136,12 @@ impl<'a> Apply<'a> {
             Fence::check_and_raise(&task.place.state_dir, run)?;
         }
         sweep_record(&task.place)?;
+        self.look_at_what_is_left()?;
         if let Some(intent) = intent {
             let Switch { from, to, release, .. } = self.switch;
             let unproven = self.state.unproven(to.other());
-            let heading = Heading { from: *from, to: *to, release: release.clone(), unproven };
+            let (release, left) = (release.clone(), self.left);
+            let heading = Heading { from: *from, to: *to, release, unproven, left };
             intent.note(Heading::NOTE, &heading)?;
         }
         match &task.place.method {
@@ -133,6 +149,19 @@ impl<'a> Apply<'a> {
             Method::Reload => self.flip_config()?,
         }
         write_record(task, self.switch.to)
+    }
+
+    /// Only what it did just now says what to expect of it: its whole life may hold an outage.
+    fn look_at_what_is_left(&mut self) -> Result<()> {
+        let (state, switch) = (self.state, self.switch);
+        // A run that was killed had flipped already, and has noted what it saw.
+        let flipped_before = switch.resumes && state.active == Some(switch.to);
+        if self.task.budget.is_some() && !flipped_before {
+            let left = switch.from.unwrap_or(switch.to.other());
+            let now = Fleet::observe(&state.groups, left, &state.sockets)?;
+            self.left = now.since(state.fleet(left));
+        }
+        Ok(())
     }
 
     fn flip_map(&mut self, file: &Path) -> Result<()> {
@@ -206,6 +235,13 @@ impl<'a> Apply<'a> {
     }
 
     fn record(&mut self) -> Result<()> {
+        let task = self.task;
+        self.history(Verdict::Good).write(&task.place.history_file(), task.keep)?;
+        write_record(task, self.switch.to)
+    }
+
+    /// The history with what this run has made active.
+    pub fn history(&self, verdict: Verdict) -> History {
         let (task, switch) = (self.task, self.switch);
         let mut history = self.state.history.clone();
         let newest = history.newest().cloned();
@@ -225,9 +261,8 @@ impl<'a> Apply<'a> {
         let known = newest.filter(|entry| entry.color == switch.to).and_then(|entry| entry.release);
         let release = switch.release.clone().or(known);
         let run = task.run().map(ToString::to_string);
-        history.add(entry(switch.to, release, run, Verdict::Good));
-        history.write(&task.place.history_file(), task.keep)?;
-        write_record(task, switch.to)
+        history.add(entry(switch.to, release, run, verdict));
+        history
     }
 
     /// Wait until the old colour has no sessions; that some are left is told, and no failure.
@@ -262,7 +297,7 @@ fn sweep_record(place: &Place) -> Result<()> {
     ours.iter().chain(&kept).try_for_each(|path| sweep(path))
 }
 
-fn write_record(task: &Task, color: Color) -> Result<()> {
+pub fn write_record(task: &Task, color: Color) -> Result<()> {
     // Runbooks read it as another user.
     let path = task.place.active_color_file();
     Replace::new(&path).new_mode(0o644).write(format!("{color}\n").as_bytes())?;

@@ -3,7 +3,7 @@
 //! Invariants: it needs no space on the disk, no signal stops it, and an HAProxy that is gone does
 //! not keep the files from being put right: it reads them when it starts.
 
-use crate::apply::{Apply, entry, lock};
+use crate::apply::{Apply, entry, lock, write_record};
 use crate::color::Color;
 use crate::haproxy::socket::{is_gone, until_there};
 use crate::haproxy::{map, reload};
@@ -35,6 +35,9 @@ impl Apply<'_> {
                 Ok(()) => error,
                 Err(why) => why.context(error.to_string()),
             };
+        }
+        if let Some(why) = self.stays.take() {
+            return self.stay(error, &why);
         }
         let began = Instant::now();
         let restored = match &self.task.place.method {
@@ -75,6 +78,22 @@ impl Apply<'_> {
                     .into()
             }
         }
+    }
+
+    /// The new colour is bad, and the old one was worse: whoever is to have it must say so.
+    fn stay(&self, error: anyhow::Error, why: &str) -> anyhow::Error {
+        let (task, to) = (self.task, self.switch.to);
+        let history = self.history(Verdict::Void);
+        let recorded = (history.write(&task.place.history_file(), task.keep))
+            .and_then(|()| write_record(task, to))
+            .and_then(|()| state::journal(&task.place, None).taken_back());
+        let msg = match recorded {
+            Ok(()) => format!("{to} stays active, since {why}"),
+            Err(failed) => {
+                format!("{to} stays active, since {why}, which could NOT be recorded ({failed:#})")
+            }
+        };
+        Failure::new(code(&error), msg).with("flip", self.numbers.to_json()).caused_by(error).into()
     }
 
     /// Returns what could not be asked, since no HAProxy runs there.

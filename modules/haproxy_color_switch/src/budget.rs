@@ -1,7 +1,10 @@
 //! The error budget: the requests of the new colour, watched for a while. Fails closed: too few
 //! requests to judge by are a failure.
+//!
+//! Invariant: a request counts only when it came while we looked, on either colour.
 
 use crate::apply::Apply;
+use crate::color::Color;
 use crate::haproxy::stat::Count;
 use crate::servers::Fleet;
 use crate::task::Budget;
@@ -32,12 +35,30 @@ impl Seen {
     }
 
     fn share(self) -> f64 {
-        share(self.failed(), self.requests())
+        Count { requests: self.requests(), failed: self.failed() }.share()
     }
 }
 
-fn share(failed: u64, requests: u64) -> f64 {
-    if requests == 0 { 0.0 } else { failed as f64 / requests as f64 }
+/// Whether so many requests say anything.
+fn is_enough(budget: &Budget, requests: u64) -> bool {
+    requests >= budget.min_requests.max(1)
+}
+
+/// The share that failed on the colour that is left; 0 when too few requests tell of it.
+fn share_before(budget: &Budget, left: Count) -> f64 {
+    if is_enough(budget, left.requests) { left.share() } else { 0.0 }
+}
+
+/// Why not to go back: what would serve again had done worse than what was seen now.
+fn worse_before(budget: &Budget, left: Count, seen: Seen, old: Color) -> Option<String> {
+    let worse = is_enough(budget, left.requests) && left.share() > seen.share();
+    let Count { requests, failed } = left;
+    (worse && seen.requests() > 0).then(|| {
+        format!(
+            "{failed} of {requests} requests ({:.1} %) had failed on {old} just before the flip",
+            left.share() * 100.0
+        )
+    })
 }
 
 /// Why the budget is broken, as far as can be said by now.
@@ -49,11 +70,21 @@ fn broken(budget: &Budget, before: f64, seen: Seen) -> Option<String> {
             budget.max_failed.unwrap_or_default()
         ));
     }
-    if requests < budget.min_requests || seen.share() <= before + budget.max_share {
+    if requests < budget.min_requests {
+        return None;
+    }
+    if let Some(most) = budget.max_total.filter(|most| seen.share() > *most) {
+        return Some(format!(
+            "{failed} of {requests} requests failed ({:.1} %, allowed {:.1} % whatever the old colour did)",
+            seen.share() * 100.0,
+            most * 100.0
+        ));
+    }
+    if seen.share() <= before + budget.max_share {
         return None;
     }
     Some(format!(
-        "{failed} of {requests} requests failed ({:.1} %, allowed {:.1} % above the {:.1} % of the old colour)",
+        "{failed} of {requests} requests failed ({:.1} %, allowed {:.1} % above the {:.1} % of the old colour just before the flip)",
         seen.share() * 100.0,
         budget.max_share * 100.0,
         before * 100.0
@@ -63,8 +94,8 @@ fn broken(budget: &Budget, before: f64, seen: Seen) -> Option<String> {
 pub fn watch(apply: &mut Apply<'_>) -> Result<()> {
     let (task, state, switch) = (apply.task, apply.state, apply.switch);
     let Some(budget) = &task.budget else { return Ok(()) };
-    let old = state.fleet(switch.to.other()).since(&Fleet::default());
-    let before = share(old.failed, old.requests);
+    let left = apply.left;
+    let before = share_before(budget, left);
     let observe = || Fleet::observe(&state.groups, switch.to, &state.sockets);
     let (began, deadline) = (Instant::now(), Deadline::after(budget.watch));
     // What goes wrong in the very first moment counts: from the counters before the flip.
@@ -77,8 +108,15 @@ pub fn watch(apply: &mut Apply<'_>) -> Result<()> {
             "failed": seen.failed(),
             "share": seen.share(),
             "share_before": before,
+            "requests_before": left.requests,
             "own_requests": seen.own,
         }));
+    };
+    // Told of every failure by shares, and not of a component without servers.
+    let break_off = |why: String, seen: Seen, apply: &mut Apply<'_>| {
+        let old = switch.from.unwrap_or(switch.to.other());
+        apply.stays = worse_before(budget, left, seen, old);
+        Err(refusal(why))
     };
     loop {
         let now = observe()?;
@@ -90,7 +128,7 @@ pub fn watch(apply: &mut Apply<'_>) -> Result<()> {
             return Err(refusal(format!("{part} has no server of {} that is up", switch.to)));
         }
         if let Some(why) = broken(budget, before, seen) {
-            return Err(refusal(why));
+            return break_off(why, seen, apply);
         }
         last = now;
         let ended = deadline.passed();
@@ -105,7 +143,7 @@ pub fn watch(apply: &mut Apply<'_>) -> Result<()> {
                 seen.own_failed += u64::from(answer.is_err());
                 if let Some(why) = broken(budget, before, seen) {
                     tell(seen, apply);
-                    return Err(refusal(why));
+                    return break_off(why, seen, apply);
                 }
             }
         }
@@ -115,11 +153,12 @@ pub fn watch(apply: &mut Apply<'_>) -> Result<()> {
                 return Ok(());
             }
             let watched = seconds(budget.watch);
-            return Err(refusal(format!(
+            let why = format!(
                 "only {} requests in {watched}, and {} are needed to judge; with prove they are asked for",
                 seen.requests(),
                 budget.min_requests
-            )));
+            );
+            return break_off(why, seen, apply);
         }
         deadline.sleep(POLL)?;
     }
@@ -134,7 +173,8 @@ mod tests {
     use super::*;
 
     fn budget(max_failed: Option<u64>) -> Budget {
-        Budget { watch: Duration::from_secs(1), max_failed, max_share: 0.1, min_requests: 10 }
+        let (watch, max_total) = (Duration::from_secs(1), Some(0.5));
+        Budget { watch, max_failed, max_share: 0.1, max_total, min_requests: 10 }
     }
 
     fn seen(requests: u64, failed: u64) -> Seen {
@@ -149,6 +189,27 @@ mod tests {
         assert!(broken(&budget(None), 0.1, seen(10, 2)).is_none());
         assert!(broken(&budget(Some(3)), 0.0, seen(4, 4)).is_some());
         assert!(broken(&budget(Some(4)), 0.0, seen(4, 4)).is_none());
+        assert!(broken(&budget(None), 1.0, seen(10, 5)).is_none());
+        assert!(broken(&budget(None), 1.0, seen(10, 6)).is_some());
+    }
+
+    #[test]
+    fn few_requests_excuse_nothing() {
+        let count = |requests, failed| Count { requests, failed };
+        let budget = budget(None);
+        assert_eq!(share_before(&budget, count(9, 9)), 0.0);
+        assert_eq!(share_before(&budget, count(10, 9)), 0.9);
+        assert_eq!(share_before(&Budget { min_requests: 0, ..budget }, count(0, 0)), 0.0);
+    }
+
+    #[test]
+    fn nobody_is_led_back_to_what_was_worse() {
+        let count = |requests, failed| Count { requests, failed };
+        let worse = |left, seen| worse_before(&budget(None), left, seen, Color::Blue).is_some();
+        assert!(worse(count(10, 6), seen(10, 5)));
+        assert!(!worse(count(10, 5), seen(10, 5)));
+        assert!(!worse(count(9, 9), seen(10, 5)));
+        assert!(!worse(count(10, 6), seen(0, 0)));
     }
 
     #[test]

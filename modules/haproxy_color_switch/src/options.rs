@@ -88,6 +88,7 @@ const FLIP: &[Opt] = &[
     ]),
     Opt::new("error_budget", Kind::Dict).options(BUDGET).about(&[
         "Watch the colour's servers after the flip, and go back at once when too many requests fail.",
+        "When a larger share had failed on the old colour just before the flip, the task fails and the new colour stays active, its release recorded as void.",
     ]),
     Opt::new("drain_timeout", Kind::Float).default(Default::Float(0.0)).about(&[
         "For how many seconds to wait, at the end, until the old colour has no sessions.",
@@ -170,7 +171,11 @@ const BUDGET: &[Opt] = &[
         "The most requests that may fail. The default is no such limit.",
     ]),
     Opt::new("max_share", Kind::Float).default(Default::Float(0.05)).about(&[
-        "The largest share of requests that may fail, from V(0) to V(1), above the share that failed on the old colour.",
+        "The largest share of requests that may fail, from V(0) to V(1), above the share that failed on the old colour just before the flip, while the task looked at the new one.",
+        "When the old colour had fewer than O(error_budget.min_requests) requests just then, nothing is added.",
+    ]),
+    Opt::new("max_total", Kind::Float).about(&[
+        "The largest share of requests that may fail on the new colour, from V(0) to V(1), whatever the old one did. The default is no such limit.",
     ]),
     Opt::new("min_requests", Kind::Int).default(Default::Int(20)).about(&[
         "How many requests are needed before the share counts.",
@@ -260,7 +265,7 @@ const DONE: &[Return] = &[
         Return::new("at", Kind::Float, "always", "When the flip began, in seconds since 1970."),
         Return::new("milliseconds", Kind::Dict, "always", "How long C(target), C(flip), C(record), C(prove), C(watch), C(drain) and C(back) took, as far as they were done."),
         Return::new("proof", Kind::Dict, "with O(prove)", "Tries, the last status and its milliseconds."),
-        Return::new("budget", Kind::Dict, "with O(error_budget)", "Requests, failed, share, the old colour's share before, and requests of our own."),
+        Return::new("budget", Kind::Dict, "with O(error_budget)", "Requests, failed, share, requests of our own, and what the old colour had just before the flip: C(requests_before), and C(share_before), which is V(0) when these were too few."),
         Return::new("sessions_left", Kind::Int, "always", "Sessions that the old colour still had at the end."),
         Return::new("reverted", Kind::Bool, "always", "Whether the old colour was made active again."),
     ]),

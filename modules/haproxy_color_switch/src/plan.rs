@@ -95,7 +95,10 @@ pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>,
         let text = format!("prove {to} at {}", prove.title());
         plan.steps.push(Step::new(Action::Prove, text));
     }
-    if let Some(budget) = task.budget.as_ref().filter(|_| flips || loads || unfinished) {
+    // What stayed active although its budget was broken is no better by being asked for again.
+    let is_void = newest.is_some_and(|entry| entry.color == to && entry.verdict == Verdict::Void);
+    let watched = flips || loads || unfinished || is_void;
+    if let Some(budget) = task.budget.as_ref().filter(|_| watched) {
         let seconds = host::deadline::seconds(budget.watch);
         let text = format!("watch the requests of {to} for {seconds}");
         plan.steps.push(Step::new(Action::Watch, text));

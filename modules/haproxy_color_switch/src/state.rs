@@ -4,6 +4,7 @@
 use crate::color::{Color, Pattern};
 use crate::haproxy::config::Config;
 use crate::haproxy::socket::Socket;
+use crate::haproxy::stat::Count;
 use crate::haproxy::{map, reload};
 use crate::history::{History, Verdict};
 use crate::servers::{Fleet, Group};
@@ -60,6 +61,9 @@ pub struct Heading {
     pub release: Option<String>,
     /// What an older run that was killed, too, had made active and not proven.
     pub unproven: Option<Unproven>,
+    /// What the colour that was left had been asked just before.
+    #[serde(default)]
+    pub left: Count,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

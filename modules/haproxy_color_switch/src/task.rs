@@ -107,7 +107,10 @@ pub enum Content {
 pub struct Budget {
     pub watch: Duration,
     pub max_failed: Option<u64>,
+    /// Above the share of the colour that is left.
     pub max_share: f64,
+    /// Whatever the other colour did.
+    pub max_total: Option<f64>,
     pub min_requests: u64,
 }
 
@@ -251,16 +254,19 @@ fn budget(given: &Given) -> Result<Option<Budget>, Failure> {
         watch: f64,
         max_failed: Option<u64>,
         max_share: f64,
+        max_total: Option<f64>,
         min_requests: u64,
     }
     let Some(raw) = given.get::<Option<Raw>>("error_budget")? else { return Ok(None) };
     let watch = seconds("error_budget.watch", raw.watch)?;
-    if !(0.0..=1.0).contains(&raw.max_share) {
-        let msg = format!("expected a share from 0 to 1, got {}", raw.max_share);
-        return Err(bad("error_budget.max_share", msg));
+    let Raw { max_failed, max_share, max_total, min_requests, .. } = raw;
+    for (name, share) in [("max_share", Some(max_share)), ("max_total", max_total)] {
+        if let Some(share) = share.filter(|share| !(0.0..=1.0).contains(share)) {
+            let msg = format!("expected a share from 0 to 1, got {share}");
+            return Err(bad(&format!("error_budget.{name}"), msg));
+        }
     }
-    let (max_failed, min_requests) = (raw.max_failed, raw.min_requests);
-    let budget = Budget { watch, max_failed, max_share: raw.max_share, min_requests };
+    let budget = Budget { watch, max_failed, max_share, max_total, min_requests };
     Ok(Some(budget).filter(|budget| !budget.watch.is_zero()))
 }
 

@@ -48,7 +48,7 @@ BAD = {
     "prove": [{}, {"url": "ftp://x/"}, {"url": "127.0.0.1"}, {"url": "http://127.0.0.1/", "tries": 0},
               {"url": "http://127.0.0.1/", "timeout": "x"},
               {"url": "http://127.0.0.1/", "headers": {"X-A": "b\nc"}}],
-    "error_budget": [{"watch": -1}, {"watch": 1, "max_share": 2}, {"watch": 1, "max_failed": -1}, {"wait": 1}],
+    "error_budget": [{"watch": -1}, {"watch": 1, "max_share": 2}, {"watch": 1, "max_total": -0.1}, {"watch": 1, "max_failed": -1}, {"wait": 1}],
     "no_such_option": [1],
 }
 

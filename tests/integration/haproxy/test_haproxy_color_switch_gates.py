@@ -178,29 +178,81 @@ def test_a_colour_that_breaks_after_the_flip_is_left_before_the_watch_ends(versi
         assert load.report["failed"] >= budget["failed"] and set(load.report["kinds"]) == {"status 500"}
 
 
+def flip_and_ask(edge: Edge, blue: t.Callable[[], t.Any], share: int, requests: int, **budget: t.Any) -> dict[str, t.Any]:
+    """To green, of whose requests that share fails; `blue` is what users do while blue still serves and green is looked at.
+    All requests have come when the watch begins, which just looks at them."""
+    edge.switch("green", "web", f"share {share}")
+    with flipped_and_held(edge, blue, **watch(0.01, **budget)) as running:
+        assert ask(edge, "green", requests) == requests * share / 100
+    edge.switch("blue", "web", "ok")  # so that it says its name whenever it is asked
+    return running.wait()
+
+
+def asked_of_blue(edge: Edge, share: int, many: int) -> None:
+    edge.switch("blue", "web", f"share {share}")
+    assert ask(edge, "blue", many) == many * share / 100
+
+
 @all_versions
-def test_failures_are_compared_with_those_of_the_old_colour(version: str) -> None:
-    def flip_with(share: int, requests: int, **budget: t.Any) -> dict[str, t.Any]:
-        """To green, of whose requests that share fails. All have come when the watch begins, which just looks at them."""
-        edge.switch("green", "web", f"share {share}")
-        with flipped_and_held(edge, **watch(0.01, **budget)) as running:
-            assert ask(edge, "green", requests) == requests * share / 100
-        return running.wait()
+def test_failures_are_compared_with_those_of_the_old_colour_just_before(version: str) -> None:
+    def flip_to(share: int, requests: int = 100, **budget: t.Any) -> dict[str, t.Any]:
+        return flip_and_ask(edge, lambda: asked_of_blue(edge, 30, 100), share, requests, **budget)
 
     with Edge(version=version) as edge:
-        edge.ask("clear counters all")
-        edge.switch("blue", "web", "share 30")
-        assert ask(edge, "blue", 100) == 30
-        budget = flip_with(30, 100, max_share=0.1)["flip"]["budget"]
-        assert (budget["requests"], budget["failed"], budget["share"], budget["share_before"]) == (100, 30, 0.3, 0.3)
+        budget = flip_to(30, max_share=0.1)["flip"]["budget"]
+        assert (budget["requests"], budget["failed"], budget["share"]) == (100, 30, 0.3)
+        assert (budget["requests_before"], budget["share_before"]) == (100, 0.3)
         agree(edge, "green")
         flip(edge, "blue")
-        broken = flip_with(60, 100, max_share=0.1)
-        edge.switch("blue", "web", "ok")  # so that it says its name whenever it is asked
-        taken_back(edge, broken, "budget_broken", "60 of 100 requests failed (60.0 %, allowed 10.0 % above the 30.0 % of the old colour)")
-        assert flip_with(50, 100, max_share=0.5)["flip"]["budget"]["failed"] == 50
+        broken = flip_to(60, max_share=0.1)
+        taken_back(edge, broken, "budget_broken",
+                   "60 of 100 requests failed (60.0 %, allowed 10.0 % above the 30.0 % of the old colour just before the flip)")
+        assert flip_to(50, max_share=0.5)["flip"]["budget"]["failed"] == 50
         flip(edge, "blue")
-        taken_back(edge, flip_with(100, 8, max_share=1.0, max_failed=7), "budget_broken", "8 of 8 requests failed, more than 7")
+        taken_back(edge, flip_to(100, 8, max_share=1.0, max_failed=7), "budget_broken", "8 of 8 requests failed, more than 7")
+        broken = flip_to(40, max_share=0.5, max_total=0.35)
+        taken_back(edge, broken, "budget_broken", "40 of 100 requests failed (40.0 %, allowed 35.0 % whatever the old colour did)")
+
+
+@all_versions
+def test_what_the_old_colour_did_long_ago_excuses_nothing(version: str) -> None:
+    """Nor do a few requests that failed on it just before, which may be chance."""
+    with Edge(version=version) as edge:
+        asked_of_blue(edge, 60, 100)
+        for just_before, share in ((lambda: asked_of_blue(edge, 0, 20), 0), (lambda: asked_of_blue(edge, 100, 19), 0)):
+            broken = flip_and_ask(edge, just_before, 40, 100, max_share=0.02)
+            taken_back(edge, broken, "budget_broken",
+                       "40 of 100 requests failed (40.0 %, allowed 2.0 % above the 0.0 % of the old colour just before the flip)")
+            assert broken["flip"]["budget"]["share_before"] == share
+        # Counters that begin again in between hide nothing of what came after that.
+        def cleared() -> None:
+            edge.ask("clear counters all")
+            asked_of_blue(edge, 60, 20)
+
+        asked_of_blue(edge, 0, 100)
+        budget = flip_and_ask(edge, cleared, 60, 100, max_share=0.02)["flip"]["budget"]
+        assert (budget["requests_before"], budget["share_before"]) == (20, 0.6)
+        agree(edge, "green")
+
+
+@all_versions
+def test_nobody_is_led_back_to_a_colour_that_was_worse(version: str) -> None:
+    with Edge(version=version) as edge:
+        result = flip_and_ask(edge, lambda: asked_of_blue(edge, 60, 20), 40, 100, max_total=0.1)
+        assert result["failed"] and result["changed"] and result["reason"] == "budget_broken", result
+        assert not result["flip"]["reverted"] and "allowed 10.0 % whatever the old colour did" in result["msg"]
+        assert "green stays active, since 12 of 20 requests (60.0 %) had failed on blue just before the flip" in result["msg"]
+        edge.switch("green", "web", "ok")
+        agree(edge, "green")
+        void, blue = ("green", RELEASES["green"], "void"), ("blue", "-", "good")
+        assert history(edge) == [void, blue] and call(INFO, edge.place)["previous"]["open"]
+        # It is no better by being asked for again: it is watched, and there is nothing to go back to.
+        again = call(MODULE, {**edge.options, **GREEN, **watch(0.01)})
+        assert again["failed"] and not again["changed"] and "only 0 requests" in again["msg"], again
+        assert history(edge) == [void, blue] and edge.live() == "green" and not list(edge.state_dir.glob("intent*"))
+        assert flip(edge, "green", prove=prove(edge), **watch(0.01, min_requests=3))["flip"]["budget"]["requests"] == 3
+        assert history(edge)[0] == ("green", RELEASES["green"], "good")
+        agree(edge, "green")
 
 
 @all_versions

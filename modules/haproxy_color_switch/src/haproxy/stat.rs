@@ -5,6 +5,7 @@
 use super::socket::Socket;
 use ansible_module::Failure;
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A server, as `show stat` has it.
@@ -25,7 +26,7 @@ pub struct Server {
 }
 
 /// Requests that a server got, and those of them that failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     pub requests: u64,
     pub failed: u64,
@@ -37,6 +38,10 @@ impl Count {
         let requests = self.requests.checked_sub(then.requests)?;
         let failed = self.failed.checked_sub(then.failed)?;
         (failed <= requests).then_some(Count { requests, failed })
+    }
+
+    pub fn share(self) -> f64 {
+        if self.requests == 0 { 0.0 } else { self.failed as f64 / self.requests as f64 }
     }
 }
 
