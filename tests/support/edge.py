@@ -82,6 +82,7 @@ class Edge:
         **shape: t.Any,  # dummies, inter, hard_stop, idle_close, idle, more: see Shape
     ):
         self.binary = haproxy_binary(version)
+        self.below: list[str] = []  # a program, with its arguments, that is to run HAProxy from its next start on
         self._web = web_binary()
         self._own = folder is None
         if folder is None:
@@ -194,7 +195,7 @@ class Edge:
         """Start HAProxy; back when it answers, and has checked each server once, whatever came of that."""
         for name, master, stats in zip(self._processes, self.all_masters, self.all_stats):
             pidfile = self.pidfile if name == "haproxy" else self.folder / f"{name}.pidfile"
-            argv = ["env", f"EDGE_STATS={stats}", self.binary, "-W", "-S", f"{master},mode,600", "-p", pidfile, "-f", self.config]
+            argv = [*self.below, "env", f"EDGE_STATS={stats}", self.binary, "-W", "-S", f"{master},mode,600", "-p", pidfile, "-f", self.config]
             self._children.append(daemon.start(self.folder, name, argv))
         for process, name in enumerate(self._processes):
             # The worker answers while the master is still on its way to its socket.

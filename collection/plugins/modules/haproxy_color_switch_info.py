@@ -30,6 +30,10 @@ options:
   map:
     description:
       - The map file, written as the configuration names it. For O(method=map).
+      - >-
+        Where HAProxy runs in a container, or has mounts of its own for another reason, mount the folder of
+        this file there, and not the file: a mount of one file keeps the old content when the file is
+        replaced. Such a mount is refused.
     type: path
   map_key:
     description:
@@ -39,7 +43,9 @@ options:
     default: active
   config:
     description:
-      - The configuration of HAProxy. It is replaced for O(method=reload), and only read otherwise.
+      - >-
+        The configuration of HAProxy. It is replaced for O(method=reload), and only read otherwise. For mounts
+        the same holds as for O(map).
     type: path
     default: /etc/haproxy/haproxy.cfg
   stats_socket:

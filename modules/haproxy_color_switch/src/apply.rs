@@ -6,6 +6,7 @@
 use crate::budget;
 use crate::color::Color;
 use crate::gate;
+use crate::haproxy::reader::{ensure_read, readers};
 use crate::haproxy::stat::Count;
 use crate::haproxy::{map, reload};
 use crate::history::{Entry, History, Verdict};
@@ -174,14 +175,18 @@ impl<'a> Apply<'a> {
         for (socket, seen) in state.sockets.iter().zip(&state.live) {
             ensure_unmoved(map::live_value(socket, file, &place.key)? == *seen, file)?;
         }
+        let readers = readers(&state.sockets)?;
+        // Before it is done: an answer that does not come leaves it open.
+        self.flipped = true;
+        // The file first: what it cannot hold is seen before users are sent anywhere.
+        let new = map::with_value(&text, &place.key, &value);
+        Replace::new(file)
+            .write(&new)
+            .context("the live map would be forgotten at the next reload")?;
+        ensure_read(&readers, file, &new)?;
         for socket in &state.sockets {
-            // Before it is done: an answer that does not come leaves it open.
-            self.flipped = true;
             map::set_live(socket, file, &place.key, &value)?;
         }
-        Replace::new(file)
-            .write(&map::with_value(&text, &place.key, &value))
-            .context("the live map would be forgotten at the next reload")?;
         self.read_back(file, &value)
     }
 
@@ -216,6 +221,7 @@ impl<'a> Apply<'a> {
         }
         self.flipped = true;
         Replace::new(&place.config).write(content)?;
+        ensure_read(&readers(&self.state.sockets)?, &place.config, content)?;
         self.reloaded = true;
         reload::reload(way, &self.state.sockets)?;
         gate::target_after_reload(self.state, self.task, self.switch)?;

@@ -3,6 +3,7 @@
 
 use crate::color::Color;
 use crate::haproxy::config::Config;
+use crate::haproxy::reader::{ensure_replaceable, readers};
 use crate::haproxy::stat::Server;
 use crate::plan::Switch;
 use crate::question::Question;
@@ -26,6 +27,15 @@ const VALIDATION: Duration = Duration::from_secs(60);
 const INTER: Duration = Duration::from_secs(2);
 /// At once, so that slow servers do not add up.
 const SIDE_BY_SIDE: usize = 32;
+
+/// What is to be written must be what HAProxy reads at its next reload.
+pub fn file(state: &State, task: &Task) -> Result<()> {
+    let file = match &task.place.method {
+        Method::Map(map) => map,
+        Method::Reload => &task.place.config,
+    };
+    ensure_replaceable(&readers(&state.sockets)?, file).context("nothing was changed")
+}
 
 /// Wait until every server of the colour is up by a check that passed, and answers by itself.
 ///

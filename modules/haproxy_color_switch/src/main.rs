@@ -63,6 +63,9 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let nothing_to_do = plan.steps.is_empty();
     let mut apply = Apply::new(&task, &state, &switch);
     if flips && !invocation.check_mode {
+        if let Err(error) = gate::file(&state, &task) {
+            return Err(if switch.resumes { apply.go_back(error) } else { error });
+        }
         let began = Instant::now();
         if let Err(error) = gate::target(&state, &task, &switch) {
             return Err(match switch.resumes {

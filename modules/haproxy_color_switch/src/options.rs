@@ -12,13 +12,14 @@ const WHERE: &[Opt] = &[
     ]),
     Opt::new("map", Kind::Path).about(&[
         "The map file, written as the configuration names it. For O(method=map).",
+        "Where HAProxy runs in a container, or has mounts of its own for another reason, mount the folder of this file there, and not the file: a mount of one file keeps the old content when the file is replaced. Such a mount is refused.",
     ]),
     Opt::new("map_key", Kind::Str).default(Default::Str("active")).about(&[
         "The key of this app and environment in the map, such as V(shop-staging).",
         "Its value is V(blue) or V(green), or a name that holds one of them as a word, such as V(shop-blue).",
     ]),
     Opt::new("config", Kind::Path).default(Default::Str("/etc/haproxy/haproxy.cfg")).about(&[
-        "The configuration of HAProxy. It is replaced for O(method=reload), and only read otherwise.",
+        "The configuration of HAProxy. It is replaced for O(method=reload), and only read otherwise. For mounts the same holds as for O(map).",
     ]),
     Opt::new("stats_socket", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
         "The stats sockets of the HAProxy processes, each a path or V(address:port), with C(level admin).",

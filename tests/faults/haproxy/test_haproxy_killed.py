@@ -30,7 +30,7 @@ from color_switch import (
 from harness import lab
 
 LOCKS = Path("/run/reversible-haproxy")
-# What a flip tells HAProxy stands between two of these: its lock is noted right before, and the next file is written right after.
+# What a flip tells HAProxy stands between two of these: the map's file is replaced right before, and the next file is written right after.
 CHANGES = "write,ftruncate,fchmod,fsync,rename,renameat,renameat2,unlink,mkdir"
 KILLS = 14   # of one flip, when there is little time
 

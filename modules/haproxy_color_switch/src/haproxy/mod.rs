@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod map;
+pub mod reader;
 pub mod reload;
 pub mod socket;
 pub mod stat;

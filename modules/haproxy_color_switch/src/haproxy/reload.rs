@@ -297,7 +297,7 @@ impl<'a> Signs<'a> {
     }
 }
 
-fn children_of(pid: i32) -> BTreeSet<i32> {
+pub(super) fn children_of(pid: i32) -> BTreeSet<i32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
@@ -368,9 +368,9 @@ fn age(pid: u32) -> Option<Duration> {
 }
 
 /// `/proc/<pid>/stat`; what follows the name in brackets, which may hold anything.
-struct Stat(String);
+pub(super) struct Stat(String);
 
-fn stat_of(pid: u32) -> Option<Stat> {
+pub(super) fn stat_of(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (head, rest) = text.rsplit_once(')')?;
     head.contains("haproxy").then(|| Stat(rest.trim_start().to_owned()))
@@ -381,7 +381,7 @@ impl Stat {
         self.0.split(' ').nth(number - 3)
     }
 
-    fn parent(&self) -> Option<i32> {
+    pub(super) fn parent(&self) -> Option<i32> {
         self.field(4)?.parse().ok()
     }
 

@@ -7,6 +7,8 @@ use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::deadline::{Deadline, seconds};
 use host::interrupt;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -54,7 +56,7 @@ impl Socket {
     }
 
     pub fn ask_for(&self, command: &str, patience: Duration) -> Result<String> {
-        let answer = self
+        let (answer, _) = self
             .exchange(command, Deadline::after(patience))
             .with_context(|| format!("asking HAProxy at {self}: {command}"))?;
         let text = String::from_utf8_lossy(&answer);
@@ -76,15 +78,23 @@ impl Socket {
         Ok(text.to_owned())
     }
 
-    fn exchange(&self, command: &str, deadline: Deadline) -> Result<Vec<u8>> {
+    /// The process that has made the socket, as our machine numbers it; it may have ended since.
+    pub fn maker(&self) -> Result<Option<u32>> {
+        let asked = self.exchange("show info", Deadline::after(PATIENCE));
+        Ok(asked.with_context(|| format!("asking who has made the socket {self}"))?.1)
+    }
+
+    /// The answer, and who has made the socket.
+    fn exchange(&self, command: &str, deadline: Deadline) -> Result<(Vec<u8>, Option<u32>)> {
         let mut line = self.connect(deadline).map_err(|why| self.unreachable(&why))?;
+        let maker = line.maker();
         let sent = line.write_all(format!("{command}\n").as_bytes()).and_then(|()| line.shutdown());
         sent.map_err(|why| self.unreachable(&why))?;
         let (mut answer, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
         loop {
             interrupt::check()?;
             match line.read(&mut buffer) {
-                Ok(0) => return Ok(answer),
+                Ok(0) => return Ok((answer, maker)),
                 Ok(got) => answer.extend_from_slice(&buffer[..got]),
                 Err(error) if is_slice(&error) => {}
                 Err(error) => return Err(self.unreachable(&error).into()),
@@ -158,6 +168,12 @@ impl Line {
                 line.set_write_timeout(Some(PATIENCE))
             }
         }
+    }
+
+    fn maker(&self) -> Option<u32> {
+        let Line::Unix(line) = self else { return None };
+        let pid = getsockopt(line, PeerCredentials).ok()?.pid();
+        u32::try_from(pid).ok().filter(|pid| *pid > 0)
     }
 
     fn shutdown(&self) -> io::Result<()> {
