@@ -73,6 +73,7 @@ impl Apply<'_> {
                     self.switch.to
                 );
                 Failure::new("not_reverted", msg)
+                    .with("changed", true)
                     .with("flip", self.numbers.to_json())
                     .with("because", format!("{error:#}"))
                     .into()

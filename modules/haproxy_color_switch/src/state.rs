@@ -256,8 +256,12 @@ impl State {
         let Some(active) = self.active else { return };
         match self.record.as_deref() {
             Some(word) if word != active.word() => self.notes.push(format!(
-                "{} says {word:?}, but {active} is active: somebody has flipped by hand",
-                place.active_color_file().display()
+                "{} says {word:?}, but {active} is active: {}",
+                place.active_color_file().display(),
+                match self.heading {
+                    Some(_) => "a run was stopped half way",
+                    None => "somebody has flipped by hand",
+                }
             )),
             _ => {}
         }

@@ -306,6 +306,28 @@ def test_haproxy_starts_again_before_the_watch_and_between_two_runs(version: str
             agree(edge, "blue")
 
 
+@all_versions
+def test_haproxy_stands_still_in_the_watch(version: str) -> None:
+    """It answers nothing, also on the way back, and does later what it was told then: that was us, and nobody's hand."""
+    with Edge(version=version) as edge:
+        flip(edge, "blue")
+        with watching(edge, "green") as running:
+            worker = edge.worker_pid()
+            os.kill(worker, signal.SIGSTOP)
+            try:
+                result = running.wait()
+            finally:
+                os.kill(worker, signal.SIGCONT)
+        assert result["failed"] and result["reason"] == "not_reverted" and result["changed"], result
+        assert filed(edge) == "blue"
+        wait_for(lambda: edge.live() == "blue", "it does what it was told")
+        seen = call(INFO, edge.place)
+        assert seen["unfinished"] and len(seen["drift"]) == 1 and "blue is active: a run was stopped half way" in seen["drift"][0], seen
+        flip(edge, "blue")
+        agree(edge, "blue")
+        never_proven(edge, "green")
+
+
 # Others at the same time
 
 
