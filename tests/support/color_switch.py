@@ -151,10 +151,10 @@ def watching(edge: Edge, color: str = "green", *, below: t.Sequence[str] = (), *
 
 
 @contextlib.contextmanager
-def ended(running: Call) -> t.Iterator[None]:
+def ended(running: Call) -> t.Iterator[Call]:
     """It ends with the body at the latest."""
     try:
-        yield
+        yield running
     finally:
         if running.process.poll() is None:
             running.kill()

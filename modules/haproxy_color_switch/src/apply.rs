@@ -29,7 +29,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-const LOCKS: &str = "/run/reversible-haproxy";
+/// Ours alone, and empty after each start of the machine.
+pub const LOCKS: &str = "/run/reversible-haproxy";
 const POLL: Duration = Duration::from_millis(100);
 
 /// One lock for each thing that only one task may change. Not in the state folder: a run that is

@@ -81,7 +81,7 @@ impl Apply<'_> {
         }
     }
 
-    /// The new colour is bad, and the old one was worse: whoever is to have it must say so.
+    /// The new colour is bad, and the old one was worse: going back is left to people.
     fn stay(&self, error: anyhow::Error, why: &str) -> anyhow::Error {
         let (task, to) = (self.task, self.switch.to);
         let history = self.history(Verdict::Void);

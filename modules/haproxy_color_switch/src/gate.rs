@@ -1,6 +1,7 @@
 //! What must hold before anything is changed: the servers of the colour are up and answer, and
 //! HAProxy accepts the new configuration.
 
+use crate::apply::LOCKS;
 use crate::color::Color;
 use crate::haproxy::config::Config;
 use crate::haproxy::reader::{ensure_replaceable, readers};
@@ -14,12 +15,16 @@ use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::command::Command;
 use host::deadline::{Deadline, seconds};
+use host::folder::SafeFolder;
 use host::program;
+use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tempfile::NamedTempFile;
 
 const POLL: Duration = Duration::from_millis(50);
 const VALIDATION: Duration = Duration::from_secs(60);
@@ -185,13 +190,34 @@ fn kept(task: &Task, to: Color) -> Result<Vec<u8>> {
     }
 }
 
+const TO_CHECK: (&str, &str) = ("haproxy-", ".cfg");
+
+/// A file of its own with mode 0600, since a configuration may hold passwords; those that killed
+/// runs have left are removed. A lock, which ends with its run, tells them from those in use.
+fn file_to_check() -> Result<NamedTempFile> {
+    let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
+    let (prefix, suffix) = TO_CHECK;
+    let take = |file: &File| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok();
+    for entry in fs::read_dir(folder.path())?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let ours = name.starts_with(prefix) && name.ends_with(suffix);
+        if ours && File::open(entry.path()).is_ok_and(|file| take(&file)) {
+            // Another run may have been as fast.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    loop {
+        let file =
+            tempfile::Builder::new().prefix(prefix).suffix(suffix).tempfile_in(folder.path())?;
+        // Until it is locked, another run may take it for one that was left.
+        if take(file.as_file()) && file.as_file().metadata()?.nlink() > 0 {
+            return Ok(file);
+        }
+    }
+}
+
 fn validate(command: &[String], content: &[u8]) -> Result<()> {
-    // Of its own with mode 0600: a configuration may hold passwords.
-    let mut file = tempfile::Builder::new()
-        .prefix("haproxy-")
-        .suffix(".cfg")
-        .tempfile()
-        .context("making a temporary file for the new configuration")?;
+    let mut file = file_to_check().context("making a temporary file for the new configuration")?;
     file.write_all(content).context("writing the new configuration to a temporary file")?;
     file.flush().context("writing the new configuration to a temporary file")?;
     let place = file.path().to_string_lossy().into_owned();

@@ -18,6 +18,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import typing as t
 from pathlib import Path
@@ -25,7 +26,7 @@ from pathlib import Path
 import pytest
 from edge import RELEASES, Call, Edge, call, wait_for
 from color_switch import (
-    BLUE, GREEN, INFO, MODULE, agree, all_versions, ask, filed, flip, flipped_and_held, history, layouts, prove,
+    BLUE, GREEN, INFO, MODULE, agree, all_versions, ask, ended, filed, flip, flipped_and_held, history, layouts, prove,
     recorded, watching)
 from harness import lab
 
@@ -188,17 +189,17 @@ def test_killed_in_its_watch_and_the_next_one_fails(version: str) -> None:
 @pytest.mark.parametrize("then", ["green", "blue"])
 def test_killed_before_and_after_each_change(version: str, then: str) -> None:
     with Edge(version=version) as edge:
-        ended = {"before": 0, "half": 0, "done": 0}
+        outcomes = {"before": 0, "half": 0, "done": 0}
         for change in killed_at_changes(edge, {**edge.options, **GREEN, "prove": prove(edge)}, lambda: blue_from_the_start(edge)):
             assert edge.live() in RELEASES and filed(edge) in RELEASES
             proven = ("green", RELEASES["green"], "good") in history(edge)
-            ended["half" if said_truly(edge) else "done" if edge.live() == "green" else "before"] += 1
+            outcomes["half" if said_truly(edge) else "done" if edge.live() == "green" else "before"] += 1
             flip(edge, then, prove=prove(edge, release_field="build.sha"))
             agree(edge, then)
             if then == "blue" and not proven:
                 never_proven(edge, "green")
             assert history(edge)[0] == (then, RELEASES[then], "good"), (change, history(edge))
-        assert all(ended.values()), ended
+        assert all(outcomes.values()), outcomes
         nothing_of_ours_is_left(edge)
 
 
@@ -212,15 +213,15 @@ ALL_WAYS_ON = [*WAYS_ON, ("two-backends", "blue"), ("one-backend", "green")]
 def test_killed_before_and_after_each_change_with_a_reload(version: str, layout: str, then: str) -> None:
     with Edge(version=version, method="reload", layout=layout) as edge:
         flip(edge, "blue", content=edge.render("blue") + "# found\n")
-        ended = {"before": 0, "half": 0, "done": 0}
+        outcomes = {"before": 0, "half": 0, "done": 0}
         options = {**edge.options, **GREEN, "content": edge.render("green"), "prove": prove(edge)}
         for change in killed_at_changes(edge, options, lambda: flip(edge, "blue", content=edge.render("blue"))):
             assert edge.config.read_text() in (edge.render("blue"), edge.render("green"))
-            ended["half" if said_truly(edge) else "done" if recorded(edge) == "green\n" else "before"] += 1
+            outcomes["half" if said_truly(edge) else "done" if recorded(edge) == "green\n" else "before"] += 1
             flip(edge, then, content=edge.render(then), prove=prove(edge))
             agree(edge, then)
             assert history(edge)[0] == (then, RELEASES[then], "good"), (change, history(edge))
-        assert all(ended.values()), ended
+        assert all(outcomes.values()), outcomes
         nothing_of_ours_is_left(edge)
 
 
@@ -246,6 +247,27 @@ def test_killed_between_the_new_configuration_and_its_reload(version: str, layou
         if not reloads:
             assert edge.answer() == "blue 1111111"
         assert not call(MODULE, options).get("failed")
+        agree(edge, "green")
+
+
+@all_versions
+def test_killed_while_a_new_configuration_is_checked(version: str) -> None:
+    """It may hold passwords, and no copy of it stays: the next run takes that away, but not what another run is checking."""
+    with Edge(version=version, method="reload") as edge, socket.create_server(("127.0.0.1", 0)) as waiting:
+        waiting.settimeout(60)
+        told = f"import socket, sys; s = socket.create_connection(('127.0.0.1', {waiting.getsockname()[1]})); s.send(sys.argv[1].encode()); s.recv(1)"
+        options = {**edge.options, **GREEN, "content": edge.render("green")}
+        checking = options | {"validate": [sys.executable, "-c", told, "%s"]}
+        with ended(Call(MODULE, checking)) as running, waiting.accept()[0] as line:
+            left = Path(line.recv(4096).decode())
+            assert left.read_text() == edge.render("green") and left.stat().st_mode & 0o777 == 0o600
+            running.kill()
+        with ended(Call(MODULE, checking, check=True)) as running, waiting.accept()[0] as line:
+            used = Path(line.recv(4096).decode())
+            assert used != left and not left.exists() and used.exists()
+            assert call(MODULE, options)["changed"] and used.exists()
+            line.sendall(b"x")
+            assert not running.wait().get("failed") and not used.exists()
         agree(edge, "green")
 
 
