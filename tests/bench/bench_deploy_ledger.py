@@ -75,7 +75,7 @@ def main() -> int:
         start = time.perf_counter()
         assert len([json.loads(line) for line in text.splitlines()]) == 8 * asked.deploys
         python = time.perf_counter() - start
-        middle, new = deploys[asked.deploys // 2][0], "20991121t084500z-7f3a"
+        middle, new = deploys[asked.deploys // 2][0], time.strftime("%Y%m%dt%H%M%Sz-7f3a", time.gmtime())
         report = {"state": "report", "deploy_id": middle, "report_html": str(path / "r.html"), "_ansible_check_mode": True}
         kinds = {
             "read (deploy_ledger_info)": {"_ansible_module_name": "deploy_ledger_info"},

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import typing as t
 from pathlib import Path
 
@@ -41,7 +42,8 @@ exec httpd -f -h /www
 """
 HEALTHY = "echo \"{\\\"version\\\": \\\"$RELEASE\\\"}\" > /www/health"
 SECRET = "it's a \"$secret\" ${of} \\ours\\"
-OLDER, NEWER = "20261121t084000z-0001", "20991121t090000z-1c2d"
+# The newer one is above every id that a run of the tests gives itself, and within the day that an id may be ahead.
+OLDER, NEWER = "20261121t084000z-0001", time.strftime("%Y%m%dt%H%M%Sz-1c2d", time.gmtime(time.time() + 12 * 3600))
 NEWEST = CORES[-1]
 
 

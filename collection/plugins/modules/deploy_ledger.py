@@ -51,6 +51,9 @@ options:
       - >-
         It is the fence too: once a newer deploy was opened, an older one can record nothing more. Only
         O(state=void) and O(state=report) are no acts of the deploy.
+      - >-
+        An id that is more than a day ahead of the target's clock is refused, as it would lock out every right
+        one. A target whose clock is that far behind its own fence warns of it and refuses none.
     type: str
   state:
     description:
@@ -67,6 +70,10 @@ options:
         V(report) writes the report of the deploy, and the metrics: O(report_markdown), O(report_html),
         O(metrics_file). The record stays as it is.
       - V(compacted) makes the ledger shorter by O(retain).
+      - >-
+        V(fence_lowered) lowers a fence that is more than a day ahead of the target's clock to O(deploy_id),
+        the newest id that is right. O(path) is the folder that the fence lies in, of the ledger or of another
+        module's state. It wants O(confirm).
     type: str
     required: true
     choices:
@@ -79,6 +86,16 @@ options:
       - void
       - report
       - compacted
+      - fence_lowered
+  next_id:
+    description:
+      - >-
+        Whether a new deploy whose O(deploy_id) is below one that was opened here before is opened one second
+        after that one, instead of being refused: two runs fell into one second, or this controller's clock is
+        behind. For O(state=open).
+      - The run then goes on under the RV(deploy_id) of the result.
+    type: bool
+    default: false
   release:
     description:
       - The release that is deployed, as a commit SHA. For O(state=open).
@@ -267,6 +284,27 @@ options:
         A Markdown file of this deploy that is there stays as it is, since somebody may have written into it.
         Beside one of another deploy the id is added to the name.
     type: str
+  confirm:
+    description:
+      - Agreement to what the plan destroys.
+      - >-
+        Either the C(plan_id) that check mode showed: it covers all that this plan lists, and is refused when
+        the state has moved since.
+      - "Or V(true): it covers the plain action alone, and O(accept) must name each further kind of loss."
+    type: str
+    default: "false"
+  accept:
+    description:
+      - Further kinds of loss to agree to, together with O(confirm=true).
+      - The plan names the word for each.
+    type: list
+    elements: str
+    default: []
+  max_loss:
+    description:
+      - The most data that may be lost, such as V(100M).
+      - A plan that would lose more, or whose loss cannot be measured, is refused even when it was confirmed.
+    type: bytes
 attributes:
   check_mode:
     support: full
@@ -396,6 +434,15 @@ EXAMPLES = r"""
     state: open
     take_over: 20261121t091500z-44d0
 
+- name: Lower a fence that a wrong clock has put into the year 2099, on each target that says superseded
+  reversible.deploy.deploy_ledger:
+    app: shop
+    env: staging
+    path: /var/lib/reversible/shop-staging
+    deploy_id: 20261121t093000z-01bc
+    state: fence_lowered
+    confirm: true
+
 - name: Keep the newest 200 deploys, and what must not be forgotten
   reversible.deploy.deploy_ledger:
     app: shop
@@ -413,6 +460,10 @@ before:
   description: The state before.
   returned: success
   type: dict
+deploy_id:
+  description: "The id under which the deploy is open: another one than was given only with O(next_id)."
+  returned: when O(state=open)
+  type: str
 loss:
   description: What the plan destroys.
   returned: always
@@ -532,7 +583,12 @@ MODULE_SPEC = {
                 "void",
                 "report",
                 "compacted",
+                "fence_lowered",
             ],
+        },
+        "next_id": {
+            "type": "bool",
+            "default": False,
         },
         "release": {
             "type": "str",
@@ -639,6 +695,18 @@ MODULE_SPEC = {
         "bring_to": {
             "type": "str",
         },
+        "confirm": {
+            "type": "str",
+            "default": "false",
+        },
+        "accept": {
+            "type": "list",
+            "elements": "str",
+            "default": [],
+        },
+        "max_loss": {
+            "type": "bytes",
+        },
     },
     "required_if": [
         ("state", "open", ["deploy_id"], False),
@@ -651,6 +719,7 @@ MODULE_SPEC = {
         ("state", "report", ["deploy_id"], False),
         ("state", "report", ["report_markdown", "report_html", "bring_to", "metrics_file"], True),
         ("state", "compacted", ["retain"], False),
+        ("state", "fence_lowered", ["deploy_id", "path"], False),
     ],
     "required_by": {
         "config_dirty": ["config_commit"],

@@ -22,11 +22,12 @@ pub fn rollback_key(rollback: Option<&DeployId>, consent: &Consent) -> Option<St
     }
 }
 
-/// Refuse a run that a newer one has superseded, and leave the fence as it is.
+/// Refuse a run that a newer one has superseded or whose id is from the future, and leave the fence
+/// as it is.
 pub fn look_at_fence(run: &DeployId, state_dir: &Path) -> Result<()> {
     match SafeFolder::find(state_dir)? {
         Some(folder) => Fence::check(folder.path(), run),
-        None => Ok(()),
+        None => Fence::check_first(run),
     }
 }
 

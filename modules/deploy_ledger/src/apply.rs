@@ -52,6 +52,7 @@ pub fn act(options: &Options, action: &Action) -> Result<()> {
             let text = metrics_now(options, path)?;
             Replace::new(path).new_mode(0o644).write(text.as_bytes()).map(drop)
         }
+        Action::LowerFence(to) => Fence::lower(&options.at.folder, to),
         Action::Compact(left) => {
             let file = options.at.file();
             // Of one that was killed; we hold the lock.
@@ -99,6 +100,7 @@ pub fn verify(options: &Options, actions: &[Action]) -> Result<Value> {
                 (path.display().to_string(), now == Some(text.as_bytes()))
             }
             Action::Compact(left) => (state.file.clone(), state.bytes == *left),
+            Action::LowerFence(to) => ("the fence".to_owned(), state.fence.as_ref() == Some(to)),
         };
         if !seen {
             let msg = format!("{place} does not hold what was just written to it");
@@ -114,6 +116,7 @@ pub fn verify(options: &Options, actions: &[Action]) -> Result<Value> {
             });
             json!({ "files": files.collect::<serde_json::Map<_, _>>() })
         }
+        Task::LowerFence { .. } => json!({ "fence": state.fence }),
         Task::Compact { .. } => json!({ "deploys": state.ledger.deploys.len() }),
     })
 }

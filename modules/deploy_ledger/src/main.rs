@@ -15,7 +15,8 @@ use ansible_module::{Invocation, Outcome, Served, serve};
 use anyhow::Result;
 use change::Consent;
 use host::deploy_id::DeployId;
-use ledger::Event;
+use host::fence::Fence;
+use ledger::{Event, Scope};
 use options::{InfoOptions, Link, Options, Task};
 use plan::Action;
 use serde_json::{Value, json};
@@ -26,30 +27,37 @@ fn main() -> ExitCode {
 }
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
-    let options = Options::parse(&invocation.options)?;
-    // Held until the result is known, so that nobody writes between observe and verify.
-    let _lock = match invocation.check_mode {
+    let mut options = Options::parse(&invocation.options)?;
+    // Held until the result is known, so that nobody writes between observe and verify. A fence has a
+    // lock of its own.
+    let _lock = match invocation.check_mode || matches!(options.task, Task::LowerFence { .. }) {
         true => None,
         false => apply::enter(&options)?,
     };
+    let moved = take_next_id(&mut options)?;
     // Looked at here and raised by a deploy that is opened: one that is refused must not put the
     // one that runs out of action.
     if let Some(id) = options.fenced_by() {
         change::look_at_fence(id, &options.at.folder)?;
     }
+    if let Task::LowerFence { to } = &options.task {
+        Fence::check_first(to)?;
+    }
     let state = state::observe_all(&options)?;
-    let plan = plan::plan(&state, &options, invocation.check_mode)?;
+    let mut plan = plan::plan(&state, &options, invocation.check_mode)?;
+    plan.warnings.extend(moved);
     let actions: Vec<Action> = plan.steps.iter().map(|step| step.action.clone()).collect();
     let outcome = change::run(
         invocation,
         plan,
-        &Consent::none(),
+        &Consent::from(invocation)?,
         None,
         |action, _| apply::act(&options, action),
         || apply::verify(&options, &actions),
     )?;
     let outcome = match &options.task {
-        Task::Record { event, .. } if matches!(**event, Event::Open(_)) => outcome
+        Task::Record { deploy, event, .. } if matches!(**event, Event::Open(_)) => outcome
+            .fact("deploy_id", deploy.as_str())
             .fact("stays", state::migrated(&state.ledger))
             .fact("taken", state::taken(&state.ledger)),
         _ => outcome,
@@ -60,6 +68,34 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         }
         _ => outcome,
     })
+}
+
+/// Gives a new deploy an id above that of every one that was opened before, and says so.
+fn take_next_id(options: &mut Options) -> Result<Option<String>> {
+    let folder = options.at.folder.clone();
+    let Task::Record { deploy, .. } = &mut options.task else { return Ok(None) };
+    if !options.next_id || !folder.is_dir() {
+        return Ok(None);
+    }
+    // One that is ahead of the clock is wrong, and no id to follow.
+    let (Some(fence), None) = (Fence::read(&folder)?, Fence::ahead(&folder)?) else {
+        return Ok(None);
+    };
+    if *deploy >= fence {
+        return Ok(None);
+    }
+    let scope = Scope::About { newest: 1, named: Some(deploy) };
+    // One that was superseded must not come back under another id.
+    if state::observe(&options.at, scope)?.ledger.deploy(deploy).is_some() {
+        return Ok(None);
+    }
+    let next = deploy.after(&fence)?;
+    let moved = format!(
+        "{deploy} is below {fence}, which was opened before (in the same second, or the clock of this controller is behind): \
+         this deploy is {next}"
+    );
+    *deploy = next;
+    Ok(Some(moved))
 }
 
 /// For the controller, which writes it down.

@@ -82,6 +82,7 @@ pub enum Task {
     Record { deploy: DeployId, event: Box<Event>, cap: Cap },
     Report { deploy: DeployId, link: Link },
     Compact { retain: usize },
+    LowerFence { to: DeployId },
 }
 
 /// How often deploys may go back by themselves.
@@ -95,6 +96,8 @@ pub struct Cap {
 pub struct Options {
     pub at: Where,
     pub task: Task,
+    /// The run was given its id by a clock, and can do with the next one.
+    pub next_id: bool,
     pub outcome_file: Option<PathBuf>,
     pub metrics_file: Option<PathBuf>,
     pub report_markdown: Option<PathBuf>,
@@ -110,6 +113,7 @@ impl Options {
         let state: String = given.get("state")?;
         let task = match state.as_str() {
             "compacted" => Task::Compact { retain: at_least_one(given, "retain")? },
+            "fence_lowered" => Task::LowerFence { to: given.get("deploy_id")? },
             "report" => Task::Report { deploy: given.get("deploy_id")?, link: Link::parse(given)? },
             state => Task::Record {
                 deploy: given.get("deploy_id")?,
@@ -127,6 +131,7 @@ impl Options {
         Ok(Options {
             at,
             task,
+            next_id: state == "open" && given.get("next_id")?,
             outcome_file: absolute(given, "outcome_file")?,
             metrics_file,
             report_markdown: absolute(given, "report_markdown")?,
@@ -142,7 +147,7 @@ impl Options {
     pub fn deploy(&self) -> Option<&DeployId> {
         match &self.task {
             Task::Record { deploy, .. } | Task::Report { deploy, .. } => Some(deploy),
-            Task::Compact { .. } => None,
+            Task::Compact { .. } | Task::LowerFence { .. } => None,
         }
     }
 
@@ -152,7 +157,7 @@ impl Options {
             Task::Record { deploy, event, .. } => {
                 (!matches!(**event, Event::Void { .. })).then_some(deploy)
             }
-            Task::Report { .. } | Task::Compact { .. } => None,
+            Task::Report { .. } | Task::Compact { .. } | Task::LowerFence { .. } => None,
         }
     }
 }

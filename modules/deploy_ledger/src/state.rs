@@ -6,6 +6,7 @@ use crate::options::{Options, Task, Where};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::deploy_id::DeployId;
+use host::fence::Fence;
 use host::{atomic, clock};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -26,6 +27,10 @@ pub struct State {
     pub bytes: Vec<u8>,
     pub name: String,
     pub file: String,
+    /// For a task that it looks at.
+    pub fence: Option<DeployId>,
+    /// Then either the fence or this machine's clock is wrong.
+    pub fence_is_ahead: bool,
     /// What stands in the files that a task may write; none where there is none.
     pub files: BTreeMap<PathBuf, Option<Vec<u8>>>,
 }
@@ -53,7 +58,15 @@ pub fn observe(at: &Where, scope: Scope<'_>) -> Result<State> {
         .into());
     }
     let files = BTreeMap::new();
-    Ok(State { ledger, bytes, name: at.name(), file: file.display().to_string(), files })
+    Ok(State {
+        ledger,
+        bytes,
+        name: at.name(),
+        file: file.display().to_string(),
+        fence: None,
+        fence_is_ahead: false,
+        files,
+    })
 }
 
 /// With the files that the task is about.
@@ -66,6 +79,13 @@ pub fn observe_all(options: &Options) -> Result<State> {
         _ => Scope::About { newest: NEWEST, named: options.deploy() },
     };
     let mut state = observe(&options.at, scope)?;
+    // What is said about an old deploy must not fail for a fence that cannot be read.
+    let about_fence =
+        options.fenced_by().is_some() || matches!(options.task, Task::LowerFence { .. });
+    if about_fence && options.at.folder.is_dir() {
+        state.fence = Fence::read(&options.at.folder)?;
+        state.fence_is_ahead = Fence::ahead(&options.at.folder)?.is_some();
+    }
     let files = [
         &options.outcome_file,
         &options.metrics_file,
@@ -99,6 +119,14 @@ impl State {
             warnings.push(format!(
                 "the last line of {} was torn by a crash; its {} bytes are left out",
                 self.file, self.ledger.torn
+            ));
+        }
+        if let (Some(fence), true) = (&self.fence, self.fence_is_ahead) {
+            warnings.push(format!(
+                "the fence {fence} beside {} is more than a day ahead of this machine's clock ({}), so no id is judged by the clock: set \
+                 the clock if it is wrong, else lower the fence (state: fence_lowered)",
+                self.file,
+                clock::now()
             ));
         }
         if let Some((at, id, _)) = &self.ledger.newest {

@@ -267,3 +267,92 @@ fn ten_thousand_deploys_are_read() {
     assert_eq!(info["deploys"].as_array().unwrap().len(), 20);
     assert_eq!(info["damaged"], json!([]));
 }
+
+/// As it was left by a version that took any id.
+fn with_a_fence_of_2099(ledger: &Ledger) {
+    assert!(changed(&ledger.task("open", FIRST, json!({}))));
+    fs::write(ledger.path().join("fence"), "20991231t000000z-0001\n").unwrap();
+}
+
+#[test]
+fn an_id_of_the_year_2099_is_refused_and_opens_nothing() {
+    let ledger = Ledger::new();
+    let far = "20991231t000000z-0001";
+    for check in [true, false] {
+        let refused = ledger.task("open", far, json!({"_ansible_check_mode": check}));
+        assert_eq!(reason(&refused), "id_ahead", "{refused}");
+    }
+    assert!(changed(&ledger.task("open", FIRST, json!({}))));
+    assert_eq!(reason(&ledger.task("phase", far, json!({"phase": "x"}))), "id_ahead");
+    assert!(changed(&ledger.task("phase", FIRST, json!({"phase": "x"}))));
+}
+
+#[test]
+fn a_fence_of_the_year_2099_is_lowered_with_consent() {
+    let ledger = Ledger::new();
+    with_a_fence_of_2099(&ledger);
+    let refused = ledger.task("phase", FIRST, json!({"phase": "x"}));
+    assert_eq!(reason(&refused), "superseded");
+    assert!(refused["msg"].as_str().unwrap().contains("state: fence_lowered"), "{refused}");
+    let lower =
+        |id: &str, confirm: &str| ledger.task("fence_lowered", id, json!({"confirm": confirm}));
+    let asked = lower(FIRST, "false");
+    assert_eq!(reason(&asked), "needs_consent");
+    let plan = asked["plan_id"].as_str().unwrap();
+    assert!(changed(&lower(FIRST, plan)));
+    assert!(!changed(&lower(FIRST, "true")), "it is there already");
+    assert!(changed(&ledger.task("phase", FIRST, json!({"phase": "x"}))));
+    // And one that is right is no longer lowered.
+    assert_eq!(reason(&lower("20261101t000000z-0001", "true")), "fence_stays");
+}
+
+#[test]
+fn a_fence_is_lowered_no_further_than_to_the_newest_right_deploy() {
+    let ledger = Ledger::new();
+    with_a_fence_of_2099(&ledger);
+    let above = "20991231t000001z-0001";
+    let warned =
+        ledger.task("open", above, json!({"take_over": FIRST, "_ansible_check_mode": true}));
+    assert!(warned["warnings"][0].as_str().unwrap().contains("this machine's clock"), "{warned}");
+    let far = "20991130t000000z-0001";
+    for (to, why) in [("20261101t000000z-0001", "fence_stays"), (far, "id_ahead")] {
+        let refused = ledger.task("fence_lowered", to, json!({"confirm": "true"}));
+        assert_eq!(reason(&refused), why, "{refused}");
+    }
+    let fence = fs::read_to_string(ledger.path().join("fence")).unwrap();
+    assert_eq!(fence, "20991231t000000z-0001\n");
+}
+
+#[test]
+fn of_two_runs_in_one_second_the_later_one_gets_the_next_id() {
+    let ledger = Ledger::new();
+    let (first, second, moved) =
+        ("20261121t084500z-ffff", "20261121t084500z-0001", "20261121t084501z-0001");
+    let open = |id: &str, more: Value| ledger.task("open", id, more);
+    assert_eq!(open(first, json!({"next_id": true}))["deploy_id"], first);
+    assert!(!changed(&open(first, json!({"next_id": true}))), "the same run is open already");
+    let held = open(second, json!({"next_id": true}));
+    assert_eq!(reason(&held), "lease_held");
+    ledger.task("closed", first, json!({"outcome": "done"}));
+    assert_eq!(reason(&open(second, json!({}))), "superseded", "an id that was meant is kept");
+    for check in [true, false] {
+        let opened = open(second, json!({"next_id": true, "_ansible_check_mode": check}));
+        assert!(changed(&opened));
+        assert_eq!(opened["deploy_id"], moved);
+        assert!(opened["warnings"][0].as_str().unwrap().contains(second), "{opened}");
+    }
+    assert_eq!(ledger.info()["holder"]["deploy_id"], moved);
+}
+
+#[test]
+fn a_run_that_was_superseded_gets_no_next_id() {
+    let ledger = Ledger::new();
+    ledger.task("open", FIRST, json!({}));
+    assert!(changed(&ledger.task("open", SECOND, json!({"take_over": FIRST}))));
+    let late = ledger.task("open", FIRST, json!({"next_id": true, "take_over": SECOND}));
+    assert_eq!(reason(&late), "superseded");
+    // A fence that is itself wrong is followed by nobody.
+    fs::write(ledger.path().join("fence"), "20991231t000000z-0001\n").unwrap();
+    let refused = ledger.task("open", THIRD, json!({"next_id": true, "take_over": SECOND}));
+    assert_eq!(reason(&refused), "superseded");
+}

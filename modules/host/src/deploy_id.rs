@@ -50,6 +50,13 @@ impl DeployId {
         Ok(DeployId { text: format!("{}-{:04x}", at.compact(), u16::from_be_bytes(random)), at })
     }
 
+    /// The id of the same run, moved to one second after another one.
+    pub fn after(&self, other: &DeployId) -> Result<DeployId> {
+        let at =
+            Utc::from_unix(other.time() + 1).context("there is no time after the year 9999")?;
+        Ok(DeployId { text: format!("{}{}", at.compact(), &self.text[16..]), at })
+    }
+
     /// When the run was given its id.
     pub fn utc(&self) -> Utc {
         self.at
@@ -112,6 +119,14 @@ mod tests {
         let others: std::collections::HashSet<_> =
             (0..64).map(|_| DeployId::generate().unwrap()).collect();
         assert!(others.len() > 60);
+    }
+
+    #[test]
+    fn one_second_after_another() {
+        let id = |text| DeployId::parse(text).unwrap();
+        let after = id("20261121t084500z-0001").after(&id("20261231t235959z-ffff")).unwrap();
+        assert_eq!(after, id("20270101t000000z-0001"));
+        assert!(after.after(&id("99991231t235959z-0001")).is_err());
     }
 
     #[test]

@@ -2,24 +2,33 @@
 //! that a run that was superseded (its controller hung, its network came back) can change nothing
 //! any more.
 //!
-//! Invariants: the id on the disk only grows; it is raised under a lock and atomically; a fence
-//! file that cannot be read is an error, never "no fence".
+//! Invariants: the id on the disk only grows, but where a person lowers one that is more than a day
+//! ahead of the clock; an id that is so far ahead is refused and never written; the file is changed
+//! under a lock and atomically; one that cannot be read is an error, never "no fence".
 
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::atomic::{Replace, sweep};
-use crate::clock;
+use crate::clock::{self, Utc};
 use crate::deploy_id::DeployId;
 use crate::lock::Lock;
 
 const FILE: &str = "fence";
 const LOCK: &str = "fence.lock";
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Two clocks may differ by that much, in seconds. An id that is further ahead comes from a wrong
+/// clock or from a hand, and would lock out every right one until then.
+const MOST_AHEAD: i64 = 86_400;
+
+fn too_far_ahead(id: &DeployId, now: Utc) -> bool {
+    id.time() > now.unix() + MOST_AHEAD
+}
 
 /// The fence of the target whose state folder is given (a [`crate::folder::SafeFolder`]).
 #[derive(Clone, Copy, Debug)]
@@ -49,15 +58,48 @@ impl Fence {
         })
     }
 
-    /// Refuses an id that is older than the fence ([`Superseded`]); changes nothing: for check
-    /// mode.
+    /// Refuses an id that is older than the fence ([`Superseded`]) or from the future ([`Ahead`]);
+    /// changes nothing: for check mode.
     pub fn check(dir: &Path, id: &DeployId) -> Result<()> {
         match Self::read(dir)? {
             Some(by) if *id < by => {
                 Err(Superseded { id: id.clone(), by, fence: dir.join(FILE) }.into())
             }
-            _ => Ok(()),
+            // The fence was not ahead when it was raised: this clock has gone back since, and cannot judge.
+            Some(by) if too_far_ahead(&by, clock::now()) => Ok(()),
+            _ => Self::check_first(id),
         }
+    }
+
+    /// The same where there is no fence yet.
+    pub fn check_first(id: &DeployId) -> Result<()> {
+        let now = clock::now();
+        match too_far_ahead(id, now) {
+            true => Err(Ahead { id: id.clone(), now }.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// The fence where it is more than a day ahead of this machine's clock: one of the two is wrong.
+    pub fn ahead(dir: &Path) -> Result<Option<DeployId>> {
+        Ok(Self::read(dir)?.filter(|seen| too_far_ahead(seen, clock::now())))
+    }
+
+    /// Lowers a fence that is more than a day ahead of the clock, and no other one.
+    pub fn lower(dir: &Path, to: &DeployId) -> Result<()> {
+        let _lock = Lock::acquire(&dir.join(LOCK), "fence", Some(to), PATIENCE)?;
+        Self::check_first(to)?;
+        ensure!(
+            Self::ahead(dir)?.is_some(),
+            "the fence {} is not ahead of this machine's clock any more; it stays as it is",
+            dir.join(FILE).display()
+        );
+        Self::write(dir, to)
+    }
+
+    fn write(dir: &Path, id: &DeployId) -> Result<()> {
+        sweep(&dir.join(FILE))?;
+        Replace::new(&dir.join(FILE)).write(format!("{id}\n").as_bytes()).map(drop)
     }
 
     /// Refuses an older id, lets the same one pass, and raises the fence to a newer one.
@@ -65,8 +107,7 @@ impl Fence {
         let _lock = Lock::acquire(&dir.join(LOCK), "fence", Some(id), PATIENCE)?;
         Self::check(dir, id)?;
         if Self::read(dir)?.is_none_or(|seen| seen < *id) {
-            sweep(&dir.join(FILE))?;
-            Replace::new(&dir.join(FILE)).write(format!("{id}\n").as_bytes())?;
+            Self::write(dir, id)?;
         }
         Ok(())
     }
@@ -93,12 +134,13 @@ impl fmt::Display for Superseded {
             f,
             "deploy {id} was superseded by {by} (begun {at}, see {fence}); nothing was changed; "
         )?;
+        let now = clock::now();
         // Otherwise one controller with a wrong clock would lock everybody out for good.
-        match at > clock::now() {
+        match too_far_ahead(&self.by, now) {
             true => write!(
                 f,
-                "that is in the future of this machine's clock: if it came from a wrong clock, write the \
-                 newest deploy id that is right into that file"
+                "that is more than a day ahead of this machine's clock ({now}): set the clock if it is wrong, else lower that fence with \
+                 deploy_ledger (state: fence_lowered)"
             ),
             false => f.write_str("start a new deploy"),
         }
@@ -106,6 +148,34 @@ impl fmt::Display for Superseded {
 }
 
 impl std::error::Error for Superseded {}
+
+/// An id that would lock out every run until its time has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    pub id: DeployId,
+    pub now: Utc,
+}
+
+impl Ahead {
+    pub fn reason(&self) -> &'static str {
+        "id_ahead"
+    }
+}
+
+impl fmt::Display for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "deploy {} is of {}, more than a day ahead of this machine's clock ({}): nothing was changed; set the clock that is wrong, \
+             here or on the controller, and start a new deploy",
+            self.id,
+            self.id.utc(),
+            self.now
+        )
+    }
+}
+
+impl std::error::Error for Ahead {}
 
 #[cfg(test)]
 mod tests {
@@ -119,6 +189,6 @@ mod tests {
             Superseded { id: id("20200101t000000z-0001"), by: id(by), fence }.to_string()
         };
         assert!(said("20200101t000001z-0001").ends_with("start a new deploy"));
-        assert!(said("99991231t235959z-0001").contains("into that file"));
+        assert!(said("99991231t235959z-0001").contains("state: fence_lowered"));
     }
 }

@@ -9,8 +9,9 @@ use nix::errno::Errno;
 use crate::{command, deadline, fence, folder, interrupt, lock, program, record, space, spot};
 
 /// The code of the first error in the chain that has one: `lock_held`, `superseded`,
-/// `command_failed`, `timed_out`, `interrupted`, `no_space`, `read_only`, `permission_denied`,
-/// `unsafe_folder`, `unfinished`, `program_missing`, `unsafe_program`, `cannot_exchange`.
+/// `id_ahead`, `command_failed`, `timed_out`, `interrupted`, `no_space`, `read_only`,
+/// `permission_denied`, `unsafe_folder`, `unfinished`, `program_missing`, `unsafe_program`,
+/// `cannot_exchange`.
 pub fn reason(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(of_one)
 }
@@ -22,6 +23,7 @@ fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     typed!(
         command::Failed,
         deadline::TimedOut,
+        fence::Ahead,
         fence::Superseded,
         folder::Unsafe,
         interrupt::Interrupted,

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{Player, alive, end, my_part, soon};
+use host::clock::{self, Utc};
 use host::command::{Command, IfWeDie};
 use host::deploy_id::DeployId;
 use host::fence::{Fence, Superseded};
@@ -231,6 +232,55 @@ fn the_fence_only_grows() {
     assert_eq!(Fence::read(dir.path()).unwrap(), Some(id(6)));
     assert!(Fence::read(&dir.path().join("no-such-folder")).is_err());
     assert!(Fence::check_and_raise(&dir.path().join("no-such-folder"), &id(7)).is_err());
+}
+
+/// An id of that many seconds from now.
+fn from_now(seconds: i64) -> DeployId {
+    let at = Utc::from_unix(clock::now().unix() + seconds).unwrap();
+    DeployId::parse(&format!("{}-7f3a", at.compact())).unwrap()
+}
+
+#[test]
+fn an_id_of_more_than_a_day_ahead_is_refused_and_leaves_no_fence() {
+    let dir = tempfile::tempdir().unwrap();
+    let (near, far) = (from_now(86_400 - 600), from_now(86_400 + 600));
+    for fence in [None, Some(near)] {
+        if let Some(near) = &fence {
+            Fence::check_and_raise(dir.path(), near).unwrap();
+        }
+        for refuse in [Fence::check, Fence::check_and_raise] {
+            let error = refuse(dir.path(), &far).unwrap_err();
+            assert_eq!(host::reason(&error), Some("id_ahead"), "{error}");
+            let text = error.to_string();
+            assert!(text.contains("more than a day ahead of this machine's clock"), "{text}");
+        }
+        assert_eq!(Fence::read(dir.path()).unwrap(), fence);
+    }
+}
+
+#[test]
+fn a_clock_behind_its_own_fence_judges_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let fence = from_now(10 * 86_400);
+    fs::write(dir.path().join("fence"), format!("{fence}\n")).unwrap();
+    let error = Fence::check(dir.path(), &id(1)).unwrap_err();
+    assert_eq!(host::reason(&error), Some("superseded"));
+    assert!(error.to_string().contains("set the clock if it is wrong"), "{error}");
+    Fence::check_and_raise(dir.path(), &from_now(11 * 86_400)).unwrap();
+}
+
+#[test]
+fn only_a_fence_that_is_ahead_is_lowered() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(Fence::lower(dir.path(), &id(1)).is_err());
+    Fence::check_and_raise(dir.path(), &id(9)).unwrap();
+    assert!(Fence::lower(dir.path(), &id(1)).is_err());
+    assert_eq!(Fence::read(dir.path()).unwrap(), Some(id(9)));
+    fs::write(dir.path().join("fence"), "20991231t000000z-0001\n").unwrap();
+    assert!(Fence::lower(dir.path(), &from_now(2 * 86_400)).is_err());
+    Fence::lower(dir.path(), &id(9)).unwrap();
+    assert_eq!(Fence::read(dir.path()).unwrap(), Some(id(9)));
+    Fence::check_and_raise(dir.path(), &id(10)).unwrap();
 }
 
 #[test]

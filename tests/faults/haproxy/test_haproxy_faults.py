@@ -292,10 +292,12 @@ def test_an_older_deploy_is_refused(version: str) -> None:
         assert flip(edge, "blue", deploy_id=LATER)["changed"]  # equal is the same deploy
         assert flip(edge, "green")["changed"]  # and without an id there is no fence
         # A run that is refused for another reason does not raise it.
-        refused(edge, "bad_options", "history", **BLUE, deploy_id="20271121t084501z-7f3a", history=1)
+        now = time.strftime("%Y%m%dt%H%M%Sz-7f3a", time.gmtime())
+        assert now > LATER
+        refused(edge, "bad_options", "history", **BLUE, deploy_id=now, history=1)
         edge.switch("blue", "web", "refuse")
         wait_for(lambda: not call(INFO, edge.place)["colors"]["blue"]["up"], "blue is down")
-        refused(edge, "target_down", **BLUE, deploy_id="20271121t084501z-7f3a", target_timeout=0)
+        refused(edge, "target_down", **BLUE, deploy_id=now, target_timeout=0)
         assert (edge.state_dir / "fence").read_text() == f"{LATER}\n"
 
 

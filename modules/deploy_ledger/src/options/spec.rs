@@ -25,12 +25,14 @@ const STATES: &[&str] = &[
     "void",
     "report",
     "compacted",
+    "fence_lowered",
 ];
 
 const RUN: &[Opt] = &[
     Opt::new("deploy_id", Kind::Str).about(&[
         "The unique id of the deploy: UTC time and four hex digits, such as V(20261121t084500z-7f3a). For every state but V(compacted).",
         "It is the fence too: once a newer deploy was opened, an older one can record nothing more. Only O(state=void) and O(state=report) are no acts of the deploy.",
+        "An id that is more than a day ahead of the target's clock is refused, as it would lock out every right one. A target whose clock is that far behind its own fence warns of it and refuses none.",
     ]),
     Opt::new("state", Kind::Str).required().choices(STATES).about(&[
         "V(open) begins the deploy and takes the lease of the app and environment.",
@@ -42,6 +44,11 @@ const RUN: &[Opt] = &[
         "V(void) marks a deploy whose release must not be gone back to.",
         "V(report) writes the report of the deploy, and the metrics: O(report_markdown), O(report_html), O(metrics_file). The record stays as it is.",
         "V(compacted) makes the ledger shorter by O(retain).",
+        "V(fence_lowered) lowers a fence that is more than a day ahead of the target's clock to O(deploy_id), the newest id that is right. O(path) is the folder that the fence lies in, of the ledger or of another module's state. It wants O(confirm).",
+    ]),
+    Opt::new("next_id", Kind::Bool).default(Default::Bool(false)).about(&[
+        "Whether a new deploy whose O(deploy_id) is below one that was opened here before is opened one second after that one, instead of being refused: two runs fell into one second, or this controller's clock is behind. For O(state=open).",
+        "The run then goes on under the RV(deploy_id) of the result.",
     ]),
     Opt::new("release", Kind::Str).about(&["The release that is deployed, as a commit SHA. For O(state=open)."]),
     Opt::new("by", Kind::Str).default(Default::Str("")).about(&[
@@ -144,6 +151,12 @@ const CONTROLLER: &[Opt] = &[
 
 const OURS: &[Return] = &[
     Return::new(
+        "deploy_id",
+        Kind::Str,
+        "when O(state=open)",
+        "The id under which the deploy is open: another one than was given only with O(next_id).",
+    ),
+    Return::new(
         "stays",
         Kind::List,
         "when O(state=open)",
@@ -184,7 +197,7 @@ pub const MODULE: Module = Module {
         "The same task again changes nothing, but for a heartbeat. Nothing that was recorded is ever rewritten.",
     ],
     version_added: "0.1.0",
-    options: &[WHERE, RUN, RESTORE_POINT, LAYERS, FILES, CONTROLLER],
+    options: &[WHERE, RUN, RESTORE_POINT, LAYERS, FILES, CONTROLLER, change::CONSENT],
     rules: &[
         Rule::RequiredIf("state", "open", &["deploy_id"]),
         Rule::RequiredIf("state", "phase", &["deploy_id", "phase"]),
@@ -200,6 +213,7 @@ pub const MODULE: Module = Module {
             &["report_markdown", "report_html", "bring_to", "metrics_file"],
         ),
         Rule::RequiredIf("state", "compacted", &["retain"]),
+        Rule::RequiredIf("state", "fence_lowered", &["deploy_id", "path"]),
         Rule::RequiredBy("config_dirty", &["config_commit"]),
         Rule::RequiredBy("layers", &["metrics_file"]),
     ],
