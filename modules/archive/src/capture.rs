@@ -17,7 +17,7 @@ use crate::line::{Line, What};
 use crate::scan::{Scan, Source};
 use crate::segment::{Came, Segment};
 use anyhow::{Context, Result};
-use host::walk::{Cause, Entry, Meta, Missed, Tree};
+use host::walk::{Cause, Entry, Leases, Meta, Missed, Tree};
 use rustix::fs::{major, minor, readlinkat};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -81,6 +81,7 @@ impl Scan {
             of: self.totals.to_copy,
             bytes: 0,
             groups: HashMap::new(),
+            leases: Leases::default(),
             captured: Captured { vanished: self.vanished, ..Captured::default() },
         };
         while let Some(line) = lines.read()? {
@@ -107,6 +108,7 @@ struct Copier<'a> {
     bytes: u64,
     /// Files with several names that are in this segment, while names are still to come.
     groups: HashMap<(u64, u64), Group>,
+    leases: Leases,
     captured: Captured,
 }
 
@@ -160,7 +162,12 @@ impl Copier<'_> {
                 // Nothing was synced since.
                 line = Line { changed: None, times: line.times, ..fresh };
             }
-            if !self.put(&mut line, &held, &entry)? {
+            let settled = match self.put(&mut line, &held, &entry) {
+                // Its owner has been asked, and the last pass is still to come.
+                Err(why) if self.pass == Pass::First && is_leased(&why) => return Ok(()),
+                settled => settled?,
+            };
+            if !settled {
                 if self.pass == Pass::Last && line.times < TRIES {
                     continue;
                 }
@@ -177,8 +184,8 @@ impl Copier<'_> {
     fn put(&mut self, line: &mut Line, held: &OwnedFd, entry: &Entry) -> Result<bool> {
         line.segment = Some(self.segment.number());
         line.times += 1;
-        self.captured.copied.entries += 1;
         if line.what == What::Socket {
+            self.captured.copied.entries += 1;
             (line.segment, line.times) = (None, 0);
             return Ok(true);
         }
@@ -191,13 +198,21 @@ impl Copier<'_> {
             if group.left == 0 {
                 line.shared().and_then(|key| self.groups.remove(&key));
             }
+            self.captured.copied.entries += 1;
             self.segment.head(&Head { target, ..head(line, Type::HardLink) })?;
             return Ok(true);
         }
         let settled = match line.what {
-            What::File => self.content(line, &Tree::open_held(held, entry)?, entry)?,
+            What::File => {
+                let file = match self.pass {
+                    Pass::First => Tree::open_held(held, entry)?,
+                    Pass::Last => self.leases.open(self.tree, held, entry)?,
+                };
+                self.content(line, &file, entry)?
+            }
             _ => self.other(line, held, entry)?,
         };
+        self.captured.copied.entries += 1;
         if let Some(key) = line.shared() {
             let first = line.path.as_os_str().as_bytes().into();
             let changed = line.changed.filter(|_| settled);
@@ -257,6 +272,11 @@ impl Copier<'_> {
         let after = Meta::read(file).context("cannot look at it again")?;
         Ok(whole && after == entry.meta)
     }
+}
+
+fn is_leased(error: &anyhow::Error) -> bool {
+    let missed = error.downcast_ref::<Missed>();
+    missed.is_some_and(|missed| matches!(missed.cause, Cause::Leased(_)))
 }
 
 /// Whether it is no longer what the scan saw.

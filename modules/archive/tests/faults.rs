@@ -9,11 +9,12 @@ use archive::{
     Damaged, Encoder, Form, IndexReader, IndexWriter, Pass, Scan, Segment, Source, Writers, reason,
 };
 use common::*;
+use nix::libc;
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -55,6 +56,40 @@ fn a_file_that_changes_while_it_is_read() {
     let quiet = kept.capture(&all(&tree(from.path())), 2, Pass::Last, true);
     assert_eq!((quiet.unsettled.count, quiet.used[&2].bytes >= 20 << 20), (0, true));
     clear(open(to.path()).as_fd()).unwrap();
+    kept.put_back(to.path()).unwrap();
+    assert_same(&look(to.path()), &look(from.path()));
+}
+
+fn lease(file: &File, command: i32, kind: i32) -> i32 {
+    // SAFETY: both commands take a number, or nothing.
+    #[allow(unsafe_code)]
+    let said = unsafe { libc::fcntl(file.as_raw_fd(), command, kind) };
+    assert!(said >= 0, "{}", std::io::Error::last_os_error());
+    said
+}
+
+/// While services run nobody waits for it; its owner is asked all the same.
+#[test]
+fn a_leased_file_is_left_to_the_last_pass() {
+    // What the kernel asks an owner with; it would end this process.
+    let ignore = nix::sys::signal::SigHandler::SigIgn;
+    // SAFETY: it is ignored, so no handler runs.
+    #[allow(unsafe_code)]
+    unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGIO, ignore) }.unwrap();
+    let (from, to) = (folder(), folder());
+    for name in ["a", "leased", "z"] {
+        fs::write(from.path().join(name), name).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(2100));
+    let held = File::options().write(true).open(from.path().join("leased")).unwrap();
+    lease(&held, libc::F_SETLEASE, libc::F_WRLCK);
+    let kept = Kept::new(Form::Tar);
+    let first = kept.capture(&all(&tree(from.path())), 0, Pass::First, false);
+    assert_eq!((first.entries, first.copied.entries), (3, 3), "the folder, a, z");
+    assert_ne!(lease(&held, libc::F_GETLEASE, 0), libc::F_WRLCK, "its owner was asked");
+    lease(&held, libc::F_SETLEASE, libc::F_UNLCK);
+    let last = kept.capture(&all(&tree(from.path())), 1, Pass::Last, true);
+    assert_eq!(last.copied.entries, 1);
     kept.put_back(to.path()).unwrap();
     assert_same(&look(to.path()), &look(from.path()));
 }

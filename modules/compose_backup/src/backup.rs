@@ -26,8 +26,8 @@ use host::deploy_id::DeployId;
 use host::fence::Fence;
 use host::folder::SafeFolder;
 use host::record::Intent;
+use host::walk::Leases;
 use serde_json::Value;
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -202,13 +202,14 @@ impl Backup<'_> {
         let secrets = self.project.resolved.files.iter().map(|path| (path, Role::Secret));
         let known = self.project.files.all.iter().map(|(path, role)| (path, *role));
         let mut records: Vec<FileRecord> = Vec::new();
+        let mut leases = Leases::default();
         for (path, role) in known.chain(secrets) {
             if records.iter().any(|one| one.path == *path) || path.is_dir() {
                 continue;
             }
             let n = records.len() + 1;
             let mut keep = || -> Result<FileRecord> {
-                let mut file = File::open(path)?;
+                let mut file = leases.open_path(path)?;
                 let meta = keep::meta_of(&file)?;
                 keeping.copy(&format!("config/files/{n}"), &mut file)?;
                 Ok(FileRecord { n, path: path.clone(), role, meta })

@@ -6,6 +6,7 @@
 
 use crate::manifest::{FileMeta, Sum, hex};
 use anyhow::{Context, Result, ensure};
+use host::regular::{self, Links};
 use rustix::fs::XattrFlags;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -139,7 +140,7 @@ impl Keeping {
 /// The sum of a file as it is now.
 pub fn sum_of(path: &Path) -> Result<(String, u64)> {
     let what = || format!("reading {}", path.display());
-    let mut file = File::open(path).with_context(what)?;
+    let mut file = regular::open(path, Links::Follow).with_context(what)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 256 << 10];
     let mut total = 0;
@@ -232,5 +233,14 @@ mod tests {
             dress(&other, &meta).unwrap();
         }
         assert_eq!(meta_of(&other).unwrap(), meta);
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, fifo, 0o600.into(), 0).unwrap();
+        assert!(format!("{:#}", sum_of(&pipe).unwrap_err()).contains("not a regular file"));
     }
 }

@@ -7,6 +7,7 @@
 
 use crate::compose::Compose;
 use crate::manifest::{ComposeRecord, Role};
+use host::regular::{self, Links};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -97,11 +98,8 @@ fn value_in(text: &str, name: &str) -> Option<String> {
 }
 
 pub fn text_of(file: &Path) -> Option<String> {
-    let small = file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= LARGEST);
-    small
-        .then(|| std::fs::read(file).ok())
-        .flatten()
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    let bytes = regular::read(file, Links::Follow, LARGEST).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Without `.` and `..`, as far as names alone can tell.

@@ -7,10 +7,10 @@ use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::deploy_id::DeployId;
 use host::fence::Fence;
+use host::regular::{self, Links};
 use host::{atomic, clock};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,9 @@ use std::path::{Path, PathBuf};
 const NEWEST: usize = 3;
 /// A release may have been deployed, and its migrations run, some deploys ago.
 const NEWEST_TO_OPEN: usize = 20;
+
+/// More than any ledger or report is.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// A clock that two machines keep is never quite the same.
 const CLOCK_SLACK: i64 = 60;
@@ -105,7 +108,7 @@ pub fn observe_all(options: &Options) -> Result<State> {
 }
 
 fn content(file: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(file) {
+    match regular::read(file, Links::Follow, MOST_BYTES) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),

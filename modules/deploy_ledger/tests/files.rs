@@ -9,6 +9,7 @@ mod common;
 use common::{FIRST, Ledger, SECOND, THIRD, changed, reason};
 use serde_json::{Value, json};
 use std::fs;
+use std::process::Command;
 
 const SHA: &str = "4f2a9c1e0b7d63f58a2c9e4d1b6f7a8c9d0e1f2a";
 
@@ -261,4 +262,21 @@ fn a_mistyped_app_leaves_nothing_behind() {
         assert_eq!(reason(&ledger.task(state, FIRST, more)), "unknown_deploy");
     }
     assert!(!ledger.path().exists());
+}
+
+/// A folder that others can write to: what stands there may be anything.
+#[test]
+fn a_pipe_or_a_device_in_the_place_of_a_file_holds_nothing_up() {
+    let ledger = Ledger::new();
+    let at = |name: &str| ledger.folder.path().join(name);
+    assert!(Command::new("mkfifo").arg(at("pipe.prom")).status().unwrap().success());
+    std::os::unix::fs::symlink("/dev/zero", at("endless.prom")).unwrap();
+    for (name, option) in [("pipe.prom", "outcome_file"), ("endless.prom", "metrics_file")] {
+        let refused = ledger.task("open", FIRST, json!({option: at(name)}));
+        assert_eq!(refused["failed"], true, "{refused}");
+        let msg = refused["msg"].as_str().unwrap();
+        assert!(msg.contains(name) && msg.contains("not a regular file"), "{msg}");
+    }
+    assert_eq!(ledger.info()["holder"], Value::Null, "refused before the lease was taken");
+    assert!(changed(&ledger.task("open", FIRST, json!({}))), "and the lock is free");
 }

@@ -30,6 +30,7 @@ pub(crate) use lines::open_to_append;
 pub use lines::{End, append_line, whole_lines};
 
 use crate::clock;
+use crate::regular::{self, Links};
 
 const MOST_LINKS: usize = 8;
 
@@ -200,11 +201,9 @@ fn target_of(path: &Path) -> Result<(PathBuf, Option<Old>)> {
         };
         if !metadata.is_symlink() {
             ensure!(metadata.is_file(), "{} is not a regular file", path.display());
-            let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-            let file = File::options().read(true).custom_flags(flags.bits()).open(&path);
-            let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+            let file = regular::open(&path, Links::Refuse)
+                .with_context(|| format!("cannot open {}", path.display()))?;
             let metadata = file.metadata()?;
-            ensure!(metadata.is_file(), "{} is not a regular file", path.display());
             return Ok((path, Some(Old { file, metadata })));
         }
         path = follow(&path, &metadata)?;

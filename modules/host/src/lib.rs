@@ -10,6 +10,7 @@
 //! | have a folder that no one else can swap       | [`folder`]   |
 //! | rename, or exchange two names at once         | [`spot`]     |
 //! | read a tree that someone else owns            | [`walk`]     |
+//! | read a file that someone else could have made | [`regular`]  |
 //! | know what a path is mounted on, and who uses it | [`mounts`], [`space`] |
 //! | name a run and a second                       | [`deploy_id`], [`clock`] |
 //!
@@ -29,6 +30,7 @@ pub mod mounts;
 pub mod program;
 pub mod reason;
 pub mod record;
+pub mod regular;
 pub mod space;
 pub mod spot;
 pub mod walk;

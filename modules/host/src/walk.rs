@@ -4,20 +4,22 @@
 //! Invariants: nothing outside of the root is ever opened or looked at (openat2 with
 //! RESOLVE_BENEATH and no links; on Linux before 5.6 component by component with O_NOFOLLOW); a
 //! file that is opened is the very file that was looked at; no device or pipe is opened, so none
-//! can block us or be set off. Two descriptors are open, and no call nests, however deep the tree
+//! can block us or be set off, and no owner's lease is waited for. Two descriptors are open, and no call nests, however deep the tree
 //! is.
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
+
+use crate::regular;
 
 /// The kernel takes paths of up to 4095 bytes; longer ones are resolved piece by piece.
 const LONGEST_PIECE: usize = 4000;
@@ -119,6 +121,8 @@ pub enum Cause {
     Swapped,
     /// A mount, where mounts are not crossed.
     OtherFilesystem,
+    /// Its owner holds a lease on it, and was asked to give it up.
+    Leased(io::Error),
     Io(io::Error),
 }
 
@@ -129,7 +133,7 @@ impl fmt::Display for Missed {
             Cause::Vanished => f.write_str("it is gone"),
             Cause::Swapped => f.write_str("it was replaced by something else meanwhile"),
             Cause::OtherFilesystem => f.write_str("another filesystem is mounted there"),
-            Cause::Io(error) => error.fmt(f),
+            Cause::Leased(error) | Cause::Io(error) => error.fmt(f),
         }
     }
 }
@@ -137,7 +141,7 @@ impl fmt::Display for Missed {
 impl std::error::Error for Missed {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
-            Cause::Io(error) => Some(error),
+            Cause::Leased(error) | Cause::Io(error) => Some(error),
             _ => None,
         }
     }
@@ -228,25 +232,18 @@ impl Tree {
 
     /// The regular file, for reading: the very one that was looked at.
     pub fn open_file(&self, entry: &Entry) -> Result<File, Missed> {
-        if entry.meta.kind != Kind::File {
-            let error = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
-            return Err(Missed { path: entry.path.clone(), cause: Cause::Io(error) });
-        }
         Self::open_held(&self.hold(entry)?, entry)
     }
 
-    /// What is held already, for reading. It must be a regular file or a folder: opening anything else
-    /// may set it off.
+    /// A regular file that is held already, for reading.
     pub fn open_held(held: &OwnedFd, entry: &Entry) -> Result<File, Missed> {
-        // O_PATH first, so that nothing but the right regular file is ever really opened.
-        let path = format!("/proc/self/fd/{}", held.as_raw_fd());
-        let opened = rustix::fs::openat(
-            CWD,
-            path,
-            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY,
-            Mode::empty(),
-        );
-        opened.map(File::from).map_err(|errno| missed(&entry.path, errno))
+        regular::open_held(held).map_err(|error| {
+            let cause = match error.kind() {
+                io::ErrorKind::WouldBlock => Cause::Leased(error),
+                _ => Cause::Io(error),
+            };
+            Missed { path: entry.path.clone(), cause }
+        })
     }
 
     /// Where the link points to.
@@ -412,8 +409,10 @@ impl Iterator for Walk<'_> {
     }
 }
 
+mod leases;
 mod sorted;
 #[cfg(test)]
 mod tests;
 
+pub use leases::Leases;
 pub use sorted::{Sorted, order};

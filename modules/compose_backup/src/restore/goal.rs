@@ -13,10 +13,10 @@ use anyhow::{Context, Result};
 use host::atomic::Replace;
 use host::clock;
 use host::deploy_id::DeployId;
+use host::regular::{self, Links};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 const GOAL: &str = "goal.json";
@@ -345,8 +345,9 @@ fn source_now(tools: &Tools, mount: &Mount) -> Result<PathBuf> {
 fn is_same(backup: &Path, manifest: &Manifest, file: &FileRecord) -> bool {
     let sum = manifest.contents.get(&format!("config/files/{}", file.n));
     let now = keep::sum_of(&file.path);
-    let meta =
-        File::open(&file.path).map_err(anyhow::Error::from).and_then(|open| keep::meta_of(&open));
+    let meta = regular::open(&file.path, Links::Follow)
+        .map_err(anyhow::Error::from)
+        .and_then(|open| keep::meta_of(&open));
     let dressed = meta.is_ok_and(|meta| {
         (meta.mode, meta.uid, meta.gid, &meta.xattrs)
             == (file.meta.mode, file.meta.uid, file.meta.gid, &file.meta.xattrs)

@@ -55,8 +55,9 @@ impl Ledger {
 }
 
 fn call(options: &Value) -> Value {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_deploy_ledger"))
-        .arg("-")
+    // One that waits for somebody ends, and has said nothing.
+    let mut child = Command::new("timeout")
+        .args(["120", env!("CARGO_BIN_EXE_deploy_ledger"), "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

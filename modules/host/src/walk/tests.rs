@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::libc;
 use rustix::fs::RenameFlags;
 
 use super::*;
@@ -305,4 +307,56 @@ fn sorted_and_a_folder_that_goes_away() {
         );
         fs::remove_dir_all(at("gone")).unwrap();
     }
+}
+
+fn lease(file: &fs::File, kind: i32) {
+    // SAFETY: F_SETLEASE takes a number.
+    #[allow(unsafe_code)]
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
+
+fn leased_as(file: &fs::File) -> i32 {
+    // SAFETY: F_GETLEASE takes nothing.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE)
+    }
+}
+
+/// Nothing is given up before all have been asked: whoever asks one after the other waits for the
+/// kernel's patience with each.
+#[test]
+fn leased_files_are_asked_for_all_at_once() {
+    // What the kernel asks an owner with; it would end this process.
+    let ignore = nix::sys::signal::SigHandler::SigIgn;
+    // SAFETY: it is ignored, so no handler runs.
+    #[allow(unsafe_code)]
+    unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGIO, ignore) }.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    let names = ["a", "b", "sub/c"];
+    let files = names.map(|name| {
+        let file = fs::File::create(dir.path().join(name)).unwrap();
+        lease(&file, libc::F_WRLCK);
+        file
+    });
+    let tree = Tree::open(dir.path(), Mounts::Stay).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let guard = crate::deadline::Deadline::after(std::time::Duration::from_secs(60));
+            while files.iter().any(|file| leased_as(file) == libc::F_WRLCK) {
+                assert!(!guard.passed(), "not all were asked for");
+                std::thread::yield_now();
+            }
+            files.iter().for_each(|file| lease(file, libc::F_UNLCK));
+        });
+        let mut leases = Leases::default();
+        let (held, entry) = tree.look(Path::new("a")).unwrap();
+        assert!(matches!(Tree::open_held(&held, &entry).unwrap_err().cause, Cause::Leased(_)));
+        for name in names {
+            let (held, entry) = tree.look(Path::new(name)).unwrap();
+            leases.open(&tree, &held, &entry).unwrap();
+        }
+    });
 }

@@ -4,11 +4,11 @@
 //! because it was cut, or is gone, there is an error and no count.
 
 use host::deadline::Deadline;
-use nix::fcntl::OFlag;
+use host::regular::{self, Links};
 use serde_json::{Value, json};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// A longer line is looked at in pieces.
@@ -85,11 +85,9 @@ fn read(
 ) -> Result<(), String> {
     let shown = path.display();
     let failed = |why: std::io::Error| format!("cannot read the log {shown}: {why}");
-    // Its owner may have put a pipe there since it was looked at: this waits for no one who writes to it.
-    let how = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
-    let mut file = File::options().read(true).custom_flags(how).open(path).map_err(failed)?;
+    // Its owner may have put a pipe there since it was looked at.
+    let mut file = regular::open(path, Links::Follow).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    regular(path, &metadata)?;
     file.seek(SeekFrom::Start(from)).map_err(failed)?;
     // No further than it goes now: it may grow faster than we read.
     let end = metadata.len();
@@ -127,7 +125,7 @@ mod tests {
     }
 
     fn append(path: &Path, text: &str) {
-        let mut file = File::options().append(true).create(true).open(path).unwrap();
+        let mut file = fs::File::options().append(true).create(true).open(path).unwrap();
         file.write_all(text.as_bytes()).unwrap();
     }
 
@@ -158,7 +156,7 @@ mod tests {
         fs::rename(&rotated, folder.path().join("log.2")).unwrap();
         assert!(lines(&path, &was).unwrap_err().contains("another file"));
         let was = here(&path).unwrap();
-        File::options().write(true).open(&path).unwrap().set_len(1).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_len(1).unwrap();
         assert!(lines(&path, &was).unwrap_err().contains("was cut"));
     }
 

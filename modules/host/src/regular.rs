@@ -1,0 +1,97 @@
+//! Files that another user could have made: opened without waiting for anybody.
+//!
+//! Invariants: nothing but a regular file is ever really opened (it is looked at by O_PATH first), so
+//! no pipe keeps us waiting and no device is set off; a lease that the file's owner holds is an error
+//! ([`ErrorKind::WouldBlock`]), and the owner is asked to give it up; what is read into memory has a
+//! bound.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+/// What to do where the path itself is a symbolic link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    Refuse,
+    Follow,
+}
+
+/// A regular file, for reading.
+pub fn open(path: &Path, links: Links) -> io::Result<File> {
+    let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+    if links == Links::Refuse {
+        flags |= OFlags::NOFOLLOW;
+    }
+    open_held(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// What is held by O_PATH, for reading, if it is a regular file.
+pub fn open_held(held: impl AsFd) -> io::Result<File> {
+    let stat = rustix::fs::fstat(&held)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let path = format!("/proc/self/fd/{}", held.as_fd().as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+        Err(Errno::WOULDBLOCK) => Err(io::Error::new(
+            ErrorKind::WouldBlock,
+            "its owner holds a lease on it (see /proc/locks), and was asked to give it up",
+        )),
+        opened => Ok(File::from(opened?)),
+    }
+}
+
+/// The content of a regular file of at most that many bytes.
+pub fn read(path: &Path, links: Links, most: u64) -> io::Result<Vec<u8>> {
+    let file = open(path, links)?;
+    let longer = || {
+        let why = format!("it is longer than {}", crate::space::human(most));
+        io::Error::new(ErrorKind::FileTooLarge, why)
+    };
+    // A file of holes is told by its length before anything is read.
+    if file.metadata()?.len() > most {
+        return Err(longer());
+    }
+    let mut content = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut content)?;
+    match content.len() as u64 > most {
+        true => Err(longer()),
+        false => Ok(content),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn only_regular_files_and_no_longer_than_they_may_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "12345").unwrap();
+        symlink("file", at("link")).unwrap();
+        symlink("/dev/zero", at("endless")).unwrap();
+        nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for links in [Links::Refuse, Links::Follow] {
+            assert_eq!(read(&at("file"), links, 5).unwrap(), b"12345");
+            assert_eq!(read(&at("file"), links, 4).unwrap_err().kind(), ErrorKind::FileTooLarge);
+            assert_eq!(read(&at("none"), links, 4).unwrap_err().kind(), ErrorKind::NotFound);
+            for odd in ["pipe", "endless", "."] {
+                let error = read(&at(odd), links, 5).unwrap_err();
+                assert!(error.to_string().contains("not a regular file"), "{odd}: {error}");
+            }
+        }
+        assert_eq!(read(&at("link"), Links::Follow, 5).unwrap(), b"12345");
+        assert!(read(&at("link"), Links::Refuse, 5).is_err());
+        File::create(at("holes")).unwrap().set_len(1 << 40).unwrap();
+        let error = read(&at("holes"), Links::Refuse, 1 << 20).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FileTooLarge);
+    }
+}
