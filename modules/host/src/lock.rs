@@ -3,14 +3,15 @@
 //! Invariants: the lock is the kernel's, so it ends with its holder, however that ends; what stands
 //! in the file only serves messages and the search for children. The file is never deleted (two
 //! processes could then hold "the" lock on two files). A lock is not given while a command that a
-//! dead holder had started is alive: see [`crate::command::IfWeDie`].
+//! dead holder had started is alive: see [`crate::command::IfWeDie`]. A full disk, which is just when
+//! one has to go back, refuses neither the lock nor a command: then no name and no child is written.
 //!
 //! The file: one line of JSON about the holder, then a line `child <content of /proc/<pid>/stat>`
 //! for each running command.
 
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -126,10 +127,16 @@ impl Lock {
             since: clock::now(),
         };
         let line = serde_json::to_string(&holder)? + "\n";
-        file.set_len(0).and_then(|()| file.write_all(line.as_bytes())).with_context(|| {
-            format!("cannot write our name into the lock file {}", path.display())
-        })?;
-        registry().locks.push((file.as_raw_fd(), line.len() as u64));
+        let what = || format!("cannot write our name into the lock file {}", path.display());
+        file.set_len(0).with_context(what)?;
+        let length = match file.write_all(line.as_bytes()) {
+            Err(error) if is_full(&error) => {
+                file.set_len(0).with_context(what)?;
+                0
+            }
+            written => written.map(|()| line.len() as u64).with_context(what)?,
+        };
+        registry().locks.push((file.as_raw_fd(), length));
         Ok(Lock { file, path: path.to_owned() })
     }
 }
@@ -148,6 +155,10 @@ impl Drop for Lock {
 enum Attempt {
     Ours(Flock<File>),
     Theirs(Option<Holder>),
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -230,7 +241,10 @@ pub(crate) fn note_child(locks: &[RawFd]) -> std::io::Result<()> {
         // open.
         #[allow(unsafe_code)]
         let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
-        nix::unistd::write(fd, &line[..n])?;
+        match nix::unistd::write(fd, &line[..n]) {
+            Err(Errno::ENOSPC | Errno::EDQUOT) => {}
+            written => written.map(drop)?,
+        }
     }
     Ok(())
 }

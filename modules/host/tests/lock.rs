@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Player, alive, end, my_part, soon};
+use common::{Player, Tmpfs, alive, end, my_part, soon};
 use host::clock::{self, Utc};
 use host::command::{Command, IfWeDie};
 use host::deploy_id::DeployId;
@@ -212,6 +212,28 @@ fn a_command_is_noted_only_while_it_runs() {
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
     drop(lock);
     assert_eq!(fs::read_to_string(&path).unwrap(), "");
+}
+
+#[test]
+fn a_full_disk_refuses_neither_the_lock_nor_a_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Tmpfs::new(&dir.path().join("small"), "size=16k,mode=0755");
+    let path = small.0.join("lock");
+    drop(Lock::acquire(&path, "first", None, LONG).unwrap());
+    let filler = small.0.join("filler");
+    let full = fs::write(&filler, vec![0; 64 << 10]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let lock = Lock::acquire(&path, "second", Some(&id(1)), LONG).unwrap();
+    let held = Lock::acquire(&path, "third", None, Duration::ZERO).unwrap_err();
+    assert_eq!(held.downcast_ref::<Held>().unwrap().by, By::Holder(None));
+    assert!(held.to_string().contains("has not written its name"), "{held}");
+    Command::new(Path::new("/bin/true")).run().unwrap();
+    fs::remove_file(&filler).unwrap();
+    let part = Command::new(Path::new("/bin/cat")).arg(&path).run().unwrap();
+    assert!(String::from_utf8_lossy(&part.stdout).starts_with("child "), "noted again: {part:?}");
+    drop(lock);
+    let _lock = Lock::acquire(&path, "fourth", None, LONG).unwrap();
+    assert!(fs::read_to_string(&path).unwrap().contains("fourth"));
 }
 
 #[test]
