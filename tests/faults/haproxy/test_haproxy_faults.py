@@ -292,8 +292,9 @@ def test_an_older_deploy_is_refused(version: str) -> None:
         assert flip(edge, "blue", deploy_id=LATER)["changed"]  # equal is the same deploy
         assert flip(edge, "green")["changed"]  # and without an id there is no fence
         # A run that is refused for another reason does not raise it.
-        now = time.strftime("%Y%m%dt%H%M%Sz-7f3a", time.gmtime())
+        now, far = (time.strftime("%Y%m%dt%H%M%Sz-7f3a", time.gmtime(time.time() + days * 86400)) for days in (0, 2))
         assert now > LATER
+        refused(edge, "id_ahead", "more than a day ahead of this machine's clock", **BLUE, deploy_id=far)
         refused(edge, "bad_options", "history", **BLUE, deploy_id=now, history=1)
         edge.switch("blue", "web", "refuse")
         wait_for(lambda: not call(INFO, edge.place)["colors"]["blue"]["up"], "blue is down")
