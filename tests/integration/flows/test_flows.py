@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import typing as t
 
 import pytest
@@ -119,3 +120,19 @@ def test_two_load_balancers(two: TwoEdges) -> None:
     assert split.code == 2 and "green on lb1, blue on lb2" in split.output and "target_color" in split.output, split.output
     ended = two.run("rollback", mode="fast", target_color="blue", take_over=holder)
     assert ended.code == 0 and two.both() == second, ended.output
+
+
+def test_a_controller_whose_clock_is_behind(shop: Shop) -> None:
+    """Another one, two hours ahead, has deployed before. A run that makes its own id gets the next one; an id that was given is kept, and refused."""
+    for number in (1, 2):
+        shop.publish(number)
+    ahead, behind = (time.strftime("%Y%m%dt%H%M%Sz-7f3a", time.gmtime(time.time() + hours * 3600)) for hours in (2, 0))
+    first = shop.deploy(1, deploy_id=ahead)
+    assert first.code == 0 and shop.last_deploy() == ahead, first.output
+    second = shop.deploy(2)
+    moved = shop.last_deploy()
+    assert second.code == 0 and shop.serves() == ("blue", sha(2)) and moved > ahead, second.output
+    back = shop.run("rollback", core=NEWEST, mode="fast")
+    assert back.code == 0 and shop.serves() == ("green", sha(1)) and shop.last_deploy() > moved, back.output
+    given = shop.deploy(2, deploy_id=behind)
+    assert given.code == 2 and "was superseded by" in given.output and shop.serves() == ("green", sha(1)), given.output
