@@ -165,12 +165,13 @@ class Runner:
         if status is None:
             raise Failed("it did not end in time, or was ended")
         failure = Failed(f"exit {status}") if status else None
-        if one.command:
-            job.passed = 0 if status else 1
-            job.skips += re.findall(r"(?m)^LEFT OUT: (.*)$", output)
-            job.take(lambda *_: None, output, failure)
-        else:
+        if not one.command:
             job.take(count_pytest, output, failure)
+        elif failure:
+            raise failure
+        else:
+            job.passed = 1
+            job.skips += re.findall(r"(?m)^LEFT OUT: (.*)$", output)
 
     def copy(self, sandbox: Sandbox, staged: str) -> Copy:
         """The sandbox's own copy of a collection."""
