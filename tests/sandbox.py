@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pwd
 import select
 import shutil
 import signal
@@ -114,13 +115,13 @@ def new_place() -> Path:
 
 def furnish(place: Path) -> None:
     """Called in the new namespaces, before anything else."""
-    home = Path.home()
-    own = {name: place / name for name in ("etc", "home", "var-lib", "tmp", "cgroup")}
-    for folder in own.values():
-        folder.mkdir(mode=0o755)
+    # HOME may be somebody else's, as under sudo; the modules' cache goes by the database of users.
+    homes = {Path.home().resolve(), Path(pwd.getpwuid(os.geteuid()).pw_dir).resolve()}
+    own = {name: place / name for name in ("etc", "var-lib", "tmp", "cgroup", *(f"home-{number}" for number in range(len(homes))))}
+    for name, folder in own.items():
+        folder.mkdir(mode=0o700 if name.startswith("home") else 0o755)
     place.chmod(0o755)   # other users' temporary files are below it
     own["tmp"].chmod(0o1777)
-    own["home"].chmod(0o700)
     up_loopback()
     mount("--rbind", "/sys/fs/cgroup", own["cgroup"])
     mount("-t", "sysfs", "sysfs", "/sys")   # it shows the network of who mounts it
@@ -128,7 +129,8 @@ def furnish(place: Path) -> None:
     subprocess.run(["cp", "-a", "/etc/.", own["etc"]], check=True)
     mount("--bind", own["etc"], "/etc")
     stand_in(Path("/var/lib"), own["var-lib"])
-    stand_in(home, own["home"])
+    for number, home in enumerate(sorted(homes)):
+        stand_in(home, own[f"home-{number}"])
     mount("-t", "tmpfs", "-o", "mode=0755", "run", "/run")
     Path("/run/lock").mkdir(mode=0o1777)
     os.environ.update(TMPDIR=str(own["tmp"]), REVERSIBLE_LAB=lab_of(place), REVERSIBLE_SANDBOX="1")
