@@ -37,7 +37,7 @@ KINDS = {
     "machine": Kind("what needs no other system than this machine"),
     "haproxy": Kind("HAProxy of each version, the edge, systemd", ("systemd",)),
     "ssh": Kind("targets that are reached by ssh, the fast path", ("ssh", "bare", "bare-aarch64")),
-    "docker": Kind("a Docker engine with Compose", ("docker",), one_worker=True),
+    "docker": Kind("a Docker engine with Compose", ("docker",)),
     "zfs": Kind("OpenZFS in an emulated machine", ("zfs",), one_worker=True),
     "incus": Kind("an Incus with a bridge and a pool", ("incus",), one_worker=True),
     "flows": Kind("the playbooks behind a real HAProxy"),
