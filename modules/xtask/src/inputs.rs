@@ -40,13 +40,14 @@ const HEARD: [&str; 19] = [
 ];
 /// Those of them that change no binary: what is said and where, what is fetched, what `cargo run` tells us of ourselves, and what
 /// `Toolchain::cargo_build` replaces.
-const OF_NO_CONSEQUENCE: [&str; 22] = [
+const OF_NO_CONSEQUENCE: [&str; 23] = [
     "CARGO=",
     "CARGO_BIN_",
     "CARGO_BUILD_JOBS=",
     "CARGO_ENCODED_RUSTFLAGS=",
     "CARGO_HOME=",
     "CARGO_HTTP_",
+    "CARGO_INCREMENTAL=0", // as in a release anyway
     "CARGO_MAKEFLAGS=",
     "CARGO_MANIFEST_",
     "CARGO_NET_",
