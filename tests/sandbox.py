@@ -80,6 +80,7 @@ def end_of(process: subprocess.Popen, place: Path) -> list[str]:
     # From outside once more, for one that was ended in the middle: control groups are the machine's.
     lab = lab_of(place)
     subprocess.run([LAB, "down", *GROUPS], env={**os.environ, "REVERSIBLE_LAB": lab}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    # What cannot be removed is found, and named, right after.
     shutil.rmtree(place, ignore_errors=True)
     shutil.rmtree(lab, ignore_errors=True)
     names = [f"reversible-lab-{name}-{zlib.crc32(f'{lab}/{name}'.encode()):08x}" for name in GROUPS]
@@ -174,7 +175,7 @@ def serve() -> None:
         if status and order["evidence"]:
             keep_evidence(Path(order["evidence"]))
         for folder in Path(os.environ["TMPDIR"]).glob("pytest-of-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)   # else it goes with the sandbox
         print(json.dumps([status, processor_time() - before]), flush=True)
 
 

@@ -56,7 +56,7 @@ class InPlace:
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)   # a program that a test killed may still write
-        shutil.rmtree(self._saved, ignore_errors=True)
+        shutil.rmtree(self._saved, ignore_errors=True)   # there is none where nothing was saved
 
     def lost(self, host: str) -> Path:
         """While this file exists, the host does not answer."""

@@ -206,7 +206,7 @@ def test_a_folder_that_somebody_has_put_in_the_way(project: Project, which: str)
     (project.folder / "data").mkdir()
     (project.folder / "data/theirs").write_text("x\n")
     done = project.run(**next_task(killed, which, options))
-    if which == "same":   # what it is to put in place is not to be had any more
+    if which == "same":   # what it is to put in place is gone
         assert done.get("failed") and done["reason"] == "restore_failed_put_back", done
     else:
         assert not done.get("failed") and "data.found-" in str(done["warnings"]), done

@@ -102,6 +102,7 @@ def test_the_process_is_as_a_new_one(both: BothWays) -> None:
 def test_good_and_bad_ends(both: BothWays) -> None:
     file = {"name": "file", "ansible.builtin.copy": {"dest": "{{ lookup('env', 'REVERSIBLE_RECORD') }}.file", "content": "{{ asked }}\n"}}
     told = {"name": "told", "ansible.builtin.command": "printenv WORD", "environment": {"WORD": "in the task"}}
+    # That a failure is ignored must look the same in both ways.
     bad = {"name": "bad", "ansible.builtin.assert": {"that": "asked == 'other'"}, "ignore_errors": True}
     worse = {"name": "worse", "ansible.builtin.fail": {"msg": "as it is meant"}}
     asks = {"vars_prompt": [{"name": "asked", "private": False, "default": "the default"}]}
