@@ -3,7 +3,8 @@
 //!
 //! Invariants: no shell, ever; the environment holds only what is said here; every run ends at its
 //! deadline or at a signal, whatever the program and its children do; memory is bounded by the
-//! output limit; a secret is never in a message.
+//! output limit; a secret is never in a message. A secret argument cannot be said: anyone on
+//! the machine can read it in /proc.
 
 mod capture;
 mod failed;
@@ -113,15 +114,6 @@ impl Command {
     fn push(&mut self, arg: &OsStr) {
         self.args.push(arg.to_owned());
         self.shown.push(arg.to_string_lossy().into_owned());
-    }
-
-    /// An argument that is shown as `********`. Anyone on the machine can read it in /proc while
-    /// the command runs: prefer [`Self::stdin`] or [`Self::secret_env`] where the program takes it
-    /// so.
-    pub fn secret_arg(mut self, arg: impl AsRef<OsStr>) -> Self {
-        self.args.push(arg.as_ref().to_owned());
-        self.shown.push(STARS.to_owned());
-        self.secret(arg.as_ref().as_encoded_bytes())
     }
 
     /// Something that must not be shown wherever it turns up (part of an argument, of the input, of
@@ -285,11 +277,9 @@ mod tests {
 
     #[test]
     fn secrets_are_stars() {
-        let command = Command::new(Path::new("/bin/echo"))
-            .args(["-n", "--token=abc"])
-            .secret_arg("hunter2")
-            .secret("abc");
-        assert_eq!(command.shown(), ["/bin/echo", "-n", "--token=********", "********"]);
+        let command =
+            Command::new(Path::new("/bin/echo")).args(["-n", "--token=abc"]).secret("abc");
+        assert_eq!(command.shown(), ["/bin/echo", "-n", "--token=********"]);
         let mut secrets = Secrets::default();
         for secret in ["ab", "abcd\n", ""] {
             secrets.add(secret.as_bytes());
@@ -303,7 +293,8 @@ mod tests {
     #[test]
     fn debug_shows_no_secret() {
         let command = Command::new(Path::new("/bin/true"))
-            .secret_arg("hunter2")
+            .arg("hunter2")
+            .secret("hunter2")
             .secret_env("P", "hunter3")
             .stdin("hunter4");
         let text = format!("{command:?}");

@@ -264,8 +264,8 @@ fn a_secret_is_never_shown() {
     let script = r#"echo "$1 $PASSWORD $(cat)"; echo "could not log in as root:$1:$PASSWORD" >&2; exit "$2""#;
     let command = |rc: &str| {
         sh(script)
-            .secret_arg("hunter2")
-            .arg(rc)
+            .args(["hunter2", rc])
+            .secret("hunter2")
             .secret_env("PASSWORD", "hunter2000")
             .stdin("hunter3\n")
             .secret("hunter3\n")

@@ -46,7 +46,10 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         "sleep" => host::deadline::sleep(seconds)?,
         // Deaf to signals, as a module stuck in a system call is.
         "stuck" => std::thread::sleep(seconds),
-        "child_fails" => drop(shell("echo out; echo \"$0 err\" >&2; exit 3", &secret, seconds)?),
+        "child_fails" => {
+            let script = "read -r secret; echo out; echo \"$secret err\" >&2; exit 3";
+            drop(shell(script, &secret, seconds)?);
+        }
         "child_hangs" => drop(shell("sleep 600", &secret, seconds)?),
         "child_floods" => {
             let output = shell("head -c 300000000 /dev/zero", &secret, Duration::from_secs(60))?;
@@ -89,7 +92,7 @@ fn shell(
     let program = host::program::find("sh")?;
     let mut command = Command::new(&program).arg("-c").arg(script).deadline(deadline);
     if let Some(secret) = secret {
-        command = command.secret_arg(secret);
+        command = command.stdin(format!("{secret}\n")).secret(secret);
     }
     Ok(command.run()?)
 }

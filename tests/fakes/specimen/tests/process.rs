@@ -68,8 +68,6 @@ fn a_failed_command_leaves_its_evidence() {
     assert_eq!(result["rc"], 3);
     assert_eq!(result["stdout"].as_str().unwrap().trim(), "out");
     assert_eq!(result["stderr"].as_str().unwrap().trim(), "******** err");
-    let cmd = result["cmd"].as_array().unwrap();
-    assert_eq!(cmd.last().unwrap(), "********");
 }
 
 #[test]
