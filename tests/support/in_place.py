@@ -21,7 +21,7 @@ from edge import STATE
 from flows import BOOKS, ledger_of
 from harness import HERE, OLDEST, PIPELINING, ROOT, Ansible, Run, Running, staged, wait_for
 from pct_app import GUEST, PACKAGE, answers, install
-from pve import fake
+from pve import calls_of, fake
 
 VMIDS = {"pve1": "301", "pve2": "302"}
 EXAMPLES = ROOT / "collection/docs/examples/vars"
@@ -182,7 +182,4 @@ class Pair(InPlace):
         wait_for(lambda: not pids(), "its end")
 
     def calls(self, *words: str) -> list[list[str]]:
-        """What `pct` was called with, as far as it begins with these words."""
-        log = self.home / "calls.jsonl"
-        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        return [line["argv"] for line in lines if line["program"] == "pct" and tuple(line["argv"][:len(words)]) == words]
+        return calls_of(self.home, words)

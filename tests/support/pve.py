@@ -42,6 +42,15 @@ def container(kind: str = "lvmthin", vmid: str = "301", **guest: t.Any) -> dict[
     }
 
 
+def calls_of(world: Path, words: tuple[str, ...]) -> list[list[str]]:
+    """What `pct` was called with in this world, as far as it begins with these words."""
+    log = world / "calls.jsonl"
+    # The last line may be half written: a reader may see one page of a write before the next.
+    whole = log.read_text().rpartition("\n")[0].splitlines() if log.exists() else []
+    calls = [json.loads(line) for line in whole]
+    return [call["argv"] for call in calls if call["program"] == "pct" and tuple(call["argv"][:len(words)]) == words]
+
+
 class Node:
     """The fake node."""
 
@@ -91,10 +100,7 @@ cat <<'END'\n{said}\nEND
         return json.loads(self._tool("show", WORLD))
 
     def calls(self, *words: str) -> list[list[str]]:
-        """What `pct` was called with, as far as it begins with these words."""
-        log = self.at(f"{WORLD}/calls.jsonl")
-        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        return [line["argv"] for line in lines if line["program"] == "pct" and tuple(line["argv"][:len(words)]) == words]
+        return calls_of(self.at(WORLD), words)
 
     def snapshots(self, vmid: str = "301") -> list[str]:
         return sorted(self.show()["containers"][vmid]["snapshots"])
