@@ -1,8 +1,9 @@
 //! One call of `pct` or `pvesh`: who called, what was asked, which faults are meant for it, and its
 //! way to the world. Invariant: every wait ends when the call is interrupted.
 
-use crate::fail::Fail;
+use crate::fail::{DIED, Fail};
 use crate::faults::{self, Failure, Fault};
+use crate::freezer;
 use crate::home;
 use crate::signals;
 use crate::text;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Call {
     pub home: PathBuf,
-    /// `pct` or `pvesh`.
+    /// `pct`, `pvesh` or `lxc-unfreeze`.
     pub program: String,
     pub argv: Vec<String>,
     /// The process that called, and when it began, so that no other is ever killed in its place.
@@ -41,6 +42,18 @@ pub fn birth(pid: i32) -> String {
     }
 }
 
+/// What stops every call of Proxmox's own programs before it begins.
+fn refusal(world: &World, program: &str) -> Option<Fail> {
+    let (why, rc) = match (world.root, world.pmxcfs) {
+        _ if program == freezer::UNFREEZE => return None,
+        (false, _) => ("Unknown error -1", DIED),
+        (true, false) => ("Connection refused", 111),
+        (true, true) => return None,
+    };
+    let lines: String = (1..=3).map(|n| format!("ipcc_send_rec[{n}] failed: {why}\n")).collect();
+    Some(Fail::new(rc, format!("{lines}Unable to load access control list: {why}")))
+}
+
 impl Call {
     /// Writes the call down and finds the faults that are meant for it.
     pub fn begin(home: PathBuf, program: &str, argv: Vec<String>) -> Result<Call, Fail> {
@@ -48,7 +61,7 @@ impl Call {
         let name = format!("{program} {}", argv.first().map_or("", String::as_str));
         let name = name.trim_end();
         let all = faults::read(&home)?;
-        let (faults, root, latency) = home::change(&home, |world| {
+        let (faults, refused, latency) = home::change(&home, |world| {
             world.calls += 1;
             *world.counts.entry(name.to_owned()).or_default() += 1;
             let mut meant = Vec::new();
@@ -66,14 +79,12 @@ impl Call {
             let path = home.join("calls.jsonl");
             let mut log = OpenOptions::new().create(true).append(true).open(path)?;
             log.write_all(format!("{line}\n").as_bytes())?;
-            Ok((meant, world.root, world.timings.call))
+            Ok((meant, refusal(world, program), world.timings.call))
         })?;
         let caller = (parent, birth(parent));
         let call = Call { home, program: program.to_owned(), argv, caller, faults, worker: false };
-        if !root {
-            let lines: String =
-                (1..=3).map(|n| format!("ipcc_send_rec[{n}] failed: Unknown error -1\n")).collect();
-            return Err(Fail::died(lines + "Unable to load access control list: Unknown error -1"));
+        if let Some(fail) = refused {
+            return Err(fail);
         }
         call.sleep(latency)?;
         call.point("begin")?;
@@ -124,7 +135,7 @@ impl Call {
     }
 
     /// Until it is interrupted, or the world is removed: nothing outlives a test for long.
-    fn hang(&self) -> Result<(), Fail> {
+    pub fn hang(&self) -> Result<(), Fail> {
         while self.home.join("world.json").exists() {
             self.sleep(200)?;
         }

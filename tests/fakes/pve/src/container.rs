@@ -18,6 +18,8 @@ pub struct Container {
     /// Changes that wait for the next start: new values, and under `delete` the keys that go.
     pub pending: BTreeMap<String, String>,
     pub running: bool,
+    /// Its processes stand still.
+    pub frozen: bool,
     /// When it was started, in ms since 1970; 0 for long ago.
     pub started_ms: u64,
     pub snapshots: BTreeMap<String, Snapshot>,
@@ -132,6 +134,8 @@ impl Container {
 
     pub fn set_running(&mut self, running: bool, now: u64) {
         self.running = running;
+        // A kill thaws, since the dead must be able to leave.
+        self.frozen = false;
         self.started_ms = if running { now } else { 0 };
     }
 

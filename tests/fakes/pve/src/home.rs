@@ -1,8 +1,9 @@
 //! The folder that holds the world. Invariant: `world.json` is only replaced as a whole, by one
-//! process at a time, and `etc-pve` follows every change of it.
+//! process at a time, and `etc-pve` and `cgroup` follow every change of it.
 
 use crate::container::Container;
 use crate::fail::Fail;
+use crate::freezer;
 use crate::world::World;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -62,6 +63,7 @@ pub fn change<T>(home: &Path, work: impl FnOnce(&mut World) -> Result<T, Fail>) 
         replace(&path, &serde_json::to_vec_pretty(&world)?)?;
     }
     show(&home.join("etc-pve"), &before, &world)?;
+    freezer::show(&home.join("cgroup"), &world)?;
     Ok(done)
 }
 
@@ -71,10 +73,11 @@ pub fn create(home: &Path, world: &World) -> Result<(), Fail> {
     let file = lock_file(home, "world.lock")?;
     let _lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
     replace(&home.join("world.json"), &serde_json::to_vec_pretty(world)?)?;
-    show(&home.join("etc-pve"), &World::default(), world)
+    show(&home.join("etc-pve"), &World::default(), world)?;
+    freezer::show(&home.join("cgroup"), world)
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), Fail> {
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Fail> {
     let new = path.with_extension(format!("new.{}", std::process::id()));
     let mut file = File::create(&new)?;
     file.write_all(bytes)?;

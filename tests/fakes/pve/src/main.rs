@@ -1,15 +1,16 @@
-//! `fake-pve`: Proxmox VE's `pct` and `pvesh` for tests, on one node of a small cluster; never
-//! shipped. It is `pct` or `pvesh` when it is called by that name, and a tool for tests when it
-//! is called by its own. All state lies in one folder:
+//! `fake-pve`: Proxmox VE's `pct` and `pvesh`, and LXC's `lxc-unfreeze`, for tests, on one node of a
+//! small cluster; never shipped. It is one of these when it is called by that name, and a tool for
+//! tests when it is called by its own. All state lies in one folder:
 //!
 //! | file | what |
 //! |---|---|
 //! | `world.json` | the whole state: `World`, `Container`, `Storage`, `Volume` tell its fields |
 //! | `faults.json` | a list of `Fault`: what goes wrong, in which call, at which point |
-//! | `calls.jsonl` | one line a call of `pct` or `pvesh`: call, ms, program, argv, pid, caller |
+//! | `calls.jsonl` | one line a call: call, ms, program, argv, pid, caller |
 //! | `etc-pve` | stands for `/etc/pve`: `nodes/<node>/lxc/<id>.conf`, `local`, `lxc` |
+//! | `cgroup` | stands for `/sys/fs/cgroup`: the freezer of each running container |
 //! | `lock` | lock files: `pve-config-<id>.lock`, `pve-migrate-<id>` |
-//! | `bin` | `pct`, `pvesh` (links to this program) and `fake-pve-home`, made by `init` |
+//! | `bin` | `pct`, `pvesh`, `lxc-unfreeze` (links to this program) and `fake-pve-home`, made by `init` |
 //!
 //! The folder is named by `FAKE_PVE`, or by the file `fake-pve-home` beside the link that was
 //! called: that needs no environment. A test builds it with `cargo build -p pve`, then
@@ -33,6 +34,12 @@
 //! calls that fit the fault. What happens by itself, with time or with the count of calls, stands
 //! in the world as `events`.
 //!
+//! A snapshot of a running container freezes it from `locked` until after `volumes`, so a worker that
+//! is killed there leaves it frozen: it counts as running, nothing can be run in it, `shutdown` hangs
+//! past its timeout, and neither `unlock` nor `delsnapshot` changes that. `lxc-unfreeze`, a kill and
+//! the end of the next snapshot do. A cluster's file system that is down (`pmxcfs`) refuses every call
+//! with the text of a refused connection, and not with that of a user who is not root.
+//!
 //! Work is done in a worker process, as Proxmox does it: it survives when the command is killed,
 //! and ends with `received interrupt` when the command gets SIGTERM. Its words are those that were
 //! observed of the real one, or read in its source; what of the real one is missing here ends with
@@ -44,6 +51,7 @@ mod call;
 mod container;
 mod fail;
 mod faults;
+mod freezer;
 mod home;
 mod pct;
 mod pvesh;
@@ -80,11 +88,17 @@ fn run() -> Result<i32, Fail> {
     }
     let argv: Vec<String> = words.collect();
     match name.as_str() {
-        "pct" | "pvesh" => answer(&Call::begin(home::find(&called)?, &name, argv)?),
+        "pct" | "pvesh" | freezer::UNFREEZE => {
+            answer(&Call::begin(home::find(&called)?, &name, argv)?)
+        }
         _ => tool::run(&argv),
     }
 }
 
 fn answer(call: &Call) -> Result<i32, Fail> {
-    if call.program == "pct" { pct::run(call) } else { pvesh::run(call) }
+    match call.program.as_str() {
+        "pct" => pct::run(call),
+        "pvesh" => pvesh::run(call),
+        _ => freezer::unfreeze(call),
+    }
 }

@@ -1,6 +1,7 @@
 //! `fake-pve` itself: worlds for tests.
 
 use crate::fail::Fail;
+use crate::freezer;
 use crate::home;
 use crate::world::World;
 use std::fs;
@@ -49,7 +50,7 @@ fn init(home: &Path, world: &str) -> Result<(), Fail> {
     let home = fs::canonicalize(home)?;
     let bin = home.join("bin");
     fs::create_dir_all(&bin)?;
-    for name in ["pct", "pvesh"] {
+    for name in ["pct", "pvesh", freezer::UNFREEZE] {
         let _ = fs::remove_file(bin.join(name));
         symlink(std::env::current_exe()?, bin.join(name))?;
     }

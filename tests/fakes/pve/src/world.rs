@@ -25,6 +25,10 @@ pub struct World {
     pub quorate: bool,
     /// False: every call is answered as one who is not root is answered.
     pub root: bool,
+    /// Whether the cluster's file system is up: without it every call is refused.
+    pub pmxcfs: bool,
+    /// The version of the control groups, 1 or 2.
+    pub cgroups: u8,
     pub storages: BTreeMap<String, Storage>,
     pub containers: BTreeMap<u32, Container>,
     /// The containers of other nodes.
@@ -131,6 +135,8 @@ impl Default for World {
             nodes: Vec::new(),
             quorate: true,
             root: true,
+            pmxcfs: true,
+            cgroups: 2,
             storages: BTreeMap::new(),
             containers: BTreeMap::new(),
             others: BTreeMap::new(),

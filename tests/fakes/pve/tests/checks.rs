@@ -83,6 +83,18 @@ fn who_is_not_root_is_told_so_in_proxmox_words() {
 }
 
 #[test]
+fn without_the_cluster_s_file_system_nothing_is_answered() {
+    let node = Node::with(json!({"pmxcfs": false}));
+    for line in ["pct status 301", "pvesh get /version"] {
+        let told = node.run(line);
+        assert_eq!(told.rc, Some(111), "{line}");
+        assert!(told.err.starts_with("ipcc_send_rec[1] failed: Connection refused\n"), "{line}");
+    }
+    // LXC itself knows nothing of it.
+    node.ok("lxc-unfreeze -n 301");
+}
+
+#[test]
 fn snapshot_checks_template_then_lock_then_name_then_feature() {
     let node = Node::new();
     node.ok("pct snapshot 301 s1");

@@ -269,3 +269,48 @@ fn a_deaf_guest_does_not_stop_unless_it_is_forced() {
     node.ok("pct shutdown 301 --timeout 0 --forceStop 1");
     assert_eq!(node.ct()["running"], false);
 }
+
+#[test]
+fn a_snapshot_whose_worker_is_killed_leaves_the_container_frozen() {
+    for (version, files) in [
+        (2, ["cgroup/lxc/301/cgroup.events", "populated 1\nfrozen 1\n", "populated 1\nfrozen 0\n"]),
+        (1, ["cgroup/freezer/lxc/301/freezer.state", "FROZEN\n", "THAWED\n"]),
+    ] {
+        let node = Node::with(json!({"cgroups": version}));
+        let state = || std::fs::read_to_string(node.home().join(files[0])).unwrap();
+        node.faults(json!([{"command": "pct snapshot", "at": "volume:2", "kill_self": true}]));
+        assert_eq!(node.run("pct snapshot 301 s1").rc, Some(255));
+        node.faults(json!([]));
+        node.run("pct unlock 301").is(0, "", "");
+        assert_eq!(node.run("pct delsnapshot 301 s1 --force").rc, Some(0));
+        node.run("pct status 301").is(0, "status: running\n", "");
+        assert_eq!(state(), files[1]);
+        for line in ["pct exec 301 -- true", "pct shutdown 301 --timeout 1 --forceStop 1"] {
+            let mut hangs = node.command(line).spawn().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+            assert_eq!(hangs.try_wait().unwrap(), None, "{line}");
+            let pid = hangs.id().to_string();
+            assert!(
+                std::process::Command::new("kill")
+                    .args(["-TERM", &pid])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            hangs.wait().unwrap();
+        }
+        node.ok("lxc-unfreeze -n 301");
+        assert_eq!(state(), files[2]);
+        node.ok("pct exec 301 -- true");
+        // A snapshot that ends by itself thaws, whether it is taken or not.
+        node.faults(json!([
+            {"command": "pct snapshot", "nth": 1, "at": "volume:2", "fail": {"text": "x"}},
+        ]));
+        assert_eq!(node.run("pct snapshot 301 s2").rc, Some(255));
+        assert_eq!(state(), files[2]);
+        node.ok("pct snapshot 301 s2");
+        assert_eq!(state(), files[2]);
+        node.ok("pct stop 301");
+        assert!(!node.home().join(files[0]).exists());
+    }
+}

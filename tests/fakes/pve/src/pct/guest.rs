@@ -20,6 +20,10 @@ pub fn exec(call: &Call, args: &Args) -> Result<i32, Fail> {
     if !container.running {
         return Err(Fail::died(format!("container '{vmid}' not running!")));
     }
+    if container.frozen {
+        // What is run inside of it joins it, and stands still as well.
+        call.hang()?;
+    }
     let Some(program) = args.rest.first() else {
         return Err(Fail::died("missing command at /usr/share/perl5/PVE/CLI/pct.pm line 204."));
     };
@@ -86,6 +90,9 @@ pub fn push(call: &Call, args: &Args) -> Result<i32, Fail> {
     let container = world.container(vmid, 2)?;
     if !container.running {
         return Err(Fail::died("container 'can only push files to a running container'"));
+    }
+    if container.frozen {
+        call.hang()?;
     }
     let (Some(from), Some(to)) = (args.words.get(1), args.words.get(2)) else {
         return Err(Fail::new(2, "400 not enough arguments"));

@@ -7,6 +7,7 @@ use crate::args::Args;
 use crate::call::Call;
 use crate::container::{Container, Snapshot, is_unused, mounts};
 use crate::fail::{DIED, Fail};
+use crate::freezer;
 use crate::storage::{Deed, Mount};
 use crate::task;
 use crate::text;
@@ -78,7 +79,10 @@ pub fn snapshot(call: &Call, args: &Args) -> Result<Task, Fail> {
         write(call, vmid, |world| prepare(call, world, vmid, name, &description))?;
         call.point("locked")?;
         let mut done = Vec::new();
+        freezer::set(call, vmid, true)?;
         let taken = take(call, vmid, name, &mut done);
+        let taken = taken.and_then(|()| call.point("volumes"));
+        freezer::set(call, vmid, false)?;
         if let Err(fail) = taken {
             call.warn("snapshot create failed: starting cleanup\n");
             if let Err(fail) = clean_up(call, vmid, name, &done) {
@@ -87,7 +91,6 @@ pub fn snapshot(call: &Call, args: &Args) -> Result<Task, Fail> {
             // Proxmox ends the message once more.
             return Err(Fail { text: format!("{}\n\n", fail.text), ..fail });
         }
-        call.point("volumes")?;
         write(call, vmid, |world| commit(world, vmid, name))?;
         call.point("committed")?;
         Ok(0)
