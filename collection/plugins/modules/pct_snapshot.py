@@ -309,7 +309,7 @@ rolled_back:
   returned: when a rollback failed
   type: bool
 running:
-  description: Whether the container runs.
+  description: Whether the container runs, and is not frozen.
   returned: success
   type: bool
 safety_snapshot:

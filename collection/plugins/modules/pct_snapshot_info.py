@@ -73,6 +73,10 @@ containers:
   type: list
   elements: dict
   contains:
+    frozen:
+      description: Whether its processes stand still, as during a snapshot, and after one that was killed.
+      returned: always
+      type: bool
     lock:
       description: The lock that a task holds, or null.
       returned: always
@@ -82,7 +86,7 @@ containers:
       returned: always
       type: str
     running:
-      description: Whether it runs.
+      description: Whether it runs, and is not frozen.
       returned: always
       type: bool
     vmid:

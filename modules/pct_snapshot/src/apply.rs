@@ -7,11 +7,13 @@
 use crate::boot;
 use crate::cluster::Cluster;
 use crate::container::Snapshots;
+use crate::freezer;
 use crate::left::{self, Doing, What};
 use crate::marker::Marker;
 use crate::pct::{Pct, Trouble, explained, makes_volume_anew};
 use crate::plan::Action;
 use crate::read::Reader;
+use crate::refuse;
 use crate::rollback::Goal;
 use crate::state::{State, TASK};
 use crate::task::{Task, Wanted};
@@ -100,7 +102,14 @@ impl<'a> Apply<'a> {
             self.begin(intent)?;
         }
         match action {
-            Action::Unlock(lock) => self.unlock(lock),
+            Action::Thaw => {
+                let thawed = freezer::thaw(self.task.place.vmid);
+                self.keep_record_of(thawed)
+            }
+            Action::Unlock(lock) => {
+                let unlocked = self.unlock(lock);
+                self.keep_record_of(unlocked)
+            }
             Action::Delete { name, incomplete } => self.delete(name, *incomplete, intent),
             Action::Take => match &self.task.wanted {
                 Wanted::Present { name, text, marker } => {
@@ -113,6 +122,12 @@ impl<'a> Apply<'a> {
             Action::RollBack => self.roll_back(intent),
             Action::Start => self.start(),
         }
+    }
+
+    /// What a killed run left and could not be cleared is ours only as long as its record stands.
+    fn keep_record_of<T>(&mut self, cleared: Result<T>) -> Result<T> {
+        self.unsettled |= cleared.is_err();
+        cleared
     }
 
     /// Before the first change: the fence, and what cannot be seen later.
@@ -192,7 +207,15 @@ impl<'a> Apply<'a> {
         let there = self.look()?.find(name).cloned();
         let failed = match (&there, done) {
             (Some(there), _) if there.is_complete() && there.marker.as_ref() == Some(marker) => {
-                return Ok(());
+                return self.thaw_after_snapshot();
+            }
+            (_, Err(failed)) if self.goes_on(What::Snapshot, &failed) => {
+                self.unsettled = true;
+                let msg = format!(
+                    "pct was killed while it took the snapshot {name}, and Proxmox's task of it may go on: \
+                     run the task again, it waits for that to end"
+                );
+                Failure::new("command_failed", msg).caused_by(failed.into())
             }
             (_, Err(failed)) => explained(failed, &format!("taking the snapshot {name}")),
             (_, Ok(())) => {
@@ -210,9 +233,31 @@ impl<'a> Apply<'a> {
         }
     }
 
+    /// Proxmox thaws the container before it ends a snapshot, and only warns when it cannot. What it
+    /// is frozen by now is somebody's who holds a lock, or is left of our snapshot.
+    fn thaw_after_snapshot(&self) -> Result<()> {
+        let vmid = self.task.place.vmid;
+        match freezer::is_frozen(vmid)? && self.reader.config()?.lock.is_none() {
+            true => freezer::thaw(vmid),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the work of a command that was killed is still being done: Proxmox's workers outlive
+    /// their command. What cannot be known is taken for yes.
+    fn goes_on(&self, what: What, failed: &Failed) -> bool {
+        failed.signal.is_some() && !matches!(self.reader.active_task(&[what.task()]), Ok(None))
+    }
+
     /// Proxmox could not clean up after a snapshot of ours that failed.
     fn clear_broken(&mut self, name: &str, failed: Failure) -> anyhow::Error {
-        let cleared = self.release("snapshot").and_then(|()| {
+        let vmid = self.task.place.vmid;
+        let thawed = match freezer::is_frozen(vmid) {
+            Ok(true) => freezer::thaw(vmid),
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        let cleared = thawed.and_then(|()| self.release("snapshot")).and_then(|()| {
             let done = self.pct().delete(name, true);
             match self.look()?.find(name) {
                 None => Ok(()),
@@ -281,6 +326,12 @@ impl<'a> Apply<'a> {
     fn stop(&mut self) -> Result<()> {
         // A shutdown that we leave to itself would end after we had looked whether it runs.
         let _shield = interrupt::shield();
+        let vmid = self.task.place.vmid;
+        if freezer::is_frozen(vmid)? && self.reader.config()?.lock.is_none() {
+            // Nothing in it would hear of a shutdown, which then hangs past its timeout.
+            let refuse::Obstacle { reason, text } = refuse::frozen(vmid);
+            return Err(Failure::new(reason, text).into());
+        }
         self.stopped = true;
         let done = match self.task.graceful {
             Some(span) => self.patiently(|pct| pct.shutdown(span)),

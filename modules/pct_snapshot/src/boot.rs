@@ -1,6 +1,7 @@
 //! A start that is verified: the container runs, has booted, and `ready` holds. What fails comes with
 //! the last lines of its log.
 
+use crate::freezer;
 use crate::pct::{Pct, Trouble, explained};
 use crate::read::Reader;
 use ansible_module::Failure;
@@ -72,7 +73,13 @@ pub fn wait_until_ready(reader: &Reader, ready: &[String], patience: Duration) -
         let output = match pct.exec(argv, deadline) {
             Ok(output) => output,
             Err(failed) if failed.reason() == "timed_out" => {
-                // What it said before tells more.
+                // What it said before tells more, but for this.
+                if freezer::is_frozen(pct.vmid)? {
+                    said = Some(format!(
+                        "it is frozen, and `{}` thaws it",
+                        freezer::by_hand(pct.vmid)
+                    ));
+                }
                 said.get_or_insert_with(|| "it hangs".to_owned());
                 return Ok(None);
             }

@@ -3,6 +3,7 @@
 
 use crate::cluster::{Cluster, Reach, Storage};
 use crate::container::{Config, Snapshot};
+use crate::freezer;
 use crate::marker::Marker;
 use crate::read::Reader;
 use crate::refuse::{to_rollback, uncovered};
@@ -16,11 +17,11 @@ use serde_json::{Value, json};
 
 pub fn of_all(reader: &Reader, cluster: &Cluster) -> Result<Outcome> {
     let all = reader.list()?;
-    let rows: Vec<Value> = (all.iter())
-        .map(|one| {
-            json!({ "vmid": one.vmid, "name": one.name, "running": one.running, "lock": one.lock })
-        })
-        .collect();
+    let mut rows = Vec::new();
+    for one in &all {
+        let frozen = one.running && freezer::is_frozen(one.vmid)?;
+        rows.push(row(one.vmid, &one.name, one.running, frozen, one.lock.as_deref()));
+    }
     Ok(Outcome { warnings: reader.warnings.take(), ..Outcome::default() }
         .fact("node", cluster.node.as_str())
         .fact("containers", rows))
@@ -53,12 +54,9 @@ pub fn of_one(reader: &Reader, cluster: &Cluster, place: &Place) -> Result<Outco
         snapshots.push(described(&state, &survey, snapshot));
     }
     warnings.extend(reader.warnings.take());
-    let container = json!({
-        "vmid": place.vmid.number(),
-        "name": state.config.hostname.clone().unwrap_or_default(),
-        "running": state.snapshots.running,
-        "lock": state.config.lock,
-    });
+    let name = state.config.hostname.as_deref().unwrap_or_default();
+    let lock = state.config.lock.as_deref();
+    let container = row(place.vmid.number(), name, state.snapshots.running, state.frozen, lock);
     Ok(Outcome { warnings, ..Outcome::default() }
         .fact("node", cluster.node.as_str())
         .fact("containers", vec![container])
@@ -66,6 +64,13 @@ pub fn of_one(reader: &Reader, cluster: &Cluster, place: &Place) -> Result<Outco
         .fact("snapshots", snapshots)
         .fact("parent", json!(state.snapshots.parent))
         .fact("unfinished", json!(state.left.as_ref().map(|left| &left.since))))
+}
+
+fn row(vmid: u32, name: &str, running: bool, frozen: bool, lock: Option<&str>) -> Value {
+    json!({
+        "vmid": vmid, "name": name, "running": running && !frozen, "frozen": frozen,
+        "lock": lock,
+    })
 }
 
 /// Where its volumes lie, so that one can look for room there.

@@ -6,6 +6,7 @@ mod back;
 mod boot;
 mod cluster;
 mod container;
+mod freezer;
 mod info;
 mod left;
 mod marker;
@@ -102,7 +103,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
             .fact("vmid", task.place.vmid.number())
             .fact("snapshot", json!(name))
             .fact("deploy_id", json!(deploy))
-            .fact("running", state.snapshots.running));
+            .fact("running", state.runs()));
     }
     let mut decided = decide(&task, &reader, &cluster, &mut state, &key)?;
     let mut warnings = Vec::new();
@@ -136,7 +137,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         .fact("vmid", task.place.vmid.number())
         .fact("snapshot", json!(snapshot))
         .fact("deploy_id", json!(deploy))
-        .fact("running", apply.seen.running);
+        .fact("running", apply.seen.running && !freezer::is_frozen(task.place.vmid)?);
     Ok(match is_rollback {
         true => outcome.fact("safety_snapshot", json!(apply.safety)),
         false => outcome,

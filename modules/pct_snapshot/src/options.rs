@@ -117,7 +117,7 @@ const DONE: &[Return] = &[
         "success",
         "The deploy id that the snapshot bears, or null.",
     ),
-    Return::new("running", Kind::Bool, "success", "Whether the container runs."),
+    Return::new("running", Kind::Bool, "success", "Whether the container runs, and is not frozen."),
     Return::new(
         "safety_snapshot",
         Kind::Str,
@@ -169,7 +169,8 @@ const SEEN: &[Return] = &[
     Return::new("containers", Kind::List, "success", "The containers, by their numbers.").contains(&[
         Return::new("vmid", Kind::Int, "always", "The number."),
         Return::new("name", Kind::Str, "always", "The host name."),
-        Return::new("running", Kind::Bool, "always", "Whether it runs."),
+        Return::new("running", Kind::Bool, "always", "Whether it runs, and is not frozen."),
+        Return::new("frozen", Kind::Bool, "always", "Whether its processes stand still, as during a snapshot, and after one that was killed."),
         Return::new("lock", Kind::Str, "always", "The lock that a task holds, or null."),
     ]),
     Return::new("snapshots", Kind::List, "with O(vmid)", "The snapshots, the oldest first.").contains(&[

@@ -14,6 +14,7 @@ use change::{Loss, Plan, Step, Undo};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    Thaw,
     Unlock(String),
     Delete { name: String, incomplete: bool },
     Take,
@@ -39,6 +40,14 @@ pub fn nothing(state: &State, task: &Task) -> Plan<Action> {
 pub fn repairs(state: &State) -> Vec<Step<Action>> {
     let since = state.left.as_ref().map_or("", |left| left.since.as_str());
     let mut steps = Vec::new();
+    if state.own_freeze() {
+        // First: nothing else of it can wait for that.
+        let text = format!(
+            "thaw CT {}, which the run of {since} left frozen when it was killed",
+            state.vmid
+        );
+        steps.push(Step::new(Action::Thaw, text));
+    }
     if let Some(lock) = state.own_lock() {
         let text =
             format!("remove the lock {lock}, which the run of {since} left when it was killed");

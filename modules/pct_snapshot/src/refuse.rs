@@ -2,7 +2,8 @@
 
 use crate::cluster::Reach;
 use crate::container::{Mount, Snapshot};
-use crate::names::nearest;
+use crate::freezer;
+use crate::names::{Vmid, nearest};
 use crate::state::{State, Survey};
 use ansible_module::Failure;
 
@@ -38,7 +39,22 @@ pub fn to_any(state: &State) -> Vec<Obstacle> {
             format!("CT {} is a template, which has no snapshots: clone it", state.vmid),
         ));
     }
+    if state.frozen_by_others() {
+        found.push(frozen(state.vmid));
+    }
     found
+}
+
+/// All of its processes stand still, and no lock says that somebody will let them go on.
+pub fn frozen(vmid: Vmid) -> Obstacle {
+    let cure = freezer::by_hand(vmid);
+    obstacle(
+        "frozen",
+        format!(
+            "CT {vmid} is frozen: it counts as running, but its processes stand still, and no task of this \
+             module has left it so; find out who did, then `{cure}` lets it go on"
+        ),
+    )
 }
 
 /// What stands in the way of going back to `target`. Locks are not among them: they are waited for.

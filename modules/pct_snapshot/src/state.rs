@@ -8,7 +8,7 @@ use crate::names::Vmid;
 use crate::pct::{Trouble, holder_of};
 use crate::read::{Reader, trouble};
 use crate::task::Place;
-use crate::{tables, zfs};
+use crate::{freezer, tables, zfs};
 use ansible_module::Failure;
 use anyhow::{Error, Result};
 use change::Journal;
@@ -22,6 +22,8 @@ pub struct State {
     pub vmid: Vmid,
     pub config: Config,
     pub snapshots: Snapshots,
+    /// Its processes stand still.
+    pub frozen: bool,
     pub left: Option<Left>,
     /// The task of Proxmox that runs on behalf of a run of ours that is dead.
     pub busy: Option<String>,
@@ -47,6 +49,7 @@ pub fn journal(place: &Place, rollback: Option<String>) -> Journal<'_> {
 }
 
 pub fn observe(reader: &Reader, cluster: &Cluster, place: &Place) -> Result<State> {
+    let was_frozen = freezer::is_frozen(place.vmid)?;
     let config = reader.config().map_err(|error| missing(error, reader, cluster, place))?;
     let left = Left::read(&place.state_dir)?;
     let lock = config.lock.as_deref();
@@ -58,6 +61,9 @@ pub fn observe(reader: &Reader, cluster: &Cluster, place: &Place) -> Result<Stat
         vmid: place.vmid,
         config,
         snapshots: reader.snapshots()?,
+        // Before its lock was read and after it: a snapshot that has just begun or ended is none that
+        // broke off.
+        frozen: was_frozen && freezer::is_frozen(place.vmid)?,
         left,
         busy,
         // From files only: a snapshot that cannot be taken says so itself.
@@ -133,6 +139,23 @@ impl State {
     /// The lock that our own killed run left.
     pub fn own_lock(&self) -> Option<&str> {
         self.config.lock.as_deref().filter(|_| self.foreign_lock().is_none())
+    }
+
+    /// Our own run was killed while Proxmox held the container frozen for its snapshot.
+    pub fn own_freeze(&self) -> bool {
+        let doing = self.left.as_ref().and_then(|left| left.doing.as_ref());
+        let is_ours = doing.is_some_and(|doing| doing.what == What::Snapshot);
+        self.frozen && is_ours && self.foreign_lock().is_none()
+    }
+
+    /// Frozen, and neither by us nor by what holds a lock, which would thaw it again.
+    pub fn frozen_by_others(&self) -> bool {
+        self.frozen && !self.own_freeze() && self.config.lock.is_none()
+    }
+
+    /// One that stands still counts as running for Proxmox, and for nobody else.
+    pub fn runs(&self) -> bool {
+        self.snapshots.running && !self.frozen
     }
 
     /// The incomplete snapshot that our own killed run left.

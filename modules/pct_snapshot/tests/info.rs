@@ -23,10 +23,13 @@ fn two_hundred_containers_in_one_call() {
         let info = world.info(Value::Null);
         let all = info["containers"].as_array().unwrap();
         assert_eq!(all.len(), 201, "{without}");
-        assert_eq!(all[0], json!({"vmid": 301, "name": "shop", "running": true, "lock": null}));
+        assert_eq!(
+            all[0],
+            json!({"vmid": 301, "name": "shop", "running": true, "frozen": false, "lock": null})
+        );
         assert_eq!(
             all[1],
-            json!({"vmid": 1000, "name": "ct1000", "running": false, "lock": "snapshot-delete"})
+            json!({"vmid": 1000, "name": "ct1000", "running": false, "frozen": false, "lock": "snapshot-delete"})
         );
         assert_eq!(world.calls().len(), 1, "{:?}", world.calls());
         assert_eq!(info["node"], "pve1");

@@ -208,3 +208,17 @@ fn a_removal_whose_volume_is_gone_already_is_finished() {
     assert!(world.names().is_empty());
     settled(&world, "after a removal");
 }
+
+#[test]
+fn a_lock_of_ours_that_cannot_be_removed_stays_ours() {
+    let world = World::new(on("lvmthin"));
+    world.faults(kill("pct snapshot", "volume:2", true));
+    world.run_killed(take(FIRST));
+    world.faults(json!([{"command": "pct unlock", "at": "begin", "fail": {"text": "odd"}}]));
+    let failed = world.run(take(FIRST));
+    assert_eq!(reason(&failed), "command_failed", "{failed:#}");
+    says(&failed, &["removing our own lock"]);
+    world.faults(json!([]));
+    assert!(changed(&world.run(take(FIRST))));
+    settled(&world, "after a lock");
+}

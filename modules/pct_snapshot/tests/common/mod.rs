@@ -1,5 +1,6 @@
 //! A world of the fake Proxmox for each test, and the built binary run in it: in a mount namespace of
-//! its own, where `/etc/pve` is the fake's and `/run` is the test's, so that tests run side by side.
+//! its own, where `/etc/pve` and `/sys/fs/cgroup` are the fake's and `/run` is the test's, so that tests
+//! run side by side.
 
 // Each test binary uses a part of it. A test that cannot go on ends right there.
 #![allow(dead_code, clippy::unwrap_used)]
@@ -11,6 +12,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub const FIRST: &str = "20261121t084500z-7f3a";
@@ -181,13 +184,18 @@ impl World {
 
     /// Every call so far, as one line.
     pub fn calls(&self) -> Vec<String> {
+        self.calls_with_pids().into_iter().map(|(call, _)| call).collect()
+    }
+
+    pub fn calls_with_pids(&self) -> Vec<(String, String)> {
         let text = fs::read_to_string(self.at("pve/calls.jsonl")).unwrap_or_default();
         text.lines()
             .map(|line| {
                 let call: Value = serde_json::from_str(line).unwrap();
                 let words: Vec<&str> =
                     call["argv"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-                format!("{} {}", call["program"].as_str().unwrap(), words.join(" "))
+                let line = format!("{} {}", call["program"].as_str().unwrap(), words.join(" "));
+                (line, call["pid"].to_string())
             })
             .collect()
     }
@@ -205,12 +213,16 @@ impl World {
 
     pub fn spawn(&self, options: &Value) -> Child {
         let script = match self.files {
-            true => "mount --bind \"$0/etc\" /etc && mount --bind \"$0/run\" /run && exec \"$@\"",
-            false => "mount --bind \"$0/run\" /run && exec \"$@\"",
+            true => "mount --bind \"$0/etc\" /etc && ",
+            false => "",
         };
+        let script = format!(
+            "{script}mount --bind \"$0/run\" /run && mount --bind \"$0/pve/cgroup\" /sys/fs/cgroup && \
+             exec \"$@\""
+        );
         let system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         let mut child = Command::new("unshare")
-            .args(["--mount", "sh", "-c", script])
+            .args(["--mount", "sh", "-c", &script])
             .arg(self.folder.path())
             .args([env!("CARGO_BIN_EXE_pct_snapshot"), "-"])
             .env("PATH", format!("{}:{system}", self.at("pve/bin").display()))
@@ -262,6 +274,19 @@ impl World {
         }));
         assert_eq!(result.get("failed"), None, "{result:#}");
         result
+    }
+}
+
+/// Waits until the fake was asked for this; the process that was asked.
+pub fn called(world: &World, words: &str) -> String {
+    let began = Instant::now();
+    loop {
+        let all = world.calls_with_pids().into_iter();
+        if let Some((_, pid)) = all.into_iter().find(|(call, _)| call.starts_with(words)) {
+            return pid;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "nobody asked for {words}");
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

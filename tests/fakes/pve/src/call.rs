@@ -127,19 +127,30 @@ impl Call {
                 kill(Pid::this(), Signal::SIGKILL)?;
             }
             if fault.hang {
-                self.hang()?;
+                self.hang_while(|call| Ok(faults::read(&call.home)?.contains(fault)))?;
             }
             failure = failure.or_else(|| fault.fail.clone());
         }
         Ok(failure)
     }
 
-    /// Until it is interrupted, or the world is removed: nothing outlives a test for long.
-    pub fn hang(&self) -> Result<(), Fail> {
+    /// Until that holds no more or it is interrupted, or the world is removed: nothing outlives a test
+    /// for long.
+    fn hang_while(&self, holds: impl Fn(&Call) -> Result<bool, Fail>) -> Result<(), Fail> {
         while self.home.join("world.json").exists() {
+            if !holds(self)? {
+                return Ok(());
+            }
             self.sleep(200)?;
         }
         Err(Fail::fake("the world is gone"))
+    }
+
+    /// Nothing in a frozen container does anything, whoever asks.
+    pub fn hang_while_frozen(&self, vmid: u32) -> Result<(), Fail> {
+        self.hang_while(|call| {
+            Ok(call.world()?.containers.get(&vmid).is_some_and(|one| one.frozen))
+        })
     }
 
     pub fn sleep(&self, ms: u64) -> Result<(), Fail> {

@@ -34,6 +34,7 @@ pub struct Fault {
     pub kill_caller: bool,
     #[serde(default)]
     pub kill_self: bool,
+    /// Until it is interrupted, or this fault is taken away.
     #[serde(default)]
     pub hang: bool,
     #[serde(default)]

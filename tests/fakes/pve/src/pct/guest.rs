@@ -20,10 +20,8 @@ pub fn exec(call: &Call, args: &Args) -> Result<i32, Fail> {
     if !container.running {
         return Err(Fail::died(format!("container '{vmid}' not running!")));
     }
-    if container.frozen {
-        // What is run inside of it joins it, and stands still as well.
-        call.hang()?;
-    }
+    // What is run inside of it joins it, and stands still as well.
+    call.hang_while_frozen(vmid)?;
     let Some(program) = args.rest.first() else {
         return Err(Fail::died("missing command at /usr/share/perl5/PVE/CLI/pct.pm line 204."));
     };
@@ -91,9 +89,7 @@ pub fn push(call: &Call, args: &Args) -> Result<i32, Fail> {
     if !container.running {
         return Err(Fail::died("container 'can only push files to a running container'"));
     }
-    if container.frozen {
-        call.hang()?;
-    }
+    call.hang_while_frozen(vmid)?;
     let (Some(from), Some(to)) = (args.words.get(1), args.words.get(2)) else {
         return Err(Fail::new(2, "400 not enough arguments"));
     };

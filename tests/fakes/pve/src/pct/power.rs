@@ -125,10 +125,8 @@ pub fn shutdown(call: &Call, args: &Args) -> Result<Task, Fail> {
             if let Some(lock) = container.lock() {
                 return Err(Fail::died(format!("CT is locked ({lock})")));
             }
-            if container.frozen {
-                // Nothing in it hears a signal, and LXC waits for it past every timeout.
-                call.hang()?;
-            }
+            // Nothing in it hears a signal, and LXC waits for it past every timeout.
+            call.hang_while_frozen(vmid)?;
             let (guest, limit) = (&container.guest, seconds * 1000);
             let obeys = !guest.deaf && guest.shutdown_ms <= limit;
             call.sleep(if obeys { guest.shutdown_ms } else { limit })?;
