@@ -181,12 +181,14 @@ impl State {
             None => format!("CT {vmid} is locked"),
         };
         // Somebody's lock is never ours to remove: a person can look whether anybody still works.
-        let cure = match self.busy {
-            Some(_) => String::new(),
-            None => format!(
-                " (if no task of it runs any more, see `pvesh get /nodes/localhost/tasks --source active`, \
-                 `pct unlock {vmid}` removes it)"
+        let active = "if no task of it runs any more, see `pvesh get /nodes/localhost/tasks --source active`";
+        let cure = match (&self.busy, lock) {
+            (Some(_), _) => String::new(),
+            (None, "rollback") => format!(
+                " (its volumes may be half old and half new: never unlock and start it as it is; {active}, \
+                 roll back to the snapshot again: `pct unlock {vmid} && pct rollback {vmid} <snapshot>`)"
             ),
+            (None, _) => format!(" ({active}, `pct unlock {vmid}` removes it)"),
         };
         format!("{begin}: the lock {lock} {holder}{cure}")
     }

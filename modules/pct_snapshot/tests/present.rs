@@ -252,6 +252,29 @@ fn a_stopped_container_and_one_without_pvesh() {
 }
 
 #[test]
+fn a_rollback_of_others_that_broke_off_is_not_to_be_unlocked_and_started() {
+    let world = World::new(on("lvmthin"));
+    world.present(FIRST);
+    world.faults(json!([{"command": "pct rollback", "at": "volume:2", "kill_self": true}]));
+    let name = name(FIRST);
+    world.by_hand(&["rollback", "301", &name]);
+    let refused = world.run(json!({"deploy_id": SECOND}));
+    assert_eq!(reason(&refused), "locked");
+    says(
+        &refused,
+        &[
+            "half old and half new",
+            "never unlock and start",
+            "pct unlock 301 && pct rollback 301 <snapshot>",
+        ],
+    );
+    // What it says is the way out.
+    world.faults(json!([]));
+    assert!(world.by_hand(&["unlock", "301"]) && world.by_hand(&["rollback", "301", &name]));
+    assert_eq!(world.content(), ["system 1", "data 1"]);
+}
+
+#[test]
 fn changes_that_wait_for_the_next_start_are_not_what_is() {
     let world = World::new(on("lvmthin"));
     world.patch(json!({"containers": {"301": {"pending": {"mp1": "/srv/shared,mp=/shared"}}}}));

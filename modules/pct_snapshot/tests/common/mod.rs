@@ -147,6 +147,13 @@ impl World {
         fs::write(self.at("pve/faults.json"), faults.to_string()).unwrap();
     }
 
+    /// What a person does with `pct`; whether it ended well.
+    pub fn by_hand(&self, words: &[&str]) -> bool {
+        let pct = self.at("pve/bin/pct");
+        let output = Command::new(pct).args(words).output().unwrap();
+        output.status.success()
+    }
+
     pub fn patch(&self, patch: Value) {
         let mut command = Command::new(fake());
         command.arg("patch").arg(self.at("pve")).arg(patch.to_string());
