@@ -301,19 +301,35 @@ impl<'a> Apply<'a> {
         if self.look()?.find(name).is_none() {
             return Ok(());
         }
-        let msg = format!("removing the snapshot {name}");
         let Err(failed) = done else {
             let msg = format!("pct delsnapshot ended with 0, but snapshot {name} is still there");
             return Err(Failure::new("not_verified", msg).into());
         };
-        let failure = explained(failed, &msg);
-        if !self.unsettled {
+        self.unsettled |= self.goes_on(What::Delete, &failed);
+        let broken = self.seen.find(name).is_some_and(|there| !there.is_complete());
+        let mut msg = match broken {
+            // It goes volume by volume.
+            true => format!(
+                "removing the snapshot {name} broke off: it is incomplete now, so that one cannot go back to it \
+                 any more; run the task again to remove the rest"
+            ),
+            false => format!("removing the snapshot {name}"),
+        };
+        if !self.unsettled
+            && let Err(why) = self.release("snapshot-delete")
+        {
             // The snapshot stays, incomplete: to force it would leave what no one finds again.
-            let released = self.release("snapshot-delete");
-            self.unsettled = released.is_err();
-            released.with_context(|| failure.to_string())?;
+            self.unsettled = true;
+            msg = format!("{msg}, and its lock could not be removed ({why:#})");
         }
-        Err(failure.into())
+        let failure = match Trouble::of(&failed) {
+            Trouble::NoSpace => {
+                let cure = "even a removal needs some room on the storage: let it grow, or free what is not a snapshot";
+                Failure::new("no_space", format!("{msg} ({cure})")).caused_by(failed.into())
+            }
+            _ => explained(failed, &msg),
+        };
+        Err(if broken { failure.with("changed", true) } else { failure }.into())
     }
 
     /// A task that was not done in time may go on in Proxmox: nothing may be concluded then.

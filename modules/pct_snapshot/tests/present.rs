@@ -145,13 +145,32 @@ fn a_removal_that_fails_leaves_no_lock() {
     let options = json!({"state": "absent", "deploy_id": FIRST, "confirm": true});
     let failed = world.run(options.clone());
     assert_eq!(reason(&failed), "command_failed", "{failed:#}");
-    says(&failed, &["removing the snapshot", "busy"]);
+    // Its first volume's snapshot is gone.
+    says(
+        &failed,
+        &["incomplete now", "cannot go back to it any more", "run the task again", "busy"],
+    );
+    assert_eq!(failed["changed"], true);
     assert_eq!(world.container()["config"].get("lock"), None);
     let info = world.info(json!(301));
     assert_eq!(info["snapshots"][0]["complete"], false);
     assert_eq!(info["snapshots"][0]["ready_to_roll_back"], false);
     assert!(changed(&world.run(options)));
     assert!(world.names().is_empty());
+}
+
+#[test]
+fn a_removal_that_did_not_begin_has_changed_nothing() {
+    let world = World::new(on("zfspool"));
+    world.present(FIRST);
+    world.faults(json!([{"command": "pct delsnapshot", "at": "begin", "fail": {"text": "No space left on device"}}]));
+    let failed = world.run(json!({"state": "absent", "deploy_id": FIRST, "confirm": true}));
+    assert_eq!(reason(&failed), "no_space", "{failed:#}");
+    assert_eq!(failed["changed"], false);
+    says(&failed, &["even a removal needs"]);
+    let msg = failed["msg"].as_str().unwrap();
+    assert!(!msg.contains("incomplete") && !msg.contains("remove a snapshot"), "{msg}");
+    assert_eq!(world.info(json!(301))["snapshots"][0]["complete"], true);
 }
 
 #[test]
