@@ -124,6 +124,8 @@ pub enum Trouble {
     NameTaken,
     Replication,
     NotRoot,
+    /// The cluster's file system, which has all configurations, is not up.
+    NoClusterFiles,
     /// It was not done in time, and may go on.
     Hangs,
     Other,
@@ -143,7 +145,8 @@ impl Trouble {
         match () {
             _ if has("got timeout") && has("can't lock file") => Trouble::Locked(None),
             _ if has("guest migration lock") => Trouble::Replication,
-            _ if has("ipcc_send_rec") => Trouble::NotRoot,
+            _ if has("ipcc_send_rec") && has("Unknown error -1") => Trouble::NotRoot,
+            _ if has("ipcc_send_rec") => Trouble::NoClusterFiles,
             _ if has("Configuration file") && has("does not exist") => Trouble::NoContainer,
             _ if has("no quorum") || (has("/etc/pve") && has("Permission denied")) => {
                 Trouble::NoQuorum
@@ -178,6 +181,7 @@ impl Trouble {
             Trouble::NameTaken => "name_taken",
             Trouble::Replication => "replication",
             Trouble::NotRoot => "permission_denied",
+            Trouble::NoClusterFiles => "pmxcfs_down",
             Trouble::Hangs => "timed_out",
             Trouble::Other => "command_failed",
         }
@@ -202,7 +206,12 @@ impl Trouble {
                     .into()
             }
             Trouble::Replication => "its replication runs: try again when it is done".into(),
-            Trouble::NotRoot => "pct works for root alone, with pve-cluster.service running".into(),
+            Trouble::NotRoot => "pct works for root alone".into(),
+            Trouble::NoClusterFiles => {
+                "the cluster's file system (pmxcfs) is down on this node: see `systemctl status pve-cluster` \
+                 and start it"
+                    .into()
+            }
             Trouble::Hangs => {
                 "the task was told to end and may not do so at once: look at its log in Proxmox, or allow a \
                  longer task_timeout"
@@ -286,6 +295,7 @@ mod tests {
             ("snapshot name 'x' already used", "name_taken"),
             ("zfs error: cannot create snapshot: out of space", "no_space"),
             ("ipcc_send_rec[1] failed: Unknown error -1", "permission_denied"),
+            ("ipcc_send_rec[1] failed: Connection refused", "pmxcfs_down"),
             ("Failed to obtain guest migration lock - replication running?", "replication"),
             ("something else", "command_failed"),
         ] {

@@ -29,6 +29,20 @@ impl Reader {
         first: impl FnOnce(&Pvesh) -> Result<T>,
         second: impl FnOnce(&Pct) -> Result<T>,
     ) -> Result<T> {
+        self.ask_one(first, second).map_err(|error| match trouble(&error) {
+            Some(trouble @ (Trouble::NotRoot | Trouble::NoClusterFiles)) => {
+                let msg = format!("Proxmox answers nothing: {}", trouble.cure());
+                Failure::new(trouble.reason(), msg).caused_by(error).into()
+            }
+            _ => error,
+        })
+    }
+
+    fn ask_one<T>(
+        &self,
+        first: impl FnOnce(&Pvesh) -> Result<T>,
+        second: impl FnOnce(&Pct) -> Result<T>,
+    ) -> Result<T> {
         let Some(pvesh) = &self.pvesh else { return second(&self.pct) };
         let why = match first(pvesh) {
             Ok(answer) => return Ok(answer),
@@ -93,7 +107,10 @@ fn lossy(bytes: &[u8]) -> String {
 
 /// Whether `pct` could only say the same.
 fn is_final(error: &Error) -> bool {
-    matches!(trouble(error), Some(Trouble::NoContainer | Trouble::NotRoot))
+    matches!(
+        trouble(error),
+        Some(Trouble::NoContainer | Trouble::NotRoot | Trouble::NoClusterFiles)
+    )
 }
 
 /// The table cuts descriptions and hides what is incomplete, so each is asked for by its name.

@@ -81,7 +81,24 @@ fn only_root_on_a_node() {
     let refused = world.present(FIRST);
     assert_eq!(reason(&refused), "permission_denied");
     says(&refused, &["root"]);
-    world.patch(json!({"root": true}));
+    world.patch(json!({"root": true, "pmxcfs": false}));
+    for pvesh in [true, false] {
+        if !pvesh {
+            world.remove_program("pvesh");
+        }
+        for options in [json!({"deploy_id": FIRST}), back(json!({}))] {
+            let down = world.run(options);
+            assert_eq!(reason(&down), "pmxcfs_down", "{down:#}");
+            says(&down, &["systemctl status pve-cluster"]);
+            assert!(!down["msg"].as_str().unwrap().contains("for root alone"), "{down:#}");
+        }
+        let info = world.run(json!({
+            "_ansible_module_name": "pct_snapshot_info", "vmid": null, "lock_timeout": null,
+            "boot_timeout": null,
+        }));
+        assert_eq!(reason(&info), "pmxcfs_down", "{info:#}");
+    }
+    world.patch(json!({"pmxcfs": true}));
     world.remove_program("pct");
     let no_node = world.present(FIRST);
     assert_eq!(reason(&no_node), "program_missing");
