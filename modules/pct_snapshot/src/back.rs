@@ -62,10 +62,19 @@ impl Apply<'_> {
         let reason = reason(&error);
         let failure = match (told, self.rolled_back) {
             (Some(told), _) => Failure::new(reason, told),
-            (None, true) => Failure::new(
-                reason,
-                "the rollback itself is done (run the same task again to finish what comes after it)",
-            ),
+            (None, true) => {
+                let undone = self.safety.as_ref().map(|name| {
+                    format!(
+                        "; state: rolled_back with name: {name} and another rollback_id goes back to the state \
+                         before"
+                    )
+                });
+                let msg = format!(
+                    "the rollback itself is done (run the same task again to finish what comes after it{})",
+                    undone.unwrap_or_default()
+                );
+                Failure::new(reason, msg)
+            }
             (None, false) if self.goal.is_none() => return error,
             (None, false) => Failure::new(reason, "the rollback is not done"),
         };

@@ -28,7 +28,8 @@ pub fn start(reader: &Reader) -> Result<()> {
     if up {
         return Ok(());
     }
-    let msg = format!("CT {} does not start", pct.vmid);
+    // What LXC says otherwise explains nothing.
+    let msg = format!("CT {0} does not start (`pct start {0} --debug` shows why)", pct.vmid);
     let failure = match failed {
         Some(failed) if Trouble::of(&failed) == Trouble::Other => {
             Failure::new("start_failed", msg).caused_by(failed.into())

@@ -410,7 +410,9 @@ fn a_start_that_fails_is_a_failure_with_its_log() {
     assert_eq!(failed["log"][2], "lxc-start: 301: no hook");
     assert_eq!(failed["log"][0], "-u pve-container@301.service -n 20 --no-pager -o cat");
     assert_eq!(failed["log"][1], "lxc-start: no such device");
-    says(&failed, &["the rollback itself is done", "does not start"]);
+    let kept = failed["safety_snapshot"].as_str().unwrap();
+    says(&failed, &["the rollback itself is done", "does not start", "`pct start 301 --debug`"]);
+    says(&failed, &[&format!("state: rolled_back with name: {kept}")]);
     assert_eq!(failed["changed"], true);
     assert!(changed(&world.run(back(json!({"confirm": true})))));
     assert_eq!(world.container()["running"], true);
