@@ -135,6 +135,7 @@ impl<'a> Apply<'a> {
         if let Some(run) = self.task.run() {
             Fence::check_and_raise(&self.task.place.state_dir, run)?;
         }
+        intent.note(left::BEGAN, &clock::now())?;
         if let Some(goal) = &self.goal {
             intent.note(left::WAS_RUNNING, &goal.was_running)?;
             if self.instead_of_another && !goal.rolled_back {

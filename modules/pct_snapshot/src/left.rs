@@ -5,6 +5,7 @@
 
 use crate::state::TASK;
 use anyhow::Result;
+use host::clock::Utc;
 use host::folder::SafeFolder;
 use host::record::{Found, Intent};
 use serde::de::DeserializeOwned;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
 
+pub const BEGAN: &str = "began";
 pub const DOING: &str = "doing";
 pub const ROLLBACK: &str = "rollback";
 pub const WAS_RUNNING: &str = "was_running";
@@ -79,7 +81,7 @@ impl Left {
             return Ok(None);
         };
         Ok(Some(Left {
-            since: found.since.to_string(),
+            since: note::<Utc>(&found, BEGAN)?.unwrap_or(found.since).to_string(),
             doing: note(&found, DOING)?,
             rollback: note(&found, ROLLBACK)?,
             was_running: note(&found, WAS_RUNNING)?,

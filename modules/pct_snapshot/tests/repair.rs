@@ -6,6 +6,7 @@ mod common;
 
 use common::{FIRST, SECOND, THIRD, World, back, changed, kill, on, reason, says, settled, take};
 use serde_json::json;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 #[test]
 fn a_repair_that_is_killed_is_repaired() {
@@ -207,6 +208,28 @@ fn a_removal_whose_volume_is_gone_already_is_finished() {
     assert_eq!(next.get("failed"), None, "{next:#}");
     assert!(world.names().is_empty());
     settled(&world, "after a removal");
+}
+
+#[test]
+fn the_time_of_the_last_run_is_told() {
+    let world = World::new(on("lvmthin"));
+    world.faults(kill("pct snapshot", "begin", true));
+    world.run_killed(take(FIRST));
+    let first = world.info(json!(301))["unfinished"].take();
+    let second = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let before = second();
+    while second() == before {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    world.faults(kill("pct snapshot", "volume:2", true));
+    world.run_killed(take(SECOND));
+    world.faults(json!([]));
+    let last = world.info(json!(301))["unfinished"].take();
+    assert_ne!(first, last);
+    let next = world.run(take(SECOND));
+    assert!(changed(&next), "{next:#}");
+    let left = format!("which the run of {}", last.as_str().unwrap());
+    assert!(next["plan"][0].as_str().unwrap().contains(&left), "{next:#}");
 }
 
 #[test]
