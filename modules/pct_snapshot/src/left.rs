@@ -64,6 +64,8 @@ pub struct Rollback {
 
 #[derive(Clone, Debug)]
 pub struct Left {
+    /// When the last run that changed anything began: one that goes on from what another left writes
+    /// on in its record.
     pub since: String,
     pub doing: Option<Doing>,
     pub rollback: Option<Rollback>,

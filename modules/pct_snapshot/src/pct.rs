@@ -187,7 +187,7 @@ impl Trouble {
         }
     }
 
-    fn cure(&self) -> String {
+    pub fn cure(&self) -> String {
         match self {
             Trouble::Locked(Some(lock)) => format!("the lock {lock} {}", holder_of(lock)),
             Trouble::Locked(None) => {
