@@ -158,6 +158,8 @@ impl Consent {
 fn listed<A>(plan: &Plan<A>) -> String {
     let parts: Vec<String> = (plan.losses())
         .map(|loss| match loss.bytes {
+            // What holds no data, such as a hold or a mount point.
+            Some(0) if loss.accept.is_some() => loss.what.clone(),
             Some(bytes) => format!("{} ({})", loss.what, human(bytes)),
             None => loss.what.clone(),
         })

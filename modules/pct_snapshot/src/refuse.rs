@@ -117,24 +117,34 @@ pub fn uncovered<'a>(state: &'a State, survey: &Survey) -> Vec<&'a Mount> {
 
 /// Why Proxmox would say that "the snapshot feature is not available", where that can be known.
 pub fn no_feature(state: &State) -> Option<Obstacle> {
-    let causes: Vec<String> = (state.config.mounts.iter())
-        .filter_map(|mount| match mount.storage() {
-            None => Some(mount.title()),
-            Some(storage) => {
-                let known = state.storages.get(storage)?;
-                let on = format!("{} on a storage of type {}", mount.title(), known.kind);
-                (known.reach() == Reach::None).then_some(on)
+    let (mut causes, mut cures) = (Vec::new(), Vec::new());
+    for mount in &state.config.mounts {
+        let (key, vmid) = (&mount.key, state.vmid);
+        match mount.storage() {
+            None => {
+                causes.push(mount.title());
+                cures.push(format!(
+                    "take {key} out of its configuration (a bind mount can be an lxc.mount.entry)"
+                ));
             }
-        })
-        .collect();
+            Some(storage) => {
+                let known = state.storages.get(storage);
+                if let Some(known) = known.filter(|known| known.reach() == Reach::None) {
+                    causes.push(format!("{} on a storage of type {}", mount.title(), known.kind));
+                    cures.push(format!(
+                        "move {key} to ZFS, LVM-thin, btrfs or Ceph (`pct move-volume {vmid} {key} <storage>`)"
+                    ));
+                }
+            }
+        }
+    }
     (!causes.is_empty()).then(|| {
         obstacle(
             "no_snapshots",
             format!(
-                "Proxmox takes no snapshot of this container, because of {}: take them out of its \
-                 configuration (a bind mount can be an lxc.mount.entry), or move the volumes to ZFS, \
-                 LVM-thin, btrfs or Ceph",
-                causes.join(" and ")
+                "Proxmox takes no snapshot of this container, because of {}: {}",
+                causes.join(" and "),
+                cures.join(", and ")
             ),
         )
     })

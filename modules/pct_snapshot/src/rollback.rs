@@ -256,8 +256,7 @@ fn the_rollback(state: &State, survey: &Survey, task: &Task, target: &Snapshot) 
     let mut step = step.loses(written);
     for mount in uncovered(state, survey) {
         let what = format!(
-            "{}: the snapshot does not cover it; its content stays as it is, and it is no mount point \
-             afterwards",
+            "the mount point {}, whose content stays as it is, since the snapshot does not have it",
             mount.title()
         );
         step = step.loses(Loss::accepted_as(UNCOVERED, what).bytes(0));

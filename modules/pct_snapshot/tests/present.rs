@@ -201,16 +201,26 @@ fn pruning_that_fails_is_made_good_by_the_next_run() {
 
 #[test]
 fn the_cause_of_a_missing_feature_is_named() {
-    for (key, value, kind, part) in [
-        ("mp1", "/srv/shared,mp=/shared", "lvmthin", "mp1 (/shared, a bind mount of /srv/shared)"),
-        ("mp1", "/dev/sdb,mp=/raw", "lvmthin", "the device /dev/sdb"),
-        ("cores", "2", "dir", "on a storage of type dir"),
+    let (take_out, move_on) =
+        ("out of its configuration", "`pct move-volume 301 rootfs <storage>`");
+    for (key, value, kind, part, cure, other) in [
+        (
+            "mp1",
+            "/srv/shared,mp=/shared",
+            "lvmthin",
+            "mp1 (/shared, a bind mount of /srv/shared)",
+            take_out,
+            "pct move-volume",
+        ),
+        ("mp1", "/dev/sdb,mp=/raw", "lvmthin", "the device /dev/sdb", take_out, "pct move-volume"),
+        ("cores", "2", "dir", "on a storage of type dir", move_on, take_out),
     ] {
         let world = World::new(on(kind));
         world.patch(json!({"containers": {"301": {"config": {key: value}}}}));
         let refused = world.present(FIRST);
         assert_eq!(reason(&refused), "no_snapshots");
-        says(&refused, &[part]);
+        says(&refused, &[part, cure]);
+        assert!(!refused["msg"].as_str().unwrap().contains(other), "{refused:#}");
         assert!(!world.calls().iter().any(|call| call.starts_with("pct snapshot")));
     }
     // Where the storages cannot be known, Proxmox says so itself.
@@ -229,6 +239,29 @@ fn a_lock_is_waited_for_and_named() {
     assert_eq!(refused["lock"], "backup");
     world.patch(json!({"events": [{"after_ms": 1500, "patch": {"containers": {"301": {"config": {"lock": null}}}}}]}));
     assert!(changed(&world.run(json!({"deploy_id": FIRST, "lock_timeout": 20}))));
+}
+
+#[test]
+fn a_rollback_of_others_that_broke_off_is_not_to_be_unlocked_and_started() {
+    let world = World::new(on("lvmthin"));
+    world.present(FIRST);
+    world.faults(json!([{"command": "pct rollback", "at": "volume:2", "kill_self": true}]));
+    let name = name(FIRST);
+    world.by_hand(&["rollback", "301", &name]);
+    let refused = world.run(json!({"deploy_id": SECOND}));
+    assert_eq!(reason(&refused), "locked");
+    says(
+        &refused,
+        &[
+            "half old and half new",
+            "never unlock and start",
+            "pct unlock 301 && pct rollback 301 <snapshot>",
+        ],
+    );
+    // What it says is the way out.
+    world.faults(json!([]));
+    assert!(world.by_hand(&["unlock", "301"]) && world.by_hand(&["rollback", "301", &name]));
+    assert_eq!(world.content(), ["system 1", "data 1"]);
 }
 
 #[test]
@@ -268,29 +301,6 @@ fn a_stopped_container_and_one_without_pvesh() {
         assert_eq!(done.get("warnings").is_some(), change == "pvesh fails", "{done:#}");
         assert_eq!(world.info(json!(301))["snapshots"][0]["deploy_id"], FIRST, "{change}");
     }
-}
-
-#[test]
-fn a_rollback_of_others_that_broke_off_is_not_to_be_unlocked_and_started() {
-    let world = World::new(on("lvmthin"));
-    world.present(FIRST);
-    world.faults(json!([{"command": "pct rollback", "at": "volume:2", "kill_self": true}]));
-    let name = name(FIRST);
-    world.by_hand(&["rollback", "301", &name]);
-    let refused = world.run(json!({"deploy_id": SECOND}));
-    assert_eq!(reason(&refused), "locked");
-    says(
-        &refused,
-        &[
-            "half old and half new",
-            "never unlock and start",
-            "pct unlock 301 && pct rollback 301 <snapshot>",
-        ],
-    );
-    // What it says is the way out.
-    world.faults(json!([]));
-    assert!(world.by_hand(&["unlock", "301"]) && world.by_hand(&["rollback", "301", &name]));
-    assert_eq!(world.content(), ["system 1", "data 1"]);
 }
 
 #[test]

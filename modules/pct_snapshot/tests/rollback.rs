@@ -188,8 +188,13 @@ fn mounts_that_are_not_covered_are_named() {
     assert_eq!(reason(&refused), "needs_consent");
     says(
         &refused,
-        &["mp1 (/shared, a bind mount of /srv/shared)", "mp2 (/new", "uncovered_mounts"],
+        &[
+            "the mount point mp1 (/shared, a bind mount of /srv/shared), whose content stays as it is,",
+            "the mount point mp2 (/new",
+            "uncovered_mounts",
+        ],
     );
+    assert!(!refused["msg"].as_str().unwrap().contains("0 B"), "{refused:#}");
     world.forget_calls();
     let done = world.run(back(json!({"confirm": true, "accept": ["uncovered_mounts"]})));
     assert!(changed(&done));
