@@ -119,7 +119,8 @@ pub fn plan(
             }
             let text = format!("remove the newer snapshot {}", newer.title());
             let mut loss = Loss::accepted_as(NEWER, format!("the snapshot {}", newer.title()));
-            if let Some(bytes) = newer.bytes {
+            // What it holds was written since the target, and is counted there where that is known.
+            if let Some(bytes) = survey.written.map(|_| 0).or(newer.bytes) {
                 loss = loss.bytes(bytes);
             }
             plan.steps.push(Step::new(delete(newer), text).loses(loss));

@@ -120,6 +120,28 @@ fn a_plan_that_moved_is_refused() {
 }
 
 #[test]
+fn what_a_newer_snapshot_holds_is_counted_once() {
+    let world = deployed("zfspool");
+    world.patch(json!({"clock_offset": 100}));
+    world.run(json!({"name": "later"}));
+    let name = name(FIRST);
+    let rows = format!(
+        "disk-0\\t5\\t99\\t1000000\\t-\\t-\\nrpool/data/disk-0@{name}\\t6\\t7\\t1\\t0\\t\\n\
+         rpool/data/disk-0@later\\t7\\t900000\\t1000000\\t0\\t\\n\
+         rpool/data/disk-1\\t5\\t99\\t0\\t-\\t-\\nrpool/data/disk-1@{name}\\t6\\t7\\t1\\t0\\t"
+    );
+    world.add_program("zfs", &format!("#!/bin/sh\nprintf 'rpool/data/{rows}\\n'\n"));
+    let accept = json!(["newer_snapshots"]);
+    let over = world.run(back(json!({"confirm": true, "accept": accept, "max_loss": "1M"})));
+    assert_eq!(reason(&over), "over_max_loss");
+    let bytes: Vec<u64> =
+        over["loss"].as_array().unwrap().iter().filter_map(|loss| loss["bytes"].as_u64()).collect();
+    assert_eq!(bytes, [0, 2_000_000], "{over:#}");
+    let done = world.run(back(json!({"confirm": true, "accept": accept, "max_loss": "2M"})));
+    assert!(changed(&done), "{done:#}");
+}
+
+#[test]
 fn how_much_is_lost_is_bounded() {
     let world = deployed("zfspool");
     let over = world.run(back(json!({"confirm": true, "max_loss": "1M"})));

@@ -52,7 +52,8 @@ pub fn plan(
         for snap in &newer {
             let kind = if snap.is_bookmark { "bookmark" } else { "snapshot" };
             let loss = Loss::accepted_as(NEWER, format!("the {kind} {}", snap.name()));
-            step = step.loses(loss.bytes(snap.used));
+            // What it holds was written since the target, and is counted there.
+            step = step.loses(loss.bytes(0));
             if state.own_hold(snap) {
                 let what = format!("our hold on {}", snap.name());
                 step = step.loses(Loss::accepted_as(OWN_HOLDS, what).bytes(0));

@@ -197,6 +197,32 @@ def test_rollback_in_place_says_and_takes_exactly_what_it_destroys(machine: Mach
     )
 
 
+def test_what_a_newer_snapshot_holds_is_counted_once(machine: Machine, pool: Pool) -> None:
+    """It was written since, too: the sum is what ZFS then gives back, and that is what max_loss is about."""
+    data = pool.make("data")
+    options = {"datasets": [data], "deploy_id": FIRST, **pool.options}
+    machine.good(options)
+
+    def fill() -> str:
+        return f"dd if=/dev/urandom of=/{data}/big bs=64k count=80 conv=fsync 2>/dev/null"
+
+    machine.sh(f"{fill()}; zfs snapshot {data}@by-hand; {fill()}; zpool sync {pool.name}")
+    # Its content was replaced, so that it alone holds what was written before it.
+    held = int(machine.run("zfs", "get", "-Hp", "-o", "value", "used", f"{data}@by-hand")[0])
+    assert 5 * MIB <= held < 6 * MIB, held
+    [before] = pool.get("data", "used")
+    back = {**options, "state": "rolled_back", "method": "rollback", "rollback_id": SECOND, "accept": ["newer_snapshots"]}
+    checked = machine.good(back, check=True)
+    said = sum(loss["bytes"] for loss in checked["loss"])
+    assert "by-hand" in json.dumps(checked["loss"]) and 10 * MIB <= said < 11 * MIB, checked["loss"]
+    refused = machine.module({**back, "confirm": True, "max_loss": "9M"})
+    assert refused.get("reason") == "over_max_loss", refused
+    machine.good({**back, "confirm": True, "max_loss": "12M"})
+    machine.run("zpool", "sync", pool.name)
+    [after] = pool.get("data", "used")
+    assert abs(int(before) - int(after) - said) < MIB, (before, after, said)
+
+
 def test_the_plans_id_stands_for_what_is_there(machine: Machine, pool: Pool) -> None:
     options = shop(machine, pool)
     fail(machine, pool)
