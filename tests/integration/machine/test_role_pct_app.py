@@ -81,9 +81,41 @@ def test_what_does_not_run_even_after_going_back_is_said(pve: Ansible, node: Nod
     node.faults([*upgrade(ready=22)[:2], becomes("pct rollback", "301", answers("1.0", ready=22), at="end")])
     run = deploy(pve)
     said = failure(run)
-    # How it was when it failed, and how it is now.
+    # How it is now, and how it was when it failed.
     assert "IT WENT BACK, BUT WAS NOT SEEN TO RUN" in said and said.count(LOG) == 2, said
+    now, then = said.split("When it failed, before it went back:")
+    assert LOG in now and LOG in then, said
     assert run.named("app_reverted")["app_reverted"] is False
+
+
+def test_a_downgrade_that_does_not_help_shows_the_log_once(pve: Ansible, node: Node) -> None:
+    node.faults([upgrade(ready=22)[0], becomes("pct exec", f"{PACKAGE}=1.0", answers("1.0", ready=22))])
+    said = failure(deploy(pve, way="downgrade"))
+    # The log goes on, and what it says now has all that it said before.
+    assert "IT WENT BACK, BUT WAS NOT SEEN TO RUN" in said and said.count(LOG) == 1, said
+
+
+def asked(node: Node, until: str) -> int:
+    """How often the unit was asked before that was called."""
+    calls = node.calls()
+    end = next(index for index, argv in enumerate(calls) if until in argv)
+    return len([argv for argv in calls[:end] if argv[-2:] == ["is-active", UNIT]])
+
+
+def test_a_unit_that_has_failed_is_not_waited_for(pve: Ansible, node: Node) -> None:
+    node.faults(upgrade(active=False))
+    said = failure(deploy(pve, probe_retries=30))
+    # Before the change, and once after it.
+    assert "went back" in said and asked(node, until="rollback") == 2, said
+
+
+def test_a_unit_that_is_restarted_is_waited_for(pve: Ansible, node: Node) -> None:
+    activating = answers("2.0", more=[{"argv": ["systemctl", "is-active", UNIT], "rc": 3, "stdout": "activating\n"}])
+    runs = becomes("pct exec", f"is-active {UNIT}", answers("2.0")) | {"nth": 4}
+    node.faults([becomes("pct exec", f"{PACKAGE}=2.0", activating), runs])
+    run = deploy(pve, probe_retries=30)
+    assert run.code == 0 and node.calls("rollback") == [] and asked(node, until="curl") == 4, run.output
+
 
 
 def test_a_way_back_that_fails_is_said(pve: Ansible, node: Node) -> None:
