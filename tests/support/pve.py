@@ -7,10 +7,12 @@ The host has a root file system of its own, which is reached from here through /
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import shutil
 import subprocess
+import time
 import typing as t
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from harness import lab, system
 HOST = "systemd_root"
 WORLD = "/var/lib/fake-pve"
 SBIN = "/usr/local/sbin"
-PROGRAMS = ("fake-pve", "pct", "pvesh", "lvs", "vgs")
+PROGRAMS = ("fake-pve", "pct", "pvesh", "lvs", "vgs", "lxc-unfreeze")
+# What LXC's program does to the kernel; the fake's own knows only of the fake's files.
+UNFREEZE = "#!/bin/sh\necho 0 >/sys/fs/cgroup/lxc/$2/cgroup.freeze\n"
 
 
 @functools.cache
@@ -104,6 +108,29 @@ cat <<'END'\n{said}\nEND
 
     def snapshots(self, vmid: str = "301") -> list[str]:
         return sorted(self.show()["containers"][vmid]["snapshots"])
+
+    @contextlib.contextmanager
+    def frozen(self, vmid: str = "301") -> t.Iterator[Path]:
+        """A control group of the host where LXC has that of a container, with a process in it that stands still; the kernel's word for it."""
+        program = self.at(f"{SBIN}/lxc-unfreeze")
+        program.write_text(UNFREEZE)
+        program.chmod(0o755)
+        group = self.at(f"/sys/fs/cgroup/lxc/{vmid}")
+        group.mkdir(parents=True)
+        with subprocess.Popen(["sleep", "infinity"]) as inside:
+            try:
+                (group / "cgroup.procs").write_text(str(inside.pid))
+                (group / "cgroup.freeze").write_text("1")
+                events, end = group / "cgroup.events", time.monotonic() + 60
+                while "frozen 1" not in events.read_text():
+                    assert time.monotonic() < end, events.read_text()
+                    time.sleep(0.01)
+                yield events
+            finally:
+                inside.kill()
+                inside.wait()
+                group.rmdir()
+                group.parent.rmdir()
 
     def clean(self) -> None:
         for path in (WORLD, "/var/lib/reversible"):

@@ -115,6 +115,20 @@ def test_a_snapshot_that_was_killed(pve: Ansible, node: Node) -> None:
     settled(node)
 
 
+def test_a_container_that_a_killed_snapshot_left_frozen(pve: Ansible, node: Node) -> None:
+    """It is the kernel that holds it."""
+    Story().faults({"command": "pct snapshot", "nth": 1, "at": "volume:2", **CRASH}).do("killed", checked=False, **TAKE).told(pve)
+    with node.frozen() as events:
+        story = Story().faults().info("between").do("next", **TAKE, state="absent", confirm=True).told(pve)
+        assert "frozen 0" in events.read_text()
+    between = story["between"]["containers"][0]
+    assert (between["running"], between["frozen"]) == (False, True), between
+    story.changed("next")
+    assert story["next"]["plan"][0].startswith("thaw CT 301") and story["next"]["running"] is True, story["next"]
+    assert node.snapshots() == []
+    settled(node)
+
+
 @pytest.mark.parametrize(("command", "at"), [("pct shutdown", "stopped"), ("pct rollback", "volume:2"), ("pct start", "begin")])
 def test_a_rollback_that_was_killed(pve: Ansible, node: Node, command: str, at: str) -> None:
     story = Story().do("take", checked=False, **TAKE).write("2")

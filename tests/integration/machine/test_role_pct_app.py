@@ -117,6 +117,13 @@ def test_a_unit_that_is_restarted_is_waited_for(pve: Ansible, node: Node) -> Non
     assert run.code == 0 and node.calls("rollback") == [] and asked(node, until="curl") == 4, run.output
 
 
+def test_a_frozen_container_is_refused(pve: Ansible, node: Node) -> None:
+    with node.frozen():
+        said = failure(deploy(pve))
+    assert "CT 301 is frozen" in said and "lxc-unfreeze -n 301" in said and "pct start" not in said, said
+    # Whatever is run in it would hang.
+    assert node.calls("exec") == [] and node.snapshots() == []
+
 
 def test_a_way_back_that_fails_is_said(pve: Ansible, node: Node) -> None:
     node.faults([*upgrade(ready=22), {"command": "pct start", "at": "start", "fail": {"text": ""}}])
