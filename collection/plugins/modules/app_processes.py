@@ -72,8 +72,9 @@ options:
       environment:
         description:
           - >-
-            Variables for it. It has C(PATH), C(HOME) and C(TZ) else, and the locale C(C.UTF-8). They are
-            never shown.
+            Variables for it. It has C(PATH), C(HOME) and C(TZ) else, and the locale C(C.UTF-8). They are not
+            shown. What is a secret by its name (C(password), C(token), C(key), ...) is hidden wherever it
+            turns up.
         type: dict
   state:
     description:

@@ -187,7 +187,9 @@ options:
           - https
       headers:
         description:
-          - Headers to send. They are never shown.
+          - >-
+            Headers to send. They are not shown. What is a secret by its name (C(password), C(token), C(key),
+            ...) is hidden wherever it turns up.
         type: dict
       status:
         description:
@@ -246,7 +248,9 @@ options:
         default: false
       headers:
         description:
-          - Headers to send. They are never shown.
+          - >-
+            Headers to send. They are not shown. What is a secret by its name (C(password), C(token), C(key),
+            ...) is hidden wherever it turns up.
         type: dict
       status:
         description:

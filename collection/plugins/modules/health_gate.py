@@ -96,7 +96,9 @@ options:
         type: str
       headers:
         description:
-          - "For V(http), V(prometheus), V(alerts): headers to send, such as C(Host). They are never shown."
+          - >-
+            For V(http), V(prometheus), V(alerts): headers to send, such as C(Host). They are not shown. What
+            is a secret by its name (C(password), C(token), C(key), ...) is hidden wherever it turns up.
         type: dict
       connect_to:
         description:
@@ -182,7 +184,8 @@ options:
         description:
           - >-
             For V(command): variables for the program, which else has C(PATH), C(HOME), C(TZ) and the C locale
-            alone. They are never shown.
+            alone. They are not shown. What is a secret by its name (C(password), C(token), C(key), ...) is
+            hidden wherever it turns up.
         type: dict
       containers:
         description:

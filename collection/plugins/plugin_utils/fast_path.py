@@ -26,11 +26,11 @@ import secrets
 import typing as t
 
 from ansible import constants as C
-from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.reversible.deploy.plugins.plugin_utils import core_versions, option_check
+from ansible_collections.reversible.deploy.plugins.plugin_utils.censor import Secrets
 from ansible_collections.reversible.deploy.plugins.plugin_utils.target_cache import (
     Answer,
     Binary,
@@ -82,7 +82,7 @@ class ActionModule(ActionBase):
 
     _module = ""  # such as reversible.deploy.pct_snapshot
     _vars: dict[str, t.Any] = {}
-    _secrets: frozenset[str] = frozenset()  # values of no_log options
+    _secrets: Secrets  # of the task's options
     _environments: list[t.Any] = []  # the task's "environment:" and those around it
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> Result:
@@ -90,8 +90,8 @@ class ActionModule(ActionBase):
         self._vars = task_vars or {}
         self._module = self._task.resolved_action or self._task.action
         args = core_versions.plain(self._task.args)
-        verdict = option_check.check(self._module, args)
-        self._secrets = frozenset(verdict.secrets)
+        verdict = option_check.check(self._module, args, functools.partial(_program_of, self._module))
+        self._secrets = verdict.secrets
         if verdict.complaint:
             result.update(_failed(verdict.complaint, reason="bad_options"))
             return result
@@ -183,8 +183,8 @@ class ActionModule(ActionBase):
     def _evidence(self, output: str, res: dict[str, t.Any]) -> Result:
         return {
             "rc": res["rc"],
-            "module_stdout": remove_values(_tail(output), self._secrets),
-            "module_stderr": remove_values(_tail(res["stderr"]), self._secrets),
+            "module_stdout": _tail(self._secrets.hide(output)),   # in this order: half a secret is not found
+            "module_stderr": _tail(self._secrets.hide(res["stderr"])),
         }
 
     def _result_of(self, output: str, res: dict[str, t.Any]) -> Result:
@@ -255,6 +255,14 @@ def _binaries_of(module: str) -> dict[str, Binary]:
     if not found:
         raise NoBinary("not built: run make collection")
     return found
+
+
+def _program_of(module: str) -> bytes:
+    """The binary itself, of any architecture; nothing where none is built."""
+    with contextlib.suppress(NoBinary):
+        with open(next(iter(_binaries_of(module).values())).path, "rb") as file:
+            return file.read()
+    return b""
 
 
 def _sha256_of(path: str) -> str:

@@ -13,31 +13,32 @@ import importlib
 import typing as t
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible.module_utils.common.parameters import remove_values
 from ansible.module_utils.errors import UnsupportedError
+
+from ansible_collections.reversible.deploy.plugins.plugin_utils.censor import Secrets
 
 SPEC_RULES = ("mutually_exclusive", "required_together", "required_one_of", "required_if", "required_by")
 
 
 class Verdict(t.NamedTuple):
-    """complaint: a sentence, or None. secrets: the values of no_log options, to be kept out of every message."""
+    """complaint: a sentence, or None. secrets: what the options hold that is to be kept out of every message."""
 
     complaint: str | None
-    secrets: set[str]
+    secrets: Secrets
 
 
-def check(module: str, args: dict[str, t.Any]) -> Verdict:
-    """Judge the options of a module that is given by its full name, such as reversible.deploy.pct_snapshot."""
+def check(module: str, args: dict[str, t.Any], own_text: t.Callable[[], bytes]) -> Verdict:
+    """Judge the options of a module that is given by its full name, such as reversible.deploy.pct_snapshot. own_text: see Secrets."""
     collection, _dot, name = module.rpartition(".")
     spec = importlib.import_module(f"ansible_collections.{collection}.plugins.modules.{name}").MODULE_SPEC
     options = spec["argument_spec"]
     given = {name: value for name, value in args.items() if value is not None}
     found = ArgumentSpecValidator(options, **{rule: spec.get(rule) for rule in SPEC_RULES}).validate(given)
-    secrets = found._no_log_values  # there is no public way to them
+    secrets = Secrets(options, given, own_text)
     complaints = []
     # A misspelt option comes first: it is the likely cause of "missing required arguments".
     for error in sorted(found.errors.errors, key=lambda error: not isinstance(error, UnsupportedError)):
-        complaint = str(remove_values(error.msg, secrets))
+        complaint = secrets.hide(str(error.msg))
         if isinstance(error, UnsupportedError):
             complaint = f"Unsupported parameters for ({module}) module: {complaint}" + _did_you_mean(options, found.unsupported_parameters)
         complaints.append(complaint)

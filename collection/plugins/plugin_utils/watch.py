@@ -26,9 +26,9 @@ import time
 import typing as t
 
 from ansible import constants as C
-from ansible.module_utils.common.parameters import remove_values
 from ansible.utils.display import Display
 
+from ansible_collections.reversible.deploy.plugins.plugin_utils.censor import Secrets
 from ansible_collections.reversible.deploy.plugins.plugin_utils.target_cache import progress_script, read_answer
 
 display = Display()
@@ -43,12 +43,12 @@ TRANSPORTS = ("ssh", "local")
 
 
 @contextlib.contextmanager
-def watched(action: t.Any, args: dict[str, t.Any], title: str, secret: t.Iterable[str]) -> t.Iterator[dict[str, t.Any]]:
+def watched(action: t.Any, args: dict[str, t.Any], title: str, hidden: Secrets) -> t.Iterator[dict[str, t.Any]]:
     """While this lasts, what the binary tells is shown; it is to be run with the arguments that come out."""
     watch = None
     with contextlib.suppress(Exception):
         if _is_wanted(action, args):
-            made = Watch(action, title, secret)
+            made = Watch(action, title, hidden)
             made.begin()
             watch = made
     try:
@@ -68,8 +68,8 @@ def _is_wanted(action: t.Any, args: dict[str, t.Any]) -> bool:
 class Watch:
     """One thread that looks on."""
 
-    def __init__(self, action: t.Any, title: str, secret: t.Iterable[str]) -> None:
-        self._connection, self._title, self._secrets = action._connection, title, frozenset(secret)
+    def __init__(self, action: t.Any, title: str, hidden: Secrets) -> None:
+        self._connection, self._title, self._secrets = action._connection, title, hidden
         self.name = secrets.token_hex(8)
         self._ended = threading.Event()
         self._telling = threading.Lock()
@@ -115,7 +115,7 @@ class Watch:
         return answer.text if answer and answer.word == "progress" else None
 
     def _show(self, line: str) -> None:
-        line = "".join(c if c.isprintable() else "?" for c in remove_values(line, self._secrets)[:LONGEST])
+        line = "".join(c if c.isprintable() else "?" for c in self._secrets.hide(line)[:LONGEST])
         with self._telling:
             if line and line != self._shown and not self._ended.is_set():
                 self._shown = line

@@ -1,11 +1,17 @@
 //! Secrets, replaced in everything that is printed.
 //!
-//! The list belongs to the process, so that a panic and a signal find it too. The keys that make
-//! up the protocol (`changed`, `msg`, ...) are kept; every string below them, and every key of the
-//! data, is looked through.
+//! The list belongs to the process, so that a panic and a signal find it too. A value that is a
+//! secret is hidden whole. Inside of a text only what is long enough is replaced, and never a part
+//! of our own words (names, keys, sentences): that would destroy them, and tell what was replaced.
+//! The keys that make up the protocol (`changed`, `reason`, ...) are kept with their values. The
+//! controller does the same by `plugin_utils/censor.py`.
 
+use crate::spec::Opt;
+use host::secret::{self, SHORTEST_INSIDE};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::fs;
 use std::sync::{Mutex, PoisonError};
 
 /// Ansible's own words for a value that is a secret as a whole.
@@ -14,7 +20,40 @@ const PART: &str = "********";
 /// A line of a secret of several lines (a private key) is a secret of its own from this length.
 const LINE: usize = 8;
 
-static SECRETS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static SECRETS: Mutex<Vec<Secret>> = Mutex::new(Vec::new());
+
+struct Secret {
+    text: String,
+    /// Whether it is replaced inside of texts; found out when it first stands in one.
+    inside: OnceCell<bool>,
+}
+
+impl Secret {
+    fn is_replaced_inside(&self) -> bool {
+        *self.inside.get_or_init(|| !is_word_of_ours(&self.text))
+    }
+}
+
+/// Whether a text is short, or a part of the static text of this program, wherever in it.
+fn is_word_of_ours(text: &str) -> bool {
+    if text.chars().nth(SHORTEST_INSIDE - 1).is_none() {
+        return true;
+    }
+    let own = fs::read("/proc/self/exe").unwrap_or_default();
+    contains(&own, text.as_bytes())
+}
+
+fn contains(all: &[u8], part: &[u8]) -> bool {
+    let Some((first, rest)) = part.split_first() else { return true };
+    let mut all = all;
+    while let Some(at) = all.iter().position(|byte| byte == first) {
+        all = &all[at + 1..];
+        if all.starts_with(rest) {
+            return true;
+        }
+    }
+    false
+}
 
 /// Remember every string and number inside `value` as a secret.
 pub(crate) fn remember(value: &Value) {
@@ -24,6 +63,39 @@ pub(crate) fn remember(value: &Value) {
         Value::Array(list) => list.iter().for_each(remember),
         Value::Object(map) => map.values().for_each(remember),
         Value::Bool(_) | Value::Null => {}
+    }
+}
+
+/// Remember what is a secret by its name in a dictionary: `Authorization`, and not `Host`.
+pub(crate) fn remember_named(map: &Map<String, Value>) {
+    for (name, value) in map {
+        match value {
+            value if secret::is_named(name) => {
+                remember(value);
+                // A server that repeats what it got may leave out that it is a Bearer's.
+                if let Some((_, credentials)) = value.as_str().and_then(|it| it.split_once(' ')) {
+                    remember_long(credentials.trim());
+                }
+            }
+            Value::Object(map) => remember_named(map),
+            _ => {}
+        }
+    }
+}
+
+/// Remember the passwords of all URLs among the options. Short ones are often names as well (`app:app@db`), and are hidden in URLs alone.
+pub(crate) fn remember_urls(value: &Value) {
+    match value {
+        Value::String(text) => secret::password_of_url(text).into_iter().for_each(remember_long),
+        Value::Array(list) => list.iter().for_each(remember_urls),
+        Value::Object(map) => map.values().for_each(remember_urls),
+        _ => {}
+    }
+}
+
+fn remember_long(text: &str) {
+    if text.chars().count() >= SHORTEST_INSIDE {
+        remember_text(text);
     }
 }
 
@@ -37,22 +109,41 @@ fn remember_text(text: &str) {
         // What a child prints as JSON has the secret in its escaped form.
         let quoted = Value::String(form.to_owned()).to_string();
         for form in [form, &quoted[1..quoted.len() - 1]] {
-            if !form.is_empty() && !secrets.iter().any(|known| known == form) {
-                secrets.push(form.to_owned());
+            if !form.is_empty() && !secrets.iter().any(|known| known.text == form) {
+                secrets.push(Secret { text: form.to_owned(), inside: OnceCell::new() });
             }
         }
     }
     // The longest first: a secret may be a part of another one.
-    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.text.len()));
+}
+
+/// The options as an invocation shows them: the value of a secret one is hidden, whatever it holds.
+pub(crate) fn shown(options: &[&Opt], values: &Map<String, Value>) -> Map<String, Value> {
+    let show = |(name, value): (&String, &Value)| {
+        let value = match options.iter().find(|option| option.name == name) {
+            Some(option) if option.secret && !value.is_null() => Value::String(WHOLE.into()),
+            Some(option) => below(option, value),
+            None => value.clone(),
+        };
+        (name.clone(), value)
+    };
+    values.iter().map(show).collect()
+}
+
+fn below(option: &Opt, value: &Value) -> Value {
+    let options: Vec<&Opt> = option.options.iter().collect();
+    match value {
+        Value::Object(map) if !options.is_empty() => Value::Object(shown(&options, map)),
+        Value::Array(list) => list.iter().map(|item| below(option, item)).collect(),
+        other => other.clone(),
+    }
 }
 
 /// For one line outside of a result.
 pub(crate) fn line(text: &str) -> String {
     let secrets = SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
-    match walk(&secrets, text.into()) {
-        Value::String(text) => text,
-        _ => PART.to_owned(),
-    }
+    hide(&secrets, text).into_owned()
 }
 
 pub(crate) fn result(result: Map<String, Value>) -> Map<String, Value> {
@@ -77,14 +168,18 @@ pub(crate) fn result(result: Map<String, Value>) -> Map<String, Value> {
     censored.collect()
 }
 
-fn walk(secrets: &[String], value: Value) -> Value {
+fn walk(secrets: &[Secret], value: Value) -> Value {
     match value {
         Value::String(text) => match hide(secrets, &text) {
             Cow::Borrowed(_) => Value::String(text),
             Cow::Owned(hidden) => Value::String(hidden),
         },
-        Value::Number(number) if secrets.contains(&number.to_string()) => {
-            Value::String(WHOLE.into())
+        Value::Number(number) => {
+            let text = number.to_string();
+            match secrets.iter().any(|secret| secret.text == text) {
+                true => Value::String(WHOLE.into()),
+                false => Value::Number(number),
+            }
         }
         Value::Array(list) => list.into_iter().map(|item| walk(secrets, item)).collect(),
         Value::Object(map) => (map.into_iter())
@@ -94,8 +189,9 @@ fn walk(secrets: &[String], value: Value) -> Value {
     }
 }
 
-fn hide_key(secrets: &[String], key: &str) -> String {
-    let key = hide(secrets, key);
+/// A key is a name of ours, or data of the user's: there, what is long enough and not ours is replaced.
+fn hide_key(secrets: &[Secret], key: &str) -> String {
+    let key = hide_inside(secrets, key);
     // ansible-core 2.19 and later take dictionaries with such keys for their own.
     match key.strip_prefix("__ansible_") {
         Some(rest) => format!("ansible_{rest}"),
@@ -103,56 +199,22 @@ fn hide_key(secrets: &[String], key: &str) -> String {
     }
 }
 
-fn hide<'a>(secrets: &[String], text: &'a str) -> Cow<'a, str> {
-    if secrets.iter().any(|secret| secret == text) {
-        return Cow::Owned(WHOLE.to_owned());
+fn hide<'a>(secrets: &[Secret], text: &'a str) -> Cow<'a, str> {
+    match secrets.iter().any(|secret| secret.text == text) {
+        true => Cow::Owned(WHOLE.to_owned()),
+        false => hide_inside(secrets, text),
     }
-    let mut text = Cow::Borrowed(text);
+}
+
+fn hide_inside<'a>(secrets: &[Secret], text: &'a str) -> Cow<'a, str> {
+    let mut text = secret::without_url_passwords(text);
     for secret in secrets {
-        if text.contains(secret.as_str()) {
-            text = Cow::Owned(text.replace(secret.as_str(), PART));
+        if text.contains(secret.text.as_str()) && secret.is_replaced_inside() {
+            text = Cow::Owned(text.replace(secret.text.as_str(), PART));
         }
     }
     text
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn object(value: Value) -> Map<String, Value> {
-        match value {
-            Value::Object(map) => map,
-            other => panic!("not an object: {other}"),
-        }
-    }
-
-    // One test for all: the list belongs to the process.
-    #[test]
-    fn secrets_are_found_everywhere_and_the_protocol_stays() {
-        remember(&json!(["hunter2", {"key": "line one of a key\nline two of a key"}, 4711, true]));
-        remember(&json!("quo\"ted"));
-        let printed = Value::Object(result(object(json!({
-            "changed": true,
-            "rc": 4711,
-            "msg": "login with hunter2 failed",
-            "whole": "hunter2",
-            "pin": 4711,
-            "deep": [{"a hunter2 key": "x", "ok": "line two of a key, hunter2"}],
-            "child": "{\"password\": \"quo\\\"ted\"}",
-            "reserved": {"__ansible_type": "x"},
-            "diff": [{"before": {"p": "hunter2"}, "after": "hunter2 again"}],
-        }))));
-        let text = printed.to_string();
-        for secret in ["hunter2", "line two", "quo\\", "__ansible"] {
-            assert!(!text.contains(secret), "{secret} in {text}");
-        }
-        assert_eq!(printed["msg"], "login with ******** failed");
-        assert_eq!(printed["whole"], WHOLE);
-        assert_eq!(printed["pin"], WHOLE);
-        assert_eq!(printed["rc"], 4711);
-        assert_eq!(printed["changed"], true);
-        assert_eq!(printed["diff"][0]["after"], "******** again");
-    }
-}
+mod tests;

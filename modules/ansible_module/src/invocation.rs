@@ -1,7 +1,8 @@
 //! Reading the arguments of one run, and taking Ansible's own keys away from them.
 
+use crate::censor;
 use crate::failure::Failure;
-use crate::spec::Module;
+use crate::spec::{Module, Opt};
 use crate::validate::validate;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -36,8 +37,10 @@ impl Options {
             .map_err(|why| Failure::new("bad_options", format!("argument '{name}': {why}")))
     }
 
-    pub(crate) fn as_json(&self) -> Value {
-        Value::Object(self.0.clone())
+    /// As the result repeats them.
+    pub(crate) fn shown(&self, module: &Module) -> Value {
+        let options: Vec<&Opt> = module.all_options().collect();
+        Value::Object(censor::shown(&options, &self.0))
     }
 }
 

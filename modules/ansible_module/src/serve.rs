@@ -105,7 +105,7 @@ fn answer(modules: &[Served], source: &str) -> Result<Map<String, Value>> {
         }
     };
     if show_invocation {
-        let options = json!({ "module_args": invocation.options.as_json() });
+        let options = json!({ "module_args": invocation.options.shown(served.spec) });
         result.insert("invocation".into(), options);
     }
     Ok(result)

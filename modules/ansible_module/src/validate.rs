@@ -7,7 +7,7 @@
 use crate::censor;
 use crate::coerce::{choice_from_bool, coerce, python_str, to_dict, type_name};
 use crate::failure::Failure;
-use crate::spec::{Default, Module, Opt, Rule};
+use crate::spec::{Default, Kind, Module, Opt, Rule};
 use serde_json::{Map, Value, json};
 
 /// The options with every value coerced and every default filled in, and warnings.
@@ -18,6 +18,7 @@ pub fn validate(
     let options: Vec<&Opt> = module.all_options().collect();
     let mut check = Check { module: module.name, problems: Vec::new(), warnings: Vec::new() };
     let known = check.level(&options, given, module.rules, &[]);
+    known.values().for_each(censor::remember_urls);
     if check.problems.is_empty() {
         return Ok((known, check.warnings));
     }
@@ -47,7 +48,7 @@ impl Check {
                 continue;
             };
             if option.secret {
-                censor::remember(&value);
+                remember(option, &value);
             }
             if name != option.name && values.contains_key(option.name) {
                 self.warnings
@@ -283,6 +284,14 @@ impl Check {
             [] => problem,
             context => format!("{problem} found in {}", context.join(" -> ")),
         });
+    }
+}
+
+/// A dictionary is looked at as what it is, also where it was given as text.
+fn remember(option: &Opt, value: &Value) {
+    match (option.kind, to_dict(value.clone())) {
+        (Kind::Dict, Ok(map)) => censor::remember_named(&map),
+        _ => censor::remember(value),
     }
 }
 

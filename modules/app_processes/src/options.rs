@@ -105,7 +105,7 @@ const PROCESS: &[Opt] = &[
         "In a folder that others than root can change, it is opened with the rights of O(processes[].user), and refused for root.",
     ]),
     Opt::new("environment", Kind::Dict).secret().about(&[
-        "Variables for it. It has C(PATH), C(HOME) and C(TZ) else, and the locale C(C.UTF-8). They are never shown.",
+        "Variables for it. It has C(PATH), C(HOME) and C(TZ) else, and the locale C(C.UTF-8). They are not shown. What is a secret by its name (C(password), C(token), C(key), ...) is hidden wherever it turns up.",
     ]),
 ];
 

@@ -180,7 +180,7 @@ fn command(one: &Process, account: &Account, log: Option<&File>, ready: &Ready) 
     }
     for (name, value) in one.environment.iter().flatten() {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        command = command.secret_env(name, text);
+        command = command.named_env(name, &text);
     }
     let command = match &ready.setpriv {
         Some(setpriv) if !account.known => {

@@ -11,14 +11,13 @@ use ansible_module::Failure;
 use anyhow::{Error, Result};
 use host::command::{Command, Failed, Output};
 use host::program;
+use host::secret::SHORTEST_INSIDE;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const QUESTION: Duration = Duration::from_secs(120);
-/// Shorter values are words such as `true` and `info`, which would make stars of any message.
-const SHORTEST_SECRET: usize = 5;
 /// The project's own text, with all of its environment.
 const LONGEST_CONFIG: usize = 64 << 20;
 
@@ -106,7 +105,7 @@ impl Compose {
     }
 
     pub fn hide(&mut self, values: impl IntoIterator<Item = String>) {
-        let long = |value: &String| value.len() >= SHORTEST_SECRET && value != "false";
+        let long = |value: &String| value.chars().count() >= SHORTEST_INSIDE;
         self.secrets.extend(values.into_iter().filter(long));
         self.secrets.sort_unstable();
         self.secrets.dedup();

@@ -145,7 +145,7 @@ const PROVE: &[Opt] = &[
 ];
 
 const HEADERS: Opt =
-    Opt::new("headers", Kind::Dict).secret().about(&["Headers to send. They are never shown."]);
+    Opt::new("headers", Kind::Dict).secret().about(&["Headers to send. They are not shown. What is a secret by its name (C(password), C(token), C(key), ...) is hidden wherever it turns up."]);
 const STATUS: Opt = Opt::new("status", Kind::List)
     .elements(Kind::Int)
     .default(Default::List(&["200"]))

@@ -47,7 +47,7 @@ const PROBE: &[Opt] = &[
         "For V(http): what to ask for. For V(prometheus) and V(alerts): the server, such as V(http://127.0.0.1:9090).",
     ]),
     Opt::new("headers", Kind::Dict).secret().about(&[
-        "For V(http), V(prometheus), V(alerts): headers to send, such as C(Host). They are never shown.",
+        "For V(http), V(prometheus), V(alerts): headers to send, such as C(Host). They are not shown. What is a secret by its name (C(password), C(token), C(key), ...) is hidden wherever it turns up.",
     ]),
     Opt::new("connect_to", Kind::Str).about(&[
         "For V(http), V(prometheus), V(alerts): an address and a port, such as V(127.0.0.1:8443), to connect to in place of the URL's. Its name is still what is asked for, and what the certificate must be for.",
@@ -96,7 +96,7 @@ const PROBE: &[Opt] = &[
         "For V(command): what it must print. C(incus exec) loses output now and then on a busy machine: give such a probe O(probes[].tries).",
     ]),
     Opt::new("environment", Kind::Dict).secret().about(&[
-        "For V(command): variables for the program, which else has C(PATH), C(HOME), C(TZ) and the C locale alone. They are never shown.",
+        "For V(command): variables for the program, which else has C(PATH), C(HOME), C(TZ) and the C locale alone. They are not shown. What is a secret by its name (C(password), C(token), C(key), ...) is hidden wherever it turns up.",
     ]),
     // docker, compose, incus, pct, restarts, logs
     Opt::new("containers", Kind::List).elements(Kind::Str).about(&[

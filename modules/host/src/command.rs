@@ -18,6 +18,7 @@ use std::time::Duration;
 pub use failed::{Cause, Failed, Output};
 
 use crate::deadline::Deadline;
+use crate::secret;
 
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 const DEFAULT_LIMIT: usize = 4 << 20;
@@ -135,6 +136,15 @@ impl Command {
         self.env(name, value).secret(value.as_encoded_bytes())
     }
 
+    /// A variable that a user has named: a secret where its name says so, as is the password of a URL.
+    pub fn named_env(self, name: &str, value: &str) -> Self {
+        match (secret::is_named(name), secret::password_of_url(value)) {
+            (true, _) => self.secret_env(name, value),
+            (false, Some(password)) => self.env(name, value).secret(password),
+            (false, None) => self.env(name, value),
+        }
+    }
+
     /// Hands on these variables of ours, those that are set.
     pub fn keep_env(self, names: &[&str]) -> Self {
         names.iter().fold(self, |command, name| match std::env::var_os(name) {
@@ -215,7 +225,8 @@ impl Command {
 
 pub(crate) const STARS: &str = "********";
 
-/// What must not be shown. Longest first, so that a secret that contains another is taken whole.
+/// What must not be shown. Longest first, so that a secret that contains another is taken whole; a
+/// short one is hidden only where it is all there is.
 #[derive(Default, Clone)]
 pub(crate) struct Secrets(Vec<Vec<u8>>);
 
@@ -230,13 +241,17 @@ impl Secrets {
     }
 
     pub(crate) fn censor(&self, bytes: &[u8]) -> Vec<u8> {
-        if self.0.is_empty() {
-            return bytes.to_vec();
+        let whole = bytes.trim_ascii();
+        if self.0.iter().any(|secret| secret == whole) {
+            // What stands around it (the end of its line) stays.
+            let around = bytes.len() - bytes.trim_ascii_start().len();
+            let (before, after) = (&bytes[..around], &bytes[around + whole.len()..]);
+            return [before, STARS.as_bytes(), after].concat();
         }
         let mut out = Vec::with_capacity(bytes.len());
         let mut rest = bytes;
         while let Some(first) = rest.first() {
-            match self.0.iter().find(|secret| rest.starts_with(secret)) {
+            match self.inside().find(|secret| rest.starts_with(secret)) {
                 Some(secret) => {
                     out.extend_from_slice(STARS.as_bytes());
                     rest = &rest[secret.len()..];
@@ -248,6 +263,13 @@ impl Secrets {
             }
         }
         out
+    }
+
+    fn inside(&self) -> impl Iterator<Item = &Vec<u8>> {
+        let long = |secret: &&Vec<u8>| {
+            String::from_utf8_lossy(secret).chars().nth(secret::SHORTEST_INSIDE - 1).is_some()
+        };
+        self.0.iter().filter(long)
     }
 
     pub(crate) fn censor_text(&self, text: &str) -> String {
@@ -267,7 +289,7 @@ impl Secrets {
     fn longest(&self, fits: impl Fn(&[u8], usize) -> bool) -> usize {
         let of_one =
             |secret: &Vec<u8>| (1..secret.len()).rev().find(|n| fits(secret, *n)).unwrap_or(0);
-        self.0.iter().map(of_one).max().unwrap_or(0)
+        self.inside().map(of_one).max().unwrap_or(0)
     }
 }
 
@@ -278,16 +300,18 @@ mod tests {
     #[test]
     fn secrets_are_stars() {
         let command =
-            Command::new(Path::new("/bin/echo")).args(["-n", "--token=abc"]).secret("abc");
+            Command::new(Path::new("/bin/echo")).args(["-n", "--token=abcdef"]).secret("abcdef");
         assert_eq!(command.shown(), ["/bin/echo", "-n", "--token=********"]);
         let mut secrets = Secrets::default();
-        for secret in ["ab", "abcd\n", ""] {
+        for secret in ["abcdef", "abcdefgh\n", "a", "five5", ""] {
             secrets.add(secret.as_bytes());
         }
-        assert_eq!(secrets.censor_text("xabcdyabz abc"), "x********y********z ********c");
-        assert_eq!(secrets.begun_at_end(b"...abc"), 3);
-        assert_eq!(secrets.ended_at_start(b"cd..."), 2);
-        assert_eq!(secrets.begun_at_end(b"..."), 0);
+        assert_eq!(secrets.censor_text("xabcdefghyabcdefz abcdeg"), "x********y********z abcdeg");
+        assert_eq!(secrets.censor_text("a sentence of five5 words"), "a sentence of five5 words");
+        assert_eq!(secrets.censor_text(" five5\n"), " ********\n");
+        assert_eq!(secrets.begun_at_end(b"...abcde"), 5);
+        assert_eq!(secrets.ended_at_start(b"gh..."), 2);
+        assert_eq!(secrets.begun_at_end(b"...five"), 0);
     }
 
     #[test]
@@ -296,6 +320,7 @@ mod tests {
             .arg("hunter2")
             .secret("hunter2")
             .secret_env("P", "hunter3")
+            .named_env("DB_PASSWORD", "hunter5")
             .stdin("hunter4");
         let text = format!("{command:?}");
         assert!(!text.contains("hunter"), "{text}");

@@ -12,6 +12,7 @@
 //! | read a tree that someone else owns            | [`walk`]     |
 //! | read a file that someone else could have made | [`regular`]  |
 //! | know what a path is mounted on, and who uses it | [`mounts`], [`space`] |
+//! | know what must not be shown                  | [`secret`]   |
 //! | name a run and a second                       | [`deploy_id`], [`clock`] |
 //!
 //! Deliberately absent: a shell, threads, name services (we are linked statically), an async
@@ -31,6 +32,7 @@ pub mod program;
 pub mod reason;
 pub mod record;
 pub mod regular;
+pub mod secret;
 pub mod space;
 pub mod spot;
 pub mod walk;

@@ -232,8 +232,9 @@ def test_programs() -> None:
 
 def test_no_shell_and_no_environment_but_what_is_given() -> None:
     assert holds({"kind": "command", "argv": ["echo", "$HOME; `id`"]})["answer"] == "rc 0: $HOME; `id`"
-    probe = {"kind": "command", "argv": ["sh", "-c", "echo ${LEAK:-none} $PIN"], "environment": {"PIN": "s3cr3t-pin"}}
-    assert holds(probe, environ={"LEAK": "leaked"})["answer"] == "rc 0: none ********"
+    probe = {"kind": "command", "argv": ["sh", "-c", "echo ${LEAK:-none} $API_TOKEN $COLOR"]}
+    probe["environment"] = {"API_TOKEN": "s3cr3t-token", "COLOR": "deep-blue"}
+    assert holds(probe, environ={"LEAK": "leaked"})["answer"] == "rc 0: none ******** deep-blue"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a filesystem is mounted to be filled")

@@ -46,7 +46,7 @@ impl Ask for Command {
         let mut command = program::command(&self.argv[0], now.deadline())?.accept(&self.rc);
         command = command.args(&self.argv[1..]);
         for (name, value) in &self.environment {
-            command = command.secret_env(name, value);
+            command = command.named_env(name, value);
         }
         let output = program::run(&command)?;
         let said = last_line(&output.stdout_shown());
