@@ -9,6 +9,7 @@ Each of these was a task of its own, and most of the time that a fast rollback t
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import tempfile
 import typing as t
@@ -20,6 +21,7 @@ from ansible_collections.reversible.deploy.plugins.plugin_utils import fast_path
 from ansible_collections.reversible.deploy.plugins.plugin_utils.fast_path import Result
 
 GIT_SECONDS = 10
+MOST_MIB = 64   # of a report that is there already: more than any that we write
 REFUSED_ON_PURPOSE = "revert_cap"
 
 
@@ -94,25 +96,43 @@ def _keep(name: str, deploy_id: str, report: dict[str, str]) -> tuple[str, bool]
 
 
 def _content(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except FileNotFoundError:
+    """Of a report that is there already. The folder may be another user's, who could have put anything there: nothing is waited for."""
+    if not _is_a_file(path):
         return None
+    # Opened as what it was seen to be, so that a swap in between gains nothing.
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    with open(handle, "rb") as file:
+        content = file.read((MOST_MIB << 20) + 1) if stat.S_ISREG(os.fstat(handle).st_mode) else None
+    if content is None or len(content) > MOST_MIB << 20:
+        raise _not_a_file(path)
+    return content.decode(errors="replace")
+
+
+def _is_a_file(path: str) -> bool:
+    """Whether there is anything; what is no regular file is neither read nor removed nor replaced."""
+    try:
+        there = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(there.st_mode):
+        raise _not_a_file(path)
+    return True
+
+
+def _not_a_file(path: str) -> OSError:
+    return OSError(f"{path}: expected a regular file of at most {MOST_MIB} MiB, or nothing; move away what is there, or give another path")
 
 
 def _remove(path: str | None) -> None:
-    if path:
-        try:
-            os.remove(path)
-        except FileNotFoundError:
-            pass
+    if path and _is_a_file(path):
+        os.remove(path)
 
 
 def _write(path: str | None, text: str, mode: int) -> None:
     """Whole or not at all."""
     if not path:
         return
+    _is_a_file(path)   # a device, such as /dev/null, would be gone
     handle, new = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=f".{os.path.basename(path)}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -8,8 +8,10 @@ import base64
 import hashlib
 import http.server
 import json
+import os
 import platform
 import re
+import stat
 import subprocess
 import tempfile
 import threading
@@ -187,6 +189,32 @@ def test_on_the_controller_no_mode_is_set_through_what_a_user_could_swap(site: S
     assert seen.exists(), "the swap was not there"
     assert secret.stat().st_mode & 0o777 == 0o600
     assert site.outcome.read_text() == "done\n" and site.outcome.stat().st_mode & 0o777 == 0o644
+
+
+def test_on_the_controller_nothing_is_read_or_replaced_but_regular_files(site: Site) -> None:
+    """The folder of reports may be another user's, who puts there what keeps us waiting, has no end, or is not theirs to read."""
+    incidents = site.checkout / "docs/incidents"
+    report, secret = incidents / "20261121-shop-rollback.md", site.folder / "secret"
+    secret.write_text(f"{FIRST}, and what only root may read\n")
+    incidents.mkdir(parents=True)
+
+    def a_sparse_file() -> None:
+        with report.open("wb") as file:
+            file.truncate((64 << 20) + 1)
+
+    site.good([site.door("open", release=SHA)])
+    for put in (lambda: report.symlink_to(secret), lambda: os.mkfifo(report), lambda: report.symlink_to("/dev/zero"), report.mkdir, a_sparse_file):
+        put()
+        run = site.play([site.door("report")])
+        assert run.code == 2 and f"{report}: expected a regular file of at most 64 MiB" in run.tasks[-1].msg, run.output
+        assert "only root" not in run.output and not report.with_suffix(".html").exists()
+        report.rmdir() if report.is_dir() else report.unlink()
+    for way in ("open", "close"):
+        site.outcome = site.folder / f"outcome-{way}"
+        os.mknod(site.outcome, 0o666 | stat.S_IFCHR, os.makedev(1, 3))   # as /dev/null is
+        run = site.play([site.door(way, **({"release": SHA} if way == "open" else {"outcome": "done", "color": "blue"}))])
+        assert run.code == 2 and f"{site.outcome}: expected a regular file" in run.tasks[-1].msg, run.output
+        assert stat.S_ISCHR(site.outcome.lstat().st_mode)
 
 
 def test_the_report_shows_what_a_gate_asked(site: Site) -> None:
