@@ -9,6 +9,8 @@
 
 mod book;
 mod compact;
+#[cfg(test)]
+mod hostile;
 mod skim;
 #[cfg(test)]
 mod tests;

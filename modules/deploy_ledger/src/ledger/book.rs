@@ -104,7 +104,11 @@ pub struct Ledger {
 impl Ledger {
     /// What the bytes say, as far as the scope wants it. A short ledger is always read in full.
     pub fn parse(bytes: &[u8], scope: Scope<'_>) -> Result<Ledger, Failure> {
-        let scope = if bytes.len() <= SHORT { Scope::All } else { scope };
+        Ledger::read(bytes, if bytes.len() <= SHORT { Scope::All } else { scope })
+    }
+
+    /// The same, however short it is.
+    pub(super) fn read(bytes: &[u8], scope: Scope<'_>) -> Result<Ledger, Failure> {
         let mut ledger = Ledger::default();
         // The end of the last whole line, with its newline.
         let end = memchr::memrchr(b'\n', bytes).map_or(0, |at| at + 1);

@@ -48,14 +48,14 @@ fn taking_over_ends_the_other_lease() {
 }
 
 /// A line about deploy `n` of this second.
-fn said(n: u32, event: &str) -> String {
+pub(super) fn said(n: u32, event: &str) -> String {
     let (minute, second) = (n / 60, n % 60);
     format!(
         "{{\"v\":1,\"at\":\"2026-11-21T08:{minute:02}:{second:02}Z\",\"deploy\":\"20261121t08{minute:02}{second:02}z-0000\",\"event\":{event}}}\n"
     )
 }
 
-fn opened(n: u32, more: &str) -> String {
+pub(super) fn opened(n: u32, more: &str) -> String {
     said(
         n,
         &format!(
@@ -64,7 +64,7 @@ fn opened(n: u32, more: &str) -> String {
     )
 }
 
-fn ran(n: u32, outcome: &str) -> String {
+pub(super) fn ran(n: u32, outcome: &str) -> String {
     let phase = "{\"phase\":{\"phase\":\"flip\",\"status\":\"done\",\"data\":{}}}";
     let point = "{\"restore_point\":{\"layer\":\"dataset\",\"name\":\"x\",\"guid\":\"1\"}}";
     let close = format!("{{\"close\":{{\"outcome\":\"{outcome}\"}}}}");
@@ -78,7 +78,7 @@ fn ran(n: u32, outcome: &str) -> String {
     .concat()
 }
 
-fn id(n: u32) -> DeployId {
+pub(super) fn id(n: u32) -> DeployId {
     DeployId::parse(&format!("20261121t08{:02}{:02}z-0000", n / 60, n % 60)).unwrap()
 }
 
