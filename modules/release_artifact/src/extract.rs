@@ -8,7 +8,7 @@
 
 use crate::owner::Owner;
 use crate::record::{NotedKind, note};
-use crate::stopped::{Stopped, own, refused, shown, wrote};
+use crate::stopped::{Stopped, own, refused, said, shown, wrote};
 use crate::way::{INSIDE, Way};
 use anyhow::{Context, Error};
 use archive::names::{parts, stays_inside};
@@ -61,8 +61,9 @@ pub fn run(
         buffer: vec![0; BUFFER],
         count: Count::default(),
     };
-    let damaged =
-        |error: io::Error| Stopped::Damaged(format!("it is no sound tar archive ({error})"));
+    let damaged = |error: io::Error| {
+        Stopped::Damaged(format!("it is no sound tar archive ({})", said(&error)))
+    };
     let mut tar = tar::Archive::new(&mut archive);
     for entry in tar.entries().map_err(damaged)? {
         host::interrupt::check().map_err(Error::from)?;
@@ -201,7 +202,7 @@ impl Extracting<'_> {
         let fd = openat(self.here(), leaf, flags, Mode::S_IRUSR | Mode::S_IWUSR);
         let mut file = File::from(fd.map_err(|error| own(error, name))?);
         let damaged = |error: io::Error| {
-            Stopped::Damaged(format!("it ends in the middle of {} ({error})", shown(name)))
+            Stopped::Damaged(format!("it ends in the middle of {} ({})", shown(name), said(&error)))
         };
         let full = |error: io::Error| wrote(error, name);
         let size = if let Some(Sparse { size, .. }) = what.sparse {
@@ -346,7 +347,8 @@ struct What {
 fn sparse_of<R: Read>(
     entry: &mut tar::Entry<'_, R>,
 ) -> Result<Result<Option<Sparse>, &'static str>, Stopped> {
-    let damaged = |error: io::Error| Stopped::Damaged(format!("a PAX header is broken ({error})"));
+    let damaged =
+        |error: io::Error| Stopped::Damaged(format!("a PAX header is broken ({})", said(&error)));
     let mut pax = Pax::default();
     if let Some(extensions) = entry.pax_extensions().map_err(damaged)? {
         for extension in extensions {
@@ -372,3 +374,6 @@ fn filled(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     }
     Ok(length)
 }
+
+#[cfg(test)]
+mod hostile;

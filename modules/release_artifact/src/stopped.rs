@@ -6,6 +6,7 @@ use ansible_module::Failure;
 use anyhow::Error;
 use archive::names::escaped;
 use nix::errno::Errno;
+use probe::shown::clipped;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -27,6 +28,11 @@ impl From<Error> for Stopped {
 /// A name as it may stand in a message.
 pub fn shown(name: &[u8]) -> String {
     escaped(OsStr::from_bytes(name)).chars().take(300).collect()
+}
+
+/// What a library says of an archive: it may repeat what stands there.
+pub fn said(error: &io::Error) -> String {
+    clipped(&error.to_string(), 300)
 }
 
 pub fn refused(name: &[u8], why: &str) -> Stopped {
