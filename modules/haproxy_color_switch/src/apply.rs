@@ -8,7 +8,7 @@ use crate::color::Color;
 use crate::gate;
 use crate::haproxy::reader::{ensure_read, readers};
 use crate::haproxy::stat::Count;
-use crate::haproxy::{map, reload};
+use crate::haproxy::{file, map, reload};
 use crate::history::{Entry, History, Verdict};
 use crate::plan::{Action, Switch};
 use crate::servers::Fleet;
@@ -171,7 +171,7 @@ impl<'a> Apply<'a> {
         let value = state.pattern.name(self.switch.to);
         let _lock = lock(self.task, file)?;
         sweep(file)?;
-        let text = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+        let text = file::read(file).with_context(|| format!("reading {}", file.display()))?;
         ensure_unmoved(map::file_value(&text, &place.key) == state.file, file)?;
         for (socket, seen) in state.sockets.iter().zip(&state.live) {
             ensure_unmoved(map::live_value(socket, file, &place.key)? == *seen, file)?;
@@ -197,7 +197,7 @@ impl<'a> Apply<'a> {
             let live = map::live_value(socket, file, key)?;
             ensure!(live.as_deref() == Some(value), "{key} reads back as {live:?} at {socket}");
         }
-        let text = fs::read(file).with_context(|| format!("reading {} back", file.display()))?;
+        let text = file::read(file).with_context(|| format!("reading {} back", file.display()))?;
         let written = map::file_value(&text, key);
         ensure!(
             written.as_deref() == Some(value),
@@ -214,7 +214,7 @@ impl<'a> Apply<'a> {
         let place = &self.task.place;
         let _lock = lock(self.task, &place.config)?;
         sweep(&place.config)?;
-        let now = fs::read(&place.config)
+        let now = file::read(&place.config)
             .with_context(|| format!("reading {}", place.config.display()))?;
         ensure_unmoved(now == self.state.text, &place.config)?;
         if let Some(from) = self.switch.from.filter(|_| now != *content) {

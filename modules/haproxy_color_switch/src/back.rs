@@ -6,7 +6,7 @@
 use crate::apply::{Apply, entry, lock, write_record};
 use crate::color::Color;
 use crate::haproxy::socket::{is_gone, until_there};
-use crate::haproxy::{map, reload};
+use crate::haproxy::{file, map, reload};
 use crate::history::Verdict;
 use crate::state::{self, digest};
 use crate::task::Method;
@@ -108,7 +108,7 @@ impl Apply<'_> {
         };
         // The file first: an HAProxy that starts just now reads it.
         let written = match before(&state.file) {
-            Some(value) => fs::read(file)
+            Some(value) => file::read(file)
                 .map_err(anyhow::Error::from)
                 .and_then(|text| put_back(file, &map::with_value(&text, key, &value)))
                 .with_context(|| format!("writing {}", file.display())),
@@ -137,7 +137,9 @@ impl Apply<'_> {
         let _lock = lock(self.task, &place.config)?;
         let kept = old.filter(|_| self.switch.resumes).map(|color| place.kept_config(color));
         let text = match kept.filter(|path| path.exists()) {
-            Some(path) => fs::read(&path).with_context(|| format!("reading {}", path.display()))?,
+            Some(path) => {
+                file::read(&path).with_context(|| format!("reading {}", path.display()))?
+            }
             None => self.state.text.clone(),
         };
         put_back(&place.config, &text)?;
@@ -199,7 +201,7 @@ fn remove(path: &Path) -> Result<()> {
 /// Write what was there before. A disk that is full cannot take a new file, but the old one has
 /// its place: better not atomic than not at all.
 fn put_back(path: &Path, bytes: &[u8]) -> Result<()> {
-    if fs::read(path).is_ok_and(|now| now == bytes) {
+    if file::read(path).is_ok_and(|now| now == bytes) {
         return Ok(());
     }
     let Err(first) = Replace::new(path).new_mode(0o644).write(bytes) else { return Ok(()) };

@@ -4,6 +4,7 @@
 use crate::apply::LOCKS;
 use crate::color::Color;
 use crate::haproxy::config::Config;
+use crate::haproxy::file;
 use crate::haproxy::reader::{ensure_replaceable, readers};
 use crate::haproxy::stat::Server;
 use crate::plan::Switch;
@@ -110,7 +111,7 @@ fn refused(to: Color, why: String) -> anyhow::Error {
 fn unproven(fleet: &Fleet, task: &Task) -> Vec<String> {
     let Some(since) = &task.since else { return Vec::new() };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let inter = fs::read(&task.place.config)
+    let inter = file::read(&task.place.config)
         .ok()
         .and_then(|bytes| Config::parse(&String::from_utf8_lossy(&bytes)).longest_interval())
         .unwrap_or(INTER);
@@ -161,7 +162,7 @@ pub fn content(state: &State, task: &Task, switch: &Switch) -> Result<Option<Vec
     let content = match &task.content {
         // HAProxy refuses a last line without an end, and templates like to lose it.
         Content::Text(text) => format!("{}\n", text.trim_end_matches('\n')).into_bytes(),
-        Content::File(path) => fs::read(path)
+        Content::File(path) => file::read(path)
             .with_context(|| format!("reading the new configuration {}", path.display()))?,
         Content::Kept if state.active == Some(switch.to) => return Ok(Some(state.text.clone())),
         Content::Kept => kept(task, switch.to)?,
@@ -175,7 +176,7 @@ pub fn content(state: &State, task: &Task, switch: &Switch) -> Result<Option<Vec
 
 fn kept(task: &Task, to: Color) -> Result<Vec<u8>> {
     let path = task.place.kept_config(to);
-    match fs::read(&path) {
+    match file::read(&path) {
         Ok(bytes) => Ok(bytes),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::new(
             "no_content",

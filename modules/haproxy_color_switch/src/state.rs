@@ -5,7 +5,7 @@ use crate::color::{Color, Pattern};
 use crate::haproxy::config::Config;
 use crate::haproxy::socket::Socket;
 use crate::haproxy::stat::Count;
-use crate::haproxy::{map, reload};
+use crate::haproxy::{file, map, reload};
 use crate::history::{History, Verdict};
 use crate::servers::{Fleet, Group};
 use crate::task::{Method, Place};
@@ -150,7 +150,7 @@ impl State {
         for socket in &self.sockets {
             self.live.push(map::live_value(socket, file, &place.key)?);
         }
-        self.text = fs::read(file).with_context(|| {
+        self.text = file::read(file).with_context(|| {
             format!(
                 "reading the map file {}, without which a restart of HAProxy forgets the colour",
                 file.display()
@@ -351,7 +351,7 @@ impl State {
 
 fn read_config(place: &Place) -> Result<Vec<u8>> {
     let path = place.config.display();
-    fs::read(&place.config).map_err(|error| match error.kind() {
+    file::read(&place.config).map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
             let msg = format!(
                 "there is no configuration {path}: give config, or run this on the load balancer"
@@ -394,7 +394,7 @@ fn found_groups(place: &Place, config: &Config) -> Result<Found> {
 }
 
 fn read_word(path: &Path) -> Result<Option<String>> {
-    match fs::read(path) {
+    match file::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),

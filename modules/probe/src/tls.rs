@@ -7,11 +7,11 @@
 mod failed;
 mod insecure;
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use host::regular::{self, Links};
 use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -36,6 +36,9 @@ const BUNDLES: [&str; 6] = [
     // Alpine without the package of that name
     "/etc/ssl/cert.pem",
 ];
+
+/// All authorities of the world are a quarter of a MiB.
+const LARGEST: u64 = 16 << 20;
 
 /// How to talk to a server, for all the requests of one asking.
 pub(crate) fn config(tls: &Tls) -> Result<Arc<ClientConfig>, String> {
@@ -85,7 +88,7 @@ enum Unfit {
 
 fn trusted(path: &Path, unfit: Unfit) -> Result<RootCertStore, String> {
     let shown = path.display();
-    let pem = fs::read(path).map_err(|error| match error.kind() {
+    let pem = regular::read(path, Links::Follow, LARGEST).map_err(|error| match error.kind() {
         ErrorKind::NotFound => format!("the file of trusted authorities {shown} does not exist"),
         _ => format!("the file of trusted authorities {shown} cannot be read: {error}"),
     })?;

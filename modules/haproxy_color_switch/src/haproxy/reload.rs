@@ -4,6 +4,7 @@
 //! a reload that comes 10 to 40 ms after the one before, without a word, and a failed one leaves
 //! the old worker serving.
 
+use super::file;
 use super::socket::{Socket, until_there};
 use super::stat;
 use ansible_module::Failure;
@@ -82,8 +83,9 @@ impl Reloader {
             )
             .into());
         };
-        let text = fs::read_to_string(pidfile)
+        let text = file::read(pidfile)
             .with_context(|| format!("reading the pid file {}", pidfile.display()))?;
+        let text = String::from_utf8_lossy(&text);
         let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
         pid.filter(|pid| *pid > 1).map(Way::Signal).ok_or_else(|| {
             Failure::new("no_reload", format!("{} holds no pid", pidfile.display())).into()
