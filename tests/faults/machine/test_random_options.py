@@ -21,10 +21,9 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from harness import BIN, staged
+from harness import BIN, ROOT, asked, staged
 
-MODULES = sorted(path.name.removesuffix(f"_{platform.machine()}") for path in (staged() / BIN).glob(f"*_{platform.machine()}")
-                 if not path.name.startswith("specimen"))
+MODULES = sorted(path.stem for path in (ROOT / "collection/plugins/modules").glob("*.py"))
 NOBODY = 65534
 HANGS = 120          # seconds; nothing here waits for anybody
 MEMORY = 512 << 20   # bytes; what reads without end must not take the machine with it
@@ -125,6 +124,7 @@ def place() -> t.Iterator[Path]:
         top, folder = Path(name), Path(name) / "folder"
         top.chmod(0o755)
         for module in MODULES:
+            asked.add(f"modules/{module.removesuffix('_info')}")
             shutil.copy2(staged() / BIN / f"{module}_{platform.machine()}", top / module)
         (folder / "sub/deep").mkdir(parents=True)
         (folder / "file").write_text("neither JSON\nnor=a list\x00of anything\n")
@@ -151,7 +151,7 @@ def little_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
-def asked(place: Path, module: str, options: dict[str, t.Any]) -> subprocess.CompletedProcess:
+def answer_of(place: Path, module: str, options: dict[str, t.Any]) -> subprocess.CompletedProcess:
     ansible = {"_ansible_check_mode": True, "_ansible_diff": True, "_ansible_verbosity": 3, "_ansible_module_name": module}
     return subprocess.run([place.parent / module, "-"], input=json.dumps({**options, **ansible}).encode(), stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, user=NOBODY, group=NOBODY, extra_groups=[], cwd=place, timeout=HANGS, check=False,
@@ -166,7 +166,7 @@ def test_whatever_the_options_are(place: Path, module: str) -> None:
     reasons = set()
     for seed in seeds():
         options = Options(f"{module} {seed}", place).of(spec["options"], sound)
-        done = asked(place, module, options)
+        done = answer_of(place, module, options)
         about = f"REVERSIBLE_SEED={seed} {module} {json.dumps(options)}: {done}"
         assert done.returncode in (0, 1) and not done.stderr and done.stdout.count(b"\n") == 1, about
         result = json.loads(done.stdout)
@@ -186,6 +186,6 @@ def test_whatever_the_options_are(place: Path, module: str) -> None:
 @pytest.mark.parametrize("name", ["pipe", "/dev/full"])
 def test_a_file_that_has_no_end_or_lets_one_wait(place: Path, module: str, options: dict[str, t.Any], name: str) -> None:
     text = json.dumps(options).replace("FILE", str(place / name)).replace("FOLDER", str(place))
-    done = asked(place, module, json.loads(text))
+    done = answer_of(place, module, json.loads(text))
     said = done.stdout.decode()
     assert done.returncode in (0, 1) and str(place / name) in said and "it is not a regular file" in said, done
