@@ -29,10 +29,11 @@ HANGS = 120          # seconds; nothing here waits for anybody
 MEMORY = 512 << 20   # bytes; what reads without end must not take the machine with it
 
 TEXTS = [
-    "", " ", "x", "web", "blue", "green", "é\u202e", "a\0b", "two\nlines", "n" * 300, "-", "--help", "..", "a/b", "*", "(", "{", "[1]", "%s", "$(id)", "a=b", "~",
-    "0", "1", "-1", "1e9", "true", "all", "10G", "20261121t084500z-7f3a", "99991231t235959z-ffff", "4f2a9c1e0b7d63f58a2c9e4d1b6f7a8c9d0e1f2a", "sha256:" + "a" * 64,
-    "http://127.0.0.1:1/{sha}/x.tar.gz", "http://[", "https://me:secret@127.0.0.1:1", "127.0.0.1:1", "127.0.0.1", "tank/data", "tank/data@pre", "root", "65534:65534",
-    "2026-11-21T08:45:00Z", "data.version", "/data/0", "^x(y|z)+$", "(((((((((((", "up > 0", "99999999999999999999",
+    "", " ", "x", "web", "blue", "green", "é\u202e", "a\0b", "two\nlines", "n" * 300, "-", "--help", "..", "a/b", "*", "(", "{", "[1]", "%s", "$(id)",
+    "a=b", "~", "0", "1", "-1", "1e9", "true", "all", "10G", "20261121t084500z-7f3a", "99991231t235959z-ffff",
+    "4f2a9c1e0b7d63f58a2c9e4d1b6f7a8c9d0e1f2a", "sha256:" + "a" * 64, "http://127.0.0.1:1/{sha}/x.tar.gz", "http://[", "https://me:secret@127.0.0.1:1",
+    "127.0.0.1:1", "127.0.0.1", "tank/data", "tank/data@pre", "root", "65534:65534", "2026-11-21T08:45:00Z", "data.version", "/data/0", "^x(y|z)+$",
+    "(((((((((((", "up > 0", "99999999999999999999",
 ]
 WHOLE = [-2**63, -1, 0, 1, 2, 3, 100, 443, 70000, 2**31, 2**32, 2**63 - 1]
 FLOATS = [-1.0, 0.0, 5e-324, 0.5, 1.0, 2.5, 100.0, 1e9, 1.8446744073709552e19, 1e300]
@@ -129,7 +130,8 @@ def place() -> t.Iterator[Path]:
         (folder / "sub/deep").mkdir(parents=True)
         (folder / "file").write_text("neither JSON\nnor=a list\x00of anything\n")
         (folder / "object.json").write_text('{"v": 1, "services": {"web": null}}\n')
-        (folder / "haproxy.cfg").write_text("global\n  stats socket none level admin\nbackend web_blue\n  server a 127.0.0.1:1 check inter 1s\nbackend web_green\n")
+        (folder / "haproxy.cfg").write_text("global\n  stats socket none level admin\nbackend web_blue\n"
+                                            "  server a 127.0.0.1:1 check inter 1s\nbackend web_green\n")
         (folder / "empty").touch()
         (folder / "link").symlink_to("file")
         (folder / "loop").symlink_to("loop")
