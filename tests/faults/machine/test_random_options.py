@@ -29,10 +29,10 @@ HANGS = 120          # seconds; nothing here waits for anybody
 MEMORY = 512 << 20   # bytes; what reads without end must not take the machine with it
 
 TEXTS = [
-    "", " ", "x", "web", "blue", "green", "é\u202e", "a\0b", "two\nlines", "n" * 300, "-", "--help", "..", "a/b", "*", "(", "{", "[1]", "%s", "$(id)",
-    "a=b", "~", "0", "1", "-1", "1e9", "true", "all", "10G", "20261121t084500z-7f3a", "99991231t235959z-ffff",
-    "4f2a9c1e0b7d63f58a2c9e4d1b6f7a8c9d0e1f2a", "sha256:" + "a" * 64, "http://127.0.0.1:1/{sha}/x.tar.gz", "http://[", "https://me:secret@127.0.0.1:1",
-    "127.0.0.1:1", "127.0.0.1", "tank/data", "tank/data@pre", "root", "65534:65534", "2026-11-21T08:45:00Z", "data.version", "/data/0", "^x(y|z)+$",
+    "", " ", "x", "web", "blue", "green", "é\u202e", "a\0b", "two\nlines", "n" * 300, "-", "--help", "..", "a/b", "*", "(", "{", "[1]", "%s",
+    "$(id)", "a=b", "~", "0", "1", "-1", "1e9", "true", "all", "10G", "20261121t084500z-7f3a", "99991231t235959z-ffff",
+    "4f2a9c1e0b7d63f58a2c9e4d1b6f7a8c9d0e1f2a", "sha256:" + "a" * 64, "http://127.0.0.1:1/{sha}/x.tar.gz", "http://[",
+    "https://me:secret@127.0.0.1:1", "127.0.0.1:1", "127.0.0.1", "tank/data", "tank/data@pre", "root", "65534:65534", "2026-11-21T08:45:00Z", "data.version", "/data/0", "^x(y|z)+$",
     "(((((((((((", "up > 0", "99999999999999999999",
 ]
 WHOLE = [-2**63, -1, 0, 1, 2, 3, 100, 443, 70000, 2**31, 2**32, 2**63 - 1]
