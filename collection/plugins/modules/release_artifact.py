@@ -94,14 +94,21 @@ options:
       - >-
         How often to try in a row when the registry does not answer, answers with an error of its own, or the
         connection breaks.
-      - An archive is gone on with where it broke off, and the tries count anew with each further MiB.
+      - An archive is gone on with where it broke off, and the tries count from 0 again with each further MiB.
     type: int
     default: 5
   timeout:
     description:
-      - For how many seconds nothing may come before a try has failed. There is no limit for the whole.
+      - For how many seconds nothing may come before a try has failed. For the whole there is O(deadline).
     type: float
     default: 30.0
+  deadline:
+    description:
+      - >-
+        For how many seconds the registry may be asked in all: every try, every pause, and unpacking what
+        comes.
+    type: float
+    default: 3600.0
   sha:
     description:
       - "The release, as the whole commit SHA: 40 hex digits in lower case."
@@ -136,6 +143,24 @@ options:
     description:
       - Their group, by number or by name in C(/etc/group).
     type: str
+  max_unpacked:
+    description:
+      - >-
+        How large the archive may be once it is decompressed, and how long its files may be together, holes
+        included: bytes, or a size such as V(20G).
+      - >-
+        An archive that has or needs more is refused as soon as that is known, and nothing of it is kept: a
+        few bytes can describe more than any disk holds.
+    type: bytes
+    default: "10G"
+  max_files:
+    description:
+      - How many files, folders and links the archive may hold.
+      - >-
+        Their names may take 256 bytes each on average, and none may be longer than 4095 bytes or deeper than
+        200 folders.
+    type: int
+    default: 200000
   umask:
     description:
       - Bits that no unpacked file or folder gets, as octal digits.
@@ -189,8 +214,11 @@ attributes:
 notes:
   - >-
     The sum is that of O(sha256), of O(sums_url), and of the registry's own header (C(Repr-Digest), C(Digest),
-    C(X-Checksum-Sha256)); all that are known must agree. Without any, the result says that nothing was
+    C(X-Checksum-Sha256)); all that are known must agree. Without any, a warning says that nothing was
     checked.
+  - >-
+    An O(url) of C(http) gives a warning unless it leads to this very machine, or O(sha256) is given and no
+    O(token): anyone on the way can read and replace what it brings, and O(sums_url) with it.
   - >-
     A release that is there is compared with a listing that was made when it was unpacked: name, kind, size,
     mode and time of each entry, and where links lead. That notices what is missing, cut or edited, in well
@@ -201,7 +229,8 @@ notes:
     The message names the entry.
   - >-
     Packing is the build's business: C(tar --zstd -cf shop-$SHA.tar.zst -C build .). The memory that unpacking
-    takes is some MiB and the window of zstd, 8 MiB up to level 19; windows of more than 128 MiB are refused.
+    takes is some MiB, the names of folders and links, and the window of zstd, 8 MiB up to level 19; windows
+    of more than 128 MiB are refused.
   - >-
     A run that was killed leaves C(releases/<sha>.partial), and the next run takes it away and fetches anew.
     Within a run a broken connection is gone on with.
@@ -456,6 +485,10 @@ MODULE_SPEC = {
             "type": "float",
             "default": 30.0,
         },
+        "deadline": {
+            "type": "float",
+            "default": 3600.0,
+        },
         "sha": {
             "type": "str",
             "required": True,
@@ -473,6 +506,14 @@ MODULE_SPEC = {
         },
         "file_group": {
             "type": "str",
+        },
+        "max_unpacked": {
+            "type": "bytes",
+            "default": "10G",
+        },
+        "max_files": {
+            "type": "int",
+            "default": 200000,
         },
         "umask": {
             "type": "str",

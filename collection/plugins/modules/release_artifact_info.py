@@ -81,14 +81,21 @@ options:
       - >-
         How often to try in a row when the registry does not answer, answers with an error of its own, or the
         connection breaks.
-      - An archive is gone on with where it broke off, and the tries count anew with each further MiB.
+      - An archive is gone on with where it broke off, and the tries count from 0 again with each further MiB.
     type: int
     default: 5
   timeout:
     description:
-      - For how many seconds nothing may come before a try has failed. There is no limit for the whole.
+      - For how many seconds nothing may come before a try has failed. For the whole there is O(deadline).
     type: float
     default: 30.0
+  deadline:
+    description:
+      - >-
+        For how many seconds the registry may be asked in all: every try, every pause, and unpacking what
+        comes.
+    type: float
+    default: 3600.0
   dest:
     description:
       - The folder that holds C(releases/<sha>), and the links C(current) and C(previous).
@@ -298,6 +305,10 @@ MODULE_SPEC = {
         "timeout": {
             "type": "float",
             "default": 30.0,
+        },
+        "deadline": {
+            "type": "float",
+            "default": 3600.0,
         },
         "dest": {
             "type": "path",

@@ -27,7 +27,7 @@ use host::deadline::Deadline;
 use rustls::{ClientConfig, StreamOwned};
 
 pub use head::check_headers;
-pub use transfer::{Fetching, fetch, put};
+pub use transfer::{Fetching, Patience, fetch, put};
 pub use unanswered::{Kind, Unanswered};
 pub use url::Url;
 

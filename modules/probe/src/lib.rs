@@ -9,7 +9,7 @@
 //! | have the addresses of a name        | [`name`]   |
 //! | repeat what another side has said   | [`shown`]  |
 //!
-//! Invariants: nothing waits past its deadline (a long transfer has one for each piece), and every wait ends within a quarter of a second of
+//! Invariants: nothing waits past its deadline (a long transfer has one for each pause, and one for all), and every wait ends within a quarter of a second of
 //! a signal. What could not be judged has not held. No error holds a request's headers, the path or
 //! the query of a URL (tokens stand there), or any part of a body.
 //!

@@ -9,17 +9,30 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{AMPLE, SLACK, at, hang, replying, request_of, serve};
-use probe::http::{Kind, Unanswered, fetch, put};
+use host::deadline::Deadline;
+use probe::http::{Kind, Patience, Unanswered, fetch, put};
 
 const BODY: &str = "0123456789";
 const PATIENCE: Duration = Duration::from_secs(4);
+
+fn patience(pause: Duration, whole: Duration) -> Patience {
+    Patience { pause, whole: Deadline::after(whole) }
+}
 
 /// All that comes from an offset on.
 fn fetched(
     address: std::net::SocketAddr,
     from: u64,
 ) -> Result<(u16, Option<u64>, String), Unanswered> {
-    let mut answer = fetch(&at(address), from, PATIENCE)?;
+    fetched_with(address, from, patience(PATIENCE, AMPLE))
+}
+
+fn fetched_with(
+    address: std::net::SocketAddr,
+    from: u64,
+    patience: Patience,
+) -> Result<(u16, Option<u64>, String), Unanswered> {
+    let mut answer = fetch(&at(address), from, patience)?;
     let (mut all, mut buffer) = (Vec::new(), [0; 3]);
     loop {
         match answer.read(&mut buffer)? {
@@ -76,7 +89,7 @@ fn a_wrong_part_and_a_cut_body_are_no_answer() {
 }
 
 #[test]
-fn pauses_have_an_end_and_the_whole_has_none() {
+fn pauses_have_an_end_and_so_has_the_whole() {
     let slow = |pause: u64| {
         serve(move |mut stream| {
             request_of(&mut stream);
@@ -92,6 +105,9 @@ fn pauses_have_an_end_and_the_whole_has_none() {
     let begun = Instant::now();
     assert_eq!(fetched(slow(450), 0).unwrap().2, BODY);
     assert!(begun.elapsed() > PATIENCE, "longer in all than any pause may be");
+    let drips = patience(PATIENCE, Duration::from_secs(1));
+    let error = fetched_with(slow(450), 0, drips).unwrap_err();
+    assert_eq!(error.kind, Kind::Timeout, "{error}");
     let begun = Instant::now();
     assert_eq!(fetched(slow(600_000), 0).unwrap_err().kind, Kind::Timeout);
     assert!(begun.elapsed() < PATIENCE + SLACK, "{:?}", begun.elapsed());
@@ -115,7 +131,7 @@ fn a_body_is_sent_and_answered() {
             stream.write_all(answer.as_bytes()).unwrap();
         });
         let body = vec![b'x'; 300_000];
-        let answer = put(&at(server), &mut &body[..], 300_000, AMPLE).unwrap();
+        let answer = put(&at(server), &mut &body[..], 300_000, patience(AMPLE, AMPLE)).unwrap();
         assert_eq!((answer.status, answer.body.as_slice()), (201, &b"ok"[..]), "{goes_on}");
     }
 }
@@ -123,17 +139,21 @@ fn a_body_is_sent_and_answered() {
 #[test]
 fn a_server_that_does_not_want_it_is_heard() {
     let before = replying(|_| "HTTP/1.1 401 x\r\nContent-Length: 0\r\n\r\n".into());
-    assert_eq!(put(&at(before), &mut std::io::repeat(0), 1 << 30, AMPLE).unwrap().status, 401);
+    assert_eq!(
+        put(&at(before), &mut std::io::repeat(0), 1 << 30, patience(AMPLE, AMPLE)).unwrap().status,
+        401
+    );
     let silent = serve(|mut stream| {
         request_of(&mut stream);
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
         hang(stream);
     });
     let begun = Instant::now();
-    let error = put(&at(silent), &mut std::io::repeat(0), 1 << 30, PATIENCE).unwrap_err();
+    let error =
+        put(&at(silent), &mut std::io::repeat(0), 1 << 30, patience(PATIENCE, AMPLE)).unwrap_err();
     assert_eq!(error.kind, Kind::Timeout, "{error}");
     assert!(begun.elapsed() < PATIENCE + SLACK, "{:?}", begun.elapsed());
     let short = replying(|_| "HTTP/1.1 100 x\r\n\r\n".into());
-    let error = put(&at(short), &mut &b"abc"[..], 5, AMPLE).unwrap_err();
+    let error = put(&at(short), &mut &b"abc"[..], 5, patience(AMPLE, AMPLE)).unwrap_err();
     assert!(error.msg.contains("cannot be read") || error.kind == Kind::Closed, "{error}");
 }

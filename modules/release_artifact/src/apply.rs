@@ -83,6 +83,7 @@ impl<'a> Apply<'a> {
             sha: &self.task.sha,
             folder: self.folder,
             look: Look { owner: self.task.owner, umask: self.task.umask },
+            bounds: self.task.bounds,
             order: self.state.next_order(),
             deploy_id: self.task.fence.as_ref().map(|(id, _)| id),
         };

@@ -5,6 +5,7 @@
 //! changed between two tries is noticed, and is no success. When what reads the pipe has found the
 //! archive damaged, the rest is still fetched and hashed: only the sum says whether it came like this.
 
+use crate::bounds::{Beyond, Bounds};
 use crate::names::ReleaseSha;
 use crate::registry::{Source, Trouble, persist, refusal};
 use crate::sums::{self, Sum};
@@ -44,11 +45,13 @@ impl std::fmt::Display for Unwanted {
 impl std::error::Error for Unwanted {}
 
 /// Fetches all of it into `to`. `unwanted`: stop, no matter what the sum would be. `place`: where
-/// it is unpacked, which must have room for it at least.
+/// it is unpacked, which must have room for it at least. What is longer than it may be unpacked is
+/// not fetched.
 pub fn run(
     source: &Source,
     sha: &ReleaseSha,
     place: &Path,
+    bounds: Bounds,
     to: Inlet,
     unwanted: &AtomicBool,
 ) -> Result<Came> {
@@ -56,6 +59,7 @@ pub fn run(
         source,
         sha,
         place,
+        bounds,
         to: Some(to),
         unwanted,
         hash: Sha256::new(),
@@ -64,7 +68,7 @@ pub fn run(
         resumed: 0,
     };
     let mut counted = 0;
-    persist(source.tries, |in_vain| {
+    persist(source, |in_vain| {
         let done = download.go_on();
         if done.is_err() {
             if download.bytes >= counted + FURTHER {
@@ -83,6 +87,7 @@ struct Download<'a> {
     source: &'a Source,
     sha: &'a ReleaseSha,
     place: &'a Path,
+    bounds: Bounds,
     to: Option<Inlet>,
     unwanted: &'a AtomicBool,
     hash: Sha256,
@@ -134,6 +139,7 @@ impl Download<'_> {
             Some(_) => {}
             None => {
                 if let Some(bytes) = now.total {
+                    self.bounded(bytes)?;
                     let what = format!("release {}", self.sha);
                     Space::require(&what, self.place, Space { bytes, inodes: None })?;
                 }
@@ -143,12 +149,17 @@ impl Download<'_> {
         self.read(&mut answer)
     }
 
+    fn bounded(&self, bytes: u64) -> Result<(), Trouble> {
+        if bytes > self.bounds.unpacked {
+            let deadline = self.source.patience.whole;
+            return Err(self.bounds.failure(Beyond::Unpacked, deadline).into());
+        }
+        Ok(())
+    }
+
     fn read(&mut self, answer: &mut Fetching) -> Result<(), Trouble> {
         let mut spare = None;
         loop {
-            if self.unwanted.load(Ordering::Relaxed) {
-                return Err(Trouble::Final(Unwanted.into()));
-            }
             let mut piece = match (spare.take(), &self.to) {
                 (Some(piece), _) => piece,
                 (None, Some(to)) => to.piece(),
@@ -157,6 +168,9 @@ impl Download<'_> {
             let mut length = 0;
             let mut ended = Ok(false);
             while length < piece.room().len() {
+                if self.unwanted.load(Ordering::Relaxed) {
+                    return Err(Trouble::Final(Unwanted.into()));
+                }
                 match answer.read(&mut piece.room()[length..]) {
                     Ok(0) => ended = Ok(true),
                     Ok(read) => {
@@ -169,6 +183,7 @@ impl Download<'_> {
             }
             self.hash.update(&piece.room()[..length]);
             self.bytes += length as u64;
+            self.bounded(self.bytes)?;
             match &self.to {
                 Some(to) if length > 0 => {
                     if to.send(piece, length).is_err() {

@@ -6,6 +6,7 @@
 //! the rights of another user, is refused by its name.
 //! Invariant: whatever the archive holds, nothing outside of the folder is made, changed or removed.
 
+use crate::bounds::{LONGEST_NAME, Meter, Metered};
 use crate::owner::Owner;
 use crate::record::{NotedKind, note};
 use crate::stopped::{Stopped, own, refused, said, shown, wrote};
@@ -17,6 +18,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, futimens};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{LinkatFlags, fchown, fchownat, linkat, symlinkat};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -48,78 +50,83 @@ pub fn run(
     archive: impl Read,
     root: OwnedFd,
     look: Look,
+    meter: &Meter,
     listing: &mut dyn Write,
 ) -> Result<Count, Stopped> {
-    let mut archive = Watched { inner: archive, zeros: 0 };
     let mut tree = Extracting {
         way: Way::new(root),
         // Its own mode, unless the archive has an entry for it.
-        folders: vec![(PathBuf::new(), 0o755 & !look.umask)],
+        folders: BTreeMap::from([(PathBuf::new(), 0o755 & !look.umask)]),
         links: Vec::new(),
         look,
+        meter,
         listing,
         buffer: vec![0; BUFFER],
         count: Count::default(),
     };
+    unpack(archive, &mut tree).map_err(|stopped| meter.judge(stopped))?;
+    Ok(tree.count)
+}
+
+fn unpack(archive: impl Read, tree: &mut Extracting<'_>) -> Result<(), Stopped> {
+    let mut archive = Metered::new(archive, tree.meter);
     let damaged = |error: io::Error| {
         Stopped::Damaged(format!("it is no sound tar archive ({})", said(&error)))
     };
     let mut tar = tar::Archive::new(&mut archive);
     for entry in tar.entries().map_err(damaged)? {
         host::interrupt::check().map_err(Error::from)?;
-        tree.entry(entry.map_err(damaged)?)?;
+        let mut entry = entry.map_err(damaged)?;
+        tree.meter.entry()?;
+        tree.entry(&mut entry)?;
+        // Here and not by the next one: what stands before that one has its own bound.
+        io::copy(&mut entry, &mut io::sink()).map_err(damaged)?;
+        tree.meter.entry_ended();
     }
+    tree.meter.entries_ended();
     // To its very end: only there the compression says whether all of it was sound.
     io::copy(&mut archive, &mut io::sink()).map_err(damaged)?;
-    if archive.zeros < 512 {
+    if archive.zeros() < 512 {
         return Err(Stopped::Damaged("it has no end: the last part is missing".into()));
     }
     if tree.count.entries == 0 {
         return Err(Stopped::Damaged("it holds nothing".into()));
     }
-    tree.finish()?;
-    Ok(tree.count)
-}
-
-/// Counts the zeros at the end: a tar archive that was cut between two entries has none.
-struct Watched<R> {
-    inner: R,
-    zeros: usize,
-}
-
-impl<R: Read> Read for Watched<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        let zeros = buffer[..read].iter().rev().take_while(|byte| **byte == 0).count();
-        self.zeros = if zeros == read { self.zeros.saturating_add(read) } else { zeros };
-        Ok(read)
-    }
+    tree.finish()
 }
 
 struct Extracting<'a> {
     /// To the folder of the entry before.
     way: Way,
     /// Their modes are set at the end: one that we cannot write to must be filled first.
-    folders: Vec<(PathBuf, u32)>,
+    folders: BTreeMap<PathBuf, u32>,
     links: Vec<PathBuf>,
     look: Look,
+    meter: &'a Meter,
     listing: &'a mut dyn Write,
     buffer: Vec<u8>,
     count: Count,
 }
 
 impl Extracting<'_> {
-    fn entry<R: Read>(&mut self, mut entry: tar::Entry<'_, R>) -> Result<(), Stopped> {
+    fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Stopped> {
         let kind = entry.header().entry_type();
         if kind.is_pax_global_extensions() {
             return Ok(());
         }
-        let sparse = sparse_of(&mut entry)?;
+        if kind.is_pax_local_extensions() {
+            // Those that count stand before an entry and are not seen here.
+            return Err(refused(&entry.path_bytes(), "is of a kind that no release needs"));
+        }
+        let sparse = sparse_of(entry)?;
         let name = match &sparse {
             Ok(Some(sparse)) => sparse.name.as_bytes().to_owned(),
             _ => entry.path_bytes().into_owned(),
         };
         let refuse = |why: &str| refused(&name, why);
+        if name.len() >= LONGEST_NAME {
+            return Err(refuse("has a name that is too long for any file"));
+        }
         let sparse = sparse.map_err(refuse)?;
         let parts = parts(&name).map_err(refuse)?;
         if parts.len() > DEEPEST {
@@ -137,6 +144,9 @@ impl Extracting<'_> {
         }
         let path: PathBuf = parts.iter().collect();
         let target = entry.link_name_bytes().map(|target| target.into_owned());
+        if target.as_ref().is_some_and(|target| target.len() >= LONGEST_NAME) {
+            return Err(refuse("leads to a name that is too long for any file"));
+        }
         match (kind, target) {
             (EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse, _) => {
                 self.enter(above, &name)?;
@@ -145,7 +155,7 @@ impl Extracting<'_> {
                     sparse,
                     holes: kind.is_gnu_sparse(),
                 };
-                self.file(&mut entry, leaf, &path, what, &name)
+                self.file(entry, leaf, &path, what, &name)
             }
             (EntryType::Symlink, Some(target)) => {
                 if target.is_empty() || !stays_inside(above.len(), &target) {
@@ -176,17 +186,14 @@ impl Extracting<'_> {
 
     fn made_folder(&mut self, path: PathBuf, mode: u32) -> Result<(), Stopped> {
         self.noted(&NotedKind::Folder, path.as_os_str())?;
-        self.folders.push((path, mode));
+        self.folders.insert(path, mode);
         Ok(())
     }
 
     fn folder(&mut self, parts: &[OsString], mode: u32, name: &[u8]) -> Result<(), Stopped> {
         self.enter(parts, name)?;
         let path: PathBuf = parts.iter().collect();
-        match self.folders.iter_mut().rev().find(|(known, _)| *known == path) {
-            Some((_, known)) => *known = mode,
-            None => self.folders.push((path, mode)),
-        }
+        self.folders.insert(path, mode);
         Ok(())
     }
 
@@ -198,6 +205,7 @@ impl Extracting<'_> {
         what: What,
         name: &[u8],
     ) -> Result<(), Stopped> {
+        self.meter.file(what.sparse.as_ref().map_or(entry.size(), |sparse| sparse.size))?;
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | INSIDE;
         let fd = openat(self.here(), leaf, flags, Mode::S_IRUSR | Mode::S_IWUSR);
         let mut file = File::from(fd.map_err(|error| own(error, name))?);
@@ -219,6 +227,8 @@ impl Extracting<'_> {
                     break;
                 }
                 host::interrupt::check().map_err(Error::from)?;
+                // The holes of the old form come from nowhere: the archive is not read for them.
+                self.meter.in_time()?;
                 let bytes = &self.buffer[..read];
                 let wrote = match what.holes {
                     true => sparse::with_holes(&mut file, bytes),
@@ -303,6 +313,8 @@ impl Extracting<'_> {
     }
 
     fn noted(&mut self, kind: &NotedKind<'_>, path: &OsStr) -> Result<(), Stopped> {
+        let target = if let NotedKind::Link { target } = kind { target.len() } else { 0 };
+        self.meter.made(path.len() + target)?;
         self.count.entries += 1;
         note(&mut self.listing, kind, path)
             .context("cannot write the listing of the release")
@@ -312,13 +324,16 @@ impl Extracting<'_> {
     /// What can only be done when all is there: where links lead, the folders' owners and modes.
     fn finish(&mut self) -> Result<(), Stopped> {
         for link in std::mem::take(&mut self.links) {
+            self.meter.in_time()?;
             if self.way.leads_out(&link) {
                 let name = link.as_os_str().as_bytes();
                 return Err(refused(name, "is a symbolic link that leads out of the release"));
             }
         }
-        // The deepest last made, first set: a folder that cannot be passed through ends the way.
+        // What is in a folder sorts after it and is set first: a folder that cannot be passed
+        // through ends the way.
         for (path, mode) in std::mem::take(&mut self.folders).into_iter().rev() {
+            self.meter.in_time()?;
             let parts: Vec<OsString> = path.iter().map(OsStr::to_owned).collect();
             let name = path.as_os_str().as_bytes();
             self.enter(&parts, name)?;

@@ -6,7 +6,8 @@
 //! itself is never stored: there must be room for the release alone, and a run that was killed
 //! begins anew.
 
-use crate::download::{self, Came, Unwanted};
+use crate::bounds::{Bounds, Meter};
+use crate::download::{self, Came};
 use crate::extract::{self, Count, Look};
 use crate::names::ReleaseSha;
 use crate::record::{Record, listing_of};
@@ -40,6 +41,7 @@ pub struct Install<'a> {
     pub sha: &'a ReleaseSha,
     pub folder: &'a Folder,
     pub look: Look,
+    pub bounds: Bounds,
     pub order: u64,
     pub deploy_id: Option<&'a DeployId>,
 }
@@ -133,14 +135,17 @@ impl Install<'_> {
         listing: &mut dyn Write,
     ) -> (Result<Came>, Result<Count, Stopped>) {
         let unwanted = AtomicBool::new(false);
+        let meter = Meter::new(self.bounds, self.source.patience.whole);
         let (fetched, to_decode) = pipe();
         let (decoded, to_unpack) = pipe();
         thread::scope(|scope| {
             let unwanted = &unwanted;
-            let downloading = scope
-                .spawn(move || download::run(self.source, self.sha, partial, fetched, unwanted));
+            let downloading = scope.spawn(move || {
+                let (source, bounds) = (self.source, self.bounds);
+                download::run(source, self.sha, partial, bounds, fetched, unwanted)
+            });
             let decoding = scope.spawn(move || decode::run(to_decode, &decoded));
-            let unpacked = extract::run(to_unpack, root, self.look, listing);
+            let unpacked = extract::run(to_unpack, root, self.look, &meter, listing);
             if matches!(unpacked, Err(Stopped::For(_))) {
                 unwanted.store(true, Ordering::Relaxed);
             }
@@ -162,7 +167,8 @@ impl Install<'_> {
         known: Option<(&'static str, Sum)>,
     ) -> Result<(Came, Vec<&'static str>, Count)> {
         let came = match (came, unpacked) {
-            (Err(error), Err(Stopped::For(cause))) if error.is::<Unwanted>() => return Err(cause),
+            // It was not to be fetched to its end, so how that ended says nothing.
+            (Err(_), Err(Stopped::For(cause))) => return Err(cause),
             (Err(error), _) => return Err(error),
             (Ok(came), unpacked) => (came, unpacked),
         };

@@ -2,6 +2,7 @@
 //! made current; and the way back kept. `release_artifact_info` tells what is there.
 
 mod apply;
+mod bounds;
 mod download;
 mod extract;
 mod install;
@@ -79,7 +80,14 @@ fn here(invocation: &Invocation, task: &Task) -> Result<Outcome> {
         verify,
     )?;
     let (download, removed) = (apply.download, apply.removed);
+    let unchecked = download["checked"].as_array().is_some_and(Vec::is_empty);
     let mut outcome = done.fact("download", download).fact("removed", json!(removed));
+    if unchecked {
+        outcome.warnings.push(format!(
+            "the archive of release {} was compared with no sum: give sha256 or sums_url, the registry itself tells none",
+            task.sha
+        ));
+    }
     let now = if invocation.check_mode { state } else { State::observe(folder)? };
     outcome.warnings.extend(now.warnings());
     Ok(now.facts(outcome, &task.sha))

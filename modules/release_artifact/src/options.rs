@@ -36,10 +36,13 @@ const REGISTRY: &[Opt] = &[
     ]),
     Opt::new("tries", Kind::Int).default(Default::Int(5)).about(&[
         "How often to try in a row when the registry does not answer, answers with an error of its own, or the connection breaks.",
-        "An archive is gone on with where it broke off, and the tries count anew with each further MiB.",
+        "An archive is gone on with where it broke off, and the tries count from 0 again with each further MiB.",
     ]),
     Opt::new("timeout", Kind::Float).default(Default::Float(30.0)).about(&[
-        "For how many seconds nothing may come before a try has failed. There is no limit for the whole.",
+        "For how many seconds nothing may come before a try has failed. For the whole there is O(deadline).",
+    ]),
+    Opt::new("deadline", Kind::Float).default(Default::Float(3600.0)).about(&[
+        "For how many seconds the registry may be asked in all: every try, every pause, and unpacking what comes.",
     ]),
 ];
 
@@ -65,6 +68,14 @@ const CHANGE: &[Opt] = &[
     ]),
     Opt::new("file_group", Kind::Str).about(&[
         "Their group, by number or by name in C(/etc/group).",
+    ]),
+    Opt::new("max_unpacked", Kind::Bytes).default(Default::Str("10G")).about(&[
+        "How large the archive may be once it is decompressed, and how long its files may be together, holes included: bytes, or a size such as V(20G).",
+        "An archive that has or needs more is refused as soon as that is known, and nothing of it is kept: a few bytes can describe more than any disk holds.",
+    ]),
+    Opt::new("max_files", Kind::Int).default(Default::Int(200_000)).about(&[
+        "How many files, folders and links the archive may hold.",
+        "Their names may take 256 bytes each on average, and none may be longer than 4095 bytes or deeper than 200 folders.",
     ]),
     Opt::new("umask", Kind::Str).default(Default::Str("022")).about(&[
         "Bits that no unpacked file or folder gets, as octal digits.",
@@ -109,10 +120,11 @@ pub const MODULE: Module = Module {
     check_mode: Support::Full,
     diff_mode: Support::Full,
     notes: &[
-        "The sum is that of O(sha256), of O(sums_url), and of the registry's own header (C(Repr-Digest), C(Digest), C(X-Checksum-Sha256)); all that are known must agree. Without any, the result says that nothing was checked.",
+        "The sum is that of O(sha256), of O(sums_url), and of the registry's own header (C(Repr-Digest), C(Digest), C(X-Checksum-Sha256)); all that are known must agree. Without any, a warning says that nothing was checked.",
+        "An O(url) of C(http) gives a warning unless it leads to this very machine, or O(sha256) is given and no O(token): anyone on the way can read and replace what it brings, and O(sums_url) with it.",
         "A release that is there is compared with a listing that was made when it was unpacked: name, kind, size, mode and time of each entry, and where links lead. That notices what is missing, cut or edited, in well under a second; it does not read the files again. What programs have added is no difference.",
         "An archive with an entry that would leave its folder is refused, and so is one with a device, a pipe, setuid or setgid on a file, a name that is there twice, or a symbolic link that leads out of the release. The message names the entry.",
-        "Packing is the build's business: C(tar --zstd -cf shop-$SHA.tar.zst -C build .). The memory that unpacking takes is some MiB and the window of zstd, 8 MiB up to level 19; windows of more than 128 MiB are refused.",
+        "Packing is the build's business: C(tar --zstd -cf shop-$SHA.tar.zst -C build .). The memory that unpacking takes is some MiB, the names of folders and links, and the window of zstd, 8 MiB up to level 19; windows of more than 128 MiB are refused.",
         "A run that was killed leaves C(releases/<sha>.partial), and the next run takes it away and fetches anew. Within a run a broken connection is gone on with.",
     ],
     seealso: &["reversible.deploy.release_artifact_info", "reversible.deploy.deploy_ledger_info"],

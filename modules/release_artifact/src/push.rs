@@ -117,7 +117,7 @@ impl Archive {
 
 fn put(task: &Task, source: &Source, archive: &Archive) -> Result<()> {
     let mut again = false;
-    persist(source.tries, |_| {
+    persist(source, |_| {
         if std::mem::replace(&mut again, true) {
             // The try before may have come through although its answer did not.
             let now = registry::look(source, &task.sha)?;
@@ -175,7 +175,7 @@ fn same(task: &Task, source: &Source, there: &Answer, archive: &Archive) -> Resu
 }
 
 fn sum_of(task: &Task, source: &Source) -> Result<Sum> {
-    persist(source.tries, |_| {
+    persist(source, |_| {
         let mut answer = http::fetch(&source.request, 0, source.patience)?;
         if answer.status != 200 {
             return Err(refusal(answer.status, source, &task.sha));

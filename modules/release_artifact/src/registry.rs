@@ -7,8 +7,8 @@ use crate::names::ReleaseSha;
 use crate::sums::{self, Sum};
 use ansible_module::Failure;
 use anyhow::{Error, Result};
-use host::deadline;
-use probe::http::{self, Kind, Method, Request, Unanswered, Url};
+use host::deadline::seconds;
+use probe::http::{self, Answer as Asked, Kind, Method, Patience, Request, Unanswered, Url};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -25,14 +25,19 @@ pub struct Source {
     pub sha256: Option<Sum>,
     pub has_token: bool,
     pub tries: u32,
-    /// The longest pause in which nothing comes.
-    pub patience: Duration,
+    /// How long a pause may be in which nothing comes, and when the task must be done.
+    pub patience: Patience,
 }
 
 impl Source {
     /// Host and port: all of the URL that may be shown.
     pub fn place(&self) -> String {
         self.request.url.authority()
+    }
+
+    /// Asks, in the time that is left.
+    pub fn ask(&self, request: &Request) -> Result<Asked, Unanswered> {
+        http::ask(request, self.patience.pause.min(self.patience.whole.remaining()))
     }
 
     pub fn file_name(&self) -> &str {
@@ -76,8 +81,13 @@ impl From<Unanswered> for Trouble {
 }
 
 /// Tries again after trouble that passes, with pauses that grow. `trial` says how often it was
-/// already in vain, and may count anew when it came further.
-pub fn persist<T>(tries: u32, mut trial: impl FnMut(&mut u32) -> Result<T, Trouble>) -> Result<T> {
+/// already in vain, and may count again from 0 when it came further. Nothing goes on past the
+/// deadline of the task.
+pub fn persist<T>(
+    source: &Source,
+    mut trial: impl FnMut(&mut u32) -> Result<T, Trouble>,
+) -> Result<T> {
+    let whole = source.patience.whole;
     let mut in_vain = 0;
     loop {
         match trial(&mut in_vain) {
@@ -85,13 +95,23 @@ pub fn persist<T>(tries: u32, mut trial: impl FnMut(&mut u32) -> Result<T, Troub
             Err(Trouble::Final(error)) => return Err(error),
             Err(Trouble::Passing(mut failure)) => {
                 in_vain += 1;
-                if in_vain >= tries {
+                if in_vain < source.tries {
+                    whole.sleep(pause_after(in_vain))?;
+                }
+                if whole.passed() {
+                    let span = seconds(whole.span());
+                    let msg = format!(
+                        "{}; all of it was not done within {span}: raise deadline if it may take longer",
+                        tried(&failure.msg, in_vain)
+                    );
+                    return Err(Failure::new("timed_out", msg).into());
+                }
+                if in_vain >= source.tries {
                     failure.msg = tried(&failure.msg, in_vain);
                     return Err(failure.into());
                 }
             }
         }
-        deadline::sleep(pause_after(in_vain))?;
     }
 }
 
@@ -168,8 +188,8 @@ impl Answer {
 pub fn look(source: &Source, sha: &ReleaseSha) -> Result<Answer> {
     let mut request = source.request.clone();
     request.method = Method::Head;
-    persist(source.tries, |_| {
-        let answer = http::ask(&request, source.patience)?;
+    persist(source, |_| {
+        let answer = source.ask(&request)?;
         let (status, headers) = match answer.status {
             // Not every registry answers HEAD, and a storage behind it signs each method apart.
             400 | 401 | 403 | 405 | 501 => {
@@ -214,8 +234,8 @@ pub fn published_sum(source: &Source, url: &Url, sha: &ReleaseSha) -> Result<Sum
     request.most_body = MOST_SUMS;
     let place = format!("the file of sums at {}", url.authority());
     let no = |why: String| Failure::new("no_sum", format!("{place}: {why}"));
-    persist(source.tries, |_| {
-        let answer = http::ask(&request, source.patience)?;
+    persist(source, |_| {
+        let answer = source.ask(&request)?;
         match answer.status {
             200 if answer.truncated => {
                 Err(no(format!("it is over {} MiB", MOST_SUMS >> 20)).into())

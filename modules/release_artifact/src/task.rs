@@ -1,13 +1,15 @@
 //! The options as typed values, checked where a spec cannot.
 
+use crate::bounds::Bounds;
 use crate::names::ReleaseSha;
 use crate::owner::Owner;
 use crate::registry::Source;
 use crate::state::Folder;
 use crate::sums::Sum;
 use ansible_module::{Failure, Options as Given};
+use host::deadline::Deadline;
 use host::deploy_id::DeployId;
-use probe::http::{Request, Tls, Url, check_headers};
+use probe::http::{Patience, Request, Tls, Url, check_headers};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +35,7 @@ pub struct Task {
     pub source: Option<Source>,
     pub owner: Owner,
     pub umask: u32,
+    pub bounds: Bounds,
     pub retain: Option<usize>,
     pub keep: Vec<ReleaseSha>,
     /// The id of the run, and where its fence is.
@@ -72,6 +75,10 @@ impl Task {
                 }
                 retain => retain.and_then(|retain| usize::try_from(retain).ok()),
             },
+            bounds: Bounds {
+                unpacked: given.get("max_unpacked")?,
+                files: at_least_one(given, "max_files")?,
+            },
             keep: given.get("keep")?,
             folder: folder(given)?,
             fence: fence(given)?,
@@ -90,11 +97,12 @@ impl Task {
     }
 
     pub fn warnings(&self) -> Vec<String> {
-        self.source.as_ref().map_or_else(Vec::new, warnings)
+        let fetches = matches!(self.wanted, Wanted::Present | Wanted::Current);
+        self.source.as_ref().map_or_else(Vec::new, |source| warnings(source, fetches))
     }
 }
 
-fn warnings(source: &Source) -> Vec<String> {
+fn warnings(source: &Source, fetches: bool) -> Vec<String> {
     let (url, place) = (&source.request.url, source.place());
     let mut warnings = Vec::new();
     if source.request.tls.insecure {
@@ -102,14 +110,25 @@ fn warnings(source: &Source) -> Vec<String> {
             "insecure: anyone on the way can say to be {place}, and is told the token"
         ));
     }
-    let loopback = url.host() == "localhost"
-        || url.host().parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    if source.has_token && !url.is_https() && !loopback {
+    if in_the_clear(url) && source.has_token {
         warnings.push(format!(
             "the token is sent to {place} without TLS: anyone on the way can read it"
         ));
     }
+    // A sum that comes from the playbook cannot be replaced on the way.
+    if fetches && in_the_clear(url) && source.sha256.is_none() {
+        warnings.push(format!(
+            "the archive is fetched from {place} without TLS: anyone on the way can send another one; give sha256, or a url with https"
+        ));
+    }
     warnings
+}
+
+/// Without TLS, and over a network.
+fn in_the_clear(url: &Url) -> bool {
+    let loopback = url.host() == "localhost"
+        || url.host().parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    !url.is_https() && !loopback
 }
 
 /// What `release_artifact_info` looks at.
@@ -152,7 +171,7 @@ pub struct Template {
     tls: Tls,
     sha256: Option<Sum>,
     tries: u32,
-    patience: Duration,
+    patience: Patience,
 }
 
 impl Template {
@@ -174,7 +193,6 @@ impl Template {
         let ca_file: Option<PathBuf> = given.get("ca_file")?;
         let sha256: Option<String> = given.get("sha256")?;
         let sha256 = sha256.filter(|sum| !sum.is_empty()).map(|sum| sum.parse::<Sum>()).transpose();
-        let tries: i64 = given.get("tries")?;
         let token: Option<String> = given.get("token")?;
         Ok(Some(Template {
             url,
@@ -187,11 +205,11 @@ impl Template {
                 insecure: given.get("insecure")?,
             },
             sha256: sha256.map_err(|why| bad("sha256", why))?,
-            tries: u32::try_from(tries)
-                .ok()
-                .filter(|tries| *tries > 0)
-                .ok_or_else(|| bad("tries", format!("expected a number from 1 on, got {tries}")))?,
-            patience: seconds(given, "timeout")?,
+            tries: u32::try_from(at_least_one(given, "tries")?).unwrap_or(u32::MAX),
+            patience: Patience {
+                pause: seconds(given, "timeout")?,
+                whole: Deadline::after(seconds(given, "deadline")?),
+            },
         }))
     }
 
@@ -273,6 +291,14 @@ fn fence(given: &Given) -> Result<Option<(DeployId, PathBuf)>, Failure> {
         }
     };
     Ok(Some((id, absolute("state_dir", state_dir)?)))
+}
+
+fn at_least_one(given: &Given, name: &'static str) -> Result<u64, Failure> {
+    let value: i64 = given.get(name)?;
+    u64::try_from(value)
+        .ok()
+        .filter(|value| *value > 0)
+        .ok_or_else(|| bad(name, format!("expected a number from 1 on, got {value}")))
 }
 
 fn seconds(given: &Given, name: &'static str) -> Result<Duration, Failure> {

@@ -53,6 +53,7 @@ class Faults:
     stall_after: int | None = None  # nothing more comes after so many bytes; the connection stays
     pause: float = 0.0  # seconds before each piece
     piece: int = PIECE
+    drip_after: int | None = None  # after so many bytes one comes at a time, and the pause is only between these
     flip_at: int | None = None  # a bit of this byte is another one
     end_at: int | None = None  # the file seems to end here
     status: int | None = None  # answer this ...
@@ -301,14 +302,17 @@ class Handler(BaseHTTPRequestHandler):
             source.seek(at)
             sent = 0
             while at < end:
-                length = min(faults.piece, end - at)
+                dripping = faults.drip_after is not None and sent >= faults.drip_after
+                length = 1 if dripping else min(faults.piece, end - at)
+                if faults.drip_after is not None and not dripping:
+                    length = min(length, faults.drip_after - sent)
                 for stop, happens in ((faults.cut_after, faults.cuts), (faults.stall_after, 1)):
                     if stop is not None and happens:
                         length = min(length, stop - sent)
                 piece = bytearray(source.read(length))
                 if faults.flip_at is not None and at <= faults.flip_at < at + length:
                     piece[faults.flip_at - at] ^= 0x10
-                if faults.pause:
+                if faults.pause and (dripping or faults.drip_after is None):
                     time.sleep(faults.pause)
                 if piece:
                     self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if faults.chunked else piece)

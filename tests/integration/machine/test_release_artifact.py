@@ -185,6 +185,31 @@ def test_sums(place: Place) -> None:
     assert place.fails(1, sums_url=listed + "x")["reason"] == "no_sum"
 
 
+def test_what_nothing_vouches_for_is_said(place: Place) -> None:
+    archive = targz(member("a", b"x"))
+    right = hashlib.sha256(archive).hexdigest()
+    elsewhere = place.registry.template.replace("127.0.0.1", "0.0.0.0")   # this machine too, and no address of its loopback
+    unchecked, token, plain = "compared with no sum", "anyone on the way can read it", "anyone on the way can send another one"
+    for options, expected in (
+        ({}, [unchecked]),
+        ({"sha256": right}, []),
+        ({"url": elsewhere}, [token, plain, unchecked]),
+        ({"url": elsewhere, "sha256": right}, [token]),
+    ):
+        shutil.rmtree(place.dest, ignore_errors=True)
+        place.registry.publish(sha(1), archive)
+        told = place.ok(1, **options).get("warnings", [])
+        assert len(told) == len(expected) and all(words in text for words, text in zip(expected, told)), told
+        again = place.ok(1, url=None, token=None)
+        assert not again["changed"] and "warnings" not in again
+    place.registry.tokens.clear()
+    shutil.rmtree(place.dest)
+    assert "warnings" not in place.ok(1, url=elsewhere, token=None, sha256=right), "nothing that anyone could read or change"
+    place.registry.faults.digest = "right"
+    shutil.rmtree(place.dest)
+    assert "warnings" not in place.ok(1, token=None), "the registry itself tells the sum"
+
+
 def test_available(place: Place) -> None:
     place.registry.publish(sha(1), targz(member("a", b"x")))
     found = place.ok(1, "available", dest=None)
@@ -237,7 +262,8 @@ def test_over_tls(tmp_path: Path) -> None:
         assert unknown["reason"] == "unanswered" and not registry.log, unknown
         registry.faults.cut_after, registry.faults.cuts = 1_000_000, 1
         done = place.ok(1, ca_file=str(certificate))
-        assert done["download"]["resumed"] == 1 and place.is_whole(1) and "warnings" not in done
+        assert done["download"]["resumed"] == 1 and place.is_whole(1)
+        assert ["compared with no sum" in text for text in done["warnings"]] == [True]
         assert any("insecure" in text for text in place.ok(1, "available", insecure=True)["warnings"])
         src = tmp_path / "a.tar.zst"
         src.write_bytes(zstd(release(2)))

@@ -1,8 +1,8 @@
 //! Long transfers: a GET that is read piece by piece and can go on from where an earlier one broke
 //! off, and a PUT from a file.
 //!
-//! Invariants: no end is set to the whole, but one to every pause: whoever sends nothing, or takes
-//! nothing, for the time of the patience is left. What a [`Fetching`] yields begins at the offset
+//! Invariants: every pause has an end, and so has the whole: whoever sends nothing, or takes nothing,
+//! for the length of a pause is left, and so is whoever sends a byte now and then for ever. What a [`Fetching`] yields begins at the offset
 //! that was asked for, whatever the server makes of ranges, and its end is the body's end, or there
 //! is an error. A body is sent once; it follows no redirect.
 
@@ -23,6 +23,21 @@ const GO_ON: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 const PIECE: usize = 128 << 10;
 
+/// How long a transfer is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// The longest time in which nothing moves.
+    pub pause: Duration,
+    /// The end of everything.
+    pub whole: Deadline,
+}
+
+impl Patience {
+    fn next(&self) -> Deadline {
+        Deadline::after(self.pause).or_sooner(self.whole)
+    }
+}
+
 /// An answer whose body is read piece by piece.
 pub struct Fetching {
     place: String,
@@ -37,7 +52,7 @@ pub struct Fetching {
     /// To be passed over: the server has sent the whole although a part was asked for.
     skip: u64,
     read: u64,
-    patience: Duration,
+    patience: Patience,
 }
 
 enum Left {
@@ -47,10 +62,10 @@ enum Left {
     UntilClosed,
 }
 
-/// Asks for the body from the byte `from` on. Name, connection and head share one `patience`; then
-/// each pause has its own.
-pub fn fetch(request: &Request, from: u64, patience: Duration) -> Result<Fetching, Unanswered> {
-    let mut asking = Asking::new(request, Method::Get, Deadline::after(patience))?;
+/// Asks for the body from the byte `from` on. Name, connection and head share one pause; then each
+/// pause counts for itself.
+pub fn fetch(request: &Request, from: u64, patience: Patience) -> Result<Fetching, Unanswered> {
+    let mut asking = Asking::new(request, Method::Get, patience.next())?;
     if from > 0 {
         asking.ours.push(("Range", format!("bytes={from}-")));
     }
@@ -120,7 +135,7 @@ impl Fetching {
     }
 
     fn piece(&mut self, buffer: &mut [u8]) -> Result<usize, Unanswered> {
-        let deadline = Deadline::after(self.patience);
+        let deadline = self.patience.next();
         self.incoming.connection().until(deadline);
         self.framed(buffer).map_err(|fault| match fault {
             Fault::Garbage(why) => Unanswered::new(Kind::Protocol, format!("{} {why}", self.place)),
@@ -181,10 +196,10 @@ pub fn put(
     request: &Request,
     body: &mut dyn Read,
     length: u64,
-    patience: Duration,
+    patience: Patience,
 ) -> Result<Answer, Unanswered> {
     let begun = Instant::now();
-    let mut asking = Asking::new(request, Method::Get, Deadline::after(patience))?;
+    let mut asking = Asking::new(request, Method::Get, patience.next())?;
     asking.ours = vec![
         ("Content-Type", "application/octet-stream".to_owned()),
         ("Content-Length", length.to_string()),
@@ -200,7 +215,7 @@ pub fn put(
         Some(head) => (Some(head), asking.deadline),
         None => {
             let early = send(&mut incoming, &place, body, length, patience)?;
-            (early, Deadline::after(patience))
+            (early, patience.next())
         }
     };
     incoming.connection().until(answer_by);
@@ -233,7 +248,7 @@ fn send(
     place: &str,
     body: &mut dyn Read,
     length: u64,
-    patience: Duration,
+    patience: Patience,
 ) -> Result<Option<Head>, Unanswered> {
     let own = |error: io::Error| {
         Unanswered::new(Kind::Closed, format!("what is sent to {place} cannot be read: {error}"))
@@ -247,7 +262,7 @@ fn send(
             Ok(0) => return Err(own(ErrorKind::UnexpectedEof.into())),
             Ok(read) => read,
         };
-        let deadline = Deadline::after(patience);
+        let deadline = patience.next();
         incoming.connection().until(deadline);
         if let Err(error) = incoming.connection().send(&piece[..read]) {
             let broke = broken(&error, place, Phase::Sent(sent), deadline);
