@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import subprocess
 import tarfile
+import tempfile
 import typing as t
 from pathlib import Path
 
@@ -66,14 +67,15 @@ def pax_sparse(size: int) -> bytes:
 
 def inflated(head: bytes, filling: bytes, size: int) -> bytes:
     """`head` and so many bytes of the filling, compressed to next to nothing, and never held."""
-    program = subprocess.Popen(["zstd", "-q", "-c"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    with io.BufferedWriter(program.stdin, MIB) as into:
-        into.write(head)
-        for _ in range(size // MIB):
-            into.write(filling * MIB)
-    out = program.stdout.read()
-    assert program.wait() == 0 and len(out) < MIB
-    return out
+    with tempfile.TemporaryFile() as out:
+        program = subprocess.Popen(["zstd", "-q", "-c"], stdin=subprocess.PIPE, stdout=out)
+        with program.stdin as into:
+            into.write(head)
+            for _ in range(size // MIB):
+                into.write(filling * MIB)
+        assert program.wait() == 0 and out.tell() < MIB
+        out.seek(0)
+        return out.read()
 
 
 def refused(place: Place, archive: bytes, **options: t.Any) -> dict[str, t.Any]:
