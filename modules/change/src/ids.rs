@@ -37,7 +37,11 @@ pub fn look_at_fence(run: &DeployId, state_dir: &Path) -> Result<()> {
 pub fn fence(invocation: &Invocation, run: Option<&DeployId>, state_dir: &Path) -> Result<()> {
     match run {
         Some(id) if invocation.check_mode => look_at_fence(id, state_dir),
-        Some(id) => Fence::check_and_raise(SafeFolder::ensure(state_dir, 0o700)?.path(), id),
+        Some(id) => {
+            let folder = SafeFolder::ensure(state_dir, 0o700)?;
+            host::reserve::keep(&folder);
+            Fence::check_and_raise(folder.path(), id)
+        }
         None => Ok(()),
     }
 }

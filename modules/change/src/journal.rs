@@ -5,6 +5,7 @@ use ansible_module::{Invocation, Outcome};
 use anyhow::Result;
 use host::folder::SafeFolder;
 use host::record::{Done, Found, Intent};
+use host::reserve;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
@@ -72,12 +73,14 @@ impl Journal<'_> {
     }
 
     /// By the first thing that has to be written, so that a run that is refused leaves nothing
-    /// behind. One that is there keeps its mode: a module may have made it for others to read.
+    /// behind; with room in it that is kept for the way back. One that is there keeps its mode: a module may have made it for others to read.
     fn make_folder(&self) -> Result<()> {
-        match SafeFolder::find(self.state_dir)? {
-            Some(_) => Ok(()),
-            None => SafeFolder::ensure(self.state_dir, OWN).map(drop),
-        }
+        let folder = match SafeFolder::find(self.state_dir)? {
+            Some(folder) => folder,
+            None => SafeFolder::ensure(self.state_dir, OWN)?,
+        };
+        reserve::keep(&folder);
+        Ok(())
     }
 
     pub(crate) fn record_done(&self, after: &Value) -> Result<()> {

@@ -6,6 +6,7 @@ use crate::plan::Plan;
 use ansible_module::{Diff, Failure, Invocation, Kind, Outcome, Return, StepDone, tell};
 use anyhow::{Error, Result};
 use host::record::Intent;
+use host::reserve;
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -69,6 +70,10 @@ pub fn run<A>(
         return Ok(outcome);
     }
     let begun = journal.as_ref().map(Journal::unfinished).transpose()?.flatten();
+    if begun.is_some() || journal.as_ref().is_some_and(|journal| journal.rollback.is_some()) {
+        // Back, or to the end of what was begun: also on a full disk.
+        reserve::open();
+    }
     if let Some(begun) = &begun {
         outcome.warnings.push(format!(
             "a run at {} was stopped half way through {} ({}); this one goes on from what it left",

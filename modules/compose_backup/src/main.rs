@@ -38,6 +38,7 @@ use change::{Consent, Journal, Plan};
 use host::folder::SafeFolder;
 use host::lock::Lock;
 use host::record::Intent;
+use host::reserve;
 use left::Left;
 use manifest::Manifest;
 use plan::Action;
@@ -258,7 +259,10 @@ impl Known {
             self.decide(survey.as_ref(), key.as_deref())?;
         let changes = !plan.steps.is_empty() && !invocation.check_mode;
         if changes || (key.is_some() && !invocation.check_mode) {
-            SafeFolder::ensure(&self.state_dir, 0o700)?;
+            reserve::keep(&SafeFolder::ensure(&self.state_dir, 0o700)?);
+        }
+        if self.task.is_restore() {
+            reserve::open();
         }
         let written = match invocation.check_mode || SafeFolder::find(&self.state_dir)?.is_some() {
             true => Some(journal()),

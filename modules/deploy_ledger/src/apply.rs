@@ -12,7 +12,7 @@ use host::atomic::Replace;
 use host::fence::Fence;
 use host::folder::SafeFolder;
 use host::lock::Lock;
-use host::{atomic, clock};
+use host::{atomic, clock, reserve};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -20,18 +20,21 @@ use std::time::Duration;
 /// Another task on the same ledger takes milliseconds; more means that it hangs.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Lock the ledger. Only a deploy that is opened makes its folder: a mistyped app leaves nothing.
+/// Lock the ledger, with room to write into it whatever happens. Only a deploy that is opened makes its folder: a mistyped app leaves nothing.
 pub fn enter(options: &Options) -> Result<Option<Lock>> {
     let at = &options.at;
     let opens = match &options.task {
         Task::Record { event, .. } => matches!(**event, Event::Open(_)),
         _ => false,
     };
-    if opens {
-        SafeFolder::ensure(&at.folder, 0o700)?;
-    } else if SafeFolder::find(&at.folder)?.is_none() {
-        return Ok(None);
-    }
+    let folder = match opens {
+        true => Some(SafeFolder::ensure(&at.folder, 0o700)?),
+        false => SafeFolder::find(&at.folder)?,
+    };
+    let Some(folder) = folder else { return Ok(None) };
+    reserve::keep(&folder);
+    // A deploy that is opened uses it as well: a rollback is opened the same way.
+    reserve::open();
     let file = at.folder.join("ledger.lock");
     Lock::acquire(&file, "deploy_ledger", options.deploy(), LOCK_TIMEOUT)
         .with_context(|| format!("locking the ledger of {}", at.name()))

@@ -14,7 +14,7 @@ use ansible_module::Failure;
 use anyhow::{Context, Result, ensure};
 use host::atomic::Replace;
 use host::deadline::seconds;
-use host::interrupt;
+use host::{interrupt, reserve};
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -24,6 +24,7 @@ impl Apply<'_> {
     /// After a failure: put the old colour back where anything was changed.
     pub fn go_back(&mut self, error: anyhow::Error) -> anyhow::Error {
         let _shield = interrupt::shield();
+        reserve::open();
         let old = self.switch.from;
         if !self.flipped {
             // What an older run has left half done is not ours to forget.

@@ -20,12 +20,13 @@ use anyhow::Result;
 use apply::Apply;
 use change::Consent;
 use host::folder::SafeFolder;
+use host::reserve;
 use plan::{Action, Switch};
 use serde_json::{Value, json};
 use state::State;
 use std::process::ExitCode;
 use std::time::Instant;
-use task::{Method, Place, Task};
+use task::{Method, Place, Task, Wanted};
 
 fn main() -> ExitCode {
     serve(&[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: info }])
@@ -46,6 +47,9 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     if let Some(id) = task.run() {
         // Looked at here and raised by the flip: a run that is refused must not stop another.
         change::look_at_fence(id, &task.place.state_dir)?;
+    }
+    if task.wanted == Wanted::Previous || task.rollback.is_some() {
+        reserve::open();
     }
     let state = state::observe(&task.place)?;
     let rollback = task.rollback.as_ref().map(ToString::to_string);
@@ -76,7 +80,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         apply.numbers.took("target", began);
     }
     if !nothing_to_do && !invocation.check_mode {
-        SafeFolder::ensure(&task.place.state_dir, 0o755)?;
+        reserve::keep(&SafeFolder::ensure(&task.place.state_dir, 0o755)?);
     }
     let mut seen = None;
     let verify = || -> Result<Value> {

@@ -4,7 +4,8 @@
 //! [`Replace`] writes a new file beside the old and renames it over; [`write_new`] makes a file
 //! that must not be there yet; [`append_line`] adds one line to a file of lines. Invariants: what
 //! was reported as written is on the disk (file and folder synced); after an error the old content
-//! is untouched and no file of ours is left beside it.
+//! is untouched and no file of ours is left beside it. What goes back finds room on a full disk
+//! ([`crate::reserve`]).
 //!
 //! A symbolic link at the target is followed (its target is replaced, the link stays) when root or
 //! we own the link, and nobody else can write to the folder it lies in; else it is refused. A link
@@ -31,6 +32,7 @@ pub use lines::{End, append_line, whole_lines};
 
 use crate::clock;
 use crate::regular::{self, Links};
+use crate::reserve;
 
 const MOST_LINKS: usize = 8;
 
@@ -100,12 +102,17 @@ impl<'a> Replace<'a> {
     }
 
     pub fn write(self, content: &[u8]) -> Result<Replaced> {
-        self.write_with(&mut |file| Ok(file.write_all(content)?))
+        reserve::writing(self.path, || self.attempt(&mut |file| Ok(file.write_all(content)?)))
+            .with_context(|| self.cannot())
     }
 
     /// For content that does not fit into memory.
     pub fn write_with(self, fill: &mut dyn FnMut(&mut File) -> Result<()>) -> Result<Replaced> {
-        self.attempt(fill).with_context(|| format!("cannot replace {}", self.path.display()))
+        self.attempt(fill).with_context(|| self.cannot())
+    }
+
+    fn cannot(&self) -> String {
+        format!("cannot replace {}", self.path.display())
     }
 
     fn attempt(&self, fill: &mut dyn FnMut(&mut File) -> Result<()>) -> Result<Replaced> {
@@ -171,7 +178,8 @@ pub fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
         temp.persist_noclobber(path).map_err(|error| error.error)?;
         sync_folder(folder_of(path))
     };
-    attempt().with_context(|| format!("cannot write the new file {}", path.display()))
+    reserve::writing(path, attempt)
+        .with_context(|| format!("cannot write the new file {}", path.display()))
 }
 
 /// Makes renames and new names in a folder last.

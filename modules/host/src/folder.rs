@@ -24,6 +24,8 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstatat, mkdirat};
 use nix::unistd::geteuid;
 
+use crate::reserve;
+
 const MOST_LINKS: usize = 16;
 const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
@@ -230,13 +232,12 @@ impl<'a> Walk<'a> {
 
     fn make(&mut self, name: &OsStr, mode: Mode) -> Result<()> {
         let (here, path) = (&self.at[self.at.len() - 1].0, self.path_of(name));
-        match mkdirat(here, name, Mode::S_IRWXU) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(error) => {
-                return Err(std::io::Error::from(error))
-                    .with_context(|| format!("cannot make the folder {}", path.display()));
-            }
-        }
+        let made = || match mkdirat(here, name, Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(error) => Err(std::io::Error::from(error).into()),
+        };
+        reserve::writing(&path, made)
+            .with_context(|| format!("cannot make the folder {}", path.display()))?;
         // Opened and judged like one that was there: in a sticky folder somebody else may have been
         // faster.
         let flags = OFlag::O_DIRECTORY | LOOK;

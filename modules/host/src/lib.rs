@@ -7,6 +7,7 @@
 //! | keep others out                               | [`lock`] (one machine, one task), [`fence`] (older deploys) |
 //! | know after kill -9 what had been begun        | [`record`]   |
 //! | change a file and lose nothing                | [`atomic`]   |
+//! | go back on a full disk                        | [`reserve`]  |
 //! | have a folder that no one else can swap       | [`folder`]   |
 //! | rename, or exchange two names at once         | [`spot`]     |
 //! | read a tree that someone else owns            | [`walk`]     |
@@ -32,6 +33,7 @@ pub mod program;
 pub mod reason;
 pub mod record;
 pub mod regular;
+pub mod reserve;
 pub mod secret;
 pub mod space;
 pub mod spot;

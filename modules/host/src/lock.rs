@@ -27,6 +27,7 @@ use crate::atomic::open_to_append;
 use crate::clock::{self, Utc};
 use crate::deadline::{Deadline, seconds};
 use crate::deploy_id::DeployId;
+use crate::reserve;
 
 /// Who holds a lock, as it stands in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,7 +163,8 @@ fn is_full(error: &std::io::Error) -> bool {
 }
 
 fn open(path: &Path) -> Result<File> {
-    open_to_append(path).with_context(|| format!("cannot open the lock file {}", path.display()))
+    reserve::writing(path, || open_to_append(path))
+        .with_context(|| format!("cannot open the lock file {}", path.display()))
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

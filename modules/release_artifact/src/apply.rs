@@ -14,6 +14,7 @@ use host::atomic::sync_folder;
 use host::fence::Fence;
 use host::folder::SafeFolder;
 use host::lock::Lock;
+use host::reserve;
 use nix::errno::Errno;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -39,7 +40,9 @@ pub fn lock(task: &Task, folder: &Folder) -> Result<Lock> {
 /// From here on older runs are refused.
 pub fn fence(task: &Task) -> Result<()> {
     let Some((id, state_dir)) = &task.fence else { return Ok(()) };
-    Fence::check_and_raise(SafeFolder::ensure(state_dir, 0o700)?.path(), id)
+    let folder = SafeFolder::ensure(state_dir, 0o700)?;
+    reserve::keep(&folder);
+    Fence::check_and_raise(folder.path(), id)
 }
 
 pub struct Apply<'a> {

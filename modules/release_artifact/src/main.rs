@@ -62,6 +62,10 @@ fn here(invocation: &Invocation, task: &Task) -> Result<Outcome> {
     };
     let state = State::observe(folder)?;
     let plan = plan::plan(&state, task)?;
+    if !plan.steps.iter().any(|step| step.action == plan::Action::Fetch) {
+        // What is here already may be the way back.
+        host::reserve::open();
+    }
     if !invocation.check_mode && !plan.steps.is_empty() {
         apply::fence(task)?;
     }

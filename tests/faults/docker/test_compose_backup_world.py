@@ -53,6 +53,25 @@ def test_no_space_is_seen_before_anything_stops(tight: Project) -> None:
     assert tight.backup(min_free="1M")["changed"]
 
 
+def test_a_restore_finds_room_for_its_records_on_a_full_disk(project: Project) -> None:
+    project.state.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", project.state], check=True)
+    try:
+        project.backup(deploy_id=ID)
+        reserve, whole = project.state / ".reserve", 512
+        assert reserve.stat().st_blocks == whole
+        (project.folder / "data/two").write_text("since\n")
+        with contextlib.suppress(OSError), open(project.state / "filler", "wb") as filler:
+            while filler.write(b"x" * 4096):
+                filler.flush()
+        project.fails("no_space", str(project.state), deploy_id=BACK)
+        assert reserve.stat().st_blocks == whole, "what is no way back leaves it"
+        assert project.ok(state="restored", deploy_id=ID, rollback_id=BACK, confirm=True)["changed"]
+        assert (project.folder / "data/two").read_bytes() == b"2\n" * 5000 and reserve.stat().st_blocks < whole
+    finally:
+        subprocess.run(["umount", "--lazy", project.state], check=True)
+
+
 @pytest.mark.parametrize("consistency", ["stop", "pause"])
 def test_no_space_in_the_middle(tight: Project, consistency: str) -> None:
     (tight.folder / "data/large").write_bytes(os.urandom(10 << 20))

@@ -459,3 +459,30 @@ def test_the_disk_of_the_map_or_the_configuration_is_full(version: str, method: 
                 if edge.state_dir.exists():  # not where the first flip failed
                     shutil.rmtree(edge.state_dir)
     folder.rmdir()
+
+
+@all_versions
+@pytest.mark.parametrize("method", ["map", "reload"])
+def test_a_flip_back_finds_room_on_a_full_disk(version: str, method: str) -> None:
+    """All that it writes lies on one disk. What goes forward is refused there, and leaves what is kept for the way back."""
+    folder = Path(f"/run/edge-back-{os.getpid()}-{method}")
+    with small(folder, "6m") as fill:
+        with Edge(folder, version=version, method=method) as edge:
+            reserve, whole = edge.state_dir / ".reserve", 512
+            content = {color: {"content": edge.render(color)} if method == "reload" else {} for color in RELEASES}
+            flip(edge, "blue", **content["blue"])
+            assert reserve.stat().st_blocks == whole
+            flip(edge, "green", **content["green"])
+            fill(0)
+            result = call(MODULE, {**edge.options, **BLUE, **content["blue"]})
+            assert result["failed"] and result["reason"] == "no_space", result
+            agree(edge, "green")
+            assert reserve.stat().st_blocks == whole
+            flip(edge, "previous", rollback_id="20261121t084501z-7f3a", **content["blue"])
+            agree(edge, "blue")
+            assert reserve.stat().st_blocks < whole and history(edge)[-1] == ("blue", RELEASES["blue"], "good")
+            fill(500)
+            flip(edge, "green", **content["green"])
+            agree(edge, "green")
+            assert reserve.stat().st_blocks == whole, "made whole by the next run that finds room"
+    folder.rmdir()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import subprocess
 import tempfile
@@ -146,6 +147,22 @@ def small_disk(path: Path, size: str) -> t.Iterator[None]:
         subprocess.run(["umount", path], check=True)
 
 
+@contextlib.contextmanager
+def ext4_disk(path: Path) -> t.Iterator[None]:
+    """A disk of blocks, with a journal: what is freed there is free only once that is on the disk."""
+    path.mkdir(mode=0o700)
+    image = path.with_suffix(".img")
+    with open(image, "wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, path], check=True)
+    try:
+        path.chmod(0o700)
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
 def test_a_full_disk_where_the_files_go(ledger: Ledger) -> None:
     ledger.good(state="open", deploy_id=FIRST)
     disk = ledger.home / "disk"
@@ -161,6 +178,38 @@ def test_a_full_disk_where_the_files_go(ledger: Ledger) -> None:
         (disk / "filler").unlink()
         again = ledger.good(state="closed", deploy_id=FIRST, outcome="done", metrics_file=str(disk / "shop.prom"))
         assert again["plan"] == [f"write the metrics to {disk}/shop.prom"]
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_a_deploy_is_closed_on_a_full_disk(ledger: Ledger, kind: str) -> None:
+    """And the record of the rollback, which is opened there, too."""
+    disk = ledger.home / "disk"
+    with small_disk(disk, "4m") if kind == "tmpfs" else ext4_disk(disk):
+        ledger.path = disk / "shop-prod"
+        ledger.file = ledger.path / "ledger.jsonl"
+        ledger.good(state="open", deploy_id=FIRST)
+        reserve, whole = ledger.path / ".reserve", 512
+        assert reserve.stat().st_blocks >= whole
+
+        def fill() -> None:
+            # The end of the ledger's own last block would take more lines.
+            ledger.file.write_text(ledger.file.read_text().replace("\n", " " * (-len(ledger.file.read_bytes()) % 4096) + "\n", 1))
+            with open(disk / "filler", "ab", buffering=0) as filler:
+                for size in (1 << 16, 1 << 12, 1):
+                    with contextlib.suppress(OSError):
+                        while filler.write(b"x" * size):
+                            os.fsync(filler.fileno())
+
+        fill()
+        ledger.good(state="closed", deploy_id=FIRST, outcome="failed_reverted")
+        assert ledger.info()["deploys"][0]["outcome"] == "failed_reverted" and reserve.stat().st_blocks < whole
+        fill()
+        ledger.good(state="open", deploy_id=SECOND, back_to=FIRST)
+        ledger.good(state="closed", deploy_id=SECOND, outcome="done")
+        assert [deploy["outcome"] for deploy in ledger.info()["deploys"]] == ["done", "failed_reverted"]
+        (disk / "filler").unlink()
+        ledger.good(state="open", deploy_id="20261121t094500z-0000")
+        assert reserve.stat().st_blocks >= whole, "made whole by the next run that finds room"
 
 
 def test_a_full_disk_while_it_is_made_shorter(ledger: Ledger) -> None:

@@ -15,6 +15,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use super::{folder_of, sync_folder};
 use crate::deadline::{Deadline, poll_until};
+use crate::reserve;
 
 /// How long an append waits for another one: each takes one write and one sync.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +33,8 @@ pub enum End {
 /// exclude each other (flock), the line is on the disk when this returns, and after an error (a
 /// full disk) the file is as long as it was.
 pub fn append_line(path: &Path, line: &[u8]) -> Result<End> {
-    append(path, line).with_context(|| format!("cannot append a line to {}", path.display()))
+    reserve::writing(path, || append(path, line))
+        .with_context(|| format!("cannot append a line to {}", path.display()))
 }
 
 fn append(path: &Path, line: &[u8]) -> Result<End> {
