@@ -29,7 +29,7 @@ from releases import TOKEN, folder, member, sha, tar, zstd
 BOOKS = "ansible_collections/reversible/deploy/playbooks"
 # What a bad release does instead of serving.
 BAD = {
-    "dead": "#!/bin/sh\nexit 3\n",
+    "dead": "#!/bin/sh\necho there is no database\nexit 3\n",
     "silent": "#!/bin/sh\nexec sleep 600\n",
 }
 

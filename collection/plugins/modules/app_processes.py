@@ -67,7 +67,7 @@ options:
           - A regular file to which what it prints is appended; its folder is made. Without it, that is lost.
           - >-
             In a folder that others than root can change, it is opened with the rights of O(processes[].user),
-            and refused for root.
+            for writing and for reading, and refused for root.
         type: path
       environment:
         description:
@@ -78,13 +78,30 @@ options:
         type: dict
   state:
     description:
-      - V(restarted) ends what runs, all of it, and starts it anew.
+      - V(restarted) ends what runs, all of it, and starts it again.
       - V(stopped) only ends it.
+      - "V(observed) changes nothing: it tells what runs and, with O(log_lines), what was printed last."
     type: str
     default: restarted
     choices:
       - restarted
       - stopped
+      - observed
+  kept_logs:
+    description:
+      - >-
+        For O(state=stopped): a folder into which the logs are copied first, as C(<name>.log); a copy that is
+        there already stays.
+      - It is made where it is missing (0700). It must be root's, on a path that no one else can write to.
+      - Of a log that is longer than 64 MiB its end is kept. One that does not exist is passed over.
+    type: path
+  log_lines:
+    description:
+      - >-
+        For O(state=observed): how many of the last lines of each log to return in RV(logs). They may hold
+        secrets.
+    type: int
+    default: 0
   stop_timeout:
     description:
       - Seconds that each has to end after SIGTERM. What still runs then is killed.
@@ -155,6 +172,10 @@ after:
 before:
   description: The state before.
   returned: success
+  type: dict
+logs:
+  description: The last lines of each log that there is, by the name of its process.
+  returned: O(state=observed) with O(log_lines)
   type: dict
 loss:
   description: What the plan destroys.
@@ -255,7 +276,14 @@ MODULE_SPEC = {
         "state": {
             "type": "str",
             "default": "restarted",
-            "choices": ["restarted", "stopped"],
+            "choices": ["restarted", "stopped", "observed"],
+        },
+        "kept_logs": {
+            "type": "path",
+        },
+        "log_lines": {
+            "type": "int",
+            "default": 0,
         },
         "stop_timeout": {
             "type": "float",

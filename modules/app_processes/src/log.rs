@@ -1,4 +1,4 @@
-//! The file that a process writes to.
+//! The file that a process writes to, and that is read again with the same care.
 //!
 //! Invariant: root opens nothing by a path that another user could change. A log in a folder of such a user
 //! is opened with the rights of the one that the process runs as, who could write there anyway.
@@ -9,6 +9,7 @@ use host::folder::{SafeFolder, Unsafe};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::fs::{DirBuilder, File};
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -35,6 +36,21 @@ pub fn open(log: &Path, account: &Account) -> Result<File> {
     opened.with_context(|| format!("opening the log {}", log.display()))
 }
 
+/// For reading, with the same rights. None: there is none.
+pub fn open_to_read(log: &Path, account: &Account) -> Result<Option<File>> {
+    let folder = folder_of(log);
+    let opened = match place(folder, account) {
+        Ok(Place::Safe(Some(found))) => read_in(found.fd(), log),
+        Ok(Place::Safe(None)) => Ok(None),
+        Ok(Place::Theirs) => account.with_its_rights(|| match File::open(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            opened => read_in(opened?.as_fd(), log),
+        }),
+        Err(error) => Err(error),
+    };
+    opened.with_context(|| format!("reading the log {}", log.display()))
+}
+
 enum Place {
     /// None: it is missing.
     Safe(Option<SafeFolder>),
@@ -53,11 +69,26 @@ fn folder_of(log: &Path) -> &Path {
     log.parent().unwrap_or(log)
 }
 
-/// It waits for nobody who reads from a pipe.
 fn open_in(folder: impl AsFd, log: &Path) -> Result<File> {
+    regular_in(folder, log, OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT)
+}
+
+fn read_in(folder: impl AsFd, log: &Path) -> Result<Option<File>> {
+    match regular_in(folder, log, OFlag::O_RDONLY) {
+        Err(error) if is_missing(&error) => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+/// It waits for nobody at the other end of a pipe.
+fn regular_in(folder: impl AsFd, log: &Path, how: OFlag) -> Result<File> {
     let name = log.file_name().context("it is a folder")?;
-    let how = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NONBLOCK;
-    let never = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+    let never = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     let opened = openat(folder, name, how | never, READABLE).map_err(|error| match error {
         nix::errno::Errno::ELOOP => anyhow::anyhow!("it is a symbolic link; give the real path"),
         error => std::io::Error::from(error).into(),

@@ -2,6 +2,7 @@
 //! again side by side, each known by its pid file.
 
 mod account;
+mod kept;
 mod log;
 mod options;
 mod pidfile;
@@ -49,17 +50,22 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         process::check_logs(&options.processes)?;
     }
     let seen = process::look_at_all(&options.processes)?;
-    let plan = plan::plan(&options, &seen);
+    let unkept = match &options.kept_logs {
+        Some(folder) => Some(kept::look(&options.processes, folder)?),
+        None => None,
+    };
+    let plan = plan::plan(&options, &seen, unkept.as_ref());
     let outcome = change::run(
         invocation,
         plan,
         &Consent::none(),
         None,
         |action, _| match action {
+            Action::Keep(unkept) => kept::keep(&options.processes, unkept),
             Action::End(doomed) => {
                 let again: &[Process] = match options.state {
                     State::Restarted => &options.processes,
-                    State::Stopped => &[],
+                    State::Stopped | State::Observed => &[],
                 };
                 process::end(doomed, options.stop_timeout, again)
             }
@@ -71,5 +77,11 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
             Ok(json!({ "running": plan::running(&options.processes, &now) }))
         },
     )?;
-    Ok(outcome.fact("systemd", systemd))
+    let mut outcome = outcome.fact("systemd", systemd);
+    if options.state == State::Observed && options.log_lines > 0 {
+        let (logs, unread) = kept::last_lines(&options.processes, options.log_lines)?;
+        outcome.warnings.extend(unread);
+        outcome = outcome.fact("logs", json!(logs));
+    }
+    Ok(outcome)
 }

@@ -27,6 +27,7 @@ pub struct Process {
 pub enum State {
     Restarted,
     Stopped,
+    Observed,
 }
 
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Options {
     pub state: State,
     pub stop_timeout: Duration,
     pub unless_systemd: bool,
+    pub kept_logs: Option<PathBuf>,
+    pub log_lines: usize,
 }
 
 impl Options {
@@ -42,6 +45,8 @@ impl Options {
         let processes: Vec<Process> = given.get("processes")?;
         let state: State = given.get("state")?;
         let seconds: f64 = given.get("stop_timeout")?;
+        let kept_logs: Option<PathBuf> = given.get("kept_logs")?;
+        let log_lines: i64 = given.get("log_lines")?;
         let bad = |why: String| Err(Failure::new("bad_options", why));
         if !(0.0..=86400.0).contains(&seconds) {
             return bad(format!(
@@ -64,8 +69,28 @@ impl Options {
                 return bad(format!("{at} argv must begin with the absolute path of a program"));
             }
         }
-        let stop_timeout = Duration::from_secs_f64(seconds);
-        Ok(Options { processes, state, stop_timeout, unless_systemd: given.get("unless_systemd")? })
+        if let Some(folder) = kept_logs.as_ref().filter(|folder| !folder.is_absolute()) {
+            let got = folder.display();
+            return bad(format!("argument 'kept_logs': expected an absolute path, got {got}"));
+        }
+        let unnameable = |one: &&Process| one.name.is_empty() || one.name.contains('/');
+        if let Some(one) = processes.iter().find(unnameable).filter(|_| kept_logs.is_some()) {
+            return bad(format!(
+                "argument 'processes': {:?} is no name for a file in kept_logs",
+                one.name
+            ));
+        }
+        Ok(Options {
+            processes,
+            state,
+            stop_timeout: Duration::from_secs_f64(seconds),
+            unless_systemd: given.get("unless_systemd")?,
+            kept_logs: kept_logs.filter(|_| state == State::Stopped),
+            log_lines: usize::try_from(log_lines).map_err(|_| {
+                let msg = format!("argument 'log_lines': expected 0 or more, got {log_lines}");
+                Failure::new("bad_options", msg)
+            })?,
+        })
     }
 
     /// Each is as it was asked for.
@@ -76,7 +101,7 @@ impl Options {
             .collect();
         let what = match self.state {
             State::Restarted => "started, but does not run: its log says why",
-            State::Stopped => "ended, but still runs",
+            State::Stopped | State::Observed => "ended, but still runs",
         };
         match wrong.is_empty() {
             true => Ok(()),
@@ -102,7 +127,7 @@ const PROCESS: &[Opt] = &[
     Opt::new("chdir", Kind::Path).about(&["The folder that it runs in. The default is C(/)."]),
     Opt::new("log", Kind::Path).about(&[
         "A regular file to which what it prints is appended; its folder is made. Without it, that is lost.",
-        "In a folder that others than root can change, it is opened with the rights of O(processes[].user), and refused for root.",
+        "In a folder that others than root can change, it is opened with the rights of O(processes[].user), for writing and for reading, and refused for root.",
     ]),
     Opt::new("environment", Kind::Dict).secret().about(&[
         "Variables for it. It has C(PATH), C(HOME) and C(TZ) else, and the locale C(C.UTF-8). They are not shown. What is a secret by its name (C(password), C(token), C(key), ...) is hidden wherever it turns up.",
@@ -117,11 +142,20 @@ const RUN: &[Opt] = &[
         .about(&["The processes. They are ended side by side, then started side by side."]),
     Opt::new("state", Kind::Str)
         .default(Default::Str("restarted"))
-        .choices(&["restarted", "stopped"])
+        .choices(&["restarted", "stopped", "observed"])
         .about(&[
-            "V(restarted) ends what runs, all of it, and starts it anew.",
+            "V(restarted) ends what runs, all of it, and starts it again.",
             "V(stopped) only ends it.",
+            "V(observed) changes nothing: it tells what runs and, with O(log_lines), what was printed last.",
         ]),
+    Opt::new("kept_logs", Kind::Path).about(&[
+        "For O(state=stopped): a folder into which the logs are copied first, as C(<name>.log); a copy that is there already stays.",
+        "It is made where it is missing (0700). It must be root's, on a path that no one else can write to.",
+        "Of a log that is longer than 64 MiB its end is kept. One that does not exist is passed over.",
+    ]),
+    Opt::new("log_lines", Kind::Int).default(Default::Int(0)).about(&[
+        "For O(state=observed): how many of the last lines of each log to return in RV(logs). They may hold secrets.",
+    ]),
     Opt::new("stop_timeout", Kind::Float)
         .default(Default::Float(15.0))
         .about(&["Seconds that each has to end after SIGTERM. What still runs then is killed."]),
@@ -151,6 +185,14 @@ pub const MODULE: Module = Module {
     examples: include_str!("examples.yml"),
     returns: &[
         change::RESULT,
-        &[Return::new("systemd", Kind::Bool, "always", "Whether systemd runs on the machine.")],
+        &[
+            Return::new("systemd", Kind::Bool, "always", "Whether systemd runs on the machine."),
+            Return::new(
+                "logs",
+                Kind::Dict,
+                "O(state=observed) with O(log_lines)",
+                "The last lines of each log that there is, by the name of its process.",
+            ),
+        ],
     ],
 };

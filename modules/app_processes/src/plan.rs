@@ -1,5 +1,6 @@
 //! Plan: what runs now, to what is ended and started. Pure.
 
+use crate::kept::Unkept;
 use crate::options::{Options, Process, State};
 use crate::process::{Doomed, Pid};
 use change::{Plan, Step, Undo};
@@ -7,14 +8,26 @@ use serde_json::{Value, json};
 
 #[derive(Clone, Debug)]
 pub enum Action {
+    Keep(Unkept),
     /// Also what left a pid file and does not run any more: the file goes.
     End(Vec<Doomed>),
     Start,
 }
 
-pub fn plan(options: &Options, seen: &[Option<Pid>]) -> Plan<Action> {
+pub fn plan(options: &Options, seen: &[Option<Pid>], unkept: Option<&Unkept>) -> Plan<Action> {
     let before = running(&options.processes, seen);
     let mut plan = Plan::nothing("processes", json!({ "running": before }));
+    if options.state == State::Observed {
+        return plan;
+    }
+    if let Some(unkept) = unkept.filter(|unkept| !unkept.has_folder || !unkept.names.is_empty()) {
+        let place = unkept.folder.display();
+        let text = match unkept.names.as_slice() {
+            [] => format!("make the folder {place}"),
+            some => format!("keep in {place} the logs of {}", some.join(", ")),
+        };
+        plan.steps.push(Step::new(Action::Keep(unkept.clone()), text));
+    }
     let doomed: Vec<Doomed> = (options.processes.iter().zip(seen))
         .filter_map(|(one, pid)| {
             Some(Doomed { name: one.name.clone(), pid: (*pid)?, pidfile: one.pidfile.clone() })

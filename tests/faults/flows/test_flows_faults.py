@@ -86,7 +86,7 @@ def test_a_hook_fails_before_the_change(shop: Shop, name: str) -> None:
 
 def test_the_new_release_does_not_start(shop: Shop) -> None:
     run = broken(shop, 3)
-    assert "shop-staging-web-blue" in run.output
+    assert "shop-staging-web-blue" in run.output and "  there is no database" in run.output
 
 
 def test_a_gate_after_the_flip_fails(shop: Shop) -> None:

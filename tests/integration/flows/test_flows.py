@@ -61,6 +61,7 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     assert unasked.code == 2 and "-e confirm=true" in unasked.output, unasked.output
     clean = shop.run("cleanup_failed", core=NEWEST, color="blue", confirm=True)
     assert clean.code == 0, clean.output
+    assert {path.name.split("-")[-2] for path in (shop.folder / "kept").glob("*-blue/*-blue.log")} == {"web"}
     closed = shop.run("rollback", mode="fast")
     assert closed.code == 2 and "The fast way back is closed" in closed.output, closed.output
 

@@ -174,7 +174,7 @@ def logs_are_kept(shop: OnSystemd, color: str) -> None:
     [folder] = shop.on("ls /var/log/shop-staging/kept").split()
     assert folder == f"{shop.last_deploy()}-{color}"
     for name in COMPONENTS:
-        file = f"/var/log/shop-staging/kept/{folder}/{name}.log"
+        file = f"/var/log/shop-staging/kept/{folder}/shop-staging-{name}-{color}.log"
         assert shop.on(f"stat -c '%U %a' {file}") == "root 600\n"
         assert f"100%i \\ of {sha(1)} in {sha(1)}" in shop.on(f"cat {file}")
     assert f"/opt/shop-staging/web/{color}/releases/{sha(1)}" in shop.left()

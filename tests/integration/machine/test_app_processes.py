@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -228,6 +229,85 @@ def test_a_log_of_the_apps_own_user_is_opened_with_its_rights(side: Side) -> Non
         wait_for(lambda wanted=count: log.read_text().splitlines() == ["4301 4301 4301 web"] * wanted, "what it says is appended")
     assert (log.stat().st_uid, log.stat().st_gid, log.parent.stat().st_uid) == (theirs.uid, theirs.uid, theirs.uid)
     assert side.run([mine], state="stopped")["changed"] and not list(side.folder.glob("*.pid*"))
+
+
+def test_what_was_printed_is_told_and_kept_before_it_ends(side: Side) -> None:
+    side.program.write_text('#!/bin/sh\nfor n in 1 2 3; do echo "$1 $n"; done\nexec sleep 600\n')
+    side.run()
+    wait_for(lambda: all(side.log(name)[2:] for name in side.pids()), "what they say")
+    seen = side.run(state="observed", log_lines=2)
+    assert seen["logs"] == {name: [f"{name} 2", f"{name} 3"] for name in ("web", "backend", "stream")}
+    assert not seen["changed"] and "logs" not in side.run(state="observed") and all(map(runs, side.pids().values()))
+    kept = side.folder / "kept/of one"
+    never = side.one("never")
+    told = side.run([*side.all, never], check=True, state="stopped", kept_logs=str(kept))
+    assert not kept.exists()
+    done = side.run([*side.all, never], state="stopped", kept_logs=str(kept))
+    assert done["plan"] == told["plan"] == [f"keep in {kept} the logs of web, backend, stream", "end web, backend, stream"]
+    assert {path.name: path.read_text() for path in kept.iterdir()} == {
+        f"{name}.log": f"{name} 1\n{name} 2\n{name} 3\n" for name in ("web", "backend", "stream")}
+    assert {path.stat().st_mode & 0o777 for path in kept.iterdir()} == {0o600} and kept.stat().st_mode & 0o777 == 0o700
+    (side.folder / "logs/web.log").write_text("of another day\n")
+    again = side.run(state="stopped", kept_logs=str(kept))
+    assert not again["changed"] and (kept / "web.log").read_text().startswith("web 1"), "what is kept stays"
+    assert side.run([], state="stopped", kept_logs=str(side.folder / "kept/none"))["changed"] and (side.folder / "kept/none").is_dir()
+
+
+@pytest.mark.parametrize("how", ["link", "folder link", "hard link", "pipe"])
+def test_root_reads_no_log_through_what_a_user_has_put_there(side: Side, how: str) -> None:
+    """Neither shown nor kept, and the others are."""
+    theirs = Theirs(side)
+    side.run([side.one("backend")])
+    log = theirs.folder / "web.log"
+    if how == "link":
+        theirs.link("web.log")
+    elif how == "folder link":
+        (theirs.folder / "in").symlink_to(side.folder)
+        log = theirs.folder / "in/secret"
+    elif how == "hard link":
+        os.link(theirs.secret, log)
+    else:
+        os.mkfifo(log)
+        theirs.take(log)
+    processes = [side.one("web", user=str(theirs.uid), log=str(log)), side.one("backend")]
+    wait_for(lambda: side.log("backend"), "what it says")
+    seen = side.run(processes, state="observed", log_lines=5)
+    assert list(seen["logs"]) == ["backend"] and len(seen["warnings"]) == 1 and str(log) in seen["warnings"][0], seen
+    kept = side.folder / "kept"
+    wrong = side.run(processes, state="stopped", kept_logs=str(kept))
+    assert wrong["failed"] and str(log) in wrong["msg"] and "\n" not in wrong["msg"] and not kept.exists(), wrong
+    assert theirs.secret.read_text() not in json.dumps([seen, wrong]) and side.pids()
+
+
+def test_an_endless_log_is_kept_from_its_end(side: Side) -> None:
+    theirs = Theirs(side)
+    log = theirs.folder / "web.log"
+    with open(log, "wb") as file:
+        file.seek(1 << 40)
+        file.write(b"\nthe last words\n")
+    theirs.take(log)
+    mine = side.one("web", user=str(theirs.uid), log=str(log))
+    kept = side.folder / "kept"
+    assert side.run([mine], state="observed", log_lines=1)["logs"] == {"web": ["the last words"]}
+    assert side.run([mine], state="stopped", kept_logs=str(kept))["changed"]
+    assert (kept / "web.log").stat().st_size < 65 << 20
+    with open(kept / "web.log", "rb") as file:
+        assert file.readline() == b"(only the last 64.0 MiB were kept)\n"
+        file.seek(-15, os.SEEK_END)
+        assert file.read() == b"the last words\n"
+
+
+@pytest.mark.parametrize("kind", ["theirs", "link"])
+def test_logs_are_kept_only_where_nobody_else_can_change_anything(side: Side, kind: str) -> None:
+    theirs = Theirs(side)
+    elsewhere = side.folder / "elsewhere"
+    elsewhere.mkdir()
+    if kind == "link":
+        (theirs.folder / "kept").symlink_to(elsewhere)
+        theirs.take(theirs.folder / "kept")
+    wrong = side.run([], state="stopped", kept_logs=str(theirs.folder / "kept/green"))
+    assert wrong["failed"] and wrong["reason"] == "unsafe_folder" and str(theirs.folder) in wrong["msg"], wrong
+    assert not list(elsewhere.iterdir())
 
 
 @pytest.mark.parametrize("state", ["stopped", "restarted"])

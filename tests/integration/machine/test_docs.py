@@ -65,7 +65,7 @@ def test_the_runbooks_run(machines: Machines) -> None:
                 run(machines, name, block)
                 seen.add(block.text)
         assert machines.serves() == AFTER[name], name
-    assert not machines.app_pids("green") and list(machines.place.glob("kept/*-green/backend.log"))
+    assert not machines.app_pids("green") and list(machines.place.glob("kept/*-green/*-backend-green.log"))
     assert list(machines.place.glob("docs/incidents/*-shop-rollback*.md"))
     play_the_workflows(machines)
 
