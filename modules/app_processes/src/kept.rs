@@ -22,25 +22,30 @@ const MOST_SHOWN: u64 = 256 << 10;
 
 const OWN: u32 = 0o700;
 
-/// The last lines of each log that there is, by the name of its process; and what could not be read.
-pub fn last_lines(
-    processes: &[Process],
-    lines: usize,
-) -> Result<(BTreeMap<String, Vec<String>>, Vec<String>)> {
+/// What was printed last.
+#[derive(Default)]
+pub struct Printed {
+    /// The last lines of each log that there is, by the name of its process.
+    pub lines: BTreeMap<String, Vec<String>>,
+    /// Which logs could not be read, and why.
+    pub unread: Vec<String>,
+}
+
+pub fn last_lines(processes: &[Process], lines: usize) -> Result<Printed> {
     let accounts = Accounts::read();
-    let (mut all, mut unread) = (BTreeMap::new(), Vec::new());
+    let mut printed = Printed::default();
     for one in processes {
         let Some(path) = &one.log else { continue };
         let end = log::open_to_read(path, &accounts.of(one)?)
             .and_then(|log| log.map(|log| end_of(&log, lines)).transpose());
         match end {
-            Ok(Some(end)) => drop(all.insert(one.name.clone(), end)),
+            Ok(Some(end)) => drop(printed.lines.insert(one.name.clone(), end)),
             Ok(None) => {}
             // What is wrong with one keeps the others from nobody.
-            Err(error) => unread.push(format!("{}: {error:#}", one.name)),
+            Err(error) => printed.unread.push(format!("{}: {error:#}", one.name)),
         }
     }
-    Ok((all, unread))
+    Ok(printed)
 }
 
 fn end_of(log: &File, lines: usize) -> Result<Vec<String>> {

@@ -79,9 +79,9 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     )?;
     let mut outcome = outcome.fact("systemd", systemd);
     if options.state == State::Observed && options.log_lines > 0 {
-        let (logs, unread) = kept::last_lines(&options.processes, options.log_lines)?;
-        outcome.warnings.extend(unread);
-        outcome = outcome.fact("logs", json!(logs));
+        let printed = kept::last_lines(&options.processes, options.log_lines)?;
+        outcome.warnings.extend(printed.unread);
+        outcome = outcome.fact("logs", json!(printed.lines));
     }
     Ok(outcome)
 }
