@@ -7,34 +7,35 @@
 //! is untouched and no file of ours is left beside it. What goes back finds room on a full disk
 //! ([`crate::reserve`]).
 //!
-//! A symbolic link at the target is followed (its target is replaced, the link stays) when root or
-//! we own the link, and nobody else can write to the folder it lies in; else it is refused. A link
-//! to nothing is refused. Other names of the file (hard links) keep the old content.
+//! A symbolic link at the target, or on the way to it, is followed (its target is replaced, the link
+//! stays) when root or we own the link, and nobody else can write to the folder it lies in; else it is
+//! refused. A link to nothing is refused. The folder is held, so that nobody who owns a part of the
+//! path leads us elsewhere meanwhile. Other names of the file (hard links) keep the old content.
 
+mod fresh;
 mod lines;
+mod place;
 
-use std::ffi::OsStr;
-use std::fs::{File, Metadata};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::OFlag;
-use nix::unistd::geteuid;
-use rustix::fs::XattrFlags;
+use anyhow::{Context, Result, bail};
+use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
-use tempfile::NamedTempFile;
+
+use fresh::Fresh;
+use place::{Last, Old, Place};
 
 pub(crate) use lines::open_to_append;
 pub use lines::{End, append_line, whole_lines};
 
 use crate::clock;
-use crate::regular::{self, Links};
 use crate::reserve;
-
-const MOST_LINKS: usize = 8;
 
 /// What becomes of the old file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,21 +117,19 @@ impl<'a> Replace<'a> {
     }
 
     fn attempt(&self, fill: &mut dyn FnMut(&mut File) -> Result<()>) -> Result<Replaced> {
-        let (path, old) = target_of(self.path)?;
-        let folder = folder_of(&path);
-        let mut temp = temp_beside(&path)?;
-        fill(temp.as_file_mut())?;
-        self.dress(temp.as_file(), old.as_ref())?;
-        temp.as_file().sync_all().context("cannot sync the new file")?;
-        let backup = match (&old, self.backup) {
-            (Some(old), Backup::Keep) => Some(keep(&path, old)?),
+        let place = place_of(self.path, Last::Follow)?;
+        let mut new = new_in(&place)?;
+        fill(new.file())?;
+        self.dress(new.file(), place.old.as_ref())?;
+        new.file().sync_all().context("cannot sync the new file")?;
+        let backup = match (&place.old, self.backup) {
+            (Some(old), Backup::Keep) => Some(keep(&place, old)?),
             _ => None,
         };
-        temp.persist(&path)
-            .map_err(|error| error.error)
-            .context("cannot rename the new file over the old")?;
-        sync_folder(folder)?;
-        Ok(Replaced { path, was: if old.is_some() { Was::There } else { Was::Absent }, backup })
+        new.replace(&place.name).context("cannot rename the new file over the old")?;
+        place.sync()?;
+        let was = if place.old.is_some() { Was::There } else { Was::Absent };
+        Ok(Replaced { path: place.file_path(), was, backup })
     }
 
     /// Gives the new file its owner, attributes and mode. The mode comes last: chown takes bits
@@ -159,7 +158,8 @@ impl<'a> Replace<'a> {
 /// here as well, and no pipe keeps us waiting.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     let attempt = || -> Result<Option<Vec<u8>>> {
-        let (_, Some(mut old)) = target_of(path)? else { return Ok(None) };
+        let place = Place::find(path, Last::Follow)?;
+        let Some(mut old) = place.and_then(|place| place.old) else { return Ok(None) };
         let mut bytes = Vec::new();
         old.file.read_to_end(&mut bytes)?;
         Ok(Some(bytes))
@@ -171,12 +171,13 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 /// whole or not at all.
 pub fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let attempt = || -> Result<()> {
-        let mut temp = temp_beside(path)?;
-        temp.write_all(content)?;
-        temp.as_file().set_permissions(PermissionsExt::from_mode(mode))?;
-        temp.as_file().sync_all()?;
-        temp.persist_noclobber(path).map_err(|error| error.error)?;
-        sync_folder(folder_of(path))
+        let place = place_of(path, Last::Leave)?;
+        let mut new = new_in(&place)?;
+        new.file().write_all(content)?;
+        new.file().set_permissions(PermissionsExt::from_mode(mode))?;
+        new.file().sync_all()?;
+        new.take(&place.name)?;
+        place.sync()
     };
     reserve::writing(path, attempt)
         .with_context(|| format!("cannot write the new file {}", path.display()))
@@ -189,54 +190,17 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
         .with_context(|| format!("cannot sync the folder {}", folder.display()))
 }
 
-struct Old {
-    file: File,
-    metadata: Metadata,
+/// The folder must be there.
+fn place_of(path: &Path, last: Last) -> Result<Place> {
+    Place::find(path, last)?.with_context(|| {
+        format!("cannot make a file in {}: No such file or directory", folder_of(path).display())
+    })
 }
 
-/// The file that is really to be replaced, and the old one when there is one.
-fn target_of(path: &Path) -> Result<(PathBuf, Option<Old>)> {
-    let mut path = path.to_owned();
-    for links in 0..=MOST_LINKS {
-        let metadata = match path.symlink_metadata() {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == ErrorKind::NotFound && links == 0 => {
-                return Ok((path, None));
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot look at {}", path.display()));
-            }
-        };
-        if !metadata.is_symlink() {
-            ensure!(metadata.is_file(), "{} is not a regular file", path.display());
-            let file = regular::open(&path, Links::Refuse)
-                .with_context(|| format!("cannot open {}", path.display()))?;
-            let metadata = file.metadata()?;
-            return Ok((path, Some(Old { file, metadata })));
-        }
-        path = follow(&path, &metadata)?;
-    }
-    bail!("{} is one symbolic link too many: give the real path", path.display())
-}
-
-fn follow(link: &Path, metadata: &Metadata) -> Result<PathBuf> {
-    let trusted = |uid: u32| uid == 0 || uid == geteuid().as_raw();
-    let folder = folder_of(link);
-    let around =
-        folder.metadata().with_context(|| format!("cannot look at {}", folder.display()))?;
-    let closed =
-        trusted(around.uid()) && (around.mode() & 0o022 == 0 || around.mode() & 0o1000 != 0);
-    ensure!(
-        trusted(metadata.uid()) && closed,
-        "{} is a symbolic link that others could have made (owner uid {}; its folder: uid {}, mode {:04o}): give the real path",
-        link.display(),
-        metadata.uid(),
-        around.uid(),
-        around.mode() & 0o7777
-    );
-    let target =
-        link.read_link().with_context(|| format!("cannot read the link {}", link.display()))?;
-    Ok(folder.join(target))
+/// 0600 until it is dressed.
+fn new_in(place: &Place) -> Result<Fresh<'_>> {
+    Fresh::make(place.folder(), &place.name)
+        .with_context(|| format!("cannot make a file in {}", place.folder_path().display()))
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -247,94 +211,51 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Of the old name, this much goes into the new one's: a name may have 255 bytes.
-const LONGEST_NAME: usize = 200;
-const RANDOM: usize = 6;
-const SUFFIX: &str = ".new";
-
-/// A new file of ours beside `path`, 0600 until it is dressed; dropping it removes it.
-fn temp_beside(path: &Path) -> Result<NamedTempFile> {
-    let name = path.file_name().context("the path has no file name")?.as_bytes();
-    let prefix = [b".", &name[..name.len().min(LONGEST_NAME)], b"."].concat();
-    let folder = folder_of(path);
-    tempfile::Builder::new()
-        .prefix(&std::ffi::OsString::from_vec(prefix))
-        .rand_bytes(RANDOM)
-        .suffix(SUFFIX)
-        .tempfile_in(folder)
-        .with_context(|| format!("cannot make a file in {}", folder.display()))
-}
-
 /// Removes what a replacement of this file that was killed (-9) has left beside it. Only under a
 /// lock that all who replace the file hold.
 pub fn sweep(path: &Path) -> Result<()> {
-    let folder = folder_of(path);
-    let name = path.file_name().context("the path has no file name")?.as_bytes();
-    let prefix = [b".", &name[..name.len().min(LONGEST_NAME)], b"."].concat();
-    let entries =
-        std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    for entry in entries.flatten() {
-        let found = entry.file_name();
-        let random = found
-            .as_bytes()
-            .strip_prefix(&prefix[..])
-            .and_then(|rest| rest.strip_suffix(SUFFIX.as_bytes()));
-        if random.is_some_and(|random| {
-            random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric)
-        }) {
-            match std::fs::remove_file(entry.path()) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error).with_context(|| {
-                        format!("cannot remove {}, left by a killed run", entry.path().display())
-                    });
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(())
+    let place = place_of(path, Last::Leave)?;
+    let folder = place
+        .open_folder()
+        .with_context(|| format!("cannot list {}", place.folder_path().display()))?;
+    fresh::sweep(&folder, &place.name).map_err(|(name, error)| {
+        let left = place.path_of(&name);
+        anyhow::Error::from(error)
+            .context(format!("cannot remove {}, left by a killed run", left.display()))
+    })
 }
 
 /// Keeps the old file under another name, on the disk before the old name is taken.
-fn keep(path: &Path, old: &Old) -> Result<PathBuf> {
-    let stem = [path.as_os_str().as_bytes(), b".", clock::now().compact().as_bytes()].concat();
+fn keep(place: &Place, old: &Old) -> Result<PathBuf> {
+    let stem = [place.name.as_bytes(), b".", clock::now().compact().as_bytes()].concat();
     for n in 0..1000 {
         let suffix = if n == 0 { ".bak".to_owned() } else { format!(".{n}.bak") };
-        let backup = PathBuf::from(OsStr::from_bytes(&[&stem, suffix.as_bytes()].concat()));
-        let kept = match std::fs::hard_link(path, &backup) {
-            Err(error)
-                if matches!(
-                    error.raw_os_error().map(Errno::from_raw_os_error),
-                    Some(Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP)
-                ) =>
-            {
-                copy_to(&backup, old)
-            }
-            other => other,
+        let name = OsString::from_vec([&stem, suffix.as_bytes()].concat());
+        let (folder, flags) = (place.folder(), AtFlags::empty());
+        let kept = match rustix::fs::linkat(folder, &place.name, folder, &name, flags) {
+            Err(Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP) => copy_to(folder, &name, old),
+            other => other.map_err(std::io::Error::from),
         };
         match kept {
             Ok(()) => {
-                sync_folder(folder_of(path))?;
-                return Ok(backup);
+                place.sync()?;
+                return Ok(place.path_of(&name));
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot keep the old file as {}", backup.display()));
+                return Err(error).with_context(|| {
+                    format!("cannot keep the old file as {}", place.path_of(&name).display())
+                });
             }
         }
     }
     bail!("cannot keep the old file: there are a thousand backups of this second already")
 }
 
-fn copy_to(backup: &Path, old: &Old) -> std::io::Result<()> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut copy = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(flags.bits())
-        .open(backup)?;
+fn copy_to(folder: BorrowedFd<'_>, name: &OsStr, old: &Old) -> std::io::Result<()> {
+    let how = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let copy = rustix::fs::openat(folder, name, how, Mode::RUSR | Mode::WUSR)?;
+    let mut copy = File::from(copy);
     let mut fill = || {
         std::io::copy(&mut &old.file, &mut copy)?;
         fchown(&copy, Some(old.metadata.uid()), Some(old.metadata.gid()))?;
@@ -343,7 +264,7 @@ fn copy_to(backup: &Path, old: &Old) -> std::io::Result<()> {
         copy.sync_all()
     };
     fill().inspect_err(|_| {
-        let _ = std::fs::remove_file(backup);
+        let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
     })
 }
 

@@ -241,6 +241,49 @@ fn symbolic_links_are_followed_only_when_nobody_else_can_have_made_them() {
 }
 
 #[test]
+fn nobody_who_owns_a_folder_on_the_way_leads_root_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir_all(at("roots/own")).unwrap();
+    fs::create_dir_all(at("theirs/real")).unwrap();
+    for name in ["theirs", "theirs/real"] {
+        lchown(at(name), Some(1234), Some(1234)).unwrap();
+    }
+    fs::write(at("roots/own/file"), "root's").unwrap();
+    let refused = |path: &Path, why: &str| {
+        let errors = [
+            Replace::new(path).write(b"x").unwrap_err(),
+            Replace::new(path).backup(Backup::Keep).write(b"x").unwrap_err(),
+            write_new(&path.with_extension("new"), b"x", 0o600).unwrap_err(),
+            atomic::read(path).unwrap_err(),
+            atomic::sweep(path).unwrap_err(),
+        ];
+        for error in errors {
+            let error = format!("{error:#}");
+            assert!(error.contains(why), "{error}");
+        }
+    };
+    symlink(at("roots/own"), at("theirs/out")).unwrap();
+    // Their folder, a link of root's: another hard link to it could be anywhere.
+    refused(&at("theirs/out/file"), "its folder: uid 1234");
+    lchown(at("theirs/out"), Some(1234), Some(1234)).unwrap();
+    refused(&at("theirs/out/file"), "others could have made (owner uid 1234");
+    symlink(at("theirs/out"), at("roots/in")).unwrap();
+    refused(&at("roots/in/file"), "others could have made (owner uid 1234");
+    refused(&at("roots/own/file/deeper"), "is not a folder");
+    assert_eq!(names(&at("roots/own")), ["file"]);
+    assert_eq!(fs::read(at("roots/own/file")).unwrap(), b"root's");
+
+    // What is really theirs is written to, and a link of root's in a folder of root's is a way.
+    symlink("../theirs/real", at("roots/way")).unwrap();
+    let replaced = Replace::new(&at("roots/way/file")).write(b"new").unwrap();
+    assert_eq!((replaced.was, mode(&at("theirs/real/file"))), (Was::Absent, 0o600));
+    Replace::new(&at("theirs/real/file")).write(b"newer").unwrap();
+    assert_eq!(atomic::read(&at("roots/way/file")).unwrap(), Some(b"newer".to_vec()));
+    assert_eq!(names(&at("theirs/real")), ["file"]);
+}
+
+#[test]
 fn write_new_never_overwrites() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
