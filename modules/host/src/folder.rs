@@ -3,14 +3,17 @@
 //!
 //! The path is walked from `/` down by descriptor, nothing followed by the kernel. Each component
 //! must be a folder that belongs to root or to us and that group and others cannot write to (an ACL
-//! that lets somebody else write shows in the group bits). Two exceptions:
+//! that lets somebody else write shows in the group bits). Three exceptions:
 //! * A symbolic link is followed when root or we own it, and its target is walked under the same
 //!   rules: /var/run -> /run.
 //! * A sticky folder of root's, such as /tmp, may lie above (never be the folder itself): what is
 //!   ours in it cannot be renamed by others, and each next component is checked to be ours or
 //!   root's.
+//! * A group that nobody but root is in may write (`groups.rs`).
 //!
 //! A program that we run is held to the same ([`check_program`]): its folder, and the file itself.
+
+mod groups;
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -194,7 +197,7 @@ impl<'a> Walk<'a> {
             }
             SFlag::S_IFREG if self.wanted == Wanted::Program && self.todo.is_empty() => {
                 self.judge(Role::Asked)?;
-                self.judge_one(&path, &stat, false)?;
+                self.judge_one(&fd, &path, &stat, false)?;
             }
             _ => {
                 return Err(self
@@ -273,10 +276,10 @@ impl<'a> Walk<'a> {
         let (fd, path) = &self.at[self.at.len() - 1];
         let stat = stat_of(fd, path)?;
         let sticky = role == Role::Above && stat.st_mode & 0o1000 != 0 && stat.st_uid == 0;
-        self.judge_one(path, &stat, sticky)
+        self.judge_one(fd, path, &stat, sticky)
     }
 
-    fn judge_one(&self, path: &Path, stat: &FileStat, sticky: bool) -> Result<()> {
+    fn judge_one(&self, fd: &OwnedFd, path: &Path, stat: &FileStat, sticky: bool) -> Result<()> {
         let mode = stat.st_mode & 0o7777;
         let otherwise = match self.wanted {
             Wanted::Folder => "use another folder",
@@ -288,7 +291,8 @@ impl<'a> Walk<'a> {
                 .refuse(path, &what, &format!("{otherwise}, or: chown root {}", path.display()))
                 .into());
         }
-        if mode & 0o022 != 0 && !sticky {
+        let group_is_roots = || mode & 0o002 == 0 && groups::is_roots(fd, stat.st_gid, path);
+        if mode & 0o022 != 0 && !sticky && !group_is_roots() {
             let who = match mode & 0o002 != 0 {
                 true => "everyone".to_owned(),
                 false => format!("its group, gid {}", stat.st_gid),

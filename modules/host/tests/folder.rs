@@ -103,7 +103,11 @@ fn too_readable_is_narrowed_and_never_widened() {
 fn others_could_write() {
     let place = Place::new();
     let path = place.folder("group", 0o770, 0);
-    refused(&path, &path, "can be written to by its group, gid 0 (owner uid 0, mode 0770)");
+    lchown(&path, None, Some(4302)).unwrap();
+    refused(&path, &path, "can be written to by its group, gid 4302 (owner uid 0, mode 0770)");
+    // That of a service, as an app's own may be: a number below 1000 says nothing.
+    lchown(&path, None, Some(1)).unwrap();
+    refused(&path, &path, "can be written to by its group, gid 1 (owner uid 0, mode 0770)");
     let path = place.folder("all", 0o707, 0);
     refused(&path, &path, "can be written to by everyone");
     // Sticky does not help the folder itself, only one above it.
@@ -120,6 +124,22 @@ fn others_could_write() {
     let sticky = place.folder("theirs", 0o1755, SOMEBODY);
     fs::create_dir(sticky.join("below")).unwrap();
     refused(&sticky.join("below"), &sticky, "belongs to uid 1234");
+}
+
+#[test]
+fn a_group_that_only_root_is_in_may_write() {
+    let place = Place::new();
+    // Root's own, and staff, to which Debian gives /usr/local and nobody belongs.
+    for gid in [0, 50] {
+        let path = place.folder(&format!("of {gid}"), 0o775, 0);
+        lchown(&path, None, Some(gid)).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o2775)).unwrap();
+        SafeFolder::check(&path).unwrap();
+        SafeFolder::ensure(&path.join("below"), 0o700).unwrap();
+        assert_eq!(mode(&path), 0o2775);
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o2777)).unwrap();
+        refused(&path, &path, "can be written to by everyone");
+    }
 }
 
 #[test]
