@@ -1,5 +1,6 @@
 //! `state: absent`: a backup removed, or what restores have parked.
 
+use crate::data;
 use crate::left::Left;
 use crate::parked::Parked;
 use crate::plan::{Action, leftovers};
@@ -7,6 +8,7 @@ use crate::shelf::Shelf;
 use crate::state;
 use crate::task::Which;
 use change::{Loss, Plan, Step, Undo};
+use std::path::Path;
 
 pub const LAST: &str = "last_backup";
 
@@ -18,6 +20,7 @@ pub fn plan(
     left: Option<&Left>,
     which: Option<&Which>,
     ids: &[String],
+    scratch: &Path,
 ) -> (Plan<Action>, Option<String>) {
     let mut steps = leftovers(shelf, left);
     let name = which.and_then(|which| find(shelf, which));
@@ -28,6 +31,9 @@ pub fn plan(
             true => Loss::plain(what),
             false => Loss::accepted_as(LAST, format!("{what}, the last backup that there is")),
         };
+        let bytes =
+            shelf.find(name).and_then(|kept| Some(kept.manifest.as_ref().ok()?.sizes.bytes));
+        let loss = Loss { bytes, ..loss };
         steps.push(Step::new(Action::Remove(name.clone()), format!("remove {name}")).loses(loss));
     }
     let all = ids.iter().any(|id| id == "all");
@@ -44,7 +50,9 @@ pub fn plan(
             }
             paths => format!("what was there before restore {}: {}", one.id, paths.join(", ")),
         };
-        steps.push(Step::new(Action::Drop(one.id.clone()), text).loses(Loss::plain(what)));
+        let sizes = one.work.parked().map(|path| data::written(path, None, scratch).ok());
+        let loss = Loss { bytes: sizes.sum(), ..Loss::plain(what) };
+        steps.push(Step::new(Action::Drop(one.id.clone()), text).loses(loss));
     }
     let before = state::view(shelf);
     let mut after = before.clone();

@@ -88,12 +88,16 @@ struct Place {
 
 impl Place {
     fn open(mount: &Mount) -> Result<Place> {
-        let (root, only) = match mount.kind {
-            Kind::File => {
-                let parent = mount.source.parent().context("a file without a folder")?;
-                (parent, mount.source.file_name().map(OsString::from))
+        Place::at(&mount.source, mount.kind == Kind::File)
+    }
+
+    fn at(path: &Path, is_file: bool) -> Result<Place> {
+        let (root, only) = match is_file {
+            true => {
+                let parent = path.parent().context("a file without a folder")?;
+                (parent, path.file_name().map(OsString::from))
             }
-            _ => (mount.source.as_path(), None),
+            false => (path, None),
         };
         Ok(Place { tree: Tree::open(root, Mounts::Cross)?, only })
     }
@@ -101,15 +105,31 @@ impl Place {
     fn source(&self) -> Source<'_> {
         Source { tree: &self.tree, only: self.only.as_deref(), leave_out: &[] }
     }
+
+    /// What an index does not know as it is now, as it lies on the disk; all of it where there is no index.
+    fn changed(&self, since: Option<IndexReader>, scratch: &Path) -> Result<u64> {
+        let totals = Scan::new(&self.source(), since, Writers::Gone, scratch)?.totals;
+        Ok(totals.to_copy + ENTRY * totals.to_copy_entries)
+    }
 }
 
 /// How much of a mount would be copied, as it lies on the disk.
 pub fn estimate(mount: &Mount, before: Option<&Before>, scratch: &Path) -> Result<u64> {
     let place = Place::open(mount)?;
     let before = before.filter(|before| !before.is_worn()).and_then(|before| before.index().ok());
-    let scan = Scan::new(&place.source(), before, Writers::Gone, scratch)
-        .map_err(|why| unreadable(mount, why))?;
-    Ok(scan.totals.to_copy + ENTRY * scan.totals.to_copy_entries)
+    place.changed(before, scratch).map_err(|why| unreadable(mount, why))
+}
+
+/// How much of what lies at `path` has been written since it was put into `index`, at most: a file whose
+/// change time says nothing counts as written. With no index, or one that cannot be read, all of it.
+pub fn written(path: &Path, index: Option<&Path>, scratch: &Path) -> Result<u64> {
+    let is_file = !path.symlink_metadata()?.is_dir();
+    let place = Place::at(path, is_file)?;
+    let since = index.and_then(|index| IndexReader::new(File::open(index).ok()?).ok());
+    match since.map(|since| place.changed(Some(since), scratch)) {
+        Some(Ok(bytes)) => Ok(bytes),
+        _ => place.changed(None, scratch),
+    }
 }
 
 pub struct Data {

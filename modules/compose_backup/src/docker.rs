@@ -125,6 +125,12 @@ impl Docker {
         self.inspect("container", names)
     }
 
+    /// The same containers again, with what each has written to its own layer.
+    pub fn with_own_layers(&self, containers: &[&Container]) -> Result<Vec<Container>> {
+        let ids: Vec<&str> = containers.iter().map(|one| one.id.as_str()).collect();
+        self.inspect_with("container", Some("--size"), &ids)
+    }
+
     pub fn volume(&self, name: &str) -> Result<Option<Volume>> {
         Ok(self.inspect("volume", &[name])?.into_iter().next())
     }
@@ -137,11 +143,20 @@ impl Docker {
     }
 
     fn inspect<T: DeserializeOwned>(&self, kind: &str, names: &[&str]) -> Result<Vec<T>> {
+        self.inspect_with(kind, None, names)
+    }
+
+    fn inspect_with<T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        option: Option<&str>,
+        names: &[&str],
+    ) -> Result<Vec<T>> {
         let mut found = Vec::new();
         for some in names.chunks(AT_ONCE) {
             // 1: one of them is missing; the others are printed.
-            let inspect = self.command().accept(&[0, 1]).args([kind, "inspect", "--"]).args(some);
-            let answer = self.run(inspect)?;
+            let inspect = self.command().accept(&[0, 1]).args([kind, "inspect"]).args(option);
+            let answer = self.run(inspect.arg("--").args(some))?;
             if answer.rc == 1 {
                 let said = answer.stderr_shown().to_lowercase();
                 if !said.contains("no such") && !said.contains("not found") {

@@ -256,7 +256,7 @@ impl Known {
         let scratch = invocation.tmpdir.clone().unwrap_or_else(std::env::temp_dir);
         let survey = self.survey(&scratch)?;
         let Decided { plan, backup, restore, about } =
-            self.decide(survey.as_ref(), key.as_deref())?;
+            self.decide(survey.as_ref(), key.as_deref(), &scratch)?;
         let changes = !plan.steps.is_empty() && !invocation.check_mode;
         if changes || (key.is_some() && !invocation.check_mode) {
             reserve::keep(&SafeFolder::ensure(&self.state_dir, 0o700)?);
@@ -297,7 +297,12 @@ impl Known {
         }
     }
 
-    fn decide<'a>(&'a self, survey: Option<&'a Survey>, key: Option<&str>) -> Result<Decided<'a>> {
+    fn decide<'a>(
+        &'a self,
+        survey: Option<&'a Survey>,
+        key: Option<&str>,
+        scratch: &Path,
+    ) -> Result<Decided<'a>> {
         let (task, shelf, left) = (&self.task, &self.shelf, self.left.as_ref());
         let nothing = Decided {
             plan: Plan::nothing(format!("project {}", self.project), state::view(shelf)),
@@ -327,8 +332,15 @@ impl Known {
                 Decided { plan: Plan { steps, ..nothing.plan }, ..nothing }
             }
             (Wanted::Absent { which, parked }, _) => {
-                let (plan, name) =
-                    absent::plan(&self.project, shelf, &self.parked, left, which.as_ref(), parked);
+                let (plan, name) = absent::plan(
+                    &self.project,
+                    shelf,
+                    &self.parked,
+                    left,
+                    which.as_ref(),
+                    parked,
+                    scratch,
+                );
                 Decided { plan, about: name.map(|name| (name, None)), ..nothing }
             }
             (Wanted::Restored(_) | Wanted::Undone(_), now) => {
@@ -341,7 +353,8 @@ impl Known {
                 };
                 goal.warnings = restore::refuse::check(task, &self.tools, &goal)?;
                 let about = goal.manifest.as_ref().map(|one| (one.name.clone(), Some(one.clone())));
-                let plan = restore::plan::plan(&goal, shelf, left)?;
+                let losses = restore::loss::measure(&self.tools, &goal, scratch)?;
+                let plan = restore::plan::plan(&goal, shelf, left, losses)?;
                 let restore = Restore::new(task, &self.tools, &self.state_dir, &shelf.dir, goal);
                 Decided { plan, restore: Some(restore), about, ..nothing }
             }

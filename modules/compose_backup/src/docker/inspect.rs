@@ -32,6 +32,9 @@ pub struct Container {
     pub mounts: Vec<MountPoint>,
     #[serde(default)]
     host_config: HostConfig,
+    /// What it has written outside of its mounts; only where it was asked for.
+    #[serde(default, rename = "SizeRw")]
+    own_layer: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -132,6 +135,11 @@ impl Container {
     pub fn started(&self) -> Option<&str> {
         let at = self.state.started_at.as_str();
         (!at.is_empty() && !at.starts_with("0001-")).then_some(at)
+    }
+
+    /// The bytes of its own layer, where they were asked for and there are any.
+    pub fn own_layer(&self) -> Option<u64> {
+        u64::try_from(self.own_layer?).ok().filter(|bytes| *bytes > 0)
     }
 
     pub fn restart_policy(&self) -> Option<&RestartPolicy> {

@@ -4,6 +4,7 @@
 //! |---------------------------------------------------|------------|
 //! | know what is to be put back, and where             | [`goal`]   |
 //! | refuse what would fail half way                    | [`refuse`] |
+//! | measure what is lost by it                          | [`loss`]   |
 //! | say it as steps                                    | [`plan`]   |
 //! | do the steps                                       | [`run`]    |
 //! | make the folders that it is put into at first     | [`fresh`]  |
@@ -15,6 +16,7 @@
 pub mod back;
 pub mod fresh;
 pub mod goal;
+pub mod loss;
 pub mod plan;
 pub mod refuse;
 pub mod run;

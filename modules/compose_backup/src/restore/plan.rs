@@ -1,15 +1,21 @@
-//! A restore as steps, and what it takes out of service. Pure but for what `refuse` looks at.
+//! A restore as steps, with what each of them takes out of service. Pure.
 
 use crate::left::Left;
 use crate::plan::{Action, leftovers};
 use crate::restore::goal::Goal;
+use crate::restore::loss::Losses;
 use crate::shelf::Shelf;
 use crate::state;
 use anyhow::Result;
 use change::{Loss, Plan, Step, Undo};
 use serde_json::json;
 
-pub fn plan(goal: &Goal, shelf: &Shelf, left: Option<&Left>) -> Result<Plan<Action>> {
+pub fn plan(
+    goal: &Goal,
+    shelf: &Shelf,
+    left: Option<&Left>,
+    losses: Losses,
+) -> Result<Plan<Action>> {
     let title = &goal.title;
     let names: Vec<&str> = goal.services.keys().map(String::as_str).collect();
     let (services, to_run) = (names.join(", "), goal.to_run().join(", "));
@@ -34,20 +40,13 @@ pub fn plan(goal: &Goal, shelf: &Shelf, left: Option<&Left>) -> Result<Plan<Acti
         true => format!("park what is there, and put {title} in its place"),
         false => format!("park what is there, and put {title} in its place again"),
     };
-    let mut swap = Step::new(Action::Swap, text);
-    for part in goal.work.parts.iter().filter(|part| !part.absent) {
-        let what = match goal.manifest {
-            Some(_) => format!("what was written to {} since {title}", part.title),
-            None => format!("what was written to {} since that restore", part.title),
-        };
-        swap = swap.loses(Loss::plain(what));
-    }
-    steps.push(swap);
+    let lossy = |step, losses: Vec<Loss>| losses.into_iter().fold(step, Step::loses);
+    steps.push(lossy(Step::new(Action::Swap, text), losses.data));
     let start = match to_run.is_empty() {
         true => "leave all services stopped, as they were".to_owned(),
         false => format!("start {to_run} with the recorded images"),
     };
-    steps.push(Step::new(Action::Start, start));
+    steps.push(lossy(Step::new(Action::Start, start), losses.layers));
     let before = state::view(shelf);
     let mut after = before.clone();
     after["restored"] = json!(title);

@@ -1,0 +1,67 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a restore does with containers, and what is lost with them."""
+from __future__ import annotations
+
+import time
+
+from compose import PATIENCE, Project, a_project, an_engine  # noqa: F401  (two are fixtures)
+from harness import wait_for
+
+ID, BACK, AGAIN = "20261121t084500z-7f3a", "20261121t104500z-aaaa", "20261121t114500z-bbbb"
+MIB = 1 << 20
+RESTORED = {"state": "restored", "deploy_id": ID}
+
+
+def losses(project: Project, **options: t.Any) -> dict[str, int | None]:
+    planned = project.start(check_mode=True, **{**RESTORED, **options}).wait()
+    return {one["what"]: one["bytes"] for one in planned["loss"]}
+
+
+# What is lost
+
+
+def test_a_loss_is_what_was_written_since(project: Project) -> None:
+    """Not all that is there: what is as it was in the backup is not lost."""
+    large = project.folder / "data/large"
+    large.write_bytes(b"x" * 20 * MIB)
+    # A file that has just changed counts as written.
+    wait_for(lambda: time.time() - large.stat().st_ctime > 3, "the large file to be older than what a change time tells apart", PATIENCE)
+    backup = project.backup(deploy_id=ID)["backup"]
+    (project.folder / "data/since").write_bytes(b"y" * 3 * MIB)
+    seen = losses(project)
+    data = seen[f"what was written to {project.folder}/data since {backup}"]
+    assert data is not None and 3 * MIB <= data < 4 * MIB, seen
+    assert None not in seen.values(), seen
+    project.fails("over_max_loss", **RESTORED, confirm=True, max_loss="2M")
+    assert (project.folder / "data/since").exists()
+    done = project.restore(deploy_id=ID, rollback_id=BACK, max_loss="4M")
+    assert done["changed"] and not (project.folder / "data/since").exists()
+    # What is parked, and a backup, have a size as well.
+    options = {"state": "absent", "parked": [BACK], "name": backup}
+    planned = project.start(check_mode=True, **options).wait()
+    assert sorted(one["bytes"] > 20 * MIB for one in planned["loss"]) == [False, True], planned["loss"]   # 20 MiB of the same byte compress
+    project.fails("over_max_loss", **options, confirm=True, accept=["last_backup"], max_loss="2M")
+    undone = losses(project, deploy_id=None, undo=BACK)
+    assert (undone[f"what was written to {project.folder}/data since that restore"] or 0) > 20 * MIB, undone
+
+
+def test_what_a_container_has_in_its_own_layer_is_named_as_lost(project: Project) -> None:
+    """Only where it is replaced by another one."""
+    backup = project.backup(deploy_id=ID)["backup"]
+    write = ["exec", "-T", "app", "dd", "if=/dev/zero", "of=/in-no-mount", "bs=64k", "count=32"]
+    sentence = f"what {project.name}-app-1 has written outside of its mounts"
+    project.compose(*write)
+    assert sentence not in losses(project), "the very container goes on"
+    project.restore(deploy_id=ID, rollback_id=BACK)
+    project.compose("exec", "-T", "app", "test", "-e", "/in-no-mount")
+    project.file.write_text(project.file.read_text().replace("    init: true\n", "    init: true\n    environment: {NEW: '1'}\n"))
+    project.up()
+    project.compose(*write)
+    seen = losses(project)
+    assert 2 * MIB <= (seen[sentence] or 0) < 3 * MIB, seen
+    planned = project.fails("needs_consent", **RESTORED)
+    assert sentence in str(planned["loss"]) and "in-no-mount" not in project.compose("exec", "-T", "app", "ls", "/data")
+    project.restore(name=backup, deploy_id=None, rollback_id=AGAIN)
+    project.compose("exec", "-T", "app", "test", "!", "-e", "/in-no-mount")
