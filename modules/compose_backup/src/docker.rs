@@ -135,6 +135,10 @@ impl Docker {
         Ok(self.inspect("volume", &[name])?.into_iter().next())
     }
 
+    pub fn has_network(&self, name: &str) -> Result<bool> {
+        Ok(!self.inspect::<serde_json::Value>("network", &[name])?.is_empty())
+    }
+
     /// Makes a volume of the local driver with these labels. One that is there stays as it is.
     pub fn create_volume(&self, name: &str, labels: &[(String, String)]) -> Result<()> {
         let labels = labels.iter().map(|(key, value)| format!("--label={key}={value}"));

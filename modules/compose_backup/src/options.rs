@@ -205,7 +205,7 @@ const DONE: &[Return] = &[
         "restored_back",
         Kind::Bool,
         "when a restore failed",
-        "Whether the state before it serves again.",
+        "Whether the state before it was put back.",
     ),
     Return::new(
         "thawed",

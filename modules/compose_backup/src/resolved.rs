@@ -44,6 +44,13 @@ pub struct NamedVolume {
     pub external: bool,
 }
 
+/// What somebody else makes, and Compose only looks for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum External {
+    Network(String),
+    Volume(String),
+}
+
 impl Resolved {
     pub fn parse(value: Value) -> Result<Resolved> {
         let root = value.as_object().context("it is no object")?;
@@ -56,10 +63,8 @@ impl Resolved {
             );
         }
         let named = objects(root, "volumes").map(|(key, volume)| {
-            let external =
-                volume.get("external").is_some_and(|external| *external != Value::Bool(false));
             let name = text(volume, "name").unwrap_or_else(|| format!("{project}_{key}"));
-            (key.clone(), NamedVolume { name, external })
+            (key.clone(), NamedVolume { name, external: is_external(volume) })
         });
         let volumes = named.collect();
         let file = |(_, one): (&String, &Map<String, Value>)| text(one, "file").map(PathBuf::from);
@@ -150,6 +155,32 @@ impl Service {
     }
 }
 
+/// What others have made and some service of a configuration uses. Compose looks for all of it, whichever
+/// services are to start (as of 2.26; newer versions look for what those use).
+pub fn external(config: &Value) -> BTreeSet<External> {
+    let mut found = BTreeSet::new();
+    let Some(root) = config.as_object() else { return found };
+    let name_of = |list: &str, key: &str| {
+        let (_, one) = objects(root, list).find(|(name, _)| *name == key)?;
+        is_external(one).then(|| text(one, "name").unwrap_or_else(|| key.to_owned()))
+    };
+    for (_, service) in objects(root, "services") {
+        // Most have no options, and null for them.
+        let networks = service.get("networks").and_then(Value::as_object).into_iter().flatten();
+        let names = networks.filter_map(|(key, _)| name_of("networks", key));
+        found.extend(names.map(External::Network));
+        let mounts = service.get("volumes").and_then(Value::as_array).into_iter().flatten();
+        let volumes = mounts.filter(|one| one["type"] == "volume");
+        let keys = volumes.filter_map(|one| one["source"].as_str());
+        found.extend(keys.filter_map(|key| name_of("volumes", key)).map(External::Volume));
+    }
+    found
+}
+
+fn is_external(one: &Map<String, Value>) -> bool {
+    one.get("external").is_some_and(|external| *external != Value::Bool(false))
+}
+
 fn text(map: &Map<String, Value>, key: &str) -> Option<String> {
     map.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(plain)
 }
@@ -199,6 +230,22 @@ mod tests {
         assert_eq!(resolved.services["db"].mounts[1].source, None);
         assert!(resolved.volumes["out"].external && !resolved.volumes["data"].external);
         assert_eq!(resolved.files, BTreeSet::from(["/p/key".into()]));
+    }
+
+    #[test]
+    fn what_others_make() {
+        let config = json!({
+            "services": {
+                "web": {"networks": {"default": null, "front": {"aliases": ["w"]}},
+                        "volumes": [{"type": "volume", "source": "out", "target": "/o"}, {"type": "volume", "target": "/a"}]},
+                "db": {"networks": {"default": null, "front": null}}
+            },
+            "networks": {"default": {"name": "shop_default"}, "front": {"name": "edge", "external": true},
+                         "unused": {"name": "unused", "external": true}},
+            "volumes": {"out": {"name": "files", "external": true}}
+        });
+        let seen = [External::Network("edge".into()), External::Volume("files".into())];
+        assert_eq!(external(&config), BTreeSet::from(seen));
     }
 
     #[test]

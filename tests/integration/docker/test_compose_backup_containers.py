@@ -1,17 +1,29 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a restore does with containers, and what is lost with them."""
+"""What a restore does with containers: networks of others, and what is lost with them."""
 from __future__ import annotations
 
 import time
 
-from compose import PATIENCE, Project, a_project, an_engine  # noqa: F401  (two are fixtures)
+import pytest
+from compose import PATIENCE, Project, a_project, an_engine, refused  # noqa: F401  (two are fixtures)
 from harness import wait_for
 
 ID, BACK, AGAIN = "20261121t084500z-7f3a", "20261121t104500z-aaaa", "20261121t114500z-bbbb"
 MIB = 1 << 20
+SLEEPS = "{image: 'reversible-lab/busybox:1', init: true, command: [sleep, '100000']"
 RESTORED = {"state": "restored", "deploy_id": ID}
+
+
+def with_services(project: Project, services: str) -> None:
+    """The project has these as well."""
+    text = project.file.read_text()
+    project.file.write_text(text.replace("volumes: {box: {}}", f"{services}\nvolumes: {{box: {{}}}}"))
+
+
+def started(project: Project) -> dict[str, str]:
+    return {one["Id"]: one["State"]["StartedAt"] for one in project.containers()}
 
 
 def losses(project: Project, **options: t.Any) -> dict[str, int | None]:
@@ -65,3 +77,53 @@ def test_what_a_container_has_in_its_own_layer_is_named_as_lost(project: Project
     assert sentence in str(planned["loss"]) and "in-no-mount" not in project.compose("exec", "-T", "app", "ls", "/data")
     project.restore(name=backup, deploy_id=None, rollback_id=AGAIN)
     project.compose("exec", "-T", "app", "test", "!", "-e", "/in-no-mount")
+
+
+# What belongs to others
+
+
+@pytest.mark.parametrize("kind", ["network", "volume"])
+def test_what_is_external_is_looked_for_before_anything_stops(project: Project, kind: str) -> None:
+    theirs = f"{project.name}-of-others"
+    project.engine.docker(kind, "create", theirs)
+    use = f", networks: [theirs]}}\nnetworks: {{theirs: {{external: true, name: {theirs}}}}}" if kind == "network" else ", volumes: ['theirs:/theirs']}"
+    with_services(project, f"  more: {SLEEPS}{use}")
+    if kind == "volume":
+        text = project.file.read_text().replace("volumes: {box: {}}", f"volumes: {{box: {{}}, theirs: {{external: true, name: {theirs}}}}}")
+        project.file.write_text(text)
+    try:
+        project.up()
+        project.backup(deploy_id=ID, exclude=[theirs] if kind == "volume" else [])
+        project.compose("rm", "-sf", "more")
+        project.engine.docker(kind, "rm", theirs)
+        before = started(project)
+        refused(project, f"{kind}_missing", theirs, f"docker {kind} create {theirs}", **RESTORED, confirm=True)
+        assert started(project) == before
+        project.engine.docker(kind, "create", theirs)
+        project.restore(deploy_id=ID)
+        assert project.states() == {"app": "running", "more": "running"}
+    finally:
+        project.compose("down", "-t", "0")
+        project.engine.docker(kind, "rm", theirs, ok=False)
+
+
+def test_nothing_serves_again_where_nothing_served(project: Project) -> None:
+    """A port that another container has taken, and a project that did not run."""
+    project.file.write_text(project.file.read_text().replace("    init: true\n", '    init: true\n    ports: ["127.0.0.1:18098:80"]\n'))
+    project.up()
+    project.backup(deploy_id=ID)
+    taker = f"{project.name}-taker"
+    try:
+        for stop, words, absent in ((["down", "-t", "0"], "it did not run, and does not run now", "serves again"), (None, "it serves again", "did not run")):
+            if stop:
+                project.compose(*stop)
+            else:
+                project.file.write_text(project.file.read_text().replace("18098", "18097"))
+                project.up()
+            project.engine.docker("run", "-d", "--name", taker, "-p", "127.0.0.1:18098:80", "reversible-lab/busybox:1", "sleep", "1000")
+            failed = project.fails("restore_failed_put_back", words, **RESTORED, confirm=True)
+            assert absent not in failed["msg"], failed["msg"]
+            assert ("running" in project.states().values()) == (not stop), project.states()
+            project.engine.docker("rm", "-f", taker)
+    finally:
+        project.engine.docker("rm", "-f", taker, ok=False)

@@ -1,6 +1,7 @@
 //! What would make a restore fail half way, or hurt somebody else, and is refused before. Reads only.
 
 use crate::docker::inspect::Container;
+use crate::resolved::{self, External};
 use crate::restore::goal::{Content, Goal};
 use crate::restore::swap::is_exchanged;
 use crate::state::Tools;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub fn check(task: &Task, tools: &Tools, goal: &Goal) -> Result<Vec<String>> {
     not_restorable(goal)?;
     volumes(tools, goal)?;
+    made_by_others(tools, goal)?;
     mount_points(goal)?;
     own_folders(task, goal)?;
     space(goal)?;
@@ -53,6 +55,36 @@ fn volumes(tools: &Tools, goal: &Goal) -> Result<()> {
                 volume.name
             );
             return Err(refusal("unsupported_volume", msg));
+        }
+    }
+    Ok(())
+}
+
+/// Compose makes neither networks nor volumes that are external, and finds that out when the services
+/// stand still. A volume that is in the backup is made for it.
+fn made_by_others(tools: &Tools, goal: &Goal) -> Result<()> {
+    let in_backup = |name: &str| {
+        let mut volumes = goal.mounts().filter_map(|(mount, _)| mount.volume.as_ref());
+        volumes.any(|volume| volume.name == name)
+    };
+    for one in resolved::external(&goal.config) {
+        let (reason, kind, name, is_there) = match one {
+            External::Network(name) => {
+                let is_there = tools.docker.has_network(&name)?;
+                ("network_missing", "network", name, is_there)
+            }
+            External::Volume(name) => {
+                let is_there = in_backup(&name) || tools.docker.volume(&name)?.is_some();
+                ("volume_missing", "volume", name, is_there)
+            }
+        };
+        if !is_there {
+            let msg = format!(
+                "{kind} {name} is external to project {}, and there is none of that name: start what makes it, or \
+                 make it with `docker {kind} create {name}`, then run the task again",
+                goal.project
+            );
+            return Err(refusal(reason, msg));
         }
     }
     Ok(())

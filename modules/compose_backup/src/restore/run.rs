@@ -369,9 +369,9 @@ impl<'a> Restore<'a> {
         if !work.begun {
             let tidied = back.put_back(work, intent);
             return match tidied {
-                Ok(_) => Ok(error.context("the services went on, and their data was not touched")),
+                Ok(_) => Ok(error.context("no service was stopped, and their data was not touched")),
                 Err(why) => Ok(error.context(format!(
-                    "the services went on, and their data was not touched; what was put beside could not be removed ({why:#})"
+                    "no service was stopped, and their data was not touched; what was put beside could not be removed ({why:#})"
                 ))),
             };
         }
@@ -385,10 +385,14 @@ impl<'a> Restore<'a> {
             );
             return Err(self.failure("restore_failed", msg, false, &error));
         }
+        let serves = match work.stopped.is_empty() {
+            true => "it did not run, and does not run now",
+            false => "it serves again",
+        };
         match back.put_back(work, intent) {
             Ok(_) => {
                 let msg = format!(
-                    "{} could not be put back, so what was there before was: it serves again; {}why: {why}",
+                    "{} could not be put back, so what was there before was: {serves}; {}why: {why}",
                     self.goal.title,
                     back::kept(&self.goal.work).map(|text| text + "; ").unwrap_or_default()
                 );
