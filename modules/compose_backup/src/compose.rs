@@ -74,6 +74,8 @@ pub struct Compose {
 pub struct Up<'a> {
     pub services: &'a [String],
     pub scale: &'a BTreeMap<String, usize>,
+    /// Else containers are made where they are missing, and none is started.
+    pub start: bool,
     /// Services that these depend on are left alone.
     pub alone: bool,
     /// Compose itself waits until all are running and healthy.
@@ -167,7 +169,7 @@ impl Compose {
     pub fn up(&self, up: &Up<'_>) -> Result<Output> {
         let mut command = self.command().deadline(up.patience + QUESTION).args([
             "up",
-            "--detach",
+            if up.start { "--detach" } else { "--no-start" },
             "--no-build",
             "--pull",
             "never",

@@ -192,6 +192,17 @@ impl Docker {
         self.tell("unpause", None, ids, QUESTION)
     }
 
+    /// Its volumes stay.
+    pub fn remove_container(&self, id: &str) -> Result<()> {
+        self.tell("rm", None, &[id], QUESTION)
+    }
+
+    /// Makes a container that is never to run: it has no network, and no program.
+    pub fn create_container(&self, options: Vec<String>, image: &str) -> Result<()> {
+        let create = self.command().args(["container", "create", "--pull=never", "--network=none"]);
+        self.run(create.args(options).arg("--").args([image, "no-program"])).map(drop)
+    }
+
     pub fn set_restart_policy(&self, policy: &RestartPolicy, ids: &[&str]) -> Result<()> {
         self.tell("update", Some(&format!("--restart={policy}")), ids, QUESTION)
     }

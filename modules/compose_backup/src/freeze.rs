@@ -24,6 +24,9 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Held {
     pub id: String,
     pub name: String,
+    /// Somebody had paused it before.
+    #[serde(default)]
+    pub was_paused: bool,
 }
 
 /// What was running, in the order in which it is started.
@@ -42,7 +45,11 @@ impl Frozen {
         };
         let mut held = vec![Vec::new(); levels.len() + 1];
         for container in containers.iter().filter(|one| one.state.running) {
-            let one = Held { id: container.id.clone(), name: container.name().to_owned() };
+            let one = Held {
+                id: container.id.clone(),
+                name: container.name().to_owned(),
+                was_paused: container.state.paused,
+            };
             held[level_of(container).unwrap_or(levels.len())].push(one);
         }
         held.retain(|level| !level.is_empty());
@@ -133,14 +140,18 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Starts what is not running, those first on which others depend. Names what was started.
+/// Starts what is not running, those first on which others depend, and pauses again what somebody had paused
+/// before. Names what was started.
 pub fn thaw(docker: &Docker, frozen: &Frozen) -> Result<Vec<String>> {
     let (mut started, mut failed): (Vec<String>, Vec<(String, Error)>) = (Vec::new(), Vec::new());
     for (n, level) in frozen.levels.iter().enumerate() {
         let ids: Vec<&str> = level.iter().map(|held| held.id.as_str()).collect();
         // One that is gone was removed by somebody: there is nothing to start.
         let now = docker.inspect_containers(&ids)?;
-        let paused: Vec<&Container> = now.iter().filter(|one| one.state.paused).collect();
+        let was_paused =
+            |one: &&Container| level.iter().any(|held| held.was_paused && held.id == one.id);
+        let mut paused: Vec<&Container> = now.iter().filter(|one| one.state.paused).collect();
+        paused.retain(|one| !was_paused(one));
         let down: Vec<&Container> = now.iter().filter(|one| !one.state.running).collect();
         for (which, start) in [(&paused, false), (&down, true)] {
             let ids: Vec<&str> = which.iter().map(|one| one.id.as_str()).collect();
@@ -155,8 +166,13 @@ pub fn thaw(docker: &Docker, frozen: &Frozen) -> Result<Vec<String>> {
             wait_until_healthy(docker, &ids);
         }
     }
+    let held = frozen.levels.iter().flatten().filter(|held| held.was_paused);
+    let held: Vec<&str> = held.map(|held| held.id.as_str()).collect();
+    let now = docker.inspect_containers(&held)?;
+    let now = now.iter().filter(|one| one.state.running && !one.state.paused);
+    let to_pause: Vec<&str> = now.map(|one| one.id.as_str()).collect();
     match failed.into_iter().next() {
-        None => Ok(started),
+        None => docker.pause(&to_pause).map(|()| started),
         Some((names, error)) => {
             let msg = format!(
                 "{names} could not be started again; find out why, then run the module with state: thawed"

@@ -93,6 +93,23 @@ pub struct ContainerRecord {
     pub state: String,
     pub exit_code: i64,
     pub health: Option<String>,
+    /// Which of its service's containers it is, from 1.
+    #[serde(default)]
+    pub number: u32,
+    /// Its anonymous volumes, by where they are mounted.
+    #[serde(default)]
+    pub volumes: BTreeMap<PathBuf, String>,
+}
+
+impl ContainerRecord {
+    pub fn is_paused(&self) -> bool {
+        self.state == "paused"
+    }
+
+    /// As the engine counts: one that is paused, or about to be started again, runs.
+    pub fn ran(&self) -> bool {
+        matches!(self.state.as_str(), "running" | "paused" | "restarting")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

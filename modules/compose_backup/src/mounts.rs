@@ -6,7 +6,7 @@
 //! missing is an error.
 
 use crate::docker::Docker;
-use crate::docker::inspect::{Container, Volume};
+use crate::docker::inspect::{Container, Volume, is_anonymous};
 use crate::manifest::{Excluded, Kind, Mount, NotData, User, VolumeRecord};
 use crate::resolved::Resolved;
 use ansible_module::Failure;
@@ -170,11 +170,6 @@ fn collect(
         }
     }
     sources
-}
-
-/// The engine names a volume that has no name after 32 random bytes.
-fn is_anonymous(name: &str) -> bool {
-    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Where a path leads; the path itself where that cannot be told.

@@ -232,6 +232,11 @@ fn container_record(container: &Container) -> ContainerRecord {
         state: container.state.status.clone(),
         exit_code: container.state.exit_code,
         health: container.health().map(str::to_owned),
+        number: container.number().unwrap_or_default(),
+        volumes: container
+            .anonymous_volumes()
+            .map(|(at, name)| (at.to_owned(), name.to_owned()))
+            .collect(),
     }
 }
 

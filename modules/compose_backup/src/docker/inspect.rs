@@ -6,10 +6,11 @@ use host::clock::Utc;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub const PROJECT: &str = "com.docker.compose.project";
 pub const SERVICE: &str = "com.docker.compose.service";
+pub const NUMBER: &str = "com.docker.compose.container-number";
 pub const CONFIG_HASH: &str = "com.docker.compose.config-hash";
 pub const ONE_OFF: &str = "com.docker.compose.oneoff";
 pub const WORKING_DIR: &str = "com.docker.compose.project.working_dir";
@@ -154,12 +155,29 @@ impl Container {
         self.label(SERVICE)
     }
 
+    /// Which of its service's containers it is.
+    pub fn number(&self) -> Option<u32> {
+        self.label(NUMBER)?.parse().ok()
+    }
+
     pub fn project(&self) -> Option<&str> {
         self.label(PROJECT)
     }
 
     pub fn is_one_off(&self) -> bool {
         self.label(ONE_OFF).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+
+    pub fn anonymous_volumes(&self) -> impl Iterator<Item = (&Path, &str)> {
+        let volumes = self.mounts.iter().filter(|one| one.kind == "volume");
+        let named =
+            volumes.filter_map(|one| Some((one.destination.as_path(), one.name.as_deref()?)));
+        named.filter(|(_, name)| is_anonymous(name))
+    }
+
+    pub fn has_volume(&self, target: &Path, name: &str) -> bool {
+        let mut mounts = self.mounts.iter();
+        mounts.any(|one| one.destination == target && one.name.as_deref() == Some(name))
     }
 
     /// Running, and not just about to be started again.
@@ -172,6 +190,11 @@ impl Container {
         // A paused container has an empty one, and one without a check says none in some versions.
         (!matches!(status, "" | "none")).then_some(status)
     }
+}
+
+/// The engine names a volume that has no name after 32 random bytes.
+pub fn is_anonymous(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -43,6 +43,12 @@ impl Inspected {
         self.root_fs.layers.as_deref().unwrap_or_default()
     }
 
+    /// Where a container of it gets a volume even when none is asked for.
+    pub fn volumes(&self) -> Vec<String> {
+        let volumes = self.config.get("Volumes").and_then(Value::as_object);
+        volumes.into_iter().flat_map(|map| map.keys().cloned()).collect()
+    }
+
     pub fn tags(&self) -> Vec<String> {
         named(self.repo_tags.as_deref())
     }

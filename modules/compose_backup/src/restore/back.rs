@@ -4,11 +4,12 @@
 //! exchanged, and started when everything is in its place; what had taken that place is kept, with a record
 //! of its own, since something may have been written to it.
 
-use crate::compose::{Compose, Up};
+use crate::compose::Compose;
 use crate::docker::inspect::Container;
 use crate::freeze::{self, Frozen};
 use crate::images;
 use crate::parked;
+use crate::restore::containers::Recorded;
 use crate::restore::fresh::tidy;
 use crate::restore::swap::{self, Aside, beside};
 use crate::restore::up;
@@ -18,7 +19,6 @@ use crate::task::Mode;
 use anyhow::{Context, Result};
 use host::deploy_id::DeployId;
 use host::record::Intent;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -121,23 +121,16 @@ impl Back<'_> {
             return freeze::thaw(docker, &work.stopped);
         }
         let compose = self.compose(work, config)?;
-        let before = work.services_before.iter().filter(|(_, one)| one.running);
-        let services: Vec<String> = before.clone().map(|(name, _)| name.clone()).collect();
-        let scale: BTreeMap<String, usize> = before
-            .filter(|(_, one)| one.scale > 1)
-            .map(|(name, one)| (name.clone(), one.scale))
-            .collect();
-        if !services.is_empty() {
-            let up = Up {
-                services: &services,
-                scale: &scale,
-                alone: false,
-                wait: false,
-                patience: START,
-            };
-            compose.up(&up)?;
-        }
-        Ok(services)
+        let before = Recorded {
+            docker,
+            project: &work.project,
+            services: &work.services_before,
+            loaded: &[],
+            alone: false,
+        };
+        before.bring_up(&compose, false, START)?;
+        before.pause_again()?;
+        Ok(before.running())
     }
 
     /// The files are in their place again, and mean what they meant; else what was noted counts.

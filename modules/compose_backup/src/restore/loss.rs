@@ -61,15 +61,16 @@ fn layers(tools: &Tools, goal: &Goal) -> Result<Vec<Loss>> {
     Ok(tools.docker.with_own_layers(&replaced)?.into_iter().filter_map(layer).collect())
 }
 
-/// Compose takes a container for its service as it was recorded. Where that is not known it counts as one
-/// that is replaced.
+/// Compose takes a container for its service as it was recorded, and it has the volumes that it had. Where
+/// that is not known it counts as one that is replaced.
 fn stays(container: &Container, record: &ServiceRecord) -> bool {
-    match record.containers.iter().any(|known| known.id == container.id) {
-        true => !record.drift,
-        false => {
-            record.image_id.as_deref() == Some(&container.image)
-                && record.config_hash.is_some()
-                && record.config_hash.as_deref() == container.label(CONFIG_HASH)
-        }
+    if record.containers.iter().any(|known| known.id == container.id) {
+        return !record.drift;
     }
+    let same = record.containers.iter().find(|known| Some(known.number) == container.number());
+    let mut volumes = same.iter().flat_map(|known| &known.volumes);
+    volumes.all(|(target, name)| container.has_volume(target, name))
+        && record.image_id.as_deref() == Some(&container.image)
+        && record.config_hash.is_some()
+        && record.config_hash.as_deref() == container.label(CONFIG_HASH)
 }

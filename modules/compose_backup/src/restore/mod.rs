@@ -10,10 +10,12 @@
 //! | make the folders that it is put into at first     | [`fresh`]  |
 //! | exchange folders and files in one call             | [`swap`]   |
 //! | start services and see that they are the right ones | [`up`]     |
+//! | make and start containers as they were recorded   | [`containers`] |
 //! | put the parked state back                          | [`back`]   |
 //! | know what a restore was about, also after a kill   | [`work`]   |
 
 pub mod back;
+pub mod containers;
 pub mod fresh;
 pub mod goal;
 pub mod loss;

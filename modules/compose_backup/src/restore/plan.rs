@@ -1,7 +1,9 @@
 //! A restore as steps, with what each of them takes out of service. Pure.
 
 use crate::left::Left;
+use crate::manifest::{ContainerRecord, ServiceRecord};
 use crate::plan::{Action, leftovers};
+use crate::restore::containers::idle;
 use crate::restore::goal::Goal;
 use crate::restore::loss::Losses;
 use crate::shelf::Shelf;
@@ -9,6 +11,7 @@ use crate::state;
 use anyhow::Result;
 use change::{Loss, Plan, Step, Undo};
 use serde_json::json;
+use std::collections::BTreeMap;
 
 pub fn plan(
     goal: &Goal,
@@ -18,7 +21,7 @@ pub fn plan(
 ) -> Result<Plan<Action>> {
     let title = &goal.title;
     let names: Vec<&str> = goal.services.keys().map(String::as_str).collect();
-    let (services, to_run) = (names.join(", "), goal.to_run().join(", "));
+    let services = names.join(", ");
     let mut steps = match goal.resumes {
         true => Vec::new(),
         false => leftovers(shelf, left),
@@ -42,10 +45,7 @@ pub fn plan(
     };
     let lossy = |step, losses: Vec<Loss>| losses.into_iter().fold(step, Step::loses);
     steps.push(lossy(Step::new(Action::Swap, text), losses.data));
-    let start = match to_run.is_empty() {
-        true => "leave all services stopped, as they were".to_owned(),
-        false => format!("start {to_run} with the recorded images"),
-    };
+    let start = start(&goal.services);
     steps.push(lossy(Step::new(Action::Start, start), losses.layers));
     let before = state::view(shelf);
     let mut after = before.clone();
@@ -74,4 +74,26 @@ pub fn plan(
         warnings,
         ..Plan::nothing(format!("project {}", goal.project), before)
     })
+}
+
+/// What becomes of the containers, as it was recorded.
+fn start(services: &BTreeMap<String, ServiceRecord>) -> String {
+    let names = |which: &dyn Fn(&ServiceRecord) -> bool| {
+        let names = services.iter().filter(|(_, one)| which(one));
+        names.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let running = names(&|one| one.running);
+    if running.is_empty() {
+        return "leave all services stopped, as they were".to_owned();
+    }
+    let mut text = format!("start {running} with the recorded images");
+    let paused = names(&|one| one.containers.iter().any(ContainerRecord::is_paused));
+    if !paused.is_empty() {
+        text += &format!("; leave {paused} paused");
+    }
+    let idle = idle(services);
+    if !idle.is_empty() {
+        text += &format!("; leave {} stopped", idle.join(", "));
+    }
+    text
 }

@@ -3,11 +3,12 @@
 //! Invariant: success is what was seen: every recorded service runs, is healthy where it has a check,
 //! and its image is the recorded one by its configuration and its layers.
 
-use crate::compose::{Compose, Up};
+use crate::compose::Compose;
 use crate::docker::inspect::Container;
 use crate::images::{self, Loaded, inspect};
-use crate::manifest::{Kind, ServiceRecord};
+use crate::manifest::ServiceRecord;
 use crate::parked;
+use crate::restore::containers::{self, Recorded};
 use crate::restore::goal::Goal;
 use crate::state::Tools;
 use crate::task::Task;
@@ -46,29 +47,29 @@ pub struct Starting<'a> {
 impl Starting<'_> {
     /// Answers what a person should know of.
     pub fn start(&self, loaded: &[Loaded], until: Until) -> Result<Vec<String>> {
-        let services = self.goal.to_run();
-        if services.is_empty() {
+        let recorded = Recorded {
+            docker: &self.tools.docker,
+            project: &self.goal.project,
+            services: &self.goal.services,
+            loaded,
+            alone: self.goal.is_partial,
+        };
+        let services = recorded.running();
+        if services.is_empty() && containers::idle(&self.goal.services).is_empty() {
             return Ok(Vec::new());
         }
         let (compose, warnings) = self.compose(loaded)?;
-        let scale = (self.goal.services.iter().filter(|(_, one)| one.running && one.scale > 1))
-            .map(|(name, one)| (name.clone(), one.scale))
-            .collect();
         // Compose takes a container that has ended well for one that has failed.
         let mut records = self.goal.services.values().flat_map(|one| &one.containers);
         let all_ran =
             records.all(|one| one.state == "running" && one.health.as_deref() != Some("unhealthy"));
-        let up = Up {
-            services: &services,
-            scale: &scale,
-            alone: self.goal.is_partial,
-            wait: all_ran && until == Until::Healthy,
-            patience: self.task.wait,
-        };
-        compose.up(&up).context("starting the services")?;
+        recorded
+            .bring_up(&compose, all_ran && until == Until::Healthy, self.task.wait)
+            .context("starting the services")?;
         if until == Until::Healthy {
             self.wait(&services)?;
         }
+        recorded.pause_again()?;
         Ok(warnings)
     }
 
@@ -113,8 +114,7 @@ impl Starting<'_> {
     fn compose(&self, loaded: &[Loaded]) -> Result<(Compose, Vec<String>)> {
         let goal = self.goal;
         let mut config = goal.config.clone();
-        let changed =
-            self.replace_references(&mut config, loaded)? | self.name_anonymous(&mut config)?;
+        let changed = self.replace_references(&mut config, loaded)?;
         let dir = &goal.work.project_dir;
         let (mut compose, same) =
             self.tools.recorded(&goal.project, dir, &goal.compose, &goal.config);
@@ -154,34 +154,6 @@ impl Starting<'_> {
                 config["services"][name]["image"] = json!(wanted);
                 changed = true;
             }
-        }
-        Ok(changed)
-    }
-
-    /// A new container would get a new anonymous volume: where the old container is gone, the volume is
-    /// named.
-    fn name_anonymous(&self, config: &mut Value) -> Result<bool> {
-        let containers = self.tools.docker.containers_of(&self.goal.project)?;
-        let mut changed = false;
-        for (mount, _) in self.goal.mounts().filter(|(mount, _)| mount.kind == Kind::Anonymous) {
-            let Some(volume) = &mount.volume else { continue };
-            let held = containers
-                .iter()
-                .any(|one| one.mounts.iter().any(|it| it.name.as_deref() == Some(&volume.name)));
-            if held {
-                continue;
-            }
-            let key = format!("anonymous-{}", &volume.name[..12.min(volume.name.len())]);
-            config["volumes"][&key] = json!({ "name": volume.name, "external": true });
-            for user in &mount.users {
-                let target = user.target.display().to_string();
-                let service = &mut config["services"][&user.service];
-                let mut volumes = service["volumes"].as_array().cloned().unwrap_or_default();
-                volumes.retain(|one| one["target"] != target.as_str());
-                volumes.push(json!({ "type": "volume", "source": key, "target": target, "read_only": user.read_only }));
-                service["volumes"] = Value::Array(volumes);
-            }
-            changed = true;
         }
         Ok(changed)
     }

@@ -98,6 +98,7 @@ fn attempt(
     let up = Up {
         services: &proof.services,
         scale: &BTreeMap::new(),
+        start: true,
         alone: false,
         // Compose says less of what is wrong than a look of our own.
         wait: false,

@@ -1,0 +1,169 @@
+//! Containers as they were recorded: those that ran are started, those that had ended are there and do not run, those
+//! that were paused are paused again.
+//!
+//! Each replica gets its own anonymous volumes. No configuration can say which replica has which; but a
+//! container that Compose makes again takes over the volumes of the one that it replaces. Where that one is
+//! gone, a stand-in with its labels and its volumes is made for it.
+//!
+//! Invariants: a stand-in never runs; a container that one takes the place of has been stopped, and its
+//! volumes are kept; each step looks at what is there and may be repeated.
+
+use crate::compose::{Compose, Up};
+use crate::docker::Docker;
+use crate::docker::inspect::{CONFIG_HASH, Container, NUMBER, ONE_OFF, PROJECT, SERVICE};
+use crate::images::{self, Loaded};
+use crate::manifest::{ContainerRecord, ServiceRecord};
+use anyhow::Result;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::Path;
+use std::time::Duration;
+
+/// The services of a project as they were recorded.
+pub struct Recorded<'a> {
+    pub docker: &'a Docker,
+    pub project: &'a str,
+    pub services: &'a BTreeMap<String, ServiceRecord>,
+    /// The images of the backup, as they are in the engine.
+    pub loaded: &'a [Loaded],
+    /// Services that these depend on are left alone.
+    pub alone: bool,
+}
+
+impl Recorded<'_> {
+    pub fn running(&self) -> Vec<String> {
+        let running = self.services.iter().filter(|(_, one)| one.running);
+        running.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Brings them up. `wait` is whether Compose itself waits until all run.
+    pub fn bring_up(&self, compose: &Compose, wait: bool, patience: Duration) -> Result<()> {
+        self.stand_in()?;
+        let up = |services: &[String], start: bool, alone: bool| {
+            let scale = services.iter().filter_map(|name| {
+                let record = self.services.get(name)?;
+                let number = if start { record.scale } else { record.containers.len() };
+                // Also one, since the configuration may say more.
+                Some((name.clone(), number))
+            });
+            let scale = scale.collect();
+            let up = Up { services, scale: &scale, start, alone, wait: wait && start, patience };
+            match services.is_empty() {
+                true => Ok(()),
+                false => compose.up(&up).map(drop),
+            }
+        };
+        let idle = idle(self.services);
+        let running = self.running();
+        // Compose starts no container that is paused.
+        let paused = self.paused(|now| now.state.paused)?;
+        self.docker.unpause(&ids(&paused))?;
+        up(&idle, false, true)?;
+        // A service that does not run is started for those that depend on it, unless they are alone: a job
+        // would change the data that has just been put back.
+        up(&running, true, self.alone || !idle.is_empty())
+    }
+
+    pub fn pause_again(&self) -> Result<()> {
+        let paused = self.paused(|now| now.state.running && !now.state.paused)?;
+        self.docker.pause(&ids(&paused))
+    }
+
+    /// Containers in the place of those that were recorded as paused.
+    fn paused(&self, state: impl Fn(&Container) -> bool) -> Result<Vec<Container>> {
+        let was_paused = |now: &Container| {
+            let record = now.service().and_then(|name| self.services.get(name));
+            let mut known = record.iter().flat_map(|one| &one.containers);
+            known.any(|one| one.is_paused() && Some(one.number) == now.number())
+        };
+        let all = self.docker.containers_of(self.project)?;
+        Ok(all.into_iter().filter(|now| was_paused(now) && state(now)).collect())
+    }
+
+    fn stand_in(&self) -> Result<()> {
+        let now = self.docker.containers_of(self.project)?;
+        for (service, record) in self.services {
+            let wanted = record.containers.iter().filter(|one| one.ran() == record.running);
+            for one in wanted {
+                let mut volumes = Vec::new();
+                for (target, name) in &one.volumes {
+                    // One that was left out of the backup may be gone.
+                    if self.docker.volume(name)?.is_some() {
+                        volumes.push((target.as_path(), name.as_str()));
+                    }
+                }
+                let here = now
+                    .iter()
+                    .find(|it| it.service() == Some(service) && it.number() == Some(one.number));
+                let has = |(target, name): &(&Path, &str)| {
+                    here.is_some_and(|here| here.has_volume(target, name))
+                };
+                if volumes.iter().all(has) {
+                    continue;
+                }
+                if let Some(here) = here {
+                    self.docker.stop(&[&here.id], None)?;
+                    self.docker.remove_container(&here.id)?;
+                }
+                self.make_stand_in(service, record, one, &volumes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn make_stand_in(
+        &self,
+        service: &str,
+        record: &ServiceRecord,
+        one: &ContainerRecord,
+        volumes: &[(&Path, &str)],
+    ) -> Result<()> {
+        let loaded = self.loaded.iter().find(|image| Some(&image.id) == record.image_id.as_ref());
+        let image = match (loaded, &record.image_id) {
+            (Some(loaded), _) => &loaded.id_now,
+            (None, Some(id)) => id,
+            (None, None) => &record.image,
+        };
+        let labels = [
+            (PROJECT, self.project),
+            (SERVICE, service),
+            (NUMBER, &one.number.to_string()),
+            (ONE_OFF, "False"),
+            // Of no configuration, so that Compose replaces it.
+            (CONFIG_HASH, "stand-in"),
+        ];
+        let labels = labels.map(|(name, value)| format!("--label={name}={value}"));
+        let mounts = volumes.iter().map(|(target, name)| {
+            format!(
+                "type=volume,source={name},volume-nocopy,{}",
+                field("target", &target.display())
+            )
+        });
+        // Else the engine would make a new volume for each of these.
+        let others =
+            images::inspect(self.docker, image)?.map(|it| it.volumes()).unwrap_or_default();
+        let is_other =
+            |path: &&String| volumes.iter().all(|(target, _)| *target != Path::new(path));
+        let others = others
+            .iter()
+            .filter(is_other)
+            .map(|path| format!("type=tmpfs,{}", field("target", path)));
+        let mounts = mounts.chain(others).map(|mount| format!("--mount={mount}"));
+        self.docker.create_container(labels.into_iter().chain(mounts).collect(), image)
+    }
+}
+
+/// The services that had containers of which none ran.
+pub fn idle(services: &BTreeMap<String, ServiceRecord>) -> Vec<String> {
+    let idle = services.iter().filter(|(_, one)| !one.running && !one.containers.is_empty());
+    idle.map(|(name, _)| name.clone()).collect()
+}
+
+fn ids(containers: &[Container]) -> Vec<&str> {
+    containers.iter().map(|one| one.id.as_str()).collect()
+}
+
+/// Of a line of comma-separated values, as `--mount` takes them.
+fn field(key: &str, value: &dyn Display) -> String {
+    format!("\"{key}={}\"", value.to_string().replace('"', "\"\""))
+}
