@@ -127,6 +127,23 @@ def test_no_space_in_the_middle_of_a_restore(project: Project) -> None:
     assert project.ok(**options)["changed"] and (project.folder / "data/two").read_bytes() == b"2\n" * 5000
 
 
+def test_what_was_put_beside_and_cannot_be_removed(project: Project) -> None:
+    """It is not forgotten: the next run removes it."""
+    backup = project.backup(deploy_id=ID)["backup"]
+    started = project.containers()[0]["State"]["StartedAt"]
+    options = {"state": "restored", "deploy_id": ID, "rollback_id": BACK, "confirm": True}
+    beside = project.folder / f"data.restoring-{BACK}"
+    tracing = ["-f", "-P", str(beside / "two"), "-P", str(beside), "-e", "trace=write,unlinkat",
+               "-e", "inject=write:error=ENOSPC", "-e", "inject=unlinkat:error=EIO"]
+    result = traced(project, tracing, **options).wait()
+    assert result["failed"] and result["reason"] == "no_space" and "could not be removed" in result["msg"], result
+    assert beside.exists() and project.info()["unfinished"], "what lies there is known"
+    assert project.containers()[0]["State"]["StartedAt"] == started
+    project.ok(state="thawed")
+    assert not beside.exists() and project.info()["unfinished"] is None and project.complete == [backup]
+    assert project.ok(**options)["changed"]
+
+
 def test_a_source_that_cannot_be_renamed(project: Project) -> None:
     data = project.folder / "data"
     project.compose("down", "-t", "0")

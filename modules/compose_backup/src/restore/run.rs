@@ -367,11 +367,11 @@ impl<'a> Restore<'a> {
         let work = &mut self.goal.work;
         let back = Back { tools: self.tools, state_dir: self.state_dir };
         if !work.begun {
-            let tidied = back.put_back(work, intent);
-            return match tidied {
+            return match back.put_back(work, intent) {
                 Ok(_) => Ok(error.context("no service was stopped, and their data was not touched")),
-                Err(why) => Ok(error.context(format!(
-                    "no service was stopped, and their data was not touched; what was put beside could not be removed ({why:#})"
+                Err(why) => Err(error.context(format!(
+                    "no service was stopped, and their data was not touched; what was put beside could not be removed ({why:#}): \
+                     the next run removes it, of any state"
                 ))),
             };
         }
