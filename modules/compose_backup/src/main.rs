@@ -50,15 +50,10 @@ use shelf::Shelf;
 use state::{Project, TASK, Tools};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
 use survey::Survey;
 use task::{Task, Wanted};
 
 const LOCKS: &str = "/run/reversible-compose";
-/// A lock that was had within this time was free.
-const AT_ONCE: Duration = Duration::from_millis(5);
-/// By so much the times of files may lag behind the clock.
-const COARSE: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
     serve(&[
@@ -81,7 +76,6 @@ struct Known {
 }
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
-    let began = SystemTime::now();
     let task = Task::parse(&invocation.options)?;
     let consent = match task.wanted {
         Wanted::Present | Wanted::Thawed => Consent::none(),
@@ -89,6 +83,11 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     };
     let tools = Tools::find(&task.place)?;
     tools.docker.engine()?;
+    // Held to the end. Whoever held it before may have changed everything: what counts is read after this.
+    let lock = match invocation.check_mode {
+        true => None,
+        false => Some(lock(&task, &tools)?),
+    };
     let now = Project::read(&tools, &task.place);
     let shelf = Shelf::read(&task.place.backup_dir)?;
     let project = match (&now, &task.wanted) {
@@ -98,21 +97,17 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         (Err(_), _) => state::name_of(Some(&tools), &task.place, &shelf)?,
     };
     shelf.refuse_others(&project)?;
+    if let Some((_, locked)) = lock.as_ref().filter(|(_, locked)| *locked != project) {
+        let msg = format!(
+            "the project was {locked} a moment ago and is {project} now: run the task again; nothing was changed"
+        );
+        return Err(Failure::new("changing", msg).into());
+    }
     let state_dir = task.place.state_dir(&project);
-    // Held to the end.
-    let lock = match invocation.check_mode {
-        true => None,
-        false => Some(lock(&task, &project, began)?),
-    };
     if let Some(id) = task.run() {
         // Looked at here and raised by the first step: a run that is refused must not stop another.
         change::look_at_fence(id, &state_dir)?;
     }
-    // Whoever held the lock meanwhile may have changed everything.
-    let now = match lock {
-        Some((_, Others::Came)) => Project::read(&tools, &task.place),
-        _ => now,
-    };
     let known = Known::read(task, tools, project, state_dir, now)?;
     let settled = match invocation.check_mode {
         true => None,
@@ -140,24 +135,15 @@ fn joined(before: Outcome, mut after: Outcome) -> Outcome {
     after
 }
 
-/// Whether somebody else had the lock since we began.
-enum Others {
-    Came,
-    None,
-}
-
-/// One task at a time for a project. Not in the state folder: a run that is refused leaves nothing
-/// behind there.
-fn lock(task: &Task, project: &str, began: SystemTime) -> Result<(Lock, Others)> {
+/// One task at a time for a project, and the project's name. Not in the state folder: a run that is refused
+/// leaves nothing behind there.
+fn lock(task: &Task, tools: &Tools) -> Result<(Lock, String)> {
+    let project = state::name_of(Some(tools), &task.place, &Shelf::read(&task.place.backup_dir)?)?;
     let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
     let path = folder.join(format!("{project}.lock"));
-    // A holder writes its name when it begins and takes it away when it ends.
-    let touched = || path.metadata().and_then(|meta| meta.modified()).ok();
-    let (before, asked) = (touched(), Instant::now());
     let lock = Lock::acquire(&path, TASK, task.run(), task.lock_timeout)
         .with_context(|| format!("waiting for another task on project {project}"))?;
-    let came = before.is_some_and(|at| at + COARSE >= began) || asked.elapsed() > AT_ONCE;
-    Ok((lock, if came { Others::Came } else { Others::None }))
+    Ok((lock, project))
 }
 
 /// What was decided.

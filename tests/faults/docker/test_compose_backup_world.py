@@ -351,6 +351,29 @@ def test_two_at_once(project: Project) -> None:
     assert project.states() == {"app": "running"}
 
 
+def test_what_is_backed_up_is_read_when_the_lock_is_held(project: Project) -> None:
+    """Another task on the project has changed its files between a first look at them and the lock."""
+    hold, first = project.place / "hold", project.place / "first"
+    slow = docker_as(project, "slow", f"""\
+case "$*" in *" config "*) if mkdir {first} 2>/dev/null; then
+    $docker "$@" || exit
+    touch {hold}
+    while [ -e {hold} ]; do sleep 0.05; done
+    exit
+fi ;; esac
+exec $docker "$@"
+""")
+    running = project.start(environ=slow)
+    wait_for(lambda: hold.exists() or running.process.poll() is not None, "the first look", PATIENCE)
+    project.file.write_text(project.file.read_text().replace("app says hello", "app says something else"))
+    hold.unlink()
+    done = running.wait()
+    assert not done.get("failed"), done
+    folder = project.backups / done["backup"] / "config"
+    kept = [path.read_text() for path in (folder / "files").iterdir()]
+    assert "something else" in (folder / "compose.json").read_text() and any("something else" in text for text in kept)
+
+
 # Size
 
 
