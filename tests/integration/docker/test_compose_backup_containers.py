@@ -87,6 +87,26 @@ def test_what_a_container_has_in_its_own_layer_is_named_as_lost(project: Project
     project.compose("exec", "-T", "app", "test", "!", "-e", "/in-no-mount")
 
 
+def test_what_a_job_has_left_in_its_own_layer_is_named_as_lost(project: Project) -> None:
+    """It does not run, and its container is replaced all the same."""
+    write = "command: [dd, if=/dev/zero, of=/in-no-mount, bs=64k, count=32]"
+    with_services(project, f"  job: {{image: 'reversible-lab/busybox:1', {write}}}")
+
+    def run() -> None:
+        project.compose("up", "-d", "--pull", "never")
+        wait_for(lambda: project.states() == {"app": "running", "job": "exited"}, "the job's end", PATIENCE)
+
+    run()
+    project.backup(deploy_id=ID)
+    sentence = f"what {project.name}-job-1 has written outside of its mounts"
+    assert sentence not in losses(project), "the very container stays"
+    project.file.write_text(project.file.read_text().replace("  job: {", "  job: {environment: {NEW: '1'}, "))
+    run()
+    assert 2 * MIB <= (losses(project)[sentence] or 0) < 3 * MIB
+    project.restore(deploy_id=ID)
+    assert project.states() == {"app": "running", "job": "created"}
+
+
 # What belongs to others
 
 

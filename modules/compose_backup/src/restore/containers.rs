@@ -71,6 +71,9 @@ impl Recorded<'_> {
 
     /// Containers in the place of those that were recorded as paused.
     fn paused(&self, state: impl Fn(&Container) -> bool) -> Result<Vec<Container>> {
+        if !self.any(ContainerRecord::is_paused) {
+            return Ok(Vec::new());
+        }
         let was_paused = |now: &Container| {
             let record = now.service().and_then(|name| self.services.get(name));
             let mut known = record.iter().flat_map(|one| &one.containers);
@@ -80,7 +83,14 @@ impl Recorded<'_> {
         Ok(all.into_iter().filter(|now| was_paused(now) && state(now)).collect())
     }
 
+    fn any(&self, is: impl Fn(&ContainerRecord) -> bool) -> bool {
+        self.services.values().flat_map(|one| &one.containers).any(is)
+    }
+
     fn stand_in(&self) -> Result<()> {
+        if !self.any(|one| !one.volumes.is_empty()) {
+            return Ok(());
+        }
         let now = self.docker.containers_of(self.project)?;
         for (service, record) in self.services {
             let wanted = record.containers.iter().filter(|one| one.ran() == record.running);

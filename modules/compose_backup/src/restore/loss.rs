@@ -48,11 +48,13 @@ fn written(goal: &Goal, part: &Part, content: &Content, scratch: &Path) -> Optio
 fn layers(tools: &Tools, goal: &Goal) -> Result<Vec<Loss>> {
     let all = tools.docker.containers_of(&goal.project)?;
     let mut replaced: Vec<&Container> = Vec::new();
-    for (service, record) in goal.services.iter().filter(|(_, record)| record.running) {
+    let made = |record: &ServiceRecord| record.running || !record.containers.is_empty();
+    for (service, record) in goal.services.iter().filter(|(_, record)| made(record)) {
+        let number = if record.running { record.scale } else { record.containers.len() };
         let of_service = all.iter().filter(|one| one.service() == Some(service));
         let (kept, others): (Vec<_>, Vec<_>) = of_service.partition(|one| stays(one, record));
         replaced.extend(others);
-        replaced.extend(kept.into_iter().skip(record.scale));
+        replaced.extend(kept.into_iter().skip(number));
     }
     let layer = |one: Container| {
         let what = format!("what {} has written outside of its mounts", one.name());
