@@ -24,6 +24,9 @@ description:
     A restore parks what it replaces, starts the recorded images, compares them, and puts the parked state
     back when it fails. What it had put in place is then parked too, since services may have written to it.
   - >-
+    Containers are put back as they were too: what was stopped, or had ended, is made where it is missing and
+    not started, what was paused is paused again, and each replica has its own anonymous volumes.
+  - >-
     Data is exchanged in one call of the kernel for each folder, so that none is ever missing: on ext4, xfs,
     btrfs, tmpfs, f2fs, and OpenZFS 2.2 or newer. Restart policies are V(no) meanwhile. What cannot be
     exchanged is refused before anything is stopped.
@@ -293,6 +296,9 @@ notes:
   - >-
     Bind mounts and volumes of the C(local) driver are restored by renaming; a source that is itself a mount
     point is backed up and cannot be restored so.
+  - >-
+    The RV(loss) of a restore is measured: at most what was written to each mount since the backup, and what
+    containers that are replaced have written outside of their mounts.
   - The task's C(environment) is handed to Compose, for the variables of the compose files.
   - >-
     A recipe for MongoDB by O(dumps) is among the examples; it has not been tested, as there was none to test
@@ -496,7 +502,7 @@ restored:
   type: list
   elements: str
 restored_back:
-  description: Whether the state before it serves again.
+  description: Whether the state before it was put back.
   returned: when a restore failed
   type: bool
 rollback_id:
