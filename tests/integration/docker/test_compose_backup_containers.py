@@ -78,8 +78,10 @@ def test_what_a_container_has_in_its_own_layer_is_named_as_lost(project: Project
     project.compose("exec", "-T", "app", "test", "-e", "/in-no-mount")
     project.file.write_text(project.file.read_text().replace("    init: true\n", "    init: true\n    environment: {NEW: '1'}\n"))
     project.up()
+    planned = project.start(check_mode=True, **RESTORED).wait()
     project.compose(*write)
     seen = losses(project)
+    assert project.start(check_mode=True, **RESTORED).wait()["plan_id"] == planned["plan_id"], "a plan that was seen stays the same"
     assert 2 * MIB <= (seen[sentence] or 0) < 3 * MIB, seen
     planned = project.fails("needs_consent", **RESTORED)
     assert sentence in str(planned["loss"]) and "in-no-mount" not in project.compose("exec", "-T", "app", "ls", "/data")

@@ -138,9 +138,9 @@ impl Container {
         (!at.is_empty() && !at.starts_with("0001-")).then_some(at)
     }
 
-    /// The bytes of its own layer, where they were asked for and there are any.
+    /// The bytes of its own layer, where they were asked for and the engine knows.
     pub fn own_layer(&self) -> Option<u64> {
-        u64::try_from(self.own_layer?).ok().filter(|bytes| *bytes > 0)
+        u64::try_from(self.own_layer?).ok()
     }
 
     pub fn restart_policy(&self) -> Option<&RestartPolicy> {

@@ -56,11 +56,12 @@ fn layers(tools: &Tools, goal: &Goal) -> Result<Vec<Loss>> {
         replaced.extend(others);
         replaced.extend(kept.into_iter().skip(number));
     }
-    let layer = |one: Container| {
+    // Also where it is nothing yet: the plan that somebody has seen is to stay the same plan.
+    let layer = |one: &Container| {
         let what = format!("what {} has written outside of its mounts", one.name());
-        one.own_layer().map(|bytes| Loss::plain(what).bytes(bytes))
+        Loss { bytes: one.own_layer(), ..Loss::plain(what) }
     };
-    Ok(tools.docker.with_own_layers(&replaced)?.into_iter().filter_map(layer).collect())
+    Ok(tools.docker.with_own_layers(&replaced)?.iter().map(layer).collect())
 }
 
 /// Compose takes a container for its service as it was recorded, and it has the volumes that it had. Where
