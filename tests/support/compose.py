@@ -318,15 +318,25 @@ def build(project: Project, version: str) -> None:
 # Fixtures; a file of tests takes them from here.
 
 
-@pytest.fixture(name="on", scope="module")
-def an_engine() -> t.Iterator[Engine]:
-    if not engine().is_up():   # another file may have had another version
+def offered(version: str = "20.10") -> t.Iterator[Engine]:
+    if not engine(version).is_up():   # another file, or another parameter, may have had another version
         engine.cache_clear()
-    on = engine()
+    on = engine(version)
     yield on
     if on.kept:
         on.kept.project.remove()
         on.kept = None
+
+
+@pytest.fixture(name="on", scope="module")
+def an_engine() -> t.Iterator[Engine]:
+    yield from offered()
+
+
+@pytest.fixture(name="on", scope="module", params=["20.10", "28"] if os.environ.get("REVERSIBLE_LONG") else ["20.10"])
+def each_engine(request: pytest.FixtureRequest) -> t.Iterator[Engine]:
+    """What an engine starts by itself, and what it remembers of a restart, differs more between versions than what it answers."""
+    yield from offered(request.param)
 
 
 class Kept:

@@ -16,7 +16,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from compose import Engine, Project, an_engine, small, traced, tree, unlike  # noqa: F401  (a fixture)
+from compose import Engine, Project, each_engine, small, traced, tree, unlike  # noqa: F401  (a fixture)
 from harness import lab
 
 LONG = bool(os.environ.get("REVERSIBLE_LONG"))

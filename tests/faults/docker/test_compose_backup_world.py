@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from compose import (  # noqa: F401  (two are fixtures)
-    PATIENCE, SMALL, Engine, Project, a_project, an_engine, docker_as, holding, refused, traced,
+    PATIENCE, SMALL, Engine, Project, a_project, docker_as, each_engine, holding, refused, traced,
 )
 from harness import wait_for
 from trees import tree, unlike, with_socket
