@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from compose import Engine, Project, each_engine, small, traced, tree, unlike  # noqa: F401  (a fixture)
+from docker_engine import PROJECT
 from harness import lab
 
 LONG = bool(os.environ.get("REVERSIBLE_LONG"))
@@ -241,6 +242,38 @@ def test_a_folder_that_was_made_for_it_by_somebody_else(project: Project) -> Non
     (made / "theirs").unlink()
     made.rmdir()
     assert project.ok(**options)["changed"] and (project.folder / "data/one").read_text() == "good\n"
+
+
+@pytest.mark.parametrize("carried_out, then", [(True, "present"), (True, "same"), (False, "by hand")])
+def test_killed_while_replicas_get_their_volumes(project: Project, carried_out: bool, then: str) -> None:
+    """Between the stand-ins that bear the volumes of containers that are gone."""
+    twin = "  twin: {image: 'reversible-lab/busybox:1', init: true, command: [sleep, '100000'], scale: 2, volumes: [/own]}\n"
+    project.file.write_text(project.file.read_text().replace("volumes: {box: {}}", f"{twin}volumes: {{box: {{}}}}"))
+    project.up()
+
+    def twins() -> dict[str, str]:
+        labels = (f"{PROJECT}={project.name}", "com.docker.compose.service=twin")
+        return {one["Config"]["Labels"]["com.docker.compose.container-number"]: one["Id"] for one in project.engine.api.containers(*labels)}
+
+    for number, one in twins().items():
+        project.engine.api.run(one, "sh", "-c", f"echo replica {number} >/own/word")
+    killed = Killed(project)
+    project.compose("down", "-t", "0")
+    options = killed.options()
+    if then == "same":   # what was agreed to holds for the rest of it
+        options["confirm"] = project.start(check_mode=True, **options).wait()["plan_id"]
+    killed.at_command("container create", options, carried_out)
+    assert len(twins()) == carried_out, "killed at the first of two"
+    if then == "by hand":
+        project.compose("--progress", "quiet", "up", "-d", "--pull", "never", "--no-build")
+    project.ok(**({} if then == "present" else options))
+    if then == "present":
+        assert "running" not in project.states().values(), "as it was before"
+        project.ok(**killed.options())
+    assert {number: project.engine.api.run(one, "cat", "/own/word").strip() for number, one in twins().items()} == {
+        "1": "replica 1", "2": "replica 2"}
+    assert project.states() == {"app": "running", "twin": "running"} and project.info()["unfinished"] is None
+    assert (project.folder / "data/one").read_text() == "good\n"
 
 
 def sample(calls: list[tuple[str, int, str]]) -> list[tuple[str, int, str]]:

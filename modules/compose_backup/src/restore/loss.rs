@@ -46,12 +46,19 @@ fn written(goal: &Goal, part: &Part, content: &Content, scratch: &Path) -> Optio
 }
 
 fn layers(tools: &Tools, goal: &Goal) -> Result<Vec<Loss>> {
+    // Those that a killed run has found were named by it; the others are its own, and what is left of a plan
+    // that was agreed to may lose nothing else.
+    if goal.resumes {
+        return Ok(Vec::new());
+    }
     let all = tools.docker.containers_of(&goal.project)?;
     let mut replaced: Vec<&Container> = Vec::new();
     let made = |record: &ServiceRecord| record.running || !record.containers.is_empty();
     for (service, record) in goal.services.iter().filter(|(_, record)| made(record)) {
         let number = if record.running { record.scale } else { record.containers.len() };
-        let of_service = all.iter().filter(|one| one.service() == Some(service));
+        // One that never ran has written nothing.
+        let of_service =
+            all.iter().filter(|one| one.service() == Some(service) && one.started().is_some());
         let (kept, others): (Vec<_>, Vec<_>) = of_service.partition(|one| stays(one, record));
         replaced.extend(others);
         replaced.extend(kept.into_iter().skip(number));
