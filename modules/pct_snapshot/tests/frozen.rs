@@ -8,6 +8,8 @@ use common::{
     FIRST, SECOND, THIRD, World, back, called, changed, kill, name, on, reason, says, settled, take,
 };
 use serde_json::{Value, json};
+use std::thread;
+use std::time::{Duration, Instant};
 
 fn frozen(kind: &str) -> World {
     let world = World::new(on(kind));
@@ -114,8 +116,10 @@ fn a_worker_that_goes_on_without_its_command_is_left_alone() {
     world.faults(json!([{"command": "pct snapshot", "at": "volume:2", "hang": true}]));
     let run = world.spawn(&take(FIRST));
     let pid = called(&world, &format!("pct snapshot 301 {}", name(FIRST)));
+    let began = Instant::now();
     while world.container()["frozen"] == false {
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        assert!(began.elapsed() < Duration::from_secs(60), "it is never frozen");
+        thread::sleep(Duration::from_millis(10));
     }
     assert!(std::process::Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
     let output = run.wait_with_output().unwrap();
