@@ -1,9 +1,12 @@
 //! Archives that nobody made: what is unpacked stays inside, and runs with nobody else's rights.
 
 use super::*;
+use crate::bounds::Bounds;
 use fuzz::{OF_TAR, rounds, with_right_sums};
+use host::deadline::Deadline;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 /// With something of each kind that is taken.
 fn sound() -> Vec<u8> {
@@ -34,6 +37,12 @@ fn sound() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
+/// Far more than `sound` needs.
+fn meter() -> Meter {
+    let bounds = Bounds { unpacked: 64 << 20, files: 1000 };
+    Meter::new(bounds, Deadline::after(Duration::from_secs(3600)))
+}
+
 /// Links that lead somewhere lead into the folder; no entry is a device or has the rights of another user.
 fn is_harmless(folder: &Path, root: &Path) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -59,7 +68,7 @@ fn a_head_that_is_no_number_is_told_in_one_line() {
     let to = tempfile::tempdir().unwrap();
     let root = OwnedFd::from(File::open(to.path()).unwrap());
     let look = Look { owner: Owner::default(), umask: 0o022 };
-    match run(&with_right_sums(archive)[..], root, look, &mut Vec::new()) {
+    match run(&with_right_sums(archive)[..], root, look, &meter(), &mut Vec::new()) {
         Err(Stopped::Damaged(why)) => one_line(&why),
         other => panic!("{other:?}"),
     }
@@ -80,7 +89,7 @@ fn whatever_an_archive_holds() {
         fs::create_dir(&to).unwrap();
         let root = OwnedFd::from(File::open(&to).unwrap());
         let look = Look { owner: Owner::default(), umask: 0o022 };
-        let done = run(archive, root, look, &mut Vec::new());
+        let done = run(archive, root, look, &meter(), &mut Vec::new());
         let beside = fs::read_dir(base.path()).unwrap().count();
         assert_eq!((beside, fs::read_dir(&outside).unwrap().count()), (2, 0));
         if done.is_ok() {
