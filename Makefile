@@ -30,6 +30,6 @@ bench: ## how fast tasks, flips, the ledger, releases, snapshots, backups and wh
 
 clean: ## remove what was built (the lab's cache is kept)
 	@cargo clean --quiet
-	@rm -rf collection/plugins/modules/__bin target
+	@rm -rf collection/plugins/plugin_utils/bin target
 
 .PHONY: help collection docs dist test test-changed test-long demo bench clean

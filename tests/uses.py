@@ -20,8 +20,8 @@ from jobs import ROOT
 
 MAP = ROOT / "tests/uses.json"
 COLLECTION = "ansible_collections/reversible/deploy"
-FAST_PATH = "collection/plugins/plugin_utils/fast_path.py"
 CRATES = ("modules/", "tests/fakes/")
+ALL_MODULES = "modules/reversible_deploy/"   # the program that they are shipped as
 # What a program of the tests is built from.
 BUILT_FROM = {"lab get web": "tests/fakes/web", "lab get fake-pve": "tests/fakes/pve"}
 
@@ -40,18 +40,15 @@ class Copy:
 
     def used(self) -> set[str]:
         names = {name for path in self.files if path.stat().st_atime_ns and (name := source(str(path.relative_to(self.path / COLLECTION))))}
-        if FAST_PATH not in names:
-            return names
-        # The fast path reads every binary once, to tell what is still current in a target's cache: those count whose tasks were run.
+        # All modules are one program: those count whose tasks were run.
         tasks = {name.rpartition("/")[2].removesuffix(".py").removesuffix("_info") for name in names if name.startswith("collection/plugins/action/")}
-        return {name for name in names if not name.startswith(CRATES) or name.rpartition("/")[2] in tasks}
+        return names | {crate for task in tasks for folder in CRATES if (ROOT / (crate := f"{folder}{task}")).is_dir()}
 
 
 def source(path: str) -> str:
     """Where in the repository a file of a collection comes from, as coarse as a change is looked at; nothing for what each run reads."""
-    if binary := re.fullmatch(r"plugins/modules/__bin/(\w+?)(_info)?_(x86_64|aarch64)", path):
-        folder = f"modules/{binary[1]}"
-        return folder if (ROOT / folder).exists() else f"tests/fakes/{binary[1]}"
+    if path.startswith("plugins/plugin_utils/bin/"):
+        return ""
     if role := re.match(r"roles/\w+", path):
         return role[0]
     if path.startswith("playbooks/"):
@@ -105,7 +102,9 @@ def touched(files: list[str]) -> tuple[set[str], set[str], list[str]]:
     packages: set[str] = set()
     anything: list[str] = []
     for file in files:
-        if crate := re.match(r"(?:modules|tests/fakes)/(\w+)/", file):
+        if file.startswith(ALL_MODULES):
+            anything.append(file)
+        elif crate := re.match(r"(?:modules|tests/fakes)/(\w+)/", file):
             packages.add(crate[1])
         elif role := re.match(r"roles/\w+", file):
             uses.add(role[0])

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-BINARY = ROOT / "collection/plugins/modules/__bin" / f"deploy_ledger_{platform.machine()}"
+BINARY = ROOT / "collection/plugins/plugin_utils/bin" / f"deploy_ledger_{platform.machine()}"
 MOST = 0.050
 
 

@@ -32,7 +32,7 @@ from harness import BIN, CORES, Ansible, alone, ansible_for, staged  # noqa: E40
 OURS, PLAIN, PING, RAW, NOTHING = "specimen_info", "plain binary", "ping", "raw: true", "debug (no target)"
 KINDS = {
     OURS: {"reversible.deploy.specimen_info": {}},
-    PLAIN: {"reversible.deploy.__bin.specimen_info_x86_64": {}},
+    PLAIN: {"ansible.legacy.specimen_info_x86_64": {}},
     PING: {"ansible.builtin.ping": {}},
     "stat": {"ansible.builtin.stat": {"path": "/etc/passwd"}},
     RAW: {"ansible.builtin.raw": "true"},

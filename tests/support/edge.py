@@ -346,7 +346,7 @@ def fetch(url: str) -> str:
 
 def module_binary(name: str) -> Path:
     given = os.environ.get("REVERSIBLE_STAGED")
-    folder = Path(given) / BIN if given else ROOT / "collection/plugins/modules/__bin"
+    folder = Path(given) / BIN if given else ROOT / "collection/plugins/plugin_utils/bin"
     binary = folder / f"{name}_{platform.machine()}"
     assert binary.exists(), f"{binary} is missing: make collection"
     asked.add(f"modules/{name.removesuffix('_info')}")

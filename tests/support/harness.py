@@ -79,7 +79,7 @@ def system(name: str) -> dict[str, dict[str, t.Any]]:
     return hosts
 
 
-BIN = Path("ansible_collections/reversible/deploy/plugins/modules/__bin")
+BIN = Path("ansible_collections/reversible/deploy/plugins/plugin_utils/bin")
 
 
 @functools.cache
@@ -136,8 +136,9 @@ class Ansible:
         self.on(host, f"rm -rf ~/{CACHE_FOLDER}{f'/{MARK}*' if host == 'ssh_root' else ''}")
 
     def cached(self, host: str) -> list[str]:
-        """What lies in the cache of the host's own user."""
-        return self.on(host, f"if [ -d ~/{CACHE_FOLDER} ]; then ls -A ~/{CACHE_FOLDER}; fi").split()
+        """The programs in the cache of the host's own user, and what was left there; not which of them were checked since the boot."""
+        names = self.on(host, f"if [ -d ~/{CACHE_FOLDER} ]; then ls -A ~/{CACHE_FOLDER}; fi").split()
+        return [name for name in names if not name.startswith(".checked-")]
 
     def _file(self, name: str, text: str) -> str:
         path = self.folder / f"{name}-{time.monotonic_ns()}.json"

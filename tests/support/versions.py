@@ -11,7 +11,7 @@ import os
 
 import pytest
 
-CORES = os.environ.get("REVERSIBLE_CORES", "2.16,2.17,2.18,2.19,2.20,2.21").split(",")
+CORES = os.environ.get("REVERSIBLE_CORES", "2.16,2.17,2.18,2.19,2.20,2.21,2.22").split(",")
 HAPROXYS = os.environ.get("REVERSIBLE_HAPROXYS", "2.6,3.0,3.2").split(",")
 OLDEST, NEWEST = CORES[0], CORES[-1]
 EDGES = CORES if os.environ.get("REVERSIBLE_LONG") else list(dict.fromkeys([OLDEST, NEWEST]))

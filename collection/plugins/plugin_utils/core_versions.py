@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Everything that differs between ansible-core 2.16 and 2.21, so that nothing else has to know a version."""
+"""Everything that differs between ansible-core 2.16 and 2.22, so that nothing else has to know a version."""
 from __future__ import annotations
 
 import inspect

@@ -44,7 +44,8 @@ from ansible_collections.reversible.deploy.plugins.plugin_utils.watch import wat
 display = Display()
 
 ARCHES = ("x86_64", "aarch64")
-BIN_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "modules", "__bin")
+# Not below plugins/modules, where ansible-test takes every file for a Python module.
+BIN_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bin")
 _SUDO_WANTS_A_TERMINAL = "you must have a tty to run sudo"
 TAIL = 4000  # characters of unreadable output that a result shows
 START_FAILED = (126, 127)  # exit statuses of a shell that could not start a program; our binaries never end with them
@@ -207,8 +208,10 @@ class ActionModule(ActionBase):
     # The ordinary way
 
     def _run_ordinarily(self, args: dict[str, t.Any], binary: Binary) -> Result:
+        # Core finds a module's file by its name alone, in the folders that it was told of.
+        self._shared_loader_obj.module_loader.add_directory(BIN_FOLDER)
         return self._execute_module(
-            module_name=f"reversible.deploy.__bin.{os.path.basename(binary.path)}",
+            module_name=f"ansible.legacy.{os.path.basename(binary.path)}",
             module_args=dict(args),
             task_vars=self._vars,
             wrap_async=bool(self._task.async_val),
@@ -250,7 +253,7 @@ def _binaries_of(module: str) -> dict[str, Binary]:
     for arch in ARCHES:
         path = os.path.join(BIN_FOLDER, f"{name}_{arch}")
         if os.path.exists(path):
-            real = os.path.realpath(path)  # <module>_info is a link to the binary of <module>: one copy on the target serves both
+            real = os.path.realpath(path)  # each module's name is a link to the program of all modules: one copy on the target serves them
             found[arch] = Binary(arch, path, _sha256_of(real), stem=os.path.basename(real))
     if not found:
         raise NoBinary("not built: run make collection")

@@ -4,7 +4,8 @@
 """The cache of module binaries on the target: the shell scripts that use it, and how their answers are read.
 
 A binary lies in ``~/.reversible-deploy`` of the user who executes it, under a name that ends in its own sha256. Invariant: nothing
-is executed from there that anyone but root and that user could have written, nor anything whose hash is not the one asked for.
+is executed from there that anyone but root and that user could have written, nor anything whose hash is not the one asked for. It is
+hashed again whenever it may have changed: when its inode, size or time of change is another, and after each boot of the machine.
 
 Each script answers with one line, ``reversible <nonce> <word> <arch> <text>``. The nonce keeps a command line that is echoed (by
 sudo, by ``set -x``, in a module's own output) from being taken for an answer: there the script still says ``$nonce``.
@@ -116,12 +117,16 @@ real=$(cd -P "$folder" 2>&1 && pwd -P) || say unusable "$real";
 """.replace("FOLDER", FOLDER)
 
 # check PATH: PATH and all folders above it must belong to root or to this user, and nobody else may write to them, except that
-# root's sticky folders (/tmp) will do: there, what is ours cannot be swapped by others. "stat" says such as 1000:755, one a path.
+# root's sticky folders (/tmp) will do: there, what is ours cannot be swapped by others. "stat" says one line a path, such as
+# 1000:755:131:4096:2026-11-21 08:45:00.123456789 +0000, of which the first two words of PATH's are its state.
 _CHECK = """
+first() { state="$1 $2"; };
 check() {
   path=$1; while [ "$path" ]; do path=${path%/*}; set -- "$@" "${path:-/}"; done;
-  owners=$(stat -c %u:%a "$@") || say unusable "stat -c does not work on the target";
-  for owner in $owners; do
+  stats=$(stat -c %u:%a:%i:%s:%z "$@") || say unusable "stat -c does not work on the target";
+  first $stats;
+  for word in $stats; do
+    case $word in *:*:*:*:*) owner=${word%:*:*:*};; *) continue;; esac;
     case $owner in
       0:[1357]???) ;;
       *[2367]|*[2367]?) say unusable "others can write to $1 ($owner)";;
@@ -139,8 +144,13 @@ _RUN = """
 file=$real/$name;
 [ -f "$file" ] || { check "$real"; say absent; };
 check "$file";
-sum=$(sha256sum <"$file") || say unusable "sha256sum does not work on the target";
-case $sum in "$hash"*) ;; *) say corrupt;; esac;
+boot=; { read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null;
+checked=; { read -r checked <"$real/.checked-$name"; } 2>/dev/null;
+[ "$boot" ] && [ "$checked" = "$boot $state" ] || {
+  sum=$(sha256sum <"$file") || say unusable "sha256sum does not work on the target";
+  case $sum in "$hash"*) ;; *) say corrupt;; esac;
+  { (umask 077; printf "%s\\n" "$boot $state" >"$real/.checked-$name"); } 2>/dev/null;
+};
 trap : HUP INT TERM;
 printf "%s\\n" "reversible $nonce run $arch $file";
 "$file" -;
@@ -161,9 +171,9 @@ error=$( { chmod 700 "$new" && mv -f "$new" "$real/$name"; } 2>&1) || say unusab
 
 # Kept: the versions last used, and any that was sent or run in the last two days (running it reads it, and so renews its access
 # time), since another controller may be about to run it again. One that is running keeps its inode whatever happens to its name.
-# What a killed run has left (.new-*, .progress-*) goes after a day.
+# What a killed run has left (.new-*, .progress-*) goes after a day; and with it what was checked (.checked-*), which is then hashed once more.
 _PRUNE = """
-find "$real" -name ".[np]*-*" -mtime +1 -exec rm -f "{}" + 2>/dev/null;
+find "$real" -name ".[cnp]*-*" -mtime +1 -exec rm -f "{}" + 2>/dev/null;
 count=0;
 for old in $(ls -tu "$real"); do
   case $old in "$stem"-*)

@@ -160,7 +160,7 @@ mod tests {
     fn keys_of_ansible_are_taken_away_and_unknown_ones_accepted() {
         let request = Request::parse(
             br#"{"app": "x", "_ansible_check_mode": true, "_ansible_diff": "True", "_ansible_new": {},
-                 "_ansible_module_name": "reversible.deploy.__bin.deploy_ledger_info_aarch64",
+                 "_ansible_module_name": "ansible.legacy.deploy_ledger_info_aarch64",
                  "_ansible_reversible_environment": {"A": "b", "C=": "d", "E": 1}}"#,
             "a file",
         );

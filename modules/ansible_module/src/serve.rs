@@ -20,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 /// A module and what carries it out. One binary may serve several.
+#[derive(Clone, Copy)]
 pub struct Served {
     pub spec: &'static Module,
     pub run: fn(&Invocation) -> Result<Outcome>,
@@ -32,9 +33,9 @@ const GRACE_WHILE_RESTORING: Duration = Duration::from_secs(60);
 
 static PRINTED: AtomicBool = AtomicBool::new(false);
 
-/// The whole `main` of a module binary.
-pub fn serve(modules: &[Served]) -> ExitCode {
-    let own = modules.first().map_or("", |first| first.spec.name);
+/// The whole `main` of a program of modules. One of them may have the program's own name: it is meant
+/// where the options name none.
+pub fn serve(own: &str, modules: &[Served]) -> ExitCode {
     let mut arguments =
         env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
     match (arguments.next().as_deref(), arguments.next()) {
@@ -46,7 +47,7 @@ pub fn serve(modules: &[Served]) -> ExitCode {
         (Some(source), None) => {
             panic::set_hook(Box::new(|info| print_and_exit(panicked(info), 1)));
             listen_for_signals();
-            match answer(modules, source) {
+            match answer(own, modules, source) {
                 Ok(result) => print(result, 0),
                 Err(error) => print(to_result(&error), 1),
             }
@@ -64,21 +65,20 @@ pub fn serve(modules: &[Served]) -> ExitCode {
     }
 }
 
-fn answer(modules: &[Served], source: &str) -> Result<Map<String, Value>> {
+fn answer(own: &str, modules: &[Served], source: &str) -> Result<Map<String, Value>> {
     let request = Request::read(source)?;
     set_environment(&request);
-    let name = request.module_name();
-    let served = match modules {
-        [only] if name.is_empty() => only,
-        [first, ..] if name.is_empty() => first,
-        _ => modules.iter().find(|served| served.spec.name == name).ok_or_else(|| {
-            let names: Vec<&str> = modules.iter().map(|served| served.spec.name).collect();
-            Failure::new(
-                "bad_arguments",
-                format!("this binary serves {}, not {name}", names.join(" and ")),
-            )
-        })?,
-    };
+    let asked = request.module_name();
+    let name = if asked.is_empty() { own } else { asked };
+    let served = modules.iter().find(|served| served.spec.name == name).ok_or_else(|| {
+        let names: Vec<&str> = modules.iter().map(|served| served.spec.name).collect();
+        let names = names.join(", ");
+        let msg = match asked {
+            "" => format!("_ansible_module_name is missing: expected one of {names}"),
+            _ => format!("this program has no module {asked}, only {names}"),
+        };
+        Failure::new("bad_arguments", msg)
+    })?;
     if request.flag("_ansible_check_mode") && served.spec.check_mode == Support::None {
         let skipped = Outcome {
             skipped: Some(format!("remote module ({name}) does not support check mode")),

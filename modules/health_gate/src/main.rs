@@ -1,51 +1,7 @@
-//! `health_gate`: asks many things side by side and lets a deploy go on only when they hold. It changes
-//! nothing, so there is no plan: it observes and judges.
+//! The program of `health_gate` by itself; what is shipped is one program of all modules (`modules/reversible_deploy`).
 
-mod bounds;
-mod gate;
-mod given;
-mod kinds;
-mod options;
-mod run;
-mod seen;
-mod table;
-
-use ansible_module::{Failure, Invocation, Outcome, Served, serve};
-use anyhow::Result;
-use gate::Gate;
-use host::deadline::Deadline;
 use std::process::ExitCode;
-use table::{Row, Table};
 
 fn main() -> ExitCode {
-    serve(&[Served { spec: &options::MODULE, run }])
-}
-
-fn run(invocation: &Invocation) -> Result<Outcome> {
-    let Gate { probes, required, deadline, warnings } = Gate::parse(&invocation.options)?;
-    if invocation.check_mode {
-        let why = Some("not evaluated".to_owned());
-        let rows = probes.iter().map(|probe| Row { why: why.clone(), ..Row::new(probe) }).collect();
-        let facts = Table { rows, required }.facts();
-        let outcome = Outcome { warnings, facts, ..Outcome::default() };
-        return Ok(outcome.fact("msg", "not evaluated: this is check mode"));
-    }
-    let rows = run::all(probes, Deadline::after(deadline));
-    host::interrupt::check()?;
-    judge(Table { rows, required }, warnings)
-}
-
-fn judge(table: Table, mut warnings: Vec<String>) -> Result<Outcome> {
-    let (msg, facts) = (table.msg(), table.facts());
-    if table.held() < table.required {
-        let failure = Failure::new("gate_failed", msg);
-        let failure = facts.into_iter().fold(failure, |all, (key, value)| all.with(&key, value));
-        return Err(match warnings.is_empty() {
-            true => failure.into(),
-            false => failure.with("warnings", warnings).into(),
-        });
-    }
-    // Enough hold; those that do not are not passed over.
-    warnings.extend(table.failed().map(|row| format!("probe {}", row.sentence())));
-    Ok(Outcome { warnings, facts, ..Outcome::default() }.fact("msg", msg))
+    ansible_module::serve(env!("CARGO_PKG_NAME"), health_gate::MODULES)
 }

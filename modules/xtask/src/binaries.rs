@@ -18,7 +18,7 @@ use crate::spec::{self, Module};
 use crate::target::{Arch, Toolchain, advice};
 use crate::workspace::{ModuleCrate, Workspace, run};
 
-pub const BIN: &str = "plugins/modules/__bin";
+pub const BIN: &str = "plugins/plugin_utils/bin";
 
 /// Fills the checkout, which is then used in place through `.dev`.
 pub fn collection(workspace: &Workspace, arches: &[Arch]) -> Result<()> {

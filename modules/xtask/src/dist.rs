@@ -19,6 +19,9 @@ use crate::stage;
 use crate::target::{Arch, advice};
 use crate::workspace::{Workspace, run};
 
+/// Galaxy takes 20 MB; half of it, so that a download is no trouble either.
+const MOST_BYTES: usize = 10_000_000;
+
 /// A draft goes to a folder of its own, where nobody takes it for what is shipped.
 pub fn dist(workspace: &Workspace, draft: bool) -> Result<()> {
     let galaxy = galaxy::check_version(workspace)?;
@@ -44,6 +47,11 @@ pub fn dist(workspace: &Workspace, draft: bool) -> Result<()> {
     let draft = work.path().join(&name);
     archive(&copy, &galaxy, time, &draft).with_context(|| format!("writing {name}"))?;
     let content = fs::read(&draft)?;
+    ensure!(
+        take == Take::Kept || content.len() <= MOST_BYTES,
+        "{name} has {} bytes, the limit is {MOST_BYTES}",
+        content.len()
+    );
     let path = folder.join(&name);
     fs::rename(&draft, &path).with_context(|| format!("writing {}", path.display()))?;
     fs::write(folder.join(format!("{name}.sha256")), format!("{}  {name}\n", sha256(&content)))?;

@@ -189,7 +189,7 @@ def main():
 if __name__ == "__main__":
     main()
 "#,
-        folder = module.source.folder
+        folder = module.folder()
     ))
 }
 

@@ -24,7 +24,7 @@ use workspace::Workspace;
 
 const USAGE: &str = "\
 cargo xtask docs [--check]                  write the modules' documentation from their option specs (or compare it)
-cargo xtask collection [--arch A,B]         build the static binaries into collection/plugins/modules/__bin
+cargo xtask collection [--arch A,B]         build the static binary into collection/plugins/plugin_utils/bin
 cargo xtask stage DIR [--with-tests] [--draft | --arch A,B]
                                             a physical copy of what is shipped: DIR/ansible_collections/reversible/deploy
 cargo xtask dist [--draft]                  the installable archive and its checksum under target/dist; a draft, in which the

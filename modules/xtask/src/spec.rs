@@ -80,10 +80,19 @@ impl Support {
     }
 }
 
-/// A spec and the crate that it comes from.
+/// A spec and the crate whose program serves it.
 pub struct Module<'a> {
     pub spec: Spec,
     pub source: &'a ModuleCrate,
+}
+
+impl Module<'_> {
+    /// Where its option spec is written: the crate of its name, of which the program is made, or the program's own.
+    pub fn folder(&self) -> &str {
+        let name = self.spec.name.strip_suffix("_info").unwrap_or(&self.spec.name);
+        let of_its_name = |folder: &&String| folder.rsplit('/').next() == Some(name);
+        self.source.sources.iter().find(of_its_name).unwrap_or(&self.source.folder)
+    }
 }
 
 /// The specs of these crates: asked of this machine's binaries where those of the same sources are kept, else of debug builds.

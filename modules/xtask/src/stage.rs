@@ -15,11 +15,12 @@ use crate::workspace::Workspace;
 
 const FILES: [&str; 3] = ["galaxy.yml", "README.md", "LICENSE"];
 /// From the root, and where they stand in the copy. Those that do not exist yet are left out.
-const FOLDERS: [(&str, &str); 6] = [
+const FOLDERS: [(&str, &str); 7] = [
     ("collection/changelogs", "changelogs"),
     ("collection/docs", "docs"),
     ("collection/meta", "meta"),
     ("collection/plugins", "plugins"),
+    ("collection/tests", "tests"),
     ("playbooks", "playbooks"),
     ("roles", "roles"),
 ];
@@ -97,7 +98,8 @@ fn is_shipped(entry: &DirEntry) -> bool {
         || !(name.starts_with('.')
             || name.ends_with('~')
             || name.ends_with(".pyc")
-            || name.starts_with("__"))
+            || name.starts_with("__")
+            || entry.path().ends_with(BIN))
         || name == "__init__.py"
 }
 

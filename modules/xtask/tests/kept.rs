@@ -63,7 +63,7 @@ impl Checkout {
     /// Whether the collection was built now, and its binary.
     fn collection(&self) -> (bool, Vec<u8>) {
         let said = self.xtask(&["collection", "--arch", ARCH]);
-        let binary = format!("collection/plugins/modules/__bin/hello_{ARCH}");
+        let binary = format!("collection/plugins/plugin_utils/bin/hello_{ARCH}");
         (said.contains("building hello"), fs::read(self.folder.path().join(binary)).unwrap())
     }
 

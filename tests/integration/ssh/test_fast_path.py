@@ -113,7 +113,8 @@ def test_options_arrive_as_in_the_ordinary_way(ansible: Ansible) -> None:
     assert echo["flag"] is True
     assert echo["where"] == os.path.expanduser("~rd-alice/x")
     assert echo["servers"] == [{"name": "a", "port": 81}]
-    assert "2024-05-06" in str(echo["map"]) and "hidden" in str(echo["map"])
+    # From 2.22 on core masks what comes out of a vault wherever it meets it in a result.
+    assert "2024-05-06" in str(echo["map"]) and {"hidden", "$REDACTED$"} & set(echo["map"].values())
 
 
 @pytest.mark.every_version
@@ -285,7 +286,7 @@ def test_missing_options_are_named_as_ansible_does(ansible: Ansible) -> None:
 
 def test_a_binary_that_is_not_built(edge: Ansible) -> None:
     edge.collections = edge.folder / "unbuilt"
-    shutil.copytree(staged(), edge.collections, ignore=shutil.ignore_patterns("__bin"))
+    shutil.copytree(staged(), edge.collections, ignore=shutil.ignore_patterns("bin"))
     edge.hosts["nowhere"] = NOWHERE
     run = edge.one("specimen", {}, "nowhere")
     assert run.only.msg == f"{SPECIMEN}: not built: run make collection"

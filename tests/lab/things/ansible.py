@@ -27,14 +27,17 @@ PYTHONS = {
     "2.19": ("3.11", "3.12", "3.13"),
     "2.20": ("3.12", "3.13", "3.14"),
     "2.21": ("3.13", "3.12", "3.14"),
+    "2.22": ("3.13", "3.12", "3.14"),
 }
-# The get-pip that ansible-test of 2.16 and 2.17, of 2.18 and 2.19, of 2.20 and 2.21 looks for.
+# What is not released yet.
+CANDIDATES = {"2.22": "rc1"}
+# The get-pip that ansible-test of 2.16 and 2.17, of 2.18 and 2.19, of 2.20 to 2.22 looks for.
 GET_PIP = ("23_1_2", "24_2", "25_2")
 ANY = ("3.13", "3.12", "3.14", "3.11", "3.10")
 
 
 def ansible(release: str) -> Path:
-    return _venv(f"ansible-{release}", PYTHONS[release], [f"ansible-core=={release}.*"], "ansible-playbook")
+    return _venv(f"ansible-{release}", PYTHONS[release], [f"ansible-core~={release}.0{CANDIDATES.get(release, '')}"], "ansible-playbook")
 
 
 def lint() -> Path:

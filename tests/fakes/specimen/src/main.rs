@@ -14,7 +14,10 @@ use std::process::{self, ExitCode};
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    serve(&[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: info }])
+    serve(
+        env!("CARGO_PKG_NAME"),
+        &[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: info }],
+    )
 }
 
 fn info(_: &Invocation) -> Result<Outcome> {

@@ -95,7 +95,10 @@ fn no_arguments_broken_arguments_and_unknown_names() {
     }
     let (result, _) = failed(json!({"_ansible_module_name": "reversible.deploy.other"}));
     assert!(
-        result["msg"].as_str().unwrap().contains("serves specimen and specimen_info, not other")
+        result["msg"]
+            .as_str()
+            .unwrap()
+            .contains("has no module other, only specimen, specimen_info")
     );
     let output =
         Command::new(env!("CARGO_BIN_EXE_specimen")).arg("/no/such/file").output().unwrap();

@@ -1,0 +1,111 @@
+//! `deploy_ledger`: the one record of the deploys of an app in an environment, and the lease that
+//! lets one run at a time change it. `deploy_ledger_info` reads it.
+
+mod apply;
+mod info;
+mod ledger;
+mod metrics;
+mod options;
+mod plan;
+mod readiness;
+mod report;
+mod state;
+
+use ansible_module::{Invocation, Outcome, Served};
+use anyhow::Result;
+use change::Consent;
+use host::deploy_id::DeployId;
+use host::fence::Fence;
+use ledger::{Event, Scope};
+use options::{InfoOptions, Link, Options, Task};
+use plan::Action;
+use serde_json::{Value, json};
+
+/// What this program serves.
+pub const MODULES: &[Served] =
+    &[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: tell }];
+
+fn run(invocation: &Invocation) -> Result<Outcome> {
+    let mut options = Options::parse(&invocation.options)?;
+    // Held until the result is known, so that nobody writes between observe and verify. A fence has a
+    // lock of its own.
+    let _lock = match invocation.check_mode || matches!(options.task, Task::LowerFence { .. }) {
+        true => None,
+        false => apply::enter(&options)?,
+    };
+    let moved = take_next_id(&mut options)?;
+    // Looked at here and raised by a deploy that is opened: one that is refused must not put the
+    // one that runs out of action.
+    if let Some(id) = options.fenced_by() {
+        change::look_at_fence(id, &options.at.folder)?;
+    }
+    if let Task::LowerFence { to } = &options.task {
+        Fence::check_first(to)?;
+    }
+    let state = state::observe_all(&options)?;
+    let mut plan = plan::plan(&state, &options, invocation.check_mode)?;
+    plan.warnings.extend(moved);
+    let actions: Vec<Action> = plan.steps.iter().map(|step| step.action.clone()).collect();
+    let outcome = change::run(
+        invocation,
+        plan,
+        &Consent::from(invocation)?,
+        None,
+        |action, _| apply::act(&options, action),
+        || apply::verify(&options, &actions),
+    )?;
+    let outcome = match &options.task {
+        Task::Record { deploy, event, .. } if matches!(**event, Event::Open(_)) => outcome
+            .fact("deploy_id", deploy.as_str())
+            .fact("stays", state::migrated(&state.ledger))
+            .fact("taken", state::taken(&state.ledger)),
+        _ => outcome,
+    };
+    Ok(match (&options.brought, options.deploy()) {
+        (Some(link), Some(deploy)) if !invocation.check_mode => {
+            outcome.fact("report", report_now(&options, deploy, link)?)
+        }
+        _ => outcome,
+    })
+}
+
+/// Gives a new deploy an id above that of every one that was opened before, and says so.
+fn take_next_id(options: &mut Options) -> Result<Option<String>> {
+    let folder = options.at.folder.clone();
+    let Task::Record { deploy, .. } = &mut options.task else { return Ok(None) };
+    if !options.next_id || !folder.is_dir() {
+        return Ok(None);
+    }
+    // One that is ahead of the clock is wrong, and no id to follow.
+    let (Some(fence), None) = (Fence::read(&folder)?, Fence::ahead(&folder)?) else {
+        return Ok(None);
+    };
+    if *deploy >= fence {
+        return Ok(None);
+    }
+    let scope = Scope::About { newest: 1, named: Some(deploy) };
+    // One that was superseded must not come back under another id.
+    if state::observe(&options.at, scope)?.ledger.deploy(deploy).is_some() {
+        return Ok(None);
+    }
+    let next = deploy.after(&fence)?;
+    let moved = format!(
+        "{deploy} is below {fence}, which was opened before (in the same second, or the clock of this controller is behind): \
+         this deploy is {next}"
+    );
+    *deploy = next;
+    Ok(Some(moved))
+}
+
+/// For the controller, which writes it down.
+fn report_now(options: &Options, deploy: &DeployId, link: &Link) -> Result<Value> {
+    let state = state::observe_all(options)?;
+    Ok(state.ledger.deploy(deploy).map_or(Value::Null, |known| {
+        let story = report::tell(&state.ledger, known, &options.at, link);
+        json!({ "markdown": report::markdown(&story), "html": report::html(&story) })
+    }))
+}
+
+fn tell(invocation: &Invocation) -> Result<Outcome> {
+    info::info(&InfoOptions::parse(&invocation.options)?)
+}

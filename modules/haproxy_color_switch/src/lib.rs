@@ -1,0 +1,156 @@
+//! `haproxy_color_switch`: the flip between blue and green, proven, watched, and taken back by
+//! itself. `haproxy_color_switch_info` tells which is active and whether one can go back.
+
+mod apply;
+mod back;
+mod budget;
+mod color;
+mod gate;
+mod haproxy;
+mod history;
+mod options;
+mod plan;
+mod question;
+mod servers;
+mod state;
+mod task;
+
+use ansible_module::{Diff, Failure, Invocation, Outcome, Served};
+use anyhow::Result;
+use apply::Apply;
+use change::Consent;
+use host::folder::SafeFolder;
+use host::reserve;
+use plan::{Action, Switch};
+use serde_json::{Value, json};
+use state::State;
+use std::time::Instant;
+use task::{Method, Place, Task, Wanted};
+
+/// What this program serves.
+pub const MODULES: &[Served] =
+    &[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: info }];
+
+fn info(invocation: &Invocation) -> Result<Outcome> {
+    let place = Place::parse(&invocation.options)?;
+    Ok(state::observe(&place)?.facts(Outcome::default()))
+}
+
+fn run(invocation: &Invocation) -> Result<Outcome> {
+    let task = Task::parse(&invocation.options)?;
+    // Held to the end: the watch belongs to the flip.
+    let _lock = match invocation.check_mode {
+        true => None,
+        false => Some(apply::lock(&task, &task.place.active_color_file())?),
+    };
+    if let Some(id) = task.run() {
+        // Looked at here and raised by the flip: a run that is refused must not stop another.
+        change::look_at_fence(id, &task.place.state_dir)?;
+    }
+    if task.wanted == Wanted::Previous || task.rollback.is_some() {
+        reserve::open();
+    }
+    let state = state::observe(&task.place)?;
+    let rollback = task.rollback.as_ref().map(ToString::to_string);
+    let journal = || state::journal(&task.place, rollback.clone());
+    if let Some(done) = journal().done_before(invocation, &state.view())? {
+        return Ok(state.facts(done));
+    }
+    let mut switch = plan::resolve(&state, &task)?;
+    switch.content = gate::content(&state, &task, &switch)?;
+    if switch.content.as_ref().is_some_and(|new| *new != state.text || state.unfinished.is_some()) {
+        switch.way = Some(task.reloader.choose(&state.sockets)?);
+    }
+    let plan = plan::plan(&state, &task, &switch)?;
+    let flips = plan.steps.iter().any(|step| step.action == Action::Flip);
+    let nothing_to_do = plan.steps.is_empty();
+    let mut apply = Apply::new(&task, &state, &switch);
+    if flips && !invocation.check_mode {
+        if let Err(error) = gate::file(&state, &task) {
+            return Err(if switch.resumes { apply.go_back(error) } else { error });
+        }
+        let began = Instant::now();
+        if let Err(error) = gate::target(&state, &task, &switch) {
+            return Err(match switch.resumes {
+                true => apply.go_back(error),
+                false => Failure::new("target_down", "nothing was changed").caused_by(error).into(),
+            });
+        }
+        apply.numbers.took("target", began);
+    }
+    if !nothing_to_do && !invocation.check_mode {
+        reserve::keep(&SafeFolder::ensure(&task.place.state_dir, 0o755)?);
+    }
+    let mut seen = None;
+    let verify = || -> Result<Value> {
+        let now = state::observe(&task.place)?;
+        match now.active == Some(switch.to) && now.drift.is_empty() {
+            true => Ok(seen.insert(now).view()),
+            false => {
+                let msg =
+                    format!("{} is not active everywhere: {}", switch.to, now.drift.join("; "));
+                Err(Failure::new("not_verified", msg).into())
+            }
+        }
+    };
+    let act = |action: &Action, intent: Option<&_>| apply.act(action, intent);
+    let done = change::run(invocation, plan, &Consent::none(), Some(journal()), act, verify);
+    let mut outcome = match done {
+        Ok(outcome) => outcome,
+        Err(error) => return Err(apply.go_back(error)),
+    };
+    if invocation.check_mode {
+        outcome = outcome.fact("gates", gates(&task, flips));
+    } else if nothing_to_do {
+        prove_as_it_is(&task, &switch)?;
+    } else {
+        if flips && !task.drain.is_zero() {
+            apply.drain()?;
+        }
+        outcome = outcome.fact("flip", apply.numbers.to_json());
+    }
+    show_config(&mut outcome, &state, &task, &switch);
+    let now =
+        if invocation.check_mode || nothing_to_do { state } else { state::observe(&task.place)? };
+    Ok(now.facts(outcome))
+}
+
+/// Nothing had to be changed; that it also holds is seen, not believed.
+fn prove_as_it_is(task: &Task, switch: &Switch) -> Result<(), Failure> {
+    let Some(prove) = &task.prove else { return Ok(()) };
+    prove.ask(None, switch.release.as_deref()).map(drop).map_err(|why| {
+        let msg = format!(
+            "{} is active already, but does not hold: {why}; nothing was changed",
+            switch.to
+        );
+        Failure::new("not_proven", msg)
+    })
+}
+
+/// Check mode predicts actions, never how a gate comes out.
+fn gates(task: &Task, flips: bool) -> Value {
+    let mut gates = serde_json::Map::new();
+    let mut not_evaluated = |name: &str, asked: bool| {
+        if asked {
+            gates.insert(name.to_owned(), json!("not evaluated"));
+        }
+    };
+    not_evaluated("target", flips);
+    not_evaluated("probe", flips && task.probe.is_some());
+    not_evaluated("prove", task.prove.is_some());
+    not_evaluated("error_budget", flips && task.budget.is_some());
+    not_evaluated("drain", flips && !task.drain.is_zero());
+    Value::Object(gates)
+}
+
+/// The configuration's own difference, without what may be a secret in it.
+fn show_config(outcome: &mut Outcome, state: &State, task: &Task, switch: &Switch) {
+    let Some(new) = switch.content.as_ref().filter(|new| **new != state.text) else { return };
+    if task.place.method == Method::Reload {
+        outcome.diff.push(Diff::States {
+            subject: task.place.config.display().to_string(),
+            before: json!(haproxy::config::without_secrets(&state.text)),
+            after: json!(haproxy::config::without_secrets(new)),
+        });
+    }
+}

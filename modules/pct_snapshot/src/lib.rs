@@ -1,0 +1,193 @@
+//! `pct_snapshot`: snapshots of a Proxmox container, and the way back to them, verified to the end.
+//! `pct_snapshot_info` tells which there are and whether one can go back.
+
+mod apply;
+mod back;
+mod boot;
+mod cluster;
+mod container;
+mod freezer;
+mod info;
+mod left;
+mod marker;
+mod names;
+mod options;
+mod pct;
+mod plan;
+mod pvesh;
+mod read;
+mod refuse;
+mod rollback;
+mod state;
+mod tables;
+mod task;
+mod zfs;
+
+use ansible_module::{Failure, Invocation, Outcome, Served};
+use anyhow::Result;
+use apply::Apply;
+use change::{Consent, Plan};
+use cluster::Cluster;
+use host::program;
+use names::Vmid;
+use pct::Pct;
+use plan::Action;
+use pvesh::Pvesh;
+use read::Reader;
+use rollback::Goal;
+use serde_json::json;
+use state::State;
+use std::path::Path;
+use std::time::Duration;
+use task::{Place, Task, Wanted, Which};
+
+/// What this program serves.
+pub const MODULES: &[Served] =
+    &[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: info }];
+
+fn info(invocation: &Invocation) -> Result<Outcome> {
+    let place = Place::parse(&invocation.options)?;
+    let vmid = place.as_ref().map_or(Vmid::FIRST, |place| place.vmid);
+    let (reader, cluster) = connect(vmid, Duration::ZERO)?;
+    match &place {
+        Some(place) => info::of_one(&reader, &cluster, place),
+        None => info::of_all(&reader, &cluster),
+    }
+}
+
+fn connect(vmid: Vmid, task_timeout: Duration) -> Result<(Reader, Cluster)> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Failure::new("permission_denied", "pct works for root alone").into());
+    }
+    let cluster = Cluster::find(Path::new(cluster::ROOT));
+    let program = program::look("pct")?.map_err(|missing| {
+        Failure::new("program_missing", "this is no Proxmox node").caused_by(missing.into())
+    })?;
+    let node = cluster.node.clone();
+    let pvesh = program::look("pvesh")?.ok().map(|program| Pvesh { program, node });
+    let pct = Pct { program, vmid, task_timeout };
+    Ok((Reader { pct, pvesh, warnings: Default::default() }, cluster))
+}
+
+fn run(invocation: &Invocation) -> Result<Outcome> {
+    let task = Task::parse(&invocation.options)?;
+    let consent = match &task.wanted {
+        Wanted::Present { .. } => Consent::none(),
+        Wanted::RolledBack { .. } | Wanted::Absent { .. } => Consent::from(invocation)?,
+    };
+    let (reader, cluster) = connect(task.place.vmid, task.task_timeout)?;
+    // Held to the end.
+    let _lock = match invocation.check_mode {
+        true => None,
+        false => Some(apply::lock(&task)?),
+    };
+    if let Some(id) = task.run() {
+        // Looked at here and raised by the first step: a run that is refused must not stop another.
+        change::look_at_fence(id, &task.place.state_dir)?;
+    }
+    let key = match task.is_rollback() {
+        true => change::rollback_key(task.rollback.as_ref(), &consent),
+        false => None,
+    };
+    let mut state = state::observe(&reader, &cluster, &task.place)?;
+    let journal = state::journal(&task.place, key.clone());
+    if let Some(done) = journal.done_before(invocation, &state.snapshots.view())? {
+        let (name, deploy) = match &task.wanted {
+            Wanted::RolledBack { which: Which::Named(name), deploy } => {
+                (Some(name), deploy.as_ref())
+            }
+            _ => (None, None),
+        };
+        return Ok(done
+            .fact("vmid", task.place.vmid.number())
+            .fact("snapshot", json!(name))
+            .fact("deploy_id", json!(deploy))
+            .fact("running", state.runs()));
+    }
+    let mut decided = decide(&task, &reader, &cluster, &mut state, &key)?;
+    let mut warnings = Vec::new();
+    if let (Some(lock), false) = (state.foreign_lock(), decided.plan.steps.is_empty()) {
+        if invocation.check_mode {
+            let most = host::deadline::seconds(task.lock_timeout);
+            let locked = state.locked(lock, None);
+            warnings.push(format!("{locked}; a run would wait for it, {most} at most"));
+        } else {
+            state = wait(&task, &reader, &cluster, &state)?;
+            decided = decide(&task, &reader, &cluster, &mut state, &key)?;
+        }
+    }
+    let Decided { plan, goal, snapshot, deploy } = decided;
+    warnings.extend(reader.warnings.take());
+    let apply = std::cell::RefCell::new(Apply::new(&task, &reader, &cluster, &state, goal));
+    let journal = Some(state::journal(&task.place, key));
+    let done = change::run(
+        invocation,
+        plan,
+        &consent,
+        journal,
+        |action, intent| apply.borrow_mut().act(action, intent),
+        || Ok(apply.borrow().seen.view()),
+    );
+    let mut apply = apply.into_inner();
+    let mut outcome = done.map_err(|error| apply.give_up(error))?;
+    outcome.warnings.extend(warnings);
+    let is_rollback = apply.goal.is_some();
+    outcome = outcome
+        .fact("vmid", task.place.vmid.number())
+        .fact("snapshot", json!(snapshot))
+        .fact("deploy_id", json!(deploy))
+        .fact("running", apply.seen.running && !freezer::is_frozen(task.place.vmid)?);
+    Ok(match is_rollback {
+        true => outcome.fact("safety_snapshot", json!(apply.safety)),
+        false => outcome,
+    })
+}
+
+struct Decided {
+    plan: Plan<Action>,
+    goal: Option<Goal>,
+    /// What the task is about.
+    snapshot: Option<String>,
+    deploy: Option<String>,
+}
+
+fn decide(
+    task: &Task,
+    reader: &Reader,
+    cluster: &Cluster,
+    state: &mut State,
+    key: &Option<String>,
+) -> Result<Decided> {
+    Ok(match &task.wanted {
+        Wanted::Present { name, marker, .. } => Decided {
+            plan: plan::present(state, task, name.as_str(), marker)?,
+            goal: None,
+            snapshot: Some(name.to_string()),
+            deploy: marker.deploy.clone(),
+        },
+        Wanted::Absent { name } => {
+            let name = name.as_ref().map(ToString::to_string);
+            let there = name.as_ref().and_then(|name| state.snapshots.find(name));
+            let deploy = there.and_then(|one| one.deploy()).map(str::to_owned);
+            let plan = plan::absent(state, task, name.as_deref())?;
+            Decided { plan, goal: None, snapshot: name, deploy }
+        }
+        Wanted::RolledBack { which, deploy } => {
+            let name = rollback::target(state, task, which, deploy.as_ref())?.name.clone();
+            let survey = state.survey(reader, cluster, &task.place, &name)?;
+            let target = rollback::target(state, task, which, deploy.as_ref())?;
+            let deploy = target.deploy().map(str::to_owned);
+            let (plan, goal) = rollback::plan(state, &survey, task, target, key.clone())?;
+            Decided { plan, goal: Some(goal), snapshot: Some(name), deploy }
+        }
+    })
+}
+
+/// Wait for a lock that somebody else holds, and look again.
+fn wait(task: &Task, reader: &Reader, cluster: &Cluster, seen: &State) -> Result<State> {
+    state::wait_for_lock(reader, seen.left.as_ref(), task.lock_timeout)?;
+    let state = state::observe(reader, cluster, &task.place)?;
+    let Some(lock) = state.foreign_lock() else { return Ok(state) };
+    let msg = format!("{}; nothing was changed", state.locked(lock, Some(task.lock_timeout)));
+    Err(Failure::new("locked", msg).with("lock", lock).into())
+}

@@ -1,0 +1,21 @@
+//! All modules of the collection in one program: what they share is there once, on the way to a target and on its disk.
+//! Which module is asked for, the options say.
+
+use std::process::ExitCode;
+
+use ansible_module::Served;
+
+const MODULES: [&[Served]; 8] = [
+    app_processes::MODULES,
+    compose_backup::MODULES,
+    deploy_ledger::MODULES,
+    haproxy_color_switch::MODULES,
+    health_gate::MODULES,
+    pct_snapshot::MODULES,
+    release_artifact::MODULES,
+    zfs_pre_deploy::MODULES,
+];
+
+fn main() -> ExitCode {
+    ansible_module::serve(env!("CARGO_PKG_NAME"), &MODULES.concat())
+}

@@ -1,0 +1,143 @@
+//! `zfs_pre_deploy`: snapshots of ZFS datasets before a deploy, and the way back to them, all or
+//! nothing. `zfs_pre_deploy_info` tells which there are and whether one can go back.
+
+mod apply;
+mod back;
+mod busy;
+mod decide;
+mod exchange;
+mod info;
+mod inplace;
+mod left;
+mod listing;
+mod names;
+mod options;
+mod plan;
+mod points;
+mod prune;
+mod state;
+mod swap;
+mod target;
+mod task;
+mod trees;
+mod zfs;
+
+use ansible_module::{Failure, Invocation, Outcome, Served};
+use anyhow::Result;
+use apply::Apply;
+use change::Consent;
+use decide::{Decided, decide};
+use left::{Goal, Left};
+use plan::{Action, Removal};
+use serde_json::{Value, json};
+use state::{Look, State};
+use std::cell::RefCell;
+use std::time::Duration;
+use task::{Place, Task, Wanted};
+use zfs::Zfs;
+
+/// What this program serves.
+pub const MODULES: &[Served] =
+    &[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: info }];
+
+fn info(invocation: &Invocation) -> Result<Outcome> {
+    let place = Place::parse(&invocation.options)?;
+    info::of(&Zfs::find(Duration::ZERO)?, &place)
+}
+
+fn run(invocation: &Invocation) -> Result<Outcome> {
+    let task = Task::parse(&invocation.options)?;
+    let consent = match &task.wanted {
+        Wanted::Present(_) => Consent::none(),
+        _ => Consent::from(invocation)?,
+    };
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Failure::new("permission_denied", "snapshots and mounts are root's").into());
+    }
+    let zfs = Zfs::find(task.task_timeout)?;
+    // Held to the end.
+    let _locks = match invocation.check_mode {
+        true => Vec::new(),
+        false => apply::lock(&task)?,
+    };
+    if let Some(id) = task.run() {
+        // Looked at here and raised by the first step: a run that is refused must not stop another.
+        change::look_at_fence(id, &task.state_dir)?;
+    }
+    let key = match task.is_rollback() {
+        true => change::rollback_key(task.rollback.as_ref(), &consent),
+        false => None,
+    };
+    let left = Left::read(&task.state_dir)?;
+    let look = if task.is_rollback() { Look::Synced } else { Look::Plain };
+    let resumed = left.resumes(&task, &key)?.cloned();
+    let mut state = state::observe(&zfs, &task.place, &left, look)?;
+    let journal = state::journal(&task.state_dir, key.clone());
+    if let Some(done) = journal.done_before(invocation, &state.view())? {
+        return Ok(told(done, &task, &state, None));
+    }
+    let Decided { plan, goal, busy } =
+        decide(&task, &zfs, &mut state, &left, resumed, key.clone())?;
+    let changes = !plan.steps.is_empty() && !invocation.check_mode;
+    if changes && !busy.is_empty() {
+        let seen = busy::Busy { who: busy.clone(), warnings: Vec::new() };
+        let msg =
+            format!("{}: {}; stop what uses it; nothing was changed", plan.subject, seen.told());
+        return Err(Failure::new("busy", msg).with("busy", busy).into());
+    }
+    let removals = removals(&plan);
+    let apply = RefCell::new(Apply::new(&task, &zfs, &state, goal.clone(), left.rolled.clone()));
+    let done = change::run(
+        invocation,
+        plan,
+        &consent,
+        Some(journal),
+        |action, intent| apply.borrow_mut().act(action, intent),
+        || verify(&task, &zfs, &apply.borrow(), &removals),
+    );
+    let mut apply = apply.into_inner();
+    let mut outcome = done.map_err(|error| apply.give_up(error))?;
+    if invocation.check_mode && !busy.is_empty() {
+        outcome = outcome.fact("busy", busy);
+    }
+    if let Some(tree) = goal.iter().flat_map(|goal| &goal.trees).next().filter(|_| changes) {
+        let id = &tree.id;
+        outcome.undo = Some(format!("state: rolled_back with the same datasets and parked: {id}"));
+    }
+    Ok(told(outcome, &task, &state, goal.as_ref()))
+}
+
+fn removals(plan: &change::Plan<Action>) -> Vec<Removal> {
+    let steps = plan.steps.iter().filter_map(|step| match &step.action {
+        Action::Remove(removal) => Some(removal.clone()),
+        _ => None,
+    });
+    steps.collect()
+}
+
+/// Success is only what was seen.
+fn verify(task: &Task, zfs: &Zfs, apply: &Apply<'_>, removals: &[Removal]) -> Result<Value> {
+    let now = state::observe(zfs, &task.place, &Left::default(), Look::Plain)?;
+    apply::verify_gone(&now, removals)?;
+    match (&task.wanted, &apply.goal) {
+        (Wanted::Present(point), _) => apply::verify_present(task, &now, point),
+        (_, Some(goal)) if !goal.trees.is_empty() => exchange::verify(&goal.trees, &now),
+        (Wanted::RolledBack(point, _), _) => apply::verify_rolled_back(&now, point, &apply.rolled),
+        _ => Ok(now.view()),
+    }
+}
+
+/// What the result says beside the plan.
+fn told(outcome: Outcome, task: &Task, state: &State, goal: Option<&Goal>) -> Outcome {
+    let point = task.point();
+    let outcome = outcome
+        .fact("snapshot", json!(point.map(|point| &point.snapshot)))
+        .fact("deploy_id", json!(point.map(|point| &point.deploy)))
+        .fact("datasets", json!(state.covered))
+        .fact("missing", json!(state.missing));
+    let Some(goal) = goal.filter(|goal| !goal.trees.is_empty()) else { return outcome };
+    let parked: Vec<Value> = (goal.trees.iter())
+        .map(|tree| json!({ "dataset": tree.live, "parked": tree.parked, "id": tree.id }))
+        .collect();
+    outcome.fact("parked", parked).fact("set_aside", swap::set_aside(state, goal))
+}
