@@ -8,6 +8,7 @@ mod elf;
 mod galaxy;
 mod inputs;
 mod kept;
+mod links;
 mod python;
 mod spec;
 mod stage;

@@ -10,12 +10,13 @@ use walkdir::{DirEntry, WalkDir};
 use crate::binaries::{self, BIN, Take};
 use crate::docs;
 use crate::galaxy;
+use crate::links;
 use crate::target::{Arch, Toolchain};
 use crate::workspace::Workspace;
 
-const FILES: [&str; 3] = ["galaxy.yml", "README.md", "LICENSE"];
+pub const FILES: [&str; 3] = ["galaxy.yml", "README.md", "LICENSE"];
 /// From the root, and where they stand in the copy. Those that do not exist yet are left out.
-const FOLDERS: [(&str, &str); 7] = [
+pub const FOLDERS: [(&str, &str); 7] = [
     ("collection/changelogs", "changelogs"),
     ("collection/docs", "docs"),
     ("collection/meta", "meta"),
@@ -65,6 +66,7 @@ pub fn stage_with(
             copy_folder(&from, &copy.path().join(to))?;
         }
     }
+    links::follow(&workspace.root, copy.path())?;
     let crates = if with_tests { workspace.all() } else { workspace.shipped() };
     let modules = binaries::fill(workspace, &crates, toolchains, &copy.path().join(BIN), take)?;
     if with_tests {
