@@ -116,7 +116,9 @@ def test_what_a_job_has_left_in_its_own_layer_is_named_as_lost(project: Project)
 def test_what_is_external_is_looked_for_before_anything_stops(project: Project, kind: str) -> None:
     theirs = f"{project.name}-of-others"
     project.engine.docker(kind, "create", theirs)
-    use = f", networks: [theirs]}}\nnetworks: {{theirs: {{external: true, name: {theirs}}}}}" if kind == "network" else ", volumes: ['theirs:/theirs']}"
+    use = ", volumes: ['theirs:/theirs']}"
+    if kind == "network":
+        use = f", networks: [theirs]}}\nnetworks: {{theirs: {{external: true, name: {theirs}}}}}"
     with_services(project, f"  more: {SLEEPS}{use}")
     if kind == "volume":
         text = project.file.read_text().replace("volumes: {box: {}}", f"volumes: {{box: {{}}, theirs: {{external: true, name: {theirs}}}}}")
@@ -144,7 +146,8 @@ def test_nothing_serves_again_where_nothing_served(project: Project) -> None:
     project.backup(deploy_id=ID)
     taker = f"{project.name}-taker"
     try:
-        for stop, words, absent in ((["down", "-t", "0"], "it did not run, and does not run now", "serves again"), (None, "it serves again", "did not run")):
+        did_not_run = (["down", "-t", "0"], "it did not run, and does not run now", "serves again")
+        for stop, words, absent in (did_not_run, (None, "it serves again", "did not run")):
             if stop:
                 project.compose(*stop)
             else:
@@ -169,7 +172,8 @@ def test_each_replica_has_its_own_volume_again(project: Project, meanwhile: str)
         (project.place / "Dockerfile").write_text("FROM reversible-lab/busybox:1\nVOLUME /own\nVOLUME /box\n")
         project.engine.docker("build", "--quiet", "--tag", f"{project.name}/twin:1", "-f", project.place / "Dockerfile", project.folder)
         twin = SLEEPS.replace("reversible-lab/busybox:1", f"{project.name}/twin:1")
-        project.file.write_text(project.file.read_text().replace(f"  twin: {SLEEPS}, scale: 2, volumes: [/own]", f"  twin: {twin}, scale: 2, volumes: ['box:/box']"))
+        text = project.file.read_text().replace(f"{SLEEPS}, scale: 2, volumes: [/own]", f"{twin}, scale: 2, volumes: ['box:/box']")
+        project.file.write_text(text)
     project.up()
 
     def words() -> dict[str, str]:
@@ -201,7 +205,8 @@ def test_a_way_back_gives_each_replica_its_own_volume(project: Project) -> None:
     """What is restored wants a port that is taken: the volumes of those that ran before are with them again."""
     with_services(project, f"  twin: {SLEEPS}, scale: 2, volumes: [/own]}}")
     plain = project.file.read_text()
-    project.file.write_text(plain.replace("    init: true\n", '    init: true\n    ports: ["127.0.0.1:18096:80"]\n').replace("scale: 2", "scale: 2, stdin_open: true"))
+    with_port = plain.replace("    init: true\n", '    init: true\n    ports: ["127.0.0.1:18096:80"]\n')
+    project.file.write_text(with_port.replace("scale: 2", "scale: 2, stdin_open: true"))
     project.up()
     project.backup(deploy_id=ID)
     project.compose("down", "-t", "0")
