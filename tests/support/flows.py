@@ -21,12 +21,13 @@ import urllib.request
 from pathlib import Path
 
 from edge import Edge, call
-from harness import HERE, OLDEST, PIPELINING, Ansible, Run, Running, staged, wait_for
+from harness import HERE, OLDEST, PIPELINING, ROOT, Ansible, Run, Running, staged, wait_for
 
 from registry import Registry
 from releases import TOKEN, folder, member, sha, tar, zstd
 
 BOOKS = "ansible_collections/reversible/deploy/playbooks"
+TYPED = ROOT / "collection/docs/workflows/inputs.yml"  # the file by which a workflow gives what was typed
 # What a bad release does instead of serving.
 BAD = {
     "dead": "#!/bin/sh\necho there is no database\nexit 3\n",
@@ -111,9 +112,14 @@ class Shop(Edge):
     def run(self, book: str, *options: str, **inputs: t.Any) -> Run:
         return self.start_book(book, *options, **inputs).wait()
 
-    def start_book(self, book: str, *options: str, core: str = "", **inputs: t.Any) -> Running:
+    def typed(self, book: str, core: str = "", **inputs: str) -> Run:
+        """As a workflow runs it: the inputs are variables of the environment."""
+        environ = {f"DEPLOY_{name.upper()}": text for name, text in {"env": "staging", **inputs}.items()}
+        return self.start_book(book, "-e", f"@{TYPED}", core=core, environ=environ).wait()
+
+    def start_book(self, book: str, *options: str, core: str = "", environ: t.Mapping[str, str] | None = None, **inputs: t.Any) -> Running:
         self.variables.write_text(json.dumps(self.vars))
-        environ = {"ANSIBLE_CONNECTION_PLUGINS": str(HERE / "connection_plugins"), **PIPELINING}
+        environ = {"ANSIBLE_CONNECTION_PLUGINS": str(HERE / "connection_plugins"), **PIPELINING, **(environ or {})}
         ansible = Ansible(core or self.core, self.folder, self.hosts(), environ)
         given = {"env": "staging", **inputs}
         return ansible._start(["ansible-playbook", str(staged() / BOOKS / f"{book}.yml"), "-e", f"@{self.variables}", "-e", json.dumps(given),

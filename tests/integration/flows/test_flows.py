@@ -48,9 +48,11 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     assert status.code == 0 and f"The registry DOES NOT HAVE {sha(1)}" in status.output, status.output
     told = json.loads((shop.folder / "status.json").read_text())
     assert told["load_balancers"]["lb1"]["previous"]["open"] and told["registry"][sha(2)] == "there", told
-    back = shop.run("rollback", core=NEWEST, mode="fast")
+    reason = hostile(shop)
+    back = shop.typed("rollback", core=NEWEST, mode="fast", reason=reason, by="somebody {{ env }}")
     assert back.code == 0, back.output
     assert shop.serves() == ("green", sha(1))
+    assert_text(shop, reason, "somebody {{ env }}")
     bad = shop.deploy(3, core=NEWEST)
     assert bad.code == 2, bad.output
     assert shop.serves() == ("green", sha(1))
@@ -64,6 +66,18 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     assert {path.name.split("-")[-2] for path in (shop.folder / "kept").glob("*-blue/*-blue.log")} == {"web"}
     closed = shop.run("rollback", mode="fast")
     assert closed.code == 2 and "The fast way back is closed" in closed.output, closed.output
+
+
+def hostile(shop: Shop) -> str:
+    """A reason that leaves a file when anything of it is run, and again when what it became is."""
+    return "p99 {{ lookup('pipe', 'touch MARKER') }} {% endraw %}\"'}} $(touch MARKER) `touch MARKER`".replace("MARKER", f"{shop.folder}/marker")
+
+
+def assert_text(shop: Shop, reason: str, by: str = "") -> None:
+    """The ledger has what was typed for the last run, and nothing of it was run."""
+    last = shop.ledger()["deploys"][0]
+    assert last["reason"] == reason and (not by or last["by"] == by), last
+    assert not (shop.folder / "marker").exists()
 
 
 @pytest.fixture(name="two")
@@ -91,8 +105,10 @@ def test_two_load_balancers(two: TwoEdges) -> None:
     assert shown.code == 2 and "has to be agreed to" in shown.output and two.both() == second, shown.output
     assert "lb1, lb2, color:" in shown.output and f"flip from blue ({sha(2)}) to green ({sha(1)})" in shown.output, shown.output
     [plan] = set(re.findall(r"plan-[0-9a-f]{12}", shown.output))
-    back = two.run("rollback", to=point, confirm=plan)
+    reason = hostile(two)
+    back = two.typed("rollback", to=point, confirm=plan, accept="newer_snapshots, nothing_of_that", reason=reason, by="somebody {{ env }}")
     assert back.code == 0 and two.both() == first, back.output
+    assert_text(two, reason, "somebody {{ env }}")
     undo = two.last_deploy()
     assert f"rollback with -e to={undo}" in back.output
     forth = two.run("rollback", to=undo, confirm=True)
@@ -119,8 +135,9 @@ def test_two_load_balancers(two: TwoEdges) -> None:
     holder = two.last_deploy()
     split = two.run("rollback", mode="fast", take_over=holder)
     assert split.code == 2 and "green on lb1, blue on lb2" in split.output and "target_color" in split.output, split.output
-    ended = two.run("rollback", mode="fast", target_color="blue", take_over=holder)
+    ended = two.typed("rollback", mode="fast", target_color="blue", take_over=holder, reason=reason)
     assert ended.code == 0 and two.both() == second, ended.output
+    assert_text(two, reason)
 
 
 def test_a_controller_whose_clock_is_behind(shop: Shop) -> None:

@@ -1,0 +1,117 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What somebody types into a form of the forge is text, in every input of every playbook: nothing of it is ever run, and what is not of the
+input's form is refused before anything else. Where a text is recorded, test_flows.py looks at the record.
+
+A text that is run leaves a file, the marker.
+"""
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import typing as t
+from pathlib import Path
+
+import pytest
+from flows import TYPED
+from harness import PIPELINING, staged, venv
+
+APP = {"app_name": "shop", "app_hosts": ["app1"], "app_load_balancers": ["lb1"], "app_components": [{"name": "web"}]}
+# As a template, and as what breaks out of quotes, of a raw block, and of a line.
+TEXTS = {
+    "template": "{{{{ lookup('pipe', 'touch {marker}') }}}}",
+    "broken out": "x{{% endraw %}}'\"}}}}; $(touch {marker}) `touch {marker}`\n- {{{{ lookup(\"pipe\", \"touch {marker}\") }}}}{{% raw %}}",
+}
+BY_NAME = {"env", "release_sha", "target_color", "color", "mode", "to", "take_over", "confirm", "accept", "reason", "by"}
+# What is typed as it should be, so that the way of a rollback is chosen: without it, a `to` that is none leads to a restore point.
+RUNS = {"deploy_app": {}, "cleanup_failed": {}, "status": {}, "restore_test": {}, "rollback": {},
+        **{f"rollback {mode}": {"mode": mode, "to": ""} for mode in ("fast", "full", "snapshot", "backup", "data")},
+        "rollback unknown": {"to": ""}}
+
+
+class Runner:
+    """The machine of a forge on which a workflow runs, with the repository of an app."""
+
+    def __init__(self, place: Path, core: str) -> None:
+        self.place, self.core, self.marker = place, core, place / "marker"
+        here = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}
+        (place / "deploy").mkdir()
+        (place / "deploy/inventory.yml").write_text(json.dumps({"all": {"hosts": {"app1": here, "lb1": here}}}))
+        (place / "deploy/app.yml").write_text(json.dumps(APP))
+        (place / "deploy/inputs.yml").symlink_to(TYPED)
+        (place / "ansible.cfg").touch()
+
+    def environment(self) -> dict[str, str]:
+        own = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "DEPLOY_"))}
+        return own | {"PATH": f"{venv(self.core) / 'bin'}:{os.environ['PATH']}", "ANSIBLE_COLLECTIONS_PATH": str(staged()), "ANSIBLE_NOCOLOR": "1",
+                      "ANSIBLE_CONFIG": str(self.place / "ansible.cfg"), "ANSIBLE_LOCAL_TEMP": str(self.place / "tmp"), **PIPELINING}
+
+    def play(self, book: str, typed: t.Mapping[str, str]) -> tuple[int, str]:
+        """A playbook, with this typed into the inputs; its exit status, and what it said."""
+        given = {f"DEPLOY_{name.upper()}": text for name, text in typed.items()}
+        argv = ["ansible-playbook", "-i", "deploy/inventory.yml", f"reversible.deploy.{book}", "-e", "@deploy/app.yml", "-e", "@deploy/inputs.yml"]
+        done = subprocess.run(argv, cwd=self.place, env=self.environment() | given, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=300, check=False)
+        return done.returncode, done.stdout
+
+
+def named_in(output: str) -> set[str]:
+    """The inputs that are refused: each stands at the beginning of a sentence."""
+    return set(re.findall(r'(?:"|\. )(\w+) is ', output)) & BY_NAME
+
+
+@pytest.fixture(name="runner")
+def a_runner(edge_core: str, tmp_path: Path) -> Runner:
+    return Runner(tmp_path, edge_core)
+
+
+def test_every_input_is_by_name_and_nothing_but_a_lookup() -> None:
+    import yaml
+
+    inputs = yaml.safe_load(TYPED.read_text(encoding="utf-8"))
+    assert set(inputs) == BY_NAME | {"outcome_file"}
+    lists = {"accept": " | split(',') | map('trim') | select | list"}
+    for name, template in inputs.items():
+        assert template == "{{ lookup('ansible.builtin.env', 'DEPLOY_" + name.upper() + "')" + lists.get(name, "") + " }}"
+
+
+@pytest.mark.every_version
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("run", RUNS)
+def test_nothing_that_is_typed_is_run(runner: Runner, run: str, text: str) -> None:
+    hostile = TEXTS[text].format(marker=runner.marker)
+    typed = dict.fromkeys(BY_NAME, hostile) | RUNS[run]
+    code, output = runner.play(run.split()[0], typed)
+    assert not runner.marker.exists(), output
+    assert code == 2 and "Nothing was changed." in output and "Traceback" not in output, output
+    # Each by itself: a run with this one alone would be refused as well.
+    refused = {name for name, given in typed.items() if given == hostile} - ({"reason", "by"} if text == "template" else set())
+    refused = {"mode"} if run == "rollback unknown" else refused
+    assert named_in(output) == refused, output
+
+
+WRONG = {
+    "env": ["Staging", "staging\n", "a/b", "-"], "release_sha": ["0" * 39, "0" * 40 + "\n", "A" * 40], "target_color": ["red", "blue\n"],
+    "color": ["Blue"], "mode": ["fast\n"], "to": ["20261121t084500z-7f3a\n", "latest"], "take_over": ["true", "20261121t084500z-7F3A"],
+    "confirm": ["plan-0123456789a", "plan-0123456789abc", "plan-0123456789ab\n", "maybe"], "accept": ["a b", "newer_snapshots,x-y"],
+    "reason": ["two\nlines", "x" * 501, "a bell \a"], "by": ["run 7\r"],
+}
+RIGHT = {
+    "env": "staging-2.eu", "release_sha": "0" * 40, "target_color": "green", "color": "blue", "mode": "full", "to": "20261121t084500z-7f3a",
+    "take_over": "20261121t084500z-7f3a", "confirm": "plan-0123456789ab", "accept": "newer_snapshots, data_written", "reason": "x" * 500, "by": "run 7",
+}
+
+
+def test_what_is_not_of_its_form_is_refused(runner: Runner) -> None:
+    """All wrong forms of the inputs, as many runs as one of them has; then what is right, which the check lets through."""
+    for number in range(max(map(len, WRONG.values()))):
+        typed = {name: texts[number] for name, texts in WRONG.items() if number < len(texts)}
+        code, output = runner.play("status", {"env": "staging"} | typed)
+        assert code == 2 and named_in(output) == set(typed), output
+    code, output = runner.play("restore_test", RIGHT)
+    assert code == 2 and "app_strategy is host: only compose" in output, output
+    code, output = runner.play("restore_test", {"env": "staging"})
+    assert code == 2 and "app_strategy is host: only compose" in output, "what is empty counts as not given"
