@@ -203,7 +203,7 @@ class Machines:
         names = {"inventory.yml": "inventory.yml", "shop.yml": "app.yml", "group_vars": "group_vars", "host_vars": "host_vars"}
         for name, here in names.items():
             (self.place / "deploy" / here).symlink_to(self.place / name)
-        (self.place / "outcome").unlink(missing_ok=True)
+        (self.place / "deploy/inputs.yml").symlink_to(DOCS / "workflows/inputs.yml")
 
     def start_haproxy(self, block: Block) -> None:
         """A HAProxy as somebody has it who never heard of us, with that part of the documents in it."""

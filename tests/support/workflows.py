@@ -1,8 +1,8 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Forgejo's workflows, as far as a machine without Forgejo can judge them: what its documentation allows, and the `run:` steps run as
-they stand.
+"""Workflows of Forgejo and of GitHub, as far as a machine without them can judge them: what their documentation allows, and the `run:` steps
+run as they stand.
 
 Not a stand-in for the runner: actions (`uses:`) are known by name only, and an expression is looked up in what a test says it is, never
 evaluated.
@@ -15,8 +15,7 @@ import typing as t
 from pathlib import Path
 
 EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}", re.DOTALL)
-# What Forgejo's reference and basic concepts name. What it takes for GitHub's sake and ignores (permissions, ...) is not in here: it
-# would do nothing.
+# What Forgejo's reference and basic concepts name. What it takes for GitHub's sake and ignores is in ONLY_GITHUB: there it would do nothing.
 WORKFLOW = {"name", "run-name", "on", "env", "concurrency", "defaults", "jobs"}
 EVENTS = {
     "push": {"branches", "branches-ignore", "tags", "tags-ignore", "paths", "paths-ignore"},
@@ -32,7 +31,14 @@ STEP = {"id", "name", "if", "uses", "with", "run", "shell", "env", "working-dire
 CONTEXTS = {"github", "forgejo", "forge", "env", "vars", "job", "steps", "runner", "secrets", "strategy", "matrix", "needs", "inputs"}
 FUNCTIONS = {"contains", "startsWith", "endsWith", "format", "join", "toJSON", "fromJSON", "hashFiles", "success", "always",
              "cancelled", "failure"}
-ACTIONS = {"actions/checkout@v4", "actions/upload-artifact@v3"}  # version 4 of the second needs a service that Forgejo has not
+ONLY_GITHUB = {"workflow": {"permissions"}, "job": {"environment"}}
+# By commit, since a tag can be moved. Version 4 of upload-artifact needs a service that Forgejo has not.
+ACTIONS = {
+    "forgejo": {"https://data.forgejo.org/actions/checkout@11bd71901bbe5b1630ceea73d27597364c9af683",
+                "https://data.forgejo.org/actions/upload-artifact@ff15f0306b3f739f7b6fd43fb5d26cd321bd4de5"},
+    "github": {"actions/checkout@11bd71901bbe5b1630ceea73d27597364c9af683", "actions/upload-artifact@ea165f8d65b6e75b540449e92b4886f43607fa02"},
+}
+INSTALLS = "Install ansible-core and the collection"  # from the network, which a test has not: the only step of a script that is not run
 
 
 def load(path: Path) -> dict[str, t.Any]:
@@ -45,16 +51,17 @@ def scripts(workflow: t.Mapping[str, t.Any]) -> list[str]:
     return [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
 
 
-def faults(workflow: t.Any) -> list[str]:
-    """What is wrong with a workflow; empty when nothing is."""
+def faults(workflow: t.Any, forge: str = "forgejo") -> list[str]:
+    """What is wrong with a workflow of that forge; empty when nothing is."""
+    more = ONLY_GITHUB if forge == "github" else {"workflow": set(), "job": set()}
     if not isinstance(workflow, dict) or not isinstance(workflow.get("jobs"), dict) or not workflow["jobs"]:
         return ["no jobs"]
-    wrong = _others("workflow", workflow, WORKFLOW)
+    wrong = _others("workflow", workflow, WORKFLOW | more["workflow"])
     wrong += _faults_of_events(workflow.get("on")) + _faults_of_concurrency(workflow.get("concurrency"))
     inputs = ((workflow["on"].get("workflow_dispatch") or {}) if isinstance(workflow.get("on"), dict) else {}) or {}
     known = set((inputs.get("inputs") or {}) if isinstance(inputs, dict) else {})
     for name, job in workflow["jobs"].items():
-        wrong += _faults_of_job(name, job)
+        wrong += _faults_of_job(name, job, JOB | more["job"], ACTIONS[forge])
     for where, text in _texts(workflow):
         for expression in EXPRESSION.findall(text):
             wrong += _faults_of_expression(where, expression, known)
@@ -98,8 +105,10 @@ def _faults_of_concurrency(given: t.Any) -> list[str]:
     return wrong if queued else wrong + ["concurrency: a run must be queued, not cancelled half way"]
 
 
-def _faults_of_job(name: str, job: t.Any) -> list[str]:
-    wrong = _others(f"job {name}", job, JOB)
+def _faults_of_job(name: str, job: t.Any, keys: t.Collection[str], actions: t.Collection[str]) -> list[str]:
+    wrong = _others(f"job {name}", job, keys)
+    if not job.get("timeout-minutes"):
+        wrong.append(f"job {name}: it may hang for ever without timeout-minutes")
     if not job.get("runs-on") or not job.get("steps"):
         return wrong + [f"job {name}: it has no runs-on or no steps"]
     for number, step in enumerate(job["steps"], 1):
@@ -107,7 +116,7 @@ def _faults_of_job(name: str, job: t.Any) -> list[str]:
         wrong += _others(where, step, STEP)
         if ("run" in step) == ("uses" in step):
             wrong.append(f"{where}: either run or uses")
-        if "uses" in step and step["uses"] not in ACTIONS:
+        if "uses" in step and step["uses"] not in actions:
             wrong.append(f"{where}: {step['uses']} is not known")
         if "with" in step and "uses" not in step:
             wrong.append(f"{where}: with belongs to uses")
@@ -143,17 +152,20 @@ def play(workflow: t.Mapping[str, t.Any], place: Path, environ: t.Mapping[str, s
     """The run steps of the only job, in a folder that is checked out already: whether all ended well, and what they wrote.
 
     `says` has the value of each expression; one that is missing there is an error. As the runner does, a failed step leaves only those
-    with `if: always()` to run.
+    with `if: always()` to run, and what a step writes to GITHUB_ENV is in the environment of the next ones.
     """
     [job] = workflow["jobs"].values()
 
     def known(text: str) -> str:
         return EXPRESSION.sub(lambda found: says[found[1]], text)
-    good, output = True, ""
+    good, output, passed = True, "", place / "passed-on"
+    passed.write_text("", encoding="utf-8")
     for step in job["steps"]:
-        if "run" not in step or not (good or step.get("if") == "always()"):
+        if "run" not in step or step.get("name") == INSTALLS or not (good or step.get("if") == "always()"):
             continue
         own = {name: known(value) for name, value in {**job.get("env", {}), **step.get("env", {})}.items()}
+        lines = passed.read_text(encoding="utf-8").splitlines()
+        own |= {"GITHUB_ENV": str(passed), "RUNNER_TEMP": str(place), **dict(line.split("=", 1) for line in lines)}
         argv = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", edited(known(step["run"]))]
         done = subprocess.run(argv, cwd=place, env={**environ, **own}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, timeout=600, check=False)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 from flows import TYPED
-from harness import PIPELINING, staged, venv
+from harness import PIPELINING, ROOT, staged, venv
+from workflows import load, play
 
 APP = {"app_name": "shop", "app_hosts": ["app1"], "app_load_balancers": ["lb1"], "app_components": [{"name": "web"}]}
 # As a template, and as what breaks out of quotes, of a raw block, and of a line.
@@ -91,6 +92,21 @@ def test_nothing_that_is_typed_is_run(runner: Runner, run: str, text: str) -> No
     refused = {name for name, given in typed.items() if given == hostile} - ({"reason", "by"} if text == "template" else set())
     refused = {"mode"} if run == "rollback unknown" else refused
     assert named_in(output) == refused, output
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("name", ["rollback", "cleanup-failed", "restore-test"])
+def test_nothing_that_is_typed_into_a_workflow_is_run(one_core: str, tmp_path: Path, name: str, text: str) -> None:
+    """Also where a form has a choice: who asks the forge by its interface may send anything."""
+    runner = Runner(tmp_path, one_core)
+    hostile = TEXTS[text].format(marker=runner.marker)
+    workflow = load(ROOT / f"collection/docs/workflows/forgejo/{name}.yml")
+    says = {f"inputs.{each}": hostile for each in workflow["on"]["workflow_dispatch"]["inputs"]}
+    says |= {"inputs.env || 'prod'": hostile, "github.run_number": "7"}
+    says |= {f"secrets.{each}": "a secret" for each in ("DEPLOY_SSH_KEY", "DEPLOY_KNOWN_HOSTS", "FORGE_TOKEN")}
+    good, output = play(workflow, tmp_path, runner.environment(), says, str)
+    assert not good and not runner.marker.exists(), output
+    assert "Nothing was changed." in output and "env" in named_in(output) and "Traceback" not in output, output
 
 
 WRONG = {

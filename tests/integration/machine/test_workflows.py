@@ -1,7 +1,8 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The workflows that users copy: allowed by Forgejo's documentation, their shell sound, their commands there. test_docs.py runs them."""
+"""The workflows that users copy: allowed by their forge's documentation, their shell sound, their commands there.
+test_docs.py and test_typed_inputs.py run them."""
 from __future__ import annotations
 
 import copy
@@ -15,18 +16,27 @@ from harness import ROOT, lab
 from runbooks import unknown_in, words_that_are_known
 from workflows import EXPRESSION, faults, load, scripts
 
-WORKFLOWS = sorted((ROOT / ".forgejo/workflows").glob("*.yml"))
-FLOWS = [path for path in WORKFLOWS if path.stem != "ci"]
+COPIED = ROOT / "collection/docs/workflows"
+FORGES = ("forgejo",)
+FLOWS = sorted(path for forge in FORGES for path in (COPIED / forge).iterdir())
+# What runs for this project itself.
+OWN = sorted((ROOT / ".forgejo/workflows").iterdir())
+
+
+def named(path: Path) -> str:
+    return f"{path.parent.name} {path.stem}"
 
 
 def test_there_are_those_that_the_documents_name() -> None:
-    assert [path.stem for path in WORKFLOWS] == ["ci", "cleanup-failed", "deploy", "restore-test", "rollback"]
+    names = ["cleanup-failed", "deploy", "restore-test", "rollback"]
+    assert [named(path) for path in FLOWS] == [f"{forge} {name}" for forge in FORGES for name in names]
+    assert [path.name for path in OWN] == ["ci.yml"]
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OWN + FLOWS, ids=named)
 def test_a_workflow_is_sound(path: Path) -> None:
     workflow, text = load(path), path.read_text(encoding="utf-8")
-    assert not faults(workflow)
+    assert not faults(workflow, "github" if path.parent.name == "github" else "forgejo")
     known = words_that_are_known()
     for script in scripts(workflow):
         assert not unknown_in(" ".join(script.split()), known), script
@@ -34,31 +44,57 @@ def test_a_workflow_is_sound(path: Path) -> None:
         argv = [lab("get", "shellcheck"), "--shell=bash", "-"]
         checked = subprocess.run(argv, input=f"#!/bin/bash\n{script}", capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stdout
-    deploy = (ROOT / ".forgejo/workflows/deploy.yml").read_text(encoding="utf-8")
     for secret in re.findall(r"secrets\.(\w+)", text):
-        assert secret in deploy.partition("name: deploy")[0], f"{secret}: named at the head of deploy.yml, where users look"
+        head = (path.parent / "deploy.yml").read_text(encoding="utf-8").partition("name: deploy")[0]
+        assert secret in head, f"{secret}: named at the head of deploy.yml, where users look"
 
 
-@pytest.mark.parametrize("path", FLOWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FLOWS, ids=named)
+def test_secrets_reach_the_steps_that_need_them_alone(path: Path) -> None:
+    workflow, text = load(path), path.read_text(encoding="utf-8")
+    assert "secrets." not in str(workflow.get("env", {})) and "~/.ssh" not in text
+    [job] = workflow["jobs"].values()
+    assert "secrets." not in str(job.get("env", {}))
+    with_key = [step for step in job["steps"] if "DEPLOY_SSH_KEY" in str(step)]
+    assert len(with_key) == 1 and "StrictHostKeyChecking=yes" in with_key[0]["run"]
+    assert "rm -rf" in job["steps"][-1]["run"] and job["steps"][-1]["if"] == "always()"
+
+
+@pytest.mark.parametrize("path", FLOWS, ids=named)
 def test_runs_of_one_environment_wait_for_each_other(path: Path) -> None:
     workflow = load(path)
     assert workflow["concurrency"]["group"].startswith("deploy-${{") and workflow["concurrency"]["cancel-in-progress"] == "false"
 
 
 def test_they_are_started_as_the_runbook_says() -> None:
-    events = {path.stem: load(path)["on"] for path in FLOWS}
+    events = {path.stem: load(path)["on"] for path in FLOWS if path.parent.name == "forgejo"}
     assert events["deploy"] == {"push": {"branches": ["main"], "tags": ["v*"]}}
     asked = {name: set(events[name]["workflow_dispatch"]["inputs"]) for name in ("rollback", "cleanup-failed")}
-    assert asked["rollback"] >= {"env", "mode", "target_color", "release_sha"} and asked["cleanup-failed"] >= {"env", "color"}
+    assert asked["rollback"] == {"env", "mode", "target_color", "release_sha", "to", "confirm", "accept", "reason", "take_over"}
+    assert asked["cleanup-failed"] == {"env", "color", "confirm", "reason", "take_over"}
     assert set(events["rollback"]) == set(events["cleanup-failed"]) == {"workflow_dispatch"}
     assert set(events["restore-test"]) == {"schedule", "workflow_dispatch"}
     modes = events["rollback"]["workflow_dispatch"]["inputs"]["mode"]["options"]
-    assert {"fast", "full"} <= set(modes) <= {"fast", "full", "snapshot", "data", "backup"}
+    assert set(modes) == {"fast", "full", "snapshot", "data", "backup"}
+
+
+@pytest.mark.parametrize("path", FLOWS, ids=named)
+def test_what_is_typed_goes_by_name(path: Path) -> None:
+    """Each input of the form is the variable of the environment that inputs.yml reads, of the whole job or of the step that runs the playbook."""
+    workflow = load(path)
+    [job] = workflow["jobs"].values()
+    [step] = [step for step in job["steps"] if "run" in step and step["run"].startswith("ansible-playbook")]
+    passed = {**job["env"], **step.get("env", {})}
+    for name in (workflow["on"].get("workflow_dispatch") or {}).get("inputs", {}):
+        assert f"inputs.{name}" in passed[f"DEPLOY_{name.upper()}"], name
+    known = set(re.findall(r"'(DEPLOY_\w+)'", (COPIED / "inputs.yml").read_text(encoding="utf-8")))
+    assert {name for name in passed if name.startswith("DEPLOY_")} <= known
+    assert step["run"].endswith("-e @deploy/app.yml -e @deploy/inputs.yml"), "what is typed is no part of the command"
 
 
 def spoil(words: str) -> tuple[t.Any, str]:
     """deploy.yml with one mistake, and what is to be said of it."""
-    workflow = copy.deepcopy(load(ROOT / ".forgejo/workflows/deploy.yml"))
+    workflow = copy.deepcopy(load(COPIED / "forgejo/deploy.yml"))
     job = workflow["jobs"]["deploy"]
     match words:
         case "a key":
@@ -68,7 +104,7 @@ def spoil(words: str) -> tuple[t.Any, str]:
         case "a filter":
             workflow["on"]["push"]["branch"] = ["main"]
         case "both":
-            job["steps"][1]["uses"] = "actions/checkout@v4"
+            job["steps"][1]["uses"] = job["steps"][0]["uses"]
         case "a function":
             job["env"]["X"] = "${{ toJson(inputs) }}"
         case "a context":
@@ -82,12 +118,16 @@ def spoil(words: str) -> tuple[t.Any, str]:
         case "a cron":
             workflow["on"]["schedule"] = [{"cron": "monthly"}]
         case "an action":
-            job["steps"][0]["uses"] = "actions/checkuot@v4"
+            job["steps"][0]["uses"] = "https://data.forgejo.org/actions/checkout@v4"
+        case "of GitHub alone":
+            workflow["permissions"] = {"contents": "read"}
+        case "no limit":
+            del job["timeout-minutes"]
     return workflow, words
 
 
 MISTAKES = ["a key", "an event", "a filter", "both", "a function", "a context", "an input", "an injection",
-            "cancelled", "a cron", "an action"]
+            "cancelled", "a cron", "an action", "of GitHub alone", "no limit"]
 
 
 @pytest.mark.parametrize("words", MISTAKES)
