@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The workflows that users copy: allowed by their forge's documentation, their shell sound, their commands there.
+"""The workflows that users copy: allowed by their forge's documentation, their shell sound, their commands there, and the same on every forge.
 test_docs.py and test_typed_inputs.py run them."""
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runbooks import unknown_in, words_that_are_known
 from workflows import EXPRESSION, faults, load, scripts
 
 COPIED = ROOT / "collection/docs/workflows"
-FORGES = ("forgejo",)
+FORGES = ("forgejo", "github")
 FLOWS = sorted(path for forge in FORGES for path in (COPIED / forge).iterdir())
 # What runs for this project itself.
 OWN = sorted((ROOT / ".forgejo/workflows").iterdir())
@@ -78,6 +78,19 @@ def test_they_are_started_as_the_runbook_says() -> None:
     assert set(modes) == {"fast", "full", "snapshot", "data", "backup"}
 
 
+def what_differs_by_forge(path: Path) -> str:
+    """A workflow's text without what only one forge knows, and without its own name for an action."""
+    text = path.read_text(encoding="utf-8").replace("https://data.forgejo.org/", "")
+    text = re.sub(r"(?m)^permissions:\n  contents: read\n\n|^    # Has the secrets.*\n|^    environment: .*\n|^    runs-on: .*\n", "", text)
+    return re.sub(r"upload-artifact@\S+ # \S+", "upload-artifact", text).replace("github run ", "forgejo run ")
+
+
+@pytest.mark.parametrize("name", [path.name for path in FLOWS if path.parent.name == "forgejo"])
+def test_the_forges_do_not_drift_apart(name: str) -> None:
+    """The same inputs, choices, playbooks, limits of time and steps."""
+    assert what_differs_by_forge(COPIED / "github" / name) == what_differs_by_forge(COPIED / "forgejo" / name)
+
+
 @pytest.mark.parametrize("path", FLOWS, ids=named)
 def test_what_is_typed_goes_by_name(path: Path) -> None:
     """Each input of the form is the variable of the environment that inputs.yml reads, of the whole job or of the step that runs the playbook."""
@@ -90,6 +103,31 @@ def test_what_is_typed_goes_by_name(path: Path) -> None:
     known = set(re.findall(r"'(DEPLOY_\w+)'", (COPIED / "inputs.yml").read_text(encoding="utf-8")))
     assert {name for name in passed if name.startswith("DEPLOY_")} <= known
     assert step["run"].endswith("-e @deploy/app.yml -e @deploy/inputs.yml"), "what is typed is no part of the command"
+
+
+def test_gitlab_does_the_same() -> None:
+    """Its jobs are the workflows of Forgejo: the same inputs and choices, playbooks and limits of time. One list of inputs serves all jobs."""
+    pipeline = load(COPIED / "gitlab/gitlab-ci.yml")
+    flows = {path.stem: load(path) for path in FLOWS if path.parent.name == "forgejo"}
+    jobs = {name: job for name, job in pipeline.items() if name not in ("variables", "workflow", ".run")}
+    assert set(jobs) == set(flows)
+    known = {"extends", "timeout", "rules", "script", "image", "stage", "interruptible", "resource_group", "environment", "before_script",
+             "after_script", "artifacts"}
+    assert {key for job in (pipeline[".run"], *jobs.values()) for key in job} <= known
+    asked: dict[str, list[str]] = {}
+    for name, flow in flows.items():
+        [job] = flow["jobs"].values()
+        [command] = [step["run"].strip() for step in job["steps"] if step.get("run", "").startswith("ansible-playbook")]
+        assert jobs[name]["script"][-1] == command and jobs[name]["timeout"] == f"{job['timeout-minutes']} minutes", name
+        for given, spec in (flow["on"].get("workflow_dispatch") or {}).get("inputs", {}).items():
+            asked[f"DEPLOY_{given.upper()}"] = spec.get("options", [])
+    # What can be typed is a text as it stands, and nothing that can be chosen has another choice.
+    offered = dict(pipeline["variables"])
+    assert offered.pop("DEPLOY_ACTION")["options"] == ["none", "rollback", "cleanup-failed", "restore-test"]
+    assert {name: spec.get("options", []) for name, spec in offered.items()} == asked
+    assert all("options" in spec or spec["expand"] == "false" for spec in offered.values())
+    assert not re.search(r"\$DEPLOY_(MODE|TARGET|RELEASE|TO|COLOR|CONFIRM|ACCEPT|REASON|TAKE)", str([job["script"] for job in jobs.values()]))
+    assert "StrictHostKeyChecking=yes" in str(pipeline[".run"]["before_script"])
 
 
 def spoil(words: str) -> tuple[t.Any, str]:
