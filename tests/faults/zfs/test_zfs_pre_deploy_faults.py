@@ -253,7 +253,7 @@ def test_who_will_not_wait_is_told_who_works_there(machine: Machine, pool: Pool,
     first, second = apps(machine, pool, 2)
     watched.strike(1, "hang")
     argv, given = machine.command(first.back, watch=watched)
-    with subprocess.Popen([*machine.ssh, " ".join(argv)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as working:
+    with subprocess.Popen([*machine.ssh, " ".join(argv)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as working:
         working.stdin.write(given)
         working.stdin.close()
         wait_for(lambda: watched.calls("change"), "the first change", 60)
@@ -261,7 +261,9 @@ def test_who_will_not_wait_is_told_who_works_there(machine: Machine, pool: Pool,
         refused = machine.module({**second.options, "deploy_id": FOURTH, "lock_timeout": 0.5})
         assert refused["reason"] == "lock_held" and SECOND[:8] in refused["msg"] and pool.fingerprint() == before, refused
         watched.peace()
-        assert json.loads(working.stdout.read())["changed"] is True
+        said, complaint = working.stdout.read(), working.stderr.read()
+        assert said, f"it ended with {working.wait(60)} and no result: {complaint.decode(errors='replace')}\ncalls: {watched.calls()}"
+        assert json.loads(said)["changed"] is True
     first.is_now("old")
 
 
