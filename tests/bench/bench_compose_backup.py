@@ -5,13 +5,13 @@
 """How long a backup of a Compose project takes, how long its services stand still, and how long going back takes; beside other ways.
 
     compose_backup      the module alone, with checked sums and everything synced
-    the runbook         services stopped, `docker save | gzip`, `tar -czf`, services started; back: `docker load`, `tar -xzf`
+    zstd by hand        services stopped, `docker save | zstd -T0`, `tar | zstd -T0`, services started; back: `docker load`, `tar -x`
     restic              services stopped, data and `docker save` into one repository, services started; back: restored in place
 
 On the lab's engine, with three images and one folder of mixed data: text, programs, what cannot be compressed, many small files and
-few large ones. All ways find the same state, in one run. The goals (exit status 1 where one is missed): the first backup 3 times faster
-than the runbook's, the second (images as they were, 1 % of the data changed) 10 times, back 2 times; services stand still for a tenth
-of what the runbook stops them for; less than 100 MB of memory; four times the data takes no more than about four times the processor.
+few large ones. All ways find the same state, in one run. The goals (exit status 1 where one is missed), each against the quickest of the
+others: the first backup 1.2 times faster, the second (images as they were, 1 % of the data changed) and back 2 times; services stand still
+for a tenth of the time; less than 100 MB of memory; four times the data takes no more than about four times the processor.
 
     tests/lab/lab get pytest   prints the environment to run this file in; some 12 minutes on two idle cores with all that there is
     --mib 512 --growth none --without-restic   a first impression; the shares of starting and stopping are larger then
@@ -246,21 +246,24 @@ class Stopping:
         assert [process.wait() for process in running] == [0] * len(running), commands
 
 
-class Runbook(Stopping):
-    name = "the runbook"
+class Zstd(Stopping):
+    """What a good runbook does, with all cores."""
+
+    name = "zstd by hand"
 
     def save(self) -> None:
         folder = self.place / str(self.count)
         folder.mkdir()
-        with open(folder / "images.tar.gz", "wb") as file:
-            self.pipe(["docker", "save", *self.images], ["gzip"], out=file)
-        self.pipe(["tar", "-czf", folder / "data.tar.gz", "-C", "/", *(path.relative_to("/") for path in self.data)])
+        for name, program in (("images", ["docker", "save", *self.images]),
+                              ("data", ["tar", "-c", "-C", "/", *(path.relative_to("/") for path in self.data)])):
+            with open(folder / f"{name}.tar.zst", "wb") as file:
+                self.pipe(program, ["zstd", "-q", "-T0"], out=file)
 
     def load(self) -> None:
         folder = self.place / str(self.count)
-        self.pipe(["gzip", "-dc", folder / "images.tar.gz"], ["docker", "load", "-q"])
+        self.pipe(["zstd", "-dc", folder / "images.tar.zst"], ["docker", "load", "-q"])
         self.empty()
-        self.pipe(["tar", "-xzf", folder / "data.tar.gz", "-C", "/"])
+        self.pipe(["zstd", "-dc", folder / "data.tar.zst"], ["tar", "-x", "-C", "/"])
 
 
 class Restic(Stopping):
@@ -309,13 +312,13 @@ def table(rows: dict[str, dict[str, Row]]) -> None:
 
 
 def judge(rows: dict[str, dict[str, Row]], growth: dict[int, Row]) -> list[str]:
-    ours, theirs, missed = rows[Ours.name], rows[Runbook.name], []
-    for label, times in (("first backup", 3), ("second backup", 10), ("back", 2)):
-        if ours[label].seconds * times > theirs[label].seconds:
-            missed.append(f"{label}: {theirs[label].seconds / ours[label].seconds:.1f} times faster than the runbook, the goal is {times}")
-    for label in ("first backup", "second backup"):
-        if ours[label].still * 10 > theirs[label].still:
-            missed.append(f"{label}: services stood still for {ours[label].still:.2f} s, more than a tenth of {theirs[label].still:.2f} s")
+    ours, missed = rows[Ours.name], []
+    for label, times in (("first backup", 1.2), ("second backup", 2), ("back", 2)):
+        rival, best = min(((name, found[label]) for name, found in rows.items() if name != Ours.name), key=lambda one: one[1].seconds)
+        if ours[label].seconds * times > best.seconds:
+            missed.append(f"{label}: {best.seconds / ours[label].seconds:.2f} times as fast as {rival}, the goal is {times}")
+        if label != "back" and ours[label].still * 10 > best.still:
+            missed.append(f"{label}: services stood still for {ours[label].still:.2f} s, more than a tenth of {best.still:.2f} s")
     memory = max(row.memory for row in [*ours.values(), *growth.values()])
     if memory >= 100:
         missed.append(f"{memory:.0f} MB of memory, the goal is less than 100")
@@ -341,7 +344,7 @@ def main() -> int:
         count = sum(len(files) for _, _, files in os.walk(data))
         print(f"{count} files, {size_of(data):.0f} MiB, 3 images; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         started(project)
-        ways = [Ours(project), Runbook(project), *([] if asked.without_restic else [Restic(project)])]
+        ways = [Ours(project), Zstd(project), *([] if asked.without_restic else [Restic(project)])]
         rows = measure(project, ways)
         for way in ways[1:]:
             shutil.rmtree(way.place)
