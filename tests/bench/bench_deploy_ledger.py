@@ -50,7 +50,7 @@ def measure(binary: Path, path: Path, options: dict, times: int, fresh: bytes | 
     for _time in range(times):
         if fresh is not None:
             (path / "ledger.jsonl").write_bytes(fresh)
-        asked = json.dumps({"app": "shop", "env": "prod", "path": str(path)} | options).encode()
+        asked = json.dumps({"_ansible_module_name": "deploy_ledger", "app": "shop", "env": "prod", "path": str(path)} | options).encode()
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         done = subprocess.run([binary, "-"], input=asked, stdout=subprocess.PIPE, check=False)
         seconds.append(time.perf_counter() - start)

@@ -74,7 +74,7 @@ class Bench:
         return ways
 
     def options(self, dest: Path) -> dict[str, t.Any]:
-        return {"url": self.url, "sha": SHA, "token": TOKEN, "sha256": self.sum, "dest": str(dest)}
+        return {"_ansible_module_name": "release_artifact", "url": self.url, "sha": SHA, "token": TOKEN, "sha256": self.sum, "dest": str(dest)}
 
     def ours(self, dest: Path) -> None:
         done = subprocess.run([self.binary, "-"], input=json.dumps(self.options(dest)).encode(), stdout=subprocess.PIPE, check=False)

@@ -33,7 +33,7 @@ def check(module: str, args: dict[str, t.Any], own_text: t.Callable[[], bytes]) 
     spec = importlib.import_module(f"ansible_collections.{collection}.plugins.modules.{name}").MODULE_SPEC
     options = spec["argument_spec"]
     given = {name: value for name, value in args.items() if value is not None}
-    found = ArgumentSpecValidator(options, **{rule: spec.get(rule) for rule in SPEC_RULES}).validate(given)
+    found = ArgumentSpecValidator(_without_no_log(options), **{rule: spec.get(rule) for rule in SPEC_RULES}).validate(given)
     secrets = Secrets(options, given, own_text)
     complaints = []
     # A misspelt option comes first: it is the likely cause of "missing required arguments".
@@ -43,6 +43,13 @@ def check(module: str, args: dict[str, t.Any], own_text: t.Callable[[], bytes]) 
             complaint = f"Unsupported parameters for ({module}) module: {complaint}" + _did_you_mean(options, found.unsupported_parameters)
         complaints.append(complaint)
     return Verdict("; ".join(complaints) or None, secrets)
+
+
+def _without_no_log(options: dict[str, t.Any]) -> dict[str, t.Any]:
+    """From 2.22 on core masks each value of a no_log option, however short, in all that it prints: "environment: {COLOR: a}" would leave no "a"
+    of anything. What is secret is hidden by Secrets instead."""
+    kept = {name: {key: value for key, value in spec.items() if key != "no_log"} for name, spec in options.items()}
+    return {name: spec | {"options": _without_no_log(spec["options"])} if spec.get("options") else spec for name, spec in kept.items()}
 
 
 def _did_you_mean(options: dict[str, t.Any], unsupported: t.Iterable[str | tuple[str, ...]]) -> str:

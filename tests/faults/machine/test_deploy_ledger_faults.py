@@ -35,7 +35,7 @@ class Ledger:
     def start(self, options: dict[str, t.Any], below: t.Sequence[str] = ()) -> subprocess.Popen:
         """`below` is a program, with its arguments, that is to run it."""
         process = subprocess.Popen([*below, self.binary, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        asked = {"app": "shop", "env": "prod", "path": str(self.path)} | options
+        asked = {"_ansible_module_name": "deploy_ledger", "app": "shop", "env": "prod", "path": str(self.path)} | options
         process.stdin.write(json.dumps(asked).encode())
         process.stdin.close()
         return process

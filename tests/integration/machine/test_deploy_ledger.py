@@ -356,7 +356,8 @@ RULES = ROOT / "collection/docs/prometheus"
 
 
 def record(home: Path, **options: t.Any) -> dict[str, t.Any]:
-    asked = {"app": "shop", "env": "prod", "path": str(home / "shop-prod"), "metrics_file": str(home / "shop.prom")} | options
+    asked = {"_ansible_module_name": "deploy_ledger", "app": "shop", "env": "prod", "path": str(home / "shop-prod"), "metrics_file": str(home / "shop.prom")}
+    asked |= options
     binary = staged() / BIN / f"deploy_ledger_{platform.machine()}"
     done = subprocess.run([binary, "-"], input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, done.stdout
