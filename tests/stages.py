@@ -23,6 +23,7 @@ sys.path.insert(0, str(LAB))
 
 from labkit import CACHE, Fail as LabFail, apt  # noqa: E402  (the path comes first)
 
+CANDIDATES = {"2.22"}   # not released yet
 CORES = ("2.16", "2.17", "2.18", "2.19", "2.20", "2.21", "2.22")
 COPIES = ROOT / "target" / "test-copies"
 STAGED = COPIES / "staged"   # with the test-only modules
@@ -251,16 +252,19 @@ def syntax(job: Job) -> None:
 def sanity(job: Job) -> None:
     """All of ansible-test's sanity tests on what the archive installs, with the newest version (with time with all), for that controller's
     own Python. Not run: compile and import for other Pythons, since our code runs on controllers only and each version is run in full elsewhere.
+    A release candidate's ansible-test wants a pylint that is nowhere but at its author's: the newest release's looks at the same files.
     """
     home = tool(job, "ansible-test-pip")
-    for core, venv in edges(job)[0 if job.long else -1:]:
+    archive_of = edges(job)[-1][0]
+    for core, venv in cores(job, CORES if job.long else CORES[-2:]):
+        without = ["--skip-test", "pylint"] if core in CANDIDATES else []
         python = job.run(venv / "bin/python", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
         # Outside of the checkout: what its .gitignore names, ansible-test would leave out.
         with tempfile.TemporaryDirectory(prefix="reversible-sanity-") as folder:
             place = Path(folder) / COLLECTION
-            shutil.copytree(COPIES / f"installed-{core}" / COLLECTION, place, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(COPIES / f"installed-{archive_of}" / COLLECTION, place, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
             env = {"HOME": home, "PATH": f"{venv / 'bin'}:{PLAIN_PATH}"}
-            job.tests(count_sanity, venv / "bin/ansible-test", "sanity", "--color", "no", "--python", python, cwd=place, env=env)
+            job.tests(count_sanity, venv / "bin/ansible-test", "sanity", "--color", "no", "--python", python, *without, cwd=place, env=env)
 
 
 def archive(job: Job) -> None:

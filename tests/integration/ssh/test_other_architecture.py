@@ -25,4 +25,4 @@ def test_aarch64(edge_core: str, tmp_path: Path) -> None:
     run = edge.one(MODULE, PROBE, host)
     assert [row["why"] for row in run.only["probes"]] == [None]
     assert run.trips == 1
-    assert edge.cached(host)[0].startswith(f"{MODULE}_aarch64-")
+    assert edge.cached(host)[0].startswith("reversible_deploy_aarch64-")
