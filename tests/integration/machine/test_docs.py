@@ -26,6 +26,7 @@ LEASE = "20261121t084500z-7f3a"
 
 def hold_the_lease(machines: Machines) -> None:
     """A run whose controller died."""
+    time.sleep(1.1)  # ids are in seconds: this one must be newer than that of the run before, which may have ended within its own second
     holder = time.strftime("%Y%m%dt%H%M%Sz", time.gmtime()) + "-0000"
     machines.edits[LEASE] = holder
     opened = call("deploy_ledger", {"app": "shop", "env": "staging", "path": str(machines.ledger), "deploy_id": holder, "state": "open"})
