@@ -11,7 +11,7 @@ mod process;
 
 use ansible_module::{Invocation, Outcome, Served};
 use anyhow::Result;
-use change::Consent;
+use change::{Consent, Session};
 use host::folder::SafeFolder;
 use host::lock::Lock;
 use options::{Options, Process, State};
@@ -27,10 +27,11 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 pub const MODULES: &[Served] = &[Served { spec: &options::MODULE, run }];
 
 /// One for the machine: what one task ends, another must not start meanwhile.
-fn lock(stop_timeout: Duration) -> Result<Lock> {
+fn lock(stop_timeout: Duration) -> Result<Vec<Lock>> {
     let folder = Path::new("/run/reversible-processes");
     SafeFolder::ensure(folder, 0o700)?;
     Lock::acquire(&folder.join("lock"), "app_processes", None, stop_timeout + LOCK_TIMEOUT)
+        .map(|lock| vec![lock])
 }
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
@@ -40,10 +41,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         return Ok(Outcome::default().fact("systemd", true));
     }
     // The programs that a killed run has started to start are waited for, too.
-    let _lock = match invocation.check_mode {
-        true => None,
-        false => Some(lock(options.stop_timeout)?),
-    };
+    let session = Session::new(invocation, Consent::none()).lock(|| lock(options.stop_timeout))?;
     if options.state == State::Restarted {
         process::check_logs(&options.processes)?;
     }
@@ -53,11 +51,8 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         None => None,
     };
     let plan = plan::plan(&options, &seen, unkept.as_ref());
-    let outcome = change::run(
-        invocation,
+    let outcome = session.carry_out(
         plan,
-        &Consent::none(),
-        None,
         |action, _| match action {
             Action::Keep(unkept) => kept::keep(&options.processes, unkept),
             Action::End(doomed) => {

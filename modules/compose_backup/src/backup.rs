@@ -23,13 +23,12 @@ use anyhow::{Context, Result};
 use host::clock;
 use host::deadline::Deadline;
 use host::deploy_id::DeployId;
-use host::fence::Fence;
 use host::folder::SafeFolder;
 use host::record::Intent;
 use host::walk::Leases;
 use serde_json::Value;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 pub struct Backup<'a> {
@@ -37,17 +36,12 @@ pub struct Backup<'a> {
     pub tools: &'a Tools,
     pub project: &'a Project,
     pub survey: &'a Survey,
-    pub state_dir: PathBuf,
 }
 
 impl Backup<'_> {
     /// What is half made when something fails is removed again.
     pub fn make(&self, intent: &Intent) -> Result<Manifest> {
         let dir = SafeFolder::ensure(&self.task.place.backup_dir, 0o700)?;
-        let state = SafeFolder::ensure(&self.state_dir, 0o700)?;
-        if let Some(id) = &self.task.deploy {
-            Fence::check_and_raise(state.path(), id)?;
-        }
         let shelf = Shelf::read(dir.path())?;
         let at = clock::now();
         let name = shelf.new_name(at);

@@ -5,10 +5,7 @@ use crate::freeze::{self, Frozen};
 use crate::restore::work::{self, Work};
 use crate::state::TASK;
 use anyhow::Result;
-use host::folder::SafeFolder;
-use host::record::{Found, Intent};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use change::UnfinishedRun;
 use std::path::Path;
 
 pub const PARTIAL: &str = "partial";
@@ -35,20 +32,12 @@ impl Left {
     }
 
     pub fn read(state_dir: &Path) -> Result<Option<Left>> {
-        let Some(folder) = SafeFolder::find(state_dir)? else { return Ok(None) };
-        let Some(found) = Intent::unfinished::<Value>(folder.path(), TASK)? else {
-            return Ok(None);
-        };
+        let Some(run) = UnfinishedRun::find(state_dir, TASK)? else { return Ok(None) };
         Ok(Some(Left {
-            since: found.since.to_string(),
-            frozen: note::<Frozen>(&found, freeze::NOTE)?.filter(|frozen| !frozen.is_empty()),
-            work: note(&found, work::NOTE)?,
+            since: run.since().to_string(),
+            frozen: run.note::<Frozen>(freeze::NOTE)?.filter(|frozen| !frozen.is_empty()),
+            work: run.note(work::NOTE)?,
             goes_forward: false,
         }))
     }
-}
-
-fn note<T: DeserializeOwned>(found: &Found<Value>, key: &str) -> Result<Option<T>> {
-    let value = found.note(key).filter(|value| !value.is_null());
-    Ok(value.map(|value| serde_json::from_value(value.clone())).transpose()?)
 }

@@ -34,18 +34,16 @@ use ansible_module::{Failure, Invocation, Outcome, Served};
 use anyhow::{Context, Error, Result};
 use apply::Apply;
 use backup::Backup;
-use change::{Consent, Journal, Plan};
+use change::{Consent, Plan, Session, UnfinishedRun};
 use host::folder::SafeFolder;
 use host::lock::Lock;
-use host::record::Intent;
-use host::reserve;
 use left::Left;
 use manifest::Manifest;
 use plan::Action;
 use restore::goal::Goal;
 use restore::run::Restore;
 use restore::work::Work;
-use serde_json::{Value, json};
+use serde_json::json;
 use shelf::Shelf;
 use state::{Project, TASK, Tools};
 use std::path::{Path, PathBuf};
@@ -79,11 +77,13 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     };
     let tools = Tools::find(&task.place)?;
     tools.docker.engine()?;
-    // Held to the end. Whoever held it before may have changed everything: what counts is read after this.
-    let lock = match invocation.check_mode {
-        true => None,
-        false => Some(lock(&task, &tools)?),
-    };
+    // Whoever held the lock before may have changed everything: what counts is read after this.
+    let mut locked = None;
+    let session = Session::new(invocation, consent).lock(|| {
+        let (lock, project) = lock(&task, &tools)?;
+        locked = Some(project);
+        Ok(vec![lock])
+    })?;
     let now = Project::read(&tools, &task.place);
     let shelf = Shelf::read(&task.place.backup_dir)?;
     let project = match (&now, &task.wanted) {
@@ -93,28 +93,28 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         (Err(_), _) => state::name_of(Some(&tools), &task.place, &shelf)?,
     };
     shelf.refuse_others(&project)?;
-    if let Some((_, locked)) = lock.as_ref().filter(|(_, locked)| *locked != project) {
+    if let Some(locked) = locked.filter(|locked| *locked != project) {
         let msg = format!(
             "the project was {locked} a moment ago and is {project} now: run the task again; nothing was changed"
         );
         return Err(Failure::new("changing", msg).into());
     }
     let state_dir = task.place.state_dir(&project);
-    if let Some(id) = task.run() {
-        // Looked at here and raised by the first step: a run that is refused must not stop another.
-        change::look_at_fence(id, &state_dir)?;
+    let mut session = session.fence(task.run(), &state_dir)?.intent_in(&state_dir, TASK);
+    if task.is_restore() {
+        session = session.goes_back(task.rollback.as_ref());
     }
     let known = Known::read(task, tools, project, state_dir, now)?;
     let settled = match invocation.check_mode {
         true => None,
-        false => known.settle(invocation, &consent)?,
+        false => known.settle(&session)?,
     };
-    let Some(before) = settled else { return known.carry_out(invocation, &consent) };
+    let Some(before) = settled else { return known.carry_out(invocation, &session) };
     // What was looked at until here was the state that the killed run had left.
     let Known { task, tools, project, state_dir, .. } = known;
     let now = Project::read(&tools, &task.place);
     let known = Known::read(task, tools, project, state_dir, now)?;
-    let after = known.carry_out(invocation, &consent)?;
+    let after = known.carry_out(invocation, &session)?;
     Ok(joined(before, after))
 }
 
@@ -173,10 +173,9 @@ impl Known {
 
     /// What a killed run has left stopped or half exchanged is put in order first, unless this run
     /// goes on with just that.
-    fn settle(&self, invocation: &Invocation, consent: &Consent) -> Result<Option<Outcome>> {
+    fn settle(&self, session: &Session<'_>) -> Result<Option<Outcome>> {
         let Some(left) = &self.left else { return Ok(None) };
-        let key = change::rollback_key(self.task.rollback.as_ref(), consent);
-        let goes_on = self.resumed(key.as_deref()).is_some();
+        let goes_on = self.resumed(session.rollback()).is_some();
         let nothing = left.work.is_none() && left.frozen.is_none();
         if goes_on || nothing || matches!(self.task.wanted, Wanted::Thawed) {
             return Ok(None);
@@ -186,11 +185,8 @@ impl Known {
             steps,
             ..Plan::nothing(format!("project {}", self.project), state::view(&self.shelf))
         };
-        let journal = Journal { state_dir: &self.state_dir, task: TASK, rollback: None };
         let mut apply = self.apply(None, None);
-        let act = |action: &Action, intent: Option<&_>| apply.act(action, intent);
-        let mut done =
-            change::run(invocation, plan, &Consent::none(), Some(journal), act, || Ok(json!({})))?;
+        let mut done = session.put_in_order(plan, |action, intent| apply.act(action, intent))?;
         done.warnings.extend(apply.warnings);
         Ok(Some(done.fact("thawed", apply.thawed)))
     }
@@ -226,36 +222,18 @@ impl Known {
         }
     }
 
-    fn carry_out(&self, invocation: &Invocation, consent: &Consent) -> Result<Outcome> {
-        let key = match self.task.is_restore() {
-            true => change::rollback_key(self.task.rollback.as_ref(), consent),
-            false => None,
-        };
-        let journal = || Journal { state_dir: &self.state_dir, task: TASK, rollback: key.clone() };
-        if let Some(done) = journal().done_before(invocation, &state::view(&self.shelf))? {
+    fn carry_out(&self, invocation: &Invocation, session: &Session<'_>) -> Result<Outcome> {
+        let key = session.rollback();
+        if let Some(done) = session.done_before(&state::view(&self.shelf))? {
             return Ok(done.fact("rollback_id", json!(key)));
         }
         let scratch = invocation.tmpdir.clone().unwrap_or_else(std::env::temp_dir);
         let survey = self.survey(&scratch)?;
         let Decided { plan, backup, restore, about } =
-            self.decide(survey.as_ref(), key.as_deref(), &scratch)?;
-        let changes = !plan.steps.is_empty() && !invocation.check_mode;
-        if changes || (key.is_some() && !invocation.check_mode) {
-            reserve::keep(&SafeFolder::ensure(&self.state_dir, 0o700)?);
-        }
-        if self.task.is_restore() {
-            reserve::open();
-        }
-        let written = match invocation.check_mode || SafeFolder::find(&self.state_dir)?.is_some() {
-            true => Some(journal()),
-            false => None,
-        };
+            self.decide(survey.as_ref(), key, &scratch)?;
         let mut apply = self.apply(backup, restore);
-        let done = change::run(
-            invocation,
+        let done = session.carry_out(
             plan,
-            consent,
-            written,
             |action, intent| apply.act(action, intent),
             || Ok(state::view(&Shelf::read(&self.task.place.backup_dir)?)),
         );
@@ -300,7 +278,6 @@ impl Known {
                     tools: &self.tools,
                     project: now,
                     survey,
-                    state_dir: self.state_dir.clone(),
                 }),
                 about: (task.deploy.as_ref().and_then(|id| shelf.of_deploy(id.as_str())))
                     .map(|(kept, manifest)| (kept.name.clone(), Some(manifest.clone()))),
@@ -345,7 +322,6 @@ impl Known {
 
     /// Puts things in order after a step that failed. What could be taken back needs no next run.
     fn give_up(&self, error: Error, apply: &mut Apply<'_>) -> Error {
-        let journal = Journal { state_dir: &self.state_dir, task: TASK, rollback: None };
         let error = match apply.restore.as_mut().filter(|restore| restore.work_is_noted) {
             Some(restore) => match self.taken_back(restore, error) {
                 Ok(error) => error,
@@ -362,14 +338,14 @@ impl Known {
         };
         if settled {
             // Else the next run finds it, and has nothing left to do for it.
-            let _ = journal.taken_back();
+            let _ = UnfinishedRun::close(&self.state_dir, TASK);
         }
         error
     }
 
     fn taken_back(&self, restore: &mut Restore<'_>, error: Error) -> Result<Error, Error> {
-        match Intent::unfinished::<Value>(&self.state_dir, TASK) {
-            Ok(Some(begun)) => restore.give_up(error, &begun.intent),
+        match UnfinishedRun::find(&self.state_dir, TASK) {
+            Ok(Some(run)) => restore.give_up(error, run.intent()),
             Ok(None) => Err(error),
             Err(why) => Err(error.context(format!("{why:#}"))),
         }

@@ -20,25 +20,29 @@ use std::time::Duration;
 /// Another task on the same ledger takes milliseconds; more means that it hangs.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Lock the ledger, with room to write into it whatever happens. Only a deploy that is opened makes its folder: a mistyped app leaves nothing.
-pub fn enter(options: &Options) -> Result<Option<Lock>> {
+/// Lock the ledger, with room to write into it whatever happens; it is held until the result is known, so
+/// that nobody writes between observe and verify. Only a deploy that is opened makes its folder: a
+/// mistyped app leaves nothing.
+pub fn enter(options: &Options) -> Result<Vec<Lock>> {
     let at = &options.at;
     let opens = match &options.task {
         Task::Record { event, .. } => matches!(**event, Event::Open(_)),
+        // A fence has a lock of its own.
+        Task::LowerFence { .. } => return Ok(Vec::new()),
         _ => false,
     };
     let folder = match opens {
         true => Some(SafeFolder::ensure(&at.folder, 0o700)?),
         false => SafeFolder::find(&at.folder)?,
     };
-    let Some(folder) = folder else { return Ok(None) };
+    let Some(folder) = folder else { return Ok(Vec::new()) };
     reserve::keep(&folder);
     // A deploy that is opened uses it as well: a rollback is opened the same way.
     reserve::open();
     let file = at.folder.join("ledger.lock");
     Lock::acquire(&file, "deploy_ledger", options.deploy(), LOCK_TIMEOUT)
         .with_context(|| format!("locking the ledger of {}", at.name()))
-        .map(Some)
+        .map(|lock| vec![lock])
 }
 
 pub fn act(options: &Options, action: &Action) -> Result<()> {
@@ -67,10 +71,6 @@ pub fn act(options: &Options, action: &Action) -> Result<()> {
 
 fn append(options: &Options, event: &Event) -> Result<()> {
     let Task::Record { deploy, .. } = &options.task else { return Ok(()) };
-    if let Event::Open(_) = event {
-        // Before the line: from here on the run that is taken over can record nothing more.
-        Fence::check_and_raise(&options.at.folder, deploy)?;
-    }
     let file = options.at.file();
     let line = ledger::line(clock::now(), deploy, event)?;
     atomic::append_line(&file, line.as_bytes())

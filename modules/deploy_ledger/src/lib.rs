@@ -13,7 +13,7 @@ mod state;
 
 use ansible_module::{Invocation, Outcome, Served};
 use anyhow::Result;
-use change::Consent;
+use change::{Consent, Session};
 use host::deploy_id::DeployId;
 use host::fence::Fence;
 use ledger::{Event, Scope};
@@ -27,18 +27,10 @@ pub const MODULES: &[Served] =
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let mut options = Options::parse(&invocation.options)?;
-    // Held until the result is known, so that nobody writes between observe and verify. A fence has a
-    // lock of its own.
-    let _lock = match invocation.check_mode || matches!(options.task, Task::LowerFence { .. }) {
-        true => None,
-        false => apply::enter(&options)?,
-    };
+    let session =
+        Session::new(invocation, Consent::from(invocation)?).lock(|| apply::enter(&options))?;
     let moved = take_next_id(&mut options)?;
-    // Looked at here and raised by a deploy that is opened: one that is refused must not put the
-    // one that runs out of action.
-    if let Some(id) = options.fenced_by() {
-        change::look_at_fence(id, &options.at.folder)?;
-    }
+    let session = session.fence(options.fenced_by(), &options.at.folder)?;
     if let Task::LowerFence { to } = &options.task {
         Fence::check_first(to)?;
     }
@@ -46,11 +38,8 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let mut plan = plan::plan(&state, &options, invocation.check_mode)?;
     plan.warnings.extend(moved);
     let actions: Vec<Action> = plan.steps.iter().map(|step| step.action.clone()).collect();
-    let outcome = change::run(
-        invocation,
+    let outcome = session.carry_out(
         plan,
-        &Consent::from(invocation)?,
-        None,
         |action, _| apply::act(&options, action),
         || apply::verify(&options, &actions),
     )?;

@@ -19,7 +19,6 @@ use anyhow::{Context, Result, bail, ensure};
 use host::atomic::{Replace, sweep};
 use host::clock;
 use host::deadline::Deadline;
-use host::fence::Fence;
 use host::folder::SafeFolder;
 use host::interrupt;
 use host::lock::Lock;
@@ -134,9 +133,6 @@ impl<'a> Apply<'a> {
         // A signal ends the run before or after this, not between the live map and its file.
         let _shield = interrupt::shield();
         let task = self.task;
-        if let Some(run) = task.run() {
-            Fence::check_and_raise(&task.place.state_dir, run)?;
-        }
         sweep_record(&task.place)?;
         self.look_at_what_is_left()?;
         if let Some(intent) = intent {

@@ -8,10 +8,11 @@ use crate::color::Color;
 use crate::haproxy::socket::{is_gone, until_there};
 use crate::haproxy::{file, map, reload};
 use crate::history::Verdict;
-use crate::state::{self, digest};
+use crate::state::{TASK, digest};
 use crate::task::Method;
 use ansible_module::Failure;
 use anyhow::{Context, Result, ensure};
+use change::UnfinishedRun;
 use host::atomic::Replace;
 use host::deadline::seconds;
 use host::{interrupt, reserve};
@@ -30,7 +31,7 @@ impl Apply<'_> {
             // What an older run has left half done is not ours to forget.
             let left = match self.state.heading {
                 Some(_) => Ok(()),
-                None => state::journal(&self.task.place, None).taken_back(),
+                None => self.close(),
             };
             return match left {
                 Ok(()) => error,
@@ -48,9 +49,7 @@ impl Apply<'_> {
         self.numbers.took("back", began);
         let color = old.map_or("what was there before", Color::word);
         let done = restored.and_then(|silent| self.record_back(&error, old).map(|()| silent));
-        let done = done.and_then(|silent| {
-            state::journal(&self.task.place, None).taken_back().map(|()| silent)
-        });
+        let done = done.and_then(|silent| self.close().map(|()| silent));
         match done {
             Ok(silent) => {
                 self.numbers.reverted = true;
@@ -88,7 +87,7 @@ impl Apply<'_> {
         let history = self.history(Verdict::Void);
         let recorded = (history.write(&task.place.history_file(), task.keep))
             .and_then(|()| write_record(task, to))
-            .and_then(|()| state::journal(&task.place, None).taken_back());
+            .and_then(|()| self.close());
         let msg = match recorded {
             Ok(()) => format!("{to} stays active, since {why}"),
             Err(failed) => {
@@ -96,6 +95,11 @@ impl Apply<'_> {
             }
         };
         Failure::new(code(&error), msg).with("flip", self.numbers.to_json()).caused_by(error).into()
+    }
+
+    /// What was begun has been taken back, or is not to be.
+    fn close(&self) -> Result<()> {
+        UnfinishedRun::close(&self.task.place.state_dir, TASK)
     }
 
     /// Returns what could not be asked, since no HAProxy runs there.

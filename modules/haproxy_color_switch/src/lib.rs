@@ -18,12 +18,12 @@ mod task;
 use ansible_module::{Diff, Failure, Invocation, Outcome, Served};
 use anyhow::Result;
 use apply::Apply;
-use change::Consent;
+use change::{Consent, Session};
 use host::folder::SafeFolder;
 use host::reserve;
 use plan::{Action, Switch};
 use serde_json::{Value, json};
-use state::State;
+use state::{State, TASK};
 use std::time::Instant;
 use task::{Method, Place, Task, Wanted};
 
@@ -38,22 +38,16 @@ fn info(invocation: &Invocation) -> Result<Outcome> {
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let task = Task::parse(&invocation.options)?;
-    // Held to the end: the watch belongs to the flip.
-    let _lock = match invocation.check_mode {
-        true => None,
-        false => Some(apply::lock(&task, &task.place.active_color_file())?),
-    };
-    if let Some(id) = task.run() {
-        // Looked at here and raised by the flip: a run that is refused must not stop another.
-        change::look_at_fence(id, &task.place.state_dir)?;
-    }
+    // The lock of the app is held to the end: the watch belongs to the flip.
+    let mut session = Session::new(invocation, Consent::none())
+        .lock(|| Ok(vec![apply::lock(&task, &task.place.active_color_file())?]))?
+        .fence(task.run(), &task.place.state_dir)?
+        .intent_in(&task.place.state_dir, TASK);
     if task.wanted == Wanted::Previous || task.rollback.is_some() {
-        reserve::open();
+        session = session.goes_back(task.rollback.as_ref());
     }
     let state = state::observe(&task.place)?;
-    let rollback = task.rollback.as_ref().map(ToString::to_string);
-    let journal = || state::journal(&task.place, rollback.clone());
-    if let Some(done) = journal().done_before(invocation, &state.view())? {
+    if let Some(done) = session.done_before(&state.view())? {
         return Ok(state.facts(done));
     }
     let mut switch = plan::resolve(&state, &task)?;
@@ -93,12 +87,8 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
             }
         }
     };
-    let act = |action: &Action, intent: Option<&_>| apply.act(action, intent);
-    let done = change::run(invocation, plan, &Consent::none(), Some(journal()), act, verify);
-    let mut outcome = match done {
-        Ok(outcome) => outcome,
-        Err(error) => return Err(apply.go_back(error)),
-    };
+    let done = session.carry_out(plan, |action, intent| apply.act(action, intent), verify);
+    let mut outcome = done.map_err(|error| apply.go_back(error))?;
     if invocation.check_mode {
         outcome = outcome.fact("gates", gates(&task, flips));
     } else if nothing_to_do {

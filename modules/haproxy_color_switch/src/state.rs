@@ -11,7 +11,7 @@ use crate::servers::{Fleet, Group};
 use crate::task::{Method, Place};
 use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Result};
-use change::Journal;
+use change::UnfinishedRun;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -90,6 +90,7 @@ pub fn observe(place: &Place) -> Result<State> {
         ([], Some(config)) => Some(found_groups(place, config)?),
         _ => None,
     };
+    let unfinished = UnfinishedRun::find(&place.state_dir, TASK)?;
     let mut state = State {
         live: Vec::new(),
         file: None,
@@ -101,8 +102,8 @@ pub fn observe(place: &Place) -> Result<State> {
         fleets: Default::default(),
         drift: Vec::new(),
         notes: Vec::new(),
-        unfinished: journal(place, None).waiting()?.map(|(since, _)| since),
-        heading: read_heading(place)?,
+        unfinished: unfinished.as_ref().map(|run| run.since().to_string()),
+        heading: unfinished.map(|run| run.note(Heading::NOTE)).transpose()?.flatten(),
         groups: Vec::new(),
         sockets,
     };
@@ -126,17 +127,8 @@ pub fn observe(place: &Place) -> Result<State> {
     Ok(state)
 }
 
-pub fn journal(place: &Place, rollback: Option<String>) -> Journal<'_> {
-    Journal { state_dir: &place.state_dir, task: TASK, rollback }
-}
-
 pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn read_heading(place: &Place) -> Result<Option<Heading>> {
-    let noted = journal(place, None).note(Heading::NOTE)?;
-    noted.map(serde_json::from_value).transpose().context("reading what a killed run was about")
 }
 
 enum Found {

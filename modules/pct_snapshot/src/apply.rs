@@ -22,7 +22,6 @@ use anyhow::{Context, Result, bail};
 use host::clock;
 use host::command::Failed;
 use host::deadline::{Deadline, FIRST_PAUSE, poll_until};
-use host::fence::Fence;
 use host::folder::SafeFolder;
 use host::interrupt;
 use host::lock::Lock;
@@ -37,10 +36,11 @@ const DOWN: Duration = Duration::from_secs(15);
 
 /// One task at a time for a container. Not in the state folder: a run that is refused leaves nothing
 /// behind there.
-pub fn lock(task: &Task) -> Result<Lock> {
+pub fn lock(task: &Task) -> Result<Vec<Lock>> {
     let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
     let vmid = task.place.vmid;
     Lock::acquire(&folder.join(format!("{vmid}.lock")), TASK, task.run(), task.lock_timeout)
+        .map(|lock| vec![lock])
         .with_context(|| format!("waiting for another task on CT {vmid}"))
 }
 
@@ -130,11 +130,8 @@ impl<'a> Apply<'a> {
         cleared
     }
 
-    /// Before the first change: the fence, and what cannot be seen later.
+    /// Notes before the first change what cannot be seen later.
     fn begin(&mut self, intent: &Intent) -> Result<()> {
-        if let Some(run) = self.task.run() {
-            Fence::check_and_raise(&self.task.place.state_dir, run)?;
-        }
         intent.note(left::BEGAN, &clock::now())?;
         if let Some(goal) = &self.goal {
             intent.note(left::WAS_RUNNING, &goal.was_running)?;

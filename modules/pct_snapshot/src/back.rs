@@ -4,9 +4,11 @@
 //! what was begun stays as long as the next run needs it.
 
 use crate::apply::Apply;
-use crate::{boot, state};
+use crate::boot;
+use crate::state::TASK;
 use ansible_module::Failure;
 use anyhow::{Error, Result};
+use change::UnfinishedRun;
 use host::interrupt;
 use std::time::Duration;
 
@@ -39,7 +41,7 @@ impl Apply<'_> {
             )),
         };
         // What was begun is over: the next run plans anew from what it sees.
-        let closed = state::journal(&self.task.place, None).taken_back();
+        let closed = UnfinishedRun::close(&self.task.place.state_dir, TASK);
         match closed {
             Ok(()) => self.with_facts(error, told),
             Err(why) => self.with_facts(why.context(error.to_string()), told),

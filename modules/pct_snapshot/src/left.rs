@@ -5,12 +5,9 @@
 
 use crate::state::TASK;
 use anyhow::Result;
+use change::UnfinishedRun;
 use host::clock::Utc;
-use host::folder::SafeFolder;
-use host::record::{Found, Intent};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::path::Path;
 
 pub const BEGAN: &str = "began";
@@ -78,17 +75,14 @@ pub struct Left {
 
 impl Left {
     pub fn read(state_dir: &Path) -> Result<Option<Left>> {
-        let Some(folder) = SafeFolder::find(state_dir)? else { return Ok(None) };
-        let Some(found) = Intent::unfinished::<Value>(folder.path(), TASK)? else {
-            return Ok(None);
-        };
+        let Some(run) = UnfinishedRun::find(state_dir, TASK)? else { return Ok(None) };
         Ok(Some(Left {
-            since: note::<Utc>(&found, BEGAN)?.unwrap_or(found.since).to_string(),
-            doing: note(&found, DOING)?,
-            rollback: note(&found, ROLLBACK)?,
-            was_running: note(&found, WAS_RUNNING)?,
-            safety: note(&found, SAFETY)?,
-            rolled_back: note(&found, ROLLED_BACK)?.unwrap_or(false),
+            since: run.note::<Utc>(BEGAN)?.unwrap_or(run.since()).to_string(),
+            doing: run.note(DOING)?,
+            rollback: run.note(ROLLBACK)?,
+            was_running: run.note(WAS_RUNNING)?,
+            safety: run.note(SAFETY)?,
+            rolled_back: run.note(ROLLED_BACK)?.unwrap_or(false),
         }))
     }
 
@@ -113,9 +107,4 @@ impl Left {
         let doing = self.doing.as_ref();
         doing.is_some_and(|doing| doing.what == What::Rollback) && !self.rolled_back
     }
-}
-
-fn note<T: DeserializeOwned>(found: &Found<Value>, key: &str) -> Result<Option<T>> {
-    let value = found.note(key).filter(|value| !value.is_null());
-    Ok(value.map(|value| serde_json::from_value(value.clone())).transpose()?)
 }

@@ -26,7 +26,7 @@ mod zfs;
 use ansible_module::{Failure, Invocation, Outcome, Served};
 use anyhow::Result;
 use apply::Apply;
-use change::{Consent, Plan};
+use change::{Consent, Plan, Session};
 use cluster::Cluster;
 use host::program;
 use names::Vmid;
@@ -36,7 +36,7 @@ use pvesh::Pvesh;
 use read::Reader;
 use rollback::Goal;
 use serde_json::json;
-use state::State;
+use state::{State, TASK};
 use std::path::Path;
 use std::time::Duration;
 use task::{Place, Task, Wanted, Which};
@@ -76,22 +76,16 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         Wanted::RolledBack { .. } | Wanted::Absent { .. } => Consent::from(invocation)?,
     };
     let (reader, cluster) = connect(task.place.vmid, task.task_timeout)?;
-    // Held to the end.
-    let _lock = match invocation.check_mode {
-        true => None,
-        false => Some(apply::lock(&task)?),
-    };
-    if let Some(id) = task.run() {
-        // Looked at here and raised by the first step: a run that is refused must not stop another.
-        change::look_at_fence(id, &task.place.state_dir)?;
+    let mut session = Session::new(invocation, consent)
+        .lock(|| apply::lock(&task))?
+        .fence(task.run(), &task.place.state_dir)?
+        .intent_in(&task.place.state_dir, TASK);
+    if task.is_rollback() {
+        session = session.goes_back(task.rollback.as_ref());
     }
-    let key = match task.is_rollback() {
-        true => change::rollback_key(task.rollback.as_ref(), &consent),
-        false => None,
-    };
+    let key = session.rollback().map(str::to_owned);
     let mut state = state::observe(&reader, &cluster, &task.place)?;
-    let journal = state::journal(&task.place, key.clone());
-    if let Some(done) = journal.done_before(invocation, &state.snapshots.view())? {
+    if let Some(done) = session.done_before(&state.snapshots.view())? {
         let (name, deploy) = match &task.wanted {
             Wanted::RolledBack { which: Which::Named(name), deploy } => {
                 (Some(name), deploy.as_ref())
@@ -119,12 +113,8 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let Decided { plan, goal, snapshot, deploy } = decided;
     warnings.extend(reader.warnings.take());
     let apply = std::cell::RefCell::new(Apply::new(&task, &reader, &cluster, &state, goal));
-    let journal = Some(state::journal(&task.place, key));
-    let done = change::run(
-        invocation,
+    let done = session.carry_out(
         plan,
-        &consent,
-        journal,
         |action, intent| apply.borrow_mut().act(action, intent),
         || Ok(apply.borrow().seen.view()),
     );

@@ -11,7 +11,6 @@ use crate::task::Place;
 use crate::{freezer, tables, zfs};
 use ansible_module::Failure;
 use anyhow::{Error, Result};
-use change::Journal;
 use host::deadline::{Deadline, FIRST_PAUSE, TimedOut, poll_until};
 use std::time::Duration;
 
@@ -42,10 +41,6 @@ pub struct Survey {
     pub outside: Vec<String>,
     pub written: Option<u64>,
     pub warnings: Vec<String>,
-}
-
-pub fn journal(place: &Place, rollback: Option<String>) -> Journal<'_> {
-    Journal { state_dir: &place.state_dir, task: TASK, rollback }
 }
 
 pub fn observe(reader: &Reader, cluster: &Cluster, place: &Place) -> Result<State> {

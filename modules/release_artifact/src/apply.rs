@@ -11,10 +11,8 @@ use crate::state::{CURRENT, Folder, PREVIOUS, REMOVING, State, discard};
 use crate::task::Task;
 use anyhow::{Context, Result};
 use host::atomic::sync_folder;
-use host::fence::Fence;
 use host::folder::SafeFolder;
 use host::lock::Lock;
-use host::reserve;
 use nix::errno::Errno;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -27,22 +25,15 @@ const LOCKS: &str = "/run/reversible-releases";
 
 /// One task at a time in a folder of releases. Not in that folder: a run that is refused leaves
 /// nothing behind there.
-pub fn lock(task: &Task, folder: &Folder) -> Result<Lock> {
+pub fn lock(task: &Task, folder: &Folder) -> Result<Vec<Lock>> {
     let locks = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
     let whole = fs::canonicalize(&folder.dest).unwrap_or_else(|_| folder.dest.clone());
     let digest = Sha256::digest(whole.as_os_str().as_encoded_bytes());
     let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let id = task.fence.as_ref().map(|(id, _)| id);
     Lock::acquire(&locks.join(format!("{name}.lock")), "release_artifact", id, task.lock_timeout)
+        .map(|lock| vec![lock])
         .with_context(|| format!("waiting for another task on {}", folder.dest.display()))
-}
-
-/// From here on older runs are refused.
-pub fn fence(task: &Task) -> Result<()> {
-    let Some((id, state_dir)) = &task.fence else { return Ok(()) };
-    let folder = SafeFolder::ensure(state_dir, 0o700)?;
-    reserve::keep(&folder);
-    Fence::check_and_raise(folder.path(), id)
 }
 
 pub struct Apply<'a> {

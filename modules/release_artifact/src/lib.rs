@@ -22,7 +22,7 @@ mod way;
 use ansible_module::{Failure, Invocation, Outcome, Served};
 use anyhow::Result;
 use apply::Apply;
-use change::Consent;
+use change::{Consent, Session};
 use serde_json::{Map, Value, json};
 use state::{Folder, State};
 use task::{InfoTask, Task, Wanted};
@@ -33,14 +33,19 @@ pub const MODULES: &[Served] =
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let task = Task::parse(&invocation.options)?;
+    let mut session = Session::new(invocation, Consent::none()).lock(|| match &task.wanted {
+        Wanted::Available | Wanted::Pushed(_) => Ok(Vec::new()),
+        Wanted::Present | Wanted::Current | Wanted::Absent => apply::lock(&task, task.folder()?),
+    })?;
     if let Some((id, state_dir)) = &task.fence {
-        // Looked at here and raised by the first step: a run that is refused must not stop another.
-        change::look_at_fence(id, state_dir)?;
+        session = session.fence(Some(id), state_dir)?;
     }
     let mut outcome = match &task.wanted {
         Wanted::Available => available(&task)?,
-        Wanted::Pushed(src) => push::run(invocation, &task, src)?,
-        Wanted::Present | Wanted::Current | Wanted::Absent => here(invocation, &task)?,
+        Wanted::Pushed(src) => push::run(&session, &task, src, invocation.check_mode)?,
+        Wanted::Present | Wanted::Current | Wanted::Absent => {
+            here(&session, &task, invocation.check_mode)?
+        }
     };
     outcome.warnings.splice(0..0, task.warnings());
     Ok(outcome)
@@ -53,20 +58,13 @@ fn available(task: &Task) -> Result<Outcome> {
 }
 
 /// What concerns the folder of releases.
-fn here(invocation: &Invocation, task: &Task) -> Result<Outcome> {
+fn here(session: &Session<'_>, task: &Task, check_mode: bool) -> Result<Outcome> {
     let folder = task.folder()?;
-    let _lock = match invocation.check_mode {
-        true => None,
-        false => Some(apply::lock(task, folder)?),
-    };
     let state = State::observe(folder)?;
     let plan = plan::plan(&state, task)?;
     if !plan.steps.iter().any(|step| step.action == plan::Action::Fetch) {
         // What is here already may be the way back.
         host::reserve::open();
-    }
-    if !invocation.check_mode && !plan.steps.is_empty() {
-        apply::fence(task)?;
     }
     let mut apply = Apply::new(task, folder, &state);
     let verify = || -> Result<Value> {
@@ -74,14 +72,7 @@ fn here(invocation: &Invocation, task: &Task) -> Result<Outcome> {
         now.holds(task)?;
         Ok(now.view())
     };
-    let done = change::run(
-        invocation,
-        plan,
-        &Consent::none(),
-        None,
-        |action, _| apply.act(action),
-        verify,
-    )?;
+    let done = session.carry_out(plan, |action, _| apply.act(action), verify)?;
     let (download, removed) = (apply.download, apply.removed);
     let unchecked = download["checked"].as_array().is_some_and(Vec::is_empty);
     let mut outcome = done.fact("download", download).fact("removed", json!(removed));
@@ -91,7 +82,7 @@ fn here(invocation: &Invocation, task: &Task) -> Result<Outcome> {
             task.sha
         ));
     }
-    let now = if invocation.check_mode { state } else { State::observe(folder)? };
+    let now = if check_mode { state } else { State::observe(folder)? };
     outcome.warnings.extend(now.warnings());
     Ok(now.facts(outcome, &task.sha))
 }

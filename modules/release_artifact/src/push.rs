@@ -6,10 +6,10 @@
 use crate::registry::{self, Answer, Source, Trouble, persist, refusal};
 use crate::sums::Sum;
 use crate::task::Task;
-use ansible_module::{Failure, Invocation, Outcome};
+use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Result};
 use archive::Form;
-use change::{Consent, Plan, Step, Undo};
+use change::{Plan, Session, Step, Undo};
 use host::space::human;
 use probe::http;
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ struct Archive {
     sum: Sum,
 }
 
-pub fn run(invocation: &Invocation, task: &Task, src: &Path) -> Result<Outcome> {
+pub fn run(session: &Session<'_>, task: &Task, src: &Path, check_mode: bool) -> Result<Outcome> {
     let source = task.source()?;
     let archive = Archive::open(src)?;
     if let Some(expected) = source.sha256.filter(|expected| *expected != archive.sum) {
@@ -56,9 +56,6 @@ pub fn run(invocation: &Invocation, task: &Task, src: &Path) -> Result<Outcome> 
         plan.after = json!({ "available": true });
         plan.undo = Undo::By("delete the package's version in the registry".into());
     }
-    if !invocation.check_mode && !there {
-        crate::apply::fence(task)?;
-    }
     let put = |(): &(), _: Option<&_>| put(task, source, &archive);
     let verify = || -> Result<Value> {
         let now = registry::must_have(source, &task.sha)?;
@@ -70,16 +67,12 @@ pub fn run(invocation: &Invocation, task: &Task, src: &Path) -> Result<Outcome> 
         }
         Ok(json!({ "available": true }))
     };
-    let outcome = change::run(invocation, plan, &Consent::none(), None, put, verify)?;
+    let outcome = session.carry_out(plan, put, verify)?;
     Ok(outcome.fact("sha256", archive.sum.to_string()).fact("bytes", archive.bytes).fact(
         "registry",
-        json!({ "registry": source.place(), "available": outcome_is(invocation, there) }),
+        // In check mode nothing was pushed yet.
+        json!({ "registry": source.place(), "available": there || !check_mode }),
     ))
-}
-
-/// In check mode nothing was pushed yet.
-fn outcome_is(invocation: &Invocation, there: bool) -> bool {
-    there || !invocation.check_mode
 }
 
 impl Archive {

@@ -13,7 +13,6 @@ use crate::zfs::Zfs;
 use ansible_module::Failure;
 use anyhow::{Context, Result, bail};
 use host::clock;
-use host::fence::Fence;
 use host::folder::SafeFolder;
 use host::interrupt;
 use host::lock::Lock;
@@ -85,11 +84,8 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// Before the first change: the fence, and what cannot be seen later.
+    /// Notes before the first change what cannot be seen later.
     fn begin(&mut self, intent: &Intent) -> Result<()> {
-        if let Some(run) = self.task.run() {
-            Fence::check_and_raise(&self.task.state_dir, run)?;
-        }
         if let Some(goal) = &self.goal {
             intent.note(left::GOAL, goal)?;
             intent.note(left::ROLLED, &self.rolled)?;

@@ -8,9 +8,10 @@ use crate::apply::Apply;
 use crate::exchange::{CANMOUNT, LIVE, Listed, PARKED, PARKED_AT, by_canmount, is_promoted};
 use crate::left::Tree;
 use crate::names::below;
-use crate::state;
+use crate::state::TASK;
 use ansible_module::Failure;
 use anyhow::{Error, Result};
+use change::UnfinishedRun;
 use host::interrupt;
 
 impl Apply<'_> {
@@ -105,7 +106,7 @@ impl Apply<'_> {
             Some(tale) => told(error, tale, true),
             None => error,
         };
-        match state::journal(&self.task.state_dir, None).taken_back() {
+        match UnfinishedRun::close(&self.task.state_dir, TASK) {
             Ok(()) => error,
             Err(why) => why.context(error.to_string()),
         }

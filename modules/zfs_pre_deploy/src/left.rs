@@ -5,11 +5,11 @@
 //! half-done swap looks like.
 
 use crate::names::below;
-use crate::state::journal;
+use crate::state::TASK;
 use crate::task::{Method, Task, Wanted};
 use ansible_module::Failure;
-use anyhow::{Context, Result};
-use serde::de::DeserializeOwned;
+use anyhow::Result;
+use change::UnfinishedRun;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -95,12 +95,11 @@ pub struct Left {
 
 impl Left {
     pub fn read(state_dir: &Path) -> Result<Left> {
-        let journal = journal(state_dir, None);
-        let Some((since, _)) = journal.waiting()? else { return Ok(Left::default()) };
+        let Some(run) = UnfinishedRun::find(state_dir, TASK)? else { return Ok(Left::default()) };
         Ok(Left {
-            since,
-            goal: note(state_dir, GOAL)?,
-            rolled: note(state_dir, ROLLED)?.unwrap_or_default(),
+            since: run.since().to_string(),
+            goal: run.note(GOAL)?,
+            rolled: run.note(ROLLED)?.unwrap_or_default(),
         })
     }
 
@@ -128,15 +127,6 @@ impl Left {
         );
         Err(Failure::new("unfinished", msg).with("unfinished", goal.what.clone()))
     }
-}
-
-fn note<T: DeserializeOwned>(state_dir: &Path, key: &str) -> Result<Option<T>> {
-    let value = journal(state_dir, None).note(key)?.filter(|value| !value.is_null());
-    value.map(serde_json::from_value).transpose().with_context(|| {
-        format!(
-            "the note {key} of a run that was killed cannot be understood (of another version?)"
-        )
-    })
 }
 
 /// What the task asks for: what makes it the same task when it is run again.

@@ -25,12 +25,12 @@ mod zfs;
 use ansible_module::{Failure, Invocation, Outcome, Served};
 use anyhow::Result;
 use apply::Apply;
-use change::Consent;
+use change::{Consent, Session};
 use decide::{Decided, decide};
 use left::{Goal, Left};
 use plan::{Action, Removal};
 use serde_json::{Value, json};
-use state::{Look, State};
+use state::{Look, State, TASK};
 use std::cell::RefCell;
 use std::time::Duration;
 use task::{Place, Task, Wanted};
@@ -55,25 +55,19 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         return Err(Failure::new("permission_denied", "snapshots and mounts are root's").into());
     }
     let zfs = Zfs::find(task.task_timeout)?;
-    // Held to the end.
-    let _locks = match invocation.check_mode {
-        true => Vec::new(),
-        false => apply::lock(&task)?,
-    };
-    if let Some(id) = task.run() {
-        // Looked at here and raised by the first step: a run that is refused must not stop another.
-        change::look_at_fence(id, &task.state_dir)?;
+    let mut session = Session::new(invocation, consent)
+        .lock(|| apply::lock(&task))?
+        .fence(task.run(), &task.state_dir)?
+        .intent_in(&task.state_dir, TASK);
+    if task.is_rollback() {
+        session = session.goes_back(task.rollback.as_ref());
     }
-    let key = match task.is_rollback() {
-        true => change::rollback_key(task.rollback.as_ref(), &consent),
-        false => None,
-    };
+    let key = session.rollback().map(str::to_owned);
     let left = Left::read(&task.state_dir)?;
     let look = if task.is_rollback() { Look::Synced } else { Look::Plain };
     let resumed = left.resumes(&task, &key)?.cloned();
     let mut state = state::observe(&zfs, &task.place, &left, look)?;
-    let journal = state::journal(&task.state_dir, key.clone());
-    if let Some(done) = journal.done_before(invocation, &state.view())? {
+    if let Some(done) = session.done_before(&state.view())? {
         return Ok(told(done, &task, &state, None));
     }
     let Decided { plan, goal, busy } =
@@ -87,11 +81,8 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     }
     let removals = removals(&plan);
     let apply = RefCell::new(Apply::new(&task, &zfs, &state, goal.clone(), left.rolled.clone()));
-    let done = change::run(
-        invocation,
+    let done = session.carry_out(
         plan,
-        &consent,
-        Some(journal),
         |action, intent| apply.borrow_mut().act(action, intent),
         || verify(&task, &zfs, &apply.borrow(), &removals),
     );

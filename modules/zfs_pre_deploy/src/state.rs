@@ -10,10 +10,8 @@ use crate::task::Place;
 use crate::zfs::Zfs;
 use ansible_module::Failure;
 use anyhow::Result;
-use change::Journal;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 /// The name of this task's intent.
 pub const TASK: &str = "zfs_pre_deploy";
@@ -32,10 +30,6 @@ pub struct State {
     pub holds: BTreeMap<String, Vec<String>>,
     pub noted: Guids,
     pub warnings: Vec<String>,
-}
-
-pub fn journal(state_dir: &Path, rollback: Option<String>) -> Journal<'_> {
-    Journal { state_dir, task: TASK, rollback }
 }
 
 /// How deep to look.

@@ -25,8 +25,6 @@ use anyhow::{Context, Error, Result};
 use host::atomic::Replace;
 use host::command::Failed;
 use host::deadline::Deadline;
-use host::fence::Fence;
-use host::folder::SafeFolder;
 use host::record::{Done, Intent};
 use host::spot::Spot;
 use serde_json::{Value, json};
@@ -93,9 +91,6 @@ impl<'a> Restore<'a> {
     }
 
     fn check(&mut self, intent: &Intent) -> Result<()> {
-        if let Some(id) = &self.task.rollback {
-            Fence::check_and_raise(SafeFolder::ensure(self.state_dir, 0o700)?.path(), id)?;
-        }
         // Before the note: who finds that reads this as well.
         if !self.goal.resumes {
             self.goal.write(self.state_dir)?;

@@ -3,11 +3,10 @@
 
 use ansible_module::{Failure, Invocation, Outcome};
 use anyhow::{Context, Result};
-use change::{Consent, Journal, Loss, Plan, Step, Undo};
+use change::{Consent, Loss, Plan, Session, Step, Undo};
 use host::atomic::Replace;
 use host::deadline;
 use host::deploy_id::DeployId;
-use host::folder::SafeFolder;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::ErrorKind;
@@ -27,23 +26,17 @@ pub fn run(invocation: &Invocation) -> Result<Outcome> {
     let rollback: Option<DeployId> = options.get("rollback_id")?;
     let run: Option<DeployId> = rollback.clone().or(options.get("deploy_id")?);
     let pause = Duration::from_secs_f64(options.get("seconds")?);
-    if !invocation.check_mode {
-        SafeFolder::ensure(&state_dir, 0o700)?;
-    }
-    change::fence(invocation, run.as_ref(), &state_dir)?;
+    let session = Session::new(invocation, Consent::from(invocation)?)
+        .fence(run.as_ref(), &state_dir)?
+        .intent_in(&state_dir, "replace")
+        .goes_back(rollback.as_ref());
     let before = observe(&file)?;
-    let consent = Consent::from(invocation)?;
-    let rollback = change::rollback_key(rollback.as_ref(), &consent);
-    let journal = Journal { state_dir: &state_dir, task: "replace", rollback };
-    if let Some(done) = journal.done_before(invocation, &before)? {
+    if let Some(done) = session.done_before(&before)? {
         return Ok(done);
     }
     let plan = plan(&file, &before, &content);
-    change::run(
-        invocation,
+    session.carry_out(
         plan,
-        &consent,
-        Some(journal),
         |action, _| {
             let text = match action {
                 Action::Empty => "",

@@ -1,0 +1,344 @@
+//! One run of a task that changes something, from its lock to its result.
+//!
+//! The order is the same in every module: parse the options, [`Session::new`], [`lock`](Session::lock),
+//! [`fence`](Session::fence); observe; [`done_before`](Session::done_before); decide on a plan; and
+//! [`carry_out`](Session::carry_out), which asks for consent, raises the fence, writes the intent, does
+//! the steps and looks again.
+//!
+//! Invariant: a run that is refused, for whatever reason, has raised no fence and made no folder.
+
+use crate::consent::Consent;
+use crate::plan::Plan;
+use crate::result::stopped;
+use ansible_module::{Diff, Invocation, Kind, Opt, Outcome, StepDone, tell};
+use anyhow::{Error, Result};
+use host::deploy_id::DeployId;
+use host::fence::Fence;
+use host::folder::SafeFolder;
+use host::lock::Lock;
+use host::record::{Done, Found, Intent};
+use host::reserve;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// The option of a module that can roll back. `deploy_id` is described by each module itself.
+pub const ROLLBACK_ID: &[Opt] = &[Opt::new("rollback_id", Kind::Str).about(&[
+    "The deploy id of the run that rolls back.",
+    "A rollback that was done under this id is not done again, whatever was written since.",
+])];
+
+pub struct Session<'a> {
+    invocation: &'a Invocation,
+    consent: Consent,
+    /// Held to the end.
+    locks: Vec<Lock>,
+    /// The id of the run itself, and the folder of its fence.
+    fence: Option<(DeployId, PathBuf)>,
+    records: Option<Records>,
+    /// Under which id a rollback is done once.
+    rollback: Option<String>,
+}
+
+/// Where the intent of a plan is written before its first step, and that a rollback was done.
+#[derive(Clone)]
+struct Records {
+    state_dir: PathBuf,
+    module: &'static str,
+}
+
+/// What stands in an intent: what was agreed to, so that a run that was killed half way can be
+/// finished under the same consent although the state has moved.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Begun {
+    pub(crate) plan_id: String,
+    pub(crate) subject: String,
+    plan: Vec<String>,
+    pub(crate) loss: Vec<String>,
+    rollback: Option<String>,
+}
+
+impl<'a> Session<'a> {
+    pub fn new(invocation: &'a Invocation, consent: Consent) -> Session<'a> {
+        Session {
+            invocation,
+            consent,
+            locks: Vec::new(),
+            fence: None,
+            records: None,
+            rollback: None,
+        }
+    }
+
+    /// Takes the locks of the task, which are held to its end. Check mode takes none.
+    pub fn lock(mut self, take: impl FnOnce() -> Result<Vec<Lock>>) -> Result<Session<'a>> {
+        if !self.invocation.check_mode {
+            self.locks = take()?;
+        }
+        Ok(self)
+    }
+
+    /// Refuses a run that a newer one has superseded on this target, or whose id is from the future.
+    /// `run` is the rollback's own id, else the deploy's; without one there is no fence. The fence is
+    /// only looked at here: what raises it is the first step.
+    pub fn fence(mut self, run: Option<&DeployId>, state_dir: &Path) -> Result<Session<'a>> {
+        if let Some(run) = run {
+            match SafeFolder::find(state_dir)? {
+                Some(folder) => Fence::check(folder.path(), run)?,
+                None => Fence::check_first(run)?,
+            }
+            self.fence = Some((run.clone(), state_dir.to_owned()));
+        }
+        Ok(self)
+    }
+
+    /// Writes an intent into this folder before the first step, and finishes it after the last. A module
+    /// whose steps are one atomic write each needs none.
+    pub fn intent_in(mut self, state_dir: &Path, module: &'static str) -> Session<'a> {
+        self.records = Some(Records { state_dir: state_dir.to_owned(), module });
+        self
+    }
+
+    /// This run goes back: it is done once under its id, or under that of the plan that was confirmed,
+    /// and may use what is kept for it on a full disk.
+    pub fn goes_back(mut self, rollback: Option<&DeployId>) -> Session<'a> {
+        reserve::open();
+        self.rollback = match rollback {
+            Some(id) => Some(id.to_string()),
+            None => self.consent.confirmed_plan().map(str::to_owned),
+        };
+        self
+    }
+
+    /// The id under which this rollback is done once, where it has one.
+    pub fn rollback(&self) -> Option<&str> {
+        self.rollback.as_deref()
+    }
+
+    /// The result of a rollback that was already done under its id: nothing, whatever was written since.
+    /// To be asked before anything is planned. `state` is what is there now.
+    pub fn done_before(&self, state: &Value) -> Result<Option<Outcome>> {
+        let (Some(id), Some(records)) = (&self.rollback, &self.records) else { return Ok(None) };
+        let Some(folder) = SafeFolder::find(&records.state_dir)? else { return Ok(None) };
+        let Some(done) = Done::recorded(folder.path(), id)? else { return Ok(None) };
+        if !self.invocation.check_mode {
+            // Killed between the two last writes: what it had begun is done as well.
+            let same = |begun: &Found<Begun>| begun.value.rollback.as_ref() == Some(id);
+            if let Some(begun) = records.unfinished()?.filter(same) {
+                begun.intent.finish()?;
+            }
+        }
+        let mut outcome = Plan::<()>::nothing(id, state.clone()).described();
+        outcome
+            .warnings
+            .push(format!("rollback {id} was done at {}; it is not done again", done.at));
+        Ok(Some(outcome))
+    }
+
+    /// Carries the plan out: asks for consent, raises the fence, writes the intent, does the steps, looks
+    /// again. In check mode it only describes the plan.
+    ///
+    /// `act` does one action; it gets the intent to note in it what cannot be observed again. `verify`
+    /// observes once more and fails when the world is not what the plan promised; what it returns is the
+    /// `after` of the result.
+    pub fn carry_out<A>(
+        &self,
+        plan: Plan<A>,
+        act: impl FnMut(&A, Option<&Intent>) -> Result<()>,
+        verify: impl FnOnce() -> Result<Value>,
+    ) -> Result<Outcome> {
+        self.run(plan, act, verify)
+    }
+
+    /// Puts in order what a killed run has left, before this run plans. It may destroy nothing, and raises
+    /// no fence: what this run is about may be refused yet.
+    pub fn put_in_order<A>(
+        &self,
+        plan: Plan<A>,
+        act: impl FnMut(&A, Option<&Intent>) -> Result<()>,
+    ) -> Result<Outcome> {
+        let session = Session {
+            invocation: self.invocation,
+            consent: Consent::none(),
+            locks: Vec::new(),
+            fence: None,
+            records: self.records.clone(),
+            rollback: None,
+        };
+        session.run(plan, act, || Ok(Value::Null))
+    }
+
+    fn run<A>(
+        &self,
+        plan: Plan<A>,
+        mut act: impl FnMut(&A, Option<&Intent>) -> Result<()>,
+        verify: impl FnOnce() -> Result<Value>,
+    ) -> Result<Outcome> {
+        let mut outcome = plan.described();
+        if self.invocation.check_mode {
+            return Ok(outcome);
+        }
+        let begun = self.records.as_ref().map(Records::unfinished).transpose()?.flatten();
+        if let Some(begun) = &begun {
+            // To the end of what was begun: also on a full disk.
+            reserve::open();
+            outcome.warnings.push(format!(
+                "a run at {} was stopped half way through {} ({}); this one goes on from what it left",
+                begun.since, begun.value.plan_id, begun.value.subject
+            ));
+        }
+        if plan.steps.is_empty() {
+            self.record_done(&plan.after)?;
+            begun.map_or(Ok(()), |begun| begun.intent.finish())?;
+            return Ok(outcome);
+        }
+        self.consent.check(&plan, begun.as_ref().map(|begun| &begun.value))?;
+        self.raise_fence()?;
+        let intent = match (begun, &self.records) {
+            (Some(begun), _) => Some(begun.intent),
+            (None, Some(records)) => Some(records.begin(Begun::of(&plan, self))?),
+            (None, None) => None,
+        };
+        for (n, step) in plan.steps.iter().enumerate() {
+            tell(&format!("step {} of {}: {}", n + 1, plan.steps.len(), step.text));
+            let began = Instant::now();
+            let done = host::interrupt::check()
+                .map_err(Error::from)
+                .and_then(|()| act(&step.action, intent.as_ref()));
+            if let Err(error) = done {
+                return Err(stopped(error, &plan, &step.text, &outcome.steps));
+            }
+            let seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+            outcome.steps.push(StepDone { step: step.text.clone(), seconds });
+        }
+        let after = verify().map_err(|error| {
+            let what = "every step was done, but looking again showed otherwise";
+            stopped(error, &plan, what, &outcome.steps)
+        })?;
+        // In this order: a rollback that is not known to be done would be done again.
+        self.record_done(&after)?;
+        intent.map_or(Ok(()), Intent::finish)?;
+        if let Some(Diff::States { after: shown, .. }) = outcome.diff.first_mut() {
+            *shown = after.clone();
+        }
+        outcome.after = Some(after);
+        Ok(outcome)
+    }
+
+    /// Lets every older run be refused from now on.
+    fn raise_fence(&self) -> Result<()> {
+        let Some((run, state_dir)) = &self.fence else { return Ok(()) };
+        Fence::check_and_raise(state_folder(state_dir)?.path(), run)
+    }
+
+    fn record_done(&self, after: &Value) -> Result<()> {
+        match (&self.rollback, &self.records) {
+            (Some(id), Some(records)) => {
+                Done::record(state_folder(&records.state_dir)?.path(), id, after)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Records {
+    fn unfinished(&self) -> Result<Option<Found<Begun>>> {
+        match SafeFolder::find(&self.state_dir)? {
+            Some(folder) => Intent::unfinished::<Begun>(folder.path(), self.module),
+            None => Ok(None),
+        }
+    }
+
+    fn begin(&self, begun: Begun) -> Result<Intent> {
+        Intent::begin(state_folder(&self.state_dir)?.path(), self.module, &begun)
+    }
+}
+
+impl Begun {
+    fn of<A>(plan: &Plan<A>, session: &Session<'_>) -> Begun {
+        Begun {
+            plan_id: plan.id(),
+            subject: plan.subject.clone(),
+            plan: plan.sentences(),
+            loss: plan.losses().map(|loss| loss.what.clone()).collect(),
+            rollback: session.rollback.clone(),
+        }
+    }
+}
+
+/// Makes the folder by the first thing that has to be written, so that a run that is refused leaves
+/// nothing behind; with room in it that is kept for the way back. One that is there keeps its mode: a
+/// module may have made it for others to read.
+fn state_folder(state_dir: &Path) -> Result<SafeFolder> {
+    let folder = match SafeFolder::find(state_dir)? {
+        Some(folder) => folder,
+        None => SafeFolder::ensure(state_dir, 0o700)?,
+    };
+    reserve::keep(&folder);
+    Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Loss, Step};
+    use std::os::unix::fs::PermissionsExt;
+
+    fn invocation() -> Invocation {
+        Invocation {
+            module: "specimen",
+            check_mode: false,
+            diff: false,
+            verbosity: 0,
+            tmpdir: None,
+            options: Default::default(),
+        }
+    }
+
+    fn carried_out(state_dir: &Path, run: &str, step: Step<()>) -> Result<Outcome> {
+        let invocation = invocation();
+        let run: DeployId = run.parse().unwrap();
+        let session = Session::new(&invocation, Consent::none())
+            .fence(Some(&run), state_dir)?
+            .intent_in(state_dir, "test");
+        let mut plan = Plan::nothing("CT 101", Value::Null);
+        plan.steps.push(step);
+        let act = |_: &(), intent: Option<&Intent>| {
+            assert!(intent.is_some());
+            Ok(())
+        };
+        session.carry_out(plan, act, || Ok(Value::Null))
+    }
+
+    const OLD: &str = "20260101t000000z-0001";
+    const NEW: &str = "20260102t000000z-0001";
+
+    #[test]
+    fn only_a_run_that_is_not_refused_makes_its_folder() {
+        let above = tempfile::tempdir().unwrap();
+        let state_dir = above.path().join("deep/state");
+        let loses = Step::new((), "roll back").loses(Loss::plain("all"));
+        assert!(carried_out(&state_dir, OLD, loses).is_err());
+        assert!(!above.path().join("deep").exists());
+        carried_out(&state_dir, OLD, Step::new((), "take")).unwrap();
+        let mode = || state_dir.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o700);
+        // A module may have made it for others to read.
+        std::fs::set_permissions(&state_dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        carried_out(&state_dir, OLD, Step::new((), "take")).unwrap();
+        assert_eq!(mode(), 0o755);
+    }
+
+    #[test]
+    fn a_run_that_is_refused_raises_no_fence() {
+        let state = tempfile::tempdir().unwrap();
+        carried_out(state.path(), OLD, Step::new((), "take")).unwrap();
+        let loses = Step::new((), "roll back").loses(Loss::plain("all"));
+        assert!(carried_out(state.path(), NEW, loses).is_err());
+        carried_out(state.path(), OLD, Step::new((), "take")).unwrap();
+        carried_out(state.path(), NEW, Step::new((), "take")).unwrap();
+        let refused = carried_out(state.path(), OLD, Step::new((), "take")).unwrap_err();
+        assert_eq!(host::reason(&refused), Some("superseded"));
+    }
+}

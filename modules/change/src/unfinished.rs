@@ -1,0 +1,51 @@
+//! A run that was killed: its intent, and what it noted before each step.
+
+use anyhow::{Context, Result};
+use host::folder::SafeFolder;
+use host::record::{Found, Intent};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::path::Path;
+
+/// The intent of a run that has neither finished its plan nor taken it back.
+pub struct UnfinishedRun {
+    found: Found<Value>,
+}
+
+impl UnfinishedRun {
+    /// Finds the intent of this module in a state folder. Where there is no folder yet, nothing was
+    /// ever begun.
+    pub fn find(state_dir: &Path, module: &str) -> Result<Option<UnfinishedRun>> {
+        let Some(folder) = SafeFolder::find(state_dir)? else { return Ok(None) };
+        let found = Intent::unfinished::<Value>(folder.path(), module)?;
+        Ok(found.map(|found| UnfinishedRun { found }))
+    }
+
+    /// Removes the intent of this module, if there is one: what was begun has been taken back.
+    pub fn close(state_dir: &Path, module: &str) -> Result<()> {
+        match UnfinishedRun::find(state_dir, module)? {
+            Some(run) => run.found.intent.finish(),
+            None => Ok(()),
+        }
+    }
+
+    /// When the run began.
+    pub fn since(&self) -> host::clock::Utc {
+        self.found.since
+    }
+
+    /// The last note with this key; `null` takes an earlier note back.
+    pub fn note<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
+        let value = self.found.note(key).filter(|value| !value.is_null());
+        value.map(|value| serde_json::from_value(value.clone())).transpose().with_context(|| {
+            format!(
+                "the note {key:?} of a run that was killed cannot be understood (of another version?)"
+            )
+        })
+    }
+
+    /// The intent itself, to note further steps in it.
+    pub fn intent(&self) -> &Intent {
+        &self.found.intent
+    }
+}
