@@ -297,6 +297,16 @@ MODULE_SPEC = {
     "supports_check_mode": True,
 }
 
+# What the values of these options must be beyond their type.
+FORMS = {
+    "processes.pidfile": "absolute_path",
+    "processes.chdir": "absolute_path",
+    "processes.log": "absolute_path",
+    "kept_logs": "absolute_path",
+    "log_lines": "count",
+    "stop_timeout": "seconds",
+}
+
 
 def main():
     module = AnsibleModule(**MODULE_SPEC)

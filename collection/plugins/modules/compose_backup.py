@@ -695,6 +695,19 @@ MODULE_SPEC = {
     "supports_check_mode": True,
 }
 
+# What the values of these options must be beyond their type.
+FORMS = {
+    "project_dir": "absolute_path",
+    "backup_dir": "absolute_path",
+    "state_dir": "absolute_path",
+    "logs": "count",
+    "retain": "positive",
+    "stop_timeout": "count",
+    "wait_timeout": "seconds",
+    "timeout": "seconds",
+    "lock_timeout": "seconds",
+}
+
 
 def main():
     module = AnsibleModule(**MODULE_SPEC)

@@ -728,6 +728,17 @@ MODULE_SPEC = {
     "supports_check_mode": True,
 }
 
+# What the values of these options must be beyond their type.
+FORMS = {
+    "path": "absolute_path",
+    "lease": "count",
+    "retain": "positive",
+    "outcome_file": "absolute_path",
+    "metrics_file": "absolute_path",
+    "report_markdown": "absolute_path",
+    "report_html": "absolute_path",
+}
+
 
 def main():
     module = AnsibleModule(**MODULE_SPEC)

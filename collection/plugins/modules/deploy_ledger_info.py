@@ -438,6 +438,11 @@ MODULE_SPEC = {
     "supports_check_mode": True,
 }
 
+# What the values of these options must be beyond their type.
+FORMS = {
+    "path": "absolute_path",
+}
+
 
 def main():
     module = AnsibleModule(**MODULE_SPEC)

@@ -862,6 +862,24 @@ MODULE_SPEC = {
     "supports_check_mode": True,
 }
 
+# What the values of these options must be beyond their type.
+FORMS = {
+    "map": "absolute_path",
+    "config": "absolute_path",
+    "state_dir": "absolute_path",
+    "src": "absolute_path",
+    "master_socket": "absolute_path",
+    "target_timeout": "seconds",
+    "probe.delay": "seconds",
+    "probe.timeout": "seconds",
+    "prove.ca_file": "absolute_path",
+    "prove.delay": "seconds",
+    "prove.timeout": "seconds",
+    "error_budget.watch": "seconds",
+    "drain_timeout": "seconds",
+    "lock_timeout": "seconds",
+}
+
 
 def main():
     module = AnsibleModule(**MODULE_SPEC)

@@ -278,6 +278,13 @@ MODULE_SPEC = {
     "supports_check_mode": True,
 }
 
+# What the values of these options must be beyond their type.
+FORMS = {
+    "map": "absolute_path",
+    "config": "absolute_path",
+    "state_dir": "absolute_path",
+}
+
 
 def main():
     module = AnsibleModule(**MODULE_SPEC)

@@ -692,6 +692,11 @@ MODULE_SPEC = {
     "supports_check_mode": True,
 }
 
+# What the values of these options must be beyond their type.
+FORMS = {
+    "deadline": "seconds",
+}
+
 
 def main():
     module = AnsibleModule(**MODULE_SPEC)

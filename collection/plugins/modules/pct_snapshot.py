@@ -443,6 +443,16 @@ MODULE_SPEC = {
     "supports_check_mode": True,
 }
 
+# What the values of these options must be beyond their type.
+FORMS = {
+    "retain": "positive",
+    "shutdown_timeout": "seconds",
+    "boot_timeout": "seconds",
+    "lock_timeout": "seconds",
+    "task_timeout": "seconds",
+    "state_dir": "absolute_path",
+}
+
 
 def main():
     module = AnsibleModule(**MODULE_SPEC)

@@ -548,6 +548,20 @@ MODULE_SPEC = {
     "supports_check_mode": True,
 }
 
+# What the values of these options must be beyond their type.
+FORMS = {
+    "dest": "absolute_path",
+    "ca_file": "absolute_path",
+    "tries": "positive",
+    "timeout": "seconds",
+    "deadline": "seconds",
+    "src": "absolute_path",
+    "max_files": "positive",
+    "retain": "positive",
+    "state_dir": "absolute_path",
+    "lock_timeout": "seconds",
+}
+
 
 def main():
     module = AnsibleModule(**MODULE_SPEC)

@@ -330,6 +330,16 @@ MODULE_SPEC = {
     "supports_check_mode": True,
 }
 
+# What the values of these options must be beyond their type.
+FORMS = {
+    "ca_file": "absolute_path",
+    "tries": "positive",
+    "timeout": "seconds",
+    "deadline": "seconds",
+    "dest": "absolute_path",
+    "dests": "absolute_path",
+}
+
 
 def main():
     module = AnsibleModule(**MODULE_SPEC)

@@ -512,6 +512,14 @@ MODULE_SPEC = {
     "supports_check_mode": True,
 }
 
+# What the values of these options must be beyond their type.
+FORMS = {
+    "retain": "positive",
+    "lock_timeout": "seconds",
+    "task_timeout": "seconds",
+    "state_dir": "absolute_path",
+}
+
 
 def main():
     module = AnsibleModule(**MODULE_SPEC)

@@ -231,6 +231,11 @@ MODULE_SPEC = {
     "supports_check_mode": True,
 }
 
+# What the values of these options must be beyond their type.
+FORMS = {
+    "state_dir": "absolute_path",
+}
+
 
 def main():
     module = AnsibleModule(**MODULE_SPEC)

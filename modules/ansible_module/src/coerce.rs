@@ -21,14 +21,34 @@ pub(crate) fn coerce(kind: Kind, value: Value) -> Result<Value, String> {
     match kind {
         Kind::Raw => Ok(value),
         Kind::Str => Ok(Value::String(python_str(&value))),
-        Kind::Path => Ok(Value::String(expand_path(&python_str(&value)))),
+        Kind::Path | Kind::AbsolutePath => Ok(Value::String(expand_path(&python_str(&value)))),
         Kind::Bool => to_bool(&value).map(Value::Bool),
-        Kind::Int => to_int(&value).map(|int| json!(int)),
-        Kind::Float => to_float(&value).map(|float| json!(float)),
+        Kind::Int | Kind::Count | Kind::Positive => to_int(&value).map(|int| json!(int)),
+        Kind::Float | Kind::Seconds => to_float(&value).map(|float| json!(float)),
         Kind::List => to_list(value).map(Value::Array),
         Kind::Dict => to_dict(value).map(Value::Object),
         Kind::Bytes => to_bytes(&python_str(&value)).map(|bytes| json!(bytes)),
     }
+}
+
+/// A hundred years: beyond it, points in time cannot be counted.
+const LONGEST: f64 = 100.0 * 365.0 * 86_400.0;
+
+/// What is wrong with a value that was coerced to this kind, if anything is.
+pub(crate) fn misfit(kind: Kind, value: &Value) -> Option<String> {
+    let (fits, expected) = match kind {
+        Kind::Seconds => {
+            let fits = value.as_f64().is_some_and(|span| (0.0..=LONGEST).contains(&span));
+            (fits, "seconds, 0 or more")
+        }
+        Kind::Count => (value.as_u64().is_some(), "0 or more"),
+        Kind::Positive => (value.as_u64().is_some_and(|number| number > 0), "1 or more"),
+        Kind::AbsolutePath => {
+            (value.as_str().is_some_and(|path| path.starts_with('/')), "an absolute path")
+        }
+        _ => return None,
+    };
+    (!fits).then(|| format!("expected {expected}, got {value}"))
 }
 
 /// YAML turns `yes` and `off` into booleans, which arrive as "True" and "False": where exactly one

@@ -58,6 +58,7 @@ fn option(option: &Opt) -> Value {
         "name": option.name,
         "type": option.kind.name(),
         "elements": option.elements.map(Kind::name),
+        "form": option.kind.form().or(option.elements.and_then(Kind::form)),
         "required": option.required,
         "default": option.default.to_json(),
         "choices": option.choices,

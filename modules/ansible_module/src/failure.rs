@@ -20,6 +20,11 @@ impl Failure {
         Failure { reason, msg: msg.into(), details: Map::new(), cause: None }
     }
 
+    /// What is wrong with one option, for what a spec cannot say.
+    pub fn bad_option(name: &str, why: impl fmt::Display) -> Failure {
+        Failure::new("bad_options", format!("argument '{name}': {why}"))
+    }
+
     /// Another key of the failed result.
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Failure {
         self.details.insert(key.to_owned(), value.into());

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// More than any sane task; less than what makes the target suffer.
 const MOST_BYTES: u64 = 64 << 20;
@@ -35,6 +36,11 @@ impl Options {
         let value = self.0.get(name).cloned().unwrap_or(Value::Null);
         serde_json::from_value(value)
             .map_err(|why| Failure::new("bad_options", format!("argument '{name}': {why}")))
+    }
+
+    /// An option of kind `Seconds`.
+    pub fn seconds(&self, name: &str) -> Result<Duration, Failure> {
+        self.get(name).map(Duration::from_secs_f64)
     }
 
     /// As the result repeats them.

@@ -16,6 +16,14 @@ pub enum Kind {
     Raw,
     /// A size such as `10G`, given to the module as a number of bytes.
     Bytes,
+    /// A float that is a span of time, 0 or more.
+    Seconds,
+    /// An int of 0 or more.
+    Count,
+    /// An int of 1 or more.
+    Positive,
+    /// A path that begins with a slash.
+    AbsolutePath,
 }
 
 impl Kind {
@@ -23,13 +31,24 @@ impl Kind {
         match self {
             Kind::Str => "str",
             Kind::Bool => "bool",
-            Kind::Int => "int",
-            Kind::Float => "float",
-            Kind::Path => "path",
+            Kind::Int | Kind::Count | Kind::Positive => "int",
+            Kind::Float | Kind::Seconds => "float",
+            Kind::Path | Kind::AbsolutePath => "path",
             Kind::List => "list",
             Kind::Dict => "dict",
             Kind::Raw => "raw",
             Kind::Bytes => "bytes",
+        }
+    }
+
+    /// The name of what Ansible's own type does not say, which the controller checks as well.
+    pub fn form(self) -> Option<&'static str> {
+        match self {
+            Kind::Seconds => Some("seconds"),
+            Kind::Count => Some("count"),
+            Kind::Positive => Some("positive"),
+            Kind::AbsolutePath => Some("absolute_path"),
+            _ => None,
         }
     }
 }

@@ -5,7 +5,7 @@
 //! as not given, and unknown options come with the name that was probably meant.
 
 use crate::censor;
-use crate::coerce::{choice_from_bool, coerce, python_str, to_dict, type_name};
+use crate::coerce::{choice_from_bool, coerce, misfit, python_str, to_dict, type_name};
 use crate::failure::Failure;
 use crate::spec::{Default, Kind, Module, Opt, Rule};
 use serde_json::{Map, Value, json};
@@ -89,11 +89,15 @@ impl Check {
                 return Value::Null;
             }
         };
+        self.form(option, option.kind, &value, context);
         if let (Some(kind), Value::Array(list)) = (option.elements, &mut value) {
             for item in list {
                 let from = type_name(item);
                 match coerce(kind, item.take()) {
-                    Ok(coerced) => *item = coerced,
+                    Ok(coerced) => {
+                        self.form(option, kind, &coerced, context);
+                        *item = coerced;
+                    }
                     Err(why) => self.problem(
                         format!(
                             "Elements value for option '{}' is of type {from} and we were unable \
@@ -108,6 +112,12 @@ impl Check {
         }
         self.choices(option, &mut value, context);
         self.sub_options(option, value, context)
+    }
+
+    fn form(&mut self, option: &Opt, kind: Kind, value: &Value, context: &[&str]) {
+        if let Some(why) = misfit(kind, value) {
+            self.problem(format!("argument '{}': {why}", option.name), context);
+        }
     }
 
     fn choices(&mut self, option: &Opt, value: &mut Value, context: &[&str]) {

@@ -44,34 +44,18 @@ impl Options {
     pub fn parse(given: &Given) -> Result<Options, Failure> {
         let processes: Vec<Process> = given.get("processes")?;
         let state: State = given.get("state")?;
-        let seconds: f64 = given.get("stop_timeout")?;
         let kept_logs: Option<PathBuf> = given.get("kept_logs")?;
-        let log_lines: i64 = given.get("log_lines")?;
         let bad = |why: String| Err(Failure::new("bad_options", why));
-        if !(0.0..=86400.0).contains(&seconds) {
-            return bad(format!(
-                "argument 'stop_timeout' must be seconds from 0 to 86400, got {seconds}"
-            ));
-        }
         let (mut names, mut pidfiles) = (BTreeSet::new(), BTreeSet::new());
         for one in &processes {
             let at = format!("argument 'processes', {}:", one.name);
             if !names.insert(&one.name) || !pidfiles.insert(&one.pidfile) {
                 return bad(format!("{at} its name and its pidfile must be no other's"));
             }
-            for path in [Some(&one.pidfile), one.chdir.as_ref(), one.log.as_ref()] {
-                if let Some(path) = path.filter(|path| !path.is_absolute()) {
-                    return bad(format!("{at} expected an absolute path, got {}", path.display()));
-                }
-            }
             let program = one.argv.as_ref().and_then(|argv| argv.first());
             if state == State::Restarted && !program.is_some_and(|it| it.starts_with('/')) {
                 return bad(format!("{at} argv must begin with the absolute path of a program"));
             }
-        }
-        if let Some(folder) = kept_logs.as_ref().filter(|folder| !folder.is_absolute()) {
-            let got = folder.display();
-            return bad(format!("argument 'kept_logs': expected an absolute path, got {got}"));
         }
         let unnameable = |one: &&Process| one.name.is_empty() || one.name.contains('/');
         if let Some(one) = processes.iter().find(unnameable).filter(|_| kept_logs.is_some()) {
@@ -83,13 +67,10 @@ impl Options {
         Ok(Options {
             processes,
             state,
-            stop_timeout: Duration::from_secs_f64(seconds),
+            stop_timeout: given.seconds("stop_timeout")?,
             unless_systemd: given.get("unless_systemd")?,
             kept_logs: kept_logs.filter(|_| state == State::Stopped),
-            log_lines: usize::try_from(log_lines).map_err(|_| {
-                let msg = format!("argument 'log_lines': expected 0 or more, got {log_lines}");
-                Failure::new("bad_options", msg)
-            })?,
+            log_lines: given.get("log_lines")?,
         })
     }
 
@@ -112,7 +93,7 @@ impl Options {
 
 const PROCESS: &[Opt] = &[
     Opt::new("name", Kind::Str).required().about(&["How it is called in the result."]),
-    Opt::new("pidfile", Kind::Path).required().about(&[
+    Opt::new("pidfile", Kind::AbsolutePath).required().about(&[
         "Where its process id is kept; when it began stands beside it, in a file ending in C(.began).",
         "Its folder, and all above it, must be such that only root can change them: who can write to it could have any process ended.",
         "A process of another user than O(processes[].user), or that began at another time, is not touched, whatever the file says.",
@@ -124,8 +105,8 @@ const PROCESS: &[Opt] = &[
         "Who it runs as: a name in F(/etc/passwd), or a number.",
         "A number that does not stand there has the group of the same number and no other; it wants C(setpriv) of util-linux.",
     ]),
-    Opt::new("chdir", Kind::Path).about(&["The folder that it runs in. The default is C(/)."]),
-    Opt::new("log", Kind::Path).about(&[
+    Opt::new("chdir", Kind::AbsolutePath).about(&["The folder that it runs in. The default is C(/)."]),
+    Opt::new("log", Kind::AbsolutePath).about(&[
         "A regular file to which what it prints is appended; its folder is made. Without it, that is lost.",
         "In a folder that others than root can change, it is opened with the rights of O(processes[].user), for writing and for reading, and refused for root.",
     ]),
@@ -148,15 +129,15 @@ const RUN: &[Opt] = &[
             "V(stopped) only ends it.",
             "V(observed) changes nothing: it tells what runs and, with O(log_lines), what was printed last.",
         ]),
-    Opt::new("kept_logs", Kind::Path).about(&[
+    Opt::new("kept_logs", Kind::AbsolutePath).about(&[
         "For O(state=stopped): a folder into which the logs are copied first, as C(<name>.log); a copy that is there already stays.",
         "It is made where it is missing (0700). It must be root's, on a path that no one else can write to.",
         "Of a log that is longer than 64 MiB its end is kept. One that does not exist is passed over.",
     ]),
-    Opt::new("log_lines", Kind::Int).default(Default::Int(0)).about(&[
+    Opt::new("log_lines", Kind::Count).default(Default::Int(0)).about(&[
         "For O(state=observed): how many of the last lines of each log to return in RV(logs). They may hold secrets.",
     ]),
-    Opt::new("stop_timeout", Kind::Float)
+    Opt::new("stop_timeout", Kind::Seconds)
         .default(Default::Float(15.0))
         .about(&["Seconds that each has to end after SIGTERM. What still runs then is killed."]),
     Opt::new("unless_systemd", Kind::Bool).default(Default::Bool(false)).about(&[

@@ -4,7 +4,7 @@
 use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
 
 const PROJECT: &[Opt] = &[
-    Opt::new("project_dir", Kind::Path).about(&["The folder of the project, where its compose file lies."]),
+    Opt::new("project_dir", Kind::AbsolutePath).about(&["The folder of the project, where its compose file lies."]),
     Opt::new("files", Kind::List).elements(Kind::Path).default(Default::List(&[])).about(&[
         "The compose files, in the order in which they are merged; relative ones lie in O(project_dir).",
         "Without them those are used that Compose would find in O(project_dir).",
@@ -19,10 +19,10 @@ const PROJECT: &[Opt] = &[
     Opt::new("profiles", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
         "Profiles that are enabled. Services that have containers count in any case.",
     ]),
-    Opt::new("backup_dir", Kind::Path).required().about(&[
+    Opt::new("backup_dir", Kind::AbsolutePath).required().about(&[
         "The folder of the backups, of this project alone. It must be root's, on a path that no one else can write to, and outside of all data that is backed up.",
     ]),
-    Opt::new("state_dir", Kind::Path).about(&[
+    Opt::new("state_dir", Kind::AbsolutePath).about(&[
         "The folder of this module's own records. The default is C(/var/lib/reversible/compose-<project>).",
     ]),
     Opt::new("docker_host", Kind::Str).about(&[
@@ -74,10 +74,10 @@ const TAKE: &[Opt] = &[
     Opt::new("dumps", Kind::List).elements(Kind::Dict).options(DUMP).default(Default::List(&[])).about(&[
         "Commands that are run in services before anything is stopped, such as C(pg_dump); what they print is kept.",
     ]),
-    Opt::new("logs", Kind::Int).default(Default::Int(200)).about(&[
+    Opt::new("logs", Kind::Count).default(Default::Int(200)).about(&[
         "How many of the last lines of each container's log are kept. V(0) keeps none.",
     ]),
-    Opt::new("retain", Kind::Int).about(&[
+    Opt::new("retain", Kind::Positive).about(&[
         "How many backups are kept. Older ones are removed after the new one was verified.",
         "What restores have parked is dropped likewise, all but that of the newest ones of this number. What services have run on before a restore was taken back is not, and neither is what was found in the way of one: only O(state=absent) removes that.",
     ]),
@@ -94,16 +94,16 @@ const TAKE: &[Opt] = &[
         "How a new backup is proven. V(checksums): all of it is read again.",
         "V(restore): it is also brought up as a project of its own, without ports and without a way out, and removed again.",
     ]),
-    Opt::new("stop_timeout", Kind::Int).about(&[
+    Opt::new("stop_timeout", Kind::Count).about(&[
         "For how many seconds a container may take to stop before it is killed. The default is each container's own.",
     ]),
-    Opt::new("wait_timeout", Kind::Float).default(Default::Float(120.0)).about(&[
+    Opt::new("wait_timeout", Kind::Seconds).default(Default::Float(120.0)).about(&[
         "For how many seconds to wait, after a start, until the services are running and healthy.",
     ]),
-    Opt::new("timeout", Kind::Float).default(Default::Float(14400.0)).about(&[
+    Opt::new("timeout", Kind::Seconds).default(Default::Float(14400.0)).about(&[
         "For how many seconds a dump, or the saving or loading of images, may take.",
     ]),
-    Opt::new("lock_timeout", Kind::Float).default(Default::Float(30.0)).about(&[
+    Opt::new("lock_timeout", Kind::Seconds).default(Default::Float(30.0)).about(&[
         "For how many seconds to wait for another task on this project.",
     ]),
 ];

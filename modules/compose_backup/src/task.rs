@@ -22,14 +22,14 @@ pub struct Place {
 impl Place {
     pub fn parse(given: &Given) -> Result<Place, Failure> {
         let project_dir: Option<PathBuf> = given.get("project_dir")?;
-        let project_dir = project_dir.map(|path| absolute("project_dir", path)).transpose()?;
+        let project_dir = project_dir.map(|path| plain("project_dir", path)).transpose()?;
         let beside = |name: &'static str| -> Result<Vec<PathBuf>, Failure> {
             let list: Vec<PathBuf> = given.get(name)?;
             let full = |path: PathBuf| match &project_dir {
                 Some(folder) => folder.join(path),
                 None => path,
             };
-            list.into_iter().map(|path| absolute(name, full(path))).collect()
+            list.into_iter().map(|path| plain(name, full(path))).collect()
         };
         let (files, env_files) = (beside("files")?, beside("env_files")?);
         let project: Option<String> = given.get("project")?;
@@ -37,7 +37,7 @@ impl Place {
             let msg = format!(
                 "expected lower case letters, digits, _ and -, a letter or digit first, got {odd:?}"
             );
-            return Err(bad("project", msg));
+            return Err(Failure::bad_option("project", msg));
         }
         let state_dir: Option<PathBuf> = given.get("state_dir")?;
         Ok(Place {
@@ -46,8 +46,8 @@ impl Place {
             env_files,
             project,
             profiles: given.get("profiles")?,
-            backup_dir: absolute("backup_dir", given.get("backup_dir")?)?,
-            state_dir: state_dir.map(|path| absolute("state_dir", path)).transpose()?,
+            backup_dir: plain("backup_dir", given.get("backup_dir")?)?,
+            state_dir: state_dir.map(|path| plain("state_dir", path)).transpose()?,
             docker_host: given.get("docker_host")?,
         })
     }
@@ -141,7 +141,10 @@ impl Task {
         let deploy: Option<DeployId> = given.get("deploy_id")?;
         let name: Option<String> = given.get("name")?;
         if let Some(odd) = name.as_ref().filter(|name| !crate::shelf::is_name(name)) {
-            return Err(bad("name", format!("expected backup-YYYYMMDD-HHMMSS, got {odd:?}")));
+            return Err(Failure::bad_option(
+                "name",
+                format!("expected backup-YYYYMMDD-HHMMSS, got {odd:?}"),
+            ));
         }
         let latest = given.get::<Option<bool>>("latest")?.unwrap_or(false);
         let which = match (name, &deploy, latest) {
@@ -157,7 +160,10 @@ impl Task {
                 (Some(id), _) => Wanted::Undone(word("undo", id)?),
                 (None, Some(which)) => Wanted::Restored(which),
                 (None, None) => {
-                    return Err(bad("latest", "expected true, or give name or deploy_id".into()));
+                    return Err(Failure::bad_option(
+                        "latest",
+                        "expected true, or give name or deploy_id",
+                    ));
                 }
             },
             "thawed" => Wanted::Thawed,
@@ -173,13 +179,15 @@ impl Task {
         for dump in &dumps {
             if !is_file_name(&dump.name) || dump.command.is_empty() {
                 let msg = format!("dump {:?} needs a plain file name and a command", dump.name);
-                return Err(bad("dumps", msg));
+                return Err(Failure::bad_option("dumps", msg));
             }
             if dumps.iter().filter(|one| one.name == dump.name).count() > 1 {
-                return Err(bad("dumps", format!("two dumps have the name {:?}", dump.name)));
+                return Err(Failure::bad_option(
+                    "dumps",
+                    format!("two dumps have the name {:?}", dump.name),
+                ));
             }
         }
-        let retain: Option<i64> = given.get("retain")?;
         Ok(Task {
             place: Place::parse(given)?,
             wanted,
@@ -190,19 +198,16 @@ impl Task {
             exclude: given.get("exclude")?,
             mode: given.get("consistency")?,
             dumps,
-            logs: count("logs", Some(given.get("logs")?))?.unwrap_or(0),
-            retain: match count("retain", retain)? {
-                Some(0) => return Err(bad("retain", "expected 1 or more".into())),
-                other => other.and_then(|number| usize::try_from(number).ok()),
-            },
+            logs: given.get("logs")?,
+            retain: given.get("retain")?,
             keep: given.get("keep")?,
             min_free: given.get("min_free")?,
             compression: given.get("compression")?,
             proof: given.get("verify")?,
-            stop_timeout: count("stop_timeout", given.get("stop_timeout")?)?,
-            wait: span(given, "wait_timeout")?,
-            timeout: span(given, "timeout")?,
-            lock_timeout: span(given, "lock_timeout")?,
+            stop_timeout: given.get("stop_timeout")?,
+            wait: given.seconds("wait_timeout")?,
+            timeout: given.seconds("timeout")?,
+            lock_timeout: given.seconds("lock_timeout")?,
         })
     }
 
@@ -219,28 +224,11 @@ impl Task {
     }
 }
 
-fn count(name: &str, value: Option<i64>) -> Result<Option<u64>, Failure> {
-    value
-        .map(|value| {
-            u64::try_from(value).map_err(|_| bad(name, format!("expected 0 or more, got {value}")))
-        })
-        .transpose()
-}
-
-fn span(given: &Given, name: &'static str) -> Result<Duration, Failure> {
-    match given.get::<f64>(name)? {
-        value if (0.0..=100.0 * 365.0 * 86_400.0).contains(&value) => {
-            Ok(Duration::from_secs_f64(value))
-        }
-        value => Err(bad(name, format!("expected seconds, 0 or more, got {value}"))),
-    }
-}
-
-fn absolute(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
+fn plain(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
     let plain = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
     match plain {
         true => Ok(path.components().collect()),
-        false => Err(bad(
+        false => Err(Failure::bad_option(
             name,
             format!("expected an absolute path without .., got {:?}", path.display()),
         )),
@@ -251,7 +239,9 @@ fn absolute(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
 fn word(name: &str, id: String) -> Result<String, Failure> {
     match is_file_name(&id) {
         true => Ok(id),
-        false => Err(bad(name, format!("expected the id of a restore, got {id:?}"))),
+        false => {
+            Err(Failure::bad_option(name, format!("expected the id of a restore, got {id:?}")))
+        }
     }
 }
 
@@ -266,8 +256,4 @@ fn is_project(name: &str) -> bool {
     let first =
         name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     first && name.len() <= 200 && name.bytes().all(sound)
-}
-
-pub fn bad(name: &str, why: String) -> Failure {
-    Failure::new("bad_options", format!("argument '{name}': {why}"))
 }

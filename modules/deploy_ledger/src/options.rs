@@ -61,7 +61,7 @@ pub struct Where {
 impl Where {
     fn parse(given: &Given) -> Result<Where, Failure> {
         let (app, env): (Name, Name) = (given.get("app")?, given.get("env")?);
-        let folder = absolute(given, "path")?;
+        let folder: Option<PathBuf> = given.get("path")?;
         let folder = folder.unwrap_or_else(|| format!("/var/lib/reversible/{app}-{env}").into());
         Ok(Where { app, env, folder })
     }
@@ -112,7 +112,7 @@ impl Options {
         let at = Where::parse(given)?;
         let state: String = given.get("state")?;
         let task = match state.as_str() {
-            "compacted" => Task::Compact { retain: at_least_one(given, "retain")? },
+            "compacted" => Task::Compact { retain: given.get("retain")? },
             "fence_lowered" => Task::LowerFence { to: given.get("deploy_id")? },
             "report" => Task::Report { deploy: given.get("deploy_id")?, link: Link::parse(given)? },
             state => Task::Record {
@@ -121,7 +121,7 @@ impl Options {
                 cap: Cap { most: given.get("revert_cap")?, window: given.get("revert_window")? },
             },
         };
-        let metrics_file = absolute(given, "metrics_file")?;
+        let metrics_file: Option<PathBuf> = given.get("metrics_file")?;
         if metrics_file.as_ref().is_some_and(|path| path.extension().is_none_or(|it| it != "prom"))
         {
             let msg =
@@ -132,10 +132,10 @@ impl Options {
             at,
             task,
             next_id: state == "open" && given.get("next_id")?,
-            outcome_file: absolute(given, "outcome_file")?,
+            outcome_file: given.get("outcome_file")?,
             metrics_file,
-            report_markdown: absolute(given, "report_markdown")?,
-            report_html: absolute(given, "report_html")?,
+            report_markdown: given.get("report_markdown")?,
+            report_html: given.get("report_html")?,
             layers: layers(given)?,
             brought: match given.get::<Option<String>>("bring_to")? {
                 Some(_) => Some(Link::parse(given)?),
@@ -218,24 +218,6 @@ fn named(given: &Given, option: &str) -> Result<String, Failure> {
     match text.trim().is_empty() {
         true => Err(Failure::new("bad_options", format!("argument '{option}' must not be empty"))),
         false => Ok(text),
-    }
-}
-
-fn at_least_one(given: &Given, option: &str) -> Result<usize, Failure> {
-    match given.get(option)? {
-        0 => Err(Failure::new("bad_options", format!("argument '{option}' must be 1 or more"))),
-        number => Ok(number),
-    }
-}
-
-fn absolute(given: &Given, option: &str) -> Result<Option<PathBuf>, Failure> {
-    let path: Option<PathBuf> = given.get(option)?;
-    match &path {
-        Some(path) if !path.is_absolute() => Err(Failure::new(
-            "bad_options",
-            format!("argument '{option}' must be an absolute path, got: {}", path.display()),
-        )),
-        _ => Ok(path),
     }
 }
 

@@ -252,7 +252,7 @@ fn a_shorter_ledger_by_copy_and_rename() {
     assert_eq!(left["deploys"].as_array().unwrap().len(), 3);
     assert_eq!(left["holder"]["deploy_id"], SECOND);
     let none = ledger.ask("deploy_ledger", json!({"state": "compacted", "retain": 0}));
-    assert!(none["msg"].as_str().unwrap().contains("must be 1 or more"), "{none}");
+    assert!(none["msg"].as_str().unwrap().contains("expected 1 or more"), "{none}");
 }
 
 #[test]

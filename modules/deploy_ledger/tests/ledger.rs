@@ -128,7 +128,7 @@ fn bad_options_change_nothing() {
         (json!({"env": "../etc"}), "argument 'env'"),
         (json!({"deploy_id": "yesterday"}), "20261121t084500z-7f3a"),
         (json!({"deploy_id": "20261341t084500z-7f3a"}), "does not exist"),
-        (json!({"path": "relative"}), "must be an absolute path"),
+        (json!({"path": "relative"}), "expected an absolute path"),
         (json!({"lease": -1}), "argument 'lease'"),
         (json!({"state": "opened"}), "Did you mean open?"),
         (json!({"state": "closed"}), "outcome"),

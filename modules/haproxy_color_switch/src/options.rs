@@ -10,7 +10,7 @@ const WHERE: &[Opt] = &[
         "V(reload): in the configuration; a flip replaces it and reloads HAProxy.",
         "The default is V(map) when O(map) is given, else V(reload).",
     ]),
-    Opt::new("map", Kind::Path).about(&[
+    Opt::new("map", Kind::AbsolutePath).about(&[
         "The map file, written as the configuration names it. For O(method=map).",
         "Where HAProxy runs in a container, or has mounts of its own for another reason, mount the folder of this file there, and not the file: a mount of one file keeps the old content when the file is replaced. Such a mount is refused.",
     ]),
@@ -18,7 +18,7 @@ const WHERE: &[Opt] = &[
         "The key of this app and environment in the map, such as V(shop-staging).",
         "Its value is V(blue) or V(green), or a name that holds one of them as a word, such as V(shop-blue).",
     ]),
-    Opt::new("config", Kind::Path).default(Default::Str("/etc/haproxy/haproxy.cfg")).about(&[
+    Opt::new("config", Kind::AbsolutePath).default(Default::Str("/etc/haproxy/haproxy.cfg")).about(&[
         "The configuration of HAProxy. It is replaced for O(method=reload), and only read otherwise. For mounts the same holds as for O(map).",
     ]),
     Opt::new("stats_socket", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
@@ -26,7 +26,7 @@ const WHERE: &[Opt] = &[
         "The default is the first C(stats socket) of O(config) that is a path, preferably with C(level admin).",
         "With several, all of them are flipped, one after the other, or none.",
     ]),
-    Opt::new("state_dir", Kind::Path).about(&[
+    Opt::new("state_dir", Kind::AbsolutePath).about(&[
         "The folder of C(active-color) and C(active-color.history). It must be root's, on a path that no one else can write to.",
         "The default is C(/var/lib/reversible/<map_key>).",
     ]),
@@ -54,7 +54,7 @@ const FLIP: &[Opt] = &[
         "The new configuration. For O(method=reload).",
         "Without it and O(src), the configuration is used with which O(color) was last left.",
     ]),
-    Opt::new("src", Kind::Path).about(&["The same as O(content), from a file on the load balancer."]),
+    Opt::new("src", Kind::AbsolutePath).about(&["The same as O(content), from a file on the load balancer."]),
     Opt::new("validate", Kind::List)
         .elements(Kind::Str)
         .default(Default::List(&["haproxy", "-c", "-f", "%s"]))
@@ -62,7 +62,7 @@ const FLIP: &[Opt] = &[
             "The program and arguments that check a new configuration; C(%s) is its file.",
             "It is run before anything is replaced.",
         ]),
-    Opt::new("master_socket", Kind::Path).about(&[
+    Opt::new("master_socket", Kind::AbsolutePath).about(&[
         "The socket of HAProxy's master process. When given, it is what reloads.",
     ]),
     Opt::new("unit", Kind::Str).default(Default::Str("haproxy.service")).about(&[
@@ -74,7 +74,7 @@ const FLIP: &[Opt] = &[
     Opt::new("deploy_id", Kind::Str).about(&[
         "The id of the deploy. It is recorded in the history, and a run with an older id than the last one seen is refused.",
     ]),
-    Opt::new("target_timeout", Kind::Float).default(Default::Float(10.0)).about(&[
+    Opt::new("target_timeout", Kind::Seconds).default(Default::Float(10.0)).about(&[
         "For how many seconds to wait until the servers of the colour are up.",
     ]),
     Opt::new("since", Kind::Str).about(&[
@@ -91,7 +91,7 @@ const FLIP: &[Opt] = &[
         "Watch the colour's servers after the flip, and go back at once when too many requests fail.",
         "When a larger share had failed on the old colour just before the flip, the task fails and the new colour stays active, its release recorded as void.",
     ]),
-    Opt::new("drain_timeout", Kind::Float).default(Default::Float(0.0)).about(&[
+    Opt::new("drain_timeout", Kind::Seconds).default(Default::Float(0.0)).about(&[
         "For how many seconds to wait, at the end, until the old colour has no sessions.",
         "Sessions that are left then are reported; it is no failure, and they are not cut.",
     ]),
@@ -105,7 +105,7 @@ const FLIP: &[Opt] = &[
     Opt::new("history", Kind::Int).default(Default::Int(5)).about(&[
         "How many entries of the history are kept.",
     ]),
-    Opt::new("lock_timeout", Kind::Float).default(Default::Float(30.0)).about(&[
+    Opt::new("lock_timeout", Kind::Seconds).default(Default::Float(30.0)).about(&[
         "For how many seconds to wait for another task on the same HAProxy.",
     ]),
 ];
@@ -130,7 +130,8 @@ const PROVE: &[Opt] = &[
     Opt::new("url", Kind::Str).required().about(&[
         "What to ask for, such as C(https://127.0.0.1/api/health) together with a header C(Host).",
     ]),
-    Opt::new("ca_file", Kind::Path).about(&["The certificates to trust instead of the system's."]),
+    Opt::new("ca_file", Kind::AbsolutePath)
+        .about(&["The certificates to trust instead of the system's."]),
     Opt::new("insecure", Kind::Bool)
         .default(Default::Bool(false))
         .about(&["Do not check the certificate. The result warns of it."]),
@@ -158,14 +159,15 @@ const TEXT: Opt = Opt::new("text", Kind::Str).about(&["What the answer must cont
 const TRIES: Opt = Opt::new("tries", Kind::Int)
     .default(Default::Int(5))
     .about(&["How often to ask before it counts as failed."]);
-const DELAY: Opt = Opt::new("delay", Kind::Float)
+const DELAY: Opt = Opt::new("delay", Kind::Seconds)
     .default(Default::Float(0.5))
     .about(&["Seconds between two tries."]);
-const TIMEOUT: Opt =
-    Opt::new("timeout", Kind::Float).default(Default::Float(5.0)).about(&["Seconds for one try."]);
+const TIMEOUT: Opt = Opt::new("timeout", Kind::Seconds)
+    .default(Default::Float(5.0))
+    .about(&["Seconds for one try."]);
 
 const BUDGET: &[Opt] = &[
-    Opt::new("watch", Kind::Float).default(Default::Float(0.0)).about(&[
+    Opt::new("watch", Kind::Seconds).default(Default::Float(0.0)).about(&[
         "For how many seconds to watch. V(0) does not watch.",
     ]),
     Opt::new("max_failed", Kind::Int).about(&[

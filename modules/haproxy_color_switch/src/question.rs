@@ -1,6 +1,5 @@
 //! What is asked of a server before the flip (`probe`), and through HAProxy after it (`prove`).
 
-use crate::task::{bad, seconds};
 use ansible_module::{Failure, Options as Given};
 use host::deadline;
 use probe::expect::Expect;
@@ -69,7 +68,7 @@ impl Question {
         }
         let Some(raw) = given.get::<Option<Raw>>("probe")? else { return Ok(None) };
         if !raw.path.starts_with('/') {
-            return Err(bad(
+            return Err(Failure::bad_option(
                 "probe.path",
                 format!("expected a path that begins with /, got {:?}", raw.path),
             ));
@@ -106,10 +105,13 @@ impl Question {
         // For `previous` the history knows it.
         if asks_release && release.is_none() && given.get::<String>("color")? != "previous" {
             let msg = "release_field and release_header need the option release".to_owned();
-            return Err(bad(name, msg));
+            return Err(Failure::bad_option(name, msg));
         }
         if common.tries == 0 {
-            return Err(bad(&format!("{name}.tries"), "expected 1 or more".to_owned()));
+            return Err(Failure::bad_option(
+                &format!("{name}.tries"),
+                "expected 1 or more".to_owned(),
+            ));
         }
         let text_of = |value: Value| match value {
             Value::String(text) => text,
@@ -118,7 +120,8 @@ impl Question {
         let headers = common.headers.unwrap_or_default().into_iter();
         let headers: Vec<(String, String)> =
             headers.map(|(header, value)| (header, text_of(value))).collect();
-        http::check_headers(&headers).map_err(|why| bad(&format!("{name}.headers"), why))?;
+        http::check_headers(&headers)
+            .map_err(|why| Failure::bad_option(&format!("{name}.headers"), why))?;
         Ok(Question {
             asked,
             headers,
@@ -127,8 +130,8 @@ impl Question {
             release_header: common.release_header,
             text: common.text,
             tries: common.tries,
-            delay: seconds(&format!("{name}.delay"), common.delay)?,
-            timeout: seconds(&format!("{name}.timeout"), common.timeout)?,
+            delay: Duration::from_secs_f64(common.delay),
+            timeout: Duration::from_secs_f64(common.timeout),
         })
     }
 

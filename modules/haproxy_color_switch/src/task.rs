@@ -13,9 +13,6 @@ use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A century, as the longest span that anybody means.
-const LONGEST: f64 = 100.0 * 365.0 * 86_400.0;
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Method {
     /// By the value of a key in this map.
@@ -43,26 +40,32 @@ impl Place {
         let (method, map): (Option<String>, Option<PathBuf>) =
             (given.get("method")?, given.get("map")?);
         let method = match (method.as_deref(), map) {
-            (Some("map") | None, Some(map)) => Method::Map(absolute("map", map)?),
+            (Some("map") | None, Some(map)) => Method::Map(command_path("map", map)?),
             _ => Method::Reload,
         };
         if !is_word(&key) || key.starts_with(['.', '/', '#']) {
             let expected = "letters, digits and any of . _ : @ -, beginning with none of . and #";
-            return Err(bad("map_key", format!("expected {expected}, got {key:?}")));
+            return Err(Failure::bad_option(
+                "map_key",
+                format!("expected {expected}, got {key:?}"),
+            ));
         }
         let state_dir: Option<PathBuf> = given.get("state_dir")?;
         let state_dir = state_dir.unwrap_or_else(|| format!("/var/lib/reversible/{key}").into());
         let sockets: Vec<String> = given.get("stats_socket")?;
         let sockets = sockets.iter().map(|text| Socket::parse(text));
         let server_name: String = given.get("server_name")?;
-        let server_name = ServerName::parse(&server_name).map_err(|why| bad("server_name", why))?;
+        let server_name = ServerName::parse(&server_name)
+            .map_err(|why| Failure::bad_option("server_name", why))?;
         let backends: Vec<String> = given.get("backends")?;
         let groups = backends.iter().map(|name| group(name, &server_name));
         Ok(Place {
             method,
-            config: absolute("config", given.get("config")?)?,
-            sockets: sockets.collect::<Result<_, _>>().map_err(|why| bad("stats_socket", why))?,
-            state_dir: absolute("state_dir", state_dir)?,
+            config: command_path("config", given.get("config")?)?,
+            sockets: sockets
+                .collect::<Result<_, _>>()
+                .map_err(|why| Failure::bad_option("stats_socket", why))?,
+            state_dir: command_path("state_dir", state_dir)?,
             groups: groups.collect::<Result<_, _>>()?,
             server_name,
             key,
@@ -125,7 +128,9 @@ pub struct Since {
 impl Since {
     fn parse(text: &str) -> Result<Since, Failure> {
         let example = "2026-11-21T08:45:00Z or 2026-11-21T08:45:00.25Z";
-        let wrong = || bad("since", format!("expected UTC, such as {example}, got {text:?}"));
+        let wrong = || {
+            Failure::bad_option("since", format!("expected UTC, such as {example}, got {text:?}"))
+        };
         let parts = text.strip_suffix('Z').and_then(|rest| rest.split_once('.'));
         let (seconds, fraction) = match parts {
             Some((seconds, digits)) => (format!("{seconds}Z"), format!("0.{digits}")),
@@ -169,24 +174,27 @@ impl Task {
         let release: Option<String> = given.get("release")?;
         if let Some(release) = release.as_ref().filter(|release| !is_word(release)) {
             let expected = "one word of letters, digits and any of . _ : @ / -";
-            return Err(bad("release", format!("expected {expected}, got {release:?}")));
+            return Err(Failure::bad_option(
+                "release",
+                format!("expected {expected}, got {release:?}"),
+            ));
         }
         let (text, file): (Option<String>, Option<PathBuf>) =
             (given.get("content")?, given.get("src")?);
         if place.method != Method::Reload && (text.is_some() || file.is_some()) {
             let msg =
                 "a new configuration goes with method: reload; with a map the configuration stays";
-            return Err(bad("content", msg.to_owned()));
+            return Err(Failure::bad_option("content", msg.to_owned()));
         }
         let content = match (text, file) {
             (Some(text), _) => Content::Text(text),
-            (_, Some(file)) => Content::File(absolute("src", file)?),
+            (_, Some(file)) => Content::File(command_path("src", file)?),
             _ => Content::Kept,
         };
         let validate: Vec<String> = given.get("validate")?;
         if !validate.iter().any(|word| word.contains("%s")) {
             let msg = "expected a program and its arguments, one of them with %s for the file";
-            return Err(bad("validate", msg.to_owned()));
+            return Err(Failure::bad_option("validate", msg.to_owned()));
         }
         let keep: usize = given.get("history")?;
         if keep < history::FEWEST {
@@ -194,7 +202,7 @@ impl Task {
                 "expected at least {}: one to be at and one to go back to",
                 history::FEWEST
             );
-            return Err(bad("history", msg));
+            return Err(Failure::bad_option("history", msg));
         }
         let (drift, since): (String, Option<String>) = (given.get("drift")?, given.get("since")?);
         Ok(Task {
@@ -203,7 +211,7 @@ impl Task {
             validate,
             reloader: Reloader {
                 master: match given.get::<Option<PathBuf>>("master_socket")? {
-                    Some(path) => Some(Socket::Unix(absolute("master_socket", path)?)),
+                    Some(path) => Some(Socket::Unix(command_path("master_socket", path)?)),
                     None => None,
                 },
                 unit: given.get("unit")?,
@@ -211,16 +219,16 @@ impl Task {
             },
             deploy: given.get("deploy_id")?,
             rollback: given.get("rollback_id")?,
-            target_timeout: span(given, "target_timeout")?,
+            target_timeout: given.seconds("target_timeout")?,
             since: since.map(|text| Since::parse(&text)).transpose()?,
             probe: Question::of_servers(given, release.as_deref())?,
             prove: Question::through_haproxy(given, release.as_deref())?,
             budget: budget(given)?,
-            drain: span(given, "drain_timeout")?,
+            drain: given.seconds("drain_timeout")?,
             void: given.get("void")?,
             settle: drift == "settle",
             keep,
-            lock_timeout: span(given, "lock_timeout")?,
+            lock_timeout: given.seconds("lock_timeout")?,
             release,
             place,
         })
@@ -237,7 +245,7 @@ fn group(name: &str, server_name: &ServerName) -> Result<Group, Failure> {
     let bare = name.replacen(Pattern::PLACE, "", 1);
     let sound = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte));
     match pattern {
-        _ if !sound || name.is_empty() => Err(bad(
+        _ if !sound || name.is_empty() => Err(Failure::bad_option(
             "backends",
             format!(
                 "{name:?} is no name of a backend: expected letters, digits and any of - _ . :, and {{color}} at most once"
@@ -258,38 +266,27 @@ fn budget(given: &Given) -> Result<Option<Budget>, Failure> {
         min_requests: u64,
     }
     let Some(raw) = given.get::<Option<Raw>>("error_budget")? else { return Ok(None) };
-    let watch = seconds("error_budget.watch", raw.watch)?;
+    let watch = Duration::from_secs_f64(raw.watch);
     let Raw { max_failed, max_share, max_total, min_requests, .. } = raw;
     for (name, share) in [("max_share", Some(max_share)), ("max_total", max_total)] {
         if let Some(share) = share.filter(|share| !(0.0..=1.0).contains(share)) {
             let msg = format!("expected a share from 0 to 1, got {share}");
-            return Err(bad(&format!("error_budget.{name}"), msg));
+            return Err(Failure::bad_option(&format!("error_budget.{name}"), msg));
         }
     }
     let budget = Budget { watch, max_failed, max_share, max_total, min_requests };
     Ok(Some(budget).filter(|budget| !budget.watch.is_zero()))
 }
 
-fn span(given: &Given, name: &'static str) -> Result<Duration, Failure> {
-    seconds(name, given.get(name)?)
-}
-
-pub fn seconds(name: &str, value: f64) -> Result<Duration, Failure> {
-    match value {
-        value if (0.0..=LONGEST).contains(&value) => Ok(Duration::from_secs_f64(value)),
-        _ => Err(bad(name, format!("expected seconds, 0 or more, got {value}"))),
-    }
-}
-
-fn absolute(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
+/// A path that goes into a command to HAProxy, where a space or a semicolon ends a word.
+fn command_path(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
     let text = path.to_string_lossy();
-    // A path goes into a command to HAProxy, where a space or a semicolon ends a word.
     let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, ';' | '\\' | '#');
-    match path.is_absolute() && !text.contains(odd) {
+    match !text.contains(odd) {
         true => Ok(path),
-        false => Err(bad(
+        false => Err(Failure::bad_option(
             name,
-            format!("expected an absolute path without spaces and ; \\ #, got {text:?}"),
+            format!("expected a path without spaces and ; \\ #, got {text:?}"),
         )),
     }
 }
@@ -298,8 +295,4 @@ fn absolute(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
 fn is_word(text: &str) -> bool {
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/-".contains(&byte);
     !text.is_empty() && text.len() <= 128 && text.bytes().all(sound) && text != "-"
-}
-
-pub fn bad(name: &str, why: String) -> Failure {
-    Failure::new("bad_options", format!("argument '{name}': {why}"))
 }

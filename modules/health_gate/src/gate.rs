@@ -1,6 +1,6 @@
 //! The options as typed values, checked where a spec cannot.
 
-use crate::given::{Given, span};
+use crate::given::Given;
 use crate::kinds;
 use crate::seen::{Ask, Before};
 use ansible_module::{Failure, Options};
@@ -36,22 +36,28 @@ impl Gate {
         let mut gate = Gate {
             probes: Vec::new(),
             required: 0,
-            deadline: span(options.get("deadline")?).map_err(|why| bad("deadline", &why))?,
+            deadline: options.seconds("deadline")?,
             warnings: Vec::new(),
         };
         if gate.deadline.is_zero() {
-            return Err(bad("deadline", "expected seconds, more than 0"));
+            return Err(Failure::bad_option("deadline", "expected seconds, more than 0"));
         }
         for map in options.get::<Vec<Map<String, Value>>>("probes")? {
             let (probe, warnings) = probe(map, baseline.as_ref())?;
             if gate.probes.iter().any(|other| other.name == probe.name) {
-                return Err(bad("probes", &format!("there are two called {}", probe.name)));
+                return Err(Failure::bad_option(
+                    "probes",
+                    format!("there are two called {}", probe.name),
+                ));
             }
             gate.probes.push(probe);
             gate.warnings.extend(warnings);
         }
         if gate.probes.is_empty() {
-            return Err(bad("probes", "expected one or more: an empty gate proves nothing"));
+            return Err(Failure::bad_option(
+                "probes",
+                "expected one or more: an empty gate proves nothing",
+            ));
         }
         gate.required = required(&options.get::<String>("require")?, gate.probes.len())?;
         Ok(gate)
@@ -62,10 +68,13 @@ fn required(text: &str, probes: usize) -> Result<usize, Failure> {
     match (text.trim(), text.trim().parse::<usize>()) {
         ("all", _) => Ok(probes),
         (_, Ok(number)) if number <= probes => Ok(number),
-        (_, Ok(number)) => {
-            Err(bad("require", &format!("expected all, or a number up to {probes}, got {number}")))
+        (_, Ok(number)) => Err(Failure::bad_option(
+            "require",
+            format!("expected all, or a number up to {probes}, got {number}"),
+        )),
+        (text, Err(_)) => {
+            Err(Failure::bad_option("require", format!("expected all or a number, got {text:?}")))
         }
-        (text, Err(_)) => Err(bad("require", &format!("expected all or a number, got {text:?}"))),
     }
 }
 
@@ -83,7 +92,7 @@ fn probe(
         let msg = format!(
             "expected a name of 1 to {LONGEST_NAME} characters, without ; and control characters, got {name:?}"
         );
-        return Err(bad("probes.name", &msg));
+        return Err(Failure::bad_option("probes.name", &msg));
     }
     let mut given = Given::new(&name, &kind, map);
     let tries = given.whole("tries", 1)?.unwrap_or(1);
@@ -111,7 +120,7 @@ impl Baseline {
         let Some(mut given) = given else { return Ok(None) };
         match given.remove("probes") {
             Some(Value::Array(probes)) => Ok(Some(Baseline(probes))),
-            _ => Err(bad(
+            _ => Err(Failure::bad_option(
                 "baseline",
                 "expected the registered result of an earlier run of health_gate, with its probes",
             )),
@@ -126,10 +135,6 @@ impl Baseline {
             seen: row["seen"].as_object().cloned().unwrap_or_default(),
         }
     }
-}
-
-fn bad(name: &str, why: &str) -> Failure {
-    Failure::new("bad_options", format!("argument '{name}': {why}"))
 }
 
 #[cfg(test)]

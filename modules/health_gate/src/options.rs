@@ -15,7 +15,7 @@ const GATE: &[Opt] = &[
         "How many of the probes must hold: V(all), or a number.",
         "With V(0) the gate only observes, for a later run to compare with; probes that fail are warnings then.",
     ]),
-    Opt::new("deadline", Kind::Float).default(Default::Float(120.0)).about(&[
+    Opt::new("deadline", Kind::Seconds).default(Default::Float(120.0)).about(&[
         "Seconds for everything. A probe that has not held by then has failed.",
     ]),
     Opt::new("baseline", Kind::Dict).about(&[

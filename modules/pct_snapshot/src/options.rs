@@ -35,7 +35,7 @@ const TAKE: &[Opt] = &[
     Opt::new("release", Kind::Str).about(&[
         "The release that the container holds while the snapshot is taken, as a commit SHA. It is recorded.",
     ]),
-    Opt::new("retain", Kind::Int).about(&[
+    Opt::new("retain", Kind::Positive).about(&[
         "How many restore points are kept. Older ones are removed, after the new one was seen to be complete.",
         "Only those that this module has taken count and are removed; of the safety snapshots of rollbacks as many are kept.",
     ]),
@@ -51,23 +51,23 @@ const BACK: &[Opt] = &[
     Opt::new("shutdown", Kind::Str).default(Default::Str("graceful")).choices(&["graceful", "kill"]).about(&[
         "How a running container is stopped. V(graceful) kills it too, after O(shutdown_timeout).",
     ]),
-    Opt::new("shutdown_timeout", Kind::Float).default(Default::Float(60.0)).about(&[
+    Opt::new("shutdown_timeout", Kind::Seconds).default(Default::Float(60.0)).about(&[
         "For how many seconds to wait for a graceful shutdown.",
     ]),
-    Opt::new("boot_timeout", Kind::Float).default(Default::Float(120.0)).about(&[
+    Opt::new("boot_timeout", Kind::Seconds).default(Default::Float(120.0)).about(&[
         "For how many seconds to wait, after a start, until O(ready) holds.",
     ]),
     Opt::new("ready", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
         "A program and its arguments, run in the container until it ends with 0.",
         "The default waits for systemd to say V(running) or V(degraded), and in a container without systemd until a command can be run in it.",
     ]),
-    Opt::new("lock_timeout", Kind::Float).default(Default::Float(60.0)).about(&[
+    Opt::new("lock_timeout", Kind::Seconds).default(Default::Float(60.0)).about(&[
         "For how many seconds to wait while a backup, a migration or another task holds the container's lock.",
     ]),
-    Opt::new("task_timeout", Kind::Float).default(Default::Float(900.0)).about(&[
+    Opt::new("task_timeout", Kind::Seconds).default(Default::Float(900.0)).about(&[
         "For how many seconds one task of Proxmox (a snapshot, a rollback, a removal, a start) may run.",
     ]),
-    Opt::new("state_dir", Kind::Path).about(&[
+    Opt::new("state_dir", Kind::AbsolutePath).about(&[
         "The folder of this module's own records. It must be root's, on a path that no one else can write to.",
         "The default is C(/var/lib/reversible/pct-<vmid>).",
     ]),
@@ -159,7 +159,7 @@ const INFO_OPTIONS: &[Opt] = &[
     Opt::new("vmid", Kind::Str).about(&[
         "The number of a container of this node. Without it all are listed, without their snapshots.",
     ]),
-    Opt::new("state_dir", Kind::Path).about(&[
+    Opt::new("state_dir", Kind::AbsolutePath).about(&[
         "The folder of the module's own records. The default is C(/var/lib/reversible/pct-<vmid>).",
     ]),
 ];

@@ -7,8 +7,6 @@ use host::deploy_id::DeployId;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A century, as the longest span that anybody means.
-const LONGEST: f64 = 100.0 * 365.0 * 86_400.0;
 /// An argument of a program can hold 128 KiB, and nobody reads a screenful of it.
 const LONGEST_TEXT: usize = 8 << 10;
 
@@ -22,12 +20,15 @@ pub struct Place {
 impl Place {
     pub fn parse(given: &Given) -> Result<Option<Place>, Failure> {
         let Some(vmid) = given.get::<Option<String>>("vmid")? else { return Ok(None) };
-        let vmid = Vmid::parse(vmid.trim()).map_err(|why| bad("vmid", why))?;
+        let vmid = Vmid::parse(vmid.trim()).map_err(|why| Failure::bad_option("vmid", why))?;
         let folder: Option<PathBuf> = given.get("state_dir")?;
         let state_dir = folder.unwrap_or_else(|| format!("/var/lib/reversible/pct-{vmid}").into());
         if !state_dir.is_absolute() {
             let shown = state_dir.display();
-            return Err(bad("state_dir", format!("expected an absolute path, got {shown}")));
+            return Err(Failure::bad_option(
+                "state_dir",
+                format!("expected an absolute path, got {shown}"),
+            ));
         }
         Ok(Some(Place { vmid, state_dir }))
     }
@@ -86,7 +87,7 @@ pub struct Task {
 impl Task {
     pub fn parse(given: &Given) -> Result<Task, Failure> {
         let place = Place::parse(given)?;
-        let place = place.ok_or_else(|| bad("vmid", "it is missing".into()))?;
+        let place = place.ok_or_else(|| Failure::bad_option("vmid", "it is missing"))?;
         let state: String = given.get("state")?;
         let deploy: Option<DeployId> = given.get("deploy_id")?;
         let rollback: Option<DeployId> = given.get("rollback_id")?;
@@ -104,7 +105,10 @@ impl Task {
                     (Some(name), false) => Which::Named(name),
                     (None, true) => Which::Latest,
                     (Some(_), true) => {
-                        return Err(bad("latest", "name or deploy_id is given as well".into()));
+                        return Err(Failure::bad_option(
+                            "latest",
+                            "name or deploy_id is given as well",
+                        ));
                     }
                     (None, false) => {
                         let msg = "name, deploy_id or latest must say which snapshot to go back to";
@@ -116,19 +120,15 @@ impl Task {
             _ => Wanted::Absent { name },
         };
         if latest && state != "rolled_back" {
-            return Err(bad("latest", "it goes with state: rolled_back".into()));
+            return Err(Failure::bad_option("latest", "it goes with state: rolled_back"));
         }
-        let retain = match given.get::<Option<i64>>("retain")? {
+        let retain = match given.get::<Option<usize>>("retain")? {
             Some(_) if state == "rolled_back" => {
-                return Err(bad("retain", "a rollback prunes nothing".into()));
+                return Err(Failure::bad_option("retain", "a rollback prunes nothing"));
             }
-            Some(number) => match usize::try_from(number) {
-                Ok(number) if number > 0 => Some(number),
-                _ => return Err(bad("retain", format!("expected 1 or more, got {number}"))),
-            },
-            None => None,
+            retain => retain,
         };
-        let graceful = span(given, "shutdown_timeout")?;
+        let graceful = given.seconds("shutdown_timeout")?;
         let shutdown: String = given.get("shutdown")?;
         let start: String = given.get("start")?;
         // In a rollback the deploy id names the restore point; it is no run.
@@ -145,10 +145,10 @@ impl Task {
                 _ => Start::AsBefore,
             },
             graceful: Some(graceful).filter(|_| shutdown == "graceful"),
-            boot_timeout: span(given, "boot_timeout")?,
+            boot_timeout: given.seconds("boot_timeout")?,
             ready: ready(given)?,
-            lock_timeout: span(given, "lock_timeout")?,
-            task_timeout: span(given, "task_timeout")?,
+            lock_timeout: given.seconds("lock_timeout")?,
+            task_timeout: given.seconds("task_timeout")?,
             rollback,
             fence,
         })
@@ -165,7 +165,8 @@ impl Task {
 }
 
 fn name_for(id: &DeployId) -> Result<SnapshotName, Failure> {
-    SnapshotName::try_from(format!("pre-deploy-{id}")).map_err(|why| bad("deploy_id", why))
+    SnapshotName::try_from(format!("pre-deploy-{id}"))
+        .map_err(|why| Failure::bad_option("deploy_id", why))
 }
 
 fn present(
@@ -179,7 +180,7 @@ fn present(
     if text.len() > LONGEST_TEXT || text.contains(odd) {
         let msg =
             format!("expected text of at most {LONGEST_TEXT} bytes, without control characters");
-        return Err(bad("description", msg));
+        return Err(Failure::bad_option("description", msg));
     }
     let given_id = || {
         DeployId::generate().map_err(|why| Failure::new("failed", "no id for it").caused_by(why))
@@ -204,7 +205,7 @@ fn ready(given: &Given) -> Result<Vec<String>, Failure> {
     let ready: Vec<String> = given.get("ready")?;
     match ready.first() {
         Some(program) if program.is_empty() => {
-            Err(bad("ready", "expected a program and its arguments".into()))
+            Err(Failure::bad_option("ready", "expected a program and its arguments"))
         }
         _ => Ok(ready),
     }
@@ -217,19 +218,8 @@ fn word(given: &Given, name: &'static str) -> Result<Option<String>, Failure> {
     match value {
         Some(text) if text.is_empty() || text.len() > 128 || !text.bytes().all(sound) => {
             let expected = "one word of letters, digits and any of . _ : @ / + -";
-            Err(bad(name, format!("expected {expected}, got {text:?}")))
+            Err(Failure::bad_option(name, format!("expected {expected}, got {text:?}")))
         }
         other => Ok(other),
     }
-}
-
-fn span(given: &Given, name: &'static str) -> Result<Duration, Failure> {
-    match given.get(name)? {
-        value if (0.0..=LONGEST).contains(&value) => Ok(Duration::from_secs_f64(value)),
-        value => Err(bad(name, format!("expected seconds, 0 or more, got {value}"))),
-    }
-}
-
-pub fn bad(name: &str, why: String) -> Failure {
-    Failure::new("bad_options", format!("argument '{name}': {why}"))
 }

@@ -3,7 +3,7 @@
 
 use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
 
-const DEST: &[Opt] = &[Opt::new("dest", Kind::Path).about(&[
+const DEST: &[Opt] = &[Opt::new("dest", Kind::AbsolutePath).about(&[
     "The folder that holds C(releases/<sha>), and the links C(current) and C(previous). For every state but V(available) and V(pushed).",
     "It must be root's, on a path that no one else can write to.",
 ])];
@@ -23,7 +23,7 @@ const REGISTRY: &[Opt] = &[
     Opt::new("token_header", Kind::Str)
         .default(Default::Str("Authorization: token {token}"))
         .about(&["The header for O(token), such as V(PRIVATE-TOKEN: {token})."]),
-    Opt::new("ca_file", Kind::Path).about(&[
+    Opt::new("ca_file", Kind::AbsolutePath).about(&[
         "The authorities to trust, in PEM, in place of the target's own.",
     ]),
     Opt::new("insecure", Kind::Bool).default(Default::Bool(false)).about(&[
@@ -34,14 +34,14 @@ const REGISTRY: &[Opt] = &[
         "Where the sum is published, with the places of O(url): lines as C(sha256sum) writes them, or the list of files that Forgejo gives at V(https://forge.example.org/api/v1/packages/{owner}/generic/{package}/{sha}/files).",
         "O(token) is sent there only when scheme, host and port are those of O(url).",
     ]),
-    Opt::new("tries", Kind::Int).default(Default::Int(5)).about(&[
+    Opt::new("tries", Kind::Positive).default(Default::Int(5)).about(&[
         "How often to try in a row when the registry does not answer, answers with an error of its own, or the connection breaks.",
         "An archive is gone on with where it broke off, and the tries count from 0 again with each further MiB.",
     ]),
-    Opt::new("timeout", Kind::Float).default(Default::Float(30.0)).about(&[
+    Opt::new("timeout", Kind::Seconds).default(Default::Float(30.0)).about(&[
         "For how many seconds nothing may come before a try has failed. For the whole there is O(deadline).",
     ]),
-    Opt::new("deadline", Kind::Float).default(Default::Float(3600.0)).about(&[
+    Opt::new("deadline", Kind::Seconds).default(Default::Float(3600.0)).about(&[
         "For how many seconds the registry may be asked in all: every try, every pause, and unpacking what comes.",
     ]),
 ];
@@ -60,7 +60,7 @@ const CHANGE: &[Opt] = &[
             "V(absent): the release is removed, but never the current or the previous one.",
             "V(pushed): the archive O(src) is in the registry. What the registry has already is never replaced.",
         ]),
-    Opt::new("src", Kind::Path).about(&[
+    Opt::new("src", Kind::AbsolutePath).about(&[
         "The archive on the target that is pushed. For O(state=pushed).",
     ]),
     Opt::new("file_owner", Kind::Str).about(&[
@@ -73,14 +73,14 @@ const CHANGE: &[Opt] = &[
         "How large the archive may be once it is decompressed, and how long its files may be together, holes included: bytes, or a size such as V(20G).",
         "An archive that has or needs more is refused as soon as that is known, and nothing of it is kept: a few bytes can describe more than any disk holds.",
     ]),
-    Opt::new("max_files", Kind::Int).default(Default::Int(200_000)).about(&[
+    Opt::new("max_files", Kind::Positive).default(Default::Int(200_000)).about(&[
         "How many files, folders and links the archive may hold.",
         "Their names may take 256 bytes each on average, and none may be longer than 4095 bytes or deeper than 200 folders.",
     ]),
     Opt::new("umask", Kind::Str).default(Default::Str("022")).about(&[
         "Bits that no unpacked file or folder gets, as octal digits.",
     ]),
-    Opt::new("retain", Kind::Int).about(&[
+    Opt::new("retain", Kind::Positive).about(&[
         "How many releases stay: the newest so many, by the order in which they were unpacked.",
         "Never removed are the current one, the previous one, O(sha), those in O(keep), and what this module did not unpack.",
         "For O(state=present) and O(state=current). Without it none is removed.",
@@ -91,11 +91,11 @@ const CHANGE: &[Opt] = &[
     Opt::new("deploy_id", Kind::Str).about(&[
         "The id of the deploy. It is recorded with the release, and a run with an older id than the last one seen is refused.",
     ]),
-    Opt::new("state_dir", Kind::Path).about(&[
+    Opt::new("state_dir", Kind::AbsolutePath).about(&[
         "The folder of the fence, for O(deploy_id). It must be root's, on a path that no one else can write to.",
         "The default is C(/var/lib/reversible/<package>-<env>).",
     ]),
-    Opt::new("lock_timeout", Kind::Float).default(Default::Float(30.0)).about(&[
+    Opt::new("lock_timeout", Kind::Seconds).default(Default::Float(30.0)).about(&[
         "For how many seconds to wait for another task on the same O(dest).",
     ]),
 ];
@@ -168,10 +168,10 @@ pub const INFO: Module = Module {
     options: &[
         REGISTRY,
         &[
-            Opt::new("dest", Kind::Path).about(&[
+            Opt::new("dest", Kind::AbsolutePath).about(&[
                 "The folder that holds C(releases/<sha>), and the links C(current) and C(previous).",
             ]),
-            Opt::new("dests", Kind::List).elements(Kind::Path).about(&[
+            Opt::new("dests", Kind::List).elements(Kind::AbsolutePath).about(&[
                 "Several such folders, told in RV(folders): those of an app's components in one task.",
             ]),
             Opt::new("sha", Kind::Str)

@@ -53,8 +53,10 @@ impl Task {
             ("present", _) => Wanted::Present,
             ("current", _) => Wanted::Current,
             ("absent", _) => Wanted::Absent,
-            (_, Some(src)) => Wanted::Pushed(absolute("src", src)?),
-            (_, None) => return Err(bad("src", "state: pushed needs the archive to push".into())),
+            (_, Some(src)) => Wanted::Pushed(src),
+            (_, None) => {
+                return Err(Failure::bad_option("src", "state: pushed needs the archive to push"));
+            }
         };
         let (owner, group): (Option<String>, Option<String>) =
             (given.get("file_owner")?, given.get("file_group")?);
@@ -66,34 +68,38 @@ impl Task {
             source: template.as_ref().map(|template| template.source(&sha)).transpose()?,
             owner: Owner::of(owner.as_deref(), group.as_deref())?,
             umask: umask.ok_or_else(|| {
-                bad("umask", "expected octal digits in quotes, such as \"022\"".to_owned())
+                Failure::bad_option(
+                    "umask",
+                    "expected octal digits in quotes, such as \"022\"".to_owned(),
+                )
             })?,
             retain: match retain {
                 Some(retain) if retain < 1 => {
                     let msg = format!("expected how many releases stay, 1 or more, got {retain}");
-                    return Err(bad("retain", msg));
+                    return Err(Failure::bad_option("retain", msg));
                 }
                 retain => retain.and_then(|retain| usize::try_from(retain).ok()),
             },
-            bounds: Bounds {
-                unpacked: given.get("max_unpacked")?,
-                files: at_least_one(given, "max_files")?,
-            },
+            bounds: Bounds { unpacked: given.get("max_unpacked")?, files: given.get("max_files")? },
             keep: given.get("keep")?,
             folder: folder(given)?,
             fence: fence(given)?,
-            lock_timeout: seconds(given, "lock_timeout")?,
+            lock_timeout: given.seconds("lock_timeout")?,
             wanted,
             sha,
         })
     }
 
     pub fn folder(&self) -> Result<&Folder, Failure> {
-        self.folder.as_ref().ok_or_else(|| bad("dest", "it is needed for this state".to_owned()))
+        self.folder
+            .as_ref()
+            .ok_or_else(|| Failure::bad_option("dest", "it is needed for this state"))
     }
 
     pub fn source(&self) -> Result<&Source, Failure> {
-        self.source.as_ref().ok_or_else(|| bad("url", "it is needed for this state".to_owned()))
+        self.source
+            .as_ref()
+            .ok_or_else(|| Failure::bad_option("url", "it is needed for this state"))
     }
 
     pub fn warnings(&self) -> Vec<String> {
@@ -146,12 +152,11 @@ impl InfoTask {
     pub fn parse(given: &Given) -> Result<InfoTask, Failure> {
         let one = folder(given)?;
         let several: Vec<PathBuf> = given.get::<Option<_>>("dests")?.unwrap_or_default();
-        let several = several.into_iter().map(|dest| Ok(Folder { dest: absolute("dests", dest)? }));
         Ok(InfoTask {
             is_one: one.is_some(),
             folders: match one {
                 Some(folder) => vec![folder],
-                None => several.collect::<Result<_, Failure>>()?,
+                None => several.into_iter().map(|dest| Folder { dest }).collect(),
             },
             sha: given.get("sha")?,
             template: Template::parse(given)?,
@@ -186,11 +191,10 @@ impl Template {
                 let msg = format!(
                     "expected letters, digits and any of . _ + -, not beginning with a dot, got {value:?}"
                 );
-                return Err(bad(name, msg));
+                return Err(Failure::bad_option(name, msg));
             }
             values.push((name, value));
         }
-        let ca_file: Option<PathBuf> = given.get("ca_file")?;
         let sha256: Option<String> = given.get("sha256")?;
         let sha256 = sha256.filter(|sum| !sum.is_empty()).map(|sum| sum.parse::<Sum>()).transpose();
         let token: Option<String> = given.get("token")?;
@@ -200,15 +204,12 @@ impl Template {
             values,
             token: token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
             token_header: given.get("token_header")?,
-            tls: Tls {
-                ca_file: ca_file.map(|path| absolute("ca_file", path)).transpose()?,
-                insecure: given.get("insecure")?,
-            },
-            sha256: sha256.map_err(|why| bad("sha256", why))?,
-            tries: u32::try_from(at_least_one(given, "tries")?).unwrap_or(u32::MAX),
+            tls: Tls { ca_file: given.get("ca_file")?, insecure: given.get("insecure")? },
+            sha256: sha256.map_err(|why| Failure::bad_option("sha256", why))?,
+            tries: u32::try_from(given.get::<u64>("tries")?).unwrap_or(u32::MAX),
             patience: Patience {
-                pause: seconds(given, "timeout")?,
-                whole: Deadline::after(seconds(given, "deadline")?),
+                pause: given.seconds("timeout")?,
+                whole: Deadline::after(given.seconds("deadline")?),
             },
         }))
     }
@@ -222,14 +223,14 @@ impl Template {
             let header =
                 self.token_header.split_once(':').filter(|(_, value)| value.contains("{token}"));
             let (name, value) = header.ok_or_else(|| {
-                bad(
+                Failure::bad_option(
                     "token_header",
                     "expected a header such as \"Authorization: token {token}\"".to_owned(),
                 )
             })?;
             request.headers =
                 vec![(name.trim().to_owned(), value.trim().replace("{token}", token))];
-            check_headers(&request.headers).map_err(|why| bad("token", why))?;
+            check_headers(&request.headers).map_err(|why| Failure::bad_option("token", why))?;
         }
         let source = Source {
             sums_url: match &self.sums_url {
@@ -243,7 +244,7 @@ impl Template {
             request,
         };
         if source.file_name().is_empty() {
-            return Err(bad("url", "its path must end with the name of a file".to_owned()));
+            return Err(Failure::bad_option("url", "its path must end with the name of a file"));
         }
         Ok(source)
     }
@@ -256,21 +257,26 @@ impl Template {
         }
         for name in PLACES {
             if text.contains(&format!("{{{name}}}")) {
-                return Err(bad(option, format!("it holds {{{name}}}, and {name} is not given")));
+                return Err(Failure::bad_option(
+                    option,
+                    format!("it holds {{{name}}}, and {name} is not given"),
+                ));
             }
         }
         if text.contains(['{', '}']) {
             let known = PLACES.map(|name| format!("{{{name}}}")).join(", ");
-            return Err(bad(option, format!("it holds a place that is none of {known}")));
+            return Err(Failure::bad_option(
+                option,
+                format!("it holds a place that is none of {known}"),
+            ));
         }
-        text.parse().map_err(|why| bad(option, why))
+        text.parse().map_err(|why| Failure::bad_option(option, why))
     }
 }
 
 fn folder(given: &Given) -> Result<Option<Folder>, Failure> {
     let dest: Option<PathBuf> = given.get("dest")?;
-    let folder = |dest| Ok(Folder { dest: absolute("dest", dest)? });
-    dest.map(folder).transpose()
+    Ok(dest.map(|dest| Folder { dest }))
 }
 
 /// Without an id there is no fence, and no folder for it.
@@ -284,36 +290,11 @@ fn fence(given: &Given) -> Result<Option<(DeployId, PathBuf)>, Failure> {
         (None, Some(package), Some(env)) => format!("/var/lib/reversible/{package}-{env}").into(),
         (None, Some(package), None) => format!("/var/lib/reversible/{package}").into(),
         (None, None, _) => {
-            return Err(bad(
+            return Err(Failure::bad_option(
                 "state_dir",
-                "a deploy_id needs it, or package for its default".to_owned(),
+                "a deploy_id needs it, or package for its default",
             ));
         }
     };
-    Ok(Some((id, absolute("state_dir", state_dir)?)))
-}
-
-fn at_least_one(given: &Given, name: &'static str) -> Result<u64, Failure> {
-    let value: i64 = given.get(name)?;
-    u64::try_from(value)
-        .ok()
-        .filter(|value| *value > 0)
-        .ok_or_else(|| bad(name, format!("expected a number from 1 on, got {value}")))
-}
-
-fn seconds(given: &Given, name: &'static str) -> Result<Duration, Failure> {
-    let value: f64 = given.get(name)?;
-    let span = Duration::try_from_secs_f64(value).ok().filter(|span| span.as_secs() < 1 << 32);
-    span.ok_or_else(|| bad(name, format!("expected seconds, 0 or more, got {value}")))
-}
-
-fn absolute(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
-    match path.is_absolute() {
-        true => Ok(path),
-        false => Err(bad(name, format!("expected an absolute path, got {:?}", path.display()))),
-    }
-}
-
-fn bad(name: &str, msg: String) -> Failure {
-    Failure::new("bad_options", format!("argument '{name}': {msg}"))
+    Ok(Some((id, state_dir)))
 }

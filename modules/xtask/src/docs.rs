@@ -159,6 +159,8 @@ fn module_file(module: &Module) -> Result<String> {
     let [documentation, examples, returns] = blocks;
     let mut arguments = String::new();
     python::module_spec(spec).write(&mut arguments, 0);
+    let mut forms = String::new();
+    python::forms(spec).write(&mut forms, 0);
     Ok(format!(
         r#"#!/usr/bin/python
 
@@ -179,6 +181,9 @@ RETURN = r"""
 from ansible.module_utils.basic import AnsibleModule
 
 MODULE_SPEC = {arguments}
+
+# What the values of these options must be beyond their type.
+FORMS = {forms}
 
 
 def main():

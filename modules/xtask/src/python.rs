@@ -126,6 +126,23 @@ pub fn module_spec(spec: &Spec) -> Python {
     Python::Dict(arguments)
 }
 
+/// What Ansible's types do not say, by the option's name; a sub-option as `list.option`.
+pub fn forms(spec: &Spec) -> Python {
+    let mut forms = Vec::new();
+    collect_forms("", &spec.options, &mut forms);
+    Python::Dict(forms)
+}
+
+fn collect_forms(above: &str, options: &[OptionSpec], forms: &mut Vec<(String, Python)>) {
+    for option in options {
+        let name = format!("{above}{}", option.name);
+        if let Some(form) = &option.form {
+            forms.push((name.clone(), Python::text(form)));
+        }
+        collect_forms(&format!("{name}."), &option.options, forms);
+    }
+}
+
 fn argument_spec(options: &[OptionSpec]) -> Python {
     Python::Dict(options.iter().map(|option| (option.name.clone(), argument(option))).collect())
 }

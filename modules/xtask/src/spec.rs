@@ -48,6 +48,9 @@ pub struct OptionSpec {
     #[serde(rename = "type")]
     pub kind: String,
     pub elements: Option<String>,
+    /// What its values must be beyond their type.
+    #[serde(default)]
+    pub form: Option<String>,
     #[serde(default)]
     pub required: bool,
     pub default: Option<Value>,

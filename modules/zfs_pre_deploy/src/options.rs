@@ -40,7 +40,7 @@ const TAKE: &[Opt] = &[
     Opt::new("hold", Kind::Bool).default(Default::Bool(true)).about(&[
         "Whether the snapshots are held (tag C(reversible)), so that no other tool destroys them. Our own retention and removal release it.",
     ]),
-    Opt::new("retain", Kind::Int).about(&[
+    Opt::new("retain", Kind::Positive).about(&[
         "How many restore points are kept, and how many parked states. Older ones are removed, after the new one was seen to be there.",
         "Only what this module has taken counts and is removed: told by its properties, never by its name. What others need (a clone, a hold) is left, with a warning.",
     ]),
@@ -57,13 +57,13 @@ const BACK: &[Opt] = &[
     Opt::new("parked", Kind::Str).about(&[
         "The id of a parked state: the O(rollback_id) of the swap that parked it, as the result and M(reversible.deploy.zfs_pre_deploy_info) tell it.",
     ]),
-    Opt::new("lock_timeout", Kind::Float).default(Default::Float(60.0)).about(&[
+    Opt::new("lock_timeout", Kind::Seconds).default(Default::Float(60.0)).about(&[
         "For how many seconds to wait for another task of this module on the same pools.",
     ]),
-    Opt::new("task_timeout", Kind::Float).default(Default::Float(600.0)).about(&[
+    Opt::new("task_timeout", Kind::Seconds).default(Default::Float(600.0)).about(&[
         "For how many seconds one command of ZFS may run.",
     ]),
-    Opt::new("state_dir", Kind::Path).about(&[
+    Opt::new("state_dir", Kind::AbsolutePath).about(&[
         "The folder of this module's own records. It must be root's, on a path that no one else can write to, and not on a dataset that is rolled back.",
         "The default is C(/var/lib/reversible/zfs-<app>), and without O(app) the first of O(datasets) by name stands in its place, with C(+) for C(/).",
     ]),
@@ -149,7 +149,7 @@ const INFO_OPTIONS: &[Opt] = &[
         "Whether the datasets below them belong to it too.",
     ]),
     Opt::new("app", Kind::Str).about(&["The app whose restore points are wanted. All without it."]),
-    Opt::new("state_dir", Kind::Path).about(&[
+    Opt::new("state_dir", Kind::AbsolutePath).about(&[
         "The folder of the module's own records, as in M(reversible.deploy.zfs_pre_deploy). It tells of a run that was killed.",
     ]),
 ];

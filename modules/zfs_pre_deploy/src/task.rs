@@ -7,8 +7,6 @@ use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A century, as the longest span that anybody means.
-const LONGEST: f64 = 100.0 * 365.0 * 86_400.0;
 /// Longer names of state folders are cut, and told apart by a hash.
 const LONGEST_FOLDER: usize = 120;
 
@@ -36,7 +34,10 @@ impl Place {
             (Some(folder), _, _) if folder.is_absolute() => Some(folder),
             (Some(folder), _, _) => {
                 let shown = folder.display();
-                return Err(bad("state_dir", format!("expected an absolute path, got {shown}")));
+                return Err(Failure::bad_option(
+                    "state_dir",
+                    format!("expected an absolute path, got {shown}"),
+                ));
             }
             (None, Some(app), _) => Some(folder_for(app)),
             (None, None, Some(first)) => Some(folder_for(first.as_str())),
@@ -107,25 +108,32 @@ impl Task {
     pub fn parse(given: &Given) -> Result<Task, Failure> {
         let place = Place::parse(given)?;
         if place.datasets.is_empty() {
-            return Err(bad("datasets", "expected at least one dataset".into()));
+            return Err(Failure::bad_option("datasets", "expected at least one dataset"));
         }
-        let state_dir = place.state_dir.clone().ok_or_else(|| bad("state_dir", "none".into()))?;
+        let state_dir =
+            place.state_dir.clone().ok_or_else(|| Failure::bad_option("state_dir", "none"))?;
         let state: String = given.get("state")?;
         let deploy: Option<DeployId> = given.get("deploy_id")?;
         let rollback: Option<DeployId> = given.get("rollback_id")?;
         let parked = parked(given)?;
         let prefix: String = given.get("prefix")?;
         let point = |deploy: DeployId| -> Result<Point, Failure> {
-            let snapshot =
-                snapshot_name(&prefix, deploy.as_str()).map_err(|why| bad("prefix", why))?;
+            let snapshot = snapshot_name(&prefix, deploy.as_str())
+                .map_err(|why| Failure::bad_option("prefix", why))?;
             Ok(Point { deploy, snapshot })
         };
         let method: String = given.get("method")?;
         let method = if method == "rollback" { Method::Rollback } else { Method::Swap };
-        let retain = retain(given, &state)?;
+        let retain: Option<usize> = given.get("retain")?;
+        if retain.is_some() && state == "rolled_back" {
+            return Err(Failure::bad_option("retain", "a rollback prunes nothing"));
+        }
         let wanted = match (state.as_str(), deploy.clone(), parked) {
             ("present", _, Some(_)) => {
-                return Err(bad("parked", "it goes with state: rolled_back or absent".into()));
+                return Err(Failure::bad_option(
+                    "parked",
+                    "it goes with state: rolled_back or absent",
+                ));
             }
             ("present", Some(id), None) => Wanted::Present(point(id)?),
             ("present", None, None) => Wanted::Present(point(new_id()?)?),
@@ -133,14 +141,17 @@ impl Task {
             ("rolled_back", None, Some(id)) => match method {
                 Method::Swap => Wanted::Undone(id),
                 Method::Rollback => {
-                    return Err(bad("method", "a parked state comes back by swap only".into()));
+                    return Err(Failure::bad_option(
+                        "method",
+                        "a parked state comes back by swap only",
+                    ));
                 }
             },
             ("absent", Some(id), None) => Wanted::Absent(point(id)?),
             ("absent", None, Some(id)) => Wanted::AbsentParked(id),
             ("absent", None, None) if retain.is_some() => Wanted::Pruned,
             (_, Some(_), Some(_)) => {
-                return Err(bad("parked", "deploy_id is given as well".into()));
+                return Err(Failure::bad_option("parked", "deploy_id is given as well"));
             }
             _ => {
                 let msg = "deploy_id or parked must say what this is about";
@@ -157,8 +168,8 @@ impl Task {
             hold: given.get("hold")?,
             retain,
             keep: given.get("keep")?,
-            lock_timeout: span(given, "lock_timeout")?,
-            task_timeout: span(given, "task_timeout")?,
+            lock_timeout: given.seconds("lock_timeout")?,
+            task_timeout: given.seconds("task_timeout")?,
             rollback,
             fence,
         })
@@ -187,27 +198,18 @@ fn new_id() -> Result<DeployId, Failure> {
     DeployId::generate().map_err(|why| Failure::new("failed", "no id for it").caused_by(why))
 }
 
-fn retain(given: &Given, state: &str) -> Result<Option<usize>, Failure> {
-    match given.get::<Option<i64>>("retain")? {
-        None => Ok(None),
-        Some(_) if state == "rolled_back" => Err(bad("retain", "a rollback prunes nothing".into())),
-        Some(number) => match usize::try_from(number) {
-            Ok(number) if number > 0 => Ok(Some(number)),
-            _ => Err(bad("retain", format!("expected 1 or more, got {number}"))),
-        },
-    }
-}
-
 /// The id of a parked state is part of a dataset's name.
 fn parked(given: &Given) -> Result<Option<String>, Failure> {
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     match given.get::<Option<String>>("parked")? {
-        Some(text) if text.is_empty() || text.len() > 64 || !text.bytes().all(sound) => Err(bad(
-            "parked",
-            format!(
-                "expected the id of a parked state, such as 20261121t090000z-1c2d, got {text:?}"
-            ),
-        )),
+        Some(text) if text.is_empty() || text.len() > 64 || !text.bytes().all(sound) => {
+            Err(Failure::bad_option(
+                "parked",
+                format!(
+                    "expected the id of a parked state, such as 20261121t090000z-1c2d, got {text:?}"
+                ),
+            ))
+        }
         other => Ok(other),
     }
 }
@@ -224,21 +226,10 @@ fn word(given: &Given, name: &'static str) -> Result<Option<String>, Failure> {
                 || !text.bytes().all(sound) =>
         {
             let expected = "one word of letters, digits and any of . _ : @ + -";
-            Err(bad(name, format!("expected {expected}, got {text:?}")))
+            Err(Failure::bad_option(name, format!("expected {expected}, got {text:?}")))
         }
         other => Ok(other),
     }
-}
-
-fn span(given: &Given, name: &'static str) -> Result<Duration, Failure> {
-    match given.get(name)? {
-        value if (0.0..=LONGEST).contains(&value) => Ok(Duration::from_secs_f64(value)),
-        value => Err(bad(name, format!("expected seconds, 0 or more, got {value}"))),
-    }
-}
-
-pub fn bad(name: &str, why: String) -> Failure {
-    Failure::new("bad_options", format!("argument '{name}': {why}"))
 }
 
 #[cfg(test)]

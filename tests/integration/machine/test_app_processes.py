@@ -342,7 +342,7 @@ def test_root_takes_no_starter_from_a_folder_of_a_user(side: Side) -> None:
     ({"argv": ["app"]}, "argv must begin with the absolute path of a program"),
     ({"argv": []}, "argv must begin with the absolute path of a program"),
     ({"user": "no-such-user"}, "user no-such-user is no number and does not stand in /etc/passwd"),
-    ({"pidfile": "run/web.pid"}, "expected an absolute path, got run/web.pid"),
+    ({"pidfile": "run/web.pid"}, "expected an absolute path, got \"run/web.pid\""),
     ({"name": "backend"}, "its name and its pidfile must be no other's"),
 ])
 def test_bad_input_is_one_sentence_and_nothing_runs(side: Side, change: dict[str, t.Any], words: str) -> None:

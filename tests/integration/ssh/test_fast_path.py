@@ -264,6 +264,7 @@ def test_adhoc(ansible: Ansible) -> None:
         ({"servers": [{"name": "x", "prt": 1}]}, "Did you mean port?"),
         ({"behave": "ecko"}, "value of behave must be one of: echo, "),
         ({"number": "many"}, "argument 'number' is of type"),
+        ({"seconds": -1}, "argument 'seconds': expected seconds, 0 or more, got -1"),
         ({"login": {"password": "hunter2", "usr": "x"}}, "Did you mean user?"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

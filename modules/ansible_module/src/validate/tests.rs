@@ -19,6 +19,10 @@ const OPTIONS: &[Opt] = &[
     Opt::new("pin", Kind::Int).secret(),
     Opt::new("map", Kind::Dict),
     Opt::new("size", Kind::Bytes),
+    Opt::new("wait", Kind::Seconds),
+    Opt::new("logs", Kind::Count),
+    Opt::new("retain", Kind::Positive),
+    Opt::new("folders", Kind::List).elements(Kind::AbsolutePath),
 ];
 
 const MODULE: Module = Module {
@@ -64,7 +68,7 @@ fn messages_are_those_that_users_know() {
     assert_eq!(
         refused(json!({"vmid": 1, "nmae": "x"})),
         "Unsupported parameters for (pct_snapshot) module: nmae. Supported parameters include: \
-         answer, items, map, name (title), pin, servers, size, state, vmid, where. Did you mean name?"
+         answer, folders, items, logs, map, name (title), pin, retain, servers, size, state, vmid, wait, where. Did you mean name?"
     );
     assert_eq!(
         refused(json!({"vmid": "abc"})),
@@ -188,5 +192,23 @@ proptest! {
         if let Err(failure) = crate::invocation::Request::parse(&bytes, "a file") {
             prop_assert!(failure.msg.starts_with("the arguments in a file are"));
         }
+    }
+}
+
+#[test]
+fn what_a_type_does_not_say_is_checked() {
+    let values =
+        ok(json!({"vmid": 1, "wait": "0.5", "logs": 0, "retain": "2", "folders": "/a,/b"}));
+    assert_eq!(values["wait"], json!(0.5));
+    assert_eq!(values["folders"], json!(["/a", "/b"]));
+    let msg =
+        refused(json!({"vmid": 1, "wait": -1, "logs": -2, "retain": 0, "folders": ["/a", "b"]}));
+    for why in [
+        "argument 'wait': expected seconds, 0 or more, got -1",
+        "argument 'logs': expected 0 or more, got -2",
+        "argument 'retain': expected 1 or more, got 0",
+        "argument 'folders': expected an absolute path, got \"b\"",
+    ] {
+        assert!(msg.contains(why), "{msg}");
     }
 }

@@ -9,7 +9,7 @@ pub(super) const WHERE: &[Opt] = &[
     Opt::new("env", Kind::Str).required().about(&[
         "The environment, such as V(staging) or V(prod); written like O(app).",
     ]),
-    Opt::new("path", Kind::Path).about(&[
+    Opt::new("path", Kind::AbsolutePath).about(&[
         "The folder of the ledger. It must be root's, on a path that no one else can write to, and outside of everything that can be rolled back.",
         "The default is C(/var/lib/reversible/<app>-<env>).",
     ]),
@@ -54,7 +54,7 @@ const RUN: &[Opt] = &[
     Opt::new("by", Kind::Str).default(Default::Str("")).about(&[
         "Who or what runs the deploy, as the next one should read it when this one is in its way. For O(state=open).",
     ]),
-    Opt::new("lease", Kind::Int).default(Default::Int(1800)).about(&[
+    Opt::new("lease", Kind::Count).default(Default::Int(1800)).about(&[
         "After how many seconds without a record this deploy counts as abandoned; longer than its longest task. For O(state=open).",
         "An abandoned deploy still holds the lease: only O(take_over) gets past it.",
     ]),
@@ -92,7 +92,7 @@ const RUN: &[Opt] = &[
     Opt::new("color", Kind::Str).choices(&["blue", "green"]).about(&[
         "The colour that is active at the end. For O(state=closed).",
     ]),
-    Opt::new("retain", Kind::Int).about(&[
+    Opt::new("retain", Kind::Positive).about(&[
         "How many of the newest deploys are kept whole. For O(state=compacted).",
         "Also kept are the open deploy, the current and the last good one, and of each one that is void or went back by itself that it did.",
     ]),
@@ -117,15 +117,15 @@ pub(super) const LAYERS: &[Opt] = &[Opt::new("layers", Kind::Dict).about(&[
 ])];
 
 const FILES: &[Opt] = &[
-    Opt::new("outcome_file", Kind::Path).about(&[
+    Opt::new("outcome_file", Kind::AbsolutePath).about(&[
         "A file for workflows. O(state=open) removes it, O(state=closed) writes V(done), V(failed_reverted) or V(failed_not_reverted) into it: while it is missing, the run has not ended.",
     ]),
-    Opt::new("metrics_file", Kind::Path).about(&[
+    Opt::new("metrics_file", Kind::AbsolutePath).about(&[
         "A file for the textfile collector of node-exporter, ending in C(.prom); its folder must be there.",
         "It is written after each record. Give it to every task, then C(DeployAbandoned) knows of an open run as well.",
     ]),
-    Opt::new("report_markdown", Kind::Path).about(&["Where the report goes, as Markdown. For O(state=report)."]),
-    Opt::new("report_html", Kind::Path).about(&[
+    Opt::new("report_markdown", Kind::AbsolutePath).about(&["Where the report goes, as Markdown. For O(state=report)."]),
+    Opt::new("report_html", Kind::AbsolutePath).about(&[
         "Where the report goes, as one page of HTML that needs nothing else. For O(state=report).",
     ]),
     Opt::new("release_url", Kind::Str).about(&[

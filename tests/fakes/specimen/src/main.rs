@@ -34,7 +34,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let options = &invocation.options;
     let behave: String = options.get("behave")?;
     let secret: Option<String> = options.get("secret")?;
-    let seconds = Duration::from_secs_f64(options.get::<f64>("seconds")?);
+    let seconds = options.seconds("seconds")?;
     match behave.as_str() {
         "replace" => return replace::run(invocation),
         "fail" => {

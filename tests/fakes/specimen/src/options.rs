@@ -50,7 +50,7 @@ const TYPES: &[Opt] = &[
     Opt::new("secret", Kind::Str).secret().about(&["A secret."]),
     Opt::new("changed", Kind::Bool).default(Default::Bool(false)).about(&["What to answer."]),
     Opt::new("warning", Kind::Str).about(&["A warning to give."]),
-    Opt::new("seconds", Kind::Float)
+    Opt::new("seconds", Kind::Seconds)
         .default(Default::Float(1.0))
         .about(&["How long to sleep, or how long a child may take."]),
     Opt::new("file", Kind::Path).about(&["The file to replace."]),

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 enum Action {
     Empty,
@@ -25,7 +24,7 @@ pub fn run(invocation: &Invocation) -> Result<Outcome> {
     let state_dir: PathBuf = options.get("state_dir")?;
     let rollback: Option<DeployId> = options.get("rollback_id")?;
     let run: Option<DeployId> = rollback.clone().or(options.get("deploy_id")?);
-    let pause = Duration::from_secs_f64(options.get("seconds")?);
+    let pause = options.seconds("seconds")?;
     let session = Session::new(invocation, Consent::from(invocation)?)
         .fence(run.as_ref(), &state_dir)?
         .intent_in(&state_dir, "replace")
