@@ -112,7 +112,7 @@ impl Request {
             })
     }
 
-    /// The name of the file for [`crate::tell`]; whoever does not watch gives none.
+    /// The name of the file for [`crate::progress`]; whoever does not watch gives none.
     pub(crate) fn progress(&self) -> Option<&str> {
         self.ansible.get("_ansible_reversible_progress").and_then(Value::as_str)
     }

@@ -10,7 +10,7 @@
 //! - `invocation`: reading the arguments, taking Ansible's own keys away
 //! - `failure`, `outcome`: what a module answers
 //! - `censor`: secrets, replaced in everything that is printed
-//! - `tell`: what a long task is at, for whoever watches it run
+//! - `progress`: what a long task is at, for whoever watches it run
 //! - `serve`: the process around it: panic, signals, `--spec`, the one line
 
 mod censor;
@@ -19,9 +19,9 @@ mod describe;
 mod failure;
 mod invocation;
 mod outcome;
+pub mod progress;
 mod serve;
 mod spec;
-mod tell;
 mod validate;
 
 pub use failure::Failure;
@@ -29,7 +29,6 @@ pub use invocation::{Invocation, Options};
 pub use outcome::{Diff, Outcome, StepDone};
 pub use serve::{Served, serve};
 pub use spec::{Default, Kind, Module, Opt, Return, Rule, Support};
-pub use tell::tell;
 
 // Fuzzed and compared with Ansible's own parser from outside.
 pub use validate::validate;

@@ -6,8 +6,8 @@ use crate::describe;
 use crate::failure::{Failure, to_result};
 use crate::invocation::{Invocation, Request};
 use crate::outcome::Outcome;
+use crate::progress;
 use crate::spec::{Module, Support};
-use crate::tell;
 use anyhow::Result;
 use nix::sys::signal::{SigHandler, SigSet, Signal};
 use serde_json::{Map, Value, json};
@@ -87,7 +87,7 @@ fn answer(own: &str, modules: &[Served], source: &str) -> Result<Map<String, Val
         return Ok(skipped.into_result(false));
     }
     if let Some(name) = request.progress() {
-        tell::begin(name);
+        progress::begin(name);
     }
     let show_invocation = request.verbosity() >= 3 || request.flag("_ansible_inject_invocation");
     let (invocation, warnings) = request.into_invocation(served.spec)?;
@@ -134,7 +134,7 @@ fn print(result: Map<String, Value>, code: u8) -> ExitCode {
             thread::park();
         }
     }
-    tell::end();
+    progress::end();
     let failed = result.get("failed") == Some(&Value::Bool(true));
     let line = one_line(&Value::Object(censor::result(result)).to_string());
     let mut stdout = io::stdout().lock();

@@ -8,6 +8,7 @@ mod options;
 mod pidfile;
 mod plan;
 mod process;
+mod spec;
 
 use ansible_module::{Invocation, Outcome, Served};
 use anyhow::Result;
@@ -24,7 +25,7 @@ use std::time::Duration;
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What this program serves.
-pub const MODULES: &[Served] = &[Served { spec: &options::MODULE, run }];
+pub const MODULES: &[Served] = &[Served { spec: &spec::MODULE, run }];
 
 /// One for the machine: what one task ends, another must not start meanwhile.
 fn lock(stop_timeout: Duration) -> Result<Vec<Lock>> {

@@ -7,17 +7,17 @@
 //! - `plan`: steps and what each destroys; the plan id
 //! - `consent`: `confirm`, `accept`, `max_loss`
 //! - `session`: one run of a task, from its lock to its result
-//! - `unfinished`: what a run that was killed had begun and noted
+//! - `notes`: what a run that was killed had begun and noted
 //! - `result`: the keys of the result, and what a failed step says
 
 mod consent;
+mod notes;
 mod plan;
 mod result;
 mod session;
-mod unfinished;
 
 pub use consent::{CONSENT, Consent};
+pub use notes::RunNotes;
 pub use plan::{Loss, Plan, Step, Undo};
 pub use result::RESULT;
 pub use session::{ROLLBACK_ID, Session};
-pub use unfinished::UnfinishedRun;

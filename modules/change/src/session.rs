@@ -10,7 +10,7 @@
 use crate::consent::Consent;
 use crate::plan::Plan;
 use crate::result::stopped;
-use ansible_module::{Diff, Invocation, Kind, Opt, Outcome, StepDone, tell};
+use ansible_module::{Diff, Invocation, Kind, Opt, Outcome, StepDone, progress};
 use anyhow::{Error, Result};
 use host::deploy_id::DeployId;
 use host::fence::Fence;
@@ -201,7 +201,7 @@ impl<'a> Session<'a> {
             (None, None) => None,
         };
         for (n, step) in plan.steps.iter().enumerate() {
-            tell(&format!("step {} of {}: {}", n + 1, plan.steps.len(), step.text));
+            progress::report(&format!("step {} of {}: {}", n + 1, plan.steps.len(), step.text));
             let began = Instant::now();
             let done = host::interrupt::check()
                 .map_err(Error::from)

@@ -1,12 +1,12 @@
 //! `state: absent`: a backup removed, or what restores have parked.
 
+use crate::backup_dir::BackupDir;
 use crate::data;
-use crate::left::Left;
+use crate::options::Which;
 use crate::parked::Parked;
 use crate::plan::{Action, leftovers};
-use crate::shelf::Shelf;
 use crate::state;
-use crate::task::Which;
+use crate::unfinished::UnfinishedRun;
 use change::{Loss, Plan, Step, Undo};
 use std::path::Path;
 
@@ -15,24 +15,24 @@ pub const LAST: &str = "last_backup";
 /// The plan, and the name of the backup that it removes.
 pub fn plan(
     project: &str,
-    shelf: &Shelf,
+    stored: &BackupDir,
     parked: &[Parked],
-    left: Option<&Left>,
+    unfinished: Option<&UnfinishedRun>,
     which: Option<&Which>,
     ids: &[String],
     scratch: &Path,
 ) -> (Plan<Action>, Option<String>) {
-    let mut steps = leftovers(shelf, left);
-    let name = which.and_then(|which| find(shelf, which));
+    let mut steps = leftovers(stored, unfinished);
+    let name = which.and_then(|which| find(stored, which));
     if let Some(name) = &name {
-        let others = shelf.sound().any(|(kept, _)| kept.name != *name);
+        let others = stored.sound().any(|(kept, _)| kept.name != *name);
         let what = format!("{name} of project {project}");
         let loss = match others {
             true => Loss::plain(what),
             false => Loss::accepted_as(LAST, format!("{what}, the last backup that there is")),
         };
         let bytes =
-            shelf.find(name).and_then(|kept| Some(kept.manifest.as_ref().ok()?.sizes.bytes));
+            stored.find(name).and_then(|kept| Some(kept.manifest.as_ref().ok()?.sizes.bytes));
         let loss = Loss { bytes, ..loss };
         steps.push(Step::new(Action::Remove(name.clone()), format!("remove {name}")).loses(loss));
     }
@@ -54,13 +54,13 @@ pub fn plan(
         let loss = Loss { bytes: sizes.sum(), ..Loss::plain(what) };
         steps.push(Step::new(Action::Drop(one.id.clone()), text).loses(loss));
     }
-    let before = state::view(shelf);
+    let before = state::view(stored);
     let mut after = before.clone();
     if let (Some(name), Some(list)) = (&name, after["backups"].as_array_mut()) {
         list.retain(|one| one != name);
     }
     let plan = Plan {
-        identities: vec![format!("backup folder {}", shelf.dir.display())],
+        identities: vec![format!("backup folder {}", stored.dir.display())],
         steps,
         undo: Undo::None("what is removed is gone".into()),
         after,
@@ -69,11 +69,11 @@ pub fn plan(
     (plan, name)
 }
 
-fn find(shelf: &Shelf, which: &Which) -> Option<String> {
+fn find(stored: &BackupDir, which: &Which) -> Option<String> {
     match which {
         // A damaged one may be removed by its name.
-        Which::Named(name) => shelf.find(name).map(|kept| kept.name.clone()),
-        Which::Deploy(id) => shelf.of_deploy(id.as_str()).map(|(kept, _)| kept.name.clone()),
+        Which::Named(name) => stored.find(name).map(|kept| kept.name.clone()),
+        Which::Deploy(id) => stored.of_deploy(id.as_str()).map(|(kept, _)| kept.name.clone()),
         Which::Latest => None,
     }
 }

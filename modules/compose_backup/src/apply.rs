@@ -2,8 +2,8 @@
 
 use crate::backup::{self, Backup};
 use crate::freeze::{self, Frozen};
-use crate::left;
 use crate::manifest::Manifest;
+use crate::options::Task;
 use crate::parked;
 use crate::plan::Action;
 use crate::restore::back::{self, Back};
@@ -11,8 +11,8 @@ use crate::restore::goal::Goal;
 use crate::restore::run::Restore;
 use crate::restore::work;
 use crate::state::Tools;
-use crate::task::Task;
-use crate::{shelf, verify};
+use crate::unfinished;
+use crate::{backup_dir, verify};
 use anyhow::{Context, Result};
 use host::record::Intent;
 use serde_json::Value;
@@ -41,7 +41,7 @@ impl Apply<'_> {
                 self.thawed.extend(freeze::thaw(&self.tools.docker, frozen)?);
                 intent.note(freeze::NOTE, &Frozen::default())
             }
-            Action::PutBack(work) => {
+            Action::RestorePrevious(work) => {
                 let back = Back { tools: self.tools, state_dir: &self.state_dir };
                 let mut work = work.clone();
                 self.thawed.extend(back.put_back(&mut work, intent)?);
@@ -61,9 +61,9 @@ impl Apply<'_> {
                 intent.note(work::NOTE, &Value::Null)
             }
             Action::Clear(name) => {
-                shelf::remove(self.backup_dir, name)?;
+                backup_dir::remove(self.backup_dir, name)?;
                 verify::clean(&self.tools.docker, &self.project, self.backup_dir)?;
-                intent.note(left::PARTIAL, &Value::Null)
+                intent.note(unfinished::PARTIAL, &Value::Null)
             }
             Action::Backup => {
                 let backup = self.backup.as_ref().context("no backup was planned")?;
@@ -85,7 +85,7 @@ impl Apply<'_> {
             }
             Action::Check
             | Action::Load
-            | Action::PutBeside
+            | Action::Stage
             | Action::Stop
             | Action::Swap
             | Action::Start => {

@@ -4,20 +4,20 @@
 //! Invariant: containers are frozen only between the two passes over the data, and run again before
 //! anything else is done, whatever happens in between.
 
+use crate::backup_dir::{self, BackupDir, PARTIAL};
+use crate::backup_writer::BackupWriter;
 use crate::data::{Data, Pass};
 use crate::freeze::{self, Times};
 use crate::images;
-use crate::keep::Keeping;
-use crate::left;
 use crate::manifest::{
     Consistency, EngineRecord, FORMAT, FileRecord, Manifest, Role, Sizes, Sum, Verdicts,
 };
+use crate::options::{Mode, Proof, Task};
 use crate::progress::Progress;
-use crate::shelf::{self, PARTIAL, Shelf};
 use crate::state::{Project, Tools};
 use crate::survey::Survey;
-use crate::task::{Mode, Proof, Task};
-use crate::{dumps, keep, sums, verify};
+use crate::unfinished;
+use crate::{backup_writer, dumps, sums, verify};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::clock;
@@ -41,20 +41,20 @@ pub struct Backup<'a> {
 impl Backup<'_> {
     /// What is half made when something fails is removed again.
     pub fn make(&self, intent: &Intent) -> Result<Manifest> {
-        let dir = SafeFolder::ensure(&self.task.place.backup_dir, 0o700)?;
-        let shelf = Shelf::read(dir.path())?;
+        let dir = SafeFolder::ensure(&self.task.subject.backup_dir, 0o700)?;
+        let stored = BackupDir::read(dir.path())?;
         let at = clock::now();
-        let name = shelf.new_name(at);
+        let name = stored.new_name(at);
         let partial = format!("{name}{PARTIAL}");
-        intent.note(left::PARTIAL, &partial)?;
-        let made = self.fill(&dir, &shelf, &name, &partial, intent);
+        intent.note(unfinished::PARTIAL, &partial)?;
+        let made = self.fill(&dir, &stored, &name, &partial, intent);
         if made.is_err() && dir.join(&partial).exists() {
             // Not at the price of the error that counts.
             let _shield = host::interrupt::shield();
-            let _ = shelf::remove(dir.path(), &partial);
+            let _ = backup_dir::remove(dir.path(), &partial);
         }
         let mut manifest = made?;
-        intent.note(left::PARTIAL, &Value::Null)?;
+        intent.note(unfinished::PARTIAL, &Value::Null)?;
         self.wait_for_health(&mut manifest)?;
         Ok(manifest)
     }
@@ -81,31 +81,31 @@ impl Backup<'_> {
     fn fill(
         &self,
         dir: &SafeFolder,
-        shelf: &Shelf,
+        stored: &BackupDir,
         name: &str,
         partial: &str,
         intent: &Intent,
     ) -> Result<Manifest> {
         let (task, project, survey) = (self.task, self.project, self.survey);
         let mut progress = Progress::new(dir.path());
-        let mut keeping = Keeping::begin(&dir.join(partial))?;
-        let mut manifest = self.begin_manifest(shelf, name)?;
-        let files = self.keep_files(&mut keeping)?;
+        let mut writer = BackupWriter::begin(&dir.join(partial))?;
+        let mut manifest = self.begin_manifest(stored, name)?;
+        let files = self.keep_files(&mut writer)?;
         manifest.logs = dumps::logs(
             task.logs,
             self.tools,
             project,
             &survey.services,
-            &mut keeping,
+            &mut writer,
             &mut manifest.warnings,
         )?;
-        manifest.dumps = dumps::take(task, self.tools, project, &mut keeping, &mut progress)?;
-        self.keep_images(&mut keeping, &mut manifest, &mut progress)?;
+        manifest.dumps = dumps::take(task, self.tools, project, &mut writer, &mut progress)?;
+        self.keep_images(&mut writer, &mut manifest, &mut progress)?;
         let mut data =
-            Data::new(shelf, &survey.found.mounts, task.compression.into(), &mut keeping)?;
+            Data::new(stored, &survey.found.mounts, task.compression.into(), &mut writer)?;
         let copied_live = task.mode != Mode::Live && survey.to_copy >= LIVE_FROM;
         if copied_live {
-            data.pass(Pass::Live, true, &mut keeping, &mut progress)?;
+            data.pass(Pass::Live, true, &mut writer, &mut progress)?;
         }
         let (guard, last) = match survey.frozen.is_empty() {
             true => (None, if task.mode == Mode::Live { Pass::OnlyLive } else { Pass::Quiet }),
@@ -115,10 +115,10 @@ impl Backup<'_> {
                 (Some(guard), if survey.frozen.paused { Pass::Paused } else { Pass::Quiet })
             }
         };
-        data.pass(last, !survey.foreign_writers.is_empty(), &mut keeping, &mut progress)?;
+        data.pass(last, !survey.foreign_writers.is_empty(), &mut writer, &mut progress)?;
         let times = guard.map_or(Ok(Times::default()), |guard| guard.thaw())?;
         manifest.not_data.extend(data.sockets());
-        let (mounts, changed) = data.finish(&mut keeping)?;
+        let (mounts, changed) = data.finish(&mut writer)?;
         manifest.mounts = mounts;
         manifest.files = files;
         manifest.consistency = self.consistency(&times, changed);
@@ -126,30 +126,30 @@ impl Backup<'_> {
             let names = manifest.consistency.changed_while_read.join(", ");
             manifest.warnings.push(format!("changed while they were read: {names}"));
         }
-        keeping.sync()?;
+        writer.sync()?;
         progress.begin("proving the backup", None);
-        manifest.verify.checksums = Some(sums::prove(&keeping, &mut progress)?);
-        manifest.contents = keeping.contents.clone();
-        manifest.sizes = sizes(&keeping, &manifest);
+        manifest.verify.checksums = Some(sums::prove(&writer, &mut progress)?);
+        manifest.contents = writer.contents.clone();
+        manifest.sizes = sizes(&writer, &manifest);
         if task.proof == Proof::Restore {
             progress.begin("restoring the backup to prove it", None);
-            manifest.write(&keeping.folder)?;
-            let verdict = verify::restore(self.tools, task, &manifest, &keeping.folder)?;
+            manifest.write(&writer.folder)?;
+            let verdict = verify::restore(self.tools, task, &manifest, &writer.folder)?;
             manifest.verify.restore = Some(verdict);
         }
-        manifest.write(&keeping.folder)?;
-        keeping.sync()?;
-        std::fs::rename(&keeping.folder, dir.join(name))
+        manifest.write(&writer.folder)?;
+        writer.sync()?;
+        std::fs::rename(&writer.folder, dir.join(name))
             .context("giving the new backup its name")?;
         host::atomic::sync_folder(dir.path())?;
         match manifest.is_good() {
-            true => shelf.write_pointer(name)?,
+            true => stored.write_pointer(name)?,
             false => return Err(unproven(&manifest).into()),
         }
         Ok(manifest)
     }
 
-    fn begin_manifest(&self, shelf: &Shelf, name: &str) -> Result<Manifest> {
+    fn begin_manifest(&self, stored: &BackupDir, name: &str) -> Result<Manifest> {
         let (task, project, survey) = (self.task, self.project, self.survey);
         let engine = self.tools.docker.engine()?;
         let all = project.all_services();
@@ -159,7 +159,7 @@ impl Backup<'_> {
             format: FORMAT,
             program: format!("compose_backup {}", env!("CARGO_PKG_VERSION")),
             name: name.to_owned(),
-            sequence: shelf.next_sequence(),
+            sequence: stored.next_sequence(),
             at: clock::now(),
             deploy_id: task.deploy.clone().map_or_else(DeployId::generate, Ok)?,
             release: task.release.clone(),
@@ -189,10 +189,10 @@ impl Backup<'_> {
     }
 
     /// The resolved configuration, and every file that made it.
-    fn keep_files(&self, keeping: &mut Keeping) -> Result<Vec<FileRecord>> {
-        keeping.subfolder("config/files")?;
+    fn keep_files(&self, writer: &mut BackupWriter) -> Result<Vec<FileRecord>> {
+        writer.subfolder("config/files")?;
         let resolved = serde_json::to_vec_pretty(&self.project.resolved.value)?;
-        keeping.bytes("config/compose.json", &resolved)?;
+        writer.bytes("config/compose.json", &resolved)?;
         let secrets = self.project.resolved.files.iter().map(|path| (path, Role::Secret));
         let known = self.project.files.all.iter().map(|(path, role)| (path, *role));
         let mut records: Vec<FileRecord> = Vec::new();
@@ -204,8 +204,8 @@ impl Backup<'_> {
             let n = records.len() + 1;
             let mut keep = || -> Result<FileRecord> {
                 let mut file = leases.open_path(path)?;
-                let meta = keep::meta_of(&file)?;
-                keeping.copy(&format!("config/files/{n}"), &mut file)?;
+                let meta = backup_writer::meta_of(&file)?;
+                writer.copy(&format!("config/files/{n}"), &mut file)?;
                 Ok(FileRecord { n, path: path.clone(), role, meta })
             };
             let kept = keep().map_err(|error| {
@@ -222,13 +222,13 @@ impl Backup<'_> {
 
     fn keep_images(
         &self,
-        keeping: &mut Keeping,
+        writer: &mut BackupWriter,
         manifest: &mut Manifest,
         progress: &mut Progress,
     ) -> Result<()> {
         let (task, survey) = (self.task, self.survey);
         progress.begin("images", None);
-        let to = keeping.path("images");
+        let to = writer.path("images");
         let deadline = Deadline::after(task.timeout);
         let saved = images::save(
             &self.tools.docker,
@@ -243,9 +243,9 @@ impl Backup<'_> {
             let name = format!("images/{}", file.name);
             let sum = Sum { sha256: file.sha256.clone(), bytes: file.bytes };
             // Each was hashed while it was kept; one that other backups have too is a link.
-            match keeping.path(&name).metadata().is_ok_and(|meta| meta.nlink() > 1) {
-                true => keeping.has_linked(&name, &sum),
-                false => keeping.wrote(&name, &sum.sha256, sum.bytes),
+            match writer.path(&name).metadata().is_ok_and(|meta| meta.nlink() > 1) {
+                true => writer.has_linked(&name, &sum),
+                false => writer.wrote(&name, &sum.sha256, sum.bytes),
             }
         }
         manifest.images = saved.images;
@@ -297,18 +297,18 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn sizes(keeping: &Keeping, manifest: &Manifest) -> Sizes {
-    let bytes: u64 = keeping.contents.values().map(|sum| sum.bytes).sum();
+fn sizes(writer: &BackupWriter, manifest: &Manifest) -> Sizes {
+    let bytes: u64 = writer.contents.values().map(|sum| sum.bytes).sum();
     Sizes {
         bytes,
-        bytes_new: bytes.saturating_sub(keeping.linked_bytes()),
-        bytes_linked: keeping.linked_bytes(),
+        bytes_new: bytes.saturating_sub(writer.linked_bytes()),
+        bytes_linked: writer.linked_bytes(),
         data: manifest.mounts.iter().map(|mount| mount.bytes).sum(),
     }
 }
 
 /// Removes a backup of ours, and points to the newest that is left.
 pub fn remove(dir: &Path, name: &str) -> Result<()> {
-    shelf::remove(dir, name)?;
-    Shelf::repoint(dir)
+    backup_dir::remove(dir, name)?;
+    BackupDir::repoint(dir)
 }

@@ -3,11 +3,11 @@
 //! Invariants: a linked file was hashed in this run and is what the earlier manifest says, else
 //! everything of that mount is copied anew; the last pass sees the tree as it is while nothing writes.
 
-use crate::keep::Keeping;
+use crate::backup_dir::BackupDir;
+use crate::backup_writer::BackupWriter;
 use crate::manifest::{Kind, Mount, NotData, SegmentRecord, Sum};
+use crate::options::Compression;
 use crate::progress::Progress;
-use crate::shelf::Shelf;
-use crate::task::Compression;
 use ansible_module::Failure;
 use anyhow::{Context, Error, Result};
 use archive::chain::{self, Used};
@@ -51,14 +51,14 @@ pub struct Before {
 }
 
 impl Before {
-    pub fn of(shelf: &Shelf, mount: &Mount) -> Option<Before> {
+    pub fn of(stored: &BackupDir, mount: &Mount) -> Option<Before> {
         let name = |one: &Mount| one.volume.as_ref().map(|volume| volume.name.clone());
         let same = |one: &&Mount| {
             one.source == mount.source
                 && name(one) == name(mount)
                 && (one.kind == Kind::File) == (mount.kind == Kind::File)
         };
-        shelf.sound().find_map(|(kept, manifest)| {
+        stored.sound().find_map(|(kept, manifest)| {
             let before = manifest.mounts.iter().find(same)?;
             let names = before.segments.iter().map(|one| &one.file).chain([&before.index]);
             let sums =
@@ -81,17 +81,17 @@ impl Before {
 }
 
 /// Where a mount is read from.
-struct Place {
+struct MountTree {
     tree: Tree,
     only: Option<OsString>,
 }
 
-impl Place {
-    fn open(mount: &Mount) -> Result<Place> {
-        Place::at(&mount.source, mount.kind == Kind::File)
+impl MountTree {
+    fn open(mount: &Mount) -> Result<MountTree> {
+        MountTree::at(&mount.source, mount.kind == Kind::File)
     }
 
-    fn at(path: &Path, is_file: bool) -> Result<Place> {
+    fn at(path: &Path, is_file: bool) -> Result<MountTree> {
         let (root, only) = match is_file {
             true => {
                 let parent = path.parent().context("a file without a folder")?;
@@ -99,7 +99,7 @@ impl Place {
             }
             false => (path, None),
         };
-        Ok(Place { tree: Tree::open(root, Mounts::Cross)?, only })
+        Ok(MountTree { tree: Tree::open(root, Mounts::Cross)?, only })
     }
 
     fn source(&self) -> Source<'_> {
@@ -115,20 +115,20 @@ impl Place {
 
 /// How much of a mount would be copied, as it lies on the disk.
 pub fn estimate(mount: &Mount, before: Option<&Before>, scratch: &Path) -> Result<u64> {
-    let place = Place::open(mount)?;
+    let tree = MountTree::open(mount)?;
     let before = before.filter(|before| !before.is_worn()).and_then(|before| before.index().ok());
-    place.changed(before, scratch).map_err(|why| unreadable(mount, why))
+    tree.changed(before, scratch).map_err(|why| unreadable(mount, why))
 }
 
 /// How much of what lies at `path` has been written since it was put into `index`, at most: a file whose
 /// change time says nothing counts as written. With no index, or one that cannot be read, all of it.
 pub fn written(path: &Path, index: Option<&Path>, scratch: &Path) -> Result<u64> {
     let is_file = !path.symlink_metadata()?.is_dir();
-    let place = Place::at(path, is_file)?;
+    let tree = MountTree::at(path, is_file)?;
     let since = index.and_then(|index| IndexReader::new(File::open(index).ok()?).ok());
-    match since.map(|since| place.changed(Some(since), scratch)) {
+    match since.map(|since| tree.changed(Some(since), scratch)) {
         Some(Ok(bytes)) => Ok(bytes),
-        _ => place.changed(None, scratch),
+        _ => tree.changed(None, scratch),
     }
 }
 
@@ -140,7 +140,7 @@ pub struct Data {
 /// One mount while it is copied.
 struct One {
     mount: Mount,
-    place: Place,
+    tree: MountTree,
     /// What is linked from an earlier backup, and what was made so far.
     segments: Vec<SegmentRecord>,
     /// The newest index, in a file that is below the new backup or below an earlier one.
@@ -150,19 +150,24 @@ struct One {
 
 impl Data {
     /// Links what earlier backups hold.
-    pub fn new(shelf: &Shelf, mounts: &[Mount], form: Form, keeping: &mut Keeping) -> Result<Data> {
-        keeping.subfolder("data")?;
+    pub fn new(
+        stored: &BackupDir,
+        mounts: &[Mount],
+        form: Form,
+        writer: &mut BackupWriter,
+    ) -> Result<Data> {
+        writer.subfolder("data")?;
         let mounts = mounts.iter().map(|mount| {
-            let place = Place::open(mount).map_err(|why| unreadable(mount, why))?;
+            let tree = MountTree::open(mount).map_err(|why| unreadable(mount, why))?;
             let mut one = One {
                 mount: mount.clone(),
-                place,
+                tree,
                 segments: Vec::new(),
                 index: None,
                 captured: Captured::default(),
             };
-            if let Some(before) = Before::of(shelf, mount).filter(|before| !before.is_worn()) {
-                one.link(&before, keeping)?;
+            if let Some(before) = Before::of(stored, mount).filter(|before| !before.is_worn()) {
+                one.link(&before, writer)?;
             }
             Ok(one)
         });
@@ -173,13 +178,13 @@ impl Data {
         &mut self,
         pass: Pass,
         writers_elsewhere: bool,
-        keeping: &mut Keeping,
+        writer: &mut BackupWriter,
         progress: &mut Progress,
     ) -> Result<()> {
         for one in &mut self.mounts {
             let title = one.mount.title();
             progress.begin(format!("data of {title}"), None);
-            one.pass(pass, writers_elsewhere, self.form, keeping, progress)
+            one.pass(pass, writers_elsewhere, self.form, writer, progress)
                 .map_err(|why| unreadable(&one.mount, why))?;
         }
         Ok(())
@@ -202,7 +207,7 @@ impl Data {
     }
 
     /// The records for the manifest, and what changed each time that it was read.
-    pub fn finish(self, keeping: &mut Keeping) -> Result<(Vec<Mount>, Vec<String>)> {
+    pub fn finish(self, writer: &mut BackupWriter) -> Result<(Vec<Mount>, Vec<String>)> {
         let (mut mounts, mut changed) = (Vec::new(), Vec::new());
         for one in self.mounts {
             let root = one.mount.source.clone();
@@ -216,7 +221,7 @@ impl Data {
                     root.display()
                 ));
             }
-            mounts.push(one.finish(keeping)?);
+            mounts.push(one.finish(writer)?);
         }
         Ok((mounts, changed))
     }
@@ -224,27 +229,27 @@ impl Data {
 
 impl One {
     /// All files or none: an index is worth nothing without one of its segments.
-    fn link(&mut self, before: &Before, keeping: &mut Keeping) -> Result<()> {
+    fn link(&mut self, before: &Before, writer: &mut BackupWriter) -> Result<()> {
         let mut linked = Vec::new();
         for segment in before.mount.segments.iter().filter(|one| one.used > 0 || one.stored == 0) {
             let ending = segment.file.split_once(".tar.").map_or("zst", |(_, ending)| ending);
             let file = format!("data/{}.{}.tar.{ending}", self.mount.n, segment.number);
             let sum = before.sums.get(&segment.file);
             let known = sum.is_some_and(|sum| {
-                keeping.link(&before.folder.join(&segment.file), &file, sum).unwrap_or(false)
+                writer.link(&before.folder.join(&segment.file), &file, sum).unwrap_or(false)
             });
             if !known {
                 host::interrupt::check()?;
-                return linked.iter().try_for_each(|one: &SegmentRecord| keeping.unlink(&one.file));
+                return linked.iter().try_for_each(|one: &SegmentRecord| writer.unlink(&one.file));
             }
             linked.push(SegmentRecord { file, ..segment.clone() });
         }
         let path = before.folder.join(&before.mount.index);
         let sound = before.sums.get(&before.mount.index).is_some_and(|sum| {
-            crate::keep::sum_of(&path).is_ok_and(|(sha256, _)| sha256 == sum.sha256)
+            crate::backup_writer::sum_of(&path).is_ok_and(|(sha256, _)| sha256 == sum.sha256)
         });
         if !sound {
-            return linked.iter().try_for_each(|one| keeping.unlink(&one.file));
+            return linked.iter().try_for_each(|one| writer.unlink(&one.file));
         }
         self.segments = linked;
         self.index = Some(path);
@@ -256,21 +261,21 @@ impl One {
         pass: Pass,
         writers_elsewhere: bool,
         form: Form,
-        keeping: &mut Keeping,
+        writer: &mut BackupWriter,
         progress: &mut Progress,
     ) -> Result<()> {
         // Copying before the freeze is of no use where nothing tells what changed since.
-        if pass == Pass::Live && !archive::scan::tells_changes(&self.place.tree)? {
+        if pass == Pass::Live && !archive::scan::tells_changes(&self.tree.tree)? {
             return Ok(());
         }
-        let source = self.place.source();
+        let source = self.tree.source();
         let before =
             self.index.as_ref().map(|path| IndexReader::new(File::open(path)?)).transpose()?;
         let writers = match pass {
             Pass::Quiet if !writers_elsewhere => Writers::Gone,
             _ => Writers::There,
         };
-        let scan = Scan::new(&source, before, writers, &keeping.folder)?;
+        let scan = Scan::new(&source, before, writers, &writer.folder)?;
         let number = self.segments.iter().map(|one| one.number + 1).max().unwrap_or(0);
         let n = self.mount.n;
         let ending = if form == Form::Zstd { "zst" } else { "gz" };
@@ -279,31 +284,31 @@ impl One {
             Pass::Live => (format!("data/{n}.live.index.zst"), archive::Pass::First),
             _ => (format!("data/{n}.index.zst"), archive::Pass::Last),
         };
-        let mut segment = Segment::new(keeping.create(&name)?, form, number)?;
-        let mut lines = IndexWriter::new(keeping.create(&index)?, Form::Zstd)?;
+        let mut segment = Segment::new(writer.create(&name)?, form, number)?;
+        let mut lines = IndexWriter::new(writer.create(&index)?, Form::Zstd)?;
         let captured =
             scan.copy(&source, how, &mut segment, &mut lines, &mut |now| progress.at(now.bytes))?;
         let written = segment.finish()?;
         let listed = lines.finish()?;
         match captured.copied.entries {
-            0 => std::fs::remove_file(keeping.path(&name))?,
+            0 => std::fs::remove_file(writer.path(&name))?,
             _ => {
-                keeping.wrote(&name, &written.sha256, written.bytes);
+                writer.wrote(&name, &written.sha256, written.bytes);
                 let stored = captured.copied.bytes;
                 self.segments.push(SegmentRecord { number, file: name, stored, used: 0 });
             }
         }
         if pass != Pass::Live {
-            keeping.wrote(&index, &listed.sha256, listed.bytes);
+            writer.wrote(&index, &listed.sha256, listed.bytes);
         }
-        self.index = Some(keeping.path(&index));
+        self.index = Some(writer.path(&index));
         self.captured = captured;
         Ok(())
     }
 
-    fn finish(mut self, keeping: &mut Keeping) -> Result<Mount> {
+    fn finish(mut self, writer: &mut BackupWriter) -> Result<Mount> {
         let n = self.mount.n;
-        let live = keeping.path(&format!("data/{n}.live.index.zst"));
+        let live = writer.path(&format!("data/{n}.live.index.zst"));
         if live.exists() {
             std::fs::remove_file(&live)?;
         }
@@ -312,7 +317,7 @@ impl One {
         }
         let wanted = |one: &SegmentRecord| self.captured.used.contains_key(&one.number);
         let (kept, surplus): (Vec<_>, Vec<_>) = self.segments.into_iter().partition(wanted);
-        surplus.iter().try_for_each(|one| keeping.unlink(&one.file))?;
+        surplus.iter().try_for_each(|one| writer.unlink(&one.file))?;
         self.mount.segments = kept;
         self.mount.index = format!("data/{n}.index.zst");
         self.mount.entries = self.captured.entries;

@@ -177,24 +177,24 @@ impl Docker {
     pub fn stop(&self, ids: &[&str], patience: Option<u64>) -> Result<()> {
         let time = patience.map(|seconds| format!("--time={seconds}"));
         let most = Duration::from_secs(patience.unwrap_or(600)) + STOP_MARGIN;
-        self.tell("stop", time.as_deref(), ids, most)
+        self.order("stop", time.as_deref(), ids, most)
     }
 
     pub fn start(&self, ids: &[&str]) -> Result<()> {
-        self.tell("start", None, ids, QUESTION * 2)
+        self.order("start", None, ids, QUESTION * 2)
     }
 
     pub fn pause(&self, ids: &[&str]) -> Result<()> {
-        self.tell("pause", None, ids, QUESTION)
+        self.order("pause", None, ids, QUESTION)
     }
 
     pub fn unpause(&self, ids: &[&str]) -> Result<()> {
-        self.tell("unpause", None, ids, QUESTION)
+        self.order("unpause", None, ids, QUESTION)
     }
 
     /// Its volumes stay.
     pub fn remove_container(&self, id: &str) -> Result<()> {
-        self.tell("rm", None, &[id], QUESTION)
+        self.order("rm", None, &[id], QUESTION)
     }
 
     /// Makes a container that is never to run: it has no network, and no program.
@@ -204,10 +204,10 @@ impl Docker {
     }
 
     pub fn set_restart_policy(&self, policy: &RestartPolicy, ids: &[&str]) -> Result<()> {
-        self.tell("update", Some(&format!("--restart={policy}")), ids, QUESTION)
+        self.order("update", Some(&format!("--restart={policy}")), ids, QUESTION)
     }
 
-    fn tell(&self, what: &str, option: Option<&str>, ids: &[&str], most: Duration) -> Result<()> {
+    fn order(&self, what: &str, option: Option<&str>, ids: &[&str], most: Duration) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
         }

@@ -3,11 +3,11 @@
 //! Invariant: a dump whose command failed, or that is empty, fails the backup: it is what the
 //! operator relies on.
 
-use crate::keep::Keeping;
+use crate::backup_writer::BackupWriter;
 use crate::manifest::{DumpRecord, LogRecord};
+use crate::options::Task;
 use crate::progress::Progress;
 use crate::state::{Project, Tools};
-use crate::task::Task;
 use ansible_module::Failure;
 use anyhow::Result;
 use std::collections::BTreeSet;
@@ -35,20 +35,20 @@ pub fn take(
     task: &Task,
     tools: &Tools,
     project: &Project,
-    keeping: &mut Keeping,
+    writer: &mut BackupWriter,
     progress: &mut Progress,
 ) -> Result<Vec<DumpRecord>> {
     let mut records = Vec::new();
     if task.dumps.is_empty() {
         return Ok(records);
     }
-    keeping.subfolder("dumps")?;
+    writer.subfolder("dumps")?;
     for dump in &task.dumps {
         progress.begin(format!("the dump {}", dump.name), None);
         let name = format!("dumps/{}", dump.name);
         let container = project.containers_of(&dump.service).find(|one| one.is_up());
         let id = container.map(|one| one.id.as_str()).unwrap_or_default();
-        let said = tools.docker.exec_into(id, &dump.command, keeping.create(&name)?, task.timeout);
+        let said = tools.docker.exec_into(id, &dump.command, writer.create(&name)?, task.timeout);
         let failed = |why: String| {
             let msg = format!(
                 "the dump {:?} of service {} {why}; no backup was made",
@@ -57,7 +57,7 @@ pub fn take(
             Failure::new("bad_dump", msg)
         };
         said.map_err(|error| failed("failed".into()).caused_by(error))?;
-        let bytes = keeping.hash_of(&name)?;
+        let bytes = writer.hash_of(&name)?;
         if bytes == 0 {
             return Err(failed("printed nothing".into()).into());
         }
@@ -75,14 +75,14 @@ pub fn logs(
     tools: &Tools,
     project: &Project,
     services: &BTreeSet<String>,
-    keeping: &mut Keeping,
+    writer: &mut BackupWriter,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<LogRecord>> {
     let mut records = Vec::new();
     if lines == 0 {
         return Ok(records);
     }
-    keeping.subfolder("logs")?;
+    writer.subfolder("logs")?;
     for service in services {
         let mut text = Vec::new();
         for container in project.containers_of(service) {
@@ -97,7 +97,7 @@ pub fn logs(
             }
         }
         if !text.is_empty() {
-            keeping.bytes(&format!("logs/{service}.log"), &text)?;
+            writer.bytes(&format!("logs/{service}.log"), &text)?;
             records.push(LogRecord { service: service.clone(), bytes: text.len() as u64 });
         }
     }

@@ -6,7 +6,7 @@
 
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
-use crate::task::Mode;
+use crate::options::Mode;
 use ansible_module::Failure;
 use anyhow::{Error, Result};
 use host::deadline::{Deadline, poll_until};

@@ -1,10 +1,10 @@
 //! `compose_backup_info`: the backups, what is parked, what was left, and how far a task is.
 
-use crate::left::Left;
+use crate::backup_dir::{BackupDir, StoredBackup};
+use crate::options::Subject;
 use crate::progress::{self, Progress};
 use crate::restore::refuse::mounted_at;
-use crate::shelf::{Kept, Shelf};
-use crate::task::Place;
+use crate::unfinished::UnfinishedRun;
 use crate::{parked, state, sums};
 use ansible_module::{Invocation, Outcome};
 use anyhow::Result;
@@ -12,13 +12,16 @@ use host::mounts::Mounts;
 use serde_json::{Value, json};
 
 pub fn info(invocation: &Invocation) -> Result<Outcome> {
-    let place = Place::parse(&invocation.options)?;
+    let subject = Subject::parse(&invocation.options)?;
     let check: bool = invocation.options.get("check")?;
-    let shelf = Shelf::read(&place.backup_dir)?;
-    let project = state::name_of(None, &place, &shelf)?;
-    let state_dir = place.state_dir(&project);
-    let left = Left::read(&state_dir)?;
-    let frozen = left.as_ref().and_then(|left| left.frozen.as_ref()).map(|one| one.names());
+    let stored = BackupDir::read(&subject.backup_dir)?;
+    let project = state::name_of(None, &subject, &stored)?;
+    let state_dir = subject.state_dir(&project);
+    let unfinished = UnfinishedRun::read(&state_dir)?;
+    let frozen = unfinished
+        .as_ref()
+        .and_then(|unfinished| unfinished.frozen.as_ref())
+        .map(|one| one.names());
     let parked: Vec<Value> = (parked::read(&state_dir)?.iter())
         .map(|one| {
             json!({
@@ -32,20 +35,25 @@ pub fn info(invocation: &Invocation) -> Result<Outcome> {
     // What is shown must not touch the folder.
     let mut silent = Progress::silent();
     let mounts = Mounts::read()?;
-    let backups = shelf.backups.iter().map(|kept| described(kept, check, &mounts, &mut silent));
+    let backups = stored.backups.iter().map(|kept| described(kept, check, &mounts, &mut silent));
     let backups = backups.collect::<Result<Vec<Value>>>()?;
-    let latest = shelf.newest().map(|(kept, _)| kept.name.clone());
-    Ok(Outcome { warnings: shelf.warnings.clone(), ..Outcome::default() }
+    let latest = stored.newest().map(|(kept, _)| kept.name.clone());
+    Ok(Outcome { warnings: stored.warnings.clone(), ..Outcome::default() }
         .fact("backups", backups)
         .fact("latest", json!(latest))
-        .fact("unfinished_backups", shelf.partial.clone())
+        .fact("unfinished_backups", stored.partial.clone())
         .fact("parked", parked)
-        .fact("unfinished", json!(left.as_ref().map(|left| &left.since)))
+        .fact("unfinished", json!(unfinished.as_ref().map(|unfinished| &unfinished.since)))
         .fact("frozen", frozen.unwrap_or_default())
-        .fact("progress", json!(progress::read(&shelf.dir))))
+        .fact("progress", json!(progress::read(&stored.dir))))
 }
 
-fn described(kept: &Kept, check: bool, mounts: &Mounts, progress: &mut Progress) -> Result<Value> {
+fn described(
+    kept: &StoredBackup,
+    check: bool,
+    mounts: &Mounts,
+    progress: &mut Progress,
+) -> Result<Value> {
     let manifest = kept.manifest.as_ref().ok();
     let mut why: Vec<String> =
         kept.manifest.as_ref().err().map(|error| format!("{error:#}")).into_iter().collect();

@@ -4,6 +4,8 @@
 mod absent;
 mod apply;
 mod backup;
+mod backup_dir;
+mod backup_writer;
 mod compose;
 mod data;
 mod docker;
@@ -11,8 +13,6 @@ mod dumps;
 mod freeze;
 mod images;
 mod info;
-mod keep;
-mod left;
 mod manifest;
 mod mounts;
 mod options;
@@ -23,48 +23,48 @@ mod progress;
 mod project;
 mod resolved;
 mod restore;
-mod shelf;
+mod spec;
 mod state;
 mod sums;
 mod survey;
-mod task;
+mod unfinished;
 mod verify;
 
 use ansible_module::{Failure, Invocation, Outcome, Served};
 use anyhow::{Context, Error, Result};
 use apply::Apply;
 use backup::Backup;
-use change::{Consent, Plan, Session, UnfinishedRun};
+use backup_dir::BackupDir;
+use change::{Consent, Plan, RunNotes, Session};
 use host::folder::SafeFolder;
 use host::lock::Lock;
-use left::Left;
 use manifest::Manifest;
+use options::{Task, Wanted};
 use plan::Action;
 use restore::goal::Goal;
 use restore::run::Restore;
 use restore::work::Work;
 use serde_json::json;
-use shelf::Shelf;
 use state::{Project, TASK, Tools};
 use std::path::{Path, PathBuf};
 use survey::Survey;
-use task::{Task, Wanted};
+use unfinished::UnfinishedRun;
 
 const LOCKS: &str = "/run/reversible-compose";
 
 /// What this program serves.
 pub const MODULES: &[Served] =
-    &[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: info::info }];
+    &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info::info }];
 
 /// What a run knows before it plans.
-struct Known {
+struct Observed {
     task: Task,
     tools: Tools,
     project: String,
     state_dir: PathBuf,
-    shelf: Shelf,
+    stored: BackupDir,
     parked: Vec<parked::Parked>,
-    left: Option<Left>,
+    unfinished: Option<UnfinishedRun>,
     /// The project's files as they are now, where they can be read.
     now: Result<Project>,
 }
@@ -75,7 +75,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         Wanted::Present | Wanted::Thawed => Consent::none(),
         _ => Consent::from(invocation)?,
     };
-    let tools = Tools::find(&task.place)?;
+    let tools = Tools::find(&task.subject)?;
     tools.docker.engine()?;
     // Whoever held the lock before may have changed everything: what counts is read after this.
     let mut locked = None;
@@ -84,37 +84,37 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         locked = Some(project);
         Ok(vec![lock])
     })?;
-    let now = Project::read(&tools, &task.place);
-    let shelf = Shelf::read(&task.place.backup_dir)?;
+    let now = Project::read(&tools, &task.subject);
+    let stored = BackupDir::read(&task.subject.backup_dir)?;
     let project = match (&now, &task.wanted) {
         (Ok(now), _) => now.name().to_owned(),
         // A backup of what cannot be read is no backup.
         (Err(_), Wanted::Present) => return now.map(|_| Outcome::default()),
-        (Err(_), _) => state::name_of(Some(&tools), &task.place, &shelf)?,
+        (Err(_), _) => state::name_of(Some(&tools), &task.subject, &stored)?,
     };
-    shelf.refuse_others(&project)?;
+    stored.refuse_others(&project)?;
     if let Some(locked) = locked.filter(|locked| *locked != project) {
         let msg = format!(
             "the project was {locked} a moment ago and is {project} now: run the task again; nothing was changed"
         );
         return Err(Failure::new("changing", msg).into());
     }
-    let state_dir = task.place.state_dir(&project);
+    let state_dir = task.subject.state_dir(&project);
     let mut session = session.fence(task.run(), &state_dir)?.intent_in(&state_dir, TASK);
     if task.is_restore() {
         session = session.goes_back(task.rollback.as_ref());
     }
-    let known = Known::read(task, tools, project, state_dir, now)?;
+    let observed = Observed::read(task, tools, project, state_dir, now)?;
     let settled = match invocation.check_mode {
         true => None,
-        false => known.settle(&session)?,
+        false => observed.settle(&session)?,
     };
-    let Some(before) = settled else { return known.carry_out(invocation, &session) };
+    let Some(before) = settled else { return observed.carry_out(invocation, &session) };
     // What was looked at until here was the state that the killed run had left.
-    let Known { task, tools, project, state_dir, .. } = known;
-    let now = Project::read(&tools, &task.place);
-    let known = Known::read(task, tools, project, state_dir, now)?;
-    let after = known.carry_out(invocation, &session)?;
+    let Observed { task, tools, project, state_dir, .. } = observed;
+    let now = Project::read(&tools, &task.subject);
+    let observed = Observed::read(task, tools, project, state_dir, now)?;
+    let after = observed.carry_out(invocation, &session)?;
     Ok(joined(before, after))
 }
 
@@ -134,7 +134,8 @@ fn joined(before: Outcome, mut after: Outcome) -> Outcome {
 /// One task at a time for a project, and the project's name. Not in the state folder: a run that is refused
 /// leaves nothing behind there.
 fn lock(task: &Task, tools: &Tools) -> Result<(Lock, String)> {
-    let project = state::name_of(Some(tools), &task.place, &Shelf::read(&task.place.backup_dir)?)?;
+    let project =
+        state::name_of(Some(tools), &task.subject, &BackupDir::read(&task.subject.backup_dir)?)?;
     let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
     let path = folder.join(format!("{project}.lock"));
     let lock = Lock::acquire(&path, TASK, task.run(), task.lock_timeout)
@@ -151,19 +152,19 @@ struct Decided<'a> {
     about: Option<(String, Option<Manifest>)>,
 }
 
-impl Known {
+impl Observed {
     fn read(
         task: Task,
         tools: Tools,
         project: String,
         state_dir: PathBuf,
         now: Result<Project>,
-    ) -> Result<Known> {
-        Ok(Known {
+    ) -> Result<Observed> {
+        Ok(Observed {
             now,
-            shelf: Shelf::read(&task.place.backup_dir)?,
+            stored: BackupDir::read(&task.subject.backup_dir)?,
             parked: parked::read(&state_dir)?,
-            left: Left::observe(&state_dir, &tools.docker)?,
+            unfinished: UnfinishedRun::observe(&state_dir, &tools.docker)?,
             task,
             tools,
             project,
@@ -174,16 +175,16 @@ impl Known {
     /// What a killed run has left stopped or half exchanged is put in order first, unless this run
     /// goes on with just that.
     fn settle(&self, session: &Session<'_>) -> Result<Option<Outcome>> {
-        let Some(left) = &self.left else { return Ok(None) };
+        let Some(unfinished) = &self.unfinished else { return Ok(None) };
         let goes_on = self.resumed(session.rollback()).is_some();
-        let nothing = left.work.is_none() && left.frozen.is_none();
+        let nothing = unfinished.work.is_none() && unfinished.frozen.is_none();
         if goes_on || nothing || matches!(self.task.wanted, Wanted::Thawed) {
             return Ok(None);
         }
-        let steps = plan::leftovers(&self.shelf, Some(left));
+        let steps = plan::leftovers(&self.stored, Some(unfinished));
         let plan = Plan {
             steps,
-            ..Plan::nothing(format!("project {}", self.project), state::view(&self.shelf))
+            ..Plan::nothing(format!("project {}", self.project), state::view(&self.stored))
         };
         let mut apply = self.apply(None, None);
         let mut done = session.put_in_order(plan, |action, intent| apply.act(action, intent))?;
@@ -194,16 +195,16 @@ impl Known {
     /// What a killed run has begun, when this is the same restore again. With no id to tell, one whose
     /// services have run since is another: what was written then is to be parked, as it is asked for.
     fn resumed(&self, key: Option<&str>) -> Option<(&Work, bool)> {
-        let left = self.left.as_ref()?;
-        let work = left.work.as_ref().filter(|work| work.kept.is_none())?;
+        let unfinished = self.unfinished.as_ref()?;
+        let work = unfinished.work.as_ref().filter(|work| work.kept.is_none())?;
         let same = match &self.task.wanted {
-            Wanted::Restored(which) => (restore::goal::find(&self.shelf, which))
+            Wanted::Restored(which) => (restore::goal::find(&self.stored, which))
                 .is_ok_and(|(kept, _)| work.backup.as_ref() == Some(&kept.name)),
             Wanted::Undone(id) => work.undo_of.as_ref() == Some(id),
             _ => false,
         };
-        let is_mine = key.map_or(!left.goes_forward, |key| key == work.id);
-        (same && is_mine).then_some((work, left.goes_forward))
+        let is_mine = key.map_or(!unfinished.goes_forward, |key| key == work.id);
+        (same && is_mine).then_some((work, unfinished.goes_forward))
     }
 
     fn apply<'a>(&'a self, backup: Option<Backup<'a>>, restore: Option<Restore<'a>>) -> Apply<'a> {
@@ -211,7 +212,7 @@ impl Known {
             project: self.project.clone(),
             task: &self.task,
             tools: &self.tools,
-            backup_dir: &self.shelf.dir,
+            backup_dir: &self.stored.dir,
             state_dir: self.state_dir.clone(),
             backup,
             restore,
@@ -224,7 +225,7 @@ impl Known {
 
     fn carry_out(&self, invocation: &Invocation, session: &Session<'_>) -> Result<Outcome> {
         let key = session.rollback();
-        if let Some(done) = session.done_before(&state::view(&self.shelf))? {
+        if let Some(done) = session.done_before(&state::view(&self.stored))? {
             return Ok(done.fact("rollback_id", json!(key)));
         }
         let scratch = invocation.tmpdir.clone().unwrap_or_else(std::env::temp_dir);
@@ -235,11 +236,11 @@ impl Known {
         let done = session.carry_out(
             plan,
             |action, intent| apply.act(action, intent),
-            || Ok(state::view(&Shelf::read(&self.task.place.backup_dir)?)),
+            || Ok(state::view(&BackupDir::read(&self.task.subject.backup_dir)?)),
         );
-        if self.shelf.is_misdirected() && !invocation.check_mode {
+        if self.stored.is_misdirected() && !invocation.check_mode {
             // Only an export: what is wrong with it has been said.
-            let _ = Shelf::repoint(&self.shelf.dir);
+            let _ = BackupDir::repoint(&self.stored.dir);
         }
         let outcome = done.map_err(|error| self.give_up(error, &mut apply))?;
         Ok(self.facts(outcome, apply, about, invocation.check_mode))
@@ -248,10 +249,10 @@ impl Known {
     fn survey(&self, scratch: &Path) -> Result<Option<Survey>> {
         let task = &self.task;
         let has_one =
-            task.deploy.as_ref().and_then(|id| self.shelf.of_deploy(id.as_str())).is_some();
+            task.deploy.as_ref().and_then(|id| self.stored.of_deploy(id.as_str())).is_some();
         match (&task.wanted, &self.now) {
             (Wanted::Present, Ok(now)) if !has_one => {
-                survey::survey(task, &self.tools, now, &self.shelf, scratch).map(Some)
+                survey::survey(task, &self.tools, now, &self.stored, scratch).map(Some)
             }
             _ => Ok(None),
         }
@@ -263,23 +264,23 @@ impl Known {
         key: Option<&str>,
         scratch: &Path,
     ) -> Result<Decided<'a>> {
-        let (task, shelf, left) = (&self.task, &self.shelf, self.left.as_ref());
+        let (task, stored, unfinished) = (&self.task, &self.stored, self.unfinished.as_ref());
         let nothing = Decided {
-            plan: Plan::nothing(format!("project {}", self.project), state::view(shelf)),
+            plan: Plan::nothing(format!("project {}", self.project), state::view(stored)),
             backup: None,
             restore: None,
             about: None,
         };
         Ok(match (&task.wanted, &self.now) {
             (Wanted::Present, Ok(now)) => Decided {
-                plan: present::plan(task, now, shelf, &self.parked, left, survey),
+                plan: present::plan(task, now, stored, &self.parked, unfinished, survey),
                 backup: survey.map(|survey| Backup {
                     task,
                     tools: &self.tools,
                     project: now,
                     survey,
                 }),
-                about: (task.deploy.as_ref().and_then(|id| shelf.of_deploy(id.as_str())))
+                about: (task.deploy.as_ref().and_then(|id| stored.of_deploy(id.as_str())))
                     .map(|(kept, manifest)| (kept.name.clone(), Some(manifest.clone()))),
                 ..nothing
             },
@@ -287,15 +288,15 @@ impl Known {
                 return Err(Failure::new("no_project", format!("{why:#}")).into());
             }
             (Wanted::Thawed, _) => {
-                let steps = plan::leftovers(shelf, left);
+                let steps = plan::leftovers(stored, unfinished);
                 Decided { plan: Plan { steps, ..nothing.plan }, ..nothing }
             }
             (Wanted::Absent { which, parked }, _) => {
                 let (plan, name) = absent::plan(
                     &self.project,
-                    shelf,
+                    stored,
                     &self.parked,
-                    left,
+                    unfinished,
                     which.as_ref(),
                     parked,
                     scratch,
@@ -307,14 +308,14 @@ impl Known {
                 let mut goal = match self.resumed(key) {
                     Some((work, has_run)) => Goal::begun(&self.state_dir, work, has_run)?,
                     None => {
-                        Goal::of(task, &self.tools, &self.project, now, shelf, &self.parked, key)?
+                        Goal::of(task, &self.tools, &self.project, now, stored, &self.parked, key)?
                     }
                 };
                 goal.warnings = restore::refuse::check(task, &self.tools, &goal)?;
                 let about = goal.manifest.as_ref().map(|one| (one.name.clone(), Some(one.clone())));
                 let losses = restore::loss::measure(&self.tools, &goal, scratch)?;
-                let plan = restore::plan::plan(&goal, shelf, left, losses)?;
-                let restore = Restore::new(task, &self.tools, &self.state_dir, &shelf.dir, goal);
+                let plan = restore::plan::plan(&goal, stored, unfinished, losses)?;
+                let restore = Restore::new(task, &self.tools, &self.state_dir, &stored.dir, goal);
                 Decided { plan, restore: Some(restore), about, ..nothing }
             }
         })
@@ -330,21 +331,22 @@ impl Known {
             },
             None => error,
         };
-        let settled = match Left::read(&self.state_dir) {
-            Ok(Some(left)) => {
-                left.frozen.is_none() && (left.work.is_none() || apply.restore.is_some())
+        let settled = match UnfinishedRun::read(&self.state_dir) {
+            Ok(Some(unfinished)) => {
+                unfinished.frozen.is_none()
+                    && (unfinished.work.is_none() || apply.restore.is_some())
             }
             _ => false,
         };
         if settled {
             // Else the next run finds it, and has nothing left to do for it.
-            let _ = UnfinishedRun::close(&self.state_dir, TASK);
+            let _ = RunNotes::close(&self.state_dir, TASK);
         }
         error
     }
 
     fn taken_back(&self, restore: &mut Restore<'_>, error: Error) -> Result<Error, Error> {
-        match UnfinishedRun::find(&self.state_dir, TASK) {
+        match RunNotes::find(&self.state_dir, TASK) {
             Ok(Some(run)) => restore.give_up(error, run.intent()),
             Ok(None) => Err(error),
             Err(why) => Err(error.context(format!("{why:#}"))),
@@ -365,13 +367,13 @@ impl Known {
             (None, Some((name, manifest))) => (Some(name), manifest),
             (None, None) => (None, None),
         };
-        let path = name.as_ref().map(|name| self.task.place.backup_dir.join(name));
+        let path = name.as_ref().map(|name| self.task.subject.backup_dir.join(name));
         let mut outcome = outcome
             .fact("backup", json!(name))
             .fact("path", json!(path))
             .fact("deploy_id", json!(manifest.as_ref().map(|one| &one.deploy_id)))
             .fact("thawed", thawed);
-        outcome.warnings.extend(self.shelf.warnings.clone());
+        outcome.warnings.extend(self.stored.warnings.clone());
         outcome.warnings.extend(warnings);
         if let (Wanted::Present, Some(manifest)) = (&self.task.wanted, manifest) {
             if fresh {

@@ -1,304 +1,259 @@
-//! The options of `compose_backup` and `compose_backup_info`, and what they return. `task.rs` makes
-//! typed values of them.
+//! The options as typed values, checked where a spec cannot.
 
-use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
+use ansible_module::{Failure, Options as Given};
+use host::deploy_id::DeployId;
+use serde::Deserialize;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
-const PROJECT: &[Opt] = &[
-    Opt::new("project_dir", Kind::AbsolutePath).about(&["The folder of the project, where its compose file lies."]),
-    Opt::new("files", Kind::List).elements(Kind::Path).default(Default::List(&[])).about(&[
-        "The compose files, in the order in which they are merged; relative ones lie in O(project_dir).",
-        "Without them those are used that Compose would find in O(project_dir).",
-    ]),
-    Opt::new("env_files", Kind::List).elements(Kind::Path).default(Default::List(&[])).about(&[
-        "The files with variables for the compose files. The default is C(.env) in O(project_dir), where there is one.",
-    ]),
-    Opt::new("project", Kind::Str).about(&[
-        "The name of the project. The default is what Compose says.",
-        "Without O(project_dir) and O(files), the labels of its containers say where it lies.",
-    ]),
-    Opt::new("profiles", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
-        "Profiles that are enabled. Services that have containers count in any case.",
-    ]),
-    Opt::new("backup_dir", Kind::AbsolutePath).required().about(&[
-        "The folder of the backups, of this project alone. It must be root's, on a path that no one else can write to, and outside of all data that is backed up.",
-    ]),
-    Opt::new("state_dir", Kind::AbsolutePath).about(&[
-        "The folder of this module's own records. The default is C(/var/lib/reversible/compose-<project>).",
-    ]),
-    Opt::new("docker_host", Kind::Str).about(&[
-        "Where the engine listens. The default is C(DOCKER_HOST), else what docker's context says. It must be on this machine.",
-    ]),
-];
+/// Where the project lies, and where our own things do.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    pub project_dir: Option<PathBuf>,
+    pub files: Vec<PathBuf>,
+    pub env_files: Vec<PathBuf>,
+    pub project: Option<String>,
+    pub profiles: Vec<String>,
+    pub backup_dir: PathBuf,
+    state_dir: Option<PathBuf>,
+    pub docker_host: Option<String>,
+}
 
-const WHICH: &[Opt] = &[
-    Opt::new("state", Kind::Str)
-        .default(Default::Str("present"))
-        .choices(&["present", "restored", "thawed", "absent"])
-        .about(&[
-            "V(present) makes a backup, unless there is one of this O(deploy_id).",
-            "V(restored) puts the project back to a backup. What it replaces is parked beside, so that it can be undone.",
-            "V(thawed) starts what a killed run has left stopped or paused, and puts back what a killed restore has replaced. Where services have run since on what that had put in place, it is brought to its end instead.",
-            "V(absent) removes a backup, or what is parked.",
-        ]),
-    Opt::new("name", Kind::Str).about(&["The name of a backup, C(backup-YYYYMMDD-HHMMSS)."]),
-    Opt::new("deploy_id", Kind::Str).about(&[
-        "The id of the deploy, which finds the backup again. For O(state=present) a run with an older id than the last one seen is refused.",
-    ]),
-    Opt::new("latest", Kind::Bool).about(&["For O(state=restored): the newest complete backup."]),
-    Opt::new("undo", Kind::Str).about(&[
-        "For O(state=restored): the O(rollback_id) of an earlier restore. What that one has parked is put back, and what is there now is parked.",
-    ]),
-    Opt::new("parked", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
-        "For O(state=absent): the ids under which something is parked that is to be removed, or V(all). M(reversible.deploy.compose_backup_info) lists them.",
-    ]),
-    Opt::new("services", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
-        "The services that are backed up or restored, with their data and images. The default is all.",
-        "Others of the project that share their data are stopped and started with them.",
-    ]),
-];
+impl Subject {
+    pub fn parse(given: &Given) -> Result<Subject, Failure> {
+        let project_dir: Option<PathBuf> = given.get("project_dir")?;
+        let project_dir = project_dir.map(|path| plain("project_dir", path)).transpose()?;
+        let beside = |name: &'static str| -> Result<Vec<PathBuf>, Failure> {
+            let list: Vec<PathBuf> = given.get(name)?;
+            let full = |path: PathBuf| match &project_dir {
+                Some(folder) => folder.join(path),
+                None => path,
+            };
+            list.into_iter().map(|path| plain(name, full(path))).collect()
+        };
+        let (files, env_files) = (beside("files")?, beside("env_files")?);
+        let project: Option<String> = given.get("project")?;
+        if let Some(odd) = project.as_ref().filter(|name| !is_project(name)) {
+            let msg = format!(
+                "expected lower case letters, digits, _ and -, a letter or digit first, got {odd:?}"
+            );
+            return Err(Failure::bad_option("project", msg));
+        }
+        let state_dir: Option<PathBuf> = given.get("state_dir")?;
+        Ok(Subject {
+            project_dir: project_dir.or_else(|| files.first()?.parent().map(Path::to_owned)),
+            files,
+            env_files,
+            project,
+            profiles: given.get("profiles")?,
+            backup_dir: plain("backup_dir", given.get("backup_dir")?)?,
+            state_dir: state_dir.map(|path| plain("state_dir", path)).transpose()?,
+            docker_host: given.get("docker_host")?,
+        })
+    }
 
-const TAKE: &[Opt] = &[
-    Opt::new("release", Kind::Str).about(&["The release that runs while the backup is made, as a commit SHA. It is recorded."]),
-    Opt::new("exclude", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
-        "Mounts that are not backed up: a source path, the name of a volume, or C(service:/target). It is recorded.",
-    ]),
-    Opt::new("consistency", Kind::Str)
-        .default(Default::Str("stop"))
-        .choices(&["stop", "pause", "live"])
-        .about(&[
-            "What happens to the containers that can write to the data while it is copied.",
-            "V(stop): they are stopped, which any database survives.",
-            "V(pause): they are paused one after the other, as if the power had failed.",
-            "V(live): they go on. Only for data that does not change, or whose O(dumps) count.",
-        ]),
-    Opt::new("dumps", Kind::List).elements(Kind::Dict).options(DUMP).default(Default::List(&[])).about(&[
-        "Commands that are run in services before anything is stopped, such as C(pg_dump); what they print is kept.",
-    ]),
-    Opt::new("logs", Kind::Count).default(Default::Int(200)).about(&[
-        "How many of the last lines of each container's log are kept. V(0) keeps none.",
-    ]),
-    Opt::new("retain", Kind::Positive).about(&[
-        "How many backups are kept. Older ones are removed after the new one was verified.",
-        "What restores have parked is dropped likewise, all but that of the newest ones of this number. What services have run on before a restore was taken back is not, and neither is what was found in the way of one: only O(state=absent) removes that.",
-    ]),
-    Opt::new("keep", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
-        "Backups, by name or deploy id, that are never removed.",
-    ]),
-    Opt::new("min_free", Kind::Bytes).default(Default::Str("100M")).about(&[
-        "How much must stay free where the backups lie.",
-    ]),
-    Opt::new("compression", Kind::Str).default(Default::Str("zstd")).choices(&["zstd", "gzip"]).about(&[
-        "How data and images are compressed.",
-    ]),
-    Opt::new("verify", Kind::Str).default(Default::Str("checksums")).choices(&["checksums", "restore"]).about(&[
-        "How a new backup is proven. V(checksums): all of it is read again.",
-        "V(restore): it is also brought up as a project of its own, without ports and without a way out, and removed again.",
-    ]),
-    Opt::new("stop_timeout", Kind::Count).about(&[
-        "For how many seconds a container may take to stop before it is killed. The default is each container's own.",
-    ]),
-    Opt::new("wait_timeout", Kind::Seconds).default(Default::Float(120.0)).about(&[
-        "For how many seconds to wait, after a start, until the services are running and healthy.",
-    ]),
-    Opt::new("timeout", Kind::Seconds).default(Default::Float(14400.0)).about(&[
-        "For how many seconds a dump, or the saving or loading of images, may take.",
-    ]),
-    Opt::new("lock_timeout", Kind::Seconds).default(Default::Float(30.0)).about(&[
-        "For how many seconds to wait for another task on this project.",
-    ]),
-];
+    pub fn state_dir(&self, project: &str) -> PathBuf {
+        let default = || format!("/var/lib/reversible/compose-{project}").into();
+        self.state_dir.clone().unwrap_or_else(default)
+    }
+}
 
-const DUMP: &[Opt] = &[
-    Opt::new("service", Kind::Str).required().about(&["The service in whose container the command is run."]),
-    Opt::new("name", Kind::Str).required().about(&["The name of the file in the backup: letters, digits, C(.), C(_) and C(-)."]),
-    Opt::new("command", Kind::List).elements(Kind::Str).required().about(&[
-        "The program and its arguments. There is no shell, and it can be seen in the list of processes: no passwords.",
-    ]),
-];
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    Named(String),
+    Deploy(DeployId),
+    Latest,
+}
 
-pub const MODULE: Module = Module {
-    name: "compose_backup",
-    short: "Back a Docker Compose project up, and put it back",
-    about: &[
-        "A backup holds what a project is: its images (pulled ones and built ones), its resolved configuration with every compose and env file, its bind mounts and volumes, dumps, the state of its containers and their last log lines.",
-        "What did not change since the last backup is kept once: unchanged images and files cost nothing.",
-        "A restore parks what it replaces, starts the recorded images, compares them, and puts the parked state back when it fails. What it had put in place is then parked too, since services may have written to it.",
-        "Containers are put back as they were too: what was stopped, or had ended, is made where it is missing and not started, what was paused is paused again, and each replica has its own anonymous volumes.",
-        "Data is exchanged in one call of the kernel for each folder, so that none is ever missing: on ext4, xfs, btrfs, tmpfs, f2fs, and OpenZFS 2.2 or newer. Restart policies are V(no) meanwhile. What cannot be exchanged is refused before anything is stopped.",
-        "A run that was killed is finished, or taken back, by the next one, and what it has stopped is started.",
-    ],
-    version_added: "0.1.0",
-    options: &[PROJECT, WHICH, TAKE, change::ROLLBACK_ID, change::CONSENT],
-    rules: &[
-        Rule::RequiredOneOf(&["project_dir", "files", "project"]),
-        Rule::RequiredIfAny("state", "restored", &["name", "deploy_id", "latest", "undo"]),
-        Rule::RequiredIfAny("state", "absent", &["name", "deploy_id", "parked"]),
-        Rule::MutuallyExclusive(&["name", "latest", "undo"]),
-    ],
-    check_mode: Support::Full,
-    diff_mode: Support::Full,
-    notes: &[
-        "Runs as root on the machine of the engine, with Docker 20.10 or newer and Compose v2.",
-        "Containers are frozen one after the other, so that with O(consistency=pause) the data is as after a power failure at best; the manifest says so.",
-        "Bind mounts and volumes of the C(local) driver are restored by renaming; a source that is itself a mount point is backed up and cannot be restored so.",
-        "The RV(loss) of a restore is measured: at most what was written to each mount since the backup, and what containers that are replaced have written outside of their mounts.",
-        "The task's C(environment) is handed to Compose, for the variables of the compose files.",
-        "A recipe for MongoDB by O(dumps) is among the examples; it has not been tested, as there was none to test with.",
-        "While it works, ansible-playbook shows every few seconds what is done, how much and how fast; so does C(.progress.json) in O(backup_dir).",
-    ],
-    seealso: &[
-        "reversible.deploy.compose_backup_info",
-        "reversible.deploy.health_gate",
-        "reversible.deploy.deploy_ledger",
-    ],
-    examples: include_str!("examples.yml"),
-    returns: &[change::RESULT, DONE],
-};
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    Present,
+    Restored(Which),
+    Undone(String),
+    Thawed,
+    Absent { which: Option<Which>, parked: Vec<String> },
+}
 
-const DONE: &[Return] = &[
-    Return::new("backup", Kind::Str, "success", "The backup that this was about, or null.")
-        .sample(r#""backup-20261121-084500""#),
-    Return::new("path", Kind::Str, "success", "Where it lies, or null."),
-    Return::new("deploy_id", Kind::Str, "success", "The deploy id that it bears, or null."),
-    Return::new(
-        "freeze_ms",
-        Kind::Int,
-        "after a backup",
-        "For how long containers did not run, in milliseconds.",
-    ),
-    Return::new(
-        "bytes",
-        Kind::Int,
-        "after a backup",
-        "The size of the backup, with what it shares with earlier ones.",
-    ),
-    Return::new("bytes_new", Kind::Int, "after a backup", "What it costs on the disk."),
-    Return::new(
-        "bytes_linked",
-        Kind::Int,
-        "after a backup",
-        "What it shares with earlier backups.",
-    ),
-    Return::new(
-        "consistency",
-        Kind::Dict,
-        "after a backup",
-        "How the data was frozen, and what one may expect of it.",
-    ),
-    Return::new("pruned", Kind::List, "after a backup", "The backups that were removed."),
-    Return::new(
-        "rollback_id",
-        Kind::Str,
-        "after a restore, also a failed one",
-        "The id under which its parked state is found.",
-    ),
-    Return::new(
-        "parked",
-        Kind::List,
-        "after a restore, also a failed one",
-        "Where that lies which was replaced.",
-    ),
-    Return::new("restored", Kind::List, "after a restore", "What was put back."),
-    Return::new("images", Kind::List, "after a restore", "The images that run now.").contains(&[
-        Return::new("service", Kind::Str, "always", "The service."),
-        Return::new("image_id", Kind::Str, "always", "The id of its image."),
-    ]),
-    Return::new(
-        "restored_back",
-        Kind::Bool,
-        "when a restore failed",
-        "Whether the state before it was put back.",
-    ),
-    Return::new(
-        "thawed",
-        Kind::List,
-        "success",
-        "The containers that were started again for a killed run.",
-    ),
-];
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    Stop,
+    Pause,
+    Live,
+}
 
-pub const INFO: Module = Module {
-    name: "compose_backup_info",
-    short: "Tell which backups of a Docker Compose project there are, and what is going on",
-    about: &[
-        "The backups, what restores have parked, what a killed run has left, and how far a running one is. Changes nothing.",
-    ],
-    version_added: "0.1.0",
-    options: &[PROJECT, INFO_OPTIONS],
-    rules: &[],
-    check_mode: Support::Full,
-    diff_mode: Support::None,
-    notes: &["Needs no engine: it reads O(backup_dir) and O(state_dir) alone."],
-    seealso: &["reversible.deploy.compose_backup"],
-    examples: include_str!("examples_info.yml"),
-    returns: &[SEEN],
-};
+impl Mode {
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::Stop => "stop",
+            Mode::Pause => "pause",
+            Mode::Live => "live",
+        }
+    }
+}
 
-const INFO_OPTIONS: &[Opt] = &[Opt::new("check", Kind::Bool)
-    .default(Default::Bool(false))
-    .about(&["Read all files of the backups and compare their sums."])];
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Dump {
+    pub service: String,
+    pub name: String,
+    pub command: Vec<String>,
+}
 
-const SEEN: &[Return] = &[
-    Return::new("backups", Kind::List, "success", "The backups, the newest first.").contains(&[
-        Return::new("name", Kind::Str, "always", "The name."),
-        Return::new("path", Kind::Str, "always", "Where it lies."),
-        Return::new("project", Kind::Str, "always", "The project, or null."),
-        Return::new("at", Kind::Str, "always", "When it was taken, in UTC, or null."),
-        Return::new("deploy_id", Kind::Str, "always", "The deploy, or null."),
-        Return::new("release", Kind::Str, "always", "The release, or null."),
-        Return::new("services", Kind::List, "always", "The services in it."),
-        Return::new("bytes", Kind::Int, "always", "Its size, with what it shares with others."),
-        Return::new(
-            "bytes_new",
-            Kind::Int,
-            "always",
-            "What it added on the disk when it was made.",
-        ),
-        Return::new("consistency", Kind::Dict, "always", "How the data was frozen, or null."),
-        Return::new(
-            "freeze_ms",
-            Kind::Int,
-            "always",
-            "For how long containers did not run, or null.",
-        ),
-        Return::new("verify", Kind::Dict, "always", "How it was proven, or null."),
-        Return::new(
-            "ready_to_restore",
-            Kind::Bool,
-            "always",
-            "Whether it can be restored, as far as its manifest and its files tell.",
-        ),
-        Return::new("why", Kind::List, "always", "Why not, in sentences."),
-    ]),
-    Return::new("latest", Kind::Str, "success", "The newest complete backup, or null."),
-    Return::new(
-        "unfinished_backups",
-        Kind::List,
-        "success",
-        "Folders of backups that were not completed.",
-    ),
-    Return::new("parked", Kind::List, "success", "What restores have parked, and what stood in the way of one.").contains(&[
-        Return::new("rollback_id", Kind::Str, "always", "The id of the restore, or the one under which it is kept what a restore had put in place that was taken back."),
-        Return::new("backup", Kind::Str, "always", "What was restored."),
-        Return::new("at", Kind::Str, "always", "When, in UTC."),
-        Return::new("paths", Kind::List, "always", "Where it lies."),
-    ]),
-    Return::new(
-        "unfinished",
-        Kind::Str,
-        "success",
-        "Since when a run that was killed waits to be finished, or null.",
-    ),
-    Return::new(
-        "frozen",
-        Kind::List,
-        "success",
-        "The containers that it has left stopped or paused.",
-    ),
-    Return::new(
-        "progress",
-        Kind::Dict,
-        "success",
-        "What a running task does, how much of it is done and how fast, or null.",
-    ),
-];
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    Checksums,
+    Restore,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    Zstd,
+    Gzip,
+}
+
+#[derive(Clone, Debug)]
+pub struct Task {
+    pub subject: Subject,
+    pub wanted: Wanted,
+    pub deploy: Option<DeployId>,
+    pub rollback: Option<DeployId>,
+    pub services: Vec<String>,
+    pub release: Option<String>,
+    pub exclude: Vec<String>,
+    pub mode: Mode,
+    pub dumps: Vec<Dump>,
+    pub logs: u64,
+    pub retain: Option<usize>,
+    pub keep: Vec<String>,
+    pub min_free: u64,
+    pub compression: Compression,
+    pub proof: Proof,
+    pub stop_timeout: Option<u64>,
+    pub wait: Duration,
+    pub timeout: Duration,
+    pub lock_timeout: Duration,
+}
+
+impl Task {
+    pub fn parse(given: &Given) -> Result<Task, Failure> {
+        let deploy: Option<DeployId> = given.get("deploy_id")?;
+        let name: Option<String> = given.get("name")?;
+        if let Some(odd) = name.as_ref().filter(|name| !crate::backup_dir::is_name(name)) {
+            return Err(Failure::bad_option(
+                "name",
+                format!("expected backup-YYYYMMDD-HHMMSS, got {odd:?}"),
+            ));
+        }
+        let latest = given.get::<Option<bool>>("latest")?.unwrap_or(false);
+        let which = match (name, &deploy, latest) {
+            (Some(name), _, _) => Some(Which::Named(name)),
+            (None, Some(id), false) => Some(Which::Deploy(id.clone())),
+            (None, _, true) => Some(Which::Latest),
+            (None, None, false) => None,
+        };
+        let undo: Option<String> = given.get("undo")?;
+        let state: String = given.get("state")?;
+        let wanted = match state.as_str() {
+            "restored" => match (undo, which) {
+                (Some(id), _) => Wanted::Undone(word("undo", id)?),
+                (None, Some(which)) => Wanted::Restored(which),
+                (None, None) => {
+                    return Err(Failure::bad_option(
+                        "latest",
+                        "expected true, or give name or deploy_id",
+                    ));
+                }
+            },
+            "thawed" => Wanted::Thawed,
+            "absent" => {
+                let parked: Vec<String> = given.get("parked")?;
+                let parked =
+                    parked.into_iter().map(|id| word("parked", id)).collect::<Result<_, _>>()?;
+                Wanted::Absent { which, parked }
+            }
+            _ => Wanted::Present,
+        };
+        let dumps: Vec<Dump> = given.get("dumps")?;
+        for dump in &dumps {
+            if !is_file_name(&dump.name) || dump.command.is_empty() {
+                let msg = format!("dump {:?} needs a plain file name and a command", dump.name);
+                return Err(Failure::bad_option("dumps", msg));
+            }
+            if dumps.iter().filter(|one| one.name == dump.name).count() > 1 {
+                return Err(Failure::bad_option(
+                    "dumps",
+                    format!("two dumps have the name {:?}", dump.name),
+                ));
+            }
+        }
+        Ok(Task {
+            subject: Subject::parse(given)?,
+            wanted,
+            deploy,
+            rollback: given.get("rollback_id")?,
+            services: given.get("services")?,
+            release: given.get("release")?,
+            exclude: given.get("exclude")?,
+            mode: given.get("consistency")?,
+            dumps,
+            logs: given.get("logs")?,
+            retain: given.get("retain")?,
+            keep: given.get("keep")?,
+            min_free: given.get("min_free")?,
+            compression: given.get("compression")?,
+            proof: given.get("verify")?,
+            stop_timeout: given.get("stop_timeout")?,
+            wait: given.seconds("wait_timeout")?,
+            timeout: given.seconds("timeout")?,
+            lock_timeout: given.seconds("lock_timeout")?,
+        })
+    }
+
+    /// The id of the run itself, which is the fence.
+    pub fn run(&self) -> Option<&DeployId> {
+        match self.wanted {
+            Wanted::Present => self.deploy.as_ref(),
+            _ => self.rollback.as_ref(),
+        }
+    }
+
+    pub fn is_restore(&self) -> bool {
+        matches!(self.wanted, Wanted::Restored(_) | Wanted::Undone(_))
+    }
+}
+
+fn plain(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
+    let plain = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
+    match plain {
+        true => Ok(path.components().collect()),
+        false => Err(Failure::bad_option(
+            name,
+            format!("expected an absolute path without .., got {:?}", path.display()),
+        )),
+    }
+}
+
+/// An id that becomes part of a path.
+fn word(name: &str, id: String) -> Result<String, Failure> {
+    match is_file_name(&id) {
+        true => Ok(id),
+        false => {
+            Err(Failure::bad_option(name, format!("expected the id of a restore, got {id:?}")))
+        }
+    }
+}
+
+pub fn is_file_name(name: &str) -> bool {
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    !name.is_empty() && name.len() <= 100 && name.bytes().all(sound) && !name.starts_with('.')
+}
+
+fn is_project(name: &str) -> bool {
+    let sound =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
+    let first =
+        name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    first && name.len() <= 200 && name.bytes().all(sound)
+}

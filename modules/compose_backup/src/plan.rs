@@ -1,9 +1,9 @@
 //! What can be done, as data, and the steps that a killed run has left to every run.
 
+use crate::backup_dir::BackupDir;
 use crate::freeze::Frozen;
-use crate::left::Left;
 use crate::restore::work::Work;
-use crate::shelf::Shelf;
+use crate::unfinished::UnfinishedRun;
 use change::Step;
 
 #[derive(Clone, Debug)]
@@ -11,7 +11,7 @@ pub enum Action {
     /// Start what a killed run has left stopped or paused.
     Thaw(Frozen),
     /// Take a restore back that was killed half way.
-    PutBack(Box<Work>),
+    RestorePrevious(Box<Work>),
     /// Bring a killed restore to its end, since services have run on what it had put in place.
     Finish(Box<Work>),
     /// Remove a folder of a backup that was not completed.
@@ -24,17 +24,17 @@ pub enum Action {
     /// The stages of a restore, in their order.
     Check,
     Load,
-    PutBeside,
+    Stage,
     Stop,
     Swap,
     Start,
 }
 
 /// What comes first in every run but one that goes on with the same restore.
-pub fn leftovers(shelf: &Shelf, left: Option<&Left>) -> Vec<Step<Action>> {
+pub fn leftovers(stored: &BackupDir, unfinished: Option<&UnfinishedRun>) -> Vec<Step<Action>> {
     let mut steps = Vec::new();
-    match left {
-        Some(Left { work: Some(work), goes_forward: true, .. }) => {
+    match unfinished {
+        Some(UnfinishedRun { work: Some(work), goes_forward: true, .. }) => {
             let text = format!(
                 "finish the killed restore {}: services have run on what it has put in place; what was there \
                  before stays parked",
@@ -42,11 +42,11 @@ pub fn leftovers(shelf: &Shelf, left: Option<&Left>) -> Vec<Step<Action>> {
             );
             steps.push(Step::new(Action::Finish(Box::new(work.clone())), text));
         }
-        Some(Left { work: Some(work), .. }) => {
+        Some(UnfinishedRun { work: Some(work), .. }) => {
             let text = format!("put back what the killed restore {} has replaced", work.id);
-            steps.push(Step::new(Action::PutBack(Box::new(work.clone())), text));
+            steps.push(Step::new(Action::RestorePrevious(Box::new(work.clone())), text));
         }
-        Some(Left { frozen: Some(frozen), .. }) => {
+        Some(UnfinishedRun { frozen: Some(frozen), .. }) => {
             let how = if frozen.paused { "paused" } else { "stopped" };
             let text =
                 format!("thaw {}, which a killed run has left {how}", frozen.names().join(", "));
@@ -54,7 +54,7 @@ pub fn leftovers(shelf: &Shelf, left: Option<&Left>) -> Vec<Step<Action>> {
         }
         _ => {}
     }
-    for name in &shelf.partial {
+    for name in &stored.partial {
         steps.push(Step::new(Action::Clear(name.clone()), format!("remove the unfinished {name}")));
     }
     steps

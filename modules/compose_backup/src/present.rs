@@ -1,13 +1,13 @@
 //! `state: present`: what a backup needs, as a plan.
 
+use crate::backup_dir::BackupDir;
 use crate::freeze::Frozen;
-use crate::left::Left;
+use crate::options::{Mode, Task};
 use crate::parked::Parked;
 use crate::plan::{Action, leftovers};
-use crate::shelf::Shelf;
 use crate::state::{self, Project};
 use crate::survey::Survey;
-use crate::task::{Mode, Task};
+use crate::unfinished::UnfinishedRun;
 use change::{Plan, Step, Undo};
 use serde_json::json;
 
@@ -15,17 +15,17 @@ use serde_json::json;
 pub fn plan(
     task: &Task,
     project: &Project,
-    shelf: &Shelf,
+    stored: &BackupDir,
     parked: &[Parked],
-    left: Option<&Left>,
+    unfinished: Option<&UnfinishedRun>,
     survey: Option<&Survey>,
 ) -> Plan<Action> {
-    let mut steps = leftovers(shelf, left);
+    let mut steps = leftovers(stored, unfinished);
     if let Some(survey) = survey {
         steps.push(Step::new(Action::Backup, sentence(task, project, survey)));
     }
     if let Some(retain) = task.retain {
-        for name in shelf.surplus(retain, &task.keep, survey.is_some()) {
+        for name in stored.surplus(retain, &task.keep, survey.is_some()) {
             let text = format!("prune {name}");
             steps.push(Step::new(Action::Prune(name), text));
         }
@@ -39,14 +39,14 @@ pub fn plan(
         }
     }
     let warnings = survey.map(|survey| survey.warnings.clone()).unwrap_or_default();
-    let before = state::view(shelf);
+    let before = state::view(stored);
     let mut after = before.clone();
     if survey.is_some() {
         after["backup"] = json!("a new one");
         after["bytes_to_copy"] = json!(survey.map(|survey| survey.to_copy));
     }
     Plan {
-        identities: vec![format!("backup folder {}", shelf.dir.display())],
+        identities: vec![format!("backup folder {}", stored.dir.display())],
         steps,
         undo: Undo::By("remove the backup with state: absent".into()),
         after,

@@ -4,7 +4,7 @@
 //! Invariant: it is written at most once a second, and what goes wrong with it stops nothing: it is
 //! for people.
 
-use ansible_module::tell;
+use ansible_module::progress::report;
 use host::clock::{self, Utc};
 use host::space::human;
 use serde::{Deserialize, Serialize};
@@ -103,7 +103,7 @@ impl Progress {
             pid: std::process::id(),
         };
         if self.path.is_some() {
-            tell(&shown.sentence());
+            report(&shown.sentence());
         }
         let _ = self.write(&shown);
     }

@@ -1,13 +1,13 @@
 //! Observe: the project as its files and its containers have it. Reads only.
 
+use crate::backup_dir::BackupDir;
 use crate::compose::{Compose, Program};
 use crate::docker::Docker;
 use crate::docker::inspect::{CONFIG_FILES, CONFIG_HASH, Container, ENV_FILES, WORKING_DIR};
 use crate::manifest::{ComposeRecord, ContainerRecord, ServiceRecord};
+use crate::options::Subject;
 use crate::project::{self, Files};
 use crate::resolved::Resolved;
-use crate::shelf::Shelf;
-use crate::task::Place;
 use ansible_module::Failure;
 use anyhow::Result;
 use serde_json::Value;
@@ -25,13 +25,13 @@ pub struct Tools {
 }
 
 impl Tools {
-    pub fn find(place: &Place) -> Result<Tools> {
+    pub fn find(subject: &Subject) -> Result<Tools> {
         if !nix::unistd::geteuid().is_root() {
             let msg =
                 "the data of containers belongs to many users: only root can read and restore it";
             return Err(Failure::new("not_root", msg).into());
         }
-        let docker = Docker::find(place.docker_host.as_deref())?;
+        let docker = Docker::find(subject.docker_host.as_deref())?;
         if !docker.is_local() {
             let msg = format!(
                 "the engine at {} is on another machine, whose files cannot be seen from here: run \
@@ -69,14 +69,14 @@ impl Tools {
     }
 
     /// How compose is told of the project, without having asked it.
-    pub fn compose(&self, place: &Place) -> Result<Compose> {
-        let mut compose = match &place.project_dir {
-            Some(folder) => self.compose_in(place, folder)?,
-            None => self.compose_of_labels(place)?,
+    pub fn compose(&self, subject: &Subject) -> Result<Compose> {
+        let mut compose = match &subject.project_dir {
+            Some(folder) => self.compose_in(subject, folder)?,
+            None => self.compose_of_labels(subject)?,
         };
-        compose.profiles = place.profiles.clone();
-        if !place.env_files.is_empty() {
-            compose.env_files = place.env_files.clone();
+        compose.profiles = subject.profiles.clone();
+        if !subject.env_files.is_empty() {
+            compose.env_files = subject.env_files.clone();
         }
         for file in project::env_files(&compose) {
             if let Some(text) = project::text_of(&file) {
@@ -86,7 +86,7 @@ impl Tools {
         Ok(compose)
     }
 
-    fn compose_in(&self, place: &Place, folder: &Path) -> Result<Compose> {
+    fn compose_in(&self, subject: &Subject, folder: &Path) -> Result<Compose> {
         if !folder.is_dir() {
             let msg = format!(
                 "there is no folder {}; give project_dir; nothing was changed",
@@ -95,14 +95,14 @@ impl Tools {
             return Err(Failure::new("no_project", msg).into());
         }
         let mut compose = Compose::new(&self.docker, &self.program, folder);
-        compose.files = place.files.clone();
-        compose.project = place.project.clone();
+        compose.files = subject.files.clone();
+        compose.project = subject.project.clone();
         Ok(compose)
     }
 
     /// Where the project lies, as its containers remember it.
-    fn compose_of_labels(&self, place: &Place) -> Result<Compose> {
-        let name = place.project.as_deref().unwrap_or_default();
+    fn compose_of_labels(&self, subject: &Subject) -> Result<Compose> {
+        let name = subject.project.as_deref().unwrap_or_default();
         let containers = self.docker.containers_of(name)?;
         let labelled = containers.iter().find_map(|one| Some((one, one.label(WORKING_DIR)?)));
         let Some((container, folder)) = labelled else {
@@ -133,8 +133,8 @@ pub struct Project {
 }
 
 impl Project {
-    pub fn read(tools: &Tools, place: &Place) -> Result<Project> {
-        let mut compose = tools.compose(place)?;
+    pub fn read(tools: &Tools, subject: &Subject) -> Result<Project> {
+        let mut compose = tools.compose(subject)?;
         let mut resolved = compose.config()?;
         let containers = tools.docker.containers_of(&resolved.project)?;
         // A service of a profile that is not enabled here counts when it has containers.
@@ -255,24 +255,24 @@ fn profiles_of(compose: &Compose, containers: &[Container]) -> Vec<String> {
 }
 
 /// The project's name where its files may be gone: as given, as the backups say, or as compose says.
-pub fn name_of(tools: Option<&Tools>, place: &Place, shelf: &Shelf) -> Result<String> {
-    if let Some(name) = &place.project {
+pub fn name_of(tools: Option<&Tools>, subject: &Subject, stored: &BackupDir) -> Result<String> {
+    if let Some(name) = &subject.project {
         return Ok(name.clone());
     }
-    if let Some((_, manifest)) = shelf.sound().next() {
+    if let Some((_, manifest)) = stored.sound().next() {
         return Ok(manifest.project.clone());
     }
     match tools {
-        Some(tools) => Ok(tools.compose(place)?.config()?.project),
+        Some(tools) => Ok(tools.compose(subject)?.config()?.project),
         None => {
-            let folder = place.project_dir.as_deref().and_then(Path::file_name);
+            let folder = subject.project_dir.as_deref().and_then(Path::file_name);
             Ok(folder.map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default())
         }
     }
 }
 
 /// What is shown as `before` and `after`.
-pub fn view(shelf: &Shelf) -> Value {
-    let backups: Vec<&str> = shelf.sound().map(|(kept, _)| kept.name.as_str()).collect();
+pub fn view(stored: &BackupDir) -> Value {
+    let backups: Vec<&str> = stored.sound().map(|(kept, _)| kept.name.as_str()).collect();
     serde_json::json!({ "backups": backups })
 }

@@ -3,7 +3,7 @@
 //! Invariant: what a restore uses was hashed in that very run, each byte read once. So the data is
 //! hashed while it is put beside, an image only when it is to be loaded, and all else here.
 
-use crate::keep::{self, Keeping};
+use crate::backup_writer::{self, BackupWriter};
 use crate::manifest::{Manifest, Mount, Sum};
 use crate::progress::Progress;
 use ansible_module::Failure;
@@ -16,10 +16,10 @@ use std::fs::File;
 use std::path::Path;
 
 /// Reads again what was written. What is linked was read in this run, when it was linked.
-pub fn prove(keeping: &Keeping, progress: &mut Progress) -> Result<Value> {
-    let new = keeping.contents.iter().filter(|(name, _)| !keeping.is_linked(name));
-    let read = compare(&keeping.folder, new, progress)?;
-    Ok(json!({ "at": clock::now(), "files": keeping.contents.len(), "read_again": read }))
+pub fn prove(writer: &BackupWriter, progress: &mut Progress) -> Result<Value> {
+    let new = writer.contents.iter().filter(|(name, _)| !writer.is_linked(name));
+    let read = compare(&writer.folder, new, progress)?;
+    Ok(json!({ "at": clock::now(), "files": writer.contents.len(), "read_again": read }))
 }
 
 /// Every file of a backup is there and is what its manifest says.
@@ -86,7 +86,7 @@ fn compare<'a>(
     for (name, sum) in files {
         let path = folder.join(name);
         let damaged = |how: &str| unusable(&format!("{} {how}", path.display()));
-        let (sha256, bytes) = match keep::sum_of(&path) {
+        let (sha256, bytes) = match backup_writer::sum_of(&path) {
             Ok(seen) => seen,
             Err(error) if host::reason(&error) == Some("interrupted") => return Err(error),
             Err(error) => return Err(damaged("cannot be read").caused_by(error).into()),

@@ -1,15 +1,15 @@
 //! What a backup would hold and what stands in its way: looked at before anything is changed.
 
+use crate::backup_dir::BackupDir;
 use crate::data::{self, Before};
 use crate::docker::inspect::Container;
 use crate::freeze::Frozen;
 use crate::images::{self, Earlier, FileRecord, Wanted};
 use crate::manifest::{Kind, Manifest, Mount, ServiceRecord};
 use crate::mounts::{self, Found};
+use crate::options::{Mode, Task};
 use crate::restore::refuse::mounted_at;
-use crate::shelf::Shelf;
 use crate::state::{Project, Tools};
-use crate::task::{Mode, Task};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::mounts::Mounts as HostMounts;
@@ -40,7 +40,7 @@ pub fn survey(
     task: &Task,
     tools: &Tools,
     project: &Project,
-    shelf: &Shelf,
+    stored: &BackupDir,
     scratch: &Path,
 ) -> Result<Survey> {
     let services = project.chosen(&task.services)?;
@@ -48,19 +48,19 @@ pub fn survey(
     let docker = &tools.docker;
     let found =
         mounts::find(docker, &project.resolved, &project.containers, &services, &task.exclude)?;
-    let state_dir = task.place.state_dir(project.name());
+    let state_dir = task.subject.state_dir(project.name());
     refuse_inside(
-        &[(&task.place.backup_dir, "backup_dir"), (&state_dir, "state_dir")],
+        &[(&task.subject.backup_dir, "backup_dir"), (&state_dir, "state_dir")],
         &found.mounts,
     )?;
     let records: BTreeMap<String, ServiceRecord> =
         services.iter().map(|name| (name.clone(), project.service(name))).collect();
     let wanted = wanted(tools, project, &records)?;
     let earlier: Vec<Earlier> =
-        shelf.sound().map(|(kept, manifest)| earlier_of(&kept.path, manifest)).collect();
+        stored.sound().map(|(kept, manifest)| earlier_of(&kept.path, manifest)).collect();
     let mut to_copy = 0;
     for mount in &found.mounts {
-        let before = Before::of(shelf, mount);
+        let before = Before::of(stored, mount);
         to_copy += data::estimate(mount, before.as_ref(), scratch)?;
     }
     let image_bytes = images::estimate(docker, &wanted, &earlier)?;
@@ -210,7 +210,7 @@ fn place_of(host: &HostMounts, path: &Path) -> Result<((u32, u32), PathBuf)> {
 }
 
 fn require_space(task: &Task, data: u64, images: u64) -> Result<()> {
-    let dir = &task.place.backup_dir;
+    let dir = &task.subject.backup_dir;
     let there = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
     // Layers are mostly text and programs; data may be compressed already.
     let needed = data + images / 2 + task.min_free;

@@ -9,6 +9,8 @@ mod options;
 mod plan;
 mod readiness;
 mod report;
+mod spec;
+mod spec_info;
 mod state;
 
 use ansible_module::{Invocation, Outcome, Served};
@@ -23,7 +25,7 @@ use serde_json::{Value, json};
 
 /// What this program serves.
 pub const MODULES: &[Served] =
-    &[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: tell }];
+    &[Served { spec: &spec::MODULE, run }, Served { spec: &spec_info::INFO, run: tell }];
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let mut options = Options::parse(&invocation.options)?;

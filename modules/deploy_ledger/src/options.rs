@@ -1,11 +1,5 @@
 //! What `deploy_ledger` and `deploy_ledger_info` accept, typed and checked once.
 
-mod spec;
-mod spec_info;
-
-pub use spec::MODULE;
-pub use spec_info::INFO;
-
 use crate::ledger::{Config, Data, Event, Opening, Outcome, Phase, RestorePoint, Status};
 use crate::readiness::Layers;
 use ansible_module::{Failure, Options as Given};

@@ -8,8 +8,8 @@
 
 mod html;
 mod markdown;
-mod told;
-mod words;
+mod recorded;
+mod wording;
 
 pub use html::html;
 pub use markdown::markdown;
@@ -18,8 +18,8 @@ use crate::ledger::{Deploy, Ledger, Outcome, Status};
 use crate::options::{Link, Where};
 use crate::state::{brief, is_abandoned};
 use host::clock::Utc;
-use told::Told;
-use words::duration;
+use recorded::Recorded;
+use wording::duration;
 
 /// How the deploy stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub(super) struct Story {
     pub bars: Vec<Bar>,
     /// Seconds from its opening to its end, or to when it was last heard of.
     pub span: i64,
-    pub told: Told,
+    pub recorded: Recorded,
     pub points: Vec<Vec<String>>,
     pub resolution: Vec<String>,
 }
@@ -80,19 +80,19 @@ pub fn tell(ledger: &Ledger, deploy: &Deploy, at: &Where, link: &Link) -> Story 
         || deploy.outcome() == Some(Outcome::FailedReverted);
     let what = if back { "rollback" } else { "deploy" };
     let date: String = deploy.opened.to_string().chars().take(10).collect();
-    let told = Told::of(deploy);
+    let recorded = Recorded::of(deploy);
     Story {
         title: format!("{} {what} - {date}", at.app),
         verdict,
         badge,
-        summary: summary(deploy, at, &told),
+        summary: summary(deploy, at, &recorded),
         facts: facts(deploy, before, at, link),
         moments: moments(deploy),
         bars: bars(deploy),
         span: (end(deploy).unix() - deploy.opened.unix()).max(0),
-        points: words::points(deploy),
+        points: wording::points(deploy),
         resolution: resolution(deploy, before),
-        told,
+        recorded,
     }
 }
 
@@ -116,7 +116,7 @@ fn end(deploy: &Deploy) -> Utc {
     }
 }
 
-fn summary(deploy: &Deploy, at: &Where, told: &Told) -> Vec<String> {
+fn summary(deploy: &Deploy, at: &Where, recorded: &Recorded) -> Vec<String> {
     let release = deploy.opening.release.as_deref().unwrap_or("(no release was named)");
     let took = duration((end(deploy).unix() - deploy.opened.unix()).max(0));
     let after = match deploy.outcome() {
@@ -141,7 +141,8 @@ fn summary(deploy: &Deploy, at: &Where, told: &Told) -> Vec<String> {
         all.push(format!("Reason for the way back: {why}"));
     }
     all.extend(deploy.void.as_ref().map(|(_, why)| format!("It is void: {why}")));
-    let wrong = told.said.iter().rev().find_map(|said| said.message.as_ref().map(|it| (said, it)));
+    let wrong =
+        recorded.said.iter().rev().find_map(|said| said.message.as_ref().map(|it| (said, it)));
     if let (Some((said, message)), true) = (wrong, deploy.outcome() != Some(Outcome::Done)) {
         all.push(format!("Phase {} said: {message}", said.phase));
     }

@@ -10,10 +10,10 @@ use crate::haproxy::reader::{ensure_read, readers};
 use crate::haproxy::stat::Count;
 use crate::haproxy::{file, map, reload};
 use crate::history::{Entry, History, Verdict};
+use crate::options::{Method, Subject, Task};
 use crate::plan::{Action, Switch};
 use crate::servers::Fleet;
-use crate::state::{self, Heading, State, digest};
-use crate::task::{Method, Place, Task};
+use crate::state::{self, State, SwitchNote, digest};
 use ansible_module::Failure;
 use anyhow::{Context, Result, bail, ensure};
 use host::atomic::{Replace, sweep};
@@ -100,7 +100,7 @@ impl<'a> Apply<'a> {
     pub fn new(task: &'a Task, state: &'a State, switch: &'a Switch) -> Apply<'a> {
         // A run that was killed may have flipped: what fails from here on is taken back as well.
         let flipped = switch.resumes;
-        let left = state.heading.as_ref().filter(|_| flipped).map(|heading| heading.left);
+        let left = state.noted.as_ref().filter(|_| flipped).map(|noted| noted.left);
         Apply {
             task,
             state,
@@ -133,16 +133,16 @@ impl<'a> Apply<'a> {
         // A signal ends the run before or after this, not between the live map and its file.
         let _shield = interrupt::shield();
         let task = self.task;
-        sweep_record(&task.place)?;
+        sweep_record(&task.subject)?;
         self.look_at_what_is_left()?;
         if let Some(intent) = intent {
             let Switch { from, to, release, .. } = self.switch;
             let unproven = self.state.unproven(to.other());
             let (release, left) = (release.clone(), self.left);
-            let heading = Heading { from: *from, to: *to, release, unproven, left };
-            intent.note(Heading::NOTE, &heading)?;
+            let noted = SwitchNote { from: *from, to: *to, release, unproven, left };
+            intent.note(SwitchNote::NOTE, &noted)?;
         }
-        match &task.place.method {
+        match &task.subject.method {
             Method::Map(file) => self.flip_map(file)?,
             Method::Reload => self.flip_config()?,
         }
@@ -163,32 +163,32 @@ impl<'a> Apply<'a> {
     }
 
     fn flip_map(&mut self, file: &Path) -> Result<()> {
-        let (place, state) = (&self.task.place, self.state);
+        let (subject, state) = (&self.task.subject, self.state);
         let value = state.pattern.name(self.switch.to);
         let _lock = lock(self.task, file)?;
         sweep(file)?;
         let text = file::read(file).with_context(|| format!("reading {}", file.display()))?;
-        ensure_unmoved(map::file_value(&text, &place.key) == state.file, file)?;
+        ensure_unmoved(map::file_value(&text, &subject.key) == state.file, file)?;
         for (socket, seen) in state.sockets.iter().zip(&state.live) {
-            ensure_unmoved(map::live_value(socket, file, &place.key)? == *seen, file)?;
+            ensure_unmoved(map::live_value(socket, file, &subject.key)? == *seen, file)?;
         }
         let readers = readers(&state.sockets)?;
         // Before it is done: an answer that does not come leaves it open.
         self.flipped = true;
         // The file first: what it cannot hold is seen before users are sent anywhere.
-        let new = map::with_value(&text, &place.key, &value);
+        let new = map::with_value(&text, &subject.key, &value);
         Replace::new(file)
             .write(&new)
             .context("the live map would be forgotten at the next reload")?;
         ensure_read(&readers, file, &new)?;
         for socket in &state.sockets {
-            map::set_live(socket, file, &place.key, &value)?;
+            map::set_live(socket, file, &subject.key, &value)?;
         }
         self.read_back(file, &value)
     }
 
     fn read_back(&self, file: &Path, value: &str) -> Result<()> {
-        let key = &self.task.place.key;
+        let key = &self.task.subject.key;
         for socket in &self.state.sockets {
             let live = map::live_value(socket, file, key)?;
             ensure!(live.as_deref() == Some(value), "{key} reads back as {live:?} at {socket}");
@@ -204,25 +204,25 @@ impl<'a> Apply<'a> {
     }
 
     fn flip_config(&mut self) -> Result<()> {
-        let (Some(content), Some(way)) = (&self.switch.content, &self.switch.way) else {
+        let (Some(content), Some(reload)) = (&self.switch.content, &self.switch.reload) else {
             bail!("there is no new configuration to load");
         };
-        let place = &self.task.place;
-        let _lock = lock(self.task, &place.config)?;
-        sweep(&place.config)?;
-        let now = file::read(&place.config)
-            .with_context(|| format!("reading {}", place.config.display()))?;
-        ensure_unmoved(now == self.state.text, &place.config)?;
+        let subject = &self.task.subject;
+        let _lock = lock(self.task, &subject.config)?;
+        sweep(&subject.config)?;
+        let now = file::read(&subject.config)
+            .with_context(|| format!("reading {}", subject.config.display()))?;
+        ensure_unmoved(now == self.state.text, &subject.config)?;
         if let Some(from) = self.switch.from.filter(|_| now != *content) {
-            Replace::new(&place.kept_config(from)).mode(0o600).write(&now)?;
+            Replace::new(&subject.kept_config(from)).mode(0o600).write(&now)?;
         }
         self.flipped = true;
-        Replace::new(&place.config).write(content)?;
-        ensure_read(&readers(&self.state.sockets)?, &place.config, content)?;
+        Replace::new(&subject.config).write(content)?;
+        ensure_read(&readers(&self.state.sockets)?, &subject.config, content)?;
         self.reloaded = true;
-        reload::reload(way, &self.state.sockets)?;
+        reload::reload(reload, &self.state.sockets)?;
         gate::target_after_reload(self.state, self.task, self.switch)?;
-        Replace::new(&place.digest_file()).write(format!("{}\n", digest(content)).as_bytes())?;
+        Replace::new(&subject.digest_file()).write(format!("{}\n", digest(content)).as_bytes())?;
         Ok(())
     }
 
@@ -239,7 +239,7 @@ impl<'a> Apply<'a> {
 
     fn record(&mut self) -> Result<()> {
         let task = self.task;
-        self.history(Verdict::Good).write(&task.place.history_file(), task.keep)?;
+        self.history(Verdict::Good).write(&task.subject.history_file(), task.keep)?;
         write_record(task, self.switch.to)
     }
 
@@ -294,26 +294,26 @@ pub fn entry(
 }
 
 /// Removes what killed runs of this app, whose lock is ours, have left unfinished.
-fn sweep_record(place: &Place) -> Result<()> {
-    let kept = Color::BOTH.map(|color| place.kept_config(color));
-    let ours = [place.active_color_file(), place.history_file(), place.digest_file()];
+fn sweep_record(subject: &Subject) -> Result<()> {
+    let kept = Color::BOTH.map(|color| subject.kept_config(color));
+    let ours = [subject.active_color_file(), subject.history_file(), subject.digest_file()];
     ours.iter().chain(&kept).try_for_each(|path| sweep(path))
 }
 
 pub fn write_record(task: &Task, color: Color) -> Result<()> {
     // Runbooks read it as another user.
-    let path = task.place.active_color_file();
+    let path = task.subject.active_color_file();
     Replace::new(&path).new_mode(0o644).write(format!("{color}\n").as_bytes())?;
     Ok(())
 }
 
-fn ensure_unmoved(same: bool, place: &Path) -> Result<()> {
+fn ensure_unmoved(same: bool, subject: &Path) -> Result<()> {
     match same {
         true => Ok(()),
         false => {
             let msg = format!(
                 "somebody else changed {} meanwhile; nothing was changed; run the task again",
-                place.display()
+                subject.display()
             );
             Err(Failure::new("moved", msg).into())
         }

@@ -8,11 +8,11 @@ use crate::color::Color;
 use crate::haproxy::socket::{is_gone, until_there};
 use crate::haproxy::{file, map, reload};
 use crate::history::Verdict;
+use crate::options::Method;
 use crate::state::{TASK, digest};
-use crate::task::Method;
 use ansible_module::Failure;
 use anyhow::{Context, Result, ensure};
-use change::UnfinishedRun;
+use change::RunNotes;
 use host::atomic::Replace;
 use host::deadline::seconds;
 use host::{interrupt, reserve};
@@ -29,7 +29,7 @@ impl Apply<'_> {
         let old = self.switch.from;
         if !self.flipped {
             // What an older run has left half done is not ours to forget.
-            let left = match self.state.heading {
+            let left = match self.state.noted {
                 Some(_) => Ok(()),
                 None => self.close(),
             };
@@ -42,7 +42,7 @@ impl Apply<'_> {
             return self.stay(error, &why);
         }
         let began = Instant::now();
-        let restored = match &self.task.place.method {
+        let restored = match &self.task.subject.method {
             Method::Map(file) => self.map_back(file, old),
             Method::Reload => self.config_back(old),
         };
@@ -85,7 +85,7 @@ impl Apply<'_> {
     fn stay(&self, error: anyhow::Error, why: &str) -> anyhow::Error {
         let (task, to) = (self.task, self.switch.to);
         let history = self.history(Verdict::Void);
-        let recorded = (history.write(&task.place.history_file(), task.keep))
+        let recorded = (history.write(&task.subject.history_file(), task.keep))
             .and_then(|()| write_record(task, to))
             .and_then(|()| self.close());
         let msg = match recorded {
@@ -99,12 +99,12 @@ impl Apply<'_> {
 
     /// What was begun has been taken back, or is not to be.
     fn close(&self) -> Result<()> {
-        UnfinishedRun::close(&self.task.place.state_dir, TASK)
+        RunNotes::close(&self.task.subject.state_dir, TASK)
     }
 
     /// Returns what could not be asked, since no HAProxy runs there.
     fn map_back(&self, file: &Path, old: Option<Color>) -> Result<Vec<String>> {
-        let (key, state) = (&self.task.place.key, self.state);
+        let (key, state) = (&self.task.subject.key, self.state);
         let _lock = lock(self.task, file)?;
         // What a killed run had flipped was seen flipped; then the colour says what was before.
         let before = |seen: &Option<String>| match (old, self.switch.resumes) {
@@ -138,32 +138,32 @@ impl Apply<'_> {
     }
 
     fn config_back(&self, old: Option<Color>) -> Result<Vec<String>> {
-        let place = &self.task.place;
-        let _lock = lock(self.task, &place.config)?;
-        let kept = old.filter(|_| self.switch.resumes).map(|color| place.kept_config(color));
+        let subject = &self.task.subject;
+        let _lock = lock(self.task, &subject.config)?;
+        let kept = old.filter(|_| self.switch.resumes).map(|color| subject.kept_config(color));
         let text = match kept.filter(|path| path.exists()) {
             Some(path) => {
                 file::read(&path).with_context(|| format!("reading {}", path.display()))?
             }
             None => self.state.text.clone(),
         };
-        put_back(&place.config, &text)?;
+        put_back(&subject.config, &text)?;
         let mut silent = Vec::new();
-        if let Some(way) = self.switch.way.as_ref().filter(|_| self.reloaded) {
-            match reload::reload(way, &self.state.sockets) {
+        if let Some(reload) = self.switch.reload.as_ref().filter(|_| self.reloaded) {
+            match reload::reload(reload, &self.state.sockets) {
                 Err(why) if is_gone(&why) => silent.push(format!("{why:#}")),
                 reloaded => reloaded?,
             }
         }
         // Where it cannot be written, nothing is known of what was written last.
-        let path = place.digest_file();
+        let path = subject.digest_file();
         put_back(&path, format!("{}\n", digest(&text)).as_bytes()).or_else(|_| remove(&path))?;
         Ok(silent)
     }
 
     /// The record says what it said before; and, when the release was the reason, that it is void.
     fn record_back(&self, error: &anyhow::Error, old: Option<Color>) -> Result<()> {
-        let place = &self.task.place;
+        let subject = &self.task.subject;
         let mut history = self.state.history.clone();
         let mut word = self.state.record.clone();
         if let Some(color) = old.filter(|color| *color != self.switch.to) {
@@ -184,8 +184,8 @@ impl Apply<'_> {
         }
         let text = history.text(self.task.keep);
         for (path, text) in [
-            (place.active_color_file(), word.map(|word| word + "\n")),
-            (place.history_file(), Some(text)),
+            (subject.active_color_file(), word.map(|word| word + "\n")),
+            (subject.history_file(), Some(text)),
         ] {
             match text.filter(|text| !text.is_empty()) {
                 Some(text) => put_back(&path, text.as_bytes())?,

@@ -6,8 +6,8 @@
 use crate::apply::Apply;
 use crate::color::Color;
 use crate::haproxy::stat::Count;
+use crate::options::Budget;
 use crate::servers::Fleet;
-use crate::task::Budget;
 use ansible_module::Failure;
 use anyhow::Result;
 use host::deadline::{Deadline, seconds};
@@ -101,7 +101,7 @@ pub fn watch(apply: &mut Apply<'_>) -> Result<()> {
     // What goes wrong in the very first moment counts: from the counters before the flip.
     let mut last = state.fleet(switch.to).clone();
     let mut seen = Seen::default();
-    let tell = |seen: Seen, apply: &mut Apply<'_>| {
+    let show = |seen: Seen, apply: &mut Apply<'_>| {
         apply.numbers.budget = Some(json!({
             "seconds": (began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
             "requests": seen.requests(),
@@ -123,7 +123,7 @@ pub fn watch(apply: &mut Apply<'_>) -> Result<()> {
         let more = now.since(&last);
         seen.count.requests += more.requests;
         seen.count.failed += more.failed;
-        tell(seen, apply);
+        show(seen, apply);
         if let Some(part) = now.lost() {
             return Err(refusal(format!("{part} has no server of {} that is up", switch.to)));
         }
@@ -142,13 +142,13 @@ pub fn watch(apply: &mut Apply<'_>) -> Result<()> {
                 seen.own += 1;
                 seen.own_failed += u64::from(answer.is_err());
                 if let Some(why) = broken(budget, before, seen) {
-                    tell(seen, apply);
+                    show(seen, apply);
                     return break_off(why, seen, apply);
                 }
             }
         }
         if ended {
-            tell(seen, apply);
+            show(seen, apply);
             if seen.requests() >= budget.min_requests {
                 return Ok(());
             }

@@ -7,11 +7,11 @@ use crate::haproxy::config::Config;
 use crate::haproxy::file;
 use crate::haproxy::reader::{ensure_replaceable, readers};
 use crate::haproxy::stat::Server;
+use crate::options::{Content, Method, Task};
 use crate::plan::Switch;
 use crate::question::Question;
 use crate::servers::Fleet;
 use crate::state::State;
-use crate::task::{Content, Method, Task};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::command::Command;
@@ -36,9 +36,9 @@ const SIDE_BY_SIDE: usize = 32;
 
 /// What is to be written must be what HAProxy reads at its next reload.
 pub fn file(state: &State, task: &Task) -> Result<()> {
-    let file = match &task.place.method {
+    let file = match &task.subject.method {
         Method::Map(map) => map,
-        Method::Reload => &task.place.config,
+        Method::Reload => &task.subject.config,
     };
     ensure_replaceable(&readers(&state.sockets)?, file).context("nothing was changed")
 }
@@ -47,7 +47,7 @@ pub fn file(state: &State, task: &Task) -> Result<()> {
 ///
 /// Servers that only the new configuration brings are asked now, and waited for after the reload.
 pub fn target(state: &State, task: &Task, switch: &Switch) -> Result<()> {
-    let loads = task.place.method == Method::Reload;
+    let loads = task.subject.method == Method::Reload;
     let fleet = wait_until_up(state, task, switch, |fleet| match loads {
         true => fleet.checked(),
         false => fleet,
@@ -111,7 +111,7 @@ fn refused(to: Color, why: String) -> anyhow::Error {
 fn unproven(fleet: &Fleet, task: &Task) -> Vec<String> {
     let Some(since) = &task.since else { return Vec::new() };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let inter = file::read(&task.place.config)
+    let inter = file::read(&task.subject.config)
         .ok()
         .and_then(|bytes| Config::parse(&String::from_utf8_lossy(&bytes)).longest_interval())
         .unwrap_or(INTER);
@@ -156,7 +156,7 @@ fn ask_servers(probe: &Question, asked: BTreeSet<(String, String)>, switch: &Swi
 
 /// The new configuration, accepted by HAProxy; `None` for a map.
 pub fn content(state: &State, task: &Task, switch: &Switch) -> Result<Option<Vec<u8>>> {
-    if task.place.method != Method::Reload {
+    if task.subject.method != Method::Reload {
         return Ok(None);
     }
     let content = match &task.content {
@@ -175,7 +175,7 @@ pub fn content(state: &State, task: &Task, switch: &Switch) -> Result<Option<Vec
 }
 
 fn kept(task: &Task, to: Color) -> Result<Vec<u8>> {
-    let path = task.place.kept_config(to);
+    let path = task.subject.kept_config(to);
     match file::read(&path) {
         Ok(bytes) => Ok(bytes),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::new(
@@ -221,8 +221,8 @@ fn validate(command: &[String], content: &[u8]) -> Result<()> {
     let mut file = file_to_check().context("making a temporary file for the new configuration")?;
     file.write_all(content).context("writing the new configuration to a temporary file")?;
     file.flush().context("writing the new configuration to a temporary file")?;
-    let place = file.path().to_string_lossy().into_owned();
-    let mut words = command.iter().map(|word| word.replace("%s", &place));
+    let subject = file.path().to_string_lossy().into_owned();
+    let mut words = command.iter().map(|word| word.replace("%s", &subject));
     let name = words.next().unwrap_or_default();
     let program = match Path::new(&name).is_absolute() {
         true => name.into(),
@@ -232,8 +232,8 @@ fn validate(command: &[String], content: &[u8]) -> Result<()> {
     checked.map(drop).map_err(|failed| {
         // `[ALERT] (7) : config : parsing [<file>:3] : unknown keyword ...`
         let told: Vec<String> = (failed.stderr.lines())
-            .filter(|line| line.contains("ALERT") && line.contains(&place))
-            .filter_map(|line| Some(line.split_once("config : ")?.1.replace(&place, "new")))
+            .filter(|line| line.contains("ALERT") && line.contains(&subject))
+            .filter_map(|line| Some(line.split_once("config : ")?.1.replace(&subject, "new")))
             .take(3)
             .collect();
         let msg = format!("HAProxy refuses the new configuration: {}", told.join("; "));

@@ -12,8 +12,8 @@ mod options;
 mod plan;
 mod question;
 mod servers;
+mod spec;
 mod state;
-mod task;
 
 use ansible_module::{Diff, Failure, Invocation, Outcome, Served};
 use anyhow::Result;
@@ -21,39 +21,39 @@ use apply::Apply;
 use change::{Consent, Session};
 use host::folder::SafeFolder;
 use host::reserve;
+use options::{Method, Subject, Task, Wanted};
 use plan::{Action, Switch};
 use serde_json::{Value, json};
 use state::{State, TASK};
 use std::time::Instant;
-use task::{Method, Place, Task, Wanted};
 
 /// What this program serves.
 pub const MODULES: &[Served] =
-    &[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: info }];
+    &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 
 fn info(invocation: &Invocation) -> Result<Outcome> {
-    let place = Place::parse(&invocation.options)?;
-    Ok(state::observe(&place)?.facts(Outcome::default()))
+    let subject = Subject::parse(&invocation.options)?;
+    Ok(state::observe(&subject)?.facts(Outcome::default()))
 }
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let task = Task::parse(&invocation.options)?;
     // The lock of the app is held to the end: the watch belongs to the flip.
     let mut session = Session::new(invocation, Consent::none())
-        .lock(|| Ok(vec![apply::lock(&task, &task.place.active_color_file())?]))?
-        .fence(task.run(), &task.place.state_dir)?
-        .intent_in(&task.place.state_dir, TASK);
+        .lock(|| Ok(vec![apply::lock(&task, &task.subject.active_color_file())?]))?
+        .fence(task.run(), &task.subject.state_dir)?
+        .intent_in(&task.subject.state_dir, TASK);
     if task.wanted == Wanted::Previous || task.rollback.is_some() {
         session = session.goes_back(task.rollback.as_ref());
     }
-    let state = state::observe(&task.place)?;
+    let state = state::observe(&task.subject)?;
     if let Some(done) = session.done_before(&state.view())? {
         return Ok(state.facts(done));
     }
     let mut switch = plan::resolve(&state, &task)?;
     switch.content = gate::content(&state, &task, &switch)?;
     if switch.content.as_ref().is_some_and(|new| *new != state.text || state.unfinished.is_some()) {
-        switch.way = Some(task.reloader.choose(&state.sockets)?);
+        switch.reload = Some(task.reloader.choose(&state.sockets)?);
     }
     let plan = plan::plan(&state, &task, &switch)?;
     let flips = plan.steps.iter().any(|step| step.action == Action::Flip);
@@ -73,11 +73,11 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         apply.numbers.took("target", began);
     }
     if !nothing_to_do && !invocation.check_mode {
-        reserve::keep(&SafeFolder::ensure(&task.place.state_dir, 0o755)?);
+        reserve::keep(&SafeFolder::ensure(&task.subject.state_dir, 0o755)?);
     }
     let mut seen = None;
     let verify = || -> Result<Value> {
-        let now = state::observe(&task.place)?;
+        let now = state::observe(&task.subject)?;
         match now.active == Some(switch.to) && now.drift.is_empty() {
             true => Ok(seen.insert(now).view()),
             false => {
@@ -101,7 +101,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     }
     show_config(&mut outcome, &state, &task, &switch);
     let now =
-        if invocation.check_mode || nothing_to_do { state } else { state::observe(&task.place)? };
+        if invocation.check_mode || nothing_to_do { state } else { state::observe(&task.subject)? };
     Ok(now.facts(outcome))
 }
 
@@ -136,9 +136,9 @@ fn gates(task: &Task, flips: bool) -> Value {
 /// The configuration's own difference, without what may be a secret in it.
 fn show_config(outcome: &mut Outcome, state: &State, task: &Task, switch: &Switch) {
     let Some(new) = switch.content.as_ref().filter(|new| **new != state.text) else { return };
-    if task.place.method == Method::Reload {
+    if task.subject.method == Method::Reload {
         outcome.diff.push(Diff::States {
-            subject: task.place.config.display().to_string(),
+            subject: task.subject.config.display().to_string(),
             before: json!(haproxy::config::without_secrets(&state.text)),
             after: json!(haproxy::config::without_secrets(new)),
         });

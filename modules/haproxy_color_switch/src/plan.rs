@@ -2,10 +2,10 @@
 
 use crate::color::{Color, Pattern};
 use crate::haproxy::config::Config;
-use crate::haproxy::reload::Way;
+use crate::haproxy::reload::ReloadMethod;
 use crate::history::Verdict;
+use crate::options::{Method, Task, Wanted};
 use crate::state::State;
-use crate::task::{Method, Task, Wanted};
 use ansible_module::Failure;
 use change::{Plan, Step, Undo};
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ pub struct Switch {
     pub resumes: bool,
     /// The new configuration, for `method: reload`.
     pub content: Option<Vec<u8>>,
-    pub way: Option<Way>,
+    pub reload: Option<ReloadMethod>,
 }
 
 /// Where the switch goes; refuses what must not be gone to.
@@ -39,16 +39,16 @@ pub fn resolve(state: &State, task: &Task) -> Result<Switch, Failure> {
         Wanted::Previous => previous(state, task)?,
     };
     // What a killed run had flipped already came from the colour that it noted.
-    let resumes = state.heading.as_ref().filter(|heading| heading.to == to);
+    let resumes = state.noted.as_ref().filter(|noted| noted.to == to);
     let from = match resumes.filter(|_| state.active == Some(to)) {
-        Some(heading) => heading.from,
+        Some(noted) => noted.from,
         None => state.active,
     };
-    Ok(Switch { from, to, release, resumes: resumes.is_some(), content: None, way: None })
+    Ok(Switch { from, to, release, resumes: resumes.is_some(), content: None, reload: None })
 }
 
 pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>, Failure> {
-    let place = &task.place;
+    let subject = &task.subject;
     let mut plan = Plan::nothing(title(task), state.view());
     plan.warnings = warnings(state, task, switch);
     plan.identities = vec![format!("active {:?}, file {:?}", state.live, state.file)];
@@ -59,10 +59,10 @@ pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>,
     let loads = switch.content.as_ref().is_some_and(|new| unfinished || *new != state.text);
     let held = switch.release.as_ref().map(|sha| format!(" (release {sha})")).unwrap_or_default();
     if flips || loads {
-        let text = match &place.method {
+        let text = match &subject.method {
             Method::Map(map) => format!(
                 "set {} from {} to {} in the live map {} of {} and in its file{held}",
-                place.key,
+                subject.key,
                 said(state.live.first()),
                 state.pattern.name(to),
                 map.display(),
@@ -73,9 +73,9 @@ pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>,
             ),
             Method::Reload => format!(
                 "replace {} ({} is active) by one in which {to} is active, and reload HAProxy {}{held}",
-                place.config.display(),
+                subject.config.display(),
                 state.active.map_or("no known colour", Color::word),
-                switch.way.as_ref().map(Way::title).unwrap_or_default(),
+                switch.reload.as_ref().map(ReloadMethod::title).unwrap_or_default(),
             ),
         };
         plan.steps.push(Step::new(Action::Flip, text));
@@ -120,9 +120,9 @@ pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>,
 }
 
 fn title(task: &Task) -> String {
-    match &task.place.method {
-        Method::Map(_) => format!("{} in HAProxy", task.place.key),
-        Method::Reload => task.place.config.display().to_string(),
+    match &task.subject.method {
+        Method::Map(_) => format!("{} in HAProxy", task.subject.key),
+        Method::Reload => task.subject.config.display().to_string(),
     }
 }
 
@@ -143,8 +143,8 @@ fn said(value: Option<&Option<String>>) -> String {
 
 /// What somebody did by hand is not overwritten unasked; what a killed run of ours left is.
 fn refuse_drift(state: &State, task: &Task) -> Result<(), Failure> {
-    let place = &task.place;
-    if let Method::Map(map) = &place.method {
+    let subject = &task.subject;
+    if let Method::Map(map) = &subject.method {
         let without = state.sockets.iter().zip(&state.live).find(|(_, live)| live.is_none());
         if let Some((socket, _)) = without {
             let file = map.display();
@@ -153,20 +153,23 @@ fn refuse_drift(state: &State, task: &Task) -> Result<(), Failure> {
                     format!("the file {file} has it as {value}: reload HAProxy, which reads it")
                 }
                 None => {
-                    format!("write `{} blue` (or green) into {file} and reload HAProxy", place.key)
+                    format!(
+                        "write `{} blue` (or green) into {file} and reload HAProxy",
+                        subject.key
+                    )
                 }
             };
             return Err(Failure::new(
                 "no_key",
                 format!(
                     "the live map {file} of HAProxy at {socket} has no key {}: {cure}",
-                    place.key
+                    subject.key
                 ),
             ));
         }
         let odd = state.live.iter().flatten().find(|value| Pattern::of(value).is_none());
         if let Some(value) = odd.filter(|_| !task.settle) {
-            let key = &place.key;
+            let key = &subject.key;
             return Err(Failure::new(
                 "no_color",
                 format!(
@@ -175,7 +178,7 @@ fn refuse_drift(state: &State, task: &Task) -> Result<(), Failure> {
             ));
         }
     }
-    if state.drift.is_empty() || task.settle || state.heading.is_some() {
+    if state.drift.is_empty() || task.settle || state.noted.is_some() {
         return Ok(());
     }
     Err(Failure::new(

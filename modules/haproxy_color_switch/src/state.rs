@@ -7,11 +7,11 @@ use crate::haproxy::socket::Socket;
 use crate::haproxy::stat::Count;
 use crate::haproxy::{file, map, reload};
 use crate::history::{History, Verdict};
+use crate::options::{Method, Subject};
 use crate::servers::{Fleet, Group};
-use crate::task::{Method, Place};
 use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Result};
-use change::UnfinishedRun;
+use change::RunNotes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -50,12 +50,12 @@ pub struct State {
     /// Since when a run that was killed waits to be finished.
     pub unfinished: Option<String>,
     /// What that run was about, when it had begun to change something.
-    pub heading: Option<Heading>,
+    pub noted: Option<SwitchNote>,
 }
 
 /// What a run is about, noted before its first change: whoever finds it killed must not guess.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Heading {
+pub struct SwitchNote {
     pub from: Option<Color>,
     pub to: Color,
     pub release: Option<String>,
@@ -72,58 +72,58 @@ pub struct Unproven {
     pub release: Option<String>,
 }
 
-impl Heading {
+impl SwitchNote {
     pub const NOTE: &'static str = "heading";
 }
 
-pub fn observe(place: &Place) -> Result<State> {
+pub fn observe(subject: &Subject) -> Result<State> {
     let mut config = None;
-    if place.sockets.is_empty() || place.groups.is_empty() || place.method == Method::Reload {
-        config = Some(read_config(place)?);
+    if subject.sockets.is_empty() || subject.groups.is_empty() || subject.method == Method::Reload {
+        config = Some(read_config(subject)?);
     }
     let parsed = config.as_ref().map(|bytes| Config::parse(&String::from_utf8_lossy(bytes)));
-    let sockets = match (place.sockets.as_slice(), &parsed) {
-        ([], Some(config)) => vec![named_socket(place, config)?],
+    let sockets = match (subject.sockets.as_slice(), &parsed) {
+        ([], Some(config)) => vec![named_socket(subject, config)?],
         (given, _) => given.to_vec(),
     };
-    let groups = match (place.groups.as_slice(), &parsed) {
-        ([], Some(config)) => Some(found_groups(place, config)?),
+    let groups = match (subject.groups.as_slice(), &parsed) {
+        ([], Some(config)) => Some(found_groups(subject, config)?),
         _ => None,
     };
-    let unfinished = UnfinishedRun::find(&place.state_dir, TASK)?;
+    let unfinished = RunNotes::find(&subject.state_dir, TASK)?;
     let mut state = State {
         live: Vec::new(),
         file: None,
         text: Vec::new(),
-        record: read_word(&place.active_color_file())?,
+        record: read_word(&subject.active_color_file())?,
         pattern: Pattern::plain(),
         active: None,
-        history: History::read(&place.history_file())?,
+        history: History::read(&subject.history_file())?,
         fleets: Default::default(),
         drift: Vec::new(),
         notes: Vec::new(),
         unfinished: unfinished.as_ref().map(|run| run.since().to_string()),
-        heading: unfinished.map(|run| run.note(Heading::NOTE)).transpose()?.flatten(),
+        noted: unfinished.map(|run| run.note(SwitchNote::NOTE)).transpose()?.flatten(),
         groups: Vec::new(),
         sockets,
     };
-    match &place.method {
-        Method::Map(map) => state.look_at_map(place, map)?,
+    match &subject.method {
+        Method::Map(map) => state.look_at_map(subject, map)?,
         Method::Reload => state.text = config.unwrap_or_default(),
     }
-    state.groups = match (groups, &place.method) {
+    state.groups = match (groups, &subject.method) {
         (Some(Found::Groups(groups)), _) => groups,
         (Some(Found::Around(parts)), _) => {
             let within = |(before, after): &(String, String)| state.pattern.within(before, after);
             parts.iter().map(|part| Group::OneEach(within(part))).collect()
         }
-        (None, _) => place.groups.clone(),
+        (None, _) => subject.groups.clone(),
     };
     state.fleets = Fleet::both(&state.groups, &state.sockets)?;
-    if place.method == Method::Reload {
-        state.look_at_config(place, &parsed.unwrap_or_default())?;
+    if subject.method == Method::Reload {
+        state.look_at_config(subject, &parsed.unwrap_or_default())?;
     }
-    state.compare(place);
+    state.compare(subject);
     Ok(state)
 }
 
@@ -138,9 +138,9 @@ enum Found {
 }
 
 impl State {
-    fn look_at_map(&mut self, place: &Place, file: &Path) -> Result<()> {
+    fn look_at_map(&mut self, subject: &Subject, file: &Path) -> Result<()> {
         for socket in &self.sockets {
-            self.live.push(map::live_value(socket, file, &place.key)?);
+            self.live.push(map::live_value(socket, file, &subject.key)?);
         }
         self.text = file::read(file).with_context(|| {
             format!(
@@ -148,7 +148,7 @@ impl State {
                 file.display()
             )
         })?;
-        self.file = map::file_value(&self.text, &place.key);
+        self.file = map::file_value(&self.text, &subject.key);
         let said = self.live.iter().chain([&self.file]).flatten();
         let mut colors = said.filter_map(|value| Pattern::of(value));
         if let Some((pattern, _)) = colors.next() {
@@ -160,17 +160,17 @@ impl State {
 
     /// The colour lives in the configuration. What the running process does shows in its servers,
     /// or in that it was started after the file was written.
-    fn look_at_config(&mut self, place: &Place, config: &Config) -> Result<()> {
+    fn look_at_config(&mut self, subject: &Subject, config: &Config) -> Result<()> {
         let by_file = config.color(&self.groups);
         self.file = by_file.map(|color| color.to_string());
         let by_servers = self.live_color();
         for worker in reload::workers(&self.sockets)? {
-            let changed = fs::metadata(&place.config).and_then(|meta| meta.modified())?;
+            let changed = fs::metadata(&subject.config).and_then(|meta| meta.modified())?;
             let stale = reload::loaded_at(worker).is_some_and(|loaded| loaded + ROOM < changed);
             if stale {
                 self.drift.push(format!(
                     "{} was changed after HAProxy had loaded it",
-                    place.config.display()
+                    subject.config.display()
                 ));
             }
             let live = by_servers.or(by_file.filter(|_| !stale));
@@ -178,11 +178,11 @@ impl State {
         }
         let recorded = self.record.as_deref().and_then(Color::parse);
         self.active = self.agreed().or(recorded.filter(|_| self.live.iter().all(Option::is_none)));
-        if let Some(ours) = read_word(&place.digest_file())? {
+        if let Some(ours) = read_word(&subject.digest_file())? {
             if ours != digest(&self.text) {
                 self.drift.push(format!(
                     "{} is not the configuration that was written here last: somebody else has changed it",
-                    place.config.display()
+                    subject.config.display()
                 ));
             }
         }
@@ -216,9 +216,9 @@ impl State {
         self.live.iter().all(|value| color(value) == Some(first)).then_some(first)
     }
 
-    fn compare(&mut self, place: &Place) {
-        let what = match place.method {
-            Method::Map(_) => format!("the value of {}", place.key),
+    fn compare(&mut self, subject: &Subject) {
+        let what = match subject.method {
+            Method::Map(_) => format!("the value of {}", subject.key),
             Method::Reload => "the active colour".to_owned(),
         };
         let says = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".to_owned());
@@ -234,10 +234,10 @@ impl State {
             }
         }
         let first = self.live.first().cloned().flatten();
-        if first != self.file && (first.is_some() || matches!(place.method, Method::Map(_))) {
-            let file = match &place.method {
+        if first != self.file && (first.is_some() || matches!(subject.method, Method::Map(_))) {
+            let file = match &subject.method {
                 Method::Map(map) => map.display(),
-                Method::Reload => place.config.display(),
+                Method::Reload => subject.config.display(),
             };
             self.drift.push(format!(
                 "{what} is {} in the live HAProxy, and {} in {file}",
@@ -249,8 +249,8 @@ impl State {
         match self.record.as_deref() {
             Some(word) if word != active.word() => self.notes.push(format!(
                 "{} says {word:?}, but {active} is active: {}",
-                place.active_color_file().display(),
-                match self.heading {
+                subject.active_color_file().display(),
+                match self.noted {
                     Some(_) => "a run was stopped half way",
                     None => "somebody has flipped by hand",
                 }
@@ -268,9 +268,9 @@ impl State {
 
     /// What a colour holds, when runs that were killed had made it active and not proven it.
     pub fn unproven(&self, color: Color) -> Option<Unproven> {
-        let heading = self.heading.as_ref()?;
-        let last = Unproven { color: heading.to, release: heading.release.clone() };
-        let known = [Some(last), heading.unproven.clone()];
+        let noted = self.noted.as_ref()?;
+        let last = Unproven { color: noted.to, release: noted.release.clone() };
+        let known = [Some(last), noted.unproven.clone()];
         known.into_iter().flatten().find(|unproven| unproven.color == color)
     }
 
@@ -341,9 +341,9 @@ impl State {
     }
 }
 
-fn read_config(place: &Place) -> Result<Vec<u8>> {
-    let path = place.config.display();
-    file::read(&place.config).map_err(|error| match error.kind() {
+fn read_config(subject: &Subject) -> Result<Vec<u8>> {
+    let path = subject.config.display();
+    file::read(&subject.config).map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
             let msg = format!(
                 "there is no configuration {path}: give config, or run this on the load balancer"
@@ -354,8 +354,8 @@ fn read_config(place: &Place) -> Result<Vec<u8>> {
     })
 }
 
-fn named_socket(place: &Place, config: &Config) -> Result<Socket> {
-    let config_file = place.config.display();
+fn named_socket(subject: &Subject, config: &Config) -> Result<Socket> {
+    let config_file = subject.config.display();
     let found = config.stats_socket().map(Socket::parse);
     found.and_then(Result::ok).ok_or_else(|| {
         let msg = format!(
@@ -366,19 +366,19 @@ fn named_socket(place: &Place, config: &Config) -> Result<Socket> {
     })
 }
 
-fn found_groups(place: &Place, config: &Config) -> Result<Found> {
-    if let Method::Map(map) = &place.method {
-        let asking = config.asking(&map.to_string_lossy(), &place.key);
+fn found_groups(subject: &Subject, config: &Config) -> Result<Found> {
+    if let Method::Map(map) = &subject.method {
+        let asking = config.asking(&map.to_string_lossy(), &subject.key);
         if !asking.is_empty() {
             return Ok(Found::Around(asking));
         }
     }
-    let groups = config.colored(&place.server_name);
+    let groups = config.colored(&subject.server_name);
     if groups.is_empty() {
         let msg = format!(
             "{} has no backends of both colours, and none with servers of both: name them in \
              backends (and server_name)",
-            place.config.display()
+            subject.config.display()
         );
         return Err(Failure::new("no_backends", msg).into());
     }

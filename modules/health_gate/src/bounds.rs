@@ -3,7 +3,7 @@
 //! Invariant: it fails closed. A number that is none (NaN, an infinity) is out of every bound, and a
 //! baseline that has no number for the probe cannot be compared with.
 
-use crate::given::Given;
+use crate::probe_options::ProbeOptions;
 use crate::seen::Before;
 use ansible_module::Failure;
 
@@ -17,7 +17,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    pub fn take(given: &mut Given) -> Result<Bounds, Failure> {
+    pub fn take(given: &mut ProbeOptions) -> Result<Bounds, Failure> {
         let bounds = Bounds {
             min: given.take("min")?,
             min_factor: given.take("min_factor")?,
@@ -37,7 +37,7 @@ impl Bounds {
     }
 
     /// Of what is bad when it grows (time, the use of a disk); none need be given.
-    pub fn upward(given: &mut Given) -> Result<Bounds, Failure> {
+    pub fn upward(given: &mut ProbeOptions) -> Result<Bounds, Failure> {
         let bounds = Bounds {
             max: given.take("max")?,
             max_rise: given.take("max_rise")?,
@@ -84,7 +84,7 @@ impl Bounds {
     }
 }
 
-fn check_factor(given: &Given, key: &str, factor: Option<f64>) -> Result<(), Failure> {
+fn check_factor(given: &ProbeOptions, key: &str, factor: Option<f64>) -> Result<(), Failure> {
     match factor {
         Some(factor) if factor <= 0.0 => Err(given.bad(key, "expected a number above 0")),
         _ => Ok(()),
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn upward_only() {
         let given = |value: serde_json::Value| {
-            Given::new("d", "disk", value.as_object().cloned().unwrap_or_default())
+            ProbeOptions::new("d", "disk", value.as_object().cloned().unwrap_or_default())
         };
         assert_eq!(Bounds::upward(&mut given(json!({}))).unwrap(), Bounds::default());
         let mut both = given(json!({"max_rise": 0.1, "min": 0.5}));

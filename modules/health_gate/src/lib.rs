@@ -2,22 +2,22 @@
 //! nothing, so there is no plan: it observes and judges.
 
 mod bounds;
-mod gate;
-mod given;
 mod kinds;
 mod options;
+mod probe_options;
 mod run;
 mod seen;
+mod spec;
 mod table;
 
 use ansible_module::{Failure, Invocation, Outcome, Served};
 use anyhow::Result;
-use gate::Gate;
 use host::deadline::Deadline;
+use options::Gate;
 use table::{Row, Table};
 
 /// What this program serves.
-pub const MODULES: &[Served] = &[Served { spec: &options::MODULE, run }];
+pub const MODULES: &[Served] = &[Served { spec: &spec::MODULE, run }];
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let Gate { probes, required, deadline, warnings } = Gate::parse(&invocation.options)?;

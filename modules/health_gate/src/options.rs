@@ -1,247 +1,183 @@
-//! The options of `health_gate`, and what it returns. `gate.rs` makes typed values of them.
-//!
-//! An option of a probe has no default here: what belongs to another kind is told apart from what was
-//! given by mistake.
+//! The options as typed values, checked where a spec cannot.
 
 use crate::kinds;
-use ansible_module::{Default, Kind, Module, Opt, Return, Support};
+use crate::probe_options::ProbeOptions;
+use crate::seen::{Ask, Before};
+use ansible_module::{Failure, Options};
+use serde_json::{Map, Value};
+use std::time::Duration;
 
-const GATE: &[Opt] = &[
-    Opt::new("probes", Kind::List).elements(Kind::Dict).required().options(PROBE).about(&[
-        "What must hold. The probes run side by side, at most 32 at once.",
-        "Which options a probe takes, beside those that all have, goes by its kind; any other is refused.",
-    ]),
-    Opt::new("require", Kind::Str).default(Default::Str("all")).about(&[
-        "How many of the probes must hold: V(all), or a number.",
-        "With V(0) the gate only observes, for a later run to compare with; probes that fail are warnings then.",
-    ]),
-    Opt::new("deadline", Kind::Seconds).default(Default::Float(120.0)).about(&[
-        "Seconds for everything. A probe that has not held by then has failed.",
-    ]),
-    Opt::new("baseline", Kind::Dict).about(&[
-        "The registered result of an earlier run of the same gate, before the deploy. Probes are matched by name and kind.",
-        "Values are compared with what they were (V(max_rise), V(max_factor), V(min_factor)), alerts that fired already then do not count, and restarts and log lines are counted from then on.",
-        "A probe that has to be compared, and that had no answer then, fails.",
-    ]),
-];
+/// A name stands in sentences and in a table.
+const LONGEST_NAME: usize = 100;
 
-const PROBE: &[Opt] = &[
-    Opt::new("name", Kind::Str).required().about(&["How the probe is called in the result. Each name once."]),
-    Opt::new("kind", Kind::Str).required().choices(kinds::NAMES).about(&[
-        "What is asked.",
-        "V(http): a URL, by O(probes[].url). V(tcp): whether O(probes[].port) of O(probes[].host) takes connections. V(command): the program O(probes[].argv).",
-        "V(docker): whether O(probes[].containers) run and are healthy. V(compose): the same for a whole O(probes[].project). V(incus): whether O(probes[].instance) runs. V(pct): whether O(probes[].vmid) runs.",
-        "V(disk): how full the filesystem of O(probes[].path) is. V(unit): the state of the systemd unit O(probes[].unit).",
-        "V(prometheus): what O(probes[].query) gives. V(alerts): which alerts of a Prometheus fire.",
-        "V(logs): new lines in the journal of O(probes[].unit), the log of O(probes[].container), or the file O(probes[].path).",
-        "V(restarts): how often O(probes[].containers) or O(probes[].unit) are restarted.",
-    ]),
-    Opt::new("tries", Kind::Int).default(Default::Int(3)).about(&["How often to ask before it counts as failed."]),
-    Opt::new("delay", Kind::Float).default(Default::Float(2.0)).about(&["Seconds between two tries."]),
-    Opt::new("consecutive", Kind::Int).default(Default::Int(1)).about(&[
-        "How many tries in a row must hold. At most O(probes[].tries).",
-    ]),
-    Opt::new("timeout", Kind::Float).default(Default::Float(5.0)).about(&["Seconds for one try."]),
-    // http, prometheus, alerts
-    Opt::new("url", Kind::Str).about(&[
-        "For V(http): what to ask for. For V(prometheus) and V(alerts): the server, such as V(http://127.0.0.1:9090).",
-    ]),
-    Opt::new("headers", Kind::Dict).secret().about(&[
-        "For V(http), V(prometheus), V(alerts): headers to send, such as C(Host). They are not shown. What is a secret by its name (C(password), C(token), C(key), ...) is hidden wherever it turns up.",
-    ]),
-    Opt::new("connect_to", Kind::Str).about(&[
-        "For V(http), V(prometheus), V(alerts): an address and a port, such as V(127.0.0.1:8443), to connect to in place of the URL's. Its name is still what is asked for, and what the certificate must be for.",
-    ]),
-    Opt::new("ca_file", Kind::Path).about(&[
-        "For V(http), V(prometheus), V(alerts): a PEM file of the authorities to trust in place of the machine's own.",
-    ]),
-    Opt::new("insecure", Kind::Bool).about(&[
-        "For V(http), V(prometheus), V(alerts): take any certificate. A warning says so each time. The default is V(false).",
-    ]),
-    Opt::new("redirects", Kind::Int).about(&[
-        "For V(http): how many redirects to follow. The default is V(0): a redirect is just an answer.",
-    ]),
-    Opt::new("status", Kind::List).elements(Kind::Int).about(&[
-        "For V(http): the status codes that are good. The default is any from 200 to 299.",
-    ]),
-    Opt::new("response_headers", Kind::Dict).about(&[
-        "For V(http): headers that the answer must have, and their values.",
-    ]),
-    Opt::new("json", Kind::Dict).about(&[
-        "For V(http): fields that the JSON answer must have, and their values, such as C(status.db: up). Types count: C(\"1\") is not C(1).",
-    ]),
-    Opt::new("text", Kind::Str).about(&[
-        "For V(http): what the body must contain. For V(logs): what a line that counts contains.",
-    ]),
-    Opt::new("release", Kind::Str).about(&[
-        "For V(http): the release that the answer must be of, as a commit SHA.",
-    ]),
-    Opt::new("release_field", Kind::Str).about(&[
-        "For V(http): the field of the JSON answer that must hold O(probes[].release), such as V(build.sha).",
-    ]),
-    Opt::new("release_header", Kind::Str).about(&[
-        "For V(http): the header of the answer that must hold O(probes[].release), such as V(X-Release).",
-    ]),
-    // tcp
-    Opt::new("host", Kind::Str).about(&["For V(tcp): a name or an address."]),
-    Opt::new("port", Kind::Int).about(&["For V(tcp): the port."]),
-    // command
-    Opt::new("argv", Kind::List).elements(Kind::Str).about(&[
-        "For V(command): the program and its arguments. No shell.",
-    ]),
-    Opt::new("rc", Kind::List).elements(Kind::Int).about(&[
-        "For V(command): the exit codes that are good. The default is V(0).",
-    ]),
-    Opt::new("stdout", Kind::Str).about(&[
-        "For V(command): what it must print. C(incus exec) loses output now and then on a busy machine: give such a probe O(probes[].tries).",
-    ]),
-    Opt::new("environment", Kind::Dict).secret().about(&[
-        "For V(command): variables for the program, which else has C(PATH), C(HOME), C(TZ) and the C locale alone. They are not shown. What is a secret by its name (C(password), C(token), C(key), ...) is hidden wherever it turns up.",
-    ]),
-    // docker, compose, incus, pct, restarts, logs
-    Opt::new("containers", Kind::List).elements(Kind::Str).about(&[
-        "For V(docker), V(restarts): names of Docker containers.",
-    ]),
-    Opt::new("container", Kind::Str).about(&["For V(logs): the name of a Docker container."]),
-    Opt::new("project", Kind::Str).about(&[
-        "For V(compose): the project. For V(incus), and V(logs) inside of an instance: the Incus project.",
-    ]),
-    Opt::new("services", Kind::List).elements(Kind::Str).about(&[
-        "For V(compose): the services that must be healthy. The default is all that have a container; one that has ended is not healthy.",
-    ]),
-    Opt::new("count", Kind::Int).about(&["For V(compose): how many containers there must be, exactly."]),
-    Opt::new("instance", Kind::Str).about(&[
-        "For V(incus): the instance. For V(logs): the Incus instance that O(probes[].path) is in.",
-    ]),
-    Opt::new("vmid", Kind::Int).about(&[
-        "For V(pct): the container. For V(logs): the Proxmox container that O(probes[].path) is in.",
-    ]),
-    Opt::new("node", Kind::Str).about(&["For V(pct): the Proxmox node. The default is this machine."]),
-    // disk, logs
-    Opt::new("path", Kind::Path).about(&[
-        "For V(disk): a path on the filesystem. For V(logs): the file.",
-    ]),
-    // unit, restarts, logs
-    Opt::new("unit", Kind::Str).about(&["For V(unit), V(restarts), V(logs): the systemd unit."]),
-    Opt::new("state", Kind::List).elements(Kind::Str).about(&[
-        "For V(unit): the C(ActiveState) that is good. The default is V(active).",
-    ]),
-    Opt::new("max_restarts", Kind::Int).about(&[
-        "For V(unit): how often systemd may have restarted it since O(baseline). The default is not to look.",
-    ]),
-    // prometheus
-    Opt::new("query", Kind::Str).about(&[
-        "For V(prometheus): the query. Each series that it gives must hold; none is a failure, and so is C(NaN).",
-    ]),
-    Opt::new("min", Kind::Float).about(&["For V(prometheus): the least value that is good."]),
-    Opt::new("max", Kind::Float).about(&[
-        "For V(prometheus): the greatest value that is good.",
-        "For V(http): how many milliseconds the answer may take. The default is whatever O(probes[].timeout) allows.",
-        "For V(disk): the share of the space, and of the inodes, that may be used, from V(0) to V(1). The default is V(0.9).",
-        "For V(logs): how many new lines may match. For V(restarts): how many there may be. The default is V(0).",
-    ]),
-    Opt::new("max_rise", Kind::Float).about(&[
-        "For V(prometheus), V(http), V(disk): by how much the value may be above that of O(baseline). Without one there is nothing to compare with yet.",
-        "The value of V(http) is the milliseconds of its answer, that of V(disk) the share that is used.",
-    ]),
-    Opt::new("max_factor", Kind::Float).about(&[
-        "For V(prometheus), V(http), V(disk): how many times the value of O(baseline) it may be.",
-    ]),
-    Opt::new("min_factor", Kind::Float).about(&[
-        "For V(prometheus): how many times the value of O(baseline) it must be at least.",
-    ]),
-    Opt::new("window", Kind::Float).about(&[
-        "For V(prometheus): ask for the value at each step of the last so many seconds, not just now.",
-        "For V(logs), V(restarts): watch for so many seconds, in each try. The default is V(10).",
-    ]),
-    Opt::new("for", Kind::Float).about(&[
-        "For V(prometheus): fail only when the value was out of bounds for so many seconds without a break. Without it, every step of O(probes[].window) must hold.",
-        "The default of O(probes[].window) is the same span.",
-    ]),
-    Opt::new("step", Kind::Float).about(&[
-        "For V(prometheus): seconds between two values in O(probes[].window). The default is V(15).",
-    ]),
-    Opt::new("min_samples", Kind::Int).about(&[
-        "For V(prometheus): how many values O(probes[].window) must have at least. The default is V(1).",
-    ]),
-    // alerts
-    Opt::new("labels", Kind::Dict).about(&["For V(alerts): only alerts with these labels count."]),
-    Opt::new("ignore_alerts", Kind::List).elements(Kind::Str).about(&[
-        "For V(alerts): names of alerts that do not count, such as V(Watchdog).",
-    ]),
-    // logs
-    Opt::new("regex", Kind::Str).about(&[
-        "For V(logs): what a line that counts matches. C(\\w), C(\\d) and C(\\b) are about ASCII.",
-    ]),
-    Opt::new("ignore", Kind::Str).about(&["For V(logs): lines that match this do not count."]),
-];
+pub struct Gate {
+    pub probes: Vec<Probe>,
+    /// How many must hold.
+    pub required: usize,
+    pub deadline: Duration,
+    pub warnings: Vec<String>,
+}
 
-pub const MODULE: Module = Module {
-    name: "health_gate",
-    short: "Let a deploy go on only when everything is well",
-    about: &[
-        "Asks many things side by side under one deadline, and fails unless they hold: URLs, ports, commands, containers, disks, units, metrics, alerts, logs, restarts.",
-        "It fails closed: no answer, no data, C(NaN), a wrong type and a program that is missing are failures.",
-        "It observes and judges, and changes nothing.",
-    ],
-    version_added: "0.1.0",
-    options: &[GATE],
-    rules: &[],
-    check_mode: Support::Full,
-    diff_mode: Support::None,
-    notes: &[
-        "In check mode nothing is asked: each probe is C(not evaluated).",
-        "Probes for GitLab, Nextcloud, Traefik, and for metrics in Prometheus come with the role C(reversible.deploy.health_probes), as data.",
-        "Lines of logs and of what programs print are shown, cut short. Where secrets may stand in them, give the task C(no_log).",
-        "Containers and units are asked about through C(docker), C(incus), C(pvesh), C(pct), C(systemctl) and C(journalctl) on the target.",
-    ],
-    seealso: &["reversible.deploy.haproxy_color_switch"],
-    examples: include_str!("examples.yml"),
-    returns: &[RESULT],
-};
+pub struct Probe {
+    pub name: String,
+    pub kind: String,
+    pub tries: u64,
+    pub delay: Duration,
+    pub consecutive: u64,
+    pub timeout: Duration,
+    /// What the baseline says of it; `None` without a baseline.
+    pub before: Option<Before>,
+    pub ask: Box<dyn Ask>,
+}
 
-const RESULT: &[Return] = &[
-    Return::new(
-        "msg",
-        Kind::Str,
-        "always",
-        "How many hold; on failure the names of those that failed, then a sentence for each.",
-    )
-    .sample(
-        r#""1 of 2 probes failed: web; web: expected status 200 to 299, got 503 (asked 3 times)""#,
-    ),
-    Return::new(
-        "probes",
-        Kind::List,
-        "always",
-        "The probes, in the order in which they were given.",
-    )
-    .contains(&[
-        Return::new("name", Kind::Str, "always", "Its name."),
-        Return::new("kind", Kind::Str, "always", "Its kind."),
-        Return::new("ok", Kind::Bool, "always", "Whether it held, or null in check mode."),
-        Return::new("tries", Kind::Int, "always", "How often it was asked."),
-        Return::new("answer", Kind::Str, "always", "The last answer, or null when there was none.")
-            .sample(r#""status 200, 15 bytes""#),
-        Return::new("milliseconds", Kind::Float, "always", "How long the last try took."),
-        Return::new("why", Kind::Str, "always", "Why it failed, or null."),
-        Return::new("value", Kind::Float, "always", "The number that was measured, or null."),
-        Return::new(
-            "seen",
-            Kind::Dict,
-            "always",
-            "What a later run with this one as its O(baseline) counts from.",
-        ),
-    ]),
-    Return::new("failed_probes", Kind::List, "always", "The names of the probes that failed.")
-        .sample(r#"["web"]"#),
-    Return::new("held", Kind::Int, "always", "How many held."),
-    Return::new("required", Kind::Int, "always", "How many had to."),
-    Return::new(
-        "reason",
-        Kind::Str,
-        "failure",
-        "A stable code for why it failed: V(gate_failed), or V(bad_options).",
-    )
-    .sample(r#""gate_failed""#),
-];
+impl Gate {
+    pub fn parse(options: &Options) -> Result<Gate, Failure> {
+        let baseline = Baseline::parse(options.get("baseline")?)?;
+        let mut gate = Gate {
+            probes: Vec::new(),
+            required: 0,
+            deadline: options.seconds("deadline")?,
+            warnings: Vec::new(),
+        };
+        if gate.deadline.is_zero() {
+            return Err(Failure::bad_option("deadline", "expected seconds, more than 0"));
+        }
+        for map in options.get::<Vec<Map<String, Value>>>("probes")? {
+            let (probe, warnings) = probe(map, baseline.as_ref())?;
+            if gate.probes.iter().any(|other| other.name == probe.name) {
+                return Err(Failure::bad_option(
+                    "probes",
+                    format!("there are two called {}", probe.name),
+                ));
+            }
+            gate.probes.push(probe);
+            gate.warnings.extend(warnings);
+        }
+        if gate.probes.is_empty() {
+            return Err(Failure::bad_option(
+                "probes",
+                "expected one or more: an empty gate proves nothing",
+            ));
+        }
+        gate.required = required(&options.get::<String>("require")?, gate.probes.len())?;
+        Ok(gate)
+    }
+}
+
+fn required(text: &str, probes: usize) -> Result<usize, Failure> {
+    match (text.trim(), text.trim().parse::<usize>()) {
+        ("all", _) => Ok(probes),
+        (_, Ok(number)) if number <= probes => Ok(number),
+        (_, Ok(number)) => Err(Failure::bad_option(
+            "require",
+            format!("expected all, or a number up to {probes}, got {number}"),
+        )),
+        (text, Err(_)) => {
+            Err(Failure::bad_option("require", format!("expected all or a number, got {text:?}")))
+        }
+    }
+}
+
+fn probe(
+    mut map: Map<String, Value>,
+    baseline: Option<&Baseline>,
+) -> Result<(Probe, Vec<String>), Failure> {
+    let mut text = |key: &str| match map.remove(key) {
+        Some(Value::String(text)) => text,
+        _ => String::new(),
+    };
+    let (name, kind) = (text("name"), text("kind"));
+    let odd = |c: char| c.is_control() || c == ';';
+    if name.trim().is_empty() || name.len() > LONGEST_NAME || name.contains(odd) {
+        let msg = format!(
+            "expected a name of 1 to {LONGEST_NAME} characters, without ; and control characters, got {name:?}"
+        );
+        return Err(Failure::bad_option("probes.name", &msg));
+    }
+    let mut given = ProbeOptions::new(&name, &kind, map);
+    let tries = given.whole("tries", 1)?.unwrap_or(1);
+    let consecutive = given.whole("consecutive", 1)?.unwrap_or(1);
+    if consecutive > tries {
+        let msg = format!("{consecutive} in a row can never hold in tries ({tries})");
+        return Err(given.bad("consecutive", msg));
+    }
+    let delay = given.seconds("delay")?.unwrap_or_default();
+    let timeout = given.seconds("timeout")?.unwrap_or_default();
+    if timeout.is_zero() {
+        return Err(given.bad("timeout", "expected seconds, more than 0"));
+    }
+    let ask = kinds::parse(&mut given)?;
+    let warnings = given.finish()?;
+    let before = baseline.map(|baseline| baseline.of(&name, &kind));
+    Ok((Probe { name, kind, tries, delay, consecutive, timeout, before, ask }, warnings))
+}
+
+/// The result of an earlier run, as it was registered.
+struct Baseline(Vec<Value>);
+
+impl Baseline {
+    fn parse(given: Option<Map<String, Value>>) -> Result<Option<Baseline>, Failure> {
+        let Some(mut given) = given else { return Ok(None) };
+        match given.remove("probes") {
+            Some(Value::Array(probes)) => Ok(Some(Baseline(probes))),
+            _ => Err(Failure::bad_option(
+                "baseline",
+                "expected the registered result of an earlier run of health_gate, with its probes",
+            )),
+        }
+    }
+
+    fn of(&self, name: &str, kind: &str) -> Before {
+        let same = |row: &&Value| row["name"] == name && row["kind"] == kind;
+        let Some(row) = self.0.iter().find(same) else { return Before::default() };
+        Before {
+            value: row["value"].as_f64(),
+            seen: row["seen"].as_object().cloned().unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn how_many_must_hold() {
+        assert_eq!(required("all", 3).unwrap(), 3);
+        assert_eq!(required(" 2 ", 3).unwrap(), 2);
+        assert_eq!(required("0", 3).unwrap(), 0);
+        for (text, words) in [("4", "a number up to 3"), ("-1", "got \"-1\""), ("most", "got")] {
+            assert!(required(text, 3).unwrap_err().msg.contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_baseline_is_matched_by_name_and_kind() {
+        let rows = json!([{"name": "a", "kind": "alerts", "value": 2, "seen": {"firing": []}}]);
+        let given = json!({ "probes": rows }).as_object().cloned();
+        let baseline = Baseline::parse(given).unwrap().unwrap();
+        assert_eq!(baseline.of("a", "alerts").value, Some(2.0));
+        assert_eq!(baseline.of("a", "logs"), Before::default());
+        let skipped = json!({ "skipped": true }).as_object().cloned();
+        assert!(Baseline::parse(skipped).is_err());
+    }
+
+    #[test]
+    fn a_probe_that_cannot_be() {
+        for (value, words) in [
+            (json!({"name": "", "kind": "tcp"}), "expected a name"),
+            (json!({"name": "a;b", "kind": "tcp"}), "expected a name"),
+            (
+                json!({"name": "a", "kind": "tcp", "tries": 2, "consecutive": 3}),
+                "3 in a row can never hold in tries (2)",
+            ),
+            (json!({"name": "a", "kind": "tcp", "timeout": 0}), "more than 0"),
+            (json!({"name": "a", "kind": "tcp", "timeout": 1, "host": "x"}), "needs port"),
+        ] {
+            let map = value.as_object().cloned().unwrap();
+            let msg = probe(map, None).err().map(|failure| failure.msg).unwrap_or_default();
+            assert!(msg.contains(words), "{msg}");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //! Invariant: it ends a moment after the deadline, whatever a probe does. One that hangs in the kernel
 //! (a dead network filesystem) is left behind and has failed.
 
-use crate::gate::Probe;
+use crate::options::Probe;
 use crate::seen::{Seen, Try};
 use crate::table::Row;
 use host::deadline::{Deadline, seconds};

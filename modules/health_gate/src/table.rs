@@ -1,6 +1,6 @@
 //! The result: a row for each probe, and the sentence for all.
 
-use crate::gate::Probe;
+use crate::options::Probe;
 use crate::seen::Seen;
 use probe::shown::clipped;
 use serde_json::{Map, Value, json};

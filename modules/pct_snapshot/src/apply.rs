@@ -8,15 +8,15 @@ use crate::boot;
 use crate::cluster::Cluster;
 use crate::container::Snapshots;
 use crate::freezer;
-use crate::left::{self, Doing, What};
 use crate::marker::Marker;
+use crate::options::{Task, Wanted};
 use crate::pct::{Pct, Trouble, explained, makes_volume_anew};
 use crate::plan::Action;
 use crate::read::Reader;
 use crate::refuse;
 use crate::rollback::Goal;
 use crate::state::{State, TASK};
-use crate::task::{Task, Wanted};
+use crate::unfinished::{self, Doing, What};
 use ansible_module::Failure;
 use anyhow::{Context, Result, bail};
 use host::clock;
@@ -38,7 +38,7 @@ const DOWN: Duration = Duration::from_secs(15);
 /// behind there.
 pub fn lock(task: &Task) -> Result<Vec<Lock>> {
     let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
-    let vmid = task.place.vmid;
+    let vmid = task.subject.vmid;
     Lock::acquire(&folder.join(format!("{vmid}.lock")), TASK, task.run(), task.lock_timeout)
         .map(|lock| vec![lock])
         .with_context(|| format!("waiting for another task on CT {vmid}"))
@@ -72,8 +72,9 @@ impl<'a> Apply<'a> {
         state: &State,
         goal: Option<Goal>,
     ) -> Apply<'a> {
-        let touched = state.left.as_ref().is_some_and(|left| left.touched_volumes());
-        let open = state.left.as_ref().and_then(|left| left.open_rollback());
+        let touched =
+            state.unfinished.as_ref().is_some_and(|unfinished| unfinished.touched_volumes());
+        let open = state.unfinished.as_ref().and_then(|unfinished| unfinished.open_rollback());
         let known = |name: &String| state.snapshots.find(name).is_some();
         Apply {
             task,
@@ -84,7 +85,10 @@ impl<'a> Apply<'a> {
             stopped: false,
             unsettled: touched,
             rolled_back: goal.as_ref().is_some_and(|goal| goal.rolled_back),
-            other_was_done: state.left.as_ref().is_some_and(|left| left.rolled_back),
+            other_was_done: state
+                .unfinished
+                .as_ref()
+                .is_some_and(|unfinished| unfinished.rolled_back),
             instead_of_another: open
                 .is_some_and(|open| goal.as_ref().is_some_and(|goal| goal.rollback != *open)),
             safety: goal.as_ref().and_then(|goal| goal.safety.clone()).filter(known),
@@ -103,7 +107,7 @@ impl<'a> Apply<'a> {
         }
         match action {
             Action::Thaw => {
-                let thawed = freezer::thaw(self.task.place.vmid);
+                let thawed = freezer::thaw(self.task.subject.vmid);
                 self.keep_record_of(thawed)
             }
             Action::Unlock(lock) => {
@@ -132,19 +136,19 @@ impl<'a> Apply<'a> {
 
     /// Notes before the first change what cannot be seen later.
     fn begin(&mut self, intent: &Intent) -> Result<()> {
-        intent.note(left::BEGAN, &clock::now())?;
+        intent.note(unfinished::BEGAN, &clock::now())?;
         if let Some(goal) = &self.goal {
-            intent.note(left::WAS_RUNNING, &goal.was_running)?;
+            intent.note(unfinished::WAS_RUNNING, &goal.was_running)?;
             if self.instead_of_another && !goal.rolled_back {
                 // What that one knew is not true of this one, above all what it kept. Before the other
                 // notes: between them nothing may read as half way.
-                intent.note(left::SAFETY, &Value::Null)?;
+                intent.note(unfinished::SAFETY, &Value::Null)?;
                 if self.other_was_done {
-                    intent.note(left::DOING, &Value::Null)?;
+                    intent.note(unfinished::DOING, &Value::Null)?;
                 }
             }
-            intent.note(left::ROLLBACK, &goal.rollback)?;
-            intent.note(left::ROLLED_BACK, &goal.rolled_back)?;
+            intent.note(unfinished::ROLLBACK, &goal.rollback)?;
+            intent.note(unfinished::ROLLED_BACK, &goal.rolled_back)?;
         }
         self.begun = true;
         Ok(())
@@ -199,7 +203,7 @@ impl<'a> Apply<'a> {
     fn take(&mut self, name: &str, text: &str, marker: &Marker, intent: &Intent) -> Result<()> {
         // A signal ends the run before or after this: a snapshot cut in half leaves a lock.
         let _shield = interrupt::shield();
-        intent.note(left::DOING, &Doing { what: What::Snapshot, name: name.to_owned() })?;
+        intent.note(unfinished::DOING, &Doing { what: What::Snapshot, name: name.to_owned() })?;
         let done = self.patiently(|pct| pct.snapshot(name, text, marker));
         self.note_hang(&done);
         let there = self.look()?.find(name).cloned();
@@ -234,7 +238,7 @@ impl<'a> Apply<'a> {
     /// Proxmox thaws the container before it ends a snapshot, and only warns when it cannot. What it
     /// is frozen by now is somebody's who holds a lock, or is left of our snapshot.
     fn thaw_after_snapshot(&self) -> Result<()> {
-        let vmid = self.task.place.vmid;
+        let vmid = self.task.subject.vmid;
         match freezer::is_frozen(vmid)? && self.reader.config()?.lock.is_none() {
             true => freezer::thaw(vmid),
             false => Ok(()),
@@ -249,7 +253,7 @@ impl<'a> Apply<'a> {
 
     /// Proxmox could not clean up after a snapshot of ours that failed.
     fn clear_broken(&mut self, name: &str, failed: Failure) -> anyhow::Error {
-        let vmid = self.task.place.vmid;
+        let vmid = self.task.subject.vmid;
         let thawed = match freezer::is_frozen(vmid) {
             Ok(true) => freezer::thaw(vmid),
             Ok(false) => Ok(()),
@@ -287,7 +291,7 @@ impl<'a> Apply<'a> {
 
     fn delete(&mut self, name: &str, incomplete: bool, intent: &Intent) -> Result<()> {
         let _shield = interrupt::shield();
-        intent.note(left::DOING, &Doing { what: What::Delete, name: name.to_owned() })?;
+        intent.note(unfinished::DOING, &Doing { what: What::Delete, name: name.to_owned() })?;
         let mut done = self.patiently(|pct| pct.delete(name, incomplete));
         let broke_off = self.seen.find(name).is_some_and(|there| !there.is_complete());
         if broke_off && done.as_ref().is_err_and(is_gone_already) {
@@ -340,7 +344,7 @@ impl<'a> Apply<'a> {
     fn stop(&mut self) -> Result<()> {
         // A shutdown that we leave to itself would end after we had looked whether it runs.
         let _shield = interrupt::shield();
-        let vmid = self.task.place.vmid;
+        let vmid = self.task.subject.vmid;
         if freezer::is_frozen(vmid)? && self.reader.config()?.lock.is_none() {
             // Nothing in it would hear of a shutdown, which then hangs past its timeout.
             let refuse::Obstacle { reason, text } = refuse::frozen(vmid);
@@ -366,7 +370,7 @@ impl<'a> Apply<'a> {
             Some(name) => name,
             None => format!("failed-{}", clock::now().compact()),
         };
-        intent.note(left::SAFETY, &name)?;
+        intent.note(unfinished::SAFETY, &name)?;
         let text = format!("before the rollback to {}", goal.rollback.to);
         self.take(&name, &text, &goal.safety_marker, intent)
             .context("keeping the state as it is now")?;
@@ -380,14 +384,14 @@ impl<'a> Apply<'a> {
         // What a backup that began meanwhile, or a lost quorum, would break half way.
         self.refuse_moved()?;
         let _shield = interrupt::shield();
-        intent.note(left::DOING, &Doing { what: What::Rollback, name: to.to_owned() })?;
+        intent.note(unfinished::DOING, &Doing { what: What::Rollback, name: to.to_owned() })?;
         let was_unsettled = std::mem::replace(&mut self.unsettled, true);
         let done = self.patiently(|pct| pct.rollback(to));
         let config = self.reader.config().context("looking what the rollback has left")?;
         let is_there = config.lock.is_none() && config.parent.as_deref() == Some(to);
         match done {
             Ok(()) if is_there => {
-                intent.note(left::ROLLED_BACK, &true)?;
+                intent.note(unfinished::ROLLED_BACK, &true)?;
                 (self.unsettled, self.rolled_back) = (false, true);
                 self.seen.parent = Some(to.to_owned());
                 self.seen.running = false;
@@ -409,7 +413,7 @@ impl<'a> Apply<'a> {
     }
 
     fn half_way(&self, to: &str, failed: Failed) -> Failure {
-        let vmid = self.task.place.vmid;
+        let vmid = self.task.subject.vmid;
         let kept = match &self.safety {
             Some(name) => format!(", and the state before is in {name}"),
             None => String::new(),
@@ -463,7 +467,7 @@ impl<'a> Apply<'a> {
         });
         seen.with_context(|| {
             let to = self.goal.as_ref().map_or("the snapshot", |goal| goal.rollback.to.as_str());
-            format!("CT {} was rolled back to {to}", self.task.place.vmid)
+            format!("CT {} was rolled back to {to}", self.task.subject.vmid)
         })
     }
 }

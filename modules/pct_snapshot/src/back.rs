@@ -8,7 +8,7 @@ use crate::boot;
 use crate::state::TASK;
 use ansible_module::Failure;
 use anyhow::{Error, Result};
-use change::UnfinishedRun;
+use change::RunNotes;
 use host::interrupt;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ impl Apply<'_> {
             true => Some(self.start_again()),
             false => None,
         };
-        let vmid = self.task.place.vmid;
+        let vmid = self.task.subject.vmid;
         let told = match restarted {
             None if was_running => {
                 Some(format!("CT {vmid} was not rolled back, and was not stopped"))
@@ -41,7 +41,7 @@ impl Apply<'_> {
             )),
         };
         // What was begun is over: the next run plans anew from what it sees.
-        let closed = UnfinishedRun::close(&self.task.place.state_dir, TASK);
+        let closed = RunNotes::close(&self.task.subject.state_dir, TASK);
         match closed {
             Ok(()) => self.with_facts(error, told),
             Err(why) => self.with_facts(why.context(error.to_string()), told),

@@ -5,12 +5,12 @@ use crate::cluster::{Cluster, Reach, Storage};
 use crate::container::{Config, Snapshot};
 use crate::freezer;
 use crate::marker::Marker;
+use crate::options::Subject;
 use crate::read::Reader;
 use crate::refuse::{to_rollback, uncovered};
 use crate::rollback::{NEWER, UNCOVERED};
 use crate::state::{self, State, Survey};
 use crate::tables;
-use crate::task::Place;
 use ansible_module::Outcome;
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -27,15 +27,15 @@ pub fn of_all(reader: &Reader, cluster: &Cluster) -> Result<Outcome> {
         .fact("containers", rows))
 }
 
-pub fn of_one(reader: &Reader, cluster: &Cluster, place: &Place) -> Result<Outcome> {
-    let mut state = state::observe(reader, cluster, place)?;
+pub fn of_one(reader: &Reader, cluster: &Cluster, subject: &Subject) -> Result<Outcome> {
+    let mut state = state::observe(reader, cluster, subject)?;
     let pvesh = reader.pvesh.as_ref();
     state.has_quorum = cluster.has_quorum(pvesh)?;
     if state.storages.is_empty() {
         state.storages = cluster.storages(pvesh)?;
     }
-    let ha = cluster.ha(place.vmid, pvesh)?;
-    let replicated_to = cluster.replicated_to(place.vmid, pvesh)?;
+    let ha = cluster.ha(subject.vmid, pvesh)?;
+    let replicated_to = cluster.replicated_to(subject.vmid, pvesh)?;
     let mut warnings = Vec::new();
     let rows = state.zfs_rows(&state.config.mounts).unwrap_or_else(|why| {
         warnings.push(format!("what ZFS knows of the snapshots is missing: {why:#}"));
@@ -47,7 +47,7 @@ pub fn of_one(reader: &Reader, cluster: &Cluster, place: &Place) -> Result<Outco
         let mut survey = Survey {
             ha: ha.clone(),
             replicated_to: replicated_to.clone(),
-            target: Some(kept_config(reader, cluster, place, &state, snapshot)?),
+            target: Some(kept_config(reader, cluster, subject, &state, snapshot)?),
             ..Survey::default()
         };
         state.add_zfs(&mut survey, &rows, &snapshot.name);
@@ -56,14 +56,14 @@ pub fn of_one(reader: &Reader, cluster: &Cluster, place: &Place) -> Result<Outco
     warnings.extend(reader.warnings.take());
     let name = state.config.hostname.as_deref().unwrap_or_default();
     let lock = state.config.lock.as_deref();
-    let container = row(place.vmid.number(), name, state.snapshots.running, state.frozen, lock);
+    let container = row(subject.vmid.number(), name, state.snapshots.running, state.frozen, lock);
     Ok(Outcome { warnings, ..Outcome::default() }
         .fact("node", cluster.node.as_str())
         .fact("containers", vec![container])
         .fact("storages", storages(&state))
         .fact("snapshots", snapshots)
         .fact("parent", json!(state.snapshots.parent))
-        .fact("unfinished", json!(state.left.as_ref().map(|left| &left.since))))
+        .fact("unfinished", json!(state.unfinished.as_ref().map(|unfinished| &unfinished.since))))
 }
 
 fn row(vmid: u32, name: &str, running: bool, frozen: bool, lock: Option<&str>) -> Value {
@@ -96,11 +96,11 @@ fn storages(state: &State) -> Vec<Value> {
 fn kept_config(
     reader: &Reader,
     cluster: &Cluster,
-    place: &Place,
+    subject: &Subject,
     state: &State,
     snapshot: &Snapshot,
 ) -> Result<Config> {
-    match cluster.snapshot_section(place.vmid, &snapshot.name) {
+    match cluster.snapshot_section(subject.vmid, &snapshot.name) {
         Some(section) => Ok(tables::config(&section)),
         None if state.config.mounts.len() <= 1 => Ok(state.config.clone()),
         None => reader.config_of(&snapshot.name),

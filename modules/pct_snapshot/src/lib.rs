@@ -8,7 +8,6 @@ mod cluster;
 mod container;
 mod freezer;
 mod info;
-mod left;
 mod marker;
 mod names;
 mod options;
@@ -18,9 +17,10 @@ mod pvesh;
 mod read;
 mod refuse;
 mod rollback;
+mod spec;
 mod state;
 mod tables;
-mod task;
+mod unfinished;
 mod zfs;
 
 use ansible_module::{Failure, Invocation, Outcome, Served};
@@ -30,6 +30,7 @@ use change::{Consent, Plan, Session};
 use cluster::Cluster;
 use host::program;
 use names::Vmid;
+use options::{Subject, Task, Wanted, Which};
 use pct::Pct;
 use plan::Action;
 use pvesh::Pvesh;
@@ -39,18 +40,17 @@ use serde_json::json;
 use state::{State, TASK};
 use std::path::Path;
 use std::time::Duration;
-use task::{Place, Task, Wanted, Which};
 
 /// What this program serves.
 pub const MODULES: &[Served] =
-    &[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: info }];
+    &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 
 fn info(invocation: &Invocation) -> Result<Outcome> {
-    let place = Place::parse(&invocation.options)?;
-    let vmid = place.as_ref().map_or(Vmid::FIRST, |place| place.vmid);
+    let subject = Subject::parse(&invocation.options)?;
+    let vmid = subject.as_ref().map_or(Vmid::FIRST, |subject| subject.vmid);
     let (reader, cluster) = connect(vmid, Duration::ZERO)?;
-    match &place {
-        Some(place) => info::of_one(&reader, &cluster, place),
+    match &subject {
+        Some(subject) => info::of_one(&reader, &cluster, subject),
         None => info::of_all(&reader, &cluster),
     }
 }
@@ -75,16 +75,16 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         Wanted::Present { .. } => Consent::none(),
         Wanted::RolledBack { .. } | Wanted::Absent { .. } => Consent::from(invocation)?,
     };
-    let (reader, cluster) = connect(task.place.vmid, task.task_timeout)?;
+    let (reader, cluster) = connect(task.subject.vmid, task.task_timeout)?;
     let mut session = Session::new(invocation, consent)
         .lock(|| apply::lock(&task))?
-        .fence(task.run(), &task.place.state_dir)?
-        .intent_in(&task.place.state_dir, TASK);
+        .fence(task.run(), &task.subject.state_dir)?
+        .intent_in(&task.subject.state_dir, TASK);
     if task.is_rollback() {
         session = session.goes_back(task.rollback.as_ref());
     }
     let key = session.rollback().map(str::to_owned);
-    let mut state = state::observe(&reader, &cluster, &task.place)?;
+    let mut state = state::observe(&reader, &cluster, &task.subject)?;
     if let Some(done) = session.done_before(&state.snapshots.view())? {
         let (name, deploy) = match &task.wanted {
             Wanted::RolledBack { which: Which::Named(name), deploy } => {
@@ -93,7 +93,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
             _ => (None, None),
         };
         return Ok(done
-            .fact("vmid", task.place.vmid.number())
+            .fact("vmid", task.subject.vmid.number())
             .fact("snapshot", json!(name))
             .fact("deploy_id", json!(deploy))
             .fact("running", state.runs()));
@@ -123,10 +123,10 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     outcome.warnings.extend(warnings);
     let is_rollback = apply.goal.is_some();
     outcome = outcome
-        .fact("vmid", task.place.vmid.number())
+        .fact("vmid", task.subject.vmid.number())
         .fact("snapshot", json!(snapshot))
         .fact("deploy_id", json!(deploy))
-        .fact("running", apply.seen.running && !freezer::is_frozen(task.place.vmid)?);
+        .fact("running", apply.seen.running && !freezer::is_frozen(task.subject.vmid)?);
     Ok(match is_rollback {
         true => outcome.fact("safety_snapshot", json!(apply.safety)),
         false => outcome,
@@ -164,7 +164,7 @@ fn decide(
         }
         Wanted::RolledBack { which, deploy } => {
             let name = rollback::target(state, task, which, deploy.as_ref())?.name.clone();
-            let survey = state.survey(reader, cluster, &task.place, &name)?;
+            let survey = state.survey(reader, cluster, &task.subject, &name)?;
             let target = rollback::target(state, task, which, deploy.as_ref())?;
             let deploy = target.deploy().map(str::to_owned);
             let (plan, goal) = rollback::plan(state, &survey, task, target, key.clone())?;
@@ -175,8 +175,8 @@ fn decide(
 
 /// Wait for a lock that somebody else holds, and look again.
 fn wait(task: &Task, reader: &Reader, cluster: &Cluster, seen: &State) -> Result<State> {
-    state::wait_for_lock(reader, seen.left.as_ref(), task.lock_timeout)?;
-    let state = state::observe(reader, cluster, &task.place)?;
+    state::wait_for_lock(reader, seen.unfinished.as_ref(), task.lock_timeout)?;
+    let state = state::observe(reader, cluster, &task.subject)?;
     let Some(lock) = state.foreign_lock() else { return Ok(state) };
     let msg = format!("{}; nothing was changed", state.locked(lock, Some(task.lock_timeout)));
     Err(Failure::new("locked", msg).with("lock", lock).into())

@@ -64,14 +64,14 @@ impl Marker {
         };
         let mut marker = Marker { kind, app: None, deploy: None, release: None };
         for (key, value) in words.filter_map(|word| word.split_once('=')) {
-            let place = match key {
+            let subject = match key {
                 "app" => &mut marker.app,
                 "deploy" => &mut marker.deploy,
                 "release" => &mut marker.release,
                 // Of a later version.
                 _ => continue,
             };
-            *place = Some(value.to_owned());
+            *subject = Some(value.to_owned());
         }
         Some(marker)
     }

@@ -1,200 +1,225 @@
-//! The options of `pct_snapshot` and `pct_snapshot_info`, and what they return. `task.rs` makes
-//! typed values of them.
+//! The options as typed values, checked where a spec cannot.
 
-use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
+use crate::marker::{Kind, Marker};
+use crate::names::{SnapshotName, Vmid};
+use ansible_module::{Failure, Options as Given};
+use host::deploy_id::DeployId;
+use std::path::PathBuf;
+use std::time::Duration;
 
-const WHICH: &[Opt] = &[
-    Opt::new("vmid", Kind::Str).required().about(&[
-        "The number of the container. It must be on this node.",
-    ]),
-    Opt::new("state", Kind::Str).default(Default::Str("present")).choices(&["present", "rolled_back", "absent"]).about(&[
-        "V(present) takes a snapshot, unless it is there.",
-        "V(rolled_back) puts the container back to a snapshot: it is stopped, rolled back, started, and waited for.",
-        "V(absent) removes a snapshot that this module has taken. With O(retain) and no name it only prunes.",
-    ]),
-    Opt::new("name", Kind::Str).about(&[
-        "The name of the snapshot: 2 to 40 letters, digits, C(_) and C(-), a letter first.",
-        "The default is C(pre-deploy-<deploy_id>).",
-    ]),
-    Opt::new("deploy_id", Kind::Str).about(&[
-        "The id of the deploy, which names the snapshot. For O(state=present) a run with an older id than the last one seen is refused.",
-        "Without it and O(name), a snapshot is given an id.",
-    ]),
-    Opt::new("latest", Kind::Bool).about(&[
-        "For O(state=rolled_back): go back to the newest restore point of this module, by the time that Proxmox noted for it.",
-    ]),
-    Opt::new("app", Kind::Str).about(&[
-        "The app that the snapshot is for, when a container holds several: O(latest) and O(retain) then look at its own only.",
-    ]),
-];
+/// An argument of a program can hold 128 KiB, and nobody reads a screenful of it.
+const LONGEST_TEXT: usize = 8 << 10;
 
-const TAKE: &[Opt] = &[
-    Opt::new("description", Kind::Str).default(Default::Str("")).about(&[
-        "A text for people. A line of the module's own, with O(deploy_id) and O(release), is put below it.",
-    ]),
-    Opt::new("release", Kind::Str).about(&[
-        "The release that the container holds while the snapshot is taken, as a commit SHA. It is recorded.",
-    ]),
-    Opt::new("retain", Kind::Positive).about(&[
-        "How many restore points are kept. Older ones are removed, after the new one was seen to be complete.",
-        "Only those that this module has taken count and are removed; of the safety snapshots of rollbacks as many are kept.",
-    ]),
-    Opt::new("keep", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
-        "Snapshots, by name or by deploy id, that are never removed.",
-    ]),
-];
+/// Which container, and where our records of it are.
+#[derive(Debug)]
+pub struct Subject {
+    pub vmid: Vmid,
+    pub state_dir: PathBuf,
+}
 
-const BACK: &[Opt] = &[
-    Opt::new("start", Kind::Str).default(Default::Str("as_before")).choices(&["as_before", "always", "never"]).about(&[
-        "Whether the container is started after a rollback. V(as_before): when it was running.",
-    ]),
-    Opt::new("shutdown", Kind::Str).default(Default::Str("graceful")).choices(&["graceful", "kill"]).about(&[
-        "How a running container is stopped. V(graceful) kills it too, after O(shutdown_timeout).",
-    ]),
-    Opt::new("shutdown_timeout", Kind::Seconds).default(Default::Float(60.0)).about(&[
-        "For how many seconds to wait for a graceful shutdown.",
-    ]),
-    Opt::new("boot_timeout", Kind::Seconds).default(Default::Float(120.0)).about(&[
-        "For how many seconds to wait, after a start, until O(ready) holds.",
-    ]),
-    Opt::new("ready", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
-        "A program and its arguments, run in the container until it ends with 0.",
-        "The default waits for systemd to say V(running) or V(degraded), and in a container without systemd until a command can be run in it.",
-    ]),
-    Opt::new("lock_timeout", Kind::Seconds).default(Default::Float(60.0)).about(&[
-        "For how many seconds to wait while a backup, a migration or another task holds the container's lock.",
-    ]),
-    Opt::new("task_timeout", Kind::Seconds).default(Default::Float(900.0)).about(&[
-        "For how many seconds one task of Proxmox (a snapshot, a rollback, a removal, a start) may run.",
-    ]),
-    Opt::new("state_dir", Kind::AbsolutePath).about(&[
-        "The folder of this module's own records. It must be root's, on a path that no one else can write to.",
-        "The default is C(/var/lib/reversible/pct-<vmid>).",
-    ]),
-];
+impl Subject {
+    pub fn parse(given: &Given) -> Result<Option<Subject>, Failure> {
+        let Some(vmid) = given.get::<Option<String>>("vmid")? else { return Ok(None) };
+        let vmid = Vmid::parse(vmid.trim()).map_err(|why| Failure::bad_option("vmid", why))?;
+        let folder: Option<PathBuf> = given.get("state_dir")?;
+        let state_dir = folder.unwrap_or_else(|| format!("/var/lib/reversible/pct-{vmid}").into());
+        if !state_dir.is_absolute() {
+            let shown = state_dir.display();
+            return Err(Failure::bad_option(
+                "state_dir",
+                format!("expected an absolute path, got {shown}"),
+            ));
+        }
+        Ok(Some(Subject { vmid, state_dir }))
+    }
+}
 
-pub const MODULE: Module = Module {
-    name: "pct_snapshot",
-    short: "Take a snapshot of a Proxmox container, and go back to it",
-    about: &[
-        "Takes, removes and prunes snapshots of a container (LXC) of Proxmox VE, and rolls the container back to one, with its start verified.",
-        "What a rollback would destroy is said before, and needs consent. Where the storage can go back to any snapshot (LVM-thin, btrfs, RBD), the failed state is kept in a snapshot C(failed-...), so that the rollback can be undone.",
-        "What would fail half way is refused first: no quorum, a lock, an incomplete snapshot, ZFS with newer snapshots.",
-        "A run that was killed is finished, or its leftovers are cleared, by the next one.",
-    ],
-    version_added: "0.1.0",
-    options: &[WHICH, TAKE, BACK, change::ROLLBACK_ID, change::CONSENT],
-    rules: &[
-        Rule::RequiredIfAny("state", "rolled_back", &["name", "deploy_id", "latest"]),
-        Rule::RequiredIfAny("state", "absent", &["name", "deploy_id", "retain"]),
-    ],
-    check_mode: Support::Full,
-    diff_mode: Support::Full,
-    notes: &[
-        "Runs on the Proxmox node as root; nothing is needed in the container. Proxmox VE 7, 8 and 9.",
-        "Proxmox takes no snapshot of a container with a bind mount or a device, and none on a storage without snapshots.",
-        "On ZFS, Proxmox goes back to the newest snapshot only: newer ones must be destroyed (O(accept=newer_snapshots)), and there is no way to undo it.",
-        "A rollback does not touch what the snapshot does not cover: bind mounts, and volumes that were added since (O(accept=uncovered_mounts)).",
-        "Check mode shows the plan; whether the container starts and is ready is not evaluated.",
-    ],
-    seealso: &["reversible.deploy.pct_snapshot_info", "reversible.deploy.deploy_ledger"],
-    examples: include_str!("examples.yml"),
-    returns: &[change::RESULT, DONE],
-};
+/// Which snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    Named(SnapshotName),
+    Latest,
+}
 
-const DONE: &[Return] = &[
-    Return::new("vmid", Kind::Int, "success", "The number of the container.").sample("101"),
-    Return::new(
-        "snapshot",
-        Kind::Str,
-        "success",
-        "The snapshot that this was about, or null when only pruned.",
-    )
-    .sample(r#""pre-deploy-20261121t084500z-7f3a""#),
-    Return::new(
-        "deploy_id",
-        Kind::Str,
-        "success",
-        "The deploy id that the snapshot bears, or null.",
-    ),
-    Return::new("running", Kind::Bool, "success", "Whether the container runs, and is not frozen."),
-    Return::new(
-        "safety_snapshot",
-        Kind::Str,
-        "after a rollback, also a failed one",
-        "The snapshot that holds the state before the rollback, or null.",
-    ),
-    Return::new(
-        "rolled_back",
-        Kind::Bool,
-        "when a rollback failed",
-        "Whether the rollback itself was done, and only what comes after it was not.",
-    ),
-    Return::new(
-        "log",
-        Kind::List,
-        "when a start failed",
-        "The last lines of the log: the node's of the container when it does not start, the container's own when it does not get ready.",
-    ),
-];
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    AsBefore,
+    Always,
+    Never,
+}
 
-pub const INFO: Module = Module {
-    name: "pct_snapshot_info",
-    short: "Tell which snapshots a Proxmox container has, and whether one can go back to them",
-    about: &[
-        "Without O(vmid): the containers of this node. With it: one container and its snapshots. Changes nothing.",
-    ],
-    version_added: "0.1.0",
-    options: &[INFO_OPTIONS],
-    rules: &[],
-    check_mode: Support::Full,
-    diff_mode: Support::None,
-    notes: &["Runs on the Proxmox node as root. Proxmox VE 7, 8 and 9."],
-    seealso: &["reversible.deploy.pct_snapshot"],
-    examples: include_str!("examples_info.yml"),
-    returns: &[SEEN],
-};
+#[derive(Debug)]
+pub enum Wanted {
+    /// The text goes before the marker.
+    Present {
+        name: SnapshotName,
+        text: String,
+        marker: Marker,
+    },
+    RolledBack {
+        which: Which,
+        deploy: Option<DeployId>,
+    },
+    /// `None` prunes only.
+    Absent {
+        name: Option<SnapshotName>,
+    },
+}
 
-const INFO_OPTIONS: &[Opt] = &[
-    Opt::new("vmid", Kind::Str).about(&[
-        "The number of a container of this node. Without it all are listed, without their snapshots.",
-    ]),
-    Opt::new("state_dir", Kind::AbsolutePath).about(&[
-        "The folder of the module's own records. The default is C(/var/lib/reversible/pct-<vmid>).",
-    ]),
-];
+#[derive(Debug)]
+pub struct Task {
+    pub subject: Subject,
+    pub wanted: Wanted,
+    pub app: Option<String>,
+    pub retain: Option<usize>,
+    pub keep: Vec<String>,
+    pub start: Start,
+    /// `None` kills.
+    pub graceful: Option<Duration>,
+    pub boot_timeout: Duration,
+    pub ready: Vec<String>,
+    pub lock_timeout: Duration,
+    pub task_timeout: Duration,
+    pub rollback: Option<DeployId>,
+    fence: Option<DeployId>,
+}
 
-const SEEN: &[Return] = &[
-    Return::new("node", Kind::Str, "success", "The name of this node, as Proxmox has it."),
-    Return::new("containers", Kind::List, "success", "The containers, by their numbers.").contains(&[
-        Return::new("vmid", Kind::Int, "always", "The number."),
-        Return::new("name", Kind::Str, "always", "The host name."),
-        Return::new("running", Kind::Bool, "always", "Whether it runs, and is not frozen."),
-        Return::new("frozen", Kind::Bool, "always", "Whether its processes stand still, as during a snapshot, and after one that was killed."),
-        Return::new("lock", Kind::Str, "always", "The lock that a task holds, or null."),
-    ]),
-    Return::new("snapshots", Kind::List, "with O(vmid)", "The snapshots, the oldest first.").contains(&[
-        Return::new("name", Kind::Str, "always", "The name."),
-        Return::new("time", Kind::Str, "always", "When it was taken, in UTC, or null."),
-        Return::new("description", Kind::Str, "always", "What a person wrote."),
-        Return::new("parent", Kind::Str, "always", "The snapshot that it was taken on, or null."),
-        Return::new("ours", Kind::Bool, "always", "Whether this module has taken it."),
-        Return::new("kind", Kind::Str, "always", "V(restore_point), V(failed) (the state before a rollback), or null."),
-        Return::new("app", Kind::Str, "always", "The app, or null."),
-        Return::new("deploy_id", Kind::Str, "always", "The deploy, or null."),
-        Return::new("release", Kind::Str, "always", "The release, or null."),
-        Return::new("complete", Kind::Bool, "always", "Whether it is whole. One that broke off cannot be gone back to."),
-        Return::new("bytes", Kind::Int, "always", "What it holds alone, on ZFS; else null."),
-        Return::new("ready_to_roll_back", Kind::Bool, "always", "Whether one can go back to it now."),
-        Return::new("why", Kind::List, "always", "Why not, in sentences."),
-        Return::new("accept", Kind::List, "always", "The words that a rollback to it needs in O(reversible.deploy.pct_snapshot#module:accept)."),
-    ]),
-    Return::new("storages", Kind::List, "with O(vmid)", "The storages of Proxmox that hold its volumes.").contains(&[
-        Return::new("name", Kind::Str, "always", "The name."),
-        Return::new("type", Kind::Str, "always", "The type, such as V(lvmthin), or null where it is not known."),
-        Return::new("thin_pool", Kind::Str, "always", "The thin pool of LVM, as C(group/pool), or null."),
-        Return::new("mounts", Kind::List, "always", "The mount points that lie there: V(rootfs), V(mp0) and so on."),
-    ]),
-    Return::new("parent", Kind::Str, "with O(vmid)", "The snapshot that the current state is built on, or null."),
-    Return::new("unfinished", Kind::Str, "with O(vmid)", "Since when a run that was killed waits to be finished, or null."),
-];
+impl Task {
+    pub fn parse(given: &Given) -> Result<Task, Failure> {
+        let subject = Subject::parse(given)?;
+        let subject = subject.ok_or_else(|| Failure::bad_option("vmid", "it is missing"))?;
+        let state: String = given.get("state")?;
+        let deploy: Option<DeployId> = given.get("deploy_id")?;
+        let rollback: Option<DeployId> = given.get("rollback_id")?;
+        let app = word(given, "app")?;
+        let latest = given.get::<Option<bool>>("latest")?.unwrap_or(false);
+        let name = match (given.get::<Option<SnapshotName>>("name")?, &deploy) {
+            (Some(name), _) => Some(name),
+            (None, Some(id)) => Some(name_for(id)?),
+            (None, None) => None,
+        };
+        let wanted = match state.as_str() {
+            "present" => present(given, name, deploy.clone(), app.clone())?,
+            "rolled_back" => {
+                let which = match (name, latest) {
+                    (Some(name), false) => Which::Named(name),
+                    (None, true) => Which::Latest,
+                    (Some(_), true) => {
+                        return Err(Failure::bad_option(
+                            "latest",
+                            "name or deploy_id is given as well",
+                        ));
+                    }
+                    (None, false) => {
+                        let msg = "name, deploy_id or latest must say which snapshot to go back to";
+                        return Err(Failure::new("bad_options", msg));
+                    }
+                };
+                Wanted::RolledBack { which, deploy: deploy.clone() }
+            }
+            _ => Wanted::Absent { name },
+        };
+        if latest && state != "rolled_back" {
+            return Err(Failure::bad_option("latest", "it goes with state: rolled_back"));
+        }
+        let retain = match given.get::<Option<usize>>("retain")? {
+            Some(_) if state == "rolled_back" => {
+                return Err(Failure::bad_option("retain", "a rollback prunes nothing"));
+            }
+            retain => retain,
+        };
+        let graceful = given.seconds("shutdown_timeout")?;
+        let shutdown: String = given.get("shutdown")?;
+        let start: String = given.get("start")?;
+        // In a rollback the deploy id names the restore point; it is no run.
+        let fence = rollback.clone().or(deploy.filter(|_| state == "present"));
+        Ok(Task {
+            subject,
+            wanted,
+            app,
+            retain,
+            keep: given.get("keep")?,
+            start: match start.as_str() {
+                "always" => Start::Always,
+                "never" => Start::Never,
+                _ => Start::AsBefore,
+            },
+            graceful: Some(graceful).filter(|_| shutdown == "graceful"),
+            boot_timeout: given.seconds("boot_timeout")?,
+            ready: ready(given)?,
+            lock_timeout: given.seconds("lock_timeout")?,
+            task_timeout: given.seconds("task_timeout")?,
+            rollback,
+            fence,
+        })
+    }
+
+    /// The id of the run itself, which is the fence.
+    pub fn run(&self) -> Option<&DeployId> {
+        self.fence.as_ref()
+    }
+
+    pub fn is_rollback(&self) -> bool {
+        matches!(self.wanted, Wanted::RolledBack { .. })
+    }
+}
+
+fn name_for(id: &DeployId) -> Result<SnapshotName, Failure> {
+    SnapshotName::try_from(format!("pre-deploy-{id}"))
+        .map_err(|why| Failure::bad_option("deploy_id", why))
+}
+
+fn present(
+    given: &Given,
+    name: Option<SnapshotName>,
+    deploy: Option<DeployId>,
+    app: Option<String>,
+) -> Result<Wanted, Failure> {
+    let text: String = given.get("description")?;
+    let odd = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if text.len() > LONGEST_TEXT || text.contains(odd) {
+        let msg =
+            format!("expected text of at most {LONGEST_TEXT} bytes, without control characters");
+        return Err(Failure::bad_option("description", msg));
+    }
+    let given_id = || {
+        DeployId::generate().map_err(|why| Failure::new("failed", "no id for it").caused_by(why))
+    };
+    let (name, deploy) = match name {
+        Some(name) => (name, deploy),
+        None => {
+            let id = given_id()?;
+            (name_for(&id)?, Some(id))
+        }
+    };
+    let marker = Marker {
+        kind: Kind::RestorePoint,
+        app,
+        deploy: deploy.map(String::from),
+        release: word(given, "release")?,
+    };
+    Ok(Wanted::Present { name, text: text.trim().to_owned(), marker })
+}
+
+fn ready(given: &Given) -> Result<Vec<String>, Failure> {
+    let ready: Vec<String> = given.get("ready")?;
+    match ready.first() {
+        Some(program) if program.is_empty() => {
+            Err(Failure::bad_option("ready", "expected a program and its arguments"))
+        }
+        _ => Ok(ready),
+    }
+}
+
+/// One word of the marker.
+fn word(given: &Given, name: &'static str) -> Result<Option<String>, Failure> {
+    let value: Option<String> = given.get(name)?;
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/+-".contains(&byte);
+    match value {
+        Some(text) if text.is_empty() || text.len() > 128 || !text.bytes().all(sound) => {
+            let expected = "one word of letters, digits and any of . _ : @ / + -";
+            Err(Failure::bad_option(name, format!("expected {expected}, got {text:?}")))
+        }
+        other => Ok(other),
+    }
+}

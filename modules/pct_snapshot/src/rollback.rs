@@ -3,12 +3,12 @@
 
 use crate::cluster::Reach;
 use crate::container::{Snapshot, view};
-use crate::left::Rollback;
 use crate::marker::{Kind, Marker};
+use crate::options::{Start, Task, Which};
 use crate::plan::{Action, delete, is_kept, nothing, repairs};
 use crate::refuse::{no_such, to_rollback, uncovered};
 use crate::state::{State, Survey};
-use crate::task::{Start, Task, Which};
+use crate::unfinished::Rollback;
 use ansible_module::Failure;
 use change::{Loss, Plan, Step, Undo};
 use host::deploy_id::DeployId;
@@ -84,7 +84,8 @@ pub fn plan(
     let mut goal = goal(state, task, target, key);
     let running = state.snapshots.running;
     let resumes = resumes(state, &goal);
-    goal.rolled_back = resumes && state.left.as_ref().is_some_and(|left| left.rolled_back);
+    goal.rolled_back =
+        resumes && state.unfinished.as_ref().is_some_and(|unfinished| unfinished.rolled_back);
     if goal.rolled_back {
         // Only the start is left, and whatever was written since stays.
         if goal.starts {
@@ -148,7 +149,7 @@ fn names(state: &State) -> Vec<&str> {
 
 fn goal(state: &State, task: &Task, target: &Snapshot, key: Option<String>) -> Goal {
     // A killed run had stopped it, or had not yet.
-    let noted = state.left.as_ref().and_then(|left| left.was_running);
+    let noted = state.unfinished.as_ref().and_then(|unfinished| unfinished.was_running);
     let was_running = state.snapshots.running || noted.unwrap_or(false);
     let starts = match task.start {
         Start::AsBefore => was_running,
@@ -173,14 +174,16 @@ fn goal(state: &State, task: &Task, target: &Snapshot, key: Option<String>) -> G
 
 /// Whether a killed run was about just this.
 fn resumes(state: &State, goal: &Goal) -> bool {
-    let open = state.left.as_ref().and_then(|left| left.open_rollback());
+    let open = state.unfinished.as_ref().and_then(|unfinished| unfinished.open_rollback());
     open.is_some_and(|open| *open == goal.rollback)
 }
 
 /// Proxmox had begun, holds no lock any more, and the container runs: it was done, or taken in hand
 /// by somebody. To do it again could destroy what was written since.
 fn refuse_unclear(state: &State, goal: &Goal) -> Result<(), Failure> {
-    let Some(left) = state.left.as_ref().filter(|left| left.touched_volumes()) else {
+    let Some(unfinished) =
+        state.unfinished.as_ref().filter(|unfinished| unfinished.touched_volumes())
+    else {
         return Ok(());
     };
     let Some(key) = &goal.rollback.key else { return Ok(()) };
@@ -194,7 +197,7 @@ fn refuse_unclear(state: &State, goal: &Goal) -> Result<(), Failure> {
              container since: whether it was rolled back is not known, and doing it again could destroy \
              what was written since; look at it, and roll back under a new rollback_id if it must be; nothing \
              was changed",
-            left.since, goal.rollback.to
+            unfinished.since, goal.rollback.to
         ),
     ))
 }
@@ -210,13 +213,13 @@ fn add_safety(
 ) -> Option<String> {
     let all_volumes = state.config.mounts.iter().all(|mount| mount.is_volume());
     let reach_now = state.reach(state.config.mounts.iter());
-    let left = state.left.as_ref().filter(|_| resumes(state, goal));
-    let taken = left
-        .and_then(|left| left.safety.as_ref())
+    let unfinished = state.unfinished.as_ref().filter(|_| resumes(state, goal));
+    let taken = unfinished
+        .and_then(|unfinished| unfinished.safety.as_ref())
         .filter(|name| state.snapshots.find(name).is_some_and(Snapshot::is_complete));
     let why_not = match (reach, reach_now) {
         _ if taken.is_some() => None,
-        _ if left.is_some_and(|left| left.touched_volumes()) => Some(
+        _ if unfinished.is_some_and(|unfinished| unfinished.touched_volumes()) => Some(
             "a run that was killed had begun to roll back without a snapshot of the state before",
         ),
         (Reach::Newest, _) | (_, Reach::Newest) => Some(
@@ -242,12 +245,12 @@ fn add_safety(
         }
     }
     plan.undo =
-        Undo::By(format!("state: rolled_back with vmid: {} and name: {shown}", task.place.vmid));
+        Undo::By(format!("state: rolled_back with vmid: {} and name: {shown}", task.subject.vmid));
     Some(shown)
 }
 
 fn the_rollback(state: &State, survey: &Survey, task: &Task, target: &Snapshot) -> Step<Action> {
-    let vmid = task.place.vmid;
+    let vmid = task.subject.vmid;
     let step = Step::new(Action::RollBack, format!("roll CT {vmid} back to {}", target.title()));
     let mut written =
         Loss::plain(format!("what was written to CT {vmid} since {}", target.title()));
@@ -268,9 +271,9 @@ fn the_rollback(state: &State, survey: &Survey, task: &Task, target: &Snapshot) 
 fn stop_text(task: &Task) -> String {
     match task.graceful {
         Some(span) => {
-            format!("shut CT {} down within {}", task.place.vmid, host::deadline::seconds(span))
+            format!("shut CT {} down within {}", task.subject.vmid, host::deadline::seconds(span))
         }
-        None => format!("kill CT {}", task.place.vmid),
+        None => format!("kill CT {}", task.subject.vmid),
     }
 }
 
@@ -279,7 +282,7 @@ fn start_text(task: &Task) -> String {
         [] => "it has booted".to_owned(),
         words => format!("{} ends with 0 in it", words.join(" ")),
     };
-    format!("start CT {} and wait until {ready}", task.place.vmid)
+    format!("start CT {} and wait until {ready}", task.subject.vmid)
 }
 
 fn warnings(state: &State, survey: &Survey) -> Vec<String> {

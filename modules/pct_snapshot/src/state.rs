@@ -3,11 +3,11 @@
 
 use crate::cluster::{Cluster, Reach, Storages};
 use crate::container::{Config, Mount, Snapshot, Snapshots, Source};
-use crate::left::{Left, What};
 use crate::names::Vmid;
+use crate::options::Subject;
 use crate::pct::{Trouble, holder_of};
 use crate::read::{Reader, trouble};
-use crate::task::Place;
+use crate::unfinished::{UnfinishedRun, What};
 use crate::{freezer, tables, zfs};
 use ansible_module::Failure;
 use anyhow::{Error, Result};
@@ -23,7 +23,7 @@ pub struct State {
     pub snapshots: Snapshots,
     /// Its processes stand still.
     pub frozen: bool,
-    pub left: Option<Left>,
+    pub unfinished: Option<UnfinishedRun>,
     /// The task of Proxmox that runs on behalf of a run of ours that is dead.
     pub busy: Option<String>,
     pub has_quorum: bool,
@@ -43,23 +43,23 @@ pub struct Survey {
     pub warnings: Vec<String>,
 }
 
-pub fn observe(reader: &Reader, cluster: &Cluster, place: &Place) -> Result<State> {
-    let was_frozen = freezer::is_frozen(place.vmid)?;
-    let config = reader.config().map_err(|error| missing(error, reader, cluster, place))?;
-    let left = Left::read(&place.state_dir)?;
+pub fn observe(reader: &Reader, cluster: &Cluster, subject: &Subject) -> Result<State> {
+    let was_frozen = freezer::is_frozen(subject.vmid)?;
+    let config = reader.config().map_err(|error| missing(error, reader, cluster, subject))?;
+    let unfinished = UnfinishedRun::read(&subject.state_dir)?;
     let lock = config.lock.as_deref();
-    let busy = match lock.and_then(|lock| left.as_ref()?.explains(lock)) {
+    let busy = match lock.and_then(|lock| unfinished.as_ref()?.explains(lock)) {
         Some(doing) => reader.active_task(&[doing.what.task()])?,
         None => None,
     };
     Ok(State {
-        vmid: place.vmid,
+        vmid: subject.vmid,
         config,
         snapshots: reader.snapshots()?,
         // Before its lock was read and after it: a snapshot that has just begun or ended is none that
         // broke off.
-        frozen: was_frozen && freezer::is_frozen(place.vmid)?,
-        left,
+        frozen: was_frozen && freezer::is_frozen(subject.vmid)?,
+        unfinished,
         busy,
         // From files only: a snapshot that cannot be taken says so itself.
         has_quorum: cluster.has_quorum(None)?,
@@ -68,12 +68,16 @@ pub fn observe(reader: &Reader, cluster: &Cluster, place: &Place) -> Result<Stat
 }
 
 /// Wait until nobody else holds the container's lock.
-pub fn wait_for_lock(reader: &Reader, left: Option<&Left>, patience: Duration) -> Result<()> {
+pub fn wait_for_lock(
+    reader: &Reader,
+    unfinished: Option<&UnfinishedRun>,
+    patience: Duration,
+) -> Result<()> {
     let free = poll_until(Deadline::after(patience), FIRST_PAUSE, "the lock", || {
         let lock = reader.config()?.lock;
         let Some(lock) = lock else { return Ok(Some(())) };
         // Our own is free when the task that held it has ended.
-        Ok(match left.and_then(|left| left.explains(&lock)) {
+        Ok(match unfinished.and_then(|unfinished| unfinished.explains(&lock)) {
             Some(doing) => reader.active_task(&[doing.what.task()])?.is_none().then_some(()),
             None => None,
         })
@@ -85,8 +89,8 @@ pub fn wait_for_lock(reader: &Reader, left: Option<&Left>, patience: Duration) -
 }
 
 /// Why the container could not be read.
-fn missing(error: Error, reader: &Reader, cluster: &Cluster, place: &Place) -> Error {
-    let vmid = place.vmid;
+fn missing(error: Error, reader: &Reader, cluster: &Cluster, subject: &Subject) -> Error {
+    let vmid = subject.vmid;
     match trouble(&error) {
         Some(Trouble::NoContainer) => {}
         _ => return error.context(format!("reading CT {vmid}")),
@@ -115,7 +119,8 @@ impl State {
 
     /// Proxmox writes a lock together with what it is about, so both must be ours.
     fn is_ours(&self, lock: &str) -> bool {
-        let Some(doing) = self.left.as_ref().and_then(|left| left.explains(lock)) else {
+        let Some(doing) = self.unfinished.as_ref().and_then(|unfinished| unfinished.explains(lock))
+        else {
             return false;
         };
         let there = self.snapshots.find(&doing.name);
@@ -132,7 +137,7 @@ impl State {
 
     /// Our own run was killed while Proxmox held the container frozen for its snapshot.
     pub fn own_freeze(&self) -> bool {
-        let doing = self.left.as_ref().and_then(|left| left.doing.as_ref());
+        let doing = self.unfinished.as_ref().and_then(|unfinished| unfinished.doing.as_ref());
         let is_ours = doing.is_some_and(|doing| doing.what == What::Snapshot);
         self.frozen && is_ours && self.foreign_lock().is_none()
     }
@@ -149,8 +154,9 @@ impl State {
 
     /// The incomplete snapshot that our own killed run left.
     pub fn own_incomplete(&self) -> Option<&Snapshot> {
-        let left = self.left.as_ref()?;
-        (self.snapshots.all.iter()).find(|one| !one.is_complete() && left.was_about(&one.name))
+        let unfinished = self.unfinished.as_ref()?;
+        (self.snapshots.all.iter())
+            .find(|one| !one.is_complete() && unfinished.was_about(&one.name))
     }
 
     pub fn locked(&self, lock: &str, waited: Option<Duration>) -> String {
@@ -216,7 +222,7 @@ impl State {
         &mut self,
         reader: &Reader,
         cluster: &Cluster,
-        place: &Place,
+        subject: &Subject,
         target: &str,
     ) -> Result<Survey> {
         let pvesh = reader.pvesh.as_ref();
@@ -225,11 +231,11 @@ impl State {
             self.storages = cluster.storages(pvesh)?;
         }
         let mut survey = Survey {
-            ha: cluster.ha(place.vmid, pvesh)?,
-            replicated_to: cluster.replicated_to(place.vmid, pvesh)?,
+            ha: cluster.ha(subject.vmid, pvesh)?,
+            replicated_to: cluster.replicated_to(subject.vmid, pvesh)?,
             ..Survey::default()
         };
-        survey.target = Some(match cluster.snapshot_section(place.vmid, target) {
+        survey.target = Some(match cluster.snapshot_section(subject.vmid, target) {
             Some(section) => tables::config(&section),
             None => reader.config_of(target)?,
         });

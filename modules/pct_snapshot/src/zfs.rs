@@ -165,8 +165,8 @@ mod tests {
         assert_eq!(outside(&rows, "a", &known, true), [by_hand]);
         assert!(outside(&rows, "b", &known, true).is_empty());
         // Without a job nothing removes what its replication has left.
-        let left = "rpool/data/subvol-101-disk-0@__replicate_101-0_1";
-        assert_eq!(outside(&rows, "a", &known, false), [by_hand, left]);
+        let unfinished = "rpool/data/subvol-101-disk-0@__replicate_101-0_1";
+        assert_eq!(outside(&rows, "a", &known, false), [by_hand, unfinished]);
     }
 
     #[test]

@@ -5,10 +5,10 @@
 use crate::extract::Look;
 use crate::install::Install;
 use crate::names::ReleaseSha;
+use crate::options::Task;
 use crate::plan::Action;
 use crate::record::Record;
 use crate::state::{CURRENT, Folder, PREVIOUS, REMOVING, State, discard};
-use crate::task::Task;
 use anyhow::{Context, Result};
 use host::atomic::sync_folder;
 use host::folder::SafeFolder;

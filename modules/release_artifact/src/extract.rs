@@ -7,10 +7,10 @@
 //! Invariant: whatever the archive holds, nothing outside of the folder is made, changed or removed.
 
 use crate::bounds::{LONGEST_NAME, Meter, Metered};
+use crate::dir_stack::{DirStack, INSIDE};
 use crate::owner::Owner;
 use crate::record::{NotedKind, note};
 use crate::stopped::{Stopped, own, refused, said, shown, wrote};
-use crate::way::{INSIDE, Way};
 use anyhow::{Context, Error};
 use archive::names::{parts, stays_inside};
 use archive::sparse::{self, Fault, Pax, Sparse};
@@ -54,7 +54,7 @@ pub fn run(
     listing: &mut dyn Write,
 ) -> Result<Count, Stopped> {
     let mut tree = Extracting {
-        way: Way::new(root),
+        stack: DirStack::new(root),
         // Its own mode, unless the archive has an entry for it.
         folders: BTreeMap::from([(PathBuf::new(), 0o755 & !look.umask)]),
         links: Vec::new(),
@@ -97,7 +97,7 @@ fn unpack(archive: impl Read, tree: &mut Extracting<'_>) -> Result<(), Stopped> 
 
 struct Extracting<'a> {
     /// To the folder of the entry before.
-    way: Way,
+    stack: DirStack,
     /// Their modes are set at the end: one that we cannot write to must be filled first.
     folders: BTreeMap<PathBuf, u32>,
     links: Vec<PathBuf>,
@@ -174,14 +174,14 @@ impl Extracting<'_> {
 
     /// Goes to a folder, and makes what is missing of it.
     fn enter(&mut self, folder: &[OsString], name: &[u8]) -> Result<(), Stopped> {
-        for path in self.way.enter(folder, name)? {
+        for path in self.stack.enter(folder, name)? {
             self.made_folder(path, 0o755 & !self.look.umask)?;
         }
         Ok(())
     }
 
     fn here(&self) -> BorrowedFd<'_> {
-        self.way.here()
+        self.stack.here()
     }
 
     fn made_folder(&mut self, path: PathBuf, mode: u32) -> Result<(), Stopped> {
@@ -293,7 +293,7 @@ impl Extracting<'_> {
         else {
             return Err(out());
         };
-        let folder = self.way.find(from_above).ok_or_else(out)?;
+        let folder = self.stack.find(from_above).ok_or_else(out)?;
         let stat = fstatat(&folder, from_leaf.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
         let is_file = |mode| SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFREG;
         let Some(stat) = stat.ok().filter(|stat| is_file(stat.st_mode)) else {
@@ -325,7 +325,7 @@ impl Extracting<'_> {
     fn finish(&mut self) -> Result<(), Stopped> {
         for link in std::mem::take(&mut self.links) {
             self.meter.in_time()?;
-            if self.way.leads_out(&link) {
+            if self.stack.leads_out(&link) {
                 let name = link.as_os_str().as_bytes();
                 return Err(refused(name, "is a symbolic link that leads out of the release"));
             }

@@ -3,6 +3,7 @@
 
 mod apply;
 mod bounds;
+mod dir_stack;
 mod download;
 mod extract;
 mod install;
@@ -13,23 +14,22 @@ mod plan;
 mod push;
 mod record;
 mod registry;
+mod spec;
 mod state;
 mod stopped;
 mod sums;
-mod task;
-mod way;
 
 use ansible_module::{Failure, Invocation, Outcome, Served};
 use anyhow::Result;
 use apply::Apply;
 use change::{Consent, Session};
+use options::{InfoTask, Task, Wanted};
 use serde_json::{Map, Value, json};
 use state::{Folder, State};
-use task::{InfoTask, Task, Wanted};
 
 /// What this program serves.
 pub const MODULES: &[Served] =
-    &[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: info }];
+    &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let task = Task::parse(&invocation.options)?;

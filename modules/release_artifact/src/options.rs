@@ -1,265 +1,300 @@
-//! The options of `release_artifact` and `release_artifact_info`, and what they return. `task.rs`
-//! makes typed values of them.
+//! The options as typed values, checked where a spec cannot.
 
-use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
+use crate::bounds::Bounds;
+use crate::names::ReleaseSha;
+use crate::owner::Owner;
+use crate::registry::Source;
+use crate::state::Folder;
+use crate::sums::Sum;
+use ansible_module::{Failure, Options as Given};
+use host::deadline::Deadline;
+use host::deploy_id::DeployId;
+use probe::http::{Patience, Request, Tls, Url, check_headers};
+use std::path::PathBuf;
+use std::time::Duration;
 
-const DEST: &[Opt] = &[Opt::new("dest", Kind::AbsolutePath).about(&[
-    "The folder that holds C(releases/<sha>), and the links C(current) and C(previous). For every state but V(available) and V(pushed).",
-    "It must be root's, on a path that no one else can write to.",
-])];
+/// Behind a forge with its storage elsewhere one is usual.
+const MOST_REDIRECTS: u32 = 5;
+const PLACES: [&str; 5] = ["owner", "package", "component", "sha", "env"];
 
-const REGISTRY: &[Opt] = &[
-    Opt::new("url", Kind::Str).about(&[
-        "Where the archive of a release is, with C({owner}), C({package}), C({component}), C({sha}) and C({env}) for the options of these names.",
-        "For Forgejo and Gitea: V(https://forge.example.org/api/packages/{owner}/generic/{package}/{sha}/{package}-{sha}.tar.zst).",
-    ]),
-    Opt::new("owner", Kind::Str).about(&["The owner of the package, for C({owner})."]),
-    Opt::new("package", Kind::Str).about(&["The name of the package, for C({package})."]),
-    Opt::new("component", Kind::Str).about(&["The component, for C({component})."]),
-    Opt::new("env", Kind::Str).about(&["The environment, for C({env})."]),
-    Opt::new("token", Kind::Str).secret().about(&[
-        "The token that the registry wants. It is sent in a header, to the host of O(url) alone and to no other that it redirects to.",
-    ]),
-    Opt::new("token_header", Kind::Str)
-        .default(Default::Str("Authorization: token {token}"))
-        .about(&["The header for O(token), such as V(PRIVATE-TOKEN: {token})."]),
-    Opt::new("ca_file", Kind::AbsolutePath).about(&[
-        "The authorities to trust, in PEM, in place of the target's own.",
-    ]),
-    Opt::new("insecure", Kind::Bool).default(Default::Bool(false)).about(&[
-        "Take any certificate. Whoever is on the way can then read O(token) and send another archive.",
-    ]),
-    Opt::new("sha256", Kind::Str).about(&["The SHA-256 sum of the archive, as 64 hex digits."]),
-    Opt::new("sums_url", Kind::Str).about(&[
-        "Where the sum is published, with the places of O(url): lines as C(sha256sum) writes them, or the list of files that Forgejo gives at V(https://forge.example.org/api/v1/packages/{owner}/generic/{package}/{sha}/files).",
-        "O(token) is sent there only when scheme, host and port are those of O(url).",
-    ]),
-    Opt::new("tries", Kind::Positive).default(Default::Int(5)).about(&[
-        "How often to try in a row when the registry does not answer, answers with an error of its own, or the connection breaks.",
-        "An archive is gone on with where it broke off, and the tries count from 0 again with each further MiB.",
-    ]),
-    Opt::new("timeout", Kind::Seconds).default(Default::Float(30.0)).about(&[
-        "For how many seconds nothing may come before a try has failed. For the whole there is O(deadline).",
-    ]),
-    Opt::new("deadline", Kind::Seconds).default(Default::Float(3600.0)).about(&[
-        "For how many seconds the registry may be asked in all: every try, every pause, and unpacking what comes.",
-    ]),
-];
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Available,
+    Present,
+    Current,
+    Absent,
+    Pushed(PathBuf),
+}
 
-const CHANGE: &[Opt] = &[
-    Opt::new("sha", Kind::Str).required().about(&[
-        "The release, as the whole commit SHA: 40 hex digits in lower case.",
-    ]),
-    Opt::new("state", Kind::Str)
-        .default(Default::Str("present"))
-        .choices(&["available", "present", "current", "absent", "pushed"])
-        .about(&[
-            "V(available): the registry has the release; the task fails when it has not. Nothing is changed.",
-            "V(present): the release is fetched, checked and unpacked into C(releases/<sha>).",
-            "V(current): as V(present), and C(current) leads to it; C(previous) leads to what was current before.",
-            "V(absent): the release is removed, but never the current or the previous one.",
-            "V(pushed): the archive O(src) is in the registry. What the registry has already is never replaced.",
-        ]),
-    Opt::new("src", Kind::AbsolutePath).about(&[
-        "The archive on the target that is pushed. For O(state=pushed).",
-    ]),
-    Opt::new("file_owner", Kind::Str).about(&[
-        "To whom unpacked files belong, by number or by name in C(/etc/passwd). Root by default; what the archive says does not count.",
-    ]),
-    Opt::new("file_group", Kind::Str).about(&[
-        "Their group, by number or by name in C(/etc/group).",
-    ]),
-    Opt::new("max_unpacked", Kind::Bytes).default(Default::Str("10G")).about(&[
-        "How large the archive may be once it is decompressed, and how long its files may be together, holes included: bytes, or a size such as V(20G).",
-        "An archive that has or needs more is refused as soon as that is known, and nothing of it is kept: a few bytes can describe more than any disk holds.",
-    ]),
-    Opt::new("max_files", Kind::Positive).default(Default::Int(200_000)).about(&[
-        "How many files, folders and links the archive may hold.",
-        "Their names may take 256 bytes each on average, and none may be longer than 4095 bytes or deeper than 200 folders.",
-    ]),
-    Opt::new("umask", Kind::Str).default(Default::Str("022")).about(&[
-        "Bits that no unpacked file or folder gets, as octal digits.",
-    ]),
-    Opt::new("retain", Kind::Positive).about(&[
-        "How many releases stay: the newest so many, by the order in which they were unpacked.",
-        "Never removed are the current one, the previous one, O(sha), those in O(keep), and what this module did not unpack.",
-        "For O(state=present) and O(state=current). Without it none is removed.",
-    ]),
-    Opt::new("keep", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
-        "Releases that are not removed, such as those that the ledger names; see the examples.",
-    ]),
-    Opt::new("deploy_id", Kind::Str).about(&[
-        "The id of the deploy. It is recorded with the release, and a run with an older id than the last one seen is refused.",
-    ]),
-    Opt::new("state_dir", Kind::AbsolutePath).about(&[
-        "The folder of the fence, for O(deploy_id). It must be root's, on a path that no one else can write to.",
-        "The default is C(/var/lib/reversible/<package>-<env>).",
-    ]),
-    Opt::new("lock_timeout", Kind::Seconds).default(Default::Float(30.0)).about(&[
-        "For how many seconds to wait for another task on the same O(dest).",
-    ]),
-];
+/// What is to be done.
+#[derive(Debug)]
+pub struct Task {
+    pub wanted: Wanted,
+    pub sha: ReleaseSha,
+    folder: Option<Folder>,
+    pub source: Option<Source>,
+    pub owner: Owner,
+    pub umask: u32,
+    pub bounds: Bounds,
+    pub retain: Option<usize>,
+    pub keep: Vec<ReleaseSha>,
+    /// The id of the run, and where its fence is.
+    pub fence: Option<(DeployId, PathBuf)>,
+    pub lock_timeout: Duration,
+}
 
-pub const MODULE: Module = Module {
-    name: "release_artifact",
-    short: "Have a release of an app from the forge's package registry",
-    about: &[
-        "Fetches a release, checks its sum, unpacks it, makes it current, and removes old ones; tells whether the registry still has one; and pushes one that was built by hand.",
-        "A release is an archive in C(tar.zst), C(tar.gz) or C(tar). It is fetched, checked and unpacked at the same time and never stored as an archive.",
-        "A release gets its name only when its sum and its end are right and all of it is on the disk; C(current) is switched by a rename.",
-    ],
-    version_added: "0.1.0",
-    options: &[DEST, REGISTRY, CHANGE],
-    rules: &[
-        Rule::RequiredIf("state", "available", &["url"]),
-        Rule::RequiredIf("state", "present", &["dest"]),
-        Rule::RequiredIf("state", "current", &["dest"]),
-        Rule::RequiredIf("state", "absent", &["dest"]),
-        Rule::RequiredIf("state", "pushed", &["url", "src"]),
-    ],
-    check_mode: Support::Full,
-    diff_mode: Support::Full,
-    notes: &[
-        "The sum is that of O(sha256), of O(sums_url), and of the registry's own header (C(Repr-Digest), C(Digest), C(X-Checksum-Sha256)); all that are known must agree. Without any, a warning says that nothing was checked.",
-        "An O(url) of C(http) gives a warning unless it leads to this very machine, or O(sha256) is given and no O(token): anyone on the way can read and replace what it brings, and O(sums_url) with it.",
-        "A release that is there is compared with a listing that was made when it was unpacked: name, kind, size, mode and time of each entry, and where links lead. That notices what is missing, cut or edited, in well under a second; it does not read the files again. What programs have added is no difference.",
-        "An archive with an entry that would leave its folder is refused, and so is one with a device, a pipe, setuid or setgid on a file, a name that is there twice, or a symbolic link that leads out of the release. The message names the entry.",
-        "Packing is the build's business: C(tar --zstd -cf shop-$SHA.tar.zst -C build .). The memory that unpacking takes is some MiB, the names of folders and links, and the window of zstd, 8 MiB up to level 19; windows of more than 128 MiB are refused.",
-        "A run that was killed leaves C(releases/<sha>.partial), and the next run takes it away and fetches anew. Within a run a broken connection is gone on with.",
-    ],
-    seealso: &["reversible.deploy.release_artifact_info", "reversible.deploy.deploy_ledger_info"],
-    examples: include_str!("examples.yml"),
-    returns: &[change::RESULT, RETURNS],
-};
+impl Task {
+    pub fn parse(given: &Given) -> Result<Task, Failure> {
+        let sha: ReleaseSha = given.get("sha")?;
+        let state: String = given.get("state")?;
+        let src: Option<PathBuf> = given.get("src")?;
+        let wanted = match (state.as_str(), src) {
+            ("available", _) => Wanted::Available,
+            ("present", _) => Wanted::Present,
+            ("current", _) => Wanted::Current,
+            ("absent", _) => Wanted::Absent,
+            (_, Some(src)) => Wanted::Pushed(src),
+            (_, None) => {
+                return Err(Failure::bad_option("src", "state: pushed needs the archive to push"));
+            }
+        };
+        let (owner, group): (Option<String>, Option<String>) =
+            (given.get("file_owner")?, given.get("file_group")?);
+        let umask: String = given.get("umask")?;
+        let umask = (u32::from_str_radix(&umask, 8).ok()).filter(|umask| *umask <= 0o777);
+        let retain: Option<i64> = given.get("retain")?;
+        let template = Template::parse(given)?;
+        Ok(Task {
+            source: template.as_ref().map(|template| template.source(&sha)).transpose()?,
+            owner: Owner::of(owner.as_deref(), group.as_deref())?,
+            umask: umask.ok_or_else(|| {
+                Failure::bad_option(
+                    "umask",
+                    "expected octal digits in quotes, such as \"022\"".to_owned(),
+                )
+            })?,
+            retain: match retain {
+                Some(retain) if retain < 1 => {
+                    let msg = format!("expected how many releases stay, 1 or more, got {retain}");
+                    return Err(Failure::bad_option("retain", msg));
+                }
+                retain => retain.and_then(|retain| usize::try_from(retain).ok()),
+            },
+            bounds: Bounds { unpacked: given.get("max_unpacked")?, files: given.get("max_files")? },
+            keep: given.get("keep")?,
+            folder: folder(given)?,
+            fence: fence(given)?,
+            lock_timeout: given.seconds("lock_timeout")?,
+            wanted,
+            sha,
+        })
+    }
 
-const RETURNS: &[Return] = &[
-    Return::new("path", Kind::Str, "success", "The folder of the release. For states that have O(dest).")
-        .sample(r#""/opt/shop/backend/releases/4f2a9c1e0b7d63f58a2c9e4d1b6f7a8c9d0e1f2a""#),
-    Return::new("current", Kind::Str, "success", "The current release, or null. For states that have O(dest)."),
-    Return::new("previous", Kind::Str, "success", "The release that was current before, or null. For states that have O(dest)."),
-    Return::new("sha256", Kind::Str, "success", "The sum of the release's archive, or null when it is not there."),
-    Return::new("bytes", Kind::Int, "success", "The length of the archive. For O(state=pushed)."),
-    Return::new("removed", Kind::List, "success", "The releases that were removed. For states that have O(dest)."),
-    Return::new("download", Kind::Dict, "success", "What was fetched, or null.").contains(&[
-        Return::new("bytes", Kind::Int, "always", "The length of the archive."),
-        Return::new("sha256", Kind::Str, "always", "Its sum."),
-        Return::new("checked", Kind::List, "always", "What the sum was compared with: C(sha256), C(sums_url), C(registry). Empty: with nothing."),
-        Return::new("resumed", Kind::Int, "always", "How often it was gone on with."),
-        Return::new("entries", Kind::Int, "always", "How many files, folders and links it holds."),
-        Return::new("unpacked_bytes", Kind::Int, "always", "The length of all files."),
-        Return::new("seconds", Kind::Float, "always", "How long it took, synced."),
-    ]),
-    Return::new("registry", Kind::Dict, "success", "What the registry says. For O(state=available) and O(state=pushed).").contains(&[
-        Return::new("available", Kind::Bool, "always", "Whether it has the release."),
-        Return::new("registry", Kind::Str, "always", "Its host and port."),
-        Return::new("status", Kind::Int, "O(state=available)", "The status of its answer."),
-        Return::new("bytes", Kind::Int, "O(state=available)", "The length of the archive, or null."),
-        Return::new("sha256", Kind::Str, "O(state=available)", "The sum that it tells, or null."),
-    ]),
-];
+    pub fn folder(&self) -> Result<&Folder, Failure> {
+        self.folder
+            .as_ref()
+            .ok_or_else(|| Failure::bad_option("dest", "it is needed for this state"))
+    }
 
-pub const INFO: Module = Module {
-    name: "release_artifact_info",
-    short: "Tell which releases of an app are there",
-    about: &[
-        "Lists the releases in a folder, which is current and which was before, their sums, and whether the registry still has them. Changes nothing.",
-    ],
-    version_added: "0.1.0",
-    options: &[
-        REGISTRY,
-        &[
-            Opt::new("dest", Kind::AbsolutePath).about(&[
-                "The folder that holds C(releases/<sha>), and the links C(current) and C(previous).",
-            ]),
-            Opt::new("dests", Kind::List).elements(Kind::AbsolutePath).about(&[
-                "Several such folders, told in RV(folders): those of an app's components in one task.",
-            ]),
-            Opt::new("sha", Kind::Str)
-                .about(&["A release to ask the registry for although it is not here. For O(url)."]),
-            Opt::new("verify", Kind::Bool).default(Default::Bool(false)).about(&[
-                "Compare each release with the listing that was made when it was unpacked.",
-            ]),
-        ],
-    ],
-    rules: &[Rule::RequiredOneOf(&["dest", "dests"]), Rule::MutuallyExclusive(&["dest", "dests"])],
-    check_mode: Support::Full,
-    diff_mode: Support::None,
-    notes: &[
-        "A registry that cannot be asked is no failure: C(available) is then null, and C(why) tells.",
-    ],
-    seealso: &["reversible.deploy.release_artifact"],
-    examples: include_str!("examples_info.yml"),
-    returns: &[&[
-        Return::new(
-            "folders",
-            Kind::List,
-            "with O(dests)",
-            "For each of them, in their order, what is told of O(dest) otherwise.",
-        ),
-        Return::new("dest", Kind::Str, "with O(dest)", "The folder."),
-        Return::new("current", Kind::Str, "with O(dest)", "The current release, or null."),
-        Return::new(
-            "previous",
-            Kind::Str,
-            "success",
-            "The release that was current before, or null.",
-        ),
-        Return::new("releases", Kind::List, "success", "The releases, the newest first.").contains(
-            &[
-                Return::new("sha", Kind::Str, "always", "The release."),
-                Return::new("path", Kind::Str, "always", "Its folder."),
-                Return::new("current", Kind::Bool, "always", "Whether it is the current one."),
-                Return::new("previous", Kind::Bool, "always", "Whether it is the previous one."),
-                Return::new("ours", Kind::Bool, "always", "Whether this module unpacked it."),
-                Return::new("why", Kind::Str, "when it is not ours", "How that is known."),
-                Return::new("unpacked", Kind::Str, "when it is ours", "When, in UTC."),
-                Return::new("deploy_id", Kind::Str, "when it is ours", "By which deploy, or null."),
-                Return::new("from", Kind::Str, "when it is ours", "Host and port of the registry."),
-                Return::new("sha256", Kind::Str, "when it is ours", "The sum of its archive."),
-                Return::new(
-                    "checked",
-                    Kind::List,
-                    "when it is ours",
-                    "What the sum was compared with.",
-                ),
-                Return::new(
-                    "archive_bytes",
-                    Kind::Int,
-                    "when it is ours",
-                    "The length of the archive.",
-                ),
-                Return::new("bytes", Kind::Int, "when it is ours", "The length of all files."),
-                Return::new(
-                    "entries",
-                    Kind::Int,
-                    "when it is ours",
-                    "How many files, folders and links.",
-                ),
-                Return::new(
-                    "damage",
-                    Kind::Str,
-                    "with O(verify)",
-                    "How it differs from its listing, or null.",
-                ),
-                Return::new(
-                    "in_registry",
-                    Kind::Bool,
-                    "with O(url)",
-                    "Whether the registry still has it, or null when it cannot be asked.",
-                ),
-            ],
-        ),
-        Return::new(
-            "registry",
-            Kind::Dict,
-            "with O(url)",
-            "What the registry says of each release, by its SHA.",
-        ),
-        Return::new(
-            "leftovers",
-            Kind::List,
-            "success",
-            "What a killed run has left in C(releases).",
-        ),
-    ]],
-};
+    pub fn source(&self) -> Result<&Source, Failure> {
+        self.source
+            .as_ref()
+            .ok_or_else(|| Failure::bad_option("url", "it is needed for this state"))
+    }
+
+    pub fn warnings(&self) -> Vec<String> {
+        let fetches = matches!(self.wanted, Wanted::Present | Wanted::Current);
+        self.source.as_ref().map_or_else(Vec::new, |source| warnings(source, fetches))
+    }
+}
+
+fn warnings(source: &Source, fetches: bool) -> Vec<String> {
+    let (url, place) = (&source.request.url, source.place());
+    let mut warnings = Vec::new();
+    if source.request.tls.insecure {
+        warnings.push(format!(
+            "insecure: anyone on the way can say to be {place}, and is told the token"
+        ));
+    }
+    if in_the_clear(url) && source.has_token {
+        warnings.push(format!(
+            "the token is sent to {place} without TLS: anyone on the way can read it"
+        ));
+    }
+    // A sum that comes from the playbook cannot be replaced on the way.
+    if fetches && in_the_clear(url) && source.sha256.is_none() {
+        warnings.push(format!(
+            "the archive is fetched from {place} without TLS: anyone on the way can send another one; give sha256, or a url with https"
+        ));
+    }
+    warnings
+}
+
+/// Without TLS, and over a network.
+fn in_the_clear(url: &Url) -> bool {
+    let loopback = url.host() == "localhost"
+        || url.host().parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    !url.is_https() && !loopback
+}
+
+/// What `release_artifact_info` looks at.
+#[derive(Debug)]
+pub struct InfoTask {
+    pub folders: Vec<Folder>,
+    /// Whether one was asked for by itself: its facts are then those of the result.
+    pub is_one: bool,
+    pub sha: Option<ReleaseSha>,
+    pub template: Option<Template>,
+    pub verify: bool,
+}
+
+impl InfoTask {
+    pub fn parse(given: &Given) -> Result<InfoTask, Failure> {
+        let one = folder(given)?;
+        let several: Vec<PathBuf> = given.get::<Option<_>>("dests")?.unwrap_or_default();
+        Ok(InfoTask {
+            is_one: one.is_some(),
+            folders: match one {
+                Some(folder) => vec![folder],
+                None => several.into_iter().map(|dest| Folder { dest }).collect(),
+            },
+            sha: given.get("sha")?,
+            template: Template::parse(given)?,
+            verify: given.get("verify")?,
+        })
+    }
+}
+
+/// Where releases are to be had, once a SHA is put in.
+#[derive(Debug)]
+pub struct Template {
+    url: String,
+    sums_url: Option<String>,
+    values: Vec<(&'static str, String)>,
+    token: Option<String>,
+    token_header: String,
+    tls: Tls,
+    sha256: Option<Sum>,
+    tries: u32,
+    patience: Patience,
+}
+
+impl Template {
+    /// `None`: no URL was given.
+    fn parse(given: &Given) -> Result<Option<Template>, Failure> {
+        let Some(url) = given.get::<Option<String>>("url")? else { return Ok(None) };
+        let mut values = Vec::new();
+        for name in PLACES.into_iter().filter(|name| *name != "sha") {
+            let Some(value) = given.get::<Option<String>>(name)? else { continue };
+            let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
+            if value.is_empty() || value.starts_with('.') || !value.bytes().all(sound) {
+                let msg = format!(
+                    "expected letters, digits and any of . _ + -, not beginning with a dot, got {value:?}"
+                );
+                return Err(Failure::bad_option(name, msg));
+            }
+            values.push((name, value));
+        }
+        let sha256: Option<String> = given.get("sha256")?;
+        let sha256 = sha256.filter(|sum| !sum.is_empty()).map(|sum| sum.parse::<Sum>()).transpose();
+        let token: Option<String> = given.get("token")?;
+        Ok(Some(Template {
+            url,
+            sums_url: given.get("sums_url")?,
+            values,
+            token: token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
+            token_header: given.get("token_header")?,
+            tls: Tls { ca_file: given.get("ca_file")?, insecure: given.get("insecure")? },
+            sha256: sha256.map_err(|why| Failure::bad_option("sha256", why))?,
+            tries: u32::try_from(given.get::<u64>("tries")?).unwrap_or(u32::MAX),
+            patience: Patience {
+                pause: given.seconds("timeout")?,
+                whole: Deadline::after(given.seconds("deadline")?),
+            },
+        }))
+    }
+
+    pub fn source(&self, sha: &ReleaseSha) -> Result<Source, Failure> {
+        let url = self.filled("url", &self.url, sha)?;
+        let mut request = Request::get(url);
+        request.tls = self.tls.clone();
+        request.redirects = MOST_REDIRECTS;
+        if let Some(token) = &self.token {
+            let header =
+                self.token_header.split_once(':').filter(|(_, value)| value.contains("{token}"));
+            let (name, value) = header.ok_or_else(|| {
+                Failure::bad_option(
+                    "token_header",
+                    "expected a header such as \"Authorization: token {token}\"".to_owned(),
+                )
+            })?;
+            request.headers =
+                vec![(name.trim().to_owned(), value.trim().replace("{token}", token))];
+            check_headers(&request.headers).map_err(|why| Failure::bad_option("token", why))?;
+        }
+        let source = Source {
+            sums_url: match &self.sums_url {
+                Some(template) => Some(self.filled("sums_url", template, sha)?),
+                None => None,
+            },
+            sha256: self.sha256,
+            has_token: self.token.is_some(),
+            tries: self.tries,
+            patience: self.patience,
+            request,
+        };
+        if source.file_name().is_empty() {
+            return Err(Failure::bad_option("url", "its path must end with the name of a file"));
+        }
+        Ok(source)
+    }
+
+    /// The URL with its places filled. Its text is not repeated: a secret may stand in the query.
+    fn filled(&self, option: &str, template: &str, sha: &ReleaseSha) -> Result<Url, Failure> {
+        let mut text = template.replace("{sha}", sha.as_str());
+        for (name, value) in &self.values {
+            text = text.replace(&format!("{{{name}}}"), value);
+        }
+        for name in PLACES {
+            if text.contains(&format!("{{{name}}}")) {
+                return Err(Failure::bad_option(
+                    option,
+                    format!("it holds {{{name}}}, and {name} is not given"),
+                ));
+            }
+        }
+        if text.contains(['{', '}']) {
+            let known = PLACES.map(|name| format!("{{{name}}}")).join(", ");
+            return Err(Failure::bad_option(
+                option,
+                format!("it holds a place that is none of {known}"),
+            ));
+        }
+        text.parse().map_err(|why| Failure::bad_option(option, why))
+    }
+}
+
+fn folder(given: &Given) -> Result<Option<Folder>, Failure> {
+    let dest: Option<PathBuf> = given.get("dest")?;
+    Ok(dest.map(|dest| Folder { dest }))
+}
+
+/// Without an id there is no fence, and no folder for it.
+fn fence(given: &Given) -> Result<Option<(DeployId, PathBuf)>, Failure> {
+    let Some(id) = given.get::<Option<DeployId>>("deploy_id")? else { return Ok(None) };
+    let state_dir: Option<PathBuf> = given.get("state_dir")?;
+    let (package, env): (Option<String>, Option<String>) =
+        (given.get("package")?, given.get("env")?);
+    let state_dir = match (state_dir, package, env) {
+        (Some(state_dir), ..) => state_dir,
+        (None, Some(package), Some(env)) => format!("/var/lib/reversible/{package}-{env}").into(),
+        (None, Some(package), None) => format!("/var/lib/reversible/{package}").into(),
+        (None, None, _) => {
+            return Err(Failure::bad_option(
+                "state_dir",
+                "a deploy_id needs it, or package for its default",
+            ));
+        }
+    };
+    Ok(Some((id, state_dir)))
+}

@@ -5,8 +5,8 @@
 //! while `current` leads to something unknown, none is removed for being old.
 
 use crate::names::ReleaseSha;
+use crate::options::{Task, Wanted};
 use crate::state::{Pointer, State};
-use crate::task::{Task, Wanted};
 use ansible_module::Failure;
 use anyhow::Result;
 use change::{Plan, Step, Undo};

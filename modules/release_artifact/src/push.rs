@@ -3,9 +3,9 @@
 //! Invariant: what the registry has already is never replaced, and counts as pushed only when it is
 //! the very same archive.
 
+use crate::options::Task;
 use crate::registry::{self, Answer, Source, Trouble, persist, refusal};
 use crate::sums::Sum;
-use crate::task::Task;
 use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Result};
 use archive::Form;

@@ -5,8 +5,8 @@
 //! anywhere else than to a release beside it is named, and neither replaced nor guessed at.
 
 use crate::names::ReleaseSha;
+use crate::options::{Task, Wanted};
 use crate::record::{Record, difference, listing_of};
-use crate::task::{Task, Wanted};
 use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Result};
 use host::folder::SafeFolder;

@@ -3,12 +3,12 @@
 //! Invariant: a signal ends a run between two steps, never within one; what a rollback is about is
 //! noted before its first change.
 
-use crate::left::{self, Goal};
 use crate::names::pool_of;
+use crate::options::{Point, Task, Wanted};
 use crate::plan::{Action, Removal};
 use crate::points::{self, Guids};
 use crate::state::{State, TASK};
-use crate::task::{Point, Task, Wanted};
+use crate::unfinished::{self, Goal};
 use crate::zfs::Zfs;
 use ansible_module::Failure;
 use anyhow::{Context, Result, bail};
@@ -29,7 +29,7 @@ pub fn lock(task: &Task) -> Result<Vec<Lock>> {
     let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
     // In one order, so that two tasks never wait for each other.
     let pools: BTreeSet<&str> =
-        task.place.datasets.iter().map(|name| pool_of(name.as_str())).collect();
+        task.subject.datasets.iter().map(|name| pool_of(name.as_str())).collect();
     let locks = pools.into_iter().map(|pool| {
         let path = folder.join(format!("{pool}.lock"));
         Lock::acquire(&path, TASK, task.run(), task.lock_timeout)
@@ -87,8 +87,8 @@ impl<'a> Apply<'a> {
     /// Notes before the first change what cannot be seen later.
     fn begin(&mut self, intent: &Intent) -> Result<()> {
         if let Some(goal) = &self.goal {
-            intent.note(left::GOAL, goal)?;
-            intent.note(left::ROLLED, &self.rolled)?;
+            intent.note(unfinished::GOAL, goal)?;
+            intent.note(unfinished::ROLLED, &self.rolled)?;
         }
         self.begun = true;
         Ok(())
@@ -105,7 +105,7 @@ impl<'a> Apply<'a> {
             ("reversible.deploy:pool", pool.guid.clone()),
             ("reversible.deploy:time", clock::now().to_string()),
         ];
-        let app = self.task.place.app.clone().map(|app| ("reversible.deploy:app", app));
+        let app = self.task.subject.app.clone().map(|app| ("reversible.deploy:app", app));
         let release = self.task.release.clone().map(|sha| ("reversible.deploy:release", sha));
         properties.extend(app.into_iter().chain(release));
         self.zfs.snapshot(&properties, &refs(names))
@@ -126,7 +126,7 @@ impl<'a> Apply<'a> {
         self.destroyed = true;
         self.zfs.rollback(&format!("{dataset}@{snapshot}"))?;
         self.rolled.push(dataset.to_owned());
-        intent.note(left::ROLLED, &self.rolled)
+        intent.note(unfinished::ROLLED, &self.rolled)
     }
 }
 

@@ -6,12 +6,12 @@
 
 use crate::apply::Apply;
 use crate::exchange::{CANMOUNT, LIVE, Listed, PARKED, PARKED_AT, by_canmount, is_promoted};
-use crate::left::Tree;
 use crate::names::below;
 use crate::state::TASK;
+use crate::unfinished::Tree;
 use ansible_module::Failure;
 use anyhow::{Error, Result};
-use change::UnfinishedRun;
+use change::RunNotes;
 use host::interrupt;
 
 impl Apply<'_> {
@@ -63,16 +63,16 @@ impl Apply<'_> {
             self.put_tree_back(tree, listed)?;
         }
         let mounted = self.trees().iter().flat_map(|tree| {
-            let out = tree.out.iter().filter(|one| one.mounted).map(|one| &one.below);
-            let stays = tree.stays.iter().flat_map(|stay| &stay.mounted);
-            out.chain(stays).map(|below| format!("{}{below}", tree.live)).collect::<Vec<_>>()
+            let out = tree.outgoing.iter().filter(|one| one.mounted).map(|one| &one.below);
+            let uncovered = tree.uncovered.iter().flat_map(|stay| &stay.mounted);
+            out.chain(uncovered).map(|below| format!("{}{below}", tree.live)).collect::<Vec<_>>()
         });
         self.mount_all(&mounted.collect::<Vec<_>>())
     }
 
     fn put_tree_back(&self, tree: &Tree, listed: &Listed) -> Result<()> {
         if let Some(short) = &tree.snapshot {
-            for one in tree.inwards.iter().rev() {
+            for one in tree.incoming.iter().rev() {
                 let name = format!("{}{}", tree.live, one.below);
                 let source = format!("{}{}@{short}", tree.parked, one.below);
                 // Just made by us, and empty of anything that is not in the snapshot.
@@ -81,7 +81,7 @@ impl Apply<'_> {
                 }
             }
         }
-        let guid = tree.out.first().map(|root| root.guid);
+        let guid = tree.outgoing.first().map(|root| root.guid);
         if listed.get(&tree.parked).is_some_and(|data| Some(data.guid) == guid) {
             self.zfs.rename(&tree.parked, &tree.live)?;
         }
@@ -106,7 +106,7 @@ impl Apply<'_> {
             Some(tale) => told(error, tale, true),
             None => error,
         };
-        match UnfinishedRun::close(&self.task.state_dir, TASK) {
+        match RunNotes::close(&self.task.state_dir, TASK) {
             Ok(()) => error,
             Err(why) => why.context(error.to_string()),
         }
@@ -114,7 +114,7 @@ impl Apply<'_> {
 }
 
 fn was_promoted(tree: &Tree, listed: &Listed) -> bool {
-    tree.inwards.iter().any(|one| {
+    tree.incoming.iter().any(|one| {
         let live = format!("{}{}", tree.live, one.below);
         let from = tree.from.as_ref().map(|from| format!("{from}{}", one.below));
         let names: Vec<&str> = std::iter::once(live.as_str()).chain(from.as_deref()).collect();

@@ -4,14 +4,14 @@
 
 use crate::apply::agree;
 use crate::busy::{self, For};
-use crate::left::{Goal, Left, what};
 use crate::listing::{Data, Snap};
+use crate::options::{Method, Point, Task, Wanted};
 use crate::plan::{self, Action, Removal};
 use crate::state::State;
 use crate::swap;
 use crate::target::{self, Targets, refuse_readonly, refuse_state_inside};
-use crate::task::{Method, Point, Task, Wanted};
 use crate::trees::{self, Properties};
+use crate::unfinished::{Goal, UnfinishedRun, what};
 use crate::zfs::Zfs;
 use crate::{inplace, prune};
 use ansible_module::Failure;
@@ -34,7 +34,7 @@ pub fn decide(
     task: &Task,
     zfs: &Zfs,
     state: &mut State,
-    left: &Left,
+    unfinished: &UnfinishedRun,
     resumed: Option<Goal>,
     key: Option<String>,
 ) -> Result<Decided> {
@@ -54,7 +54,7 @@ pub fn decide(
             Decided { plan: prune::absent(state, task)?, goal: None, busy: Vec::new() }
         }
         Wanted::RolledBack(point, method) => {
-            back(task, zfs, state, left, resumed, key, (point, *method))?
+            back(task, zfs, state, unfinished, resumed, key, (point, *method))?
         }
         Wanted::Undone(id) => {
             let goal = match resumed {
@@ -65,7 +65,7 @@ pub fn decide(
                     Goal { what: what(task), key, trees }
                 }
             };
-            swapped(task, state, left, goal)?
+            swapped(task, state, unfinished, goal)?
         }
     };
     let removals: Vec<&Removal> = (decided.plan.steps.iter())
@@ -95,13 +95,13 @@ fn back(
     task: &Task,
     zfs: &Zfs,
     state: &mut State,
-    left: &Left,
+    unfinished: &UnfinishedRun,
     resumed: Option<Goal>,
     key: Option<String>,
     (point, method): (&Point, Method),
 ) -> Result<Decided> {
     if let (Some(goal), Method::Swap) = (&resumed, method) {
-        return swapped(task, state, left, goal.clone());
+        return swapped(task, state, unfinished, goal.clone());
     }
     if method == Method::Rollback {
         let newer = |state: &State, snap: &Snap| {
@@ -120,9 +120,9 @@ fn back(
         Method::Swap => {
             let properties = properties(zfs, state)?;
             let trees = trees::to_snapshots(state, &properties, &targets, point, &new_id(task))?;
-            swapped(task, state, left, Goal { what: what(task), key, trees })?
+            swapped(task, state, unfinished, Goal { what: what(task), key, trees })?
         }
-        Method::Rollback => in_place(task, state, left, resumed, key, (point, &targets))?,
+        Method::Rollback => in_place(task, state, unfinished, resumed, key, (point, &targets))?,
     };
     if !gone.is_empty() {
         let names = target::listed(gone.iter().map(String::as_str));
@@ -136,12 +136,12 @@ fn back(
 fn in_place(
     task: &Task,
     state: &State,
-    left: &Left,
+    unfinished: &UnfinishedRun,
     resumed: Option<Goal>,
     key: Option<String>,
     (point, targets): (&Point, &Targets<'_>),
 ) -> Result<Decided> {
-    let plan = inplace::plan(state, task, targets, point, left, resumed.as_ref())?;
+    let plan = inplace::plan(state, task, targets, point, unfinished, resumed.as_ref())?;
     let data: Vec<&Data> =
         targets.snaps.iter().filter_map(|snap| state.datasets.get(&snap.dataset)).collect();
     if let Some(locked) = data.iter().find(|data| data.key_missing) {
@@ -161,8 +161,8 @@ fn in_place(
     )
 }
 
-fn swapped(task: &Task, state: &State, left: &Left, goal: Goal) -> Result<Decided> {
-    let shown = match (&task.rollback, left.is_waiting()) {
+fn swapped(task: &Task, state: &State, unfinished: &UnfinishedRun, goal: Goal) -> Result<Decided> {
+    let shown = match (&task.rollback, unfinished.is_waiting()) {
         // What was begun has its id.
         (None, true) => goal.trees.first().map_or(LATER, |tree| &tree.id),
         (None, false) => LATER,

@@ -6,11 +6,11 @@
 
 use crate::apply::{Apply, refs};
 use crate::busy::{self, For};
-use crate::left::{Out, Tree};
 use crate::listing::Data;
 use crate::names::{below, pool_of};
 use crate::state::State;
 use crate::trees::RESERVED;
+use crate::unfinished::{Outgoing, Tree};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::clock;
@@ -47,7 +47,7 @@ impl Apply<'_> {
         let listed = self.listed()?;
         let still = |tree: &&Tree| {
             let root = listed.get(&tree.live);
-            root.is_some_and(|data| tree.out.first().is_some_and(|out| out.guid == data.guid))
+            root.is_some_and(|data| tree.outgoing.first().is_some_and(|out| out.guid == data.guid))
         };
         let all: Vec<&Data> = (self.trees().iter().filter(still))
             .flat_map(|tree| listed.values().filter(|data| below(&data.name, &tree.live).is_some()))
@@ -76,11 +76,12 @@ impl Apply<'_> {
     pub fn park(&mut self, number: usize) -> Result<()> {
         let tree = self.tree(number)?;
         let listed = self.listed()?;
-        let root = tree.out.first().context("a tree without a root")?;
-        let has =
-            |name: &str, out: &Out| listed.get(name).is_some_and(|data| data.guid == out.guid);
+        let root = tree.outgoing.first().context("a tree without a root")?;
+        let has = |name: &str, outgoing: &Outgoing| {
+            listed.get(name).is_some_and(|data| data.guid == outgoing.guid)
+        };
         if !has(&tree.parked, root) {
-            for out in &tree.out {
+            for out in &tree.outgoing {
                 let name = format!("{}{}", tree.live, out.below);
                 if !has(&name, out) {
                     return Err(moved(&name));
@@ -113,7 +114,7 @@ impl Apply<'_> {
         let tree = self.tree(number)?;
         let listed = self.listed()?;
         let short = tree.snapshot.as_deref().context("no snapshot to make it from")?;
-        for one in &tree.inwards {
+        for one in &tree.incoming {
             let name = format!("{}{}", tree.live, one.below);
             let parked = format!("{}{}", tree.parked, one.below);
             let source = format!("{parked}@{short}");
@@ -138,7 +139,7 @@ impl Apply<'_> {
         let listed = self.listed()?;
         let root =
             tree.from.as_ref().filter(|from| listed.contains_key(*from)).unwrap_or(&tree.live);
-        for one in &tree.inwards {
+        for one in &tree.incoming {
             let name = format!("{root}{}", one.below);
             let data = listed.get(&name).ok_or_else(|| moved(&name))?;
             let of = data.origin.as_deref().and_then(|origin| origin.split_once('@'));
@@ -152,7 +153,7 @@ impl Apply<'_> {
     pub fn give_name(&mut self, number: usize) -> Result<()> {
         let tree = self.tree(number)?;
         let listed = self.listed()?;
-        let root = tree.inwards.first().context("nothing comes back")?;
+        let root = tree.incoming.first().context("nothing comes back")?;
         let from = tree.from.as_deref().context("it was not parked")?;
         if listed.get(&tree.live).is_some_and(|data| data.guid == root.guid) {
             return Ok(());
@@ -166,7 +167,7 @@ impl Apply<'_> {
     pub fn put_back(&mut self, number: usize) -> Result<()> {
         let tree = self.tree(number)?;
         let listed = self.listed()?;
-        for stay in &tree.stays {
+        for stay in &tree.uncovered {
             let (live, parked) =
                 (format!("{}{}", tree.live, stay.below), format!("{}{}", tree.parked, stay.below));
             let is = |name: &str| listed.get(name).is_some_and(|data| data.guid == stay.guid);
@@ -186,7 +187,7 @@ impl Apply<'_> {
                     self.zfs.unset(property, &tree.live)?;
                 }
             }
-            for one in &tree.inwards {
+            for one in &tree.incoming {
                 let (live, parked) = (
                     format!("{}{}", tree.live, one.below),
                     format!("{}{}", tree.parked, one.below),
@@ -197,7 +198,7 @@ impl Apply<'_> {
                 self.zfs.set(&none, &[&parked])?;
                 self.zfs.set(&one.late, &[&live])?;
             }
-            let filesystems = tree.inwards.iter().filter(|one| !one.is_volume);
+            let filesystems = tree.incoming.iter().filter(|one| !one.is_volume);
             let mut by_value: BTreeMap<&str, Vec<String>> = BTreeMap::new();
             for one in filesystems {
                 by_value
@@ -209,14 +210,14 @@ impl Apply<'_> {
                 self.set_canmount(value, &names)?;
             }
         }
-        let inwards = self.trees().iter().flat_map(|tree| {
-            let made = tree.inwards.iter().filter(|one| one.mounts).map(|one| &one.below);
-            let stays = tree.stays.iter().flat_map(|stay| &stay.mounted);
-            made.chain(stays).map(|below| format!("{}{below}", tree.live)).collect::<Vec<_>>()
+        let incoming = self.trees().iter().flat_map(|tree| {
+            let made = tree.incoming.iter().filter(|one| one.mounts).map(|one| &one.below);
+            let uncovered = tree.uncovered.iter().flat_map(|stay| &stay.mounted);
+            made.chain(uncovered).map(|below| format!("{}{below}", tree.live)).collect::<Vec<_>>()
         });
-        let inwards: Vec<String> = inwards.collect();
-        self.load_keys(&inwards)?;
-        self.mount_all(&inwards)
+        let incoming: Vec<String> = incoming.collect();
+        self.load_keys(&incoming)?;
+        self.mount_all(&incoming)
     }
 
     /// With a promotion the encryption root changes, and ZFS does not take the loaded key along.
@@ -254,7 +255,7 @@ fn depth(data: &Data) -> usize {
 /// Those of the tree that are filesystems, by the value to be restored.
 pub fn by_canmount(tree: &Tree, root: &str) -> BTreeMap<String, Vec<String>> {
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for out in tree.out.iter().filter(|out| !out.is_volume) {
+    for out in tree.outgoing.iter().filter(|out| !out.is_volume) {
         groups.entry(out.canmount.clone()).or_default().push(format!("{root}{}", out.below));
     }
     groups
@@ -291,7 +292,7 @@ pub fn verify(trees: &[Tree], now: &State) -> Result<Value> {
         if parked.is_none_or(|parked| parked.id != tree.id) {
             return Err(wrong(format!("{} is not parked as {}", tree.live, tree.parked)));
         }
-        for one in &tree.inwards {
+        for one in &tree.incoming {
             let name = format!("{}{}", tree.live, one.below);
             let Some(data) = now.datasets.get(&name) else {
                 return Err(wrong(format!("{name} is not there")));

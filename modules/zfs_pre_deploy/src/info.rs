@@ -3,24 +3,24 @@
 
 use crate::busy::{self, For};
 use crate::inplace::OWN_HOLDS;
-use crate::left::Left;
 use crate::listing::{Data, Mark, Snap};
+use crate::options::Subject;
 use crate::prune::{NEWER, refuse_needed};
 use crate::state::{self, Look, State};
-use crate::task::Place;
+use crate::unfinished::UnfinishedRun;
 use crate::zfs::Zfs;
 use ansible_module::Outcome;
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-pub fn of(zfs: &Zfs, place: &Place) -> Result<Outcome> {
-    let left = match &place.state_dir {
-        Some(folder) => Left::read(folder)?,
-        None => Left::default(),
+pub fn of(zfs: &Zfs, subject: &Subject) -> Result<Outcome> {
+    let unfinished = match &subject.state_dir {
+        Some(folder) => UnfinishedRun::read(folder)?,
+        None => UnfinishedRun::default(),
     };
-    let place = &Place { skip_missing: true, ..copied(place) };
-    let mut state = state::observe(zfs, place, &left, Look::Lenient)?;
+    let subject = &Subject { skip_missing: true, ..copied(subject) };
+    let mut state = state::observe(zfs, subject, &unfinished, Look::Lenient)?;
     state.ask_holds(zfs, &|_, _| true)?;
     let pools: Vec<Value> = (state.pools.iter())
         .map(|pool| {
@@ -41,30 +41,30 @@ pub fn of(zfs: &Zfs, place: &Place) -> Result<Outcome> {
     }
     Ok(Outcome { warnings, ..Outcome::default() }
         .fact("pools", pools)
-        .fact("restore_points", points(&state, place)?)
+        .fact("restore_points", points(&state, subject)?)
         .fact("parked", parked)
-        .fact("unfinished", json!(left.is_waiting().then_some(&left.since))))
+        .fact("unfinished", json!(unfinished.is_waiting().then_some(&unfinished.since))))
 }
 
-fn copied(place: &Place) -> Place {
-    Place {
-        datasets: place.datasets.clone(),
-        recursive: place.recursive,
-        exclude: place.exclude.clone(),
-        skip_missing: place.skip_missing,
-        app: place.app.clone(),
-        state_dir: place.state_dir.clone(),
+fn copied(subject: &Subject) -> Subject {
+    Subject {
+        datasets: subject.datasets.clone(),
+        recursive: subject.recursive,
+        exclude: subject.exclude.clone(),
+        skip_missing: subject.skip_missing,
+        app: subject.app.clone(),
+        state_dir: subject.state_dir.clone(),
     }
 }
 
 /// A snapshot of ours, and what its mark says.
 type Ours<'a> = (&'a Snap, &'a Mark);
 
-fn points(state: &State, place: &Place) -> Result<Vec<Value>> {
+fn points(state: &State, subject: &Subject) -> Result<Vec<Value>> {
     let mut found: BTreeMap<(&str, Option<&str>), Vec<Ours<'_>>> = BTreeMap::new();
     for snap in state.covered.iter().flat_map(|dataset| state.of(dataset)) {
         let Some(mark) = state.ours(snap) else { continue };
-        if place.app.is_some() && mark.app != place.app {
+        if subject.app.is_some() && mark.app != subject.app {
             continue;
         }
         let app = mark.app.as_deref();

@@ -1,14 +1,14 @@
 //! Plan of `method: rollback`: `zfs rollback` of each dataset, and before that the removal of just
 //! those snapshots and bookmarks that stand in its way, by their names. Pure.
 
-use crate::left::{Goal, Left};
 use crate::listing::{Snap, is_replication};
 use crate::names::below;
+use crate::options::{Point, Task};
 use crate::plan::{Action, nothing};
 use crate::prune::{NEWER, refuse_needed, removal};
 use crate::state::{State, view};
 use crate::target::{Targets, listed};
-use crate::task::{Point, Task};
+use crate::unfinished::{Goal, UnfinishedRun};
 use ansible_module::Failure;
 use change::{Loss, Plan, Step, Undo};
 use std::collections::BTreeMap;
@@ -20,11 +20,11 @@ pub fn plan(
     task: &Task,
     targets: &Targets<'_>,
     point: &Point,
-    left: &Left,
+    unfinished: &UnfinishedRun,
     goal: Option<&Goal>,
 ) -> Result<Plan<Action>, Failure> {
     let mut plan = nothing(state, task);
-    let is_done = |snap: &Snap| goal.is_some() && left.rolled.contains(&snap.dataset);
+    let is_done = |snap: &Snap| goal.is_some() && unfinished.rolled.contains(&snap.dataset);
     let todo: Vec<&Snap> = targets.snaps.iter().copied().filter(|snap| !is_done(snap)).collect();
     for target in &todo {
         for newer in state.newer_than(target) {

@@ -8,18 +8,18 @@ mod decide;
 mod exchange;
 mod info;
 mod inplace;
-mod left;
 mod listing;
 mod names;
 mod options;
 mod plan;
 mod points;
 mod prune;
+mod spec;
 mod state;
 mod swap;
 mod target;
-mod task;
 mod trees;
+mod unfinished;
 mod zfs;
 
 use ansible_module::{Failure, Invocation, Outcome, Served};
@@ -27,22 +27,22 @@ use anyhow::Result;
 use apply::Apply;
 use change::{Consent, Session};
 use decide::{Decided, decide};
-use left::{Goal, Left};
+use options::{Subject, Task, Wanted};
 use plan::{Action, Removal};
 use serde_json::{Value, json};
 use state::{Look, State, TASK};
 use std::cell::RefCell;
 use std::time::Duration;
-use task::{Place, Task, Wanted};
+use unfinished::{Goal, UnfinishedRun};
 use zfs::Zfs;
 
 /// What this program serves.
 pub const MODULES: &[Served] =
-    &[Served { spec: &options::MODULE, run }, Served { spec: &options::INFO, run: info }];
+    &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 
 fn info(invocation: &Invocation) -> Result<Outcome> {
-    let place = Place::parse(&invocation.options)?;
-    info::of(&Zfs::find(Duration::ZERO)?, &place)
+    let subject = Subject::parse(&invocation.options)?;
+    info::of(&Zfs::find(Duration::ZERO)?, &subject)
 }
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
@@ -63,15 +63,15 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         session = session.goes_back(task.rollback.as_ref());
     }
     let key = session.rollback().map(str::to_owned);
-    let left = Left::read(&task.state_dir)?;
+    let unfinished = UnfinishedRun::read(&task.state_dir)?;
     let look = if task.is_rollback() { Look::Synced } else { Look::Plain };
-    let resumed = left.resumes(&task, &key)?.cloned();
-    let mut state = state::observe(&zfs, &task.place, &left, look)?;
+    let resumed = unfinished.resumes(&task, &key)?.cloned();
+    let mut state = state::observe(&zfs, &task.subject, &unfinished, look)?;
     if let Some(done) = session.done_before(&state.view())? {
         return Ok(told(done, &task, &state, None));
     }
     let Decided { plan, goal, busy } =
-        decide(&task, &zfs, &mut state, &left, resumed, key.clone())?;
+        decide(&task, &zfs, &mut state, &unfinished, resumed, key.clone())?;
     let changes = !plan.steps.is_empty() && !invocation.check_mode;
     if changes && !busy.is_empty() {
         let seen = busy::Busy { who: busy.clone(), warnings: Vec::new() };
@@ -80,7 +80,8 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         return Err(Failure::new("busy", msg).with("busy", busy).into());
     }
     let removals = removals(&plan);
-    let apply = RefCell::new(Apply::new(&task, &zfs, &state, goal.clone(), left.rolled.clone()));
+    let apply =
+        RefCell::new(Apply::new(&task, &zfs, &state, goal.clone(), unfinished.rolled.clone()));
     let done = session.carry_out(
         plan,
         |action, intent| apply.borrow_mut().act(action, intent),
@@ -108,7 +109,7 @@ fn removals(plan: &change::Plan<Action>) -> Vec<Removal> {
 
 /// Success is only what was seen.
 fn verify(task: &Task, zfs: &Zfs, apply: &Apply<'_>, removals: &[Removal]) -> Result<Value> {
-    let now = state::observe(zfs, &task.place, &Left::default(), Look::Plain)?;
+    let now = state::observe(zfs, &task.subject, &UnfinishedRun::default(), Look::Plain)?;
     apply::verify_gone(&now, removals)?;
     match (&task.wanted, &apply.goal) {
         (Wanted::Present(point), _) => apply::verify_present(task, &now, point),

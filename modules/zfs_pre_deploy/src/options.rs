@@ -1,191 +1,248 @@
-//! The options of `zfs_pre_deploy` and `zfs_pre_deploy_info`, and what they return. `task.rs` makes
-//! typed values of them.
+//! The options as typed values, checked where a spec cannot.
 
-use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
+use crate::names::{Dataset, snapshot_name};
+use ansible_module::{Failure, Options as Given};
+use host::deploy_id::DeployId;
+use sha2::{Digest, Sha256};
+use std::path::PathBuf;
+use std::time::Duration;
 
-const WHICH: &[Opt] = &[
-    Opt::new("datasets", Kind::List).elements(Kind::Str).required().about(&[
-        "The datasets (filesystems and volumes), by their exact names.",
-    ]),
-    Opt::new("recursive", Kind::Bool).default(Default::Bool(false)).about(&[
-        "Whether the datasets below them belong to it too. Parked states never do.",
-    ]),
-    Opt::new("exclude", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
-        "Datasets that are left out, by their exact names, each with all that is below it.",
-    ]),
-    Opt::new("missing", Kind::Str).default(Default::Str("fail")).choices(&["fail", "skip"]).about(&[
-        "What to do when one of O(datasets) is not there. V(skip) goes on without it, and names it in the result.",
-    ]),
-    Opt::new("state", Kind::Str).default(Default::Str("present")).choices(&["present", "rolled_back", "absent"]).about(&[
-        "V(present) takes a snapshot of all the datasets, of one instant in each pool, unless it is there.",
-        "V(rolled_back) puts all of them back to the snapshot of O(deploy_id), or with O(parked) makes a parked state live again.",
-        "V(absent) removes the snapshots of O(deploy_id), or the state named by O(parked). With O(retain) alone it only prunes.",
-    ]),
-    Opt::new("deploy_id", Kind::Str).about(&[
-        "The id of the deploy. For O(state=present) a run with an older id than the last one seen is refused.",
-        "Without it a snapshot is given an id.",
-    ]),
-    Opt::new("prefix", Kind::Str).default(Default::Str("pre-deploy-")).about(&[
-        "What the name of a snapshot begins with; the deploy id follows.",
-    ]),
-    Opt::new("app", Kind::Str).about(&[
-        "The app (with its environment, such as V(shop-prod)) that the datasets belong to: it is recorded, O(retain) counts its own only, and it names O(state_dir).",
-    ]),
-    Opt::new("release", Kind::Str).about(&[
-        "The release that is live while the snapshot is taken. It is recorded.",
-    ]),
-];
+/// Longer names of state folders are cut, and told apart by a hash.
+const LONGEST_FOLDER: usize = 120;
 
-const TAKE: &[Opt] = &[
-    Opt::new("hold", Kind::Bool).default(Default::Bool(true)).about(&[
-        "Whether the snapshots are held (tag C(reversible)), so that no other tool destroys them. Our own retention and removal release it.",
-    ]),
-    Opt::new("retain", Kind::Positive).about(&[
-        "How many restore points are kept, and how many parked states. Older ones are removed, after the new one was seen to be there.",
-        "Only what this module has taken counts and is removed: told by its properties, never by its name. What others need (a clone, a hold) is left, with a warning.",
-    ]),
-    Opt::new("keep", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
-        "Restore points, by deploy id or by the name of the snapshot, and parked states by their id, that are never removed.",
-    ]),
-];
+/// Which datasets, and where our records of them are.
+#[derive(Debug)]
+pub struct Subject {
+    /// In the order of their names, each once.
+    pub datasets: Vec<Dataset>,
+    pub recursive: bool,
+    pub exclude: Vec<Dataset>,
+    pub skip_missing: bool,
+    pub app: Option<String>,
+    /// None for the info module when it was asked about everything.
+    pub state_dir: Option<PathBuf>,
+}
 
-const BACK: &[Opt] = &[
-    Opt::new("method", Kind::Str).default(Default::Str("swap")).choices(&["swap", "rollback"]).about(&[
-        "How to go back. V(swap) parks the datasets under another name and makes them anew from the snapshot: nothing is lost, and it can be undone with O(parked).",
-        "V(rollback) is C(zfs rollback): what was written since is gone, newer snapshots too. It needs no space and keeps the datasets' identity.",
-    ]),
-    Opt::new("parked", Kind::Str).about(&[
-        "The id of a parked state: the O(rollback_id) of the swap that parked it, as the result and M(reversible.deploy.zfs_pre_deploy_info) tell it.",
-    ]),
-    Opt::new("lock_timeout", Kind::Seconds).default(Default::Float(60.0)).about(&[
-        "For how many seconds to wait for another task of this module on the same pools.",
-    ]),
-    Opt::new("task_timeout", Kind::Seconds).default(Default::Float(600.0)).about(&[
-        "For how many seconds one command of ZFS may run.",
-    ]),
-    Opt::new("state_dir", Kind::AbsolutePath).about(&[
-        "The folder of this module's own records. It must be root's, on a path that no one else can write to, and not on a dataset that is rolled back.",
-        "The default is C(/var/lib/reversible/zfs-<app>), and without O(app) the first of O(datasets) by name stands in its place, with C(+) for C(/).",
-    ]),
-];
+impl Subject {
+    /// For both modules: what one of them has no option for is as if not given.
+    pub fn parse(given: &Given) -> Result<Subject, Failure> {
+        let mut datasets: Vec<Dataset> = given.get("datasets")?;
+        datasets.sort();
+        datasets.dedup();
+        let app = word(given, "app")?;
+        let state_dir = match (given.get::<Option<PathBuf>>("state_dir")?, &app, datasets.first()) {
+            (Some(folder), _, _) if folder.is_absolute() => Some(folder),
+            (Some(folder), _, _) => {
+                let shown = folder.display();
+                return Err(Failure::bad_option(
+                    "state_dir",
+                    format!("expected an absolute path, got {shown}"),
+                ));
+            }
+            (None, Some(app), _) => Some(folder_for(app)),
+            (None, None, Some(first)) => Some(folder_for(first.as_str())),
+            (None, None, None) => None,
+        };
+        Ok(Subject {
+            datasets,
+            recursive: given.get::<Option<bool>>("recursive")?.unwrap_or(true),
+            exclude: given.get::<Option<_>>("exclude")?.unwrap_or_default(),
+            skip_missing: given.get::<Option<String>>("missing")?.as_deref() == Some("skip"),
+            app,
+            state_dir,
+        })
+    }
+}
 
-pub const MODULE: Module = Module {
-    name: "zfs_pre_deploy",
-    short: "Take snapshots of ZFS datasets before a deploy, and go back to them",
-    about: &[
-        "Takes one snapshot of all datasets of an app, of one instant in each pool, and holds it. Goes back to it with all of them or with none.",
-        "By default the failed state is parked beside the restored one, so that going back destroys nothing and can be undone.",
-        "What would stop half way is refused before the first change: a busy mount in whatever mount namespace, a clone, a foreign hold, a missing key, children that the snapshot does not cover.",
-        "A run that was killed is finished by the next one.",
-    ],
-    version_added: "0.1.0",
-    options: &[WHICH, TAKE, BACK, change::ROLLBACK_ID, change::CONSENT],
-    rules: &[
-        Rule::RequiredIfAny("state", "rolled_back", &["deploy_id", "parked"]),
-        Rule::RequiredIfAny("state", "absent", &["deploy_id", "parked", "retain"]),
-        Rule::MutuallyExclusive(&["deploy_id", "parked"]),
-    ],
-    check_mode: Support::Full,
-    diff_mode: Support::Full,
-    notes: &[
-        "Needs root and OpenZFS 2.0 or newer on the target; nothing else.",
-        "Stop whatever uses the datasets before a rollback: a process that keeps a file open, also inside a container, is refused by name.",
-        "A restored dataset is a new one to ZFS (another guid). Replication by snapshots goes on from a common snapshot; bookmarks and newer snapshots stay on the parked one.",
-        "Properties that were received become local ones on a restored dataset; what C(zfs allow) delegated stays on the parked one.",
-        "In check mode too, C(zpool sync) is called before a rollback is planned: without it ZFS says 0 for what was just written.",
-    ],
-    seealso: &["reversible.deploy.zfs_pre_deploy_info", "reversible.deploy.deploy_ledger"],
-    examples: include_str!("examples.yml"),
-    returns: &[change::RESULT, DONE],
-};
+fn folder_for(subject: &str) -> PathBuf {
+    let mut name = subject.replace('/', "+");
+    if name.len() > LONGEST_FOLDER {
+        let digest = Sha256::digest(subject.as_bytes());
+        let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        name = format!("{}~{hex}", &name[..LONGEST_FOLDER]);
+    }
+    format!("/var/lib/reversible/zfs-{name}").into()
+}
 
-const DONE: &[Return] = &[
-    Return::new("snapshot", Kind::Str, "success", "The short name of the snapshot that this was about, or null.")
-        .sample(r#""pre-deploy-20261121t084500z-7f3a""#),
-    Return::new("deploy_id", Kind::Str, "success", "The deploy id of that snapshot, or null."),
-    Return::new("datasets", Kind::List, "success", "The datasets that this was about.")
-        .sample(r#"["tank/shop", "tank/shop/db"]"#),
-    Return::new("missing", Kind::List, "success", "Those of O(datasets) that are not there, with O(missing=skip)."),
-    Return::new("parked", Kind::List, "after a swap", "The parked trees.").contains(&[
-        Return::new("dataset", Kind::Str, "always", "The name that it was live under."),
-        Return::new("parked", Kind::Str, "always", "The name that it has now."),
-        Return::new("id", Kind::Str, "always", "Its id, for O(parked)."),
-    ]),
-    Return::new("set_aside", Kind::List, "for a swap", "What is no longer live afterwards, and not lost.").contains(&[
-        Return::new("dataset", Kind::Str, "always", "The dataset."),
-        Return::new("parked", Kind::Str, "always", "Where it is parked."),
-        Return::new("written", Kind::Int, "always", "How many bytes were written since the snapshot, or null. Parked, they go on taking space."),
-        Return::new("newer_snapshots", Kind::List, "always", "Snapshots and bookmarks that are parked with it."),
-    ]),
-    Return::new("busy", Kind::List, "when something uses the datasets", "What uses them, in sentences. A run fails with it, check mode tells it."),
-    Return::new("put_back", Kind::Bool, "when a rollback failed after it had begun", "Whether everything is as it was before. Else the same task must be run again, and nothing should be started until then."),
-];
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Swap,
+    Rollback,
+}
 
-pub const INFO: Module = Module {
-    name: "zfs_pre_deploy_info",
-    short: "Tell which restore points ZFS datasets have, and whether one can go back to them",
-    about: &[
-        "Reads the restore points and the parked states that M(reversible.deploy.zfs_pre_deploy) has made, from the properties of ZFS alone. Changes nothing.",
-    ],
-    version_added: "0.1.0",
-    options: &[INFO_OPTIONS],
-    rules: &[],
-    check_mode: Support::Full,
-    diff_mode: Support::None,
-    notes: &[
-        "Whether a dataset is busy is seen in full by root alone.",
-        "How much was written is what ZFS has on disk: what was written in the last seconds may be missing.",
-    ],
-    seealso: &["reversible.deploy.zfs_pre_deploy"],
-    examples: include_str!("examples_info.yml"),
-    returns: &[SEEN],
-};
+/// A restore point by its deploy, and the short name of its snapshots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    pub deploy: DeployId,
+    pub snapshot: String,
+}
 
-const INFO_OPTIONS: &[Opt] = &[
-    Opt::new("datasets", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
-        "Which datasets, by their exact names. All of all pools without it.",
-    ]),
-    Opt::new("recursive", Kind::Bool).default(Default::Bool(true)).about(&[
-        "Whether the datasets below them belong to it too.",
-    ]),
-    Opt::new("app", Kind::Str).about(&["The app whose restore points are wanted. All without it."]),
-    Opt::new("state_dir", Kind::AbsolutePath).about(&[
-        "The folder of the module's own records, as in M(reversible.deploy.zfs_pre_deploy). It tells of a run that was killed.",
-    ]),
-];
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Present(Point),
+    RolledBack(Point, Method),
+    /// Make a parked state live again.
+    Undone(String),
+    Absent(Point),
+    AbsentParked(String),
+    /// Prune only.
+    Pruned,
+}
 
-const SEEN: &[Return] = &[
-    Return::new("pools", Kind::List, "success", "The pools.").contains(&[
-        Return::new("name", Kind::Str, "always", "The name."),
-        Return::new("guid", Kind::Str, "always", "The guid, as text: it is too large for many readers of JSON."),
-        Return::new("health", Kind::Str, "always", "As C(zpool list) says it.").sample(r#""ONLINE""#),
-        Return::new("readonly", Kind::Bool, "always", "Whether it was imported read-only."),
-    ]),
-    Return::new("restore_points", Kind::List, "success", "The restore points, the oldest first.").contains(&[
-        Return::new("deploy_id", Kind::Str, "always", "The deploy."),
-        Return::new("snapshot", Kind::Str, "always", "The short name of the snapshots."),
-        Return::new("app", Kind::Str, "always", "The app, or null."),
-        Return::new("release", Kind::Str, "always", "The release, or null."),
-        Return::new("time", Kind::Str, "always", "When it was taken, in UTC."),
-        Return::new("datasets", Kind::List, "always", "The datasets that have it.").contains(&[
-            Return::new("dataset", Kind::Str, "always", "The dataset."),
-            Return::new("guid", Kind::Str, "always", "The guid of the snapshot."),
-            Return::new("held", Kind::Bool, "always", "Whether anybody holds it."),
-            Return::new("written", Kind::Int, "always", "Bytes that were written since."),
-            Return::new("newer_snapshots", Kind::List, "always", "Snapshots and bookmarks that are newer."),
-            Return::new("clones", Kind::List, "always", "Datasets that were cloned from it."),
-        ]),
-        Return::new("ready_to_roll_back", Kind::Bool, "always", "Whether a swap could go back to it now."),
-        Return::new("why", Kind::List, "always", "Why not, in sentences."),
-        Return::new("accept", Kind::List, "always", "The words that O(reversible.deploy.zfs_pre_deploy#module:method=rollback) would need in C(accept)."),
-        Return::new("not_in_place", Kind::List, "always", "Why that method could not: clones of newer snapshots, holds of others."),
-    ]),
-    Return::new("parked", Kind::List, "success", "The parked states.").contains(&[
-        Return::new("id", Kind::Str, "always", "The id, for C(parked)."),
-        Return::new("dataset", Kind::Str, "always", "The name that it has."),
-        Return::new("live", Kind::Str, "always", "The name that it was live under."),
-        Return::new("at", Kind::Str, "always", "Since when."),
-        Return::new("bytes", Kind::Int, "always", "The space that it takes."),
-    ]),
-    Return::new("unfinished", Kind::Str, "with O(state_dir), O(app) or O(datasets)", "Since when a run that was killed waits to be finished, or null."),
-];
+#[derive(Debug)]
+pub struct Task {
+    pub subject: Subject,
+    pub state_dir: PathBuf,
+    pub wanted: Wanted,
+    pub release: Option<String>,
+    pub hold: bool,
+    pub retain: Option<usize>,
+    pub keep: Vec<String>,
+    pub lock_timeout: Duration,
+    pub task_timeout: Duration,
+    pub rollback: Option<DeployId>,
+    fence: Option<DeployId>,
+}
+
+impl Task {
+    pub fn parse(given: &Given) -> Result<Task, Failure> {
+        let subject = Subject::parse(given)?;
+        if subject.datasets.is_empty() {
+            return Err(Failure::bad_option("datasets", "expected at least one dataset"));
+        }
+        let state_dir =
+            subject.state_dir.clone().ok_or_else(|| Failure::bad_option("state_dir", "none"))?;
+        let state: String = given.get("state")?;
+        let deploy: Option<DeployId> = given.get("deploy_id")?;
+        let rollback: Option<DeployId> = given.get("rollback_id")?;
+        let parked = parked(given)?;
+        let prefix: String = given.get("prefix")?;
+        let point = |deploy: DeployId| -> Result<Point, Failure> {
+            let snapshot = snapshot_name(&prefix, deploy.as_str())
+                .map_err(|why| Failure::bad_option("prefix", why))?;
+            Ok(Point { deploy, snapshot })
+        };
+        let method: String = given.get("method")?;
+        let method = if method == "rollback" { Method::Rollback } else { Method::Swap };
+        let retain: Option<usize> = given.get("retain")?;
+        if retain.is_some() && state == "rolled_back" {
+            return Err(Failure::bad_option("retain", "a rollback prunes nothing"));
+        }
+        let wanted = match (state.as_str(), deploy.clone(), parked) {
+            ("present", _, Some(_)) => {
+                return Err(Failure::bad_option(
+                    "parked",
+                    "it goes with state: rolled_back or absent",
+                ));
+            }
+            ("present", Some(id), None) => Wanted::Present(point(id)?),
+            ("present", None, None) => Wanted::Present(point(new_id()?)?),
+            ("rolled_back", Some(id), None) => Wanted::RolledBack(point(id)?, method),
+            ("rolled_back", None, Some(id)) => match method {
+                Method::Swap => Wanted::Undone(id),
+                Method::Rollback => {
+                    return Err(Failure::bad_option(
+                        "method",
+                        "a parked state comes back by swap only",
+                    ));
+                }
+            },
+            ("absent", Some(id), None) => Wanted::Absent(point(id)?),
+            ("absent", None, Some(id)) => Wanted::AbsentParked(id),
+            ("absent", None, None) if retain.is_some() => Wanted::Pruned,
+            (_, Some(_), Some(_)) => {
+                return Err(Failure::bad_option("parked", "deploy_id is given as well"));
+            }
+            _ => {
+                let msg = "deploy_id or parked must say what this is about";
+                return Err(Failure::new("bad_options", msg));
+            }
+        };
+        // In a rollback the deploy id names the restore point; it is no run.
+        let fence = rollback.clone().or(deploy.filter(|_| state == "present"));
+        Ok(Task {
+            subject,
+            state_dir,
+            wanted,
+            release: word(given, "release")?,
+            hold: given.get("hold")?,
+            retain,
+            keep: given.get("keep")?,
+            lock_timeout: given.seconds("lock_timeout")?,
+            task_timeout: given.seconds("task_timeout")?,
+            rollback,
+            fence,
+        })
+    }
+
+    /// The id of the run itself, which is the fence.
+    pub fn run(&self) -> Option<&DeployId> {
+        self.fence.as_ref()
+    }
+
+    pub fn is_rollback(&self) -> bool {
+        matches!(self.wanted, Wanted::RolledBack(..) | Wanted::Undone(_))
+    }
+
+    pub fn point(&self) -> Option<&Point> {
+        match &self.wanted {
+            Wanted::Present(point) | Wanted::RolledBack(point, _) | Wanted::Absent(point) => {
+                Some(point)
+            }
+            Wanted::Undone(_) | Wanted::AbsentParked(_) | Wanted::Pruned => None,
+        }
+    }
+}
+
+fn new_id() -> Result<DeployId, Failure> {
+    DeployId::generate().map_err(|why| Failure::new("failed", "no id for it").caused_by(why))
+}
+
+/// The id of a parked state is part of a dataset's name.
+fn parked(given: &Given) -> Result<Option<String>, Failure> {
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    match given.get::<Option<String>>("parked")? {
+        Some(text) if text.is_empty() || text.len() > 64 || !text.bytes().all(sound) => {
+            Err(Failure::bad_option(
+                "parked",
+                format!(
+                    "expected the id of a parked state, such as 20261121t090000z-1c2d, got {text:?}"
+                ),
+            ))
+        }
+        other => Ok(other),
+    }
+}
+
+/// One word, as it is recorded in a property. `-` is how ZFS says that there is none.
+fn word(given: &Given, name: &'static str) -> Result<Option<String>, Failure> {
+    let value: Option<String> = given.get(name)?;
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@+-".contains(&byte);
+    match value {
+        Some(text)
+            if text.is_empty()
+                || text.len() > 128
+                || text.starts_with(['-', '.'])
+                || !text.bytes().all(sound) =>
+        {
+            let expected = "one word of letters, digits and any of . _ : @ + -";
+            Err(Failure::bad_option(name, format!("expected {expected}, got {text:?}")))
+        }
+        other => Ok(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_folders() {
+        let folder = |subject: &str| folder_for(subject).display().to_string();
+        assert_eq!(folder("shop-prod"), "/var/lib/reversible/zfs-shop-prod");
+        assert_eq!(folder("tank/shop/db"), "/var/lib/reversible/zfs-tank+shop+db");
+        let (one, other) = ("a".repeat(200), format!("{}b", "a".repeat(199)));
+        assert_ne!(folder(&one), folder(&other));
+        assert!(folder(&one).len() < 200);
+    }
+}

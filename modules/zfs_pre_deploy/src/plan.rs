@@ -2,10 +2,10 @@
 //! and `inplace.rs` go back. Pure.
 
 use crate::listing::by_pool;
+use crate::options::{Point, Task};
 use crate::prune;
 use crate::state::{State, view};
 use crate::target::{listed, refuse_foreign, refuse_readonly};
-use crate::task::{Point, Task};
 use crate::zfs::fits_one_call;
 use anyhow::Result;
 use change::{Plan, Step, Undo};
@@ -55,7 +55,7 @@ impl Removal {
 }
 
 pub fn subject(task: &Task) -> String {
-    listed(task.place.datasets.iter().map(|name| name.as_str()))
+    listed(task.subject.datasets.iter().map(|name| name.as_str()))
 }
 
 pub fn nothing(state: &State, task: &Task) -> Plan<Action> {

@@ -6,10 +6,10 @@
 
 use crate::listing::Snap;
 use crate::names::below;
+use crate::options::{Point, Task, Wanted};
 use crate::plan::{Action, Removal, after, nothing};
 use crate::state::{State, Tree};
 use crate::target::{listed, refuse_foreign, refuse_readonly};
-use crate::task::{Point, Task, Wanted};
 use ansible_module::Failure;
 use anyhow::Result;
 use change::{Loss, Plan, Step, Undo};
@@ -274,7 +274,7 @@ struct Found<'a> {
 fn points<'a>(state: &'a State, task: &Task) -> Vec<Found<'a>> {
     let mut found: Vec<Found<'a>> = Vec::new();
     for snap in state.covered.iter().flat_map(|dataset| state.of(dataset)) {
-        let Some(mark) = state.ours(snap).filter(|mark| mark.app == task.place.app) else {
+        let Some(mark) = state.ours(snap).filter(|mark| mark.app == task.subject.app) else {
             continue;
         };
         match found.iter_mut().find(|point| point.deploy == mark.deploy) {

@@ -2,11 +2,11 @@
 //! states, and what a killed run left. Reads only, with two `zfs list` however many snapshots there
 //! are.
 
-use crate::left::Left;
 use crate::listing::{Data, Mark, Pool, Snap};
 use crate::names::{below, parent_of, pool_of};
+use crate::options::Subject;
 use crate::points::{self, Guids};
-use crate::task::Place;
+use crate::unfinished::UnfinishedRun;
 use crate::zfs::Zfs;
 use ansible_module::Failure;
 use anyhow::Result;
@@ -43,12 +43,17 @@ pub enum Look {
     Lenient,
 }
 
-pub fn observe(zfs: &Zfs, place: &Place, left: &Left, look: Look) -> Result<State> {
+pub fn observe(
+    zfs: &Zfs,
+    subject: &Subject,
+    unfinished: &UnfinishedRun,
+    look: Look,
+) -> Result<State> {
     let mut state = State { pools: zfs.pools()?, ..State::default() };
-    if let Some(folder) = &place.state_dir {
+    if let Some(folder) = &subject.state_dir {
         state.noted = points::noted(folder)?;
     }
-    let wanted = state.wanted_pools(place, look)?;
+    let wanted = state.wanted_pools(subject, look)?;
     if wanted.is_empty() {
         return Ok(state);
     }
@@ -58,7 +63,7 @@ pub fn observe(zfs: &Zfs, place: &Place, left: &Left, look: Look) -> Result<Stat
     }
     let all = zfs.datasets(&names)?;
     state.datasets = all.into_iter().map(|data| (data.name.clone(), data)).collect();
-    state.cover(place, left)?;
+    state.cover(subject, unfinished)?;
     let mut of: BTreeSet<&str> = state.covered.iter().map(String::as_str).collect();
     let trees = state.parked();
     of.extend(trees.iter().flat_map(|tree| &tree.members).map(String::as_str));
@@ -87,8 +92,8 @@ pub struct Tree {
 }
 
 impl State {
-    fn wanted_pools(&mut self, place: &Place, look: Look) -> Result<Vec<String>> {
-        let mut wanted: BTreeSet<String> = match place.datasets.as_slice() {
+    fn wanted_pools(&mut self, subject: &Subject, look: Look) -> Result<Vec<String>> {
+        let mut wanted: BTreeSet<String> = match subject.datasets.as_slice() {
             [] => self.pools.iter().map(|pool| pool.name.clone()).collect(),
             some => some.iter().map(|name| pool_of(name.as_str()).to_owned()).collect(),
         };
@@ -96,7 +101,7 @@ impl State {
         for name in &wanted {
             let Some(pool) = self.pools.iter().find(|pool| pool.name == *name) else {
                 // Told dataset by dataset where that is allowed.
-                if !place.skip_missing && look != Look::Lenient {
+                if !subject.skip_missing && look != Look::Lenient {
                     let known: Vec<&str> =
                         self.pools.iter().map(|pool| pool.name.as_str()).collect();
                     let msg = format!(
@@ -128,24 +133,24 @@ impl State {
     }
 
     /// Which datasets the task is about.
-    fn cover(&mut self, place: &Place, left: &Left) -> Result<()> {
+    fn cover(&mut self, subject: &Subject, unfinished: &UnfinishedRun) -> Result<()> {
         let mut covered = BTreeSet::new();
-        let everything = place.datasets.is_empty();
+        let everything = subject.datasets.is_empty();
         if everything {
             covered.extend(self.datasets.keys().cloned());
         }
-        for name in place.datasets.iter().map(|dataset| dataset.as_str()) {
+        for name in subject.datasets.iter().map(|dataset| dataset.as_str()) {
             match self.datasets.contains_key(name) {
                 true => _ = covered.insert(name.to_owned()),
                 // Half way through a swap it has another name.
-                false if left.parks(name) => continue,
-                false if place.skip_missing => {
+                false if unfinished.parks(name) => continue,
+                false if subject.skip_missing => {
                     self.missing.push(name.to_owned());
                     continue;
                 }
                 false => return Err(self.no_such(name).into()),
             }
-            if place.recursive {
+            if subject.recursive {
                 let under = self
                     .datasets
                     .values()
@@ -153,7 +158,8 @@ impl State {
                 covered.extend(under.map(|data| data.name.clone()));
             }
         }
-        covered.retain(|name| !place.exclude.iter().any(|out| below(name, out.as_str()).is_some()));
+        covered
+            .retain(|name| !subject.exclude.iter().any(|out| below(name, out.as_str()).is_some()));
         self.covered = covered.into_iter().collect();
         Ok(())
     }

@@ -1,10 +1,10 @@
 //! Plan of a swap: the steps, what they set aside, and what there is afterwards. Pure.
 
-use crate::left::{Goal, Out, Tree};
+use crate::options::Task;
 use crate::plan::{Action, nothing};
 use crate::state::{State, view};
 use crate::target::listed;
-use crate::task::Task;
+use crate::unfinished::{Goal, Outgoing, Tree};
 use change::{Plan, Step, Undo};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -15,13 +15,13 @@ pub fn plan(state: &State, task: &Task, goal: &Goal, shown_id: &str) -> Plan<Act
     let text = |tree: &Tree| tree.parked.replace(&tree.id, shown_id);
     for tree in &goal.trees {
         let guids =
-            tree.out.iter().map(|one| format!("{}{} guid {}", tree.live, one.below, one.guid));
+            tree.outgoing.iter().map(|one| format!("{}{} guid {}", tree.live, one.below, one.guid));
         plan.identities.extend(guids);
         let into =
-            tree.inwards.iter().map(|one| format!("{}{} from {}", tree.live, one.below, one.guid));
+            tree.incoming.iter().map(|one| format!("{}{} from {}", tree.live, one.below, one.guid));
         plan.identities.extend(into);
         plan.identities
-            .extend(tree.stays.iter().map(|one| format!("stays {} {}", one.below, one.guid)));
+            .extend(tree.uncovered.iter().map(|one| format!("stays {} {}", one.below, one.guid)));
     }
     let mounted: Vec<String> = goal.trees.iter().flat_map(mounted).collect();
     if !mounted.is_empty() {
@@ -40,7 +40,7 @@ pub fn plan(state: &State, task: &Task, goal: &Goal, shown_id: &str) -> Plan<Act
             .push(Step::new(Action::Park(number), format!("park {} as {parked}{with}", tree.live)));
     }
     for (number, tree) in goal.trees.iter().enumerate() {
-        let count = tree.inwards.len();
+        let count = tree.incoming.len();
         let with = if count > 1 { format!(" with {} below it", count - 1) } else { String::new() };
         match (&tree.from, &tree.snapshot) {
             (Some(from), _) => {
@@ -61,10 +61,10 @@ pub fn plan(state: &State, task: &Task, goal: &Goal, shown_id: &str) -> Plan<Act
                 ));
             }
         }
-        if !tree.stays.is_empty() {
-            let stays: Vec<String> =
-                tree.stays.iter().map(|stay| format!("{}{}", tree.live, stay.below)).collect();
-            let names = listed(stays.iter().map(String::as_str));
+        if !tree.uncovered.is_empty() {
+            let uncovered: Vec<String> =
+                tree.uncovered.iter().map(|stay| format!("{}{}", tree.live, stay.below)).collect();
+            let names = listed(uncovered.iter().map(String::as_str));
             let text = format!("put {names}, not covered, back below {}", tree.live);
             plan.steps.push(Step::new(Action::Stay(number), text));
         }
@@ -82,15 +82,15 @@ pub fn plan(state: &State, task: &Task, goal: &Goal, shown_id: &str) -> Plan<Act
 }
 
 fn mounted(tree: &Tree) -> Vec<String> {
-    let out = tree.out.iter().filter(|one| one.mounted).map(|one| &one.below);
-    let stays = tree.stays.iter().flat_map(|stay| &stay.mounted);
-    out.chain(stays).map(|below| format!("{}{below}", tree.live)).collect()
+    let out = tree.outgoing.iter().filter(|one| one.mounted).map(|one| &one.below);
+    let uncovered = tree.uncovered.iter().flat_map(|stay| &stay.mounted);
+    out.chain(uncovered).map(|below| format!("{}{below}", tree.live)).collect()
 }
 
 /// What is parked and has nothing that takes its place.
 pub fn along(tree: &Tree) -> Vec<String> {
-    let has_other = |one: &&Out| tree.inwards.iter().any(|other| other.below == one.below);
-    tree.out
+    let has_other = |one: &&Outgoing| tree.incoming.iter().any(|other| other.below == one.below);
+    tree.outgoing
         .iter()
         .filter(|one| !has_other(one))
         .map(|one| format!("{}{}", tree.live, one.below))
@@ -108,7 +108,7 @@ fn warnings(state: &State, goal: &Goal) -> Vec<String> {
                 tree.live
             ));
         }
-        let names = tree.out.iter().map(|one| format!("{}{}", tree.live, one.below));
+        let names = tree.outgoing.iter().map(|one| format!("{}{}", tree.live, one.below));
         let sent: Vec<String> = names
             .flat_map(|name| state.of(&name).to_vec())
             .filter(crate::listing::is_replication)
@@ -138,7 +138,7 @@ fn after(state: &State, goal: &Goal, shown_id: &str) -> Value {
         for gone in along(tree) {
             snapshots.remove(&gone);
         }
-        for one in &tree.inwards {
+        for one in &tree.incoming {
             let live = format!("{}{}", tree.live, one.below);
             let shorts = match &tree.from {
                 // What is above the point where they parted, and its own.
@@ -180,7 +180,7 @@ fn parted<'a>(state: &'a State, parked: &str) -> Option<&'a crate::listing::Snap
 pub fn set_aside(state: &State, goal: &Goal) -> Value {
     let mut all = Vec::new();
     for tree in &goal.trees {
-        for one in &tree.out {
+        for one in &tree.outgoing {
             let name = format!("{}{}", tree.live, one.below);
             let target = match (&tree.snapshot, &tree.from) {
                 (Some(short), _) => state.find(&name, short),

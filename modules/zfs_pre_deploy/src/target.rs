@@ -2,8 +2,8 @@
 
 use crate::listing::{Data, Snap};
 use crate::names::pool_of;
+use crate::options::{Point, Task};
 use crate::state::State;
-use crate::task::{Point, Task};
 use ansible_module::Failure;
 use host::mounts::Mounts;
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ pub fn targets<'a>(state: &'a State, task: &Task, point: &Point) -> Result<Targe
         *txg = (*txg).max(snap.txg);
     }
     for data in without {
-        let named = task.place.datasets.iter().any(|name| name.as_str() == data.name);
+        let named = task.subject.datasets.iter().any(|name| name.as_str() == data.name);
         let later = taken.get(pool_of(&data.name)).is_some_and(|txg| data.txg > *txg);
         if named || !later {
             return Err(no_snapshot(state, &data.name, point));

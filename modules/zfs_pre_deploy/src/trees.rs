@@ -1,12 +1,12 @@
 //! Which trees a swap parks and what takes their place: made anew from snapshots, or parked by an
 //! earlier swap. Refuses what would stop it half way. Pure.
 
-use crate::left::{In, Out, Stay, Tree};
 use crate::listing::Data;
 use crate::names::{LONGEST, below, parent_of};
+use crate::options::Point;
 use crate::state::State;
 use crate::target::{Targets, listed};
-use crate::task::Point;
+use crate::unfinished::{Incoming, Outgoing, Tree, Uncovered};
 use ansible_module::Failure;
 use std::collections::BTreeMap;
 
@@ -59,13 +59,13 @@ pub fn to_snapshots(
             let covered = state.covered.binary_search(&data.name).is_ok();
             if let Some(snap) = targets.of(&data.name) {
                 refuse_orphan(&tree, &below, data)?;
-                tree.inwards.push(made_anew(&below, data, snap.guid, properties));
-                tree.out.push(out(&below, data, properties));
+                tree.incoming.push(made_anew(&below, data, snap.guid, properties));
+                tree.outgoing.push(out(&below, data, properties));
             } else if covered {
                 // Made later: `targets` has refused what was there then.
-                tree.out.push(out(&below, data, properties));
+                tree.outgoing.push(out(&below, data, properties));
             } else {
-                tree.stays.push(stay(state, &below, data, root)?);
+                tree.uncovered.push(stay(state, &below, data, root)?);
             }
         }
         trees.push(tree);
@@ -91,7 +91,7 @@ pub fn to_parked(
             else {
                 continue;
             };
-            tree.inwards.push(come_back(
+            tree.incoming.push(come_back(
                 below,
                 data,
                 state.datasets.get(&format!("{live}{below}")),
@@ -102,12 +102,12 @@ pub fn to_parked(
             if is_stay(&tree, &below) {
                 continue;
             }
-            let has_other = tree.inwards.iter().any(|one| one.below == below);
+            let has_other = tree.incoming.iter().any(|one| one.below == below);
             let covered = state.covered.binary_search(&data.name).is_ok();
             // Older than the live root, which the swap has made: that swap had let it stay.
             match has_other || (covered && data.txg >= root.txg) {
-                true => tree.out.push(out(&below, data, properties)),
-                false => tree.stays.push(stay(state, &below, data, live)?),
+                true => tree.outgoing.push(out(&below, data, properties)),
+                false => tree.uncovered.push(stay(state, &below, data, live)?),
             }
         }
         trees.push(tree);
@@ -154,9 +154,9 @@ fn begin(state: &State, live: &str, id: &str, from: Option<String>) -> Result<Tr
         id: id.to_owned(),
         live: live.to_owned(),
         parked,
-        out: Vec::new(),
-        inwards: Vec::new(),
-        stays: Vec::new(),
+        outgoing: Vec::new(),
+        incoming: Vec::new(),
+        uncovered: Vec::new(),
         from,
         snapshot: None,
     })
@@ -168,12 +168,12 @@ fn under<'a>(state: &'a State, root: &str) -> Vec<(String, &'a Data)> {
 }
 
 fn is_stay(tree: &Tree, name: &str) -> bool {
-    tree.stays.iter().any(|stay| below(name, &stay.below).is_some())
+    tree.uncovered.iter().any(|stay| below(name, &stay.below).is_some())
 }
 
 fn refuse_orphan(tree: &Tree, name: &str, data: &Data) -> Result<(), Failure> {
     let parent = parent_of(name).unwrap_or_default();
-    match name.is_empty() || tree.inwards.iter().any(|one| one.below == parent) {
+    match name.is_empty() || tree.incoming.iter().any(|one| one.below == parent) {
         true => Ok(()),
         false => {
             let msg = format!(
@@ -186,7 +186,7 @@ fn refuse_orphan(tree: &Tree, name: &str, data: &Data) -> Result<(), Failure> {
     }
 }
 
-fn stay(state: &State, name: &str, data: &Data, root: &str) -> Result<Stay, Failure> {
+fn stay(state: &State, name: &str, data: &Data, root: &str) -> Result<Uncovered, Failure> {
     if data.parked.is_some() {
         let msg = format!(
             "{} is a parked state below what is to be swapped: remove it first (state: absent with parked), or make it live; \
@@ -212,11 +212,11 @@ fn stay(state: &State, name: &str, data: &Data, root: &str) -> Result<Stay, Fail
     }
     let mounted = all.iter().filter(|one| one.mounted);
     let mounted = mounted.filter_map(|one| Some(below(&one.name, root)?.to_owned())).collect();
-    Ok(Stay { below: name.to_owned(), guid: data.guid, mounted })
+    Ok(Uncovered { below: name.to_owned(), guid: data.guid, mounted })
 }
 
-fn out(name: &str, data: &Data, properties: &Properties) -> Out {
-    Out {
+fn out(name: &str, data: &Data, properties: &Properties) -> Outgoing {
+    Outgoing {
         below: name.to_owned(),
         guid: data.guid,
         is_volume: data.is_volume,
@@ -238,7 +238,7 @@ fn limits(name: &str, properties: &Properties) -> Vec<(String, String)> {
     own.filter(|(key, value)| LIMITS.contains(&key.as_str()) && *value != none).cloned().collect()
 }
 
-fn made_anew(name: &str, data: &Data, guid: u64, properties: &Properties) -> In {
+fn made_anew(name: &str, data: &Data, guid: u64, properties: &Properties) -> Incoming {
     let own = properties.get(&data.name).into_iter().flatten();
     let copied = own.filter(|(key, _)| {
         let key = key.as_str();
@@ -246,7 +246,7 @@ fn made_anew(name: &str, data: &Data, guid: u64, properties: &Properties) -> In 
             && !LIMITS.contains(&key)
             && !key.starts_with("reversible.deploy:")
     });
-    In {
+    Incoming {
         below: name.to_owned(),
         guid,
         is_volume: data.is_volume,
@@ -258,13 +258,13 @@ fn made_anew(name: &str, data: &Data, guid: u64, properties: &Properties) -> In 
     }
 }
 
-fn come_back(name: &str, data: &Data, live: Option<&Data>, properties: &Properties) -> In {
+fn come_back(name: &str, data: &Data, live: Option<&Data>, properties: &Properties) -> Incoming {
     let saved = data.parked.as_ref().and_then(|parked| parked.canmount.clone());
     let canmount = saved.unwrap_or_else(|| "default".to_owned());
     let mountable =
         matches!(canmount.as_str(), "on" | "default") && data.mountpoint.starts_with('/');
     let late = live.map(|live| limits(&live.name, properties)).unwrap_or_default();
-    In {
+    Incoming {
         below: name.to_owned(),
         guid: data.guid,
         is_volume: data.is_volume,
@@ -313,7 +313,7 @@ fn refuse(state: &State, trees: &[Tree]) -> Result<(), Failure> {
         }
         let above = parent_of(&tree.live).and_then(|parent| state.datasets.get(parent));
         let room = above.and_then(|data| data.available).unwrap_or(u64::MAX);
-        let count = u64::try_from(tree.inwards.len()).unwrap_or(u64::MAX);
+        let count = u64::try_from(tree.incoming.len()).unwrap_or(u64::MAX);
         if tree.from.is_none() && room < ROOM.saturating_mul(count) {
             let msg = format!(
                 "there is no space left to make {} anew ({} available): free some, or use method: rollback, which needs none; \

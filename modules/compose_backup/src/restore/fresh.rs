@@ -3,7 +3,7 @@
 //! Invariant: only what this restore has made is filled or removed, told by its identity; else no more than
 //! an empty folder.
 
-use crate::keep;
+use crate::backup_writer;
 use crate::manifest::FileRecord;
 use crate::restore::swap::{self, beside};
 use crate::restore::work::{Part, Work};
@@ -52,7 +52,7 @@ pub fn put_file(backup: &Path, file: &FileRecord, part: &Part, folder: &OwnedFd)
     let made = rustix::fs::openat(folder, name, flags, mode).map_err(std::io::Error::from)?;
     let mut to = File::from(made);
     std::io::copy(&mut from, &mut to)?;
-    keep::dress(&to, &file.meta)?;
+    backup_writer::dress(&to, &file.meta)?;
     Ok(to.sync_all()?)
 }
 

@@ -1,13 +1,13 @@
 //! What a restore leads to: from a backup, or from what an earlier restore has parked.
 
+use crate::backup_dir::{BackupDir, StoredBackup};
 use crate::manifest::{ComposeRecord, FileRecord, Kind, Manifest, Mount, ServiceRecord};
+use crate::options::{Task, Wanted, Which};
 use crate::parked::{self, Parked};
 use crate::restore::swap::beside;
 use crate::restore::work::{Part, Work};
-use crate::shelf::{Kept, Shelf};
 use crate::state::{Project, Tools};
-use crate::task::{Task, Wanted, Which};
-use crate::{freeze::Frozen, keep};
+use crate::{backup_writer, freeze::Frozen};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::atomic::Replace;
@@ -67,13 +67,13 @@ impl Goal {
         tools: &Tools,
         project: &str,
         now: Option<&Project>,
-        shelf: &Shelf,
+        stored: &BackupDir,
         parked: &[Parked],
         key: Option<&str>,
     ) -> Result<Goal> {
         match &task.wanted {
             Wanted::Undone(id) => of_parked(task, project, now, parked, key, id),
-            Wanted::Restored(which) => of_backup(task, tools, project, now, shelf, key, which),
+            Wanted::Restored(which) => of_backup(task, tools, project, now, stored, key, which),
             _ => anyhow::bail!("no restore is wanted"),
         }
     }
@@ -106,24 +106,24 @@ impl Goal {
     }
 }
 
-pub fn find<'a>(shelf: &'a Shelf, which: &Which) -> Result<(&'a Kept, &'a Manifest)> {
+pub fn find<'a>(stored: &'a BackupDir, which: &Which) -> Result<(&'a StoredBackup, &'a Manifest)> {
     let none = |what: String| {
         let names: Vec<&str> =
-            shelf.backups.iter().map(|kept| kept.name.as_str()).take(5).collect();
+            stored.backups.iter().map(|kept| kept.name.as_str()).take(5).collect();
         let has = if names.is_empty() { "none at all".to_owned() } else { names.join(", ") };
         let msg = format!(
             "there is no backup {what} in {}; it has {has}; nothing was changed",
-            shelf.dir.display()
+            stored.dir.display()
         );
         Failure::new("no_backup", msg)
     };
     Ok(match which {
-        Which::Latest => shelf.newest().ok_or_else(|| none("that is complete".into()))?,
+        Which::Latest => stored.newest().ok_or_else(|| none("that is complete".into()))?,
         Which::Deploy(id) => {
-            shelf.of_deploy(id.as_str()).ok_or_else(|| none(format!("of deploy {id}")))?
+            stored.of_deploy(id.as_str()).ok_or_else(|| none(format!("of deploy {id}")))?
         }
         Which::Named(name) => {
-            let kept = shelf.find(name).ok_or_else(|| none(name.clone()))?;
+            let kept = stored.find(name).ok_or_else(|| none(name.clone()))?;
             match &kept.manifest {
                 Ok(manifest) => (kept, manifest),
                 // Once more, for the error itself.
@@ -141,11 +141,11 @@ fn of_backup(
     tools: &Tools,
     project: &str,
     now: Option<&Project>,
-    shelf: &Shelf,
+    stored: &BackupDir,
     key: Option<&str>,
     which: &Which,
 ) -> Result<Goal> {
-    let (kept, manifest) = find(shelf, which)?;
+    let (kept, manifest) = find(stored, which)?;
     let services = chosen(task, manifest)?;
     let is_partial = services.len() < manifest.services.len() || !manifest.left_out.is_empty();
     let id = id_of(key)?;
@@ -221,7 +221,7 @@ fn of_parked(
         );
         return Err(Failure::new("no_backup", msg).into());
     }
-    let state_dir = task.place.state_dir(project);
+    let state_dir = task.subject.state_dir(project);
     let path = parked::file(&state_dir, of, "before.json")?;
     let config = std::fs::read(&path).map_err(|why| {
         let msg = format!("the project could not be read before restore {of}, so that there is nothing to start again; its data is parked at {}", old.parked_paths().join(", "));
@@ -344,10 +344,10 @@ fn source_now(tools: &Tools, mount: &Mount) -> Result<PathBuf> {
 /// A file of the project that is as it was needs no exchange.
 fn is_same(backup: &Path, manifest: &Manifest, file: &FileRecord) -> bool {
     let sum = manifest.contents.get(&format!("config/files/{}", file.n));
-    let now = keep::sum_of(&file.path);
+    let now = backup_writer::sum_of(&file.path);
     let meta = regular::open(&file.path, Links::Follow)
         .map_err(anyhow::Error::from)
-        .and_then(|open| keep::meta_of(&open));
+        .and_then(|open| backup_writer::meta_of(&open));
     let dressed = meta.is_ok_and(|meta| {
         (meta.mode, meta.uid, meta.gid, &meta.xattrs)
             == (file.meta.mode, file.meta.uid, file.meta.gid, &file.meta.xattrs)

@@ -1,13 +1,13 @@
 //! A restore as steps, with what each of them takes out of service. Pure.
 
-use crate::left::Left;
+use crate::backup_dir::BackupDir;
 use crate::manifest::{ContainerRecord, ServiceRecord};
 use crate::plan::{Action, leftovers};
 use crate::restore::containers::idle;
 use crate::restore::goal::Goal;
 use crate::restore::loss::Losses;
-use crate::shelf::Shelf;
 use crate::state;
+use crate::unfinished::UnfinishedRun;
 use anyhow::Result;
 use change::{Loss, Plan, Step, Undo};
 use serde_json::json;
@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 
 pub fn plan(
     goal: &Goal,
-    shelf: &Shelf,
-    left: Option<&Left>,
+    stored: &BackupDir,
+    unfinished: Option<&UnfinishedRun>,
     losses: Losses,
 ) -> Result<Plan<Action>> {
     let title = &goal.title;
@@ -24,14 +24,14 @@ pub fn plan(
     let services = names.join(", ");
     let mut steps = match goal.resumes {
         true => Vec::new(),
-        false => leftovers(shelf, left),
+        false => leftovers(stored, unfinished),
     };
     let mut step = |action: Action, text: String| steps.push(Step::new(action, text));
     match &goal.manifest {
         Some(_) => {
             step(Action::Check, format!("check {title}"));
             step(Action::Load, format!("load the images of {services}"));
-            step(Action::PutBeside, "put the data beside, with its sums checked".to_owned());
+            step(Action::Stage, "put the data beside, with its sums checked".to_owned());
         }
         None => {
             step(Action::Check, format!("look at {title}"));
@@ -47,7 +47,7 @@ pub fn plan(
     steps.push(lossy(Step::new(Action::Swap, text), losses.data));
     let start = start(&goal.services);
     steps.push(lossy(Step::new(Action::Start, start), losses.layers));
-    let before = state::view(shelf);
+    let before = state::view(stored);
     let mut after = before.clone();
     after["restored"] = json!(title);
     let mut warnings = goal.warnings.clone();

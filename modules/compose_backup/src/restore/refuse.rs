@@ -1,12 +1,12 @@
 //! What would make a restore fail half way, or hurt somebody else, and is refused before. Reads only.
 
 use crate::docker::inspect::Container;
+use crate::options::Task;
 use crate::resolved::{self, External};
 use crate::restore::goal::{Content, Goal};
 use crate::restore::swap::is_exchanged;
 use crate::state::Tools;
 use crate::survey::uses;
-use crate::task::Task;
 use ansible_module::Failure;
 use anyhow::Result;
 use host::mounts::Mounts;
@@ -112,8 +112,8 @@ pub fn mounted_at(mounts: &Mounts, source: &Path) -> Option<String> {
 }
 
 fn own_folders(task: &Task, goal: &Goal) -> Result<()> {
-    let state = task.place.state_dir(&goal.project);
-    for own in [&task.place.backup_dir, &state] {
+    let state = task.subject.state_dir(&goal.project);
+    for own in [&task.subject.backup_dir, &state] {
         let real = own.canonicalize().unwrap_or_else(|_| own.clone());
         if let Some(part) = goal.work.parts.iter().find(|part| real.starts_with(&part.source)) {
             let msg = format!(

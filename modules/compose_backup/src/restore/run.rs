@@ -7,6 +7,7 @@
 use crate::freeze::{self, Frozen, Held};
 use crate::images::{self, Loaded};
 use crate::manifest::Mount;
+use crate::options::{Mode, Task};
 use crate::parked;
 use crate::plan::Action;
 use crate::progress::Progress;
@@ -19,7 +20,6 @@ use crate::restore::work::Part;
 use crate::state::Tools;
 use crate::sums;
 use crate::survey::{earlier_of, uses};
-use crate::task::{Mode, Task};
 use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Error, Result};
 use host::atomic::Replace;
@@ -73,9 +73,9 @@ impl<'a> Restore<'a> {
                 self.load(intent)?;
                 self.try_exchange()
             }
-            Action::PutBeside => {
+            Action::Stage => {
                 self.make_volumes(intent)?;
-                self.put_beside(intent)
+                self.stage(intent)
             }
             Action::Stop => self.stop(intent),
             Action::Swap => self.swap(intent),
@@ -163,7 +163,7 @@ impl<'a> Restore<'a> {
         Ok(())
     }
 
-    fn put_beside(&mut self, intent: &Intent) -> Result<()> {
+    fn stage(&mut self, intent: &Intent) -> Result<()> {
         // Everything lay ready when the exchange began, and may have been in its place since.
         if self.goal.work.exchanged_after.is_some() {
             return Ok(());

@@ -3,7 +3,7 @@
 //! Invariant: everything below it was put there from the backup, and all of it goes away again; the
 //! folder is 0700, so that only the containers of the proof reach the copies.
 
-use crate::keep;
+use crate::backup_writer;
 use crate::manifest::Manifest;
 use crate::manifest::Mount;
 use crate::restore::swap;
@@ -53,7 +53,7 @@ impl Scratch {
                 .with_context(|| format!("reading the copy of {}", file.path.display()))?;
             let mut to = File::options().write(true).create_new(true).mode(0o600).open(&copy)?;
             std::io::copy(&mut from, &mut to)?;
-            keep::dress(&to, &file.meta)?;
+            backup_writer::dress(&to, &file.meta)?;
             scratch.files.insert(file.path.clone(), copy);
         }
         Ok(scratch)

@@ -3,8 +3,8 @@
 //! Invariant: every text goes through `put`, which escapes it, and a policy in the page forbids
 //! whatever is not in it, down to the hash of its one style sheet.
 
-use super::told::{Flip, Gate, PROBE};
-use super::words::{POINTS, duration, plain};
+use super::recorded::{Flip, Gate, PROBE};
+use super::wording::{POINTS, duration, plain};
 use super::{Bar, Story, Verdict};
 use crate::ledger::Status;
 use sha2::{Digest, Sha256};
@@ -20,10 +20,10 @@ pub fn html(story: &Story) -> String {
     page.header(story);
     page.raw("<main>");
     page.bars(story);
-    for flip in &story.told.flips {
+    for flip in &story.recorded.flips {
         page.flip(flip);
     }
-    for gate in &story.told.gates {
+    for gate in &story.recorded.gates {
         page.gate(gate);
     }
     page.plans(story);
@@ -204,7 +204,7 @@ impl Page {
     }
 
     fn plans(&mut self, story: &Story) {
-        for plan in &story.told.plans {
+        for plan in &story.recorded.plans {
             self.raw("<section><h2>Plan and loss of phase ").put(&plan.phase).raw("</h2><ol>");
             for step in &plan.steps {
                 self.tag("li", step);
@@ -261,7 +261,7 @@ impl Page {
             }
             self.raw("</section>");
         }
-        for said in &story.told.said {
+        for said in &story.recorded.said {
             self.raw("<section><h2>What phase ").put(&said.phase).raw(" said</h2>");
             if let Some(message) = &said.message {
                 self.tag("p class=\"note bad\"", message);
@@ -274,12 +274,12 @@ impl Page {
     }
 
     fn other(&mut self, story: &Story) {
-        if story.told.other.is_empty() {
+        if story.recorded.other.is_empty() {
             return;
         }
         self.raw("<section>").tag("h2", "Also recorded");
         self.table(&["Phase", "What", "Value"], |page| {
-            for (phase, key, value) in &story.told.other {
+            for (phase, key, value) in &story.recorded.other {
                 page.raw("<tr>").cells(&[phase.clone(), key.clone(), value.clone()]);
                 page.raw("</tr>");
             }

@@ -1,8 +1,8 @@
 //! The report as Markdown, in the shape that runbooks ask for: what is known is filled in, what only
 //! a person can know is left to fill in.
 
-use super::told::{PROBE, Plan};
-use super::words::{POINTS, duration, plain};
+use super::recorded::{PROBE, Plan};
+use super::wording::{POINTS, duration, plain};
 use super::{Story, Verdict};
 use crate::ledger::Status;
 use std::fmt::Write;
@@ -26,7 +26,7 @@ pub fn markdown(story: &Story) -> String {
     }
     phases(&mut text, story);
     flips(&mut text, story);
-    for gate in &story.told.gates {
+    for gate in &story.recorded.gates {
         let _ = writeln!(text, "\n## Probes in phase {}\n", inline(&gate.phase));
         if let Some(count) = &gate.count {
             let _ = writeln!(text, "{count}\n");
@@ -37,7 +37,7 @@ pub fn markdown(story: &Story) -> String {
         let heads: Vec<&str> = std::iter::once("").chain(PROBE.iter().copied()).collect();
         table(&mut text, &heads, rows);
     }
-    for plan in &story.told.plans {
+    for plan in &story.recorded.plans {
         planned(&mut text, plan);
     }
     if !story.points.is_empty() {
@@ -45,9 +45,9 @@ pub fn markdown(story: &Story) -> String {
         table(&mut text, POINTS, story.points.iter().cloned());
     }
     causes(&mut text, story);
-    if !story.told.other.is_empty() {
+    if !story.recorded.other.is_empty() {
         text.push_str("\n## Also recorded\n\n");
-        for (phase, key, value) in &story.told.other {
+        for (phase, key, value) in &story.recorded.other {
             let _ = writeln!(text, "- {} / {}: {}", inline(phase), inline(key), inline(value));
         }
     }
@@ -67,7 +67,7 @@ fn phases(text: &mut String, story: &Story) {
 }
 
 fn flips(text: &mut String, story: &Story) {
-    for flip in &story.told.flips {
+    for flip in &story.recorded.flips {
         let _ = writeln!(text, "\n## The flip in phase {}\n", inline(&flip.phase));
         for (label, number) in &flip.numbers {
             let _ = writeln!(text, "- {label}: {}", inline(number));
@@ -103,7 +103,7 @@ fn causes(text: &mut String, story: &Story) {
     if story.failed() {
         text.push_str("\n## Root Cause\n\n[Why the deployment failed]\n");
     }
-    for said in &story.told.said {
+    for said in &story.recorded.said {
         let _ = writeln!(text, "\nWhat phase {} said:\n", inline(&said.phase));
         let message = said.message.as_deref().map(|message| ("Message", message));
         let lines = said.lines.iter().map(|(label, line)| (*label, line.as_str()));

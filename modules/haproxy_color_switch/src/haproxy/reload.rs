@@ -45,7 +45,7 @@ pub struct Reloader {
 
 /// How it is done here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum ReloadMethod {
     Master(Socket),
     Unit(String),
     /// The master's pid.
@@ -55,22 +55,22 @@ pub enum Way {
 impl Reloader {
     /// Looked at before anything is changed: whether it is there, and is the master of the workers
     /// that answer at these sockets.
-    pub fn choose(&self, sockets: &[Socket]) -> Result<Way> {
-        let way = self.given()?;
-        match &way {
-            Way::Master(master) => drop(until_there(|| master.ask("show proc"))?),
-            Way::Signal(pid) => is_master_of(*pid, &workers(sockets)?)?,
-            Way::Unit(_) => {}
+    pub fn choose(&self, sockets: &[Socket]) -> Result<ReloadMethod> {
+        let reload = self.given()?;
+        match &reload {
+            ReloadMethod::Master(master) => drop(until_there(|| master.ask("show proc"))?),
+            ReloadMethod::Signal(pid) => is_master_of(*pid, &workers(sockets)?)?,
+            ReloadMethod::Unit(_) => {}
         }
-        Ok(way)
+        Ok(reload)
     }
 
-    fn given(&self) -> Result<Way> {
+    fn given(&self) -> Result<ReloadMethod> {
         if let Some(master) = &self.master {
-            return Ok(Way::Master(master.clone()));
+            return Ok(ReloadMethod::Master(master.clone()));
         }
         if unit_is_active(&self.unit)? {
-            return Ok(Way::Unit(self.unit.clone()));
+            return Ok(ReloadMethod::Unit(self.unit.clone()));
         }
         let Some(pidfile) = &self.pidfile else {
             return Err(Failure::new(
@@ -87,18 +87,18 @@ impl Reloader {
             .with_context(|| format!("reading the pid file {}", pidfile.display()))?;
         let text = String::from_utf8_lossy(&text);
         let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
-        pid.filter(|pid| *pid > 1).map(Way::Signal).ok_or_else(|| {
+        pid.filter(|pid| *pid > 1).map(ReloadMethod::Signal).ok_or_else(|| {
             Failure::new("no_reload", format!("{} holds no pid", pidfile.display())).into()
         })
     }
 }
 
-impl Way {
+impl ReloadMethod {
     pub fn title(&self) -> String {
         match self {
-            Way::Master(socket) => format!("by its master at {socket}"),
-            Way::Unit(unit) => format!("by systemd's {unit}"),
-            Way::Signal(pid) => format!("by a signal to its master {pid}"),
+            ReloadMethod::Master(socket) => format!("by its master at {socket}"),
+            ReloadMethod::Unit(unit) => format!("by systemd's {unit}"),
+            ReloadMethod::Signal(pid) => format!("by a signal to its master {pid}"),
         }
     }
 }
@@ -109,20 +109,20 @@ pub fn workers(sockets: &[Socket]) -> Result<Vec<u32>> {
 }
 
 /// Reload, and wait until other workers than `old` answer.
-pub fn reload(way: &Way, sockets: &[Socket]) -> Result<()> {
+pub fn reload(reload: &ReloadMethod, sockets: &[Socket]) -> Result<()> {
     let (mut attempt, busy) = (1, Deadline::after(PATIENCE));
     while attempt <= TRIES {
         let old = until_there(|| workers(sockets))?;
         wait_for_age(&old)?;
-        if let Way::Signal(pid) = way {
+        if let ReloadMethod::Signal(pid) = reload {
             is_master_of(*pid, &old)?;
         }
-        let mut signs = Signs::before(way, &old);
-        if send(way)? == Sent::TooEarly && !busy.passed() {
+        let mut signs = Signs::before(reload, &old);
+        if send(reload)? == Sent::TooEarly && !busy.passed() {
             busy.sleep(MASTER_POLL)?;
             continue;
         }
-        let patience = if attempt == TRIES { PATIENCE } else { way.patience() };
+        let patience = if attempt == TRIES { PATIENCE } else { reload.patience() };
         if follows(sockets, &old, &mut signs, Deadline::after(patience))? {
             return until_heard(&old);
         }
@@ -132,18 +132,18 @@ pub fn reload(way: &Way, sockets: &[Socket]) -> Result<()> {
         "reload_lost",
         format!(
             "HAProxy did not load its configuration: {TRIES} reloads {} had no effect",
-            way.title()
+            reload.title()
         ),
     )
     .into())
 }
 
-impl Way {
+impl ReloadMethod {
     /// Until a reload counts as lost and is sent again.
     fn patience(&self) -> Duration {
         match self {
-            Way::Master(_) | Way::Unit(_) => Duration::from_secs(5),
-            Way::Signal(_) => Duration::from_secs(3),
+            ReloadMethod::Master(_) | ReloadMethod::Unit(_) => Duration::from_secs(5),
+            ReloadMethod::Signal(_) => Duration::from_secs(3),
         }
     }
 }
@@ -155,9 +155,9 @@ enum Sent {
     TooEarly,
 }
 
-fn send(way: &Way) -> Result<Sent> {
-    match way {
-        Way::Master(socket) => {
+fn send(reload: &ReloadMethod) -> Result<Sent> {
+    match reload {
+        ReloadMethod::Master(socket) => {
             // 2.6 answers nothing at once; later ones when it is done: Success=0 or 1, and the log.
             let answer = until_there(|| socket.ask_for("reload", PATIENCE))?;
             match answer.strip_prefix("Success=0") {
@@ -166,7 +166,7 @@ fn send(way: &Way) -> Result<Sent> {
                 None => {}
             }
         }
-        Way::Unit(unit) => {
+        ReloadMethod::Unit(unit) => {
             let systemctl = program::find("systemctl")?;
             Command::new(&systemctl)
                 .args(["reload", "--", unit])
@@ -174,7 +174,7 @@ fn send(way: &Way) -> Result<Sent> {
                 .run()
                 .with_context(|| format!("reloading {unit}"))?;
         }
-        Way::Signal(pid) => kill(Pid::from_raw(*pid), Signal::SIGUSR2)
+        ReloadMethod::Signal(pid) => kill(Pid::from_raw(*pid), Signal::SIGUSR2)
             .with_context(|| format!("sending SIGUSR2 to HAProxy's master {pid}"))?,
     }
     Ok(Sent::Done)
@@ -242,7 +242,7 @@ fn refused(log: &str) -> anyhow::Error {
 
 /// What shows that a reload has failed: the old worker then just goes on.
 struct Signs<'a> {
-    way: &'a Way,
+    reload: &'a ReloadMethod,
     asked: Instant,
     /// As the master counted them before.
     failures: Option<u32>,
@@ -256,21 +256,21 @@ struct Signs<'a> {
 }
 
 impl<'a> Signs<'a> {
-    fn before(way: &'a Way, workers: &[u32]) -> Signs<'a> {
+    fn before(reload: &'a ReloadMethod, workers: &[u32]) -> Signs<'a> {
         // What can be asked needs no signs. And a worker that another reload is just starting would
         // be taken for ours: then a reload that has no effect counts as lost, and is sent again.
-        let master = match way {
-            Way::Master(_) => None,
-            Way::Unit(_) | Way::Signal(_) => workers.first(),
+        let master = match reload {
+            ReloadMethod::Master(_) => None,
+            ReloadMethod::Unit(_) | ReloadMethod::Signal(_) => workers.first(),
         };
         let master = master.and_then(|worker| stat_of(*worker)?.parent());
         let known =
             |child: &i32| workers.iter().any(|worker| i64::from(*worker) == i64::from(*child));
         let master = master.filter(|master| children_of(*master).iter().all(known));
         Signs {
-            way,
+            reload,
             asked: Instant::now(),
-            failures: failures_of(way),
+            failures: failures_of(reload),
             children: master.map(children_of).unwrap_or_default(),
             came: BTreeSet::new(),
             marked: master.is_some_and(is_marked),
@@ -295,7 +295,7 @@ impl<'a> Signs<'a> {
             return false;
         }
         self.asked = Instant::now();
-        matches!((failures_of(self.way), self.failures), (Some(now), Some(before)) if now > before)
+        matches!((failures_of(self.reload), self.failures), (Some(now), Some(before)) if now > before)
     }
 }
 
@@ -310,8 +310,8 @@ fn is_marked(master: i32) -> bool {
 }
 
 /// How many reloads have failed, as the master counts them.
-fn failures_of(way: &Way) -> Option<u32> {
-    let Way::Master(socket) = way else { return None };
+fn failures_of(reload: &ReloadMethod) -> Option<u32> {
+    let ReloadMethod::Master(socket) = reload else { return None };
     failures(&socket.ask_for("show proc", GLANCE).ok()?)
 }
 

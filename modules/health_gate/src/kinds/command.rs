@@ -2,7 +2,7 @@
 
 use super::program;
 use super::web::text_of;
-use crate::given::Given;
+use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Seen, Try, last_line};
 use ansible_module::Failure;
 use serde_json::{Map, Value};
@@ -15,7 +15,7 @@ pub struct Command {
 }
 
 impl Command {
-    pub fn parse(given: &mut Given) -> Result<Command, Failure> {
+    pub fn parse(given: &mut ProbeOptions) -> Result<Command, Failure> {
         let argv: Vec<String> = given.need("argv")?;
         if argv.first().is_none_or(String::is_empty) {
             return Err(given.bad("argv", "expected a program and its arguments"));

@@ -4,7 +4,7 @@
 //! may use does not count as free.
 
 use crate::bounds::Bounds;
-use crate::given::Given;
+use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Seen, Try};
 use ansible_module::Failure;
 use nix::sys::statvfs::statvfs;
@@ -20,7 +20,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    pub fn parse(given: &mut Given) -> Result<Disk, Failure> {
+    pub fn parse(given: &mut ProbeOptions) -> Result<Disk, Failure> {
         let path = given.absolute("path")?;
         let path = path.ok_or_else(|| given.refuse("kind disk needs path".to_owned()))?;
         let mut bounds = Bounds::upward(given)?;

@@ -6,7 +6,7 @@
 //! held.
 
 use super::program;
-use crate::given::Given;
+use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Seen, Try, last_line, shown};
 use ansible_module::Failure;
 use host::deadline::Deadline;
@@ -134,7 +134,7 @@ pub struct Docker {
 }
 
 impl Docker {
-    pub fn parse(given: &mut Given) -> Result<Docker, Failure> {
+    pub fn parse(given: &mut ProbeOptions) -> Result<Docker, Failure> {
         let containers = given.words("containers")?;
         if containers.is_empty() {
             return Err(given.refuse("kind docker needs containers".to_owned()));
@@ -161,7 +161,7 @@ const SERVICE: &str = "com.docker.compose.service";
 const ONE_OFF: &str = "com.docker.compose.oneoff";
 
 impl Compose {
-    pub fn parse(given: &mut Given) -> Result<Compose, Failure> {
+    pub fn parse(given: &mut ProbeOptions) -> Result<Compose, Failure> {
         let project = given.word("project")?;
         let project = project.ok_or_else(|| given.refuse("kind compose needs project".into()))?;
         let (services, count) = (given.words("services")?, given.whole("count", 1)?);

@@ -2,7 +2,7 @@
 
 use super::web;
 use crate::bounds::Bounds;
-use crate::given::Given;
+use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Seen, Try};
 use ansible_module::Failure;
 use probe::expect::Expect;
@@ -22,7 +22,7 @@ pub struct Http {
 }
 
 impl Http {
-    pub fn parse(given: &mut Given) -> Result<Http, Failure> {
+    pub fn parse(given: &mut ProbeOptions) -> Result<Http, Failure> {
         let mut request = web::request(given)?;
         let redirects = given.whole("redirects", 0)?.unwrap_or_default();
         if redirects > MOST_REDIRECTS {

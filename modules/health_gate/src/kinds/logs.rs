@@ -4,7 +4,7 @@
 //! Invariant: no line is passed over in silence. A log that is not there, that was cut or replaced since,
 //! or that is too long to be read is a failure.
 
-use crate::given::Given;
+use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Seen, Try, shown};
 use ansible_module::Failure;
 use regex::bytes::{Regex, RegexBuilder};
@@ -34,7 +34,7 @@ struct Wanted {
 }
 
 impl Logs {
-    pub fn parse(given: &mut Given) -> Result<Logs, Failure> {
+    pub fn parse(given: &mut ProbeOptions) -> Result<Logs, Failure> {
         let source = Source::take(given)?;
         let (text, pattern) = (given.text("text")?, given.text("regex")?);
         let pattern = match (text, pattern) {
@@ -56,7 +56,7 @@ impl Logs {
     }
 }
 
-fn compile(given: &Given, key: &str, pattern: &str) -> Result<Regex, Failure> {
+fn compile(given: &ProbeOptions, key: &str, pattern: &str) -> Result<Regex, Failure> {
     let built = RegexBuilder::new(pattern).unicode(false).size_limit(MOST_PATTERN).build();
     // Of what regex says, the last line is the reason; the others draw the pattern.
     built.map_err(|why| given.bad(key, crate::seen::last_line(&why.to_string())))
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     fn wanted(pattern: &str, ignore: Option<&str>) -> Wanted {
-        let given = Given::new("l", "logs", serde_json::Map::new());
+        let given = ProbeOptions::new("l", "logs", serde_json::Map::new());
         let one = |pattern: &str| compile(&given, "regex", pattern).unwrap();
         Wanted { pattern: one(pattern), ignore: ignore.map(one) }
     }
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn patterns_that_cannot_be() {
-        let given = Given::new("l", "logs", serde_json::Map::new());
+        let given = ProbeOptions::new("l", "logs", serde_json::Map::new());
         for pattern in ["(", "a{2000}{2000}", r"\p{Greek}", "(?<=a)b"] {
             let msg = compile(&given, "regex", pattern).unwrap_err().msg;
             assert!(msg.starts_with("probe l: argument 'regex': ") && !msg.contains('\n'), "{msg}");

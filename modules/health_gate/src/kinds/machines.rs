@@ -2,7 +2,7 @@
 //! the other kinds, run there or through `command`.
 
 use super::program;
-use crate::given::Given;
+use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Seen, Try, shown};
 use ansible_module::Failure;
 use serde_json::Value;
@@ -20,14 +20,14 @@ pub struct Instance {
 }
 
 impl Instance {
-    pub fn take(given: &mut Given) -> Result<Option<Instance>, Failure> {
+    pub fn take(given: &mut ProbeOptions) -> Result<Option<Instance>, Failure> {
         let Some(name) = given.word("instance")? else { return Ok(None) };
         Ok(Some(Instance { name, project: given.word("project")? }))
     }
 }
 
 impl Incus {
-    pub fn parse(given: &mut Given) -> Result<Incus, Failure> {
+    pub fn parse(given: &mut ProbeOptions) -> Result<Incus, Failure> {
         let instance = Instance::take(given)?;
         let instance = instance.ok_or_else(|| given.refuse("kind incus needs instance".into()))?;
         Ok(Incus { instance })
@@ -60,7 +60,7 @@ pub struct Pct {
 pub struct Vmid(pub u64);
 
 impl Vmid {
-    pub fn take(given: &mut Given) -> Result<Option<Vmid>, Failure> {
+    pub fn take(given: &mut ProbeOptions) -> Result<Option<Vmid>, Failure> {
         match given.whole("vmid", 100)? {
             Some(vmid) if vmid > 999_999_999 => {
                 Err(given.bad("vmid", format!("expected 100 to 999999999, got {vmid}")))
@@ -71,7 +71,7 @@ impl Vmid {
 }
 
 impl Pct {
-    pub fn parse(given: &mut Given) -> Result<Pct, Failure> {
+    pub fn parse(given: &mut ProbeOptions) -> Result<Pct, Failure> {
         let vmid = Vmid::take(given)?.ok_or_else(|| given.refuse("kind pct needs vmid".into()))?;
         Ok(Pct { vmid, node: given.word("node")? })
     }

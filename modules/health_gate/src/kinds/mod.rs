@@ -1,6 +1,6 @@
 //! The kinds of probes, one file each (or each program). All are asked in the same way: [`Ask`].
 
-use crate::given::Given;
+use crate::probe_options::ProbeOptions;
 use crate::seen::Ask;
 use ansible_module::Failure;
 
@@ -33,7 +33,7 @@ pub const NAMES: &[&str] = &[
     "restarts",
 ];
 
-pub fn parse(given: &mut Given) -> Result<Box<dyn Ask>, Failure> {
+pub fn parse(given: &mut ProbeOptions) -> Result<Box<dyn Ask>, Failure> {
     Ok(match given.kind.as_str() {
         "http" => Box::new(http::Http::parse(given)?),
         "tcp" => Box::new(tcp::Tcp::parse(given)?),

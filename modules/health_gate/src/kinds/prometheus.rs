@@ -6,7 +6,7 @@
 
 use super::web;
 use crate::bounds::Bounds;
-use crate::given::Given;
+use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Seen, Try, shown};
 use ansible_module::Failure;
 use host::deadline::Deadline;
@@ -27,7 +27,7 @@ const MOST_ANSWER: usize = 8 << 20;
 struct Server(Request);
 
 impl Server {
-    fn take(given: &mut Given) -> Result<Server, Failure> {
+    fn take(given: &mut ProbeOptions) -> Result<Server, Failure> {
         let mut request = web::request(given)?;
         if request.url.target().contains('?') {
             let msg = "expected the server's own URL, such as http://127.0.0.1:9090, no query";
@@ -96,7 +96,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    pub fn parse(given: &mut Given) -> Result<Prometheus, Failure> {
+    pub fn parse(given: &mut ProbeOptions) -> Result<Prometheus, Failure> {
         let server = Server::take(given)?;
         let query = given.text("query")?;
         let query = query.ok_or_else(|| given.refuse("kind prometheus needs query".into()))?;
@@ -121,7 +121,7 @@ impl Prometheus {
     }
 }
 
-fn window(given: &mut Given) -> Result<Option<Window>, Failure> {
+fn window(given: &mut ProbeOptions) -> Result<Option<Window>, Failure> {
     let (span, patience) = (given.seconds("window")?, given.seconds("for")?);
     let (step, min_samples) = (given.seconds("step")?, given.whole("min_samples", 1)?);
     let Some(span) = span.or(patience).filter(|span| !span.is_zero()) else {
@@ -194,7 +194,7 @@ pub struct Alerts {
 }
 
 impl Alerts {
-    pub fn parse(given: &mut Given) -> Result<Alerts, Failure> {
+    pub fn parse(given: &mut ProbeOptions) -> Result<Alerts, Failure> {
         Ok(Alerts {
             server: Server::take(given)?,
             labels: given.take("labels")?.unwrap_or_default(),
@@ -261,7 +261,8 @@ mod tests {
     #[test]
     fn windows() {
         let parse = |value: Value| {
-            let mut given = Given::new("p", "prometheus", value.as_object().cloned().unwrap());
+            let mut given =
+                ProbeOptions::new("p", "prometheus", value.as_object().cloned().unwrap());
             window(&mut given).map_err(|failure| failure.msg)
         };
         assert!(parse(json!({})).unwrap().is_none());

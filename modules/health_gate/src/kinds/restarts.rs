@@ -4,7 +4,7 @@
 
 use super::docker;
 use super::systemd::{self, rise};
-use crate::given::Given;
+use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Before, Seen, Try};
 use ansible_module::Failure;
 use host::deadline::Deadline;
@@ -25,7 +25,7 @@ enum Of {
 }
 
 impl Restarts {
-    pub fn parse(given: &mut Given) -> Result<Restarts, Failure> {
+    pub fn parse(given: &mut ProbeOptions) -> Result<Restarts, Failure> {
         let (containers, unit) = (given.words("containers")?, given.word("unit")?);
         let of = match (containers.is_empty(), unit) {
             (false, None) => Of::Containers(containers),

@@ -2,7 +2,7 @@
 //! restarted since the baseline more often than it may.
 
 use super::program;
-use crate::given::Given;
+use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Seen, Try, shown};
 use ansible_module::Failure;
 use host::deadline::Deadline;
@@ -56,7 +56,7 @@ pub struct UnitState {
 }
 
 impl UnitState {
-    pub fn parse(given: &mut Given) -> Result<UnitState, Failure> {
+    pub fn parse(given: &mut ProbeOptions) -> Result<UnitState, Failure> {
         let unit = given.word("unit")?;
         let unit = unit.ok_or_else(|| given.refuse("kind unit needs unit".to_owned()))?;
         let state = given.words("state")?;

@@ -1,6 +1,6 @@
 //! `tcp`: a port takes connections.
 
-use crate::given::Given;
+use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Seen, Try};
 use ansible_module::Failure;
 use probe::tcp;
@@ -11,7 +11,7 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    pub fn parse(given: &mut Given) -> Result<Tcp, Failure> {
+    pub fn parse(given: &mut ProbeOptions) -> Result<Tcp, Failure> {
         let host: String = given.need("host")?;
         let port = given.whole("port", 1)?;
         let port = port.ok_or_else(|| given.refuse("kind tcp needs port".to_owned()))?;

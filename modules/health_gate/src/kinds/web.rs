@@ -1,6 +1,6 @@
 //! Asking over HTTP: what the kinds http, prometheus and alerts share.
 
-use crate::given::Given;
+use crate::probe_options::ProbeOptions;
 use ansible_module::Failure;
 use probe::http::{self, Answer, Request, Url};
 use serde_json::{Map, Value};
@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// `url`, and how to get there: headers, authorities, another place to connect to.
-pub fn request(given: &mut Given) -> Result<Request, Failure> {
+pub fn request(given: &mut ProbeOptions) -> Result<Request, Failure> {
     let url: Url = given.need("url")?;
     let mut request = Request::get(url);
     let headers: Map<String, Value> = given.take("headers")?.unwrap_or_default();

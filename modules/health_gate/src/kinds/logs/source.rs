@@ -4,9 +4,9 @@
 //! of Docker's, or a file's inode and size.
 
 use super::{file, journal};
-use crate::given::Given;
 use crate::kinds::machines::{Instance, Vmid};
 use crate::kinds::{program, systemd};
+use crate::probe_options::ProbeOptions;
 use crate::seen::shown;
 use ansible_module::Failure;
 use host::command::Output;
@@ -34,7 +34,7 @@ const TRIES: u32 = 5;
 pub type Each<'a> = &'a mut dyn FnMut(&[u8]);
 
 impl Source {
-    pub fn take(given: &mut Given) -> Result<Source, Failure> {
+    pub fn take(given: &mut ProbeOptions) -> Result<Source, Failure> {
         let (unit, container) = (given.word("unit")?, given.word("container")?);
         let path = given.absolute("path")?;
         let guest = match (Instance::take(given)?, Vmid::take(given)?) {

@@ -1,6 +1,6 @@
 //! What the phases of a deploy recorded, by the keys that modules use in their results.
 
-use super::words::{self, milliseconds, pairs, text};
+use super::wording::{self, milliseconds, pairs, text};
 use crate::ledger::{Deploy, Status};
 use serde_json::{Map, Value};
 
@@ -52,7 +52,7 @@ pub struct Said {
 }
 
 #[derive(Default)]
-pub struct Told {
+pub struct Recorded {
     pub plans: Vec<Plan>,
     pub flips: Vec<Flip>,
     pub gates: Vec<Gate>,
@@ -61,16 +61,16 @@ pub struct Told {
     pub other: Vec<(String, String, String)>,
 }
 
-impl Told {
-    pub fn of(deploy: &Deploy) -> Told {
-        let mut told = Told::default();
+impl Recorded {
+    pub fn of(deploy: &Deploy) -> Recorded {
+        let mut recorded = Recorded::default();
         for (_, phase) in &deploy.phases {
             let mut data = phase.data.map();
             let name = &phase.phase;
-            told.plan(name, &mut data);
-            told.flips.extend(data.remove("flip").and_then(|it| Flip::of(name, &it)));
-            told.gates.extend(Gate::of(name, &mut data));
-            told.said(name, phase.status, &mut data);
+            recorded.plan(name, &mut data);
+            recorded.flips.extend(data.remove("flip").and_then(|it| Flip::of(name, &it)));
+            recorded.gates.extend(Gate::of(name, &mut data));
+            recorded.said(name, phase.status, &mut data);
             // What Ansible adds to every result says nothing that the phase's status does not say.
             data.retain(|key, _| {
                 !["changed", "failed", "failed_when_result"].contains(&key.as_str())
@@ -78,11 +78,11 @@ impl Told {
             for (key, value) in data {
                 let shown = cut(&text(&value), MOST_OTHER);
                 if !shown.is_empty() {
-                    told.other.push((name.clone(), key, shown));
+                    recorded.other.push((name.clone(), key, shown));
                 }
             }
         }
-        told
+        recorded
     }
 
     fn plan(&mut self, phase: &str, data: &mut Map<String, Value>) {
@@ -179,8 +179,8 @@ impl Gate {
         let count = number("held")
             .zip(number("required"))
             .map(|(held, required)| format!("{held} of {} held; {required} had to.", probes.len()));
-        let told = ["probes", "held", "required", "failed_probes"];
-        data.retain(|key, _| !told.contains(&key.as_str()));
+        let recorded = ["probes", "held", "required", "failed_probes"];
+        data.retain(|key, _| !recorded.contains(&key.as_str()));
         Some(Gate { phase: phase.into(), count, probes })
     }
 }
@@ -217,7 +217,7 @@ impl Probe {
 
 /// The end of a text, where the last words are.
 fn cut(text: &str, most: usize) -> String {
-    let text = words::plain(text.trim_end());
+    let text = wording::plain(text.trim_end());
     if text.len() <= most {
         return text;
     }

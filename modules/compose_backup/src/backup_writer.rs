@@ -17,21 +17,21 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// A folder that is about to become a backup.
-pub struct Keeping {
+pub struct BackupWriter {
     pub folder: PathBuf,
     pub contents: BTreeMap<String, Sum>,
     /// Names of those that are hard links to files of earlier backups.
     linked: BTreeSet<String>,
 }
 
-impl Keeping {
+impl BackupWriter {
     /// Makes the folder, which must not be there.
-    pub fn begin(folder: &Path) -> Result<Keeping> {
+    pub fn begin(folder: &Path) -> Result<BackupWriter> {
         DirBuilder::new()
             .mode(0o700)
             .create(folder)
             .with_context(|| format!("making {}", folder.display()))?;
-        Ok(Keeping {
+        Ok(BackupWriter {
             folder: folder.to_owned(),
             contents: BTreeMap::new(),
             linked: BTreeSet::new(),
@@ -208,15 +208,15 @@ mod tests {
     #[test]
     fn sums_are_those_of_the_files() {
         let temp = tempfile::tempdir().unwrap();
-        let mut keeping = Keeping::begin(&temp.path().join("b.partial")).unwrap();
-        keeping.subfolder("config/files").unwrap();
-        keeping.bytes("config/files/1", b"hello").unwrap();
-        let sum = &keeping.contents["config/files/1"];
+        let mut writer = BackupWriter::begin(&temp.path().join("b.partial")).unwrap();
+        writer.subfolder("config/files").unwrap();
+        writer.bytes("config/files/1", b"hello").unwrap();
+        let sum = &writer.contents["config/files/1"];
         assert_eq!(sum.sha256, "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
-        assert_eq!((sum.sha256.clone(), 5), sum_of(&keeping.path("config/files/1")).unwrap());
-        let mode = keeping.path("config/files/1").metadata().unwrap().mode();
+        assert_eq!((sum.sha256.clone(), 5), sum_of(&writer.path("config/files/1")).unwrap());
+        let mode = writer.path("config/files/1").metadata().unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(keeping.bytes("config/files/1", b"again").is_err());
+        assert!(writer.bytes("config/files/1", b"again").is_err());
     }
 
     #[test]

@@ -18,8 +18,8 @@ fn folder(backups: &[(&str, u64, bool)]) -> tempfile::TempDir {
     temp
 }
 
-fn names(shelf: &Shelf) -> Vec<&str> {
-    shelf.backups.iter().map(|kept| kept.name.as_str()).collect()
+fn names(stored: &BackupDir) -> Vec<&str> {
+    stored.backups.iter().map(|kept| kept.name.as_str()).collect()
 }
 
 const OLD: &str = "backup-20261120-084500";
@@ -31,60 +31,60 @@ fn a_clock_that_went_back_makes_nothing_older() {
     let temp = folder(&[(NEW, 1, true), (OLD, 2, true)]);
     fs::create_dir(temp.path().join(format!("{NEWER}.partial"))).unwrap();
     fs::create_dir(temp.path().join("lost+found")).unwrap();
-    let shelf = Shelf::read(temp.path()).unwrap();
-    assert_eq!(names(&shelf), [OLD, NEW]);
-    assert_eq!(shelf.partial, [format!("{NEWER}.partial")]);
-    assert_eq!(shelf.next_sequence(), 3);
-    assert_eq!(shelf.surplus(1, &[], false), [NEW]);
+    let stored = BackupDir::read(temp.path()).unwrap();
+    assert_eq!(names(&stored), [OLD, NEW]);
+    assert_eq!(stored.partial, [format!("{NEWER}.partial")]);
+    assert_eq!(stored.next_sequence(), 3);
+    assert_eq!(stored.surplus(1, &[], false), [NEW]);
 }
 
 #[test]
 fn retention_takes_the_oldest_and_none_that_is_named() {
     let temp = folder(&[(OLD, 1, true), (NEW, 2, true), (NEWER, 3, true)]);
-    let shelf = Shelf::read(temp.path()).unwrap();
-    assert_eq!(shelf.surplus(2, &[], true), [NEW, OLD]);
-    assert_eq!(shelf.surplus(2, &[OLD.to_owned()], true), [NEW]);
+    let stored = BackupDir::read(temp.path()).unwrap();
+    assert_eq!(stored.surplus(2, &[], true), [NEW, OLD]);
+    assert_eq!(stored.surplus(2, &[OLD.to_owned()], true), [NEW]);
     let by_id = sample("", 2).deploy_id.to_string();
-    assert_eq!(shelf.surplus(1, &[by_id], true), [NEWER, OLD]);
-    assert_eq!(shelf.surplus(3, &[], false), Vec::<String>::new());
+    assert_eq!(stored.surplus(1, &[by_id], true), [NEWER, OLD]);
+    assert_eq!(stored.surplus(3, &[], false), Vec::<String>::new());
 }
 
 #[test]
 fn what_failed_its_proof_is_not_the_latest() {
     let temp = folder(&[(OLD, 1, true), (NEW, 2, false)]);
-    let shelf = Shelf::read(temp.path()).unwrap();
-    assert_eq!(shelf.newest().map(|(kept, _)| kept.name.as_str()), Some(OLD));
+    let stored = BackupDir::read(temp.path()).unwrap();
+    assert_eq!(stored.newest().map(|(kept, _)| kept.name.as_str()), Some(OLD));
     // It is not counted, and goes only when a new one was proven.
-    assert_eq!(shelf.surplus(1, &[], false), Vec::<String>::new());
-    assert_eq!(shelf.surplus(2, &[], true), [NEW]);
+    assert_eq!(stored.surplus(1, &[], false), Vec::<String>::new());
+    assert_eq!(stored.surplus(2, &[], true), [NEW]);
 }
 
 #[test]
 fn a_damaged_backup_is_listed_last_and_never_pruned() {
     let temp = folder(&[(OLD, 1, true), (NEW, 2, true)]);
     fs::write(temp.path().join(NEW).join("manifest.json"), "{").unwrap();
-    let shelf = Shelf::read(temp.path()).unwrap();
-    assert_eq!(names(&shelf), [OLD, NEW]);
-    assert!(shelf.backups[1].manifest.is_err());
-    assert_eq!(shelf.surplus(1, &[], true), [OLD]);
+    let stored = BackupDir::read(temp.path()).unwrap();
+    assert_eq!(names(&stored), [OLD, NEW]);
+    assert!(stored.backups[1].manifest.is_err());
+    assert_eq!(stored.surplus(1, &[], true), [OLD]);
 }
 
 #[test]
 fn the_pointer_is_compared_and_mended() {
     let temp = folder(&[(OLD, 1, true), (NEW, 2, true)]);
     fs::write(temp.path().join(POINTER), "backup-19990101-000000\n").unwrap();
-    assert!(Shelf::read(temp.path()).unwrap().is_misdirected());
-    Shelf::repoint(temp.path()).unwrap();
+    assert!(BackupDir::read(temp.path()).unwrap().is_misdirected());
+    BackupDir::repoint(temp.path()).unwrap();
     assert_eq!(fs::read_to_string(temp.path().join(POINTER)).unwrap(), format!("{NEW}\n"));
-    assert!(!Shelf::read(temp.path()).unwrap().is_misdirected());
+    assert!(!BackupDir::read(temp.path()).unwrap().is_misdirected());
 }
 
 #[test]
 fn a_folder_is_for_one_project() {
     let temp = folder(&[(OLD, 1, true)]);
-    let shelf = Shelf::read(temp.path()).unwrap();
-    assert!(shelf.refuse_others("shop").is_ok());
-    assert_eq!(shelf.refuse_others("blog").unwrap_err().reason, "foreign_backup_dir");
+    let stored = BackupDir::read(temp.path()).unwrap();
+    assert!(stored.refuse_others("shop").is_ok());
+    assert_eq!(stored.refuse_others("blog").unwrap_err().reason, "foreign_backup_dir");
 }
 
 #[test]
@@ -106,10 +106,10 @@ fn what_is_a_name() {
 #[test]
 fn two_in_one_second_have_two_names() {
     let at = Utc::from_civil((2026, 11, 21), (8, 45, 0)).unwrap();
-    let mut shelf = Shelf::default();
-    assert_eq!(shelf.new_name(at), "backup-20261121-084500");
-    shelf.partial.push("backup-20261121-084500.partial".into());
-    assert_eq!(shelf.new_name(at), "backup-20261121-084500-2");
+    let mut stored = BackupDir::default();
+    assert_eq!(stored.new_name(at), "backup-20261121-084500");
+    stored.partial.push("backup-20261121-084500.partial".into());
+    assert_eq!(stored.new_name(at), "backup-20261121-084500-2");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use crate::state::TASK;
 use anyhow::Result;
-use change::UnfinishedRun;
+use change::RunNotes;
 use host::clock::Utc;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -60,7 +60,7 @@ pub struct Rollback {
 }
 
 #[derive(Clone, Debug)]
-pub struct Left {
+pub struct UnfinishedRun {
     /// When the last run that changed anything began: one that goes on from what another left writes
     /// on in its record.
     pub since: String,
@@ -73,10 +73,10 @@ pub struct Left {
     pub rolled_back: bool,
 }
 
-impl Left {
-    pub fn read(state_dir: &Path) -> Result<Option<Left>> {
-        let Some(run) = UnfinishedRun::find(state_dir, TASK)? else { return Ok(None) };
-        Ok(Some(Left {
+impl UnfinishedRun {
+    pub fn read(state_dir: &Path) -> Result<Option<UnfinishedRun>> {
+        let Some(run) = RunNotes::find(state_dir, TASK)? else { return Ok(None) };
+        Ok(Some(UnfinishedRun {
             since: run.note::<Utc>(BEGAN)?.unwrap_or(run.since()).to_string(),
             doing: run.note(DOING)?,
             rollback: run.note(ROLLBACK)?,

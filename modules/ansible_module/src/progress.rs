@@ -14,7 +14,7 @@ use std::sync::Mutex;
 static TO: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// The line takes the place of the one before; secrets in it are replaced. Telling more often than once a second is of no use to anybody.
-pub fn tell(line: &str) {
+pub fn report(line: &str) {
     if let Ok(to) = TO.lock() {
         if let Some(path) = &*to {
             let _ = write(path, &censor::line(line));
@@ -67,12 +67,12 @@ mod tests {
     #[test]
     fn a_line_is_there_until_the_end() {
         begin("0123456789abcdef");
-        tell("half\tof it");
-        tell("copying a\nb");
+        report("half\tof it");
+        report("copying a\nb");
         let path = folder().unwrap().join(".progress-0123456789abcdef");
         assert_eq!(fs::read_to_string(&path).unwrap(), "copying a b\n");
         end();
-        tell("too late");
+        report("too late");
         assert!(!path.exists() && !path.with_extension("new").exists());
     }
 

@@ -2,7 +2,7 @@
 
 use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
 
-pub(super) const WHERE: &[Opt] = &[
+pub const WHERE: &[Opt] = &[
     Opt::new("app", Kind::Str).required().about(&[
         "The name of the app: letters in lower case, digits, C(.), C(_) and C(-).",
     ]),
@@ -111,7 +111,7 @@ const RESTORE_POINT: &[Opt] = &[
     ]),
 ];
 
-pub(super) const LAYERS: &[Opt] = &[Opt::new("layers", Kind::Dict).about(&[
+pub const LAYERS: &[Opt] = &[Opt::new("layers", Kind::Dict).about(&[
     "What was observed of each layer just now, by the layer's name: C(holds) (a list of what is there: names, guids, digests, or dictionaries with C(name), C(guid), C(digest)), C(open) (whether one could go back in it) and C(why) (why not).",
     "From it comes whether one can go back to the restore points of O(deploy_id), in each layer.",
 ])];
@@ -227,6 +227,6 @@ pub const MODULE: Module = Module {
         "The report of a run that is open or dead says so, and since when it is silent.",
     ],
     seealso: &["reversible.deploy.deploy_ledger_info"],
-    examples: include_str!("../examples.yml"),
+    examples: include_str!("examples.yml"),
     returns: &[change::RESULT, OURS],
 };

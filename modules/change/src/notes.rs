@@ -8,22 +8,22 @@ use serde_json::Value;
 use std::path::Path;
 
 /// The intent of a run that has neither finished its plan nor taken it back.
-pub struct UnfinishedRun {
+pub struct RunNotes {
     found: Found<Value>,
 }
 
-impl UnfinishedRun {
+impl RunNotes {
     /// Finds the intent of this module in a state folder. Where there is no folder yet, nothing was
     /// ever begun.
-    pub fn find(state_dir: &Path, module: &str) -> Result<Option<UnfinishedRun>> {
+    pub fn find(state_dir: &Path, module: &str) -> Result<Option<RunNotes>> {
         let Some(folder) = SafeFolder::find(state_dir)? else { return Ok(None) };
         let found = Intent::unfinished::<Value>(folder.path(), module)?;
-        Ok(found.map(|found| UnfinishedRun { found }))
+        Ok(found.map(|found| RunNotes { found }))
     }
 
     /// Removes the intent of this module, if there is one: what was begun has been taken back.
     pub fn close(state_dir: &Path, module: &str) -> Result<()> {
-        match UnfinishedRun::find(state_dir, module)? {
+        match RunNotes::find(state_dir, module)? {
             Some(run) => run.found.intent.finish(),
             None => Ok(()),
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// A day: longer than any gate is meant to take.
 const LONGEST: f64 = 86_400.0;
 
-pub struct Given {
+pub struct ProbeOptions {
     /// How the probe is called in sentences.
     pub name: String,
     pub kind: String,
@@ -20,9 +20,9 @@ pub struct Given {
     pub warnings: Vec<String>,
 }
 
-impl Given {
-    pub fn new(name: &str, kind: &str, left: Map<String, Value>) -> Given {
-        Given { name: name.to_owned(), kind: kind.to_owned(), left, warnings: Vec::new() }
+impl ProbeOptions {
+    pub fn new(name: &str, kind: &str, left: Map<String, Value>) -> ProbeOptions {
+        ProbeOptions { name: name.to_owned(), kind: kind.to_owned(), left, warnings: Vec::new() }
     }
 
     pub fn take<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<T>, Failure> {
@@ -128,8 +128,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn given(value: Value) -> Given {
-        Given::new("web", "http", value.as_object().cloned().unwrap())
+    fn given(value: Value) -> ProbeOptions {
+        ProbeOptions::new("web", "http", value.as_object().cloned().unwrap())
     }
 
     #[test]

@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 pub const INSIDE: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_CLOEXEC);
 const PASSING: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(INSIDE);
 
-pub struct Way {
+pub struct DirStack {
     root: OwnedFd,
     parts: Vec<(OsString, OwnedFd)>,
 }
 
-impl Way {
-    pub fn new(root: OwnedFd) -> Way {
-        Way { root, parts: Vec::new() }
+impl DirStack {
+    pub fn new(root: OwnedFd) -> DirStack {
+        DirStack { root, parts: Vec::new() }
     }
 
     pub fn here(&self) -> BorrowedFd<'_> {

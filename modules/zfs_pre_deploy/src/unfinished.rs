@@ -5,11 +5,11 @@
 //! half-done swap looks like.
 
 use crate::names::below;
+use crate::options::{Method, Task, Wanted};
 use crate::state::TASK;
-use crate::task::{Method, Task, Wanted};
 use ansible_module::Failure;
 use anyhow::Result;
-use change::UnfinishedRun;
+use change::RunNotes;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -37,10 +37,10 @@ pub struct Tree {
     pub live: String,
     pub parked: String,
     /// What is there now and goes away, parents first.
-    pub out: Vec<Out>,
+    pub outgoing: Vec<Outgoing>,
     /// What takes its place, parents first.
-    pub inwards: Vec<In>,
-    pub stays: Vec<Stay>,
+    pub incoming: Vec<Incoming>,
+    pub uncovered: Vec<Uncovered>,
     /// Where what takes its place is parked now; none when it is made from snapshots.
     pub from: Option<String>,
     /// The short name of those snapshots.
@@ -49,7 +49,7 @@ pub struct Tree {
 
 /// A dataset of the tree that is parked. `below` is what follows the root's name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Out {
+pub struct Outgoing {
     pub below: String,
     pub guid: u64,
     pub is_volume: bool,
@@ -62,7 +62,7 @@ pub struct Out {
 /// A dataset below that is not covered: it moves along and back, with all that is below it, and
 /// stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stay {
+pub struct Uncovered {
     pub below: String,
     pub guid: u64,
     /// What of it is mounted, parents first.
@@ -71,7 +71,7 @@ pub struct Stay {
 
 /// A dataset that takes a place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct In {
+pub struct Incoming {
     pub below: String,
     /// Of the snapshot that it is made from, or of the parked dataset itself.
     pub guid: u64,
@@ -87,16 +87,18 @@ pub struct In {
 }
 
 #[derive(Debug, Default)]
-pub struct Left {
+pub struct UnfinishedRun {
     pub since: String,
     pub goal: Option<Goal>,
     pub rolled: Vec<String>,
 }
 
-impl Left {
-    pub fn read(state_dir: &Path) -> Result<Left> {
-        let Some(run) = UnfinishedRun::find(state_dir, TASK)? else { return Ok(Left::default()) };
-        Ok(Left {
+impl UnfinishedRun {
+    pub fn read(state_dir: &Path) -> Result<UnfinishedRun> {
+        let Some(run) = RunNotes::find(state_dir, TASK)? else {
+            return Ok(UnfinishedRun::default());
+        };
+        Ok(UnfinishedRun {
             since: run.since().to_string(),
             goal: run.note(GOAL)?,
             rolled: run.note(ROLLED)?.unwrap_or_default(),
@@ -131,7 +133,7 @@ impl Left {
 
 /// What the task asks for: what makes it the same task when it is run again.
 pub fn what(task: &Task) -> String {
-    let datasets: Vec<&str> = task.place.datasets.iter().map(|name| name.as_str()).collect();
+    let datasets: Vec<&str> = task.subject.datasets.iter().map(|name| name.as_str()).collect();
     let how = match &task.wanted {
         Wanted::RolledBack(point, Method::Swap) => format!("swap to {}", point.snapshot),
         Wanted::RolledBack(point, Method::Rollback) => format!("rollback to {}", point.snapshot),
@@ -140,6 +142,6 @@ pub fn what(task: &Task) -> String {
             "no rollback".to_owned()
         }
     };
-    let below = if task.place.recursive { ", with what is below" } else { "" };
+    let below = if task.subject.recursive { ", with what is below" } else { "" };
     format!("{how}, of {}{below}", datasets.join(", "))
 }

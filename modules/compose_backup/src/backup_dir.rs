@@ -19,7 +19,7 @@ pub const POINTER: &str = "last-deployment-backup.txt";
 pub const PARTIAL: &str = ".partial";
 
 #[derive(Debug)]
-pub struct Kept {
+pub struct StoredBackup {
     pub name: String,
     pub path: PathBuf,
     /// Why it cannot be used, where it cannot.
@@ -27,10 +27,10 @@ pub struct Kept {
 }
 
 #[derive(Debug, Default)]
-pub struct Shelf {
+pub struct BackupDir {
     pub dir: PathBuf,
     /// The newest first; those that cannot be read come last.
-    pub backups: Vec<Kept>,
+    pub backups: Vec<StoredBackup>,
     /// Names of folders that were not completed, with their ending.
     pub partial: Vec<String>,
     pub warnings: Vec<String>,
@@ -51,12 +51,12 @@ pub fn is_name(name: &str) -> bool {
         && parts.next().is_none()
 }
 
-impl Shelf {
+impl BackupDir {
     /// A folder that is not there holds nothing.
-    pub fn read(dir: &Path) -> Result<Shelf> {
-        let mut shelf = Shelf { dir: dir.to_owned(), ..Shelf::default() };
-        let Some(folder) = SafeFolder::find(dir)? else { return Ok(shelf) };
-        shelf.dir = folder.path().to_owned();
+    pub fn read(dir: &Path) -> Result<BackupDir> {
+        let mut stored = BackupDir { dir: dir.to_owned(), ..BackupDir::default() };
+        let Some(folder) = SafeFolder::find(dir)? else { return Ok(stored) };
+        stored.dir = folder.path().to_owned();
         let list = || format!("listing {}", dir.display());
         for entry in std::fs::read_dir(folder.path()).with_context(list)? {
             let entry = entry.with_context(list)?;
@@ -65,21 +65,27 @@ impl Shelf {
                 continue;
             }
             match name.strip_suffix(PARTIAL) {
-                Some(begun) if is_name(begun) => shelf.partial.push(name),
+                Some(begun) if is_name(begun) => stored.partial.push(name),
                 None if is_name(&name) => {
                     let path = folder.join(&name);
-                    shelf.backups.push(Kept { manifest: Manifest::read(&path), path, name });
+                    stored.backups.push(StoredBackup {
+                        manifest: Manifest::read(&path),
+                        path,
+                        name,
+                    });
                 }
                 _ => {}
             }
         }
-        shelf.partial.sort();
-        shelf.backups.sort_by(|one, other| {
-            let key = |kept: &Kept| kept.manifest.as_ref().map_or(0, |manifest| manifest.sequence);
+        stored.partial.sort();
+        stored.backups.sort_by(|one, other| {
+            let key = |kept: &StoredBackup| {
+                kept.manifest.as_ref().map_or(0, |manifest| manifest.sequence)
+            };
             key(other).cmp(&key(one)).then_with(|| other.name.cmp(&one.name))
         });
-        shelf.compare_pointer();
-        Ok(shelf)
+        stored.compare_pointer();
+        Ok(stored)
     }
 
     /// The pointer says something else than what is there.
@@ -100,20 +106,20 @@ impl Shelf {
     }
 
     /// Those whose manifest can be read, the newest first.
-    pub fn sound(&self) -> impl Iterator<Item = (&Kept, &Manifest)> {
+    pub fn sound(&self) -> impl Iterator<Item = (&StoredBackup, &Manifest)> {
         self.backups.iter().filter_map(|kept| Some((kept, kept.manifest.as_ref().ok()?)))
     }
 
     /// The newest that did not fail its proof.
-    pub fn newest(&self) -> Option<(&Kept, &Manifest)> {
+    pub fn newest(&self) -> Option<(&StoredBackup, &Manifest)> {
         self.sound().find(|(_, manifest)| manifest.is_good())
     }
 
-    pub fn find(&self, name: &str) -> Option<&Kept> {
+    pub fn find(&self, name: &str) -> Option<&StoredBackup> {
         self.backups.iter().find(|kept| kept.name == name)
     }
 
-    pub fn of_deploy(&self, id: &str) -> Option<(&Kept, &Manifest)> {
+    pub fn of_deploy(&self, id: &str) -> Option<(&StoredBackup, &Manifest)> {
         self.sound().find(|(_, manifest)| manifest.deploy_id.as_str() == id && manifest.is_good())
     }
 
@@ -182,11 +188,11 @@ impl Shelf {
 
     /// Points to the newest that is left, or to nothing.
     pub fn repoint(dir: &Path) -> Result<()> {
-        let shelf = Shelf::read(dir)?;
-        let newest = shelf.newest().map(|(kept, _)| kept.name.clone());
+        let stored = BackupDir::read(dir)?;
+        let newest = stored.newest().map(|(kept, _)| kept.name.clone());
         match newest {
-            Some(name) => shelf.write_pointer(&name),
-            None => match std::fs::remove_file(shelf.dir.join(POINTER)) {
+            Some(name) => stored.write_pointer(&name),
+            None => match std::fs::remove_file(stored.dir.join(POINTER)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
                 _ => Ok(()),
             },

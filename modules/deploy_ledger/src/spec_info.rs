@@ -1,6 +1,6 @@
 //! What the options and answers of `deploy_ledger_info` are called and what is said about them.
 
-use super::spec::{LAYERS, WHERE};
+use crate::spec::{LAYERS, WHERE};
 use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
 
 pub const INFO: Module = Module {
@@ -29,7 +29,7 @@ pub const INFO: Module = Module {
     diff_mode: Support::None,
     notes: &["A ledger that a newer version wrote fails the task. So nothing is pruned by it."],
     seealso: &["reversible.deploy.deploy_ledger"],
-    examples: include_str!("../examples_info.yml"),
+    examples: include_str!("examples_info.yml"),
     returns: &[WHO, DEPLOYS, WAY_BACK],
 };
 
