@@ -12,6 +12,9 @@ docs: ## write the modules' documentation from their option specs
 dist: ## both architectures, and the archive to install, under target/dist
 	@cargo xtask dist
 
+changelog: ## move the changelog's fragments into the entry of the version in galaxy.yml
+	@PATH="$$(tests/lab/lab get linters)/bin:$$PATH" antsibull-changelog release --reload-plugins --update-existing
+
 test: ## everything that must hold; says first what it would install
 	@python3 tests/run.py
 
@@ -32,4 +35,4 @@ clean: ## remove what was built (the lab's cache is kept)
 	@cargo clean --quiet
 	@rm -rf collection/plugins/plugin_utils/bin target
 
-.PHONY: help collection docs dist test test-changed test-long demo bench clean
+.PHONY: help collection docs dist changelog test test-changed test-long demo bench clean

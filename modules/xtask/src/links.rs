@@ -78,8 +78,8 @@ fn of_line(root: &Path, source: &Path, place: &Path, line: &str) -> Result<Strin
 
 /// Where a file of the copy comes from.
 fn in_repository(place: &Path) -> Option<PathBuf> {
-    let file = FILES.iter().find(|file| place == Path::new(file)).map(PathBuf::from);
-    file.or_else(|| {
+    let file = FILES.iter().find(|(_, to)| place == Path::new(to));
+    file.map(|(from, _)| PathBuf::from(from)).or_else(|| {
         FOLDERS.iter().find_map(|(from, to)| {
             place.strip_prefix(to).ok().map(|rest| Path::new(from).join(rest))
         })
@@ -88,8 +88,8 @@ fn in_repository(place: &Path) -> Option<PathBuf> {
 
 /// Where a file of the repository is in the copy.
 fn in_copy(source: &Path) -> Option<PathBuf> {
-    let file = FILES.iter().find(|file| source == Path::new(file)).map(PathBuf::from);
-    file.or_else(|| {
+    let file = FILES.iter().find(|(from, _)| source == Path::new(from));
+    file.map(|(_, to)| PathBuf::from(to)).or_else(|| {
         FOLDERS.iter().find_map(|(from, to)| {
             source.strip_prefix(from).ok().map(|rest| Path::new(to).join(rest))
         })
@@ -124,8 +124,13 @@ mod tests {
 
     fn of(source: &str, place: &str, text: &str) -> Result<String> {
         let folder = tempfile::tempdir().unwrap();
-        for file in ["README.md", "roles/haproxy/README.md", "collection/docs/app.md", "tests/x.md"]
-        {
+        for file in [
+            "README.md",
+            "roles/haproxy/README.md",
+            "collection/docs/app.md",
+            "tests/x.md",
+            "collection/CHANGELOG.rst",
+        ] {
             let path = folder.path().join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
@@ -141,6 +146,7 @@ mod tests {
             readme("See [how](tests/x.md), [it](https://x.org)."),
             "See how, [it](https://x.org)."
         );
+        assert_eq!(readme("[new](collection/CHANGELOG.rst)"), "[new](CHANGELOG.rst)");
         assert_eq!(readme("```\n[a](b)\n```\n"), "```\n[a](b)\n```\n");
         let docs = |text| of("collection/docs/app.md", "docs/app.md", text).unwrap();
         assert_eq!(docs("[r](../../roles/haproxy/README.md)"), "[r](../roles/haproxy/README.md)");

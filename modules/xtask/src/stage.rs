@@ -14,8 +14,14 @@ use crate::links;
 use crate::target::{Arch, Toolchain};
 use crate::workspace::Workspace;
 
-pub const FILES: [&str; 3] = ["galaxy.yml", "README.md", "LICENSE"];
-/// From the root, and where they stand in the copy. Those that do not exist yet are left out.
+/// From the root, and where they stand in the copy.
+pub const FILES: [(&str, &str); 4] = [
+    ("galaxy.yml", "galaxy.yml"),
+    ("README.md", "README.md"),
+    ("LICENSE", "LICENSE"),
+    ("collection/CHANGELOG.rst", "CHANGELOG.rst"),
+];
+/// Those that do not exist yet are left out.
 pub const FOLDERS: [(&str, &str); 7] = [
     ("collection/changelogs", "changelogs"),
     ("collection/docs", "docs"),
@@ -57,8 +63,8 @@ pub fn stage_with(
 
     let copy = tempfile::Builder::new().prefix(".stage-").tempdir_in(&parent)?;
     fs::set_permissions(copy.path(), fs::Permissions::from_mode(0o755))?;
-    for file in FILES {
-        copy_file(&workspace.root.join(file), &copy.path().join(file))?;
+    for (from, to) in FILES {
+        copy_file(&workspace.root.join(from), &copy.path().join(to))?;
     }
     for (from, to) in FOLDERS {
         let from = workspace.root.join(from);
