@@ -79,7 +79,7 @@ def changed(work: list[Stage | Tests], seconds: dict[str, float], workers: int) 
     there, tests = known(), [one for one in work if isinstance(one, Tests)]
     hit = [one for one in tests if there.get(one.name, {f"tests/{one.name}"}) & uses or f"tests/{one.name}" in files]
     hit.sort(key=lambda one: (f"tests/{one.name}" not in files, len(there.get(one.name, ()))))   # what uses little is nearest to the change
-    words = [stage.name for stage in STAGES if stage.name in ("fmt", "tree", "yamllint", "docs")]
+    words = [stage.name for stage in STAGES if stage.name in ("fmt", "tree", "yamllint", "changelog", "docs")]
     Job.crates = tuple(sorted(packages))
     words += ["cargo-test", "clippy"] if packages else []
     left, budget = [], MINUTES * 60.0 * (workers - 1)

@@ -219,7 +219,46 @@ def deny(job: Job) -> None:
 
 
 def yamllint(job: Job) -> None:
-    job.run(tool(job, "ansible-lint") / "bin/yamllint", "--strict", ".")
+    job.run(tool(job, "linters") / "bin/yamllint", "--strict", ".")
+
+
+def changelog(job: Job) -> None:
+    """The fragments are sound. The changelog is what antsibull-changelog makes of what is there, so CHANGELOG.rst is what changelog.yaml yields, and
+    every module of a released version is in both. A role and a playbook have no version of their own: each is named in the changelog or in a fragment.
+    """
+    folder = tool(job, "linters") / "bin"
+    with tempfile.TemporaryDirectory(prefix="reversible-changelog-") as name:
+        copy = Path(name)
+        for path in files():
+            if not path.is_symlink() and (words := path.relative_to(ROOT).parts)[0] in ("collection", "galaxy.yml", "playbooks", "roles"):
+                place = copy.joinpath(*words[words[0] == "collection":])   # as in the archive: antsibull-changelog follows no links to folders
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, place)
+        written = [copy / "changelogs/changelog.yaml", copy / "CHANGELOG.rst"]
+        before = [path.read_text() for path in written]
+        fragments = [path for path in sorted((copy / "changelogs/fragments").iterdir()) if not path.name.startswith(".")]
+        known = "\n".join([before[0], *(path.read_text() for path in fragments)])
+        names = [path.name for path in (ROOT / "roles").iterdir()] + [path.stem for path in (ROOT / "playbooks").glob("*.yml")]
+
+        def antsibull(*words) -> None:
+            job.run(folder / "antsibull-changelog", *words, cwd=copy, env={"PATH": f"{folder}:{PLAIN_PATH}"})
+
+        antsibull("lint")
+        antsibull("lint-changelog-yaml", "--strict", written[0])
+        for path in fragments:
+            path.unlink()
+        newest = re.search(r"(?m)^  (\d\S*):$", before[0])[1]
+        antsibull("release", "--update-existing", "--version", newest, "--date", re.search(r"release_date: '(.*)'", before[0])[1])
+        changed = [path for path, text in zip(written, before) if path.read_text() != text]
+        for path in changed:
+            job.run("diff", "-u", ROOT / "collection" / path.relative_to(copy), path, ok=(0, 1))
+    unnamed = [name for name in sorted(names) if not re.search(rf"(?m)^[\s-]+name: {name}$", known)]
+    job.write(f"roles and playbooks that neither the changelog nor a fragment names: {' '.join(unnamed) or 'none'}")
+    job.failed, job.passed = bool(changed) + bool(unnamed), 1 + (not changed) + (not unnamed)
+    if changed:
+        raise Failed("`make changelog` would write another changelog")
+    if unnamed:
+        raise Failed(f"no fragment says that this is new: {' '.join(unnamed)}")
 
 
 def shellcheck(job: Job) -> None:
@@ -232,7 +271,7 @@ def shellcheck(job: Job) -> None:
 
 
 def ansible_lint(job: Job) -> None:
-    folder = tool(job, "ansible-lint") / "bin"
+    folder = tool(job, "linters") / "bin"
     job.run(folder / "ansible-lint", "--nocolor", "--strict", env={"PATH": f"{folder}:{PLAIN_PATH}", "ANSIBLE_COLLECTIONS_PATH": ROOT / ".dev"})
 
 
@@ -318,6 +357,7 @@ STAGES = [
     Stage("both", "the collection staged for both architectures", both, ("dist",), cargo=True, counts=False),
     Stage("deny", "licences, sources and known vulnerabilities of the crates", deny),
     Stage("yamllint", "YAML", yamllint),
+    Stage("changelog", "the changelog's fragments, and that it is what they and the modules make it", changelog),
     Stage("shellcheck", "shell scripts", shellcheck),
     Stage("ansible-lint", "playbooks, roles and the modules' examples, production profile", ansible_lint, ("prepare",)),
     Stage("sanity", "ansible-test sanity", sanity, ("archive",)),

@@ -114,7 +114,7 @@ def touched(files: list[str]) -> tuple[set[str], set[str], list[str]]:
             uses.add(file)
         elif system := re.fullmatch(r"tests/lab/systems/(\w+)\.py", file):
             uses.add(f"lab up {system[1].replace('_', '-')}")
-        elif file.startswith(("tests/demo", "tests/bench")) or file.endswith((".md", ".png")):
+        elif file.startswith(("tests/demo", "tests/bench", "collection/changelogs/", "collection/CHANGELOG")) or file.endswith((".md", ".png")):
             uses.add(file)
         else:
             anything.append(file)

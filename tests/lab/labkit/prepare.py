@@ -18,7 +18,7 @@ from . import HERE, Fail, Skip, apt, must_be_root, say
 # Systems with their packages on the host and what they are made of; things with their versions. What takes longest, or is wanted first, comes first.
 FETCHED = ("pytest", "ansible-2.16", "systemd", "python-3.13", "ansible-2.22", "bare", "ssh", "haproxy-2.6", "haproxy-3.0", "haproxy-3.2", "haproxy",
            "docker-20.10", "docker-images", "docker-registry", "docker", "strace", "incus", "incus-image", "incus-image-systemd", "molecule",
-           "ansible-2.17", "ansible-2.18", "ansible-2.19", "ansible-2.20", "ansible-lint", "ansible-test-pip", "aarch64-toolchain", "qemu-aarch64",
+           "ansible-2.17", "ansible-2.18", "ansible-2.19", "ansible-2.20", "linters", "ansible-test-pip", "aarch64-toolchain", "qemu-aarch64",
            "bare-aarch64", "prometheus", "busybox", "shells", "shellcheck")
 BUILT = ("web", "fake-pve", "qemu-system-x86", "zfs-machine", "zfs", "cargo-deny")
 # With REVERSIBLE_LONG=1, as in the tests.
