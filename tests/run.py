@@ -18,13 +18,13 @@ import time
 from jobs import LOGS, ROOT, Job, Stage
 from record import expected, table
 from scheduler import Runner, Tests, files_of_tests
-from stages import BOTH, STAGES, needs, prepare, setting
+from stages import BOTH, INSTALLED, STAGES, needs, prepare, setting
 from uses import changed_files, known, lacking, touched, write
 
 MINUTES = 5   # what `make test-changed` may take
 READY = ("prepare", "collection")   # what every test needs
-# In need of the binaries of both architectures.
-FOR_BOTH = "integration/ssh/test_other_architecture.py"
+# What runs on another collection than the others: that with the binaries of both architectures, and that which the archive has installed.
+ELSEWHERE = {"integration/ssh/test_other_architecture.py": ("both", BOTH), "integration/machine/test_every_module.py": ("archive", INSTALLED)}
 # Left to `make test-long`, beside the tests that are marked so: a machine of its own for one test.
 LONG = ("faults/zfs/test_zfs_pre_deploy_suspended.py",)
 # What `make test-long` repeats on a machine that is made slow: flips, flows, kills and the ledger, and ZFS under a clock that steps.
@@ -37,8 +37,11 @@ SHORT = {"REVERSIBLE_LONG": "", "REVERSIBLE_CLOCK": "steps"}
 
 
 def tests(name: str, path: str, kind: str) -> Tests:
-    staged = {"REVERSIBLE_STAGED": str(BOTH)} if path == FOR_BOTH else {}
-    return Tests(name, (str(ROOT / "tests" / path),), kind, (*READY, "both") if staged else READY, staged)
+    needs, env = READY, {}
+    if path in ELSEWHERE:
+        stage, folder = ELSEWHERE[path]
+        needs, env = (*READY, stage), {"REVERSIBLE_STAGED": str(folder)}
+    return Tests(name, (str(ROOT / "tests" / path),), kind, needs, env)
 
 
 def everything(long: bool) -> list[Stage | Tests]:

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jobs import ROOT, Failed, Job, Skip, Stage, count_cargo, count_sanity
@@ -25,9 +27,11 @@ from labkit import CACHE, Fail as LabFail, apt  # noqa: E402  (the path comes fi
 
 CANDIDATES = {"2.22"}   # not released yet
 CORES = ("2.16", "2.17", "2.18", "2.19", "2.20", "2.21", "2.22")
+INSTALLERS = ("2.16", "2.19", "2.21", "2.22")   # install the archive also with little time
 COPIES = ROOT / "target" / "test-copies"
 STAGED = COPIES / "staged"   # with the test-only modules
 BOTH = COPIES / "staged for both"
+INSTALLED = COPIES / "installed"   # from the archive
 COLLECTION = Path("ansible_collections/reversible/deploy")
 PLAIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -294,35 +298,59 @@ def sanity(job: Job) -> None:
     A release candidate's ansible-test wants a pylint that is nowhere but at its author's: the newest release's looks at the same files.
     """
     home = tool(job, "ansible-test-pip")
-    archive_of = edges(job)[-1][0]
     for core, venv in cores(job, CORES if job.long else CORES[-2:]):
         without = ["--skip-test", "pylint"] if core in CANDIDATES else []
         python = job.run(venv / "bin/python", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
-        # Outside of the checkout: what its .gitignore names, ansible-test would leave out.
-        with tempfile.TemporaryDirectory(prefix="reversible-sanity-") as folder:
-            place = Path(folder) / COLLECTION
-            shutil.copytree(COPIES / f"installed-{archive_of}" / COLLECTION, place, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        with copy_of_archive(job) as place:
             env = {"HOME": home, "PATH": f"{venv / 'bin'}:{PLAIN_PATH}"}
             job.tests(count_sanity, venv / "bin/ansible-test", "sanity", "--color", "no", "--python", python, *without, cwd=place, env=env)
 
 
+def archive_file(job: Job) -> Path:
+    """The archive of the stage `dist`."""
+    return Path(metadata(job)["target_directory"]) / ("dist" if job.long else "draft") / f"reversible-deploy-{version(job)}.tar.gz"
+
+
 def archive(job: Job) -> None:
-    """The archive of `make dist`: installs without a network, verifies, and its modules' documentation is found."""
-    target = Path(metadata(job)["target_directory"])
-    file = target / f"{'dist' if job.long else 'draft'}/reversible-deploy-{version(job)}.tar.gz"
+    """The archive of `make dist`: each ansible-core (in short, of INSTALLERS) installs it without a network, and the same files; the oldest and the
+    newest verify them and find the modules' documentation. The tests of every module run what was installed."""
     modules = [f"reversible.deploy.{path.stem}" for path in (ROOT / "collection/plugins/modules").glob("*.py")]
-    for core, venv in edges(job):
-        folder = COPIES / f"installed-{core}"
-        shutil.rmtree(folder, ignore_errors=True)
-        env = {"ANSIBLE_COLLECTIONS_PATH": folder, "HOME": COPIES, "ANSIBLE_NOCOLOR": "1"}
-        job.run(venv / "bin/ansible-galaxy", "collection", "install", file, "--offline", "-p", folder, env=env)
-        job.run(venv / "bin/ansible-galaxy", "collection", "verify", "--offline", "reversible.deploy", "-p", folder, env=env)
-        listed = job.run(venv / "bin/ansible-doc", "-l", "reversible.deploy", env=env)
-        missing = [name for name in modules if not re.search(rf"(?m)^{re.escape(name)}\s", listed)]
-        if missing or not modules:
-            raise Failed(f"ansible-core {core}: ansible-doc -l does not show {', '.join(missing) or 'any module'}")
-        job.run(venv / "bin/ansible-doc", *modules, env=env)
+    shutil.rmtree(INSTALLED, ignore_errors=True)
+    first: dict[str, tuple[int, str]] = {}
+    ends = dict(edges(job))
+    for core, venv in cores(job, CORES if job.long else tuple(sorted({*INSTALLERS, *ends}))):
+        with tempfile.TemporaryDirectory(prefix="reversible-archive-") as name:
+            env = {"ANSIBLE_COLLECTIONS_PATH": name, "HOME": name, "ANSIBLE_NOCOLOR": "1"}
+            job.run(venv / "bin/ansible-galaxy", "collection", "install", archive_file(job), "--offline", "-p", name, env=env)
+            found = contents(Path(name) / COLLECTION)
+            if core in ends:
+                job.run(venv / "bin/ansible-galaxy", "collection", "verify", "--offline", "reversible.deploy", "-p", name, env=env)
+                listed = job.run(venv / "bin/ansible-doc", "-l", "reversible.deploy", env=env)
+                missing = [module for module in modules if not re.search(rf"(?m)^{re.escape(module)}\s", listed)]
+                if missing or not modules:
+                    raise Failed(f"ansible-core {core}: ansible-doc -l does not show {', '.join(missing) or 'any module'}")
+                job.run(venv / "bin/ansible-doc", *modules, env=env)
+            if not first:
+                first = found
+                shutil.copytree(Path(name) / COLLECTION, INSTALLED / COLLECTION, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            if differ := sorted(path for path in first | found if first.get(path) != found.get(path)):
+                raise Failed(f"ansible-core {core} installs other files than the oldest: {', '.join(differ)}")
         job.passed += 1
+
+
+def contents(folder: Path) -> dict[str, tuple[int, str]]:
+    """The mode and the hash of each file."""
+    return {str(path.relative_to(folder)): (path.stat().st_mode, hashlib.sha256(path.read_bytes()).hexdigest())
+            for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def copy_of_archive(job: Job) -> Iterator[Path]:
+    """What the archive installs, outside of the checkout: what its .gitignore names, Ansible's tools leave out."""
+    with tempfile.TemporaryDirectory(prefix="reversible-archive-") as folder:
+        place = Path(folder) / COLLECTION
+        shutil.copytree(INSTALLED / COLLECTION, place, symlinks=True)
+        yield place
 
 # ---------------------------------------------------------------- what the tests need
 
@@ -362,5 +390,5 @@ STAGES = [
     Stage("ansible-lint", "playbooks, roles and the modules' examples, production profile", ansible_lint, ("prepare",)),
     Stage("sanity", "ansible-test sanity", sanity, ("archive",)),
     Stage("syntax", "every playbook's syntax", syntax, ("collection", "prepare")),
-    Stage("archive", "the archive installs and documents itself", archive, ("dist", "prepare")),
+    Stage("archive", "the archive installs, with each ansible-core the same, and documents itself", archive, ("dist", "prepare")),
 ]

@@ -79,7 +79,8 @@ def system(name: str) -> dict[str, dict[str, t.Any]]:
     return hosts
 
 
-BIN = Path("ansible_collections/reversible/deploy/plugins/plugin_utils/bin")
+COLLECTION = Path("ansible_collections/reversible/deploy")
+BIN = COLLECTION / "plugins/plugin_utils/bin"
 
 
 @functools.cache

@@ -1,14 +1,15 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every module that is shipped, in each way in which a task can reach its program: the fast path, Ansible's ordinary way, async."""
+"""Every module that is shipped, as the archive installs it, in each way in which a task can reach its program: the fast path, Ansible's ordinary way,
+async. The stage `archive` installs it, and sees that each ansible-core installs the same files."""
 from __future__ import annotations
 
 import typing as t
 from pathlib import Path
 
 import pytest
-from harness import GOES_ON, LOCAL, ROOT, Ansible
+from harness import COLLECTION, GOES_ON, LOCAL, ROOT, Ansible, staged
 
 SHIPPED = sorted(path.stem for path in (ROOT / "collection/plugins/modules").glob("*.py"))
 ID, NOWHERE = "20261121t084500z-7f3a", "/nonexistent"
@@ -35,6 +36,10 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
 
 def test_all_are_asked() -> None:
     assert sorted(OPTIONS) == SHIPPED
+
+
+def test_what_runs_is_what_the_archive_has_installed() -> None:
+    assert (staged() / COLLECTION / "MANIFEST.json").is_file(), "a staged collection: tests/run.py --only runs these tests on the installed one"
 
 
 # An async task takes seconds: a module, and one that another one's crate serves.
