@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from circles import circles
 from jobs import ROOT, Failed, Job, Skip, Stage, count_cargo, count_sanity
 
 LAB = ROOT / "tests" / "lab"
@@ -124,7 +125,7 @@ def fmt(job: Job) -> None:
 
 
 def tree(job: Job) -> None:
-    """No name of a package registry's host and no path of one machine; the code map names every crate."""
+    """No name of a package registry's host and no path of one machine; the code map names every crate; no circles in the crates."""
     foreign = re.compile(r"(?<![\w.-])/wor[k]/|(?<![\w.-])/far[m]/|[.][.]/share[d]\b|deb[.]debia|crate[s][.]io|pyp[i][.]o|npmj[s][.]")
     wrong = []
     for path in files():
@@ -137,9 +138,13 @@ def tree(job: Job) -> None:
     architecture = (ROOT / "modules/ARCHITECTURE.md").read_text()
     unnamed = [crate["name"] for crate in metadata(job)["packages"] if not re.search(rf"\b{crate['name']}\b", architecture)]
     job.write(f"crates that modules/ARCHITECTURE.md does not name: {' '.join(unnamed) or 'none'}")
-    job.failed, job.passed = bool(wrong) + bool(unnamed), (not wrong) + (not unnamed)
+    round_trips = circles()
+    job.write("\n".join(round_trips))
+    problems = (wrong, unnamed, round_trips)
+    job.failed, job.passed = sum(map(bool, problems)), sum(not problem for problem in problems)
     if job.failed:
-        raise Failed(f"{len(wrong)} lines name a registry's host or a path of one machine; {len(unnamed)} crates are not in the code map")
+        raise Failed(f"{len(wrong)} lines name a registry's host or a path of one machine; {len(unnamed)} crates are not in the code map; "
+                     f"{len(round_trips)} circles of files that need each other")
 
 
 def clippy(job: Job) -> None:

@@ -67,7 +67,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         },
         || {
             let now = process::look_at_all(&options.processes)?;
-            options.verify(&now)?;
+            plan::verify(&options, &now)?;
             Ok(json!({ "running": plan::running(&options.processes, &now) }))
         },
     )?;

@@ -1,6 +1,5 @@
 //! What `app_processes` accepts, typed and checked once.
 
-use crate::process::Pid;
 use ansible_module::{Failure, Options as Given};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,21 +69,5 @@ impl Options {
             kept_logs: kept_logs.filter(|_| state == State::Stopped),
             log_lines: given.get("log_lines")?,
         })
-    }
-
-    /// Each is as it was asked for.
-    pub fn verify(&self, now: &[Option<Pid>]) -> Result<(), Failure> {
-        let wrong: Vec<&str> = (self.processes.iter().zip(now))
-            .filter(|(_, pid)| pid.is_some() != (self.state == State::Restarted))
-            .map(|(one, _)| one.name.as_str())
-            .collect();
-        let what = match self.state {
-            State::Restarted => "started, but does not run: its log says why",
-            State::Stopped | State::Observed => "ended, but still runs",
-        };
-        match wrong.is_empty() {
-            true => Ok(()),
-            false => Err(Failure::new("not_verified", format!("{}: was {what}", wrong.join(", ")))),
-        }
     }
 }

@@ -3,6 +3,7 @@
 use crate::kept::Unkept;
 use crate::options::{Options, Process, State};
 use crate::process::{Doomed, Pid};
+use ansible_module::Failure;
 use change::{Plan, Step, Undo};
 use serde_json::{Value, json};
 
@@ -55,4 +56,20 @@ fn names<'a>(all: impl Iterator<Item = &'a str>) -> String {
 pub fn running(processes: &[Process], seen: &[Option<Pid>]) -> Value {
     let running = processes.iter().zip(seen).filter(|(_, pid)| pid.is_some());
     running.map(|(one, _)| one.name.as_str()).collect()
+}
+
+/// Each is as it was asked for.
+pub fn verify(options: &Options, now: &[Option<Pid>]) -> Result<(), Failure> {
+    let wrong: Vec<&str> = (options.processes.iter().zip(now))
+        .filter(|(_, pid)| pid.is_some() != (options.state == State::Restarted))
+        .map(|(one, _)| one.name.as_str())
+        .collect();
+    let what = match options.state {
+        State::Restarted => "started, but does not run: its log says why",
+        State::Stopped | State::Observed => "ended, but still runs",
+    };
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::new("not_verified", format!("{}: was {what}", wrong.join(", ")))),
+    }
 }

@@ -1,7 +1,7 @@
 //! Consent: a step that destroys data runs only when someone agreed to just that.
 
+use crate::notes::Begun;
 use crate::plan::Plan;
-use crate::session::Begun;
 use ansible_module::{Default, Failure, Invocation, Kind, Opt};
 use host::space::human;
 use serde_json::{Value, json};

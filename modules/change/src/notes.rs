@@ -4,8 +4,20 @@ use anyhow::{Context, Result};
 use host::folder::SafeFolder;
 use host::record::{Found, Intent};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
+
+/// What stands in an intent: what was agreed to, so that a run that was killed half way can be
+/// finished under the same consent although the state has moved.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Begun {
+    pub(crate) plan_id: String,
+    pub(crate) subject: String,
+    pub(crate) plan: Vec<String>,
+    pub(crate) loss: Vec<String>,
+    pub(crate) rollback: Option<String>,
+}
 
 /// The intent of a run that has neither finished its plan nor taken it back.
 pub struct RunNotes {

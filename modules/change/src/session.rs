@@ -8,6 +8,7 @@
 //! Invariant: a run that is refused, for whatever reason, has raised no fence and made no folder.
 
 use crate::consent::Consent;
+use crate::notes::Begun;
 use crate::plan::Plan;
 use crate::result::stopped;
 use ansible_module::{Diff, Invocation, Kind, Opt, Outcome, StepDone, progress};
@@ -18,7 +19,6 @@ use host::folder::SafeFolder;
 use host::lock::Lock;
 use host::record::{Done, Found, Intent};
 use host::reserve;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -46,17 +46,6 @@ pub struct Session<'a> {
 struct Records {
     state_dir: PathBuf,
     module: &'static str,
-}
-
-/// What stands in an intent: what was agreed to, so that a run that was killed half way can be
-/// finished under the same consent although the state has moved.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Begun {
-    pub(crate) plan_id: String,
-    pub(crate) subject: String,
-    plan: Vec<String>,
-    pub(crate) loss: Vec<String>,
-    rollback: Option<String>,
 }
 
 impl<'a> Session<'a> {
@@ -275,7 +264,7 @@ fn state_folder(state_dir: &Path) -> Result<SafeFolder> {
         Some(folder) => folder,
         None => SafeFolder::ensure(state_dir, 0o700)?,
     };
-    reserve::keep(&folder);
+    folder.keep_reserve();
     Ok(folder)
 }
 

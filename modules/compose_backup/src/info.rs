@@ -1,9 +1,9 @@
 //! `compose_backup_info`: the backups, what is parked, what was left, and how far a task is.
 
 use crate::backup_dir::{BackupDir, StoredBackup};
+use crate::mounts::mounted_at;
 use crate::options::Subject;
 use crate::progress::{self, Progress};
-use crate::restore::refuse::mounted_at;
 use crate::unfinished::UnfinishedRun;
 use crate::{parked, state, sums};
 use ansible_module::{Invocation, Outcome};

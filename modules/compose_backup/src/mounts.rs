@@ -6,7 +6,7 @@
 //! missing is an error.
 
 use crate::docker::Docker;
-use crate::docker::inspect::{Container, Volume, is_anonymous};
+use crate::docker::inspect::{Container, MountPoint, Volume, is_anonymous};
 use crate::manifest::{Excluded, Kind, Mount, NotData, User, VolumeRecord};
 use crate::resolved::Resolved;
 use ansible_module::Failure;
@@ -308,6 +308,31 @@ fn without_inner(mut mounts: Vec<Mount>) -> Vec<Mount> {
         }
     }
     outer
+}
+
+/// Whether a container has this mount, under whichever name.
+pub fn uses(container: &Container, mount: &Mount) -> bool {
+    container.mounts.iter().any(|one| is_of(one, mount))
+}
+
+pub fn is_of(one: &MountPoint, mount: &Mount) -> bool {
+    let by_name =
+        mount.volume.as_ref().is_some_and(|volume| one.name.as_deref() == Some(&volume.name));
+    let source = one.source.canonicalize().unwrap_or_else(|_| one.source.clone());
+    let overlaps = source.starts_with(&mount.source) || mount.source.starts_with(&source);
+    by_name || (overlaps && !source.as_os_str().is_empty())
+}
+
+/// Why what is at `source` cannot be exchanged, as things are mounted now. A backup says it when it is made
+/// and when it is looked at, and not only when it is needed.
+pub fn mounted_at(mounts: &HostMounts, source: &Path) -> Option<String> {
+    let odd = mounts.iter().find(|mount| mount.mountpoint.starts_with(source))?;
+    Some(format!(
+        "{} is to be exchanged by renaming, and {} is mounted there: unmount it, bind the service to a \
+         folder below the mount point, or restore that data by hand (manifest.txt says how)",
+        source.display(),
+        odd.mountpoint.display()
+    ))
 }
 
 #[cfg(test)]

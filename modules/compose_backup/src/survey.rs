@@ -7,8 +7,8 @@ use crate::freeze::Frozen;
 use crate::images::{self, Earlier, FileRecord, Wanted};
 use crate::manifest::{Kind, Manifest, Mount, ServiceRecord};
 use crate::mounts::{self, Found};
+use crate::mounts::{is_of, mounted_at};
 use crate::options::{Mode, Task};
-use crate::restore::refuse::mounted_at;
 use crate::state::{Project, Tools};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
@@ -114,18 +114,6 @@ pub fn survey(
 /// Whether a container can write to the data of a mount, or to a part of it.
 pub fn writes_to(container: &Container, mount: &Mount) -> bool {
     container.mounts.iter().any(|one| one.writable && is_of(one, mount))
-}
-
-pub fn uses(container: &Container, mount: &Mount) -> bool {
-    container.mounts.iter().any(|one| is_of(one, mount))
-}
-
-fn is_of(one: &crate::docker::inspect::MountPoint, mount: &Mount) -> bool {
-    let by_name =
-        mount.volume.as_ref().is_some_and(|volume| one.name.as_deref() == Some(&volume.name));
-    let source = one.source.canonicalize().unwrap_or_else(|_| one.source.clone());
-    let overlaps = source.starts_with(&mount.source) || mount.source.starts_with(&source);
-    by_name || (overlaps && !source.as_os_str().is_empty())
 }
 
 /// The images of the services: what their containers run, else what compose would run.

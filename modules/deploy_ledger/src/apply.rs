@@ -36,7 +36,7 @@ pub fn enter(options: &Options) -> Result<Vec<Lock>> {
         false => SafeFolder::find(&at.folder)?,
     };
     let Some(folder) = folder else { return Ok(Vec::new()) };
-    reserve::keep(&folder);
+    folder.keep_reserve();
     // A deploy that is opened uses it as well: a rollback is opened the same way.
     reserve::open();
     let file = at.folder.join("ledger.lock");

@@ -1,9 +1,10 @@
 //! What `deploy_ledger_info` answers.
 
+use crate::brief::{brief, described_point};
 use crate::ledger::{Deploy, Ledger, Scope};
 use crate::options::InfoOptions;
 use crate::readiness::readiness;
-use crate::state::{self, State, brief, described_point, is_abandoned, silent_for};
+use crate::state::{self, State, is_abandoned, silent_for};
 use ansible_module::{Failure, Outcome};
 use anyhow::Result;
 use serde_json::{Map, Value, json};

@@ -2,6 +2,7 @@
 //! lets one run at a time change it. `deploy_ledger_info` reads it.
 
 mod apply;
+mod brief;
 mod info;
 mod ledger;
 mod metrics;

@@ -4,8 +4,8 @@
 //! Invariant: it fails closed. A layer that nobody looked at, a restore point that is not seen, a
 //! name under which another guid lies: none of them is a way back.
 
+use crate::brief::{brief, described_point};
 use crate::ledger::{Deploy, Ledger, RestorePoint};
-use crate::state::{brief, described_point};
 use ansible_module::Failure;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;

@@ -14,9 +14,10 @@ mod wording;
 pub use html::html;
 pub use markdown::markdown;
 
+use crate::brief::brief;
 use crate::ledger::{Deploy, Ledger, Outcome, Status};
 use crate::options::{Link, Where};
-use crate::state::{brief, is_abandoned};
+use crate::state::is_abandoned;
 use host::clock::Utc;
 use recorded::Recorded;
 use wording::duration;

@@ -1,7 +1,8 @@
 //! Observe: the ledger and the files that are made from it, as they are on disk, and how a deploy
 //! is shown.
 
-use crate::ledger::{Deploy, Event, Ledger, Outcome, RestorePoint, Scope, Status};
+use crate::brief::described_point;
+use crate::ledger::{Deploy, Event, Ledger, Outcome, Scope, Status};
 use crate::options::{Options, Task, Where};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
@@ -223,28 +224,4 @@ fn left_all_as_it_was(deploy: &Deploy) -> bool {
         phase.phase == "install" && phase.status == Status::Done || on.is_some_and(|on| on > 0)
     });
     matches!(deploy.outcome(), Some(Outcome::FailedReverted)) && !installed
-}
-
-/// A deploy in the few words that a way back needs.
-pub fn brief(deploy: &Deploy) -> Value {
-    json!({
-        "deploy_id": deploy.id,
-        "release": deploy.opening.release,
-        "color": deploy.closed.as_ref().and_then(|closed| closed.color.as_ref()),
-        "outcome": deploy.outcome(),
-        "void": deploy.void.as_ref().map(|(_, why)| why),
-        "config": deploy.opening.config,
-    })
-}
-
-pub fn described_point(point: &RestorePoint) -> Value {
-    json!({
-        "layer": point.layer,
-        "name": point.name,
-        "guid": point.guid,
-        "digest": point.digest,
-        "host": point.host,
-        "cost": point.cost.map(),
-        "data": point.data.map(),
-    })
 }

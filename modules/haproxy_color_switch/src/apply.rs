@@ -3,49 +3,29 @@
 //! Invariant: what is changed is looked at anew under the lock of this HAProxy, since other apps
 //! flip there too.
 
-use crate::budget;
 use crate::color::Color;
 use crate::gate;
 use crate::haproxy::reader::{ensure_read, readers};
 use crate::haproxy::stat::Count;
 use crate::haproxy::{file, map, reload};
 use crate::history::{Entry, History, Verdict};
+use crate::locks::lock;
 use crate::options::{Method, Subject, Task};
 use crate::plan::{Action, Switch};
 use crate::servers::Fleet;
-use crate::state::{self, State, SwitchNote, digest};
+use crate::state::{State, SwitchNote, digest};
 use ansible_module::Failure;
 use anyhow::{Context, Result, bail, ensure};
 use host::atomic::{Replace, sweep};
 use host::clock;
 use host::deadline::Deadline;
-use host::folder::SafeFolder;
 use host::interrupt;
-use host::lock::Lock;
 use host::record::Intent;
 use serde_json::{Map, Value, json};
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Ours alone, and empty after each start of the machine.
-pub const LOCKS: &str = "/run/reversible-haproxy";
 const POLL: Duration = Duration::from_millis(100);
-
-/// One lock for each thing that only one task may change. Not in the state folder: a run that is
-/// refused leaves nothing behind there.
-pub fn lock(task: &Task, what: &Path) -> Result<Lock> {
-    let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
-    let whole = fs::canonicalize(what).unwrap_or_else(|_| what.to_owned());
-    let name = digest(whole.as_os_str().as_encoded_bytes());
-    Lock::acquire(
-        &folder.join(format!("{}.lock", &name[..16])),
-        state::TASK,
-        task.run(),
-        task.lock_timeout,
-    )
-    .with_context(|| format!("waiting for another task on {}", what.display()))
-}
 
 pub struct Apply<'a> {
     pub task: &'a Task,
@@ -122,7 +102,7 @@ impl<'a> Apply<'a> {
                 ("flip", self.flip(intent))
             }
             Action::Prove => ("prove", self.prove()),
-            Action::Watch => ("watch", budget::watch(self)),
+            Action::Watch => ("watch", self.watch()),
             Action::Record => ("record", self.record()),
         };
         self.numbers.took(what, began);

@@ -3,11 +3,12 @@
 //! Invariants: it needs no space on the disk, no signal stops it, and an HAProxy that is gone does
 //! not keep the files from being put right: it reads them when it starts.
 
-use crate::apply::{Apply, entry, lock, write_record};
+use crate::apply::{Apply, entry, write_record};
 use crate::color::Color;
 use crate::haproxy::socket::{is_gone, until_there};
 use crate::haproxy::{file, map, reload};
 use crate::history::Verdict;
+use crate::locks::lock;
 use crate::options::Method;
 use crate::state::{TASK, digest};
 use ansible_module::Failure;

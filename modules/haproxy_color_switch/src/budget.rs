@@ -91,76 +91,78 @@ fn broken(budget: &Budget, before: f64, seen: Seen) -> Option<String> {
     ))
 }
 
-pub fn watch(apply: &mut Apply<'_>) -> Result<()> {
-    let (task, state, switch) = (apply.task, apply.state, apply.switch);
-    let Some(budget) = &task.budget else { return Ok(()) };
-    let left = apply.left;
-    let before = share_before(budget, left);
-    let observe = || Fleet::observe(&state.groups, switch.to, &state.sockets);
-    let (began, deadline) = (Instant::now(), Deadline::after(budget.watch));
-    // What goes wrong in the very first moment counts: from the counters before the flip.
-    let mut last = state.fleet(switch.to).clone();
-    let mut seen = Seen::default();
-    let show = |seen: Seen, apply: &mut Apply<'_>| {
-        apply.numbers.budget = Some(json!({
-            "seconds": (began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
-            "requests": seen.requests(),
-            "failed": seen.failed(),
-            "share": seen.share(),
-            "share_before": before,
-            "requests_before": left.requests,
-            "own_requests": seen.own,
-        }));
-    };
-    // Told of every failure by shares, and not of a component without servers.
-    let break_off = |why: String, seen: Seen, apply: &mut Apply<'_>| {
-        let old = switch.from.unwrap_or(switch.to.other());
-        apply.stays = worse_before(budget, left, seen, old);
-        Err(refusal(why))
-    };
-    loop {
-        let now = observe()?;
-        let more = now.since(&last);
-        seen.count.requests += more.requests;
-        seen.count.failed += more.failed;
-        show(seen, apply);
-        if let Some(part) = now.lost() {
-            return Err(refusal(format!("{part} has no server of {} that is up", switch.to)));
-        }
-        if let Some(why) = broken(budget, before, seen) {
-            return break_off(why, seen, apply);
-        }
-        last = now;
-        let ended = deadline.passed();
-        // On the way to the fewest requests, as far as the time has gone.
-        let gone = began.elapsed().as_secs_f64() / budget.watch.as_secs_f64();
-        let due = (budget.min_requests as f64 * gone.min(1.0)).ceil() as u64;
-        if let Some(prove) = &task.prove {
-            while seen.requests() < due {
-                host::interrupt::check()?;
-                let answer = prove.ask_once(None, switch.release.as_deref());
-                seen.own += 1;
-                seen.own_failed += u64::from(answer.is_err());
-                if let Some(why) = broken(budget, before, seen) {
-                    show(seen, apply);
-                    return break_off(why, seen, apply);
+impl Apply<'_> {
+    pub fn watch(&mut self) -> Result<()> {
+        let (task, state, switch) = (self.task, self.state, self.switch);
+        let Some(budget) = &task.budget else { return Ok(()) };
+        let left = self.left;
+        let before = share_before(budget, left);
+        let observe = || Fleet::observe(&state.groups, switch.to, &state.sockets);
+        let (began, deadline) = (Instant::now(), Deadline::after(budget.watch));
+        // What goes wrong in the very first moment counts: from the counters before the flip.
+        let mut last = state.fleet(switch.to).clone();
+        let mut seen = Seen::default();
+        let show = |seen: Seen, apply: &mut Apply<'_>| {
+            apply.numbers.budget = Some(json!({
+                "seconds": (began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+                "requests": seen.requests(),
+                "failed": seen.failed(),
+                "share": seen.share(),
+                "share_before": before,
+                "requests_before": left.requests,
+                "own_requests": seen.own,
+            }));
+        };
+        // Told of every failure by shares, and not of a component without servers.
+        let break_off = |why: String, seen: Seen, apply: &mut Apply<'_>| {
+            let old = switch.from.unwrap_or(switch.to.other());
+            apply.stays = worse_before(budget, left, seen, old);
+            Err(refusal(why))
+        };
+        loop {
+            let now = observe()?;
+            let more = now.since(&last);
+            seen.count.requests += more.requests;
+            seen.count.failed += more.failed;
+            show(seen, self);
+            if let Some(part) = now.lost() {
+                return Err(refusal(format!("{part} has no server of {} that is up", switch.to)));
+            }
+            if let Some(why) = broken(budget, before, seen) {
+                return break_off(why, seen, self);
+            }
+            last = now;
+            let ended = deadline.passed();
+            // On the way to the fewest requests, as far as the time has gone.
+            let gone = began.elapsed().as_secs_f64() / budget.watch.as_secs_f64();
+            let due = (budget.min_requests as f64 * gone.min(1.0)).ceil() as u64;
+            if let Some(prove) = &task.prove {
+                while seen.requests() < due {
+                    host::interrupt::check()?;
+                    let answer = prove.ask_once(None, switch.release.as_deref());
+                    seen.own += 1;
+                    seen.own_failed += u64::from(answer.is_err());
+                    if let Some(why) = broken(budget, before, seen) {
+                        show(seen, self);
+                        return break_off(why, seen, self);
+                    }
                 }
             }
-        }
-        if ended {
-            show(seen, apply);
-            if seen.requests() >= budget.min_requests {
-                return Ok(());
+            if ended {
+                show(seen, self);
+                if seen.requests() >= budget.min_requests {
+                    return Ok(());
+                }
+                let watched = seconds(budget.watch);
+                let why = format!(
+                    "only {} requests in {watched}, and {} are needed to judge; with prove they are asked for",
+                    seen.requests(),
+                    budget.min_requests
+                );
+                return break_off(why, seen, self);
             }
-            let watched = seconds(budget.watch);
-            let why = format!(
-                "only {} requests in {watched}, and {} are needed to judge; with prove they are asked for",
-                seen.requests(),
-                budget.min_requests
-            );
-            return break_off(why, seen, apply);
+            deadline.sleep(POLL)?;
         }
-        deadline.sleep(POLL)?;
     }
 }
 

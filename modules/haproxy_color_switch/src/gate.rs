@@ -1,12 +1,12 @@
 //! What must hold before anything is changed: the servers of the colour are up and answer, and
 //! HAProxy accepts the new configuration.
 
-use crate::apply::LOCKS;
 use crate::color::Color;
 use crate::haproxy::config::Config;
 use crate::haproxy::file;
 use crate::haproxy::reader::{ensure_replaceable, readers};
 use crate::haproxy::stat::Server;
+use crate::locks::LOCKS;
 use crate::options::{Content, Method, Task};
 use crate::plan::Switch;
 use crate::question::Question;

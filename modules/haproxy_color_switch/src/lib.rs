@@ -8,6 +8,7 @@ mod color;
 mod gate;
 mod haproxy;
 mod history;
+mod locks;
 mod options;
 mod plan;
 mod question;
@@ -20,7 +21,6 @@ use anyhow::Result;
 use apply::Apply;
 use change::{Consent, Session};
 use host::folder::SafeFolder;
-use host::reserve;
 use options::{Method, Subject, Task, Wanted};
 use plan::{Action, Switch};
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let task = Task::parse(&invocation.options)?;
     // The lock of the app is held to the end: the watch belongs to the flip.
     let mut session = Session::new(invocation, Consent::none())
-        .lock(|| Ok(vec![apply::lock(&task, &task.subject.active_color_file())?]))?
+        .lock(|| Ok(vec![locks::lock(&task, &task.subject.active_color_file())?]))?
         .fence(task.run(), &task.subject.state_dir)?
         .intent_in(&task.subject.state_dir, TASK);
     if task.wanted == Wanted::Previous || task.rollback.is_some() {
@@ -73,7 +73,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         apply.numbers.took("target", began);
     }
     if !nothing_to_do && !invocation.check_mode {
-        reserve::keep(&SafeFolder::ensure(&task.subject.state_dir, 0o755)?);
+        SafeFolder::ensure(&task.subject.state_dir, 0o755)?.keep_reserve();
     }
     let mut seen = None;
     let verify = || -> Result<Value> {

@@ -18,7 +18,7 @@ use std::time::Duration;
 pub use failed::{Cause, Failed, Output};
 
 use crate::deadline::Deadline;
-use crate::secret;
+use crate::secret::{self, STARS};
 
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 const DEFAULT_LIMIT: usize = 4 << 20;
@@ -222,8 +222,6 @@ impl Command {
         run::run(self)
     }
 }
-
-pub(crate) const STARS: &str = "********";
 
 /// What must not be shown. Longest first, so that a secret that contains another is taken whole; a
 /// short one is hidden only where it is all there is.

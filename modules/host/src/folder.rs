@@ -40,6 +40,11 @@ pub struct SafeFolder {
 }
 
 impl SafeFolder {
+    /// Keeps room in this folder for what goes back on a full disk, where there is room for it.
+    pub fn keep_reserve(&self) {
+        reserve::keep(&self.path);
+    }
+
     /// The folder, made where it is missing (all missing components get `mode`). One that is there
     /// and ours, but readable more widely than `mode` says, is narrowed.
     pub fn ensure(path: &Path, mode: u32) -> Result<SafeFolder> {

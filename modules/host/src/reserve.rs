@@ -1,7 +1,7 @@
 //! Room that is kept for the way back: on a full disk a flip back, a restore and the record of a
 //! deploy need a few small files, and nobody has the time to make room first.
 //!
-//! A state folder keeps a file that is really allocated ([`keep`]). What goes back, or closes what was
+//! A state folder keeps a file that is really allocated ([`SafeFolder::keep_reserve`](crate::folder::SafeFolder::keep_reserve)). What goes back, or closes what was
 //! begun, says so ([`open`]); from then on a write of [`crate::atomic`] that finds the disk full takes
 //! a piece of the reserve for it and tries again. Invariants: what goes forward never uses it, so a
 //! deploy on a full disk is refused before it has changed anything; a reserve that cannot be kept is
@@ -17,8 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 
-use crate::folder::SafeFolder;
-use crate::space::Space;
+use crate::space::{self, Space};
 
 /// The file in a state folder.
 pub const FILE: &str = ".reserve";
@@ -31,11 +30,11 @@ const BESIDES: u64 = 3 * SIZE;
 static OPEN: AtomicBool = AtomicBool::new(false);
 static KEPT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Keeps a reserve in this state folder, where there is room for it, and remembers it for this run.
-pub fn keep(folder: &SafeFolder) {
+/// Keeps a reserve in a state folder, where there is room for it, and remembers it for this run.
+pub(crate) fn keep(folder: &Path) {
     let path = folder.join(FILE);
     // It is a precaution: a run that could do its work does not fail for it.
-    let _ = fill(&path, folder.path());
+    let _ = fill(&path, folder);
     let mut kept = kept();
     if !kept.contains(&path) {
         kept.push(path);
@@ -52,7 +51,7 @@ pub fn open() {
 pub(crate) fn writing<T>(path: &Path, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match attempt() {
-            Err(error) if crate::reason(&error) == Some("no_space") => match spend_at(path) {
+            Err(error) if space::is_full(&error) => match spend_at(path) {
                 Ok(true) => {}
                 Ok(false) => return Err(error),
                 Err(also) => return Err(error.context(format!("{also:#}"))),

@@ -3,8 +3,10 @@
 //! Not all of them are: replacing a plain `PGUSER: app` in what is printed would destroy it. The collection's
 //! `plugin_utils/censor.py` says the same on the controller.
 
-use crate::command::STARS;
 use std::borrow::Cow;
+
+/// What stands in place of a secret.
+pub(crate) const STARS: &str = "********";
 
 /// Inside of a text a secret is replaced from so many characters. Shorter ones stand in too many
 /// words: replacing "a" destroys every sentence, and tells that it is "a".

@@ -4,12 +4,25 @@
 //! a machine alive whose disk is full.
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
 
 use crate::mounts::Mounts;
+
+/// Whether an error says that there is no room, on the disk or in a quota.
+pub(crate) fn is_full(error: &anyhow::Error) -> bool {
+    // By kind, not by number: an error that tempfile has put a path into has no number any more.
+    let kind = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<Errno>() {
+        Some(errno) => Some(io::Error::from(*errno).kind()),
+        None => cause.downcast_ref::<io::Error>().map(io::Error::kind),
+    };
+    let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
+    error.chain().filter_map(kind).any(|kind| full.contains(&kind))
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {

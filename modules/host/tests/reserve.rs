@@ -34,8 +34,8 @@ fn the_way_back_finds_room_on_a_full_disk() {
     let small = Tmpfs::new(&dir.path().join("small"), "size=4m,mode=0755");
     let other = Tmpfs::new(&dir.path().join("other"), "size=4m,mode=0755");
     let state = SafeFolder::ensure(&small.0.join("state"), 0o700).unwrap();
-    reserve::keep(&state);
-    reserve::keep(&state);
+    state.keep_reserve();
+    state.keep_reserve();
     assert_eq!(kept(state.path()), SIZE);
     assert_eq!(state.join(FILE).metadata().unwrap().mode() & 0o7777, 0o600);
 
@@ -70,10 +70,10 @@ fn the_way_back_finds_room_on_a_full_disk() {
     assert_eq!(names(state.path()), ["deeper", "intent", "lines", "lock", "record"]);
 
     // Whole again with room, and not by filling the disk itself.
-    reserve::keep(&state);
+    state.keep_reserve();
     assert_eq!(kept(state.path()), 0);
     fs::remove_file(small.0.join("filler")).unwrap();
-    reserve::keep(&state);
+    state.keep_reserve();
     assert_eq!(kept(state.path()), SIZE);
 
     // It is of no use for another filesystem, and stays.
@@ -89,6 +89,6 @@ fn a_link_in_its_place_is_not_followed() {
     let (folder, target) = (folder.unwrap(), dir.path().join("target"));
     fs::write(&target, "mine").unwrap();
     std::os::unix::fs::symlink(&target, folder.join(FILE)).unwrap();
-    reserve::keep(&folder);
+    folder.keep_reserve();
     assert_eq!(fs::read(&target).unwrap(), b"mine");
 }

@@ -5,7 +5,7 @@
 
 use crate::apply::Apply;
 use crate::boot;
-use crate::state::TASK;
+use crate::options::TASK;
 use ansible_module::Failure;
 use anyhow::{Error, Result};
 use change::RunNotes;

@@ -30,6 +30,7 @@ use change::{Consent, Plan, Session};
 use cluster::Cluster;
 use host::program;
 use names::Vmid;
+use options::TASK;
 use options::{Subject, Task, Wanted, Which};
 use pct::Pct;
 use plan::Action;
@@ -37,7 +38,7 @@ use pvesh::Pvesh;
 use read::Reader;
 use rollback::Goal;
 use serde_json::json;
-use state::{State, TASK};
+use state::State;
 use std::path::Path;
 use std::time::Duration;
 

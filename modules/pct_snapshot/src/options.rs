@@ -7,6 +7,9 @@ use host::deploy_id::DeployId;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The name of this task's intent and locks.
+pub const TASK: &str = "pct_snapshot";
+
 /// An argument of a program can hold 128 KiB, and nobody reads a screenful of it.
 const LONGEST_TEXT: usize = 8 << 10;
 

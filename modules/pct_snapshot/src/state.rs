@@ -14,9 +14,6 @@ use anyhow::{Error, Result};
 use host::deadline::{Deadline, FIRST_PAUSE, TimedOut, poll_until};
 use std::time::Duration;
 
-/// The name of this task's intent and locks.
-pub const TASK: &str = "pct_snapshot";
-
 pub struct State {
     pub vmid: Vmid,
     pub config: Config,

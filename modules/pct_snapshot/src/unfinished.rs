@@ -3,7 +3,7 @@
 //! Invariant: a lock or an incomplete snapshot counts as ours only when these notes say that we were
 //! doing just that.
 
-use crate::state::TASK;
+use crate::options::TASK;
 use anyhow::Result;
 use change::RunNotes;
 use host::clock::Utc;

@@ -14,21 +14,20 @@ mod body;
 mod head;
 mod incoming;
 mod transfer;
-mod unanswered;
 pub(crate) mod url;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use host::deadline::Deadline;
 use rustls::{ClientConfig, StreamOwned};
 
+pub use crate::tls::Tls;
+pub use crate::unanswered::{Kind, Unanswered};
 pub use head::check_headers;
 pub use transfer::{Fetching, Patience, fetch, put};
-pub use unanswered::{Kind, Unanswered};
 pub use url::Url;
 
 use crate::wire::{Phase, Wire, broken};
@@ -39,15 +38,6 @@ use incoming::{Connection, Incoming};
 
 /// How many answers 1xx may come before the one that counts.
 const MOST_INTERIM: usize = 16;
-
-/// How a server proves who it is. By default to the authorities that this machine trusts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tls {
-    /// PEM: the authorities to trust in place of the machine's own.
-    pub ca_file: Option<PathBuf>,
-    /// Any certificate will do: expired, self-signed, for another name.
-    pub insecure: bool,
-}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Method {

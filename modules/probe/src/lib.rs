@@ -23,4 +23,5 @@ pub mod name;
 pub mod shown;
 pub mod tcp;
 mod tls;
+mod unanswered;
 mod wire;

@@ -14,7 +14,7 @@ use host::deadline::{Deadline, seconds};
 use host::interrupt;
 use host::program;
 
-use crate::http::{Kind, Unanswered};
+use crate::unanswered::{Kind, Unanswered};
 
 const HOSTS: &str = "/etc/hosts";
 /// A name may have very many addresses; a few are enough to find one that answers.

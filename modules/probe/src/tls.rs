@@ -18,9 +18,16 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-pub(crate) use failed::sentence;
+/// How a server proves who it is. By default to the authorities that this machine trusts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM: the authorities to trust in place of the machine's own.
+    pub ca_file: Option<PathBuf>,
+    /// Any certificate will do: expired, self-signed, for another name.
+    pub insecure: bool,
+}
 
-use crate::http::Tls;
+pub(crate) use failed::sentence;
 
 /// Where distributions keep the authorities that they trust, as one PEM file. The environment
 /// (`SSL_CERT_FILE`) has no say: the machine's root decides whom it trusts.

@@ -16,8 +16,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
 
-use crate::http::{Kind, Unanswered};
 use crate::tls;
+use crate::unanswered::{Kind, Unanswered};
 
 /// How often a wait looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(100);

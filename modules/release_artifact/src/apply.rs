@@ -3,12 +3,13 @@
 //! Invariant: `previous` is written before `current`, so that at no time the way back is neither.
 
 use crate::extract::Look;
+use crate::folder::Folder;
 use crate::install::Install;
 use crate::names::ReleaseSha;
 use crate::options::Task;
 use crate::plan::Action;
 use crate::record::Record;
-use crate::state::{CURRENT, Folder, PREVIOUS, REMOVING, State, discard};
+use crate::state::{CURRENT, PREVIOUS, REMOVING, State, discard};
 use anyhow::{Context, Result};
 use host::atomic::sync_folder;
 use host::folder::SafeFolder;

@@ -9,10 +9,11 @@
 use crate::bounds::{Bounds, Meter};
 use crate::download::{self, Came};
 use crate::extract::{self, Count, Look};
+use crate::folder::Folder;
 use crate::names::ReleaseSha;
 use crate::record::{Record, listing_of};
 use crate::registry::{Source, published_sum};
-use crate::state::{Folder, PARTIAL, discard};
+use crate::state::{PARTIAL, discard};
 use crate::stopped::Stopped;
 use crate::sums::Sum;
 use ansible_module::Failure;

@@ -6,6 +6,7 @@ mod bounds;
 mod dir_stack;
 mod download;
 mod extract;
+mod folder;
 mod install;
 mod names;
 mod options;
@@ -23,9 +24,10 @@ use ansible_module::{Failure, Invocation, Outcome, Served};
 use anyhow::Result;
 use apply::Apply;
 use change::{Consent, Session};
+use folder::Folder;
 use options::{InfoTask, Task, Wanted};
 use serde_json::{Map, Value, json};
-use state::{Folder, State};
+use state::State;
 
 /// What this program serves.
 pub const MODULES: &[Served] =

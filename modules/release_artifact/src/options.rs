@@ -1,10 +1,10 @@
 //! The options as typed values, checked where a spec cannot.
 
 use crate::bounds::Bounds;
+use crate::folder::Folder;
 use crate::names::ReleaseSha;
 use crate::owner::Owner;
 use crate::registry::Source;
-use crate::state::Folder;
 use crate::sums::Sum;
 use ansible_module::{Failure, Options as Given};
 use host::deadline::Deadline;

@@ -4,6 +4,7 @@
 //! Invariant: a release counts as ours only with a record that can be read; a pointer that leads
 //! anywhere else than to a release beside it is named, and neither replaced nor guessed at.
 
+use crate::folder::Folder;
 use crate::names::ReleaseSha;
 use crate::options::{Task, Wanted};
 use crate::record::{Record, difference, listing_of};
@@ -13,7 +14,7 @@ use host::folder::SafeFolder;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What a release is called while it is unpacked, and while it is taken away.
 pub const PARTIAL: &str = ".partial";
@@ -21,28 +22,6 @@ pub const REMOVING: &str = ".removing";
 
 pub const CURRENT: &str = "current";
 pub const PREVIOUS: &str = "previous";
-const RELEASES: &str = "releases";
-
-/// The folder that holds `releases`, `current` and `previous`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Folder {
-    pub dest: PathBuf,
-}
-
-impl Folder {
-    pub fn releases(&self) -> PathBuf {
-        self.dest.join(RELEASES)
-    }
-
-    pub fn records(&self) -> PathBuf {
-        self.dest.join(".reversible")
-    }
-
-    /// Where a pointer leads to a release, as its text stands.
-    pub fn target(sha: &ReleaseSha) -> PathBuf {
-        Path::new(RELEASES).join(sha.as_str())
-    }
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pointer {

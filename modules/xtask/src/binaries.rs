@@ -16,7 +16,7 @@ use crate::inputs::{self, Inputs};
 use crate::kept::Kept;
 use crate::spec::{self, Module};
 use crate::target::{Arch, Toolchain, advice};
-use crate::workspace::{ModuleCrate, Workspace, run};
+use crate::workspace::{ModuleCrate, Workspace, cargo, run, run_visibly};
 
 pub const BIN: &str = "plugins/plugin_utils/bin";
 
@@ -106,8 +106,7 @@ pub fn fill<'a>(
         .filter(|binary| binary.wanted.arch.is_native())
         .map(|binary| (binary.wanted.module, binary.path.clone()))
         .collect();
-    let modules =
-        if native.is_empty() { spec::read_all(workspace, crates)? } else { spec::ask(&native)? };
+    let modules = if native.is_empty() { specs(workspace, crates)? } else { spec::ask(&native)? };
 
     let mut expected = BTreeSet::new();
     for Found { wanted, content, .. } in &found {
@@ -309,6 +308,25 @@ fn link_in_place(workspace: &Workspace) -> Result<()> {
         symlink("../../..", &link).with_context(|| format!("linking {}", link.display()))?;
     }
     Ok(())
+}
+
+/// The specs of these crates: asked of this machine's binaries where those of the same sources are kept, else of debug builds.
+pub fn specs<'a>(workspace: &Workspace, crates: &[&'a ModuleCrate]) -> Result<Vec<Module<'a>>> {
+    ensure!(!crates.is_empty(), "no crate has [package.metadata.ansible]");
+    let mut binaries = kept_here(workspace, crates)?;
+    let missing: Vec<_> = crates
+        .iter()
+        .filter(|module| !binaries.iter().any(|(kept, _)| kept.name == module.name))
+        .collect();
+    if !missing.is_empty() {
+        let mut build = cargo();
+        build.current_dir(&workspace.root).args(["build", "--quiet"]);
+        build.args(missing.iter().flat_map(|module| ["--package", &module.name]));
+        run_visibly(&mut build)?;
+        let debug = workspace.target_dir.join("debug");
+        binaries.extend(missing.into_iter().map(|module| (*module, debug.join(&module.name))));
+    }
+    spec::ask(&binaries)
 }
 
 #[cfg(test)]

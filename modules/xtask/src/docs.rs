@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::binaries;
 use crate::python;
-use crate::spec::{self, Module, OptionSpec, Spec};
+use crate::spec::{Module, OptionSpec, Spec};
 use crate::workspace::Workspace;
 use crate::yaml::Yaml;
 
@@ -29,7 +30,7 @@ pub type Files = BTreeMap<PathBuf, String>;
 pub fn write(workspace: &Workspace) -> Result<()> {
     crate::galaxy::check_version(workspace)?;
     let files =
-        generate(&spec::read_all(workspace, &workspace.shipped())?, &workspace.collection())?;
+        generate(&binaries::specs(workspace, &workspace.shipped())?, &workspace.collection())?;
     let stale = stale(&workspace.collection(), &files)?;
     let mut written = 0;
     for path in differing(&workspace.collection(), &files) {
@@ -49,7 +50,7 @@ pub fn write(workspace: &Workspace) -> Result<()> {
 pub fn check(workspace: &Workspace) -> Result<()> {
     crate::galaxy::check_version(workspace)?;
     let files =
-        generate(&spec::read_all(workspace, &workspace.shipped())?, &workspace.collection())?;
+        generate(&binaries::specs(workspace, &workspace.shipped())?, &workspace.collection())?;
     let mut wrong: BTreeSet<PathBuf> =
         stale(&workspace.collection(), &files)?.into_iter().collect();
     wrong.extend(differing(&workspace.collection(), &files).into_iter().cloned());

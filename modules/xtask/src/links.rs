@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use walkdir::WalkDir;
 
-use crate::stage::{FILES, FOLDERS};
+use crate::layout::{FILES, FOLDERS};
 
 /// Makes the links of all texts in `copy` right; `root` is the repository that it was copied from.
 pub fn follow(root: &Path, copy: &Path) -> Result<()> {

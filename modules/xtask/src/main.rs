@@ -8,6 +8,7 @@ mod elf;
 mod galaxy;
 mod inputs;
 mod kept;
+mod layout;
 mod links;
 mod python;
 mod spec;

@@ -8,8 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::binaries;
-use crate::workspace::{ModuleCrate, Workspace, cargo, run, run_visibly};
+use crate::workspace::{ModuleCrate, run};
 
 /// One module. An unknown key is refused: it would be something the docs do not say.
 #[derive(Deserialize)]
@@ -96,25 +95,6 @@ impl Module<'_> {
         let of_its_name = |folder: &&String| folder.rsplit('/').next() == Some(name);
         self.source.sources.iter().find(of_its_name).unwrap_or(&self.source.folder)
     }
-}
-
-/// The specs of these crates: asked of this machine's binaries where those of the same sources are kept, else of debug builds.
-pub fn read_all<'a>(workspace: &Workspace, crates: &[&'a ModuleCrate]) -> Result<Vec<Module<'a>>> {
-    ensure!(!crates.is_empty(), "no crate has [package.metadata.ansible]");
-    let mut binaries = binaries::kept_here(workspace, crates)?;
-    let missing: Vec<_> = crates
-        .iter()
-        .filter(|module| !binaries.iter().any(|(kept, _)| kept.name == module.name))
-        .collect();
-    if !missing.is_empty() {
-        let mut build = cargo();
-        build.current_dir(&workspace.root).args(["build", "--quiet"]);
-        build.args(missing.iter().flat_map(|module| ["--package", &module.name]));
-        run_visibly(&mut build)?;
-        let debug = workspace.target_dir.join("debug");
-        binaries.extend(missing.into_iter().map(|module| (*module, debug.join(&module.name))));
-    }
-    ask(&binaries)
 }
 
 /// What these binaries say of themselves, sorted by module name.

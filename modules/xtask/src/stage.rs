@@ -10,27 +10,10 @@ use walkdir::{DirEntry, WalkDir};
 use crate::binaries::{self, BIN, Take};
 use crate::docs;
 use crate::galaxy;
+use crate::layout::{FILES, FOLDERS};
 use crate::links;
 use crate::target::{Arch, Toolchain};
 use crate::workspace::Workspace;
-
-/// From the root, and where they stand in the copy.
-pub const FILES: [(&str, &str); 4] = [
-    ("galaxy.yml", "galaxy.yml"),
-    ("README.md", "README.md"),
-    ("LICENSE", "LICENSE"),
-    ("collection/CHANGELOG.rst", "CHANGELOG.rst"),
-];
-/// Those that do not exist yet are left out.
-pub const FOLDERS: [(&str, &str); 7] = [
-    ("collection/changelogs", "changelogs"),
-    ("collection/docs", "docs"),
-    ("collection/meta", "meta"),
-    ("collection/plugins", "plugins"),
-    ("collection/tests", "tests"),
-    ("playbooks", "playbooks"),
-    ("roles", "roles"),
-];
 
 pub fn stage(
     workspace: &Workspace,

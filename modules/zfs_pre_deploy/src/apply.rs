@@ -4,10 +4,11 @@
 //! noted before its first change.
 
 use crate::names::pool_of;
+use crate::options::TASK;
 use crate::options::{Point, Task, Wanted};
 use crate::plan::{Action, Removal};
 use crate::points::{self, Guids};
-use crate::state::{State, TASK};
+use crate::state::State;
 use crate::unfinished::{self, Goal};
 use crate::zfs::Zfs;
 use ansible_module::Failure;

@@ -7,7 +7,7 @@
 use crate::apply::Apply;
 use crate::exchange::{CANMOUNT, LIVE, Listed, PARKED, PARKED_AT, by_canmount, is_promoted};
 use crate::names::below;
-use crate::state::TASK;
+use crate::options::TASK;
 use crate::unfinished::Tree;
 use ansible_module::Failure;
 use anyhow::{Error, Result};

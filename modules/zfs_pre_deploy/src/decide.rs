@@ -7,6 +7,7 @@ use crate::busy::{self, For};
 use crate::listing::{Data, Snap};
 use crate::options::{Method, Point, Task, Wanted};
 use crate::plan::{self, Action, Removal};
+use crate::present;
 use crate::state::State;
 use crate::swap;
 use crate::target::{self, Targets, refuse_readonly, refuse_state_inside};
@@ -47,7 +48,7 @@ pub fn decide(
             state.ask_holds(zfs, &|state, snap| {
                 (task.hold && snap.short == point.snapshot) || (retains && may_prune(state, snap))
             })?;
-            Decided { plan: plan::present(state, task, point)?, goal: None, busy: Vec::new() }
+            Decided { plan: present::plan(state, task, point)?, goal: None, busy: Vec::new() }
         }
         Wanted::Absent(_) | Wanted::AbsentParked(_) | Wanted::Pruned => {
             state.ask_holds(zfs, &may_prune)?;

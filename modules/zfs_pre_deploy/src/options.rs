@@ -7,6 +7,9 @@ use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The name of this task's intent.
+pub const TASK: &str = "zfs_pre_deploy";
+
 /// Longer names of state folders are cut, and told apart by a hash.
 const LONGEST_FOLDER: usize = 120;
 

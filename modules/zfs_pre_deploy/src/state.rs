@@ -13,9 +13,6 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The name of this task's intent.
-pub const TASK: &str = "zfs_pre_deploy";
-
 #[derive(Debug, Default)]
 pub struct State {
     pub pools: Vec<Pool>,

@@ -5,8 +5,8 @@
 //! half-done swap looks like.
 
 use crate::names::below;
+use crate::options::TASK;
 use crate::options::{Method, Task, Wanted};
-use crate::state::TASK;
 use ansible_module::Failure;
 use anyhow::Result;
 use change::RunNotes;

@@ -10,27 +10,13 @@ use crate::images::files;
 use crate::images::inspect::inspect;
 use crate::images::outgoing;
 use crate::images::pipe;
-use crate::images::record::{FileRecord, ImageRecord};
+use crate::images::record::{FileRecord, ImageRecord, Loaded};
 use crate::images::same::agrees;
 use crate::images::tags::temporary;
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::deadline::Deadline;
-use serde::{Deserialize, Serialize};
 use std::path::Path;
-
-/// A recorded image that is in the engine now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loaded {
-    /// As it was recorded.
-    pub id: String,
-    pub config_digest: String,
-    /// What this engine calls it now: on a containerd store it may be another id.
-    pub id_now: String,
-    pub references: Vec<String>,
-    /// It was not in the engine before.
-    pub was_missing: bool,
-}
 
 /// Sees to it that all of them are in the engine, in the order of the records. `from` is the images'
 /// folder of the backup, `files` what its manifest says about it.

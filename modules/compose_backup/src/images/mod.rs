@@ -26,7 +26,8 @@ mod stream;
 mod tags;
 
 pub use inspect::inspect;
-pub use load::{Loaded, load};
+pub use load::load;
+pub use record::Loaded;
 pub use record::{Earlier, FileRecord, ImageRecord, Wanted};
 pub use same::agrees;
 pub use save::{estimate, save};

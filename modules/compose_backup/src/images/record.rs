@@ -103,6 +103,19 @@ pub fn is_digest(text: &str) -> bool {
     })
 }
 
+/// A recorded image that is in the engine now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// As it was recorded.
+    pub id: String,
+    pub config_digest: String,
+    /// What this engine calls it now: on a containerd store it may be another id.
+    pub id_now: String,
+    pub references: Vec<String>,
+    /// It was not in the engine before.
+    pub was_missing: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

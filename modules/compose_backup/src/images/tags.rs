@@ -5,7 +5,7 @@
 
 use crate::docker::Docker;
 use crate::images::inspect::inspect;
-use crate::images::load::Loaded;
+use crate::images::record::Loaded;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 

@@ -12,9 +12,11 @@ use crate::options::Mode;
 use crate::parked;
 use crate::restore::containers::Recorded;
 use crate::restore::fresh::tidy;
-use crate::restore::swap::{self, Aside, beside};
+use crate::restore::part::Part;
+use crate::restore::part::sibling;
+use crate::restore::swap::{self, Aside};
 use crate::restore::up;
-use crate::restore::work::{Part, Work};
+use crate::restore::work::Work;
 use crate::state::Tools;
 use anyhow::{Context, Result};
 use host::deploy_id::DeployId;
@@ -167,6 +169,6 @@ pub fn kept(work: &Work) -> Option<String> {
 fn kept_path(work: &Work, part: &Part, kept: &str) -> PathBuf {
     match (&work.undo_of, &part.fresh) {
         (Some(_), Some(fresh)) => fresh.clone(),
-        _ => beside(&part.source, "parked", kept),
+        _ => sibling(&part.source, "parked", kept),
     }
 }

@@ -5,8 +5,9 @@
 
 use crate::backup_writer;
 use crate::manifest::FileRecord;
-use crate::restore::swap::{self, beside};
-use crate::restore::work::{Part, Work};
+use crate::restore::part::{Part, sibling};
+use crate::restore::swap;
+use crate::restore::work::Work;
 use anyhow::{Context, Result};
 use host::spot::{self, Spot};
 use std::fs::File;
@@ -38,7 +39,7 @@ pub fn is_empty_and_ours(spot: &Spot) -> Result<bool> {
 }
 
 fn names_to_try(part: &Part, id: &str) -> [PathBuf; 2] {
-    ["1", "2"].map(|n| beside(&part.source, "restoring", &format!("{id}.{n}")))
+    ["1", "2"].map(|n| sibling(&part.source, "restoring", &format!("{id}.{n}")))
 }
 
 pub fn put_file(backup: &Path, file: &FileRecord, part: &Part, folder: &OwnedFd) -> Result<()> {

@@ -4,8 +4,9 @@ use crate::backup_dir::{BackupDir, StoredBackup};
 use crate::manifest::{ComposeRecord, FileRecord, Kind, Manifest, Mount, ServiceRecord};
 use crate::options::{Task, Wanted, Which};
 use crate::parked::{self, Parked};
-use crate::restore::swap::beside;
-use crate::restore::work::{Part, Work};
+use crate::restore::part::Part;
+use crate::restore::part::sibling;
+use crate::restore::work::Work;
 use crate::state::{Project, Tools};
 use crate::{backup_writer, freeze::Frozen};
 use ansible_module::Failure;
@@ -304,7 +305,7 @@ fn id_of(key: Option<&str>) -> Result<String> {
 }
 
 fn part_of(title: String, source: PathBuf, is_file: bool, id: &str) -> Part {
-    let fresh = beside(&source, "restoring", id);
+    let fresh = sibling(&source, "restoring", id);
     // A single file lies in a folder of its own until it is whole.
     let fresh = match (is_file, source.file_name()) {
         (true, Some(name)) => fresh.join(name),

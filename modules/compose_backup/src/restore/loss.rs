@@ -8,7 +8,7 @@ use crate::data;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::manifest::ServiceRecord;
 use crate::restore::goal::{Content, Goal};
-use crate::restore::work::Part;
+use crate::restore::part::Part;
 use crate::state::Tools;
 use anyhow::Result;
 use change::Loss;

@@ -19,6 +19,7 @@ pub mod containers;
 pub mod fresh;
 pub mod goal;
 pub mod loss;
+pub mod part;
 pub mod plan;
 pub mod refuse;
 pub mod run;

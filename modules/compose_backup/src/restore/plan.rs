@@ -31,7 +31,7 @@ pub fn plan(
         Some(_) => {
             step(Action::Check, format!("check {title}"));
             step(Action::Load, format!("load the images of {services}"));
-            step(Action::Stage, "put the data beside, with its sums checked".to_owned());
+            step(Action::Stage, "stage the restored data, with its sums checked".to_owned());
         }
         None => {
             step(Action::Check, format!("look at {title}"));

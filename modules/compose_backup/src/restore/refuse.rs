@@ -1,12 +1,12 @@
 //! What would make a restore fail half way, or hurt somebody else, and is refused before. Reads only.
 
 use crate::docker::inspect::Container;
+use crate::mounts::{mounted_at, uses};
 use crate::options::Task;
 use crate::resolved::{self, External};
 use crate::restore::goal::{Content, Goal};
 use crate::restore::swap::is_exchanged;
 use crate::state::Tools;
-use crate::survey::uses;
 use ansible_module::Failure;
 use anyhow::Result;
 use host::mounts::Mounts;
@@ -97,18 +97,6 @@ fn mount_points(goal: &Goal) -> Result<()> {
         Some(msg) => Err(refusal("mount_point", msg)),
         None => Ok(()),
     }
-}
-
-/// Why what is at `source` cannot be exchanged, as things are mounted now. A backup says it when it is made
-/// and when it is looked at, and not only when it is needed.
-pub fn mounted_at(mounts: &Mounts, source: &Path) -> Option<String> {
-    let odd = mounts.iter().find(|mount| mount.mountpoint.starts_with(source))?;
-    Some(format!(
-        "{} is to be exchanged by renaming, and {} is mounted there: unmount it, bind the service to a \
-         folder below the mount point, or restore that data by hand (manifest.txt says how)",
-        source.display(),
-        odd.mountpoint.display()
-    ))
 }
 
 fn own_folders(task: &Task, goal: &Goal) -> Result<()> {

@@ -7,6 +7,7 @@
 use crate::freeze::{self, Frozen, Held};
 use crate::images::{self, Loaded};
 use crate::manifest::Mount;
+use crate::mounts::uses;
 use crate::options::{Mode, Task};
 use crate::parked;
 use crate::plan::Action;
@@ -14,12 +15,12 @@ use crate::progress::Progress;
 use crate::restore::back::{self, Back};
 use crate::restore::fresh;
 use crate::restore::goal::{Content, Goal};
+use crate::restore::part::Part;
 use crate::restore::swap::{self, Aside, Foreign};
 use crate::restore::up::{self, Running, Until};
-use crate::restore::work::Part;
 use crate::state::Tools;
 use crate::sums;
-use crate::survey::{earlier_of, uses};
+use crate::survey::earlier_of;
 use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Error, Result};
 use host::atomic::Replace;
@@ -177,7 +178,7 @@ impl<'a> Restore<'a> {
                 Content::Mount(mount) => Some(mount.segments.iter().map(|one| one.used).sum()),
                 _ => None,
             };
-            progress.begin(format!("putting {} beside", part.title), bytes);
+            progress.begin(format!("staging {}", part.title), bytes);
             let done = match content {
                 Content::Mount(mount) => self.put_mount(&folder, mount, part, into, &mut progress),
                 Content::File(file) => {
@@ -185,7 +186,7 @@ impl<'a> Restore<'a> {
                 }
                 Content::Parked => Ok(Vec::new()),
             };
-            let unset = done.with_context(|| format!("putting {} beside", part.title))?;
+            let unset = done.with_context(|| format!("staging {}", part.title))?;
             self.warnings.extend(unset);
         }
         Ok(())
@@ -365,7 +366,7 @@ impl<'a> Restore<'a> {
             return match back.put_back(work, intent) {
                 Ok(_) => Ok(error.context("no service was stopped, and their data was not touched")),
                 Err(why) => Err(error.context(format!(
-                    "no service was stopped, and their data was not touched; what was put beside could not be removed ({why:#}): \
+                    "no service was stopped, and their data was not touched; what was staged could not be removed ({why:#}): \
                      the next run removes it, of any state"
                 ))),
             };

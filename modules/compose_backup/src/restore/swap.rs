@@ -5,21 +5,13 @@
 //! since an engine or a person may make a folder at any of them meanwhile: that one is set aside under a
 //! name that is noted before. Each step may be repeated.
 
-use crate::restore::work::Part;
+use crate::restore::part::{Part, sibling};
 use anyhow::{Context, Result, ensure};
 use host::spot::{Identity, Spot};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-
-/// `<path>.parked-<id>` and the like.
-pub fn beside(path: &Path, word: &str, id: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_else(|| OsStr::new("")).to_owned();
-    name.push(format!(".{word}-{id}"));
-    path.with_file_name(name)
-}
 
 pub fn identity(path: &Path) -> Result<Option<Identity>> {
     Spot::find(path)?.map_or(Ok(None), |spot| spot.identity())
@@ -36,7 +28,7 @@ impl Aside<'_> {
     fn set(&mut self, spot: &Spot, part: &Part) -> Result<()> {
         for n in 1.. {
             let id = if n == 1 { self.id.to_owned() } else { format!("{}-{n}", self.id) };
-            let to = Spot::of(&beside(&part.source, "found", &id))?;
+            let to = Spot::of(&sibling(&part.source, "found", &id))?;
             if to.identity()?.is_none() {
                 (self.note)(to.path().to_owned())?;
                 return spot.rename(&to);
@@ -52,7 +44,7 @@ pub fn identify(part: &mut Part) -> Result<()> {
     part.new = part.fresh.as_deref().map_or(Ok(None), identity)?;
     ensure!(
         part.fresh.is_some() == part.new.is_some(),
-        "what was put beside for {} is gone",
+        "what was staged for {} is gone",
         part.source.display()
     );
     Ok(())
@@ -99,7 +91,7 @@ pub fn forward(part: &Part, foreign: Foreign, aside: &mut Aside<'_>) -> Result<(
             Foreign::Refuse => source.identity()? == part.new,
             Foreign::Leave => part.old.is_none() || source.identity()? != part.old,
         },
-        "what was put beside for {} is gone",
+        "what was staged for {} is gone",
         part.source.display()
     );
     match Spot::find(fresh)? {
@@ -197,14 +189,14 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap();
         let source = root.join("data");
-        let fresh = beside(&source, "restoring", "x");
+        let fresh = sibling(&source, "restoring", "x");
         folder(&fresh, "fresh");
         if !absent {
             folder(&source, "old");
         }
         let mut part = Part::new("data".into(), source.clone(), Some(fresh), false, "x");
         identify(&mut part).unwrap();
-        let kept = beside(&source, "parked", "kept");
+        let kept = sibling(&source, "parked", "kept");
         Scene { _temp: temp, part, kept, noted: Vec::new() }
     }
 
@@ -295,7 +287,7 @@ mod tests {
             }
             let part = &scene.part;
             assert_eq!(is(&part.source), if goes_on { "fresh" } else { "old" });
-            assert_eq!(scene.noted, [beside(&part.source, "found", "x")]);
+            assert_eq!(scene.noted, [sibling(&part.source, "found", "x")]);
             assert_eq!(is(&scene.noted[0]), "foreign");
             let old = if goes_on { is(&part.parked) } else { is(&part.source) };
             assert_eq!(old, "old");

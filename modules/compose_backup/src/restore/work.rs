@@ -9,11 +9,11 @@ use crate::docker::inspect::{Container, RestartPolicy};
 use crate::freeze::Frozen;
 use crate::images::{Loaded, TagWas};
 use crate::manifest::{ComposeRecord, ServiceRecord};
-use crate::restore::swap::{self, beside};
+use crate::restore::part::Part;
+use crate::restore::swap;
 use anyhow::Result;
 use host::clock::Utc;
 use host::record::Intent;
-use host::spot::Identity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,31 +62,6 @@ pub struct Work {
     pub loaded: Vec<Loaded>,
 }
 
-/// One thing that is exchanged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    pub title: String,
-    pub source: PathBuf,
-    /// What takes its place; nothing, where nothing was there.
-    pub fresh: Option<PathBuf>,
-    pub parked: PathBuf,
-    /// There was nothing to park.
-    pub absent: bool,
-    /// A file: it lies alone in a folder of ours before it is put in its place.
-    pub is_file: bool,
-    /// The folder that we have made for what is fresh.
-    #[serde(default)]
-    pub made: Option<Identity>,
-    /// What was in the place before, and what is to be; noted before the first exchange.
-    #[serde(default)]
-    pub old: Option<Identity>,
-    #[serde(default)]
-    pub new: Option<Identity>,
-    /// What is fresh has been in its place.
-    #[serde(default)]
-    pub stood: bool,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     pub id: String,
@@ -97,27 +72,6 @@ pub struct Policy {
 pub struct Start {
     pub id: String,
     pub at: String,
-}
-
-impl Part {
-    pub fn new(
-        title: String,
-        source: PathBuf,
-        fresh: Option<PathBuf>,
-        is_file: bool,
-        id: &str,
-    ) -> Part {
-        let parked = beside(&source, "parked", id);
-        let absent = source.symlink_metadata().is_err();
-        let (made, old, new) = (None, None, None);
-        Part { title, source, fresh, parked, absent, is_file, made, old, new, stood: false }
-    }
-
-    /// The folder in which it lies until it takes its place.
-    pub fn holder(&self) -> Option<&std::path::Path> {
-        let fresh = self.fresh.as_deref()?;
-        if self.is_file { fresh.parent() } else { Some(fresh) }
-    }
 }
 
 impl Work {

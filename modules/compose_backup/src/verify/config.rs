@@ -5,7 +5,7 @@
 //! was left out and may matter is named.
 
 use crate::images::Loaded;
-use crate::manifest::{Kind, Manifest, Mount};
+use crate::manifest::Manifest;
 use crate::verify::scratch::Scratch;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -327,15 +327,6 @@ fn is_nothing(value: &Value) -> bool {
 /// As compose wants it: a dollar would begin a variable.
 fn escaped(text: &str) -> String {
     text.replace('$', "$$")
-}
-
-/// The name under which a mount's copy is seen: a file keeps its own.
-pub fn place_of(mount: &Mount) -> PathBuf {
-    let folder = PathBuf::from(format!("data/{}", mount.n));
-    match (mount.kind, mount.source.file_name()) {
-        (Kind::File, Some(name)) => folder.join(name),
-        _ => folder,
-    }
 }
 
 #[cfg(test)]

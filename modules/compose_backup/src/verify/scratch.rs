@@ -5,10 +5,9 @@
 
 use crate::backup_writer;
 use crate::manifest::Manifest;
-use crate::manifest::Mount;
+use crate::manifest::{Kind, Mount};
 use crate::restore::swap;
 use crate::sums;
-use crate::verify::config::place_of;
 use anyhow::{Context, Result};
 use host::folder::SafeFolder;
 use host::space::Space;
@@ -92,6 +91,15 @@ impl Scratch {
     pub fn pretended(folder: &Path, files: &[(&str, &str)]) -> Scratch {
         let files = files.iter().map(|(path, copy)| (path.into(), folder.join(copy))).collect();
         Scratch { folder: folder.to_owned(), files }
+    }
+}
+
+/// The name under which a mount's copy is seen: a file keeps its own.
+pub fn place_of(mount: &Mount) -> PathBuf {
+    let folder = PathBuf::from(format!("data/{}", mount.n));
+    match (mount.kind, mount.source.file_name()) {
+        (Kind::File, Some(name)) => folder.join(name),
+        _ => folder,
     }
 }
 

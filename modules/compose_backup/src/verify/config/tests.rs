@@ -1,7 +1,7 @@
 //! What of a configuration stays inside, and what does not.
 
 use super::*;
-use crate::manifest::{Consistency, Sizes, User};
+use crate::manifest::{Consistency, Kind, Mount, Sizes, User};
 use std::path::Path;
 
 fn manifest() -> Manifest {

@@ -11,6 +11,9 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+/// What is done with each new line of a log.
+pub type Each<'a> = &'a mut dyn FnMut(&[u8]);
+
 /// A longer line is looked at in pieces.
 const LONGEST_LINE: u64 = 1 << 20;
 /// How many lines are read between two looks at the clock.

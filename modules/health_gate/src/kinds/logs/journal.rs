@@ -4,7 +4,7 @@
 //! that fits, also where that is not the one of the cursor (seen in systemd 252). So the entry of the
 //! cursor is asked for as well, and left out here.
 
-use super::source::Each;
+use super::file::Each;
 use crate::kinds::program;
 use host::deadline::Deadline;
 use serde::Deserialize;

@@ -3,7 +3,8 @@
 //! A place in a log is JSON, since it outlives the run in the baseline: the journal's own cursor, a time
 //! of Docker's, or a file's inode and size.
 
-use super::{file, journal};
+use super::file::{self, Each};
+use super::journal;
 use crate::kinds::machines::{Instance, Vmid};
 use crate::kinds::{program, systemd};
 use crate::probe_options::ProbeOptions;
@@ -30,8 +31,6 @@ pub enum Guest {
 
 /// Of a program inside of a machine whose client lost what it printed.
 const TRIES: u32 = 5;
-
-pub type Each<'a> = &'a mut dyn FnMut(&[u8]);
 
 impl Source {
     pub fn take(given: &mut ProbeOptions) -> Result<Source, Failure> {

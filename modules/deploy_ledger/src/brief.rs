@@ -1,0 +1,28 @@
+//! Deploys and restore points in the few words in which others are told of them.
+
+use crate::ledger::{Deploy, RestorePoint};
+use serde_json::{Value, json};
+
+/// A deploy in the few words that a way back needs.
+pub fn brief(deploy: &Deploy) -> Value {
+    json!({
+        "deploy_id": deploy.id,
+        "release": deploy.opening.release,
+        "color": deploy.closed.as_ref().and_then(|closed| closed.color.as_ref()),
+        "outcome": deploy.outcome(),
+        "void": deploy.void.as_ref().map(|(_, why)| why),
+        "config": deploy.opening.config,
+    })
+}
+
+pub fn described_point(point: &RestorePoint) -> Value {
+    json!({
+        "layer": point.layer,
+        "name": point.name,
+        "guid": point.guid,
+        "digest": point.digest,
+        "host": point.host,
+        "cost": point.cost.map(),
+        "data": point.data.map(),
+    })
+}
