@@ -17,7 +17,7 @@ mod lines;
 mod place;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -158,13 +158,35 @@ impl<'a> Replace<'a> {
 /// here as well, and no pipe keeps us waiting.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     let attempt = || -> Result<Option<Vec<u8>>> {
-        let place = Place::find(path, Last::Follow)?;
-        let Some(mut old) = place.and_then(|place| place.old) else { return Ok(None) };
-        let mut bytes = Vec::new();
-        old.file.read_to_end(&mut bytes)?;
+        let Some(old) = find(path)? else { return Ok(None) };
+        let (mut file, mut bytes) = (old.file, Vec::new());
+        file.read_to_end(&mut bytes)?;
         Ok(Some(bytes))
     };
     attempt().with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The same file held open, for content that does not fit into memory.
+pub fn open(path: &Path) -> Result<Option<(File, Metadata)>> {
+    let found = find(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(found.map(|old| (old.file, old.metadata)))
+}
+
+fn find(path: &Path) -> Result<Option<Old>> {
+    Ok(Place::find(path, Last::Follow)?.and_then(|place| place.old))
+}
+
+/// Whether a folder is there for files to be made in: the way to it is judged as that to a file.
+pub fn has_folder(path: &Path) -> Result<bool> {
+    let found = place::folder(path, None);
+    Ok(found.with_context(|| format!("cannot use the folder {}", path.display()))?.is_some())
+}
+
+/// Makes a folder, and those above it that are missing. One that is there keeps its mode.
+pub fn make_folder(path: &Path, mode: u32) -> Result<()> {
+    place::folder(path, Some(Mode::from_raw_mode(mode)))
+        .map(drop)
+        .with_context(|| format!("cannot make the folder {}", path.display()))
 }
 
 /// Makes a file that must not be there (O_EXCL; a symbolic link counts as there), with this mode,

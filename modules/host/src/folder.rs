@@ -117,6 +117,17 @@ pub fn check_program(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The components of a path, before those that are still to be walked.
+pub(crate) fn push_front(todo: &mut VecDeque<OsString>, path: &Path) {
+    for part in path.components().rev() {
+        match part {
+            Component::Normal(name) => todo.push_front(name.to_owned()),
+            Component::ParentDir => todo.push_front("..".into()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+}
+
 #[derive(PartialEq, Eq)]
 enum Step {
     Entered,
@@ -152,18 +163,8 @@ impl<'a> Walk<'a> {
         if asked.components().any(|part| part == Component::ParentDir) {
             return Err(walk.refuse(asked, "contains \"..\"", "give the path without it").into());
         }
-        walk.push_front(asked);
+        push_front(&mut walk.todo, asked);
         Ok(walk)
-    }
-
-    fn push_front(&mut self, path: &Path) {
-        for part in path.components().rev() {
-            match part {
-                Component::Normal(name) => self.todo.push_front(name.to_owned()),
-                Component::ParentDir => self.todo.push_front("..".into()),
-                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-            }
-        }
     }
 
     /// The next component, once the folder that we are in is known to be fit for being passed
@@ -234,7 +235,7 @@ impl<'a> Walk<'a> {
         if target.is_absolute() {
             self.at.truncate(1);
         }
-        self.push_front(&target);
+        push_front(&mut self.todo, &target);
         Ok(())
     }
 

@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 
 use common::{Tmpfs, names};
@@ -281,6 +281,41 @@ fn nobody_who_owns_a_folder_on_the_way_leads_root_elsewhere() {
     Replace::new(&at("theirs/real/file")).write(b"newer").unwrap();
     assert_eq!(atomic::read(&at("roots/way/file")).unwrap(), Some(b"newer".to_vec()));
     assert_eq!(names(&at("theirs/real")), ["file"]);
+}
+
+#[test]
+fn folders_are_made_on_no_way_that_others_could_lead_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let at = |name: &str| dir.path().join(name);
+    assert!(!atomic::has_folder(&at("a/b")).unwrap());
+    atomic::make_folder(&at("a/b"), 0o755).unwrap();
+    assert!(atomic::has_folder(&at("a/b")).unwrap());
+    fs::set_permissions(at("a"), PermissionsExt::from_mode(0o700)).unwrap();
+    atomic::make_folder(&at("a/b"), 0o755).unwrap();
+    assert_eq!(mode(&at("a")), 0o700);
+    // Of another user, and so are the links in it.
+    fs::create_dir(at("theirs")).unwrap();
+    symlink(at("a"), at("theirs/link")).unwrap();
+    lchown(at("theirs/link"), Some(4301), Some(4301)).unwrap();
+    chown(at("theirs"), Some(4301), Some(4301)).unwrap();
+    atomic::make_folder(&at("theirs/new"), 0o755).unwrap();
+    for path in ["theirs/link", "theirs/link/c"] {
+        let error = format!("{:#}", atomic::make_folder(&at(path), 0o755).unwrap_err());
+        assert!(error.contains("symbolic link that others could have made"), "{error}");
+        assert!(atomic::has_folder(&at(path)).is_err(), "{path}");
+    }
+    assert!(!at("a/c").exists());
+    symlink("nothing", at("to-nothing")).unwrap();
+    assert!(atomic::make_folder(&at("to-nothing"), 0o755).is_err() && !at("nothing").exists());
+    // Below a link of ours there is room.
+    symlink("a", at("ours")).unwrap();
+    assert!(!atomic::has_folder(&at("ours/d/e")).unwrap());
+    assert_eq!(atomic::read(&at("ours/d/file")).unwrap(), None);
+    atomic::make_folder(&at("ours/d/e"), 0o755).unwrap();
+    assert!(at("a/d/e").is_dir());
+    fs::write(at("file"), "").unwrap();
+    assert!(atomic::make_folder(&at("file/c"), 0o755).is_err());
 }
 
 #[test]

@@ -9,13 +9,14 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::folder::push_front;
 use crate::regular;
 
 const MOST_LINKS: usize = 8;
@@ -80,11 +81,18 @@ impl Place {
     }
 }
 
+/// None: it is missing, and not to be made.
+pub(super) fn folder(path: &Path, make: Option<Mode>) -> Result<Option<OwnedFd>> {
+    Walk::begin(path)?.into_folder(make)
+}
+
 struct Walk {
     here: OwnedFd,
     path: PathBuf,
     todo: VecDeque<OsString>,
     links: usize,
+    /// How much was to be walked behind the first link.
+    behind: usize,
     /// The last name of the path was that of a link, which must lead to something.
     must_be_there: bool,
 }
@@ -96,20 +104,10 @@ impl Walk {
             .map_err(io::Error::from)
             .with_context(|| format!("cannot open {start}"))?;
         let at = if path.is_absolute() { "/" } else { "" };
-        let mut walk =
-            Walk { here, path: at.into(), todo: VecDeque::new(), links: 0, must_be_there: false };
-        walk.push_front(path);
+        let (todo, behind) = (VecDeque::new(), usize::MAX);
+        let mut walk = Walk { here, path: at.into(), todo, links: 0, behind, must_be_there: false };
+        push_front(&mut walk.todo, path);
         Ok(walk)
-    }
-
-    fn push_front(&mut self, path: &Path) {
-        for part in path.components().rev() {
-            match part {
-                Component::Normal(name) => self.todo.push_front(name.to_owned()),
-                Component::ParentDir => self.todo.push_front("..".into()),
-                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-            }
-        }
     }
 
     fn go(mut self, last: Last) -> Result<Option<Place>> {
@@ -124,7 +122,7 @@ impl Walk {
                 Err(Errno::NOENT) if is_last && !self.must_be_there => {
                     return Ok(Some(self.ends(name, None)));
                 }
-                Err(Errno::NOENT) if self.links == 0 => return Ok(None),
+                Err(Errno::NOENT) if !self.is_in_link() => return Ok(None),
                 Err(error) => {
                     return Err(io::Error::from(error))
                         .with_context(|| format!("cannot look at {}", path.display()));
@@ -152,13 +150,51 @@ impl Walk {
         bail!("the path has no file name")
     }
 
+    /// Down to a folder, by the same rules; what is missing is made when there is a mode for it.
+    fn into_folder(mut self, make: Option<Mode>) -> Result<Option<OwnedFd>> {
+        while let Some(name) = self.todo.pop_front() {
+            let path = self.path.join(&name);
+            let opened = match rustix::fs::openat(&self.here, &name, LOOK, Mode::empty()) {
+                // A link to nothing is no place to make a folder in.
+                Err(Errno::NOENT) if !self.is_in_link() => {
+                    let Some(mode) = make else { return Ok(None) };
+                    match rustix::fs::mkdirat(&self.here, &name, mode) {
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(error) => {
+                            return Err(io::Error::from(error))
+                                .with_context(|| format!("cannot make {}", path.display()));
+                        }
+                    }
+                    rustix::fs::openat(&self.here, &name, LOOK, Mode::empty())
+                }
+                opened => opened,
+            };
+            let fd = opened
+                .map_err(io::Error::from)
+                .with_context(|| format!("cannot look at {}", path.display()))?;
+            let stat = stat_of(&fd, &path)?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Symlink => self.follow(&fd, &path, &stat)?,
+                FileType::Directory => (self.here, self.path) = (fd, path),
+                _ => bail!("{} is not a folder", path.display()),
+            }
+        }
+        Ok(Some(self.here))
+    }
+
     fn ends(self, name: OsString, old: Option<Old>) -> Place {
         let path = if self.path == Path::new("") { ".".into() } else { self.path };
         Place { folder: self.here, path, name, old }
     }
 
+    /// Whether the name that was taken last is a link's and not the path's own.
+    fn is_in_link(&self) -> bool {
+        self.links > 0 && self.todo.len() >= self.behind
+    }
+
     fn follow(&mut self, link: &OwnedFd, path: &Path, stat: &Stat) -> Result<()> {
         self.links += 1;
+        self.behind = self.behind.min(self.todo.len());
         ensure!(
             self.links <= MOST_LINKS,
             "{} is one symbolic link too many: give the real path",
@@ -186,7 +222,7 @@ impl Walk {
             let Walk { here, path, .. } = Walk::begin(Path::new("/"))?;
             (self.here, self.path) = (here, path);
         }
-        self.push_front(&target);
+        push_front(&mut self.todo, &target);
         Ok(())
     }
 }
