@@ -21,7 +21,7 @@ from harness import lab, system
 HOST = "systemd_root"
 WORLD = "/var/lib/fake-pve"
 SBIN = "/usr/local/sbin"
-PROGRAMS = ("fake-pve", "pct", "pvesh", "lvs", "vgs", "lxc-unfreeze")
+PROGRAMS = ("fake-pve", "pct", "pvesh", "lvs", "vgs", "lxc-unfreeze", "lxc-info")
 # What LXC's program does to the kernel; the fake's own knows only of the fake's files.
 UNFREEZE = "#!/bin/sh\necho 0 >/sys/fs/cgroup/lxc/$2/cgroup.freeze\n"
 

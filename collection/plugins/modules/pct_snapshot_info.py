@@ -74,9 +74,20 @@ containers:
   elements: dict
   contains:
     frozen:
-      description: Whether its processes stand still, as during a snapshot, and after one that was killed.
+      description: >-
+        Whether its processes stand still, as during a snapshot, and after one that was killed; with O(vmid),
+        also whether a file system does.
       returned: always
       type: bool
+    frozen_mounts:
+      description: >-
+        The mount points whose file system is frozen, so that no write ends there: volumes on RBD, which
+        Proxmox freezes for a snapshot. Only ext4 can be seen.
+      returned: with O(vmid)
+      type: list
+      elements: str
+      sample:
+        - /srv
     lock:
       description: The lock that a task holds, or null.
       returned: always
@@ -89,6 +100,13 @@ containers:
       description: Whether it runs, and is not frozen.
       returned: always
       type: bool
+    thaw:
+      description: The commands that let it go on, for when nothing that freezes it is under way.
+      returned: with O(vmid)
+      type: list
+      elements: str
+      sample:
+        - lxc-unfreeze -n 301
     vmid:
       description: The number.
       returned: always

@@ -32,6 +32,8 @@ pub struct Mount {
     /// A device, a dataset's name, `tmpfs`, ...
     pub source: OsString,
     pub options: String,
+    /// Of the filesystem, whatever one mount of it adds: `rw`, ...
+    pub super_options: String,
     /// Its peer group: what is unmounted on one of them is unmounted on all.
     pub shares: Option<u64>,
     /// The peer groups that it follows: what is unmounted there is unmounted on it too.
@@ -164,8 +166,20 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     }
     let fstype = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next()?);
-    fields.next()?;
-    Some(Mount { id, parent, dev, root, mountpoint, fstype, source, options, shares, follows })
+    let super_options = String::from_utf8_lossy(fields.next()?).into_owned();
+    Some(Mount {
+        id,
+        parent,
+        dev,
+        root,
+        mountpoint,
+        fstype,
+        source,
+        options,
+        super_options,
+        shares,
+        follows,
+    })
 }
 
 fn number(digits: &[u8]) -> Option<u64> {

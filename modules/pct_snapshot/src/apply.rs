@@ -7,6 +7,7 @@
 use crate::boot;
 use crate::cluster::Cluster;
 use crate::container::Snapshots;
+use crate::filesystems::{self, Frozen};
 use crate::freezer;
 use crate::marker::Marker;
 use crate::options::TASK;
@@ -28,7 +29,7 @@ use host::interrupt;
 use host::lock::Lock;
 use host::record::Intent;
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const LOCKS: &str = "/run/reversible-pct";
@@ -63,6 +64,7 @@ pub struct Apply<'a> {
     instead_of_another: bool,
     other_was_done: bool,
     pub safety: Option<String>,
+    freezable: Vec<PathBuf>,
 }
 
 impl<'a> Apply<'a> {
@@ -92,6 +94,7 @@ impl<'a> Apply<'a> {
                 .is_some_and(|unfinished| unfinished.rolled_back),
             instead_of_another: open
                 .is_some_and(|open| goal.as_ref().is_some_and(|goal| goal.rollback != *open)),
+            freezable: state.freezable(),
             safety: goal.as_ref().and_then(|goal| goal.safety.clone()).filter(known),
             goal,
         }
@@ -108,7 +111,7 @@ impl<'a> Apply<'a> {
         }
         match action {
             Action::Thaw => {
-                let thawed = freezer::thaw(self.task.subject.vmid);
+                let thawed = self.thaw();
                 self.keep_record_of(thawed)
             }
             Action::Unlock(lock) => {
@@ -236,12 +239,30 @@ impl<'a> Apply<'a> {
         }
     }
 
+    /// Whether its processes stand still, and where its file systems do.
+    fn frozen(&self) -> Result<(bool, Vec<Frozen>)> {
+        let vmid = self.task.subject.vmid;
+        Ok((freezer::is_frozen(vmid)?, filesystems::frozen(vmid, &self.freezable)?))
+    }
+
+    pub fn stands_still(&self) -> Result<bool> {
+        let (processes, mounts) = self.frozen()?;
+        Ok(processes || !mounts.is_empty())
+    }
+
+    /// Let it go on. The file systems first: what stands still may be in the middle of a write.
+    fn thaw(&self) -> Result<()> {
+        let vmid = self.task.subject.vmid;
+        let (processes, mounts) = self.frozen()?;
+        filesystems::thaw(vmid, &mounts)?;
+        if processes { freezer::thaw(vmid) } else { Ok(()) }
+    }
+
     /// Proxmox thaws the container before it ends a snapshot, and only warns when it cannot. What it
     /// is frozen by now is somebody's who holds a lock, or is left of our snapshot.
     fn thaw_after_snapshot(&self) -> Result<()> {
-        let vmid = self.task.subject.vmid;
-        match freezer::is_frozen(vmid)? && self.reader.config()?.lock.is_none() {
-            true => freezer::thaw(vmid),
+        match self.stands_still()? && self.reader.config()?.lock.is_none() {
+            true => self.thaw(),
             false => Ok(()),
         }
     }
@@ -254,13 +275,7 @@ impl<'a> Apply<'a> {
 
     /// Proxmox could not clean up after a snapshot of ours that failed.
     fn clear_broken(&mut self, name: &str, failed: Failure) -> anyhow::Error {
-        let vmid = self.task.subject.vmid;
-        let thawed = match freezer::is_frozen(vmid) {
-            Ok(true) => freezer::thaw(vmid),
-            Ok(false) => Ok(()),
-            Err(error) => Err(error),
-        };
-        let cleared = thawed.and_then(|()| self.release("snapshot")).and_then(|()| {
+        let cleared = self.thaw().and_then(|()| self.release("snapshot")).and_then(|()| {
             let done = self.pct().delete(name, true);
             match self.look()?.find(name) {
                 None => Ok(()),
@@ -346,9 +361,10 @@ impl<'a> Apply<'a> {
         // A shutdown that we leave to itself would end after we had looked whether it runs.
         let _shield = interrupt::shield();
         let vmid = self.task.subject.vmid;
-        if freezer::is_frozen(vmid)? && self.reader.config()?.lock.is_none() {
+        let (processes, mounts) = self.frozen()?;
+        if (processes || !mounts.is_empty()) && self.reader.config()?.lock.is_none() {
             // Nothing in it would hear of a shutdown, which then hangs past its timeout.
-            let refuse::Obstacle { reason, text } = refuse::frozen(vmid);
+            let refuse::Obstacle { reason, text } = refuse::frozen(vmid, processes, &mounts);
             return Err(Failure::new(reason, text).into());
         }
         self.stopped = true;

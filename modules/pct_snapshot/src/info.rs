@@ -7,7 +7,7 @@ use crate::freezer;
 use crate::marker::Marker;
 use crate::options::Subject;
 use crate::read::Reader;
-use crate::refuse::{to_rollback, uncovered};
+use crate::refuse::{thawed_by, to_rollback, uncovered};
 use crate::rollback::{NEWER, UNCOVERED};
 use crate::state::{self, State, Survey};
 use crate::tables;
@@ -56,7 +56,11 @@ pub fn of_one(reader: &Reader, cluster: &Cluster, subject: &Subject) -> Result<O
     warnings.extend(reader.warnings.take());
     let name = state.config.hostname.as_deref().unwrap_or_default();
     let lock = state.config.lock.as_deref();
-    let container = row(subject.vmid.number(), name, state.snapshots.running, state.frozen, lock);
+    let (running, frozen) = (state.snapshots.running, state.stands_still());
+    let mut container = row(subject.vmid.number(), name, running, frozen, lock);
+    let mounts = state.frozen_mounts.iter().map(|one| one.path.to_string_lossy());
+    container["frozen_mounts"] = mounts.collect();
+    container["thaw"] = json!(thawed_by(subject.vmid, state.frozen, &state.frozen_mounts));
     Ok(Outcome { warnings, ..Outcome::default() }
         .fact("node", cluster.node.as_str())
         .fact("containers", vec![container])

@@ -6,6 +6,7 @@ mod back;
 mod boot;
 mod cluster;
 mod container;
+mod filesystems;
 mod freezer;
 mod info;
 mod marker;
@@ -127,7 +128,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         .fact("vmid", task.subject.vmid.number())
         .fact("snapshot", json!(snapshot))
         .fact("deploy_id", json!(deploy))
-        .fact("running", apply.seen.running && !freezer::is_frozen(task.subject.vmid)?);
+        .fact("running", apply.seen.running && !apply.stands_still()?);
     Ok(match is_rollback {
         true => outcome.fact("safety_snapshot", json!(apply.safety)),
         false => outcome,

@@ -42,8 +42,14 @@ pub fn repairs(state: &State) -> Vec<Step<Action>> {
     let mut steps = Vec::new();
     if state.own_freeze() {
         // First: nothing else of it can wait for that.
+        let mounts: Vec<_> =
+            state.frozen_mounts.iter().map(|one| one.path.display().to_string()).collect();
+        let what = match mounts.as_slice() {
+            [] => String::new(),
+            some => format!(" with its file systems {}", some.join(", ")),
+        };
         let text = format!(
-            "thaw CT {}, which the run of {since} left frozen when it was killed",
+            "thaw CT {}{what}, which the run of {since} left frozen when it was killed",
             state.vmid
         );
         steps.push(Step::new(Action::Thaw, text));

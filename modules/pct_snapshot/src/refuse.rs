@@ -2,6 +2,7 @@
 
 use crate::cluster::Reach;
 use crate::container::{Mount, Snapshot};
+use crate::filesystems::Frozen;
 use crate::freezer;
 use crate::names::{Vmid, nearest};
 use crate::state::{State, Survey};
@@ -40,21 +41,38 @@ pub fn to_any(state: &State) -> Vec<Obstacle> {
         ));
     }
     if state.frozen_by_others() {
-        found.push(frozen(state.vmid));
+        found.push(frozen(state.vmid, state.frozen, &state.frozen_mounts));
     }
     found
 }
 
-/// All of its processes stand still, and no lock says that somebody will let them go on.
-pub fn frozen(vmid: Vmid) -> Obstacle {
-    let cure = freezer::by_hand(vmid);
+/// All of its processes stand still, or those that write, and no lock says that somebody will let
+/// them go on.
+pub fn frozen(vmid: Vmid, processes: bool, mounts: &[Frozen]) -> Obstacle {
+    let mut what = Vec::new();
+    if processes {
+        what.push("its processes stand still".to_owned());
+    }
+    if !mounts.is_empty() {
+        let paths: Vec<_> = mounts.iter().map(|one| one.path.display().to_string()).collect();
+        what.push(format!("what writes to {} waits", paths.join(" or ")));
+    }
+    let cures = thawed_by(vmid, processes, mounts);
     obstacle(
         "frozen",
         format!(
-            "CT {vmid} is frozen: it counts as running, but its processes stand still, and no task of this \
-             module has left it so; find out who did, then `{cure}` lets it go on"
+            "CT {vmid} is frozen: it counts as running, but {}, and no task of this module has left it so; \
+             find out who did, then `{}` lets it go on",
+            what.join(", and "),
+            cures.join("` and `")
         ),
     )
+}
+
+/// The commands that let it go on.
+pub fn thawed_by(vmid: Vmid, processes: bool, mounts: &[Frozen]) -> Vec<String> {
+    let mounts = mounts.iter().map(Frozen::by_hand);
+    mounts.chain(processes.then(|| freezer::by_hand(vmid))).collect()
 }
 
 /// What stands in the way of going back to `target`. Locks are not among them: they are waited for.

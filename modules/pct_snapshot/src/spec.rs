@@ -170,7 +170,9 @@ const SEEN: &[Return] = &[
         Return::new("vmid", Kind::Int, "always", "The number."),
         Return::new("name", Kind::Str, "always", "The host name."),
         Return::new("running", Kind::Bool, "always", "Whether it runs, and is not frozen."),
-        Return::new("frozen", Kind::Bool, "always", "Whether its processes stand still, as during a snapshot, and after one that was killed."),
+        Return::new("frozen", Kind::Bool, "always", "Whether its processes stand still, as during a snapshot, and after one that was killed; with O(vmid), also whether a file system does."),
+        Return::new("frozen_mounts", Kind::List, "with O(vmid)", "The mount points whose file system is frozen, so that no write ends there: volumes on RBD, which Proxmox freezes for a snapshot. Only ext4 can be seen.").sample(r#"["/srv"]"#),
+        Return::new("thaw", Kind::List, "with O(vmid)", "The commands that let it go on, for when nothing that freezes it is under way.").sample(r#"["lxc-unfreeze -n 301"]"#),
         Return::new("lock", Kind::Str, "always", "The lock that a task holds, or null."),
     ]),
     Return::new("snapshots", Kind::List, "with O(vmid)", "The snapshots, the oldest first.").contains(&[

@@ -3,15 +3,17 @@
 
 use crate::cluster::{Cluster, Reach, Storages};
 use crate::container::{Config, Mount, Snapshot, Snapshots, Source};
+use crate::filesystems::Frozen;
 use crate::names::Vmid;
 use crate::options::Subject;
 use crate::pct::{Trouble, holder_of};
 use crate::read::{Reader, trouble};
 use crate::unfinished::{UnfinishedRun, What};
-use crate::{freezer, tables, zfs};
+use crate::{filesystems, freezer, tables, zfs};
 use ansible_module::Failure;
 use anyhow::{Error, Result};
 use host::deadline::{Deadline, FIRST_PAUSE, TimedOut, poll_until};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub struct State {
@@ -20,6 +22,8 @@ pub struct State {
     pub snapshots: Snapshots,
     /// Its processes stand still.
     pub frozen: bool,
+    /// No write ends there.
+    pub frozen_mounts: Vec<Frozen>,
     pub unfinished: Option<UnfinishedRun>,
     /// The task of Proxmox that runs on behalf of a run of ours that is dead.
     pub busy: Option<String>,
@@ -42,7 +46,16 @@ pub struct Survey {
 
 pub fn observe(reader: &Reader, cluster: &Cluster, subject: &Subject) -> Result<State> {
     let was_frozen = freezer::is_frozen(subject.vmid)?;
-    let config = reader.config().map_err(|error| missing(error, reader, cluster, subject))?;
+    let mut config = reader.config().map_err(|error| missing(error, reader, cluster, subject))?;
+    let storages = cluster.storages(None)?;
+    let freezable = freezable(&config, &storages);
+    let mut frozen_mounts = filesystems::frozen(subject.vmid, &freezable)?;
+    if !frozen_mounts.is_empty() {
+        // Again, and its lock between: one that is frozen for a snapshot has a lock, before and after.
+        config = reader.config()?;
+        let again = filesystems::frozen(subject.vmid, &freezable)?;
+        frozen_mounts.retain(|one| again.contains(one));
+    }
     let unfinished = UnfinishedRun::read(&subject.state_dir)?;
     let lock = config.lock.as_deref();
     let busy = match lock.and_then(|lock| unfinished.as_ref()?.explains(lock)) {
@@ -56,12 +69,18 @@ pub fn observe(reader: &Reader, cluster: &Cluster, subject: &Subject) -> Result<
         // Before its lock was read and after it: a snapshot that has just begun or ended is none that
         // broke off.
         frozen: was_frozen && freezer::is_frozen(subject.vmid)?,
+        frozen_mounts,
         unfinished,
         busy,
         // From files only: a snapshot that cannot be taken says so itself.
         has_quorum: cluster.has_quorum(None)?,
-        storages: cluster.storages(None)?,
+        storages,
     })
+}
+
+fn freezable(config: &Config, storages: &Storages) -> Vec<PathBuf> {
+    let kind = |name: &str| storages.get(name).map(|storage| storage.kind.as_str());
+    filesystems::freezable(&config.mounts, kind)
 }
 
 /// Wait until nobody else holds the container's lock.
@@ -132,21 +151,31 @@ impl State {
         self.config.lock.as_deref().filter(|_| self.foreign_lock().is_none())
     }
 
+    /// Where its file systems are frozen together with its processes.
+    pub fn freezable(&self) -> Vec<PathBuf> {
+        freezable(&self.config, &self.storages)
+    }
+
+    /// Whether its processes stand still, or will as soon as they write.
+    pub fn stands_still(&self) -> bool {
+        self.frozen || !self.frozen_mounts.is_empty()
+    }
+
     /// Our own run was killed while Proxmox held the container frozen for its snapshot.
     pub fn own_freeze(&self) -> bool {
         let doing = self.unfinished.as_ref().and_then(|unfinished| unfinished.doing.as_ref());
         let is_ours = doing.is_some_and(|doing| doing.what == What::Snapshot);
-        self.frozen && is_ours && self.foreign_lock().is_none()
+        self.stands_still() && is_ours && self.foreign_lock().is_none()
     }
 
     /// Frozen, and neither by us nor by what holds a lock, which would thaw it again.
     pub fn frozen_by_others(&self) -> bool {
-        self.frozen && !self.own_freeze() && self.config.lock.is_none()
+        self.stands_still() && !self.own_freeze() && self.config.lock.is_none()
     }
 
     /// One that stands still counts as running for Proxmox, and for nobody else.
     pub fn runs(&self) -> bool {
-        self.snapshots.running && !self.frozen
+        self.snapshots.running && !self.stands_still()
     }
 
     /// The incomplete snapshot that our own killed run left.

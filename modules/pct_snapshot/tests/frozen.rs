@@ -8,6 +8,10 @@ use common::{
     FIRST, SECOND, THIRD, World, back, called, changed, kill, name, on, reason, says, settled, take,
 };
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +19,70 @@ fn frozen(kind: &str) -> World {
     let world = World::new(on(kind));
     world.patch(json!({"containers": {"301": {"frozen": true}}}));
     world
+}
+
+/// A container with a volume on RBD: a real file system, and a real process that sees it.
+struct OnRbd {
+    world: World,
+    init: Child,
+    path: PathBuf,
+}
+
+impl OnRbd {
+    fn new() -> OnRbd {
+        let mut like = on("lvmthin");
+        like["storages"]["ceph"] = json!({"type": "rbd", "place": "pool"});
+        like["volumes"]["ceph:disk-1"] = json!({"content": "data 1"});
+        let world = World::new(like);
+        let (image, path) = (world.at("image"), world.at("data"));
+        File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let made = Command::new("mkfs.ext4").args(["-q", "-O", "mmp"]).arg(&image).status();
+        assert!(made.unwrap().success());
+        let script = "mount -o loop \"$0\" \"$1\" && echo mounted && exec sleep 1000";
+        let mut init = Command::new("unshare");
+        init.args(["--mount", "sh", "-c", script]).arg(&image).arg(&path).stdout(Stdio::piped());
+        let mut init = init.spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(init.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "mounted\n");
+        let mount = format!("ceph:disk-1,mp={},size=1G", path.display());
+        world.patch(json!({"containers": {"301": {"init": init.id(), "config": {"mp0": mount}}}}));
+        OnRbd { world, init, path }
+    }
+
+    /// From here.
+    fn seen(&self) -> String {
+        format!("/proc/{}/root{}", self.init.id(), self.path.display())
+    }
+
+    fn fsfreeze(&self, how: &str) -> bool {
+        let mut fsfreeze = Command::new("fsfreeze");
+        fsfreeze.args([how, &self.seen()]).stderr(Stdio::null());
+        fsfreeze.status().unwrap().success()
+    }
+
+    /// What `pct_snapshot_info` says; then somebody writes there.
+    fn goes_on(&self, what: &str) {
+        let info = self.world.info(json!(301));
+        let seen = &info["containers"][0];
+        assert_eq!(
+            (&seen["running"], &seen["frozen"], &seen["frozen_mounts"]),
+            (&json!(true), &json!(false), &json!([])),
+            "{what}"
+        );
+        assert!(!self.fsfreeze("--unfreeze"), "{what}: it was still frozen");
+        std::fs::write(format!("{}/written", self.seen()), what).unwrap();
+    }
+}
+
+impl Drop for OnRbd {
+    /// Nothing that is frozen may be left: whatever writes there could not be ended.
+    fn drop(&mut self) {
+        self.fsfreeze("--unfreeze");
+        let _ = self.init.kill();
+        let _ = self.init.wait();
+    }
 }
 
 fn absent(id: &str) -> Value {
@@ -72,6 +140,87 @@ fn a_killed_snapshot_is_thawed_by_whatever_comes_next() {
             runs(&world, &what);
         }
     }
+}
+
+#[test]
+fn a_killed_snapshot_leaves_no_file_system_frozen() {
+    // After the processes are thawed only the file system is frozen, and what writes there waits.
+    for (at, processes) in [("volume:2", true), ("thawed", false)] {
+        for next in [take(THIRD), absent(SECOND), back(json!({"rollback_id": THIRD}))] {
+            let what = format!("{at} {next}");
+            let one = OnRbd::new();
+            one.world.present(FIRST);
+            one.goes_on("after a snapshot");
+            one.world.patch(json!({"clock_offset": 100}));
+            one.world.faults(kill("pct snapshot", at, true));
+            one.world.run_killed(take(SECOND));
+            one.world.faults(json!([]));
+            assert_eq!(one.world.container()["frozen"], processes, "{what}");
+            let between = one.world.info(json!(301));
+            let seen = &between["containers"][0];
+            assert_eq!(
+                (&seen["running"], &seen["frozen"], &seen["frozen_mounts"]),
+                (&json!(false), &json!(true), &json!([one.path])),
+                "{what}"
+            );
+            let mut cures = vec![format!("fsfreeze --unfreeze {}", one.seen())];
+            cures.extend(processes.then(|| "lxc-unfreeze -n 301".to_owned()));
+            assert_eq!(seen["thaw"], json!(cures), "{what}");
+            let done = one.world.run(next);
+            assert!(changed(&done), "{what}: {done:#}");
+            let first = done["plan"][0].as_str().unwrap();
+            let words = format!("thaw CT 301 with its file systems {}", one.path.display());
+            assert!(first.starts_with(&words), "{what}: {first}");
+            assert_eq!(done["running"], true, "{what}");
+            settled(&one.world, &what);
+            one.goes_on(&what);
+        }
+    }
+}
+
+#[test]
+fn a_file_system_that_others_have_frozen_is_refused() {
+    let one = OnRbd::new();
+    one.world.present(FIRST);
+    assert!(one.fsfreeze("--freeze"));
+    let cure = format!("fsfreeze --unfreeze {}", one.seen());
+    for options in [take(SECOND), back(json!({"rollback_id": THIRD}))] {
+        let refused = one.world.run(options);
+        assert_eq!(reason(&refused), "frozen", "{refused:#}");
+        says(&refused, &["CT 301 is frozen", "waits", &cure, "nothing was changed"]);
+        assert!(!refused["msg"].as_str().unwrap().contains("lxc-unfreeze"), "{refused:#}");
+    }
+    let info = one.world.info(json!(301));
+    assert_eq!(info["snapshots"][0]["ready_to_roll_back"], false, "{info:#}");
+    assert!(info["snapshots"][0]["why"][0].as_str().unwrap().contains(&cure), "{info:#}");
+    // A backup freezes it as well, and thaws it when it is done: its lock says so.
+    one.world.patch(json!({"containers": {"301": {"config": {"lock": "backup"}}}}));
+    let locked = one.world.run(json!({"deploy_id": SECOND, "lock_timeout": 0}));
+    assert_eq!(reason(&locked), "locked", "{locked:#}");
+    one.world.patch(json!({"containers": {"301": {"config": {"lock": null}}}}));
+    assert!(one.fsfreeze("--unfreeze"));
+    one.goes_on("thawed by hand");
+}
+
+#[test]
+fn whoever_is_root_in_it_leads_the_thaw_nowhere_else() {
+    let one = OnRbd::new();
+    one.world.faults(kill("pct snapshot", "volume:2", true));
+    one.world.run_killed(take(FIRST));
+    one.world.faults(json!([]));
+    let within = |words: &[&str]| {
+        let target = format!("--target={}", one.init.id());
+        let done = Command::new("nsenter").args([&target, "--mount"]).args(words).status();
+        assert!(done.unwrap().success(), "{words:?}");
+    };
+    let path = one.path.to_str().unwrap();
+    within(&["mount", "-t", "tmpfs", "over", path]);
+    let failed = one.world.run(absent(FIRST));
+    assert_eq!(reason(&failed), "frozen", "{failed:#}");
+    says(&failed, &["is still frozen", "something else is mounted over it"]);
+    within(&["umount", path]);
+    assert!(changed(&one.world.run(absent(FIRST))));
+    one.goes_on("nothing over it");
 }
 
 #[test]

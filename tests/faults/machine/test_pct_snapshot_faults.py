@@ -153,7 +153,8 @@ def test_a_second_volume_that_fails_and_a_start_that_says_it_went_well(pve: Ansi
     failed = story["half way"]
     assert failed.status == "failed" and failed["reason"] == "half_rolled_back" and failed["rolled_back"] is False, failed
     assert "lock rollback" in failed.msg and "same task again" in failed.msg and KEPT in failed.msg, failed.msg
-    assert story["between"]["containers"][0] == {"vmid": 301, "name": "shop", "running": False, "frozen": False, "lock": "rollback"}
+    assert story["between"]["containers"][0] == {"vmid": 301, "name": "shop", "running": False, "frozen": False, "lock": "rollback",
+                                                  "frozen_mounts": [], "thaw": []}
     late = story["no start"]
     assert late.status == "failed" and late["reason"] == "start_failed" and late["rolled_back"] is True, late
     assert "though pct start ended with 0" in late.msg and isinstance(late["log"], list), late.msg

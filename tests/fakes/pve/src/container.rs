@@ -20,6 +20,8 @@ pub struct Container {
     pub running: bool,
     /// Its processes stand still.
     pub frozen: bool,
+    /// A real process that stands for its first one: where its mounts are seen, and really frozen.
+    pub init: Option<i32>,
     /// When it was started, in ms since 1970; 0 for long ago.
     pub started_ms: u64,
     pub snapshots: BTreeMap<String, Snapshot>,

@@ -1,15 +1,19 @@
-//! The freezer of the containers' control groups, as the kernel shows it, and LXC's program that thaws.
+//! The freezer of the containers' control groups, as the kernel shows it, LXC's program that thaws, and
+//! the file systems that Proxmox freezes besides.
 //! Invariant: `cgroup` has the files of just those containers that run.
 
 use crate::call::Call;
+use crate::container::mounts;
 use crate::fail::{DIED, Fail};
 use crate::home;
 use crate::world::World;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The program's name.
+/// The programs' names.
 pub const UNFREEZE: &str = "lxc-unfreeze";
+pub const INFO: &str = "lxc-info";
 
 /// `lxc-unfreeze -n <id>`: knows nothing of Proxmox's locks.
 pub fn unfreeze(call: &Call) -> Result<i32, Fail> {
@@ -25,6 +29,62 @@ pub fn unfreeze(call: &Call) -> Result<i32, Fail> {
     set(call, vmid, false)?;
     call.point("end")?;
     Ok(0)
+}
+
+/// `lxc-info -n <id> -p -H`: nothing of one that does not run.
+pub fn info(call: &Call) -> Result<i32, Fail> {
+    let vmid: u32 = match call.argv.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["-n", name, "-p", "-H"] => {
+            name.parse().map_err(|_| Fail::fake("lxc-info wants a number"))?
+        }
+        _ => return Err(Fail::fake("lxc-info is called with -n, a name, -p and -H only")),
+    };
+    let world = call.world()?;
+    match world.containers.get(&vmid).filter(|one| one.running) {
+        Some(one) => one.init.iter().for_each(|init| call.say(&format!("{init}\n"))),
+        None => return Err(Fail::new(1, format!("{vmid} doesn't exist"))),
+    }
+    Ok(0)
+}
+
+const LOOP: u64 = 7;
+const FIFREEZE: rustix::ioctl::Opcode = 0xC004_5877;
+const FITHAW: rustix::ioctl::Opcode = 0xC004_5878;
+
+/// The file systems of volumes that want it, as the container sees them; what fails is only told.
+/// Nothing where no real process stands for the container.
+pub fn file_systems(call: &Call, vmid: u32, freeze: bool) -> Result<(), Fail> {
+    let world = call.world()?;
+    let container = world.container(vmid, DIED)?;
+    let Some(init) = container.init.filter(|_| container.running) else { return Ok(()) };
+    let (word, code) = if freeze { ("freeze", FIFREEZE) } else { ("thaw", FITHAW) };
+    for mount in mounts(&container.config).iter().filter(|mount| world.wants_freeze(mount)) {
+        let path = format!("/proc/{init}/root/{}", mount.path);
+        let folder = match fs::File::open(&path) {
+            Ok(folder) => folder,
+            Err(error) => {
+                call.warn(&format!("failed to open {path}: {error}\n"));
+                continue;
+            }
+        };
+        // What a test has made; never one that the machine itself writes to.
+        if nix::sys::stat::major(folder.metadata()?.dev()) != LOOP {
+            return Err(Fail::fake(format!("{path} is on no loop device: it is not frozen")));
+        }
+        // SAFETY: the kernel takes no argument with either.
+        #[allow(unsafe_code)]
+        let done = unsafe {
+            if freeze {
+                rustix::ioctl::ioctl(&folder, rustix::ioctl::NoArg::<FIFREEZE>::new())
+            } else {
+                rustix::ioctl::ioctl(&folder, rustix::ioctl::NoArg::<FITHAW>::new())
+            }
+        };
+        if let Err(error) = done {
+            call.warn(&format!("fs{word} '{path}' failed - {error} ({code:x})\n"));
+        }
+    }
+    Ok(())
 }
 
 /// Freezes or thaws a container that runs; one that does not has nothing to be frozen.

@@ -1,4 +1,4 @@
-//! `fake-pve`: Proxmox VE's `pct` and `pvesh`, and LXC's `lxc-unfreeze`, for tests, on one node of a
+//! `fake-pve`: Proxmox VE's `pct` and `pvesh`, and LXC's `lxc-unfreeze` and `lxc-info`, for tests, on one node of a
 //! small cluster; never shipped. It is one of these when it is called by that name, and a tool for
 //! tests when it is called by its own. All state lies in one folder:
 //!
@@ -10,7 +10,7 @@
 //! | `etc-pve` | stands for `/etc/pve`: `nodes/<node>/lxc/<id>.conf`, `local`, `lxc` |
 //! | `cgroup` | stands for `/sys/fs/cgroup`: the freezer of each running container |
 //! | `lock` | lock files: `pve-config-<id>.lock`, `pve-migrate-<id>` |
-//! | `bin` | `pct`, `pvesh`, `lxc-unfreeze` (links to this program) and `fake-pve-home`, made by `init` |
+//! | `bin` | `pct`, `pvesh`, `lxc-unfreeze`, `lxc-info` (links to this program) and `fake-pve-home`, made by `init` |
 //!
 //! The folder is named by `FAKE_PVE`, or by the file `fake-pve-home` beside the link that was
 //! called: that needs no environment. A test builds it with `cargo build -p pve`, then
@@ -26,7 +26,7 @@
 //!
 //! Points that a fault can name with `at`: `begin`; in `snapshot`, `rollback` and `delsnapshot`
 //! `locked` (the lock is written), `volume:1`, `volume:2` ... (before that volume is touched),
-//! `volumes`, `committed`; `stopped` when a rollback, stop or shutdown has ended a running
+//! `volumes`, in `snapshot` `thawed` (the processes, but no file system yet), `committed`; `stopped` when a rollback, stop or shutdown has ended a running
 //! container; `start` (a `fail` with an empty text says what Proxmox says) and `started`; `end`,
 //! after the result was told.
 //! A fault is `slow_ms`, `patch` (the world changes: a lock appears, quorum goes), `kill_caller`
@@ -37,7 +37,8 @@
 //! A snapshot of a running container freezes it from `locked` until after `volumes`, so a worker that
 //! is killed there leaves it frozen: it counts as running, nothing can be run in it, `shutdown` hangs
 //! past its timeout, and neither `unlock` nor `delsnapshot` changes that. `lxc-unfreeze`, a kill and
-//! the end of the next snapshot do. A cluster's file system that is down (`pmxcfs`) refuses every call
+//! the end of the next snapshot do. Where a real process stands for the container (`init`), the file systems
+//! of its volumes on RBD are frozen after its processes and thawed after them, by the kernel itself. A cluster's file system that is down (`pmxcfs`) refuses every call
 //! with the text of a refused connection, and not with that of a user who is not root.
 //!
 //! Work is done in a worker process, as Proxmox does it: it survives when the command is killed,
@@ -88,7 +89,7 @@ fn run() -> Result<i32, Fail> {
     }
     let argv: Vec<String> = words.collect();
     match name.as_str() {
-        "pct" | "pvesh" | freezer::UNFREEZE => {
+        "pct" | "pvesh" | freezer::UNFREEZE | freezer::INFO => {
             answer(&Call::begin(home::find(&called)?, &name, argv)?)
         }
         _ => tool::run(&argv),
@@ -99,6 +100,7 @@ fn answer(call: &Call) -> Result<i32, Fail> {
     match call.program.as_str() {
         "pct" => pct::run(call),
         "pvesh" => pvesh::run(call),
+        freezer::INFO => freezer::info(call),
         _ => freezer::unfreeze(call),
     }
 }

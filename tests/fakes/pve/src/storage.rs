@@ -61,6 +61,8 @@ pub struct Kept {
 pub struct Mount {
     pub key: String,
     pub volid: String,
+    /// Where the container sees it.
+    pub path: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +76,8 @@ impl Mount {
     pub fn parse(key: &str, value: &str) -> Mount {
         let first = value.split(',').next().unwrap_or_default();
         let volid = first.strip_prefix("volume=").unwrap_or(first);
-        Mount { key: key.to_owned(), volid: volid.to_owned() }
+        let path = value.split(',').find_map(|part| part.strip_prefix("mp=")).unwrap_or("/");
+        Mount { key: key.to_owned(), volid: volid.to_owned(), path: path.to_owned() }
     }
 
     /// The storage and the name in it; none for a folder or device of the host.
@@ -104,6 +107,12 @@ impl World {
             }
         }
         Ok(true)
+    }
+
+    /// Whether the file system of this volume is frozen for a snapshot.
+    pub fn wants_freeze(&self, mount: &Mount) -> bool {
+        let storage = mount.on_storage().and_then(|(name, _)| self.storage(name).ok());
+        storage.is_some_and(|storage| storage.kind == Kind::Rbd)
     }
 
     /// The snapshots that stand in the way of a rollback: only ZFS cannot step over newer ones.

@@ -50,7 +50,7 @@ fn init(home: &Path, world: &str) -> Result<(), Fail> {
     let home = fs::canonicalize(home)?;
     let bin = home.join("bin");
     fs::create_dir_all(&bin)?;
-    for name in ["pct", "pvesh", freezer::UNFREEZE] {
+    for name in ["pct", "pvesh", freezer::UNFREEZE, freezer::INFO] {
         let _ = fs::remove_file(bin.join(name));
         symlink(std::env::current_exe()?, bin.join(name))?;
     }

@@ -80,9 +80,12 @@ pub fn snapshot(call: &Call, args: &Args) -> Result<Task, Fail> {
         call.point("locked")?;
         let mut done = Vec::new();
         freezer::set(call, vmid, true)?;
+        freezer::file_systems(call, vmid, true)?;
         let taken = take(call, vmid, name, &mut done);
         let taken = taken.and_then(|()| call.point("volumes"));
         freezer::set(call, vmid, false)?;
+        let taken = taken.and_then(|()| call.point("thawed"));
+        freezer::file_systems(call, vmid, false)?;
         if let Err(fail) = taken {
             call.warn("snapshot create failed: starting cleanup\n");
             if let Err(fail) = clean_up(call, vmid, name, &done) {
