@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use ansible_module::Served;
 
-const MODULES: [&[Served]; 8] = [
+const MODULES: [&[Served]; 9] = [
+    app_files::MODULES,
     app_processes::MODULES,
     compose_backup::MODULES,
     deploy_ledger::MODULES,

@@ -123,7 +123,17 @@ def processes() -> Scene:
     )
 
 
+def project() -> Scene:
+    """A release on the bare machine."""
+    clean = """
+        rm -rf /srv/shop /srv/releases; mkdir -p /srv/releases/4f2a9c1/config
+        echo 'services: {}' > /srv/releases/4f2a9c1/compose.yaml; echo it > /srv/releases/4f2a9c1/config/it
+    """
+    return Scene(clean=clean)
+
+
 SCENES: dict[str, t.Callable[[], Scene]] = {
+    "app_files": project,
     "app_processes": processes,
     "deploy_ledger": ledger,
     "deploy_ledger_info": ledger,

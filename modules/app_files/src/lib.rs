@@ -1,0 +1,83 @@
+//! `app_files`: files put into a folder that may be another user's, such as that of a Compose project.
+//!
+//! Invariants: each file is whole at any moment, the old one or the new; nothing is read, written or
+//! waited for where another user could lead elsewhere (`host::atomic`).
+
+mod options;
+mod plan;
+mod state;
+
+use ansible_module::{Failure, Invocation, Outcome, Served};
+use anyhow::{Result, anyhow};
+use change::Consent;
+use host::atomic;
+use host::folder::SafeFolder;
+use host::lock::Lock;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::geteuid;
+use options::Options;
+use plan::Action;
+use std::path::Path;
+use std::time::Duration;
+
+/// More than another task takes that only writes files.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
+/// A folder that its owner cannot write to could not be filled.
+const OWN: u32 = 0o700;
+
+/// What this program serves.
+pub const MODULES: &[Served] = &[Served { spec: &options::MODULE, run }];
+
+/// For root, whose killed runs are cleaned up after. Whoever is not root has no place for locks.
+fn lock() -> Result<Option<Lock>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let folder = SafeFolder::ensure(Path::new("/run/reversible-files"), 0o700)?;
+    Lock::acquire(&folder.join("lock"), "app_files", None, LOCK_TIMEOUT).map(Some)
+}
+
+fn run(invocation: &Invocation) -> Result<Outcome> {
+    let options = Options::parse(&invocation.options)?;
+    umask(Mode::from_bits_truncate(0o022));
+    let lock = match invocation.check_mode {
+        true => None,
+        false => lock()?,
+    };
+    let seen = state::observe(&options).map_err(untouched)?;
+    let plan = plan::plan(&options, &seen);
+    let outcome = change::run(
+        invocation,
+        plan,
+        &Consent::none(),
+        None,
+        |action, _| match action {
+            Action::Make(folders) => folders.iter().try_for_each(|folder| {
+                atomic::make_folder(&options.dest.join(&folder.path), folder.mode | OWN)
+            }),
+            Action::Write(files) => files.iter().try_for_each(|file| {
+                let path = options.dest.join(&file.path);
+                if lock.is_some() {
+                    atomic::sweep(&path)?;
+                }
+                file.write(&path)
+            }),
+        },
+        || {
+            let now = state::observe(&options)?;
+            match now.has_all() {
+                true => Ok(now.view()),
+                false => Err(anyhow!("{} changed while it was written", options.dest.display())),
+            }
+        },
+    )?;
+    Ok(outcome.fact("differ", seen.view()["differ"].clone()))
+}
+
+/// What is wrong with a path is found before anything is changed.
+fn untouched(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<Failure>() {
+        Ok(failure) => failure.into(),
+        Err(error) => Failure::new("unsafe_path", format!("nothing was changed: {error:#}")).into(),
+    }
+}
