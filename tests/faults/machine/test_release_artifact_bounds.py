@@ -4,34 +4,20 @@
 """release_artifact before archives that are more than they seem, and registries that never end: each comes to a bound, and nothing is kept."""
 from __future__ import annotations
 
-import io
 import subprocess
 import tarfile
 import tempfile
 import typing as t
-from pathlib import Path
 
 import pytest
-from harness import BIN, staged
+from forge import a_place, a_registry  # noqa: F401  (fixtures)
 
-from registry import Registry
-from releases import TOKEN, Place, answer, binary_of, folder, link, member, release, sha, tar, targz, zstd
+from releases import Place, answer, folder, link, member, release, sha, tar, targz, zstd
 
 MIB = 1 << 20
 # Of addresses, those of the stacks of its threads and the largest window of zstd with them.
 MEMORY = 400 * MIB
 FAR = 1 << 40   # more than the disk of any test has
-
-
-@pytest.fixture(name="registry")
-def a_registry() -> t.Iterator[Registry]:
-    with Registry([TOKEN]) as registry:
-        yield registry
-
-
-@pytest.fixture(name="place")
-def a_place(registry: Registry, tmp_path: Path) -> Place:
-    return Place(tmp_path / "shop", registry, binary_of(staged(), BIN))
 
 
 def header(kind: bytes, size: int, magic: bytes = b"ustar  \0") -> bytes:

@@ -16,23 +16,13 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from forge import a_place, a_registry  # noqa: F401  (fixtures)
 from harness import BIN, Ansible, staged
 
 from registry import Registry
 from releases import (
     TOKEN, Place, binary_of, folder, link, member, release, sha, targz, zstd,
 )
-
-
-@pytest.fixture(name="registry")
-def a_registry() -> t.Iterator[Registry]:
-    with Registry([TOKEN]) as registry:
-        yield registry
-
-
-@pytest.fixture(name="place")
-def a_place(registry: Registry, tmp_path: Path) -> Place:
-    return Place(tmp_path / "shop", registry, binary_of(staged(), BIN))
 
 
 def test_check_do_check_again_do_again(place: Place) -> None:

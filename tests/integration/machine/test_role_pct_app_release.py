@@ -12,6 +12,7 @@ import typing as t
 
 import pytest
 from harness import Ansible, Run, lab
+from forge import a_registry  # noqa: F401  (a fixture)
 from pct_app import FIRST, NAME, OLDER, SECOND, UNIT, deploy, each, failure, made, node, pve  # noqa: F401  pylint: disable=unused-import
 from pve import Node, container
 
@@ -20,12 +21,6 @@ from releases import TOKEN, folder, member, sha, tar, zstd
 
 GUEST_ROOT = "/var/lib/fake-guest"
 READY = ["/opt/shop/current/bin/ready"]
-
-
-@pytest.fixture
-def registry() -> t.Iterator[Registry]:
-    with Registry([TOKEN]) as found:
-        yield found
 
 
 @pytest.fixture
