@@ -5,6 +5,7 @@
 under load, to a restore point and back, and what the role's doors refuse."""
 from __future__ import annotations
 
+import os
 import stat
 import typing as t
 from pathlib import Path
@@ -110,3 +111,19 @@ def what_is_refused(shop: ColorsShop) -> None:
     wrong = [(words, text) for (_door, _more, words), text in zip(calls, said, strict=True)
              if words not in text or "\n" in text or bool(words) != bool(text)]
     assert not wrong and not list(Path("/run").glob(f"reversible-{shop.name}-*")), wrong
+
+
+def test_nobody_leads_root_elsewhere(shop: ColorsShop) -> None:
+    """What a container has put into a folder that it mounts, and whose the folder of kept logs is: refused, before anything is changed."""
+    shop.publish(2)
+    outside, theirs, conf = shop.folder / "outside", shop.folder / "theirs", shop.root / "blue/conf"
+    outside.write_text("root's own\n")
+    for folder in (theirs, conf):
+        folder.mkdir(parents=True)
+        os.chown(folder, 4301, 4301)
+    (conf / "start").symlink_to(outside)
+    os.lchown(conf / "start", 4301, 4301)
+    kept, made = shop.doors(("preflight", {"compose_colors_app_kept_logs": str(theirs / "kept")}), ("install", {}))
+    assert kept.startswith(f"keeping logs in {theirs}/kept: ") and "4301" in kept, kept
+    assert f"{conf}/start is a symbolic link that others could have made" in made, made
+    assert outside.read_text() == "root's own\n" and not shop.running()

@@ -4,6 +4,7 @@
 """The role compose_app on a real engine: a release is brought up in place; one that fails goes back, data and all, and fails with its evidence."""
 from __future__ import annotations
 
+import os
 import typing as t
 from pathlib import Path
 
@@ -96,6 +97,27 @@ def test_what_cannot_be_read_changes_nothing(newest: Ansible, app: App) -> None:
     checked = app.deploy(newest, "3", "--check", "--diff", deploy_id=BACK)
     assert checked.code == 0, checked.output
     assert not unlike(before, tree(app.folder)) and app.complete == [] and app.version == "1"
+
+
+def test_a_project_of_another_user(newest: Ansible, app: App) -> None:
+    """Its folder is no obstacle; a link in it, by which that user would have root write elsewhere, changes nothing."""
+    app.begin("1")
+    outside, own = app.place / "outside", app.folder / ".env"
+    outside.write_text(own.read_text())
+    before = outside.read_text()
+    own.unlink()
+    own.symlink_to(outside)
+    for path in (app.folder, own, app.folder / "compose.yml"):
+        os.lchown(path, 4301, 4301)
+    said = failure(app.deploy(newest, "2", deploy_id=SECOND))
+    assert ".env is a symbolic link that others could have made" in said and "nothing was changed" in said.lower(), said
+    assert (outside.read_text(), app.version, app.outcome, app.complete) == (before, "1", "failed_reverted", [])
+    own.unlink()
+    own.write_text(before)
+    os.chown(own, 4301, 4301)
+    good = app.deploy(newest, "2", deploy_id=BACK)
+    assert good.code == 0 and app.version == "2", good.output
+    assert {path.stat().st_uid for path in (app.folder, own, app.folder / "compose.yml")} == {4301}
 
 
 def test_a_first_deploy_that_fails_is_taken_away(newest: Ansible, app: App) -> None:
