@@ -4,6 +4,7 @@
 """The role incus_app on a real Incus: each of its doors, what it refuses, and the documentation's example as a whole story under load."""
 from __future__ import annotations
 
+import os
 import typing as t
 from pathlib import Path
 
@@ -59,13 +60,16 @@ def test_the_doors(machine: Incus, shop: IncusShop, one_core: str) -> None:
     assert again.code == 0 and "changed=0" in again.output, again.output
 
     machine.create(BLUE, start=False)
+    theirs = shop.folder / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 4301, 4301)
     said = doors.refused(
         ("install", {"app_active": "green"}), ("retire", {"app_active": "green"}),
         ("install", {"deploy_id": OLDER}), ("retire", {"deploy_id": OLDER}),
         ("install", {"app_color": "blue"}), ("retire", {"app_color": "blue"}),
         ("revert", {"app_release_sha": sha(2)}), ("preflight", {"app_release_sha": sha(9)}),
         ("preflight", {"incus_app_profiles": ["default", "nowhere"]}), ("preflight", {"incus_app_image": "nowhere"}),
-        ("preflight", {"incus_app_free": 2.0}),
+        ("preflight", {"incus_app_free": 2.0}), ("preflight", {"incus_app_kept_logs": str(theirs / "kept")}),
     )
     for words, text in zip((
         "Nothing was changed. green of shop staging on app1 is active", "Nothing was changed. green of shop staging on app1 is active",
@@ -74,7 +78,7 @@ def test_the_doors(machine: Incus, shop: IncusShop, one_core: str) -> None:
         "the way back to it is a deploy of that release",
         sha(9), "look at the profiles: incus query /1.0/profiles/nowhere?project=default: Fetch profile: Profile not found",
         'look at the images: incus image info nowhere --project default: Image "nowhere" not found',
-        "Nothing was changed. The pool default on app1 has",
+        "Nothing was changed. The pool default on app1 has", f"keeping logs in {theirs}/kept: ",
     ), said, strict=True):
         assert words in text and "\n" not in text, said
     assert machine.status() == {**before, GREEN: "Running", BLUE: "Stopped"}
@@ -87,9 +91,13 @@ def test_the_doors(machine: Incus, shop: IncusShop, one_core: str) -> None:
 
     would = doors.play("revert", "retire", options=("--check",), deploy_id=NEWER)
     assert would.code == 0 and machine.status()[GREEN] == "Running" and not (shop.folder / "kept").exists(), would.output
+    # What a run that was killed has pulled, and a link that the container has made.
+    kept = shop.folder / "kept" / f"{FIRST}-green" / "web"
+    (kept / "shop").mkdir(parents=True)
+    machine.inside(GREEN, "ln", "-s", "/etc/hostname", "/etc/shop/link")
     gone = doors.play("retire", "retire", deploy_id=NEWER)
     assert gone.code == 0 and machine.status() == before, gone.output
-    kept = shop.folder / "kept" / f"{FIRST}-green" / "web"
+    assert sorted(path.name for path in kept.parent.iterdir()) == ["web"]
     assert {str(path.relative_to(kept)) for path in kept.rglob("*")} == {"shop-web.log", "shop", "shop/shop.conf"}
     assert (shop.root / "web/releases" / sha(1) / "bin/app").exists()
 
