@@ -13,14 +13,18 @@
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
+import threading
 import typing as t
 import urllib.request
 from pathlib import Path
 
 from edge import Edge, call
+from gate import Server, answer
 from harness import HERE, OLDEST, PIPELINING, ROOT, Ansible, Run, Running, staged, wait_for
 
 from registry import Registry
@@ -196,19 +200,51 @@ class Beside(Edge):
         self.config.write_text(self.render("blue"), encoding="utf-8")
 
 
+class Door:
+    """Before an edge: what is asked here is asked there, once the door is open."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge, self._open, self.waiting = edge, threading.Event(), 0
+        self._open.set()
+        self._server = Server(self._pass_on)
+        self.url = self._server.url
+
+    def _pass_on(self, connection: socket.socket) -> None:
+        self.waiting += 1
+        assert self._open.wait(600)
+        self.waiting -= 1
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(self._edge.url, timeout=60) as said:
+            answer(said.read().decode(), **{"X-Release": said.headers["X-Release"]})(connection)
+
+    @contextlib.contextmanager
+    def closed(self) -> t.Iterator[None]:
+        self._open.clear()
+        try:
+            yield
+        finally:
+            self._open.set()
+
+    def close(self) -> None:
+        self._open.set()
+        self._server.close()
+
+
 class TwoEdges(Shop):
-    """With two load balancers, lb1 and lb2."""
+    """With two load balancers, lb1 and lb2. What proves a flip of lb1 is asked through a door."""
 
     second: Beside | None = None
+    door: Door | None = None
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
         try:
             self.second = Beside(self, self.folder / "lb2")
+            self.door = Door(self)
         except BaseException:
             self.close()
             raise
         self.vars["app_load_balancers"] = ["lb1", "lb2"]
+        self.vars["app_prove"] |= {"url": self.door.url, "timeout": 600}
 
     def hosts(self) -> dict[str, dict[str, t.Any]]:
         prove = self.vars["app_prove"] | {"url": self.second.url}
@@ -220,6 +256,8 @@ class TwoEdges(Shop):
         return [self.serves(), (color, release)]
 
     def close(self) -> None:
+        if self.door:
+            self.door.close()
         if self.second:
             self.second.close()
         super().close()
