@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import pytest
 from edge import Call, call
+from harness import wait_for
 
 Result = t.Dict[str, t.Any]
 ONCE = {"tries": 1, "delay": 0.05, "timeout": 60}
@@ -34,14 +36,46 @@ def gate(*probes: t.Mapping[str, t.Any], environ: t.Mapping[str, str] | None = N
     return result
 
 
-def watches(running: Call) -> bool:
-    """Whether all its probes let time go by: they have seen what is there, and will look again when their windows end."""
-    seen = []
+def _watching(running: Call) -> dict[str, str]:
+    """The number of the kernel's call that each of its probes sleeps in, by thread; nothing unless all do."""
+    calls = {}
     for thread in Path(f"/proc/{running.pid}/task").iterdir():
         with contextlib.suppress(OSError):
             if (thread / "comm").read_text(encoding="utf-8") == "probe\n":
-                seen.append((thread / "wchan").read_text(encoding="utf-8") == "hrtimer_nanosleep")
-    return bool(seen) and all(seen)
+                if (thread / "wchan").read_text(encoding="utf-8") != "hrtimer_nanosleep":
+                    return {}
+                calls[thread.name] = _call_of(running, thread.name)
+    return calls
+
+
+def _call_of(running: Call, thread: str) -> str:
+    return Path(f"/proc/{running.pid}/task/{thread}/syscall").read_text(encoding="utf-8").split()[0]
+
+
+def _is_stopped(running: Call) -> bool:
+    threads = Path(f"/proc/{running.pid}/task").iterdir()
+    return {(thread / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] for thread in threads} == {"T"}
+
+
+@contextlib.contextmanager
+def between_looks(start: t.Callable[[], Call]) -> t.Iterator[Call]:
+    """A gate all of whose probes have seen what is there, and have not looked again: it stands still for as long as the body takes.
+
+    One that this machine was too busy to stop within its window goes on to its end, and another one is started."""
+    while True:
+        running = start()
+        watching = wait_for(lambda: running.process.poll() is not None or _watching(running), "all its probes watch", 60)
+        if watching is not True:
+            os.kill(running.pid, signal.SIGSTOP)
+            try:
+                wait_for(lambda: _is_stopped(running), "it stands still", 60)
+                # A call that the stop interrupts is still the one that a thread is in.
+                if watching == {thread: _call_of(running, thread) for thread in watching}:
+                    yield running
+                    return
+            finally:
+                os.kill(running.pid, signal.SIGCONT)
+        running.process.communicate(timeout=100)
 
 
 def one(probe: t.Mapping[str, t.Any], **options: t.Any) -> Result:

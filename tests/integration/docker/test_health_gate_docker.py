@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import os
 import signal
-import threading
 import typing as t
 
 import pytest
@@ -77,37 +76,37 @@ class Clinic(Project):
         return self.engine.docker("logs", self.container("plain"))
 
     @contextlib.contextmanager
-    def falling(self) -> t.Iterator[dict[str, str]]:
-        """The environment of a gate during which `falls` is killed, once, as soon as the gate has looked at the containers."""
-        looked = self.place / "looked"
-        environ = docker_as(self, "looking", f'$docker "$@"; rc=$?\ncase $1 in inspect) touch {looked} ;; esac\nexit $rc\n')
+    def meanwhile(self, word: str, when: str, happens: t.Callable[[], None]) -> t.Iterator[dict[str, str]]:
+        """The environment of a gate that has `docker <word>` only after something has happened: `before` the first is asked, or when it was `after`."""
+        asked, done = self.place / f"asked-{word}", self.place / f"done-{word}"
+        waits = f"case $1 in {word}) touch {asked}; until [ -e {done} ]; do sleep 0.05; done ;; esac\n"
+        runs = '$docker "$@"; rc=$?\n'
+        environ = docker_as(self, f"while-{word}", (waits + runs if when == "before" else runs + waits) + "exit $rc\n")
 
-        def wait_and_kill() -> None:
-            wait_for(looked.exists, "the gate's first look", PATIENCE)
-            os.kill(self.pid("falls"), signal.SIGKILL)
-
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            killed = pool.submit(wait_and_kill)
-            yield {**self.engine.environ, **environ}
-            killed.result()
-
-    @contextlib.contextmanager
-    def saying(self, text: str) -> t.Iterator[None]:
-        """The line again and again, so that it comes whenever a gate watches."""
-        stop = threading.Event()
-
-        def say() -> None:
-            while not stop.is_set():
-                self.says(text)
-                stop.wait(0.3)
-
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            said = pool.submit(say)
+        def wait_and_do() -> None:
             try:
-                yield
+                wait_for(asked.exists, f"the gate's docker {word}", PATIENCE)
+                happens()
             finally:
-                stop.set()
-            said.result()
+                done.touch()
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            happened = pool.submit(wait_and_do)
+            yield {**self.engine.environ, **environ}
+            happened.result()
+
+    def fall(self) -> None:
+        """`falls` is killed, and the engine has started it again."""
+        def count() -> int:
+            return self.engine.api.inspect(self.container("falls"))["RestartCount"]
+
+        before = count()
+        os.kill(self.pid("falls"), signal.SIGKILL)
+        wait_for(lambda: count() > before, "the engine to start it again", PATIENCE)
+
+    def says_now(self, text: str) -> None:
+        self.says(text)
+        wait_for(lambda: text in self.logs(), "the line", PATIENCE)
 
 
 @pytest.fixture(scope="module", name="clinic")
@@ -172,8 +171,8 @@ def test_restarts(clinic: Clinic) -> None:
     before = gate(probe, require=0, environ=environ)
     holds(probe, baseline=before, environ=environ)
     # The engine restarts what falls, later each time: so it falls when the test wants it to, and once.
-    with clinic.falling() as falling:
-        fails(clinic.probe("restarts", "well", "falls", window=6), f"restarted: {clinic.container('falls')} 1 times", environ=falling)
+    with clinic.meanwhile("inspect", "after", clinic.fall) as falling:
+        fails(clinic.probe("restarts", "well", "falls", window=0.1), f"restarted: {clinic.container('falls')} 1 times", environ=falling)
     # A restart by hand is none that the engine counts: the container has not failed.
     clinic.compose("restart", "well")
     holds(probe, baseline=before, environ=environ)
@@ -193,8 +192,8 @@ def test_lines_of_a_log(clinic: Clinic) -> None:
     assert row["value"] == 1, "not the line from before"
     holds({**probe, "max": 1}, baseline=before, environ=environ)
     holds({**probe, "ignore": "today"}, baseline=before, environ=environ)
-    with clinic.saying("ERROR while it watches"):
-        fails({"kind": "logs", "container": clinic.container("plain"), "text": "ERROR", "window": 2}, "while it watches", environ=environ)
+    with clinic.meanwhile("logs", "before", lambda: clinic.says_now("ERROR while it watches")) as saying:
+        fails({"kind": "logs", "container": clinic.container("plain"), "text": "ERROR", "window": 0.1}, "while it watches", environ=saying)
     fails({**probe, "container": "nobody"}, "nobody", environ=environ)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from edge import Call
-from gate import ONCE, Fakes, fails, fakes, gate, holds, watches  # noqa: F401  (fakes is a fixture)
-from harness import Ansible, system, wait_for
+from gate import ONCE, Fakes, between_looks, fails, fakes, gate, holds  # noqa: F401  (fakes is a fixture)
+from harness import Ansible, system
 
 PROJECT, SERVICE, ONE_OFF = (f"com.docker.compose.{label}" for label in ("project", "service", "oneoff"))
 
@@ -184,10 +184,9 @@ def test_restarts_since_the_baseline(fakes: Fakes) -> None:
 def test_restarts_within_a_window(fakes: Fakes) -> None:
     environ = inspected(fakes, container("web", restarts=3))
     holds({"kind": "restarts", "containers": ["web"], "window": 0.5}, environ=environ)
-    before = fakes.asked("docker")
-    running = Call("health_gate", {"probes": [{**ONCE, "name": "it", "kind": "restarts", "containers": ["web"], "window": 5}]}, **environ)
-    wait_for(lambda: fakes.asked("docker") > before, "it has counted once", 60)
-    inspected(fakes, container("web", restarts=4))
+    probe = {**ONCE, "name": "it", "kind": "restarts", "containers": ["web"], "window": 2}
+    with between_looks(lambda: Call("health_gate", {"probes": [probe]}, **environ)) as running:
+        inspected(fakes, container("web", restarts=4))
     [row] = running.wait()["probes"]
     assert row["ok"] is False and "restarted: web 1 times" in row["why"], row
     fails({"kind": "restarts", "containers": ["web"], "window": 60}, "leaves no time to watch for 60 s", environ=environ, deadline=2)
@@ -205,15 +204,15 @@ def test_a_file_watched_for_a_while(tmp_path: Path) -> None:
     path, noisy = tmp_path / "shop.log", tmp_path / "noisy.log"
     for log in (path, noisy):
         append(log, "ERROR long ago\n")
-    probe = {**ONCE, "kind": "logs", "regex": r"\b(ERROR|FATAL)\b", "ignore": "healthz", "window": 5}
-    running = Call("health_gate", {"probes": [
+    probe = {**ONCE, "kind": "logs", "regex": r"\b(ERROR|FATAL)\b", "ignore": "healthz", "window": 2}
+    probes = [
         {**probe, "name": "nothing of it", "path": str(path)},
         {**probe, "name": "some of it", "path": str(noisy)},
         {**probe, "name": "as much as may be", "path": str(noisy), "max": 2},
-    ]})
-    wait_for(lambda: watches(running), "all three have seen where the logs end", 60)
-    append(path, "fine\nERRORS: none\nERROR healthz\n")
-    append(noisy, "ERROR: \x1b[31mred\nFATAL\n")
+    ]
+    with between_looks(lambda: Call("health_gate", {"probes": probes})) as running:
+        append(path, "fine\nERRORS: none\nERROR healthz\n")
+        append(noisy, "ERROR: \x1b[31mred\nFATAL\n")
     quiet, some, enough = running.wait()["probes"]
     assert quiet["ok"] and quiet["answer"] == "3 new lines, 0 of them match", quiet
     assert not some["ok"] and some["why"] == "2 new lines match, the first: ERROR: \\u{1b}[31mred" and some["value"] == 2, some
