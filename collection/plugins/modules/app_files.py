@@ -223,6 +223,12 @@ MODULE_SPEC = {
     "supports_check_mode": True,
 }
 
+# What the values of these options must be beyond their type.
+FORMS = {
+    "dest": "absolute_path",
+    "files.src": "absolute_path",
+}
+
 
 def main():
     module = AnsibleModule(**MODULE_SPEC)

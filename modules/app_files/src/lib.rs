@@ -5,11 +5,12 @@
 
 mod options;
 mod plan;
+mod spec;
 mod state;
 
 use ansible_module::{Failure, Invocation, Outcome, Served};
 use anyhow::{Result, anyhow};
-use change::Consent;
+use change::{Consent, Session};
 use host::atomic;
 use host::folder::SafeFolder;
 use host::lock::Lock;
@@ -26,38 +27,32 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
 const OWN: u32 = 0o700;
 
 /// What this program serves.
-pub const MODULES: &[Served] = &[Served { spec: &options::MODULE, run }];
+pub const MODULES: &[Served] = &[Served { spec: &spec::MODULE, run }];
 
 /// For root, whose killed runs are cleaned up after. Whoever is not root has no place for locks.
-fn lock() -> Result<Option<Lock>> {
+fn lock() -> Result<Vec<Lock>> {
     if !geteuid().is_root() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let folder = SafeFolder::ensure(Path::new("/run/reversible-files"), 0o700)?;
-    Lock::acquire(&folder.join("lock"), "app_files", None, LOCK_TIMEOUT).map(Some)
+    Lock::acquire(&folder.join("lock"), "app_files", None, LOCK_TIMEOUT).map(|lock| vec![lock])
 }
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let options = Options::parse(&invocation.options)?;
     umask(Mode::from_bits_truncate(0o022));
-    let lock = match invocation.check_mode {
-        true => None,
-        false => lock()?,
-    };
+    let session = Session::new(invocation, Consent::none()).lock(lock)?;
     let seen = state::observe(&options).map_err(untouched)?;
     let plan = plan::plan(&options, &seen);
-    let outcome = change::run(
-        invocation,
+    let outcome = session.carry_out(
         plan,
-        &Consent::none(),
-        None,
         |action, _| match action {
             Action::Make(folders) => folders.iter().try_for_each(|folder| {
                 atomic::make_folder(&options.dest.join(&folder.path), folder.mode | OWN)
             }),
             Action::Write(files) => files.iter().try_for_each(|file| {
                 let path = options.dest.join(&file.path);
-                if lock.is_some() {
+                if geteuid().is_root() {
                     atomic::sweep(&path)?;
                 }
                 file.write(&path)
