@@ -61,9 +61,7 @@ options:
       - V(phase) appends what happened in a phase.
       - V(restore_point) appends what was captured in a layer.
       - V(heartbeat) appends that the run is alive. Any other record says so too.
-      - >-
-        V(revert) asks whether the run may go back by itself, and records that it does. It is refused beyond
-        O(revert_cap).
+      - V(revert) records that the run goes back by itself.
       - V(closed) ends the deploy with its outcome and gives the lease back.
       - V(void) marks a deploy whose release must not be gone back to.
       - >-
@@ -124,6 +122,26 @@ options:
     description:
       - In a rollback the id of the deploy to whose restore points it goes back. For O(state=open).
     type: str
+  purpose:
+    description:
+      - What the run is for. For O(state=open).
+      - >-
+        V(rollback) locks deploys, unless it fails and leaves everything as it was: the next one would bring
+        back what was bad. V(maintenance) is any other run that needs the lease, and leaves the release as it
+        is.
+    type: str
+    default: deploy
+    choices:
+      - deploy
+      - rollback
+      - maintenance
+  unlock:
+    description:
+      - >-
+        The id of the run after which deploys are locked: a rollback, or the last of those that O(revert_cap)
+        counts. Only with it another deploy is opened, which unlocks those after it as well. For
+        O(state=open).
+    type: str
   config_commit:
     description:
       - >-
@@ -159,18 +177,6 @@ options:
         C(undo), C(flip), C(probes) with C(held) and C(required), C(msg), C(reason), C(cmd), C(rc), C(stdout),
         C(stderr).
     type: dict
-  revert_cap:
-    description:
-      - >-
-        How many deploys may go back by themselves within O(revert_window). V(0) lets none. For
-        O(state=revert).
-    type: int
-    default: 3
-  revert_window:
-    description:
-      - In seconds. For O(state=revert).
-    type: int
-    default: 86400
   outcome:
     description:
       - How the deploy ended. For O(state=closed).
@@ -193,6 +199,19 @@ options:
         Also kept are the open deploy, the current and the last good one, and of each one that is void or went
         back by itself that it did.
     type: int
+  revert_cap:
+    description:
+      - >-
+        When so many deploys have gone back by themselves within O(revert_window), another one is refused
+        until a person passes C(unlock). V(0) for no limit.
+      - It never keeps a run from going back.
+    type: int
+    default: 3
+  revert_window:
+    description:
+      - In seconds.
+    type: int
+    default: 86400
   layer:
     description:
       - >-
@@ -259,9 +278,7 @@ options:
   required:
     description:
       - Whether a ledger that cannot be reached, read or written fails the task.
-      - >-
-        With V(false), for a rescue, it is a warning: a way back must not be stopped by its own record. What
-        O(revert_cap) refuses fails all the same.
+      - "With V(false), for a rescue, it is a warning: a way back must not be stopped by its own record."
     type: bool
     default: true
   config_dir:
@@ -349,6 +366,15 @@ EXAMPLES = r"""
     config_dirty: false
     outcome_file: /root/shop-staging.outcome
 
+- name: Open a deploy after a rollback, which has locked deploys; what was bad is fixed by now
+  reversible.deploy.deploy_ledger:
+    app: shop
+    env: staging
+    deploy_id: 20261122t090000z-01c4
+    state: open
+    release: 8c0d1e2f3a4b5c6d7e8f9a0b1c2d3e4f5a6b7c8d
+    unlock: 20261121t091500z-a2f0
+
 - name: Record what was captured before the first change
   reversible.deploy.deploy_ledger:
     app: shop
@@ -381,15 +407,13 @@ EXAMPLES = r"""
     deploy_id: 20261121t084500z-7f3a
     state: heartbeat
 
-- name: Ask whether the run may go back by itself
+- name: Record that the run goes back by itself
   reversible.deploy.deploy_ledger:
     app: shop
     env: staging
     deploy_id: 20261121t084500z-7f3a
     state: revert
     reason: the error budget was broken
-    revert_cap: 3
-    revert_window: 86400
 
 - name: Close the deploy
   reversible.deploy.deploy_ledger:
@@ -607,6 +631,14 @@ MODULE_SPEC = {
         "back_to": {
             "type": "str",
         },
+        "purpose": {
+            "type": "str",
+            "default": "deploy",
+            "choices": ["deploy", "rollback", "maintenance"],
+        },
+        "unlock": {
+            "type": "str",
+        },
         "config_commit": {
             "type": "str",
         },
@@ -627,14 +659,6 @@ MODULE_SPEC = {
         "data": {
             "type": "dict",
         },
-        "revert_cap": {
-            "type": "int",
-            "default": 3,
-        },
-        "revert_window": {
-            "type": "int",
-            "default": 86400,
-        },
         "outcome": {
             "type": "str",
             "choices": ["done", "failed_reverted", "failed_not_reverted"],
@@ -645,6 +669,14 @@ MODULE_SPEC = {
         },
         "retain": {
             "type": "int",
+        },
+        "revert_cap": {
+            "type": "int",
+            "default": 3,
+        },
+        "revert_window": {
+            "type": "int",
+            "default": 86400,
         },
         "layer": {
             "type": "str",

@@ -63,6 +63,19 @@ options:
         go back in it) and C(why) (why not).
       - From it comes whether one can go back to the restore points of O(deploy_id), in each layer.
     type: dict
+  revert_cap:
+    description:
+      - >-
+        When so many deploys have gone back by themselves within O(revert_window), another one is refused
+        until a person passes C(unlock). V(0) for no limit.
+      - It never keeps a run from going back.
+    type: int
+    default: 3
+  revert_window:
+    description:
+      - In seconds.
+    type: int
+    default: 86400
 attributes:
   check_mode:
     support: full
@@ -214,6 +227,10 @@ deploys:
           description: How it stood.
           returned: always
           type: str
+    purpose:
+      description: What it was for.
+      returned: always
+      type: str
     reason:
       description: Why it was made, or null.
       returned: always
@@ -316,6 +333,12 @@ ledger:
   returned: success
   type: str
   sample: /var/lib/reversible/shop-staging/ledger.jsonl
+locked:
+  description: >-
+    What locks deploys until a person unlocks them, or null: C(deploy_id), which is what C(unlock) must name,
+    and C(why), a sentence.
+  returned: success
+  type: dict
 open_runs:
   description: All open deploys; more than one is a fault.
   returned: success
@@ -430,6 +453,14 @@ MODULE_SPEC = {
         },
         "layers": {
             "type": "dict",
+        },
+        "revert_cap": {
+            "type": "int",
+            "default": 3,
+        },
+        "revert_window": {
+            "type": "int",
+            "default": 86400,
         },
     },
     "required_by": {

@@ -22,7 +22,6 @@ from ansible_collections.reversible.deploy.plugins.plugin_utils.fast_path import
 
 GIT_SECONDS = 10
 MOST_MIB = 64   # of a report that is there already: more than any that we write
-REFUSED_ON_PURPOSE = "revert_cap"
 
 
 class ActionModule(fast_path.ActionModule):
@@ -46,7 +45,7 @@ class ActionModule(fast_path.ActionModule):
         except OSError as why:
             result = {"failed": True, "reason": "controller", "msg": f"on the controller: {why}"}
 
-        if result.get("failed") and not required and result.get("reason") != REFUSED_ON_PURPOSE:
+        if result.get("failed") and not required:
             result = _unrecorded(result["msg"], self._task.delegate_to or "its host")
         try:
             if state == "closed" and not check and not result.get("failed"):

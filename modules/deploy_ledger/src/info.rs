@@ -42,6 +42,12 @@ pub fn info(options: &InfoOptions) -> Result<Outcome> {
         .fact("holder", ledger.holder().map(open_run))
         .fact("open_runs", open)
         .fact("current", ledger.current().map(brief))
+        .fact(
+            "locked",
+            ledger
+                .locked(options.cap)
+                .map(|locked| json!({ "deploy_id": locked.by.id, "why": locked.why })),
+        )
         .fact("last_good", ledger.last_good().map(brief))
         .fact("deploys", deploys)
         .fact("damaged", ledger.damaged.clone())
@@ -109,6 +115,7 @@ fn described(deploy: &Deploy) -> Value {
     let mut shown = brief(deploy);
     let more = json!({
         "back_to": deploy.opening.back_to,
+        "purpose": deploy.opening.purpose,
         "reason": deploy.opening.reason,
         "opened": deploy.opened,
         "last": deploy.last,

@@ -6,17 +6,20 @@
 //! - `book`: what the lines add up to
 //! - `skim`: looking through a long one for the few deploys that a task is about
 //! - `compact`: which of them are kept when the ledger is made shorter
+//! - `locked`: what refuses deploys until a person says that they may go on
 
 mod book;
 mod compact;
 #[cfg(test)]
 mod hostile;
+mod locked;
 mod skim;
 #[cfg(test)]
 mod tests;
 
 pub use book::{Deploy, Ledger};
 pub use compact::compact;
+pub use locked::{Cap, Locked};
 
 use host::clock::Utc;
 use host::deploy_id::DeployId;
@@ -74,6 +77,23 @@ impl Outcome {
     }
 }
 
+/// What a run is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    #[default]
+    Deploy,
+    Rollback,
+    /// It needs the lease, and leaves the release as it is.
+    Maintenance,
+}
+
+impl Purpose {
+    fn is_deploy(&self) -> bool {
+        *self == Purpose::Deploy
+    }
+}
+
 /// What a line records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -114,6 +134,18 @@ pub struct Opening {
     /// The configuration repository that the run was started from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Config>,
+    #[serde(default, skip_serializing_if = "Purpose::is_deploy")]
+    pub purpose: Purpose,
+    /// The run after which deploys were locked, and which a person has named to unlock them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlock: Option<DeployId>,
+}
+
+impl Opening {
+    /// Whether it brings a release that nobody has gone back to.
+    pub fn is_deploy(&self) -> bool {
+        self.purpose.is_deploy() && self.back_to.is_none()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

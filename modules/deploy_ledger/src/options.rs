@@ -1,6 +1,8 @@
 //! What `deploy_ledger` and `deploy_ledger_info` accept, typed and checked once.
 
-use crate::ledger::{Config, Data, Event, Opening, Outcome, Phase, RestorePoint, Status};
+use crate::ledger::{
+    Cap, Config, Data, Event, Opening, Outcome, Phase, Purpose, RestorePoint, Status,
+};
 use crate::readiness::Layers;
 use ansible_module::{Failure, Options as Given};
 use host::deploy_id::DeployId;
@@ -79,13 +81,6 @@ pub enum Task {
     LowerFence { to: DeployId },
 }
 
-/// How often deploys may go back by themselves.
-#[derive(Clone, Copy, Debug)]
-pub struct Cap {
-    pub most: usize,
-    pub window: u64,
-}
-
 #[derive(Debug)]
 pub struct Options {
     pub at: Where,
@@ -112,7 +107,7 @@ impl Options {
             state => Task::Record {
                 deploy: given.get("deploy_id")?,
                 event: Box::new(event(state, &at, given)?),
-                cap: Cap { most: given.get("revert_cap")?, window: given.get("revert_window")? },
+                cap: cap(given)?,
             },
         };
         let metrics_file: Option<PathBuf> = given.get("metrics_file")?;
@@ -171,6 +166,8 @@ fn event(state: &str, at: &Where, given: &Given) -> Result<Event, Failure> {
                 back_to: given.get("back_to")?,
                 reason: given.get("reason")?,
                 config: commit.map(|commit| Config { commit, dirty }),
+                purpose: given.get::<Purpose>("purpose")?,
+                unlock: given.get("unlock")?,
             })
         }
         "phase" => Event::Phase(Phase {
@@ -194,6 +191,10 @@ fn event(state: &str, at: &Where, given: &Given) -> Result<Event, Failure> {
         }
         _ => Event::Void { reason: given.get("reason")? },
     })
+}
+
+fn cap(given: &Given) -> Result<Cap, Failure> {
+    Ok(Cap { most: given.get("revert_cap")?, window: given.get("revert_window")? })
 }
 
 fn data(given: &Given, option: &str) -> Result<Data, Failure> {
@@ -265,6 +266,7 @@ pub struct InfoOptions {
     pub limit: usize,
     pub keep_deploys: usize,
     pub layers: Option<Layers>,
+    pub cap: Cap,
 }
 
 impl InfoOptions {
@@ -277,6 +279,7 @@ impl InfoOptions {
             limit,
             keep_deploys: given.get("keep_deploys")?,
             layers: layers(given)?,
+            cap: cap(given)?,
         })
     }
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
 pub enum Action {
-    Append(Event),
+    Append(Box<Event>),
     Remove(PathBuf),
     Write {
         path: PathBuf,
@@ -142,7 +142,7 @@ fn record_it(
         let text = format!("remove {}, the outcome of an earlier run", path.display());
         plan.steps.push(Step::new(Action::Remove(path.clone()), text));
     }
-    plan.steps.push(Step::new(Action::Append(event.clone()), text));
+    plan.steps.push(Step::new(Action::Append(Box::new(event.clone())), text));
     outcome(state, options, event, plan);
     if let Some(path) = &options.metrics_file {
         let text = format!("write the metrics to {}", path.display());

@@ -15,6 +15,14 @@ pub const WHERE: &[Opt] = &[
     ]),
 ];
 
+pub const CAP: &[Opt] = &[
+    Opt::new("revert_cap", Kind::Int).default(Default::Int(3)).about(&[
+        "When so many deploys have gone back by themselves within O(revert_window), another one is refused until a person passes C(unlock). V(0) for no limit.",
+        "It never keeps a run from going back.",
+    ]),
+    Opt::new("revert_window", Kind::Int).default(Default::Int(86400)).about(&["In seconds."]),
+];
+
 const STATES: &[&str] = &[
     "open",
     "phase",
@@ -39,7 +47,7 @@ const RUN: &[Opt] = &[
         "V(phase) appends what happened in a phase.",
         "V(restore_point) appends what was captured in a layer.",
         "V(heartbeat) appends that the run is alive. Any other record says so too.",
-        "V(revert) asks whether the run may go back by itself, and records that it does. It is refused beyond O(revert_cap).",
+        "V(revert) records that the run goes back by itself.",
         "V(closed) ends the deploy with its outcome and gives the lease back.",
         "V(void) marks a deploy whose release must not be gone back to.",
         "V(report) writes the report of the deploy, and the metrics: O(report_markdown), O(report_html), O(metrics_file). The record stays as it is.",
@@ -65,6 +73,13 @@ const RUN: &[Opt] = &[
     Opt::new("back_to", Kind::Str).about(&[
         "In a rollback the id of the deploy to whose restore points it goes back. For O(state=open).",
     ]),
+    Opt::new("purpose", Kind::Str).default(Default::Str("deploy")).choices(&["deploy", "rollback", "maintenance"]).about(&[
+        "What the run is for. For O(state=open).",
+        "V(rollback) locks deploys, unless it fails and leaves everything as it was: the next one would bring back what was bad. V(maintenance) is any other run that needs the lease, and leaves the release as it is.",
+    ]),
+    Opt::new("unlock", Kind::Str).about(&[
+        "The id of the run after which deploys are locked: a rollback, or the last of those that O(revert_cap) counts. Only with it another deploy is opened, which unlocks those after it as well. For O(state=open).",
+    ]),
     Opt::new("config_commit", Kind::Str).about(&[
         "The commit of the configuration repository that the run was started from, so that a rollback can say which configuration went with a release. For O(state=open).",
     ]),
@@ -82,10 +97,6 @@ const RUN: &[Opt] = &[
         "What belongs to the record of the phase or restore point. No secrets.",
         "The report knows these keys of a module's result, and shows any other as it is: C(plan), C(loss), C(undo), C(flip), C(probes) with C(held) and C(required), C(msg), C(reason), C(cmd), C(rc), C(stdout), C(stderr).",
     ]),
-    Opt::new("revert_cap", Kind::Int).default(Default::Int(3)).about(&[
-        "How many deploys may go back by themselves within O(revert_window). V(0) lets none. For O(state=revert).",
-    ]),
-    Opt::new("revert_window", Kind::Int).default(Default::Int(86400)).about(&["In seconds. For O(state=revert)."]),
     Opt::new("outcome", Kind::Str).choices(&["done", "failed_reverted", "failed_not_reverted"]).about(&[
         "How the deploy ended. For O(state=closed).",
     ]),
@@ -137,7 +148,7 @@ const FILES: &[Opt] = &[
 const CONTROLLER: &[Opt] = &[
     Opt::new("required", Kind::Bool).default(Default::Bool(true)).about(&[
         "Whether a ledger that cannot be reached, read or written fails the task.",
-        "With V(false), for a rescue, it is a warning: a way back must not be stopped by its own record. What O(revert_cap) refuses fails all the same.",
+        "With V(false), for a rescue, it is a warning: a way back must not be stopped by its own record.",
     ]),
     Opt::new("config_dir", Kind::Str).about(&[
         "A folder on the controller, in the repository of the configuration: O(config_commit) and O(config_dirty) are found there. Without git or a repository nothing is recorded of it. For O(state=open).",
@@ -197,7 +208,7 @@ pub const MODULE: Module = Module {
         "The same task again changes nothing, but for a heartbeat. Nothing that was recorded is ever rewritten.",
     ],
     version_added: "0.1.0",
-    options: &[WHERE, RUN, RESTORE_POINT, LAYERS, FILES, CONTROLLER, change::CONSENT],
+    options: &[WHERE, RUN, CAP, RESTORE_POINT, LAYERS, FILES, CONTROLLER, change::CONSENT],
     rules: &[
         Rule::RequiredIf("state", "open", &["deploy_id"]),
         Rule::RequiredIf("state", "phase", &["deploy_id", "phase"]),

@@ -1,6 +1,6 @@
 //! What the options and answers of `deploy_ledger_info` are called and what is said about them.
 
-use crate::spec::{LAYERS, WHERE};
+use crate::spec::{CAP, LAYERS, WHERE};
 use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
 
 pub const INFO: Module = Module {
@@ -23,6 +23,7 @@ pub const INFO: Module = Module {
             ]),
         ],
         LAYERS,
+        CAP,
     ],
     rules: &[Rule::RequiredBy("layers", &["deploy_id"])],
     check_mode: Support::Full,
@@ -78,6 +79,12 @@ const WHO: &[Return] = &[
     )
     .contains(BRIEF),
     Return::new(
+        "locked",
+        Kind::Dict,
+        "success",
+        "What locks deploys until a person unlocks them, or null: C(deploy_id), which is what C(unlock) must name, and C(why), a sentence.",
+    ),
+    Return::new(
         "damaged",
         Kind::List,
         "success",
@@ -90,6 +97,7 @@ const DEPLOYS: &[Return] =
         Return::new("deploy_id", Kind::Str, "always", "The id of the deploy."),
         Return::new("release", Kind::Str, "always", "The release, or null."),
         Return::new("back_to", Kind::Str, "always", "Where a rollback goes back to, or null."),
+        Return::new("purpose", Kind::Str, "always", "What it was for."),
         Return::new("reason", Kind::Str, "always", "Why it was made, or null."),
         Return::new("config", Kind::Dict, "always", "The configuration's commit, or null."),
         Return::new("opened", Kind::Str, "always", "When it was opened, in UTC."),

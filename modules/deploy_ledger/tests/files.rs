@@ -98,25 +98,43 @@ fn a_ledger_that_cannot_be_read_prunes_nothing() {
 }
 
 #[test]
-fn a_deploy_goes_back_by_itself_only_so_often() {
+fn after_so_many_that_went_back_the_next_deploy_is_refused() {
     let ledger = Ledger::new();
-    let cap = json!({"revert_cap": 2, "revert_window": 3600, "reason": "p99"});
+    let cap = json!({"revert_cap": 2, "revert_window": 3600});
+    let why = json!({"reason": "p99"});
     for id in [FIRST, SECOND] {
-        ledger.task("open", id, json!({}));
-        assert!(changed(&ledger.task("revert", id, cap.clone())));
-        assert!(!changed(&ledger.task("revert", id, cap.clone())), "one deploy counts once");
+        assert!(changed(&ledger.task("open", id, cap.clone())));
+        assert!(changed(&ledger.task("revert", id, why.clone())));
+        assert!(!changed(&ledger.task("revert", id, why.clone())), "one deploy counts once");
         ledger.task("closed", id, json!({"outcome": "failed_reverted"}));
     }
-    ledger.task("open", THIRD, json!({}));
     let before = fs::read(ledger.file()).unwrap();
-    let refused = ledger.task("revert", THIRD, cap);
-    assert_eq!(reason(&refused), "revert_cap");
+    let refused = ledger.task("open", THIRD, cap.clone());
+    assert_eq!((reason(&refused), &refused["locked_by"]), ("locked", &json!(SECOND)));
     let msg = refused["msg"].as_str().unwrap();
     assert!(
-        msg.contains(FIRST) && msg.contains(SECOND) && msg.contains("revert_cap is 2"),
+        msg.contains(&format!("{FIRST} at "))
+            && msg.contains("(p99)")
+            && msg.contains("revert_cap is 2")
+            && msg.contains(&format!("pass unlock: {SECOND}")),
         "{msg}"
     );
     assert_eq!(fs::read(ledger.file()).unwrap(), before);
+    // Whoever goes back is never refused, nor one who opens it with another cap.
+    for more in [
+        json!({"purpose": "rollback"}),
+        json!({"back_to": FIRST}),
+        json!({"purpose": "maintenance"}),
+    ] {
+        let mut more = more;
+        more["revert_cap"] = json!(2);
+        assert!(changed(&ledger.task("open", THIRD, more)));
+        fs::write(ledger.file(), &before).unwrap();
+    }
+    for most in [0, 3] {
+        assert!(changed(&ledger.task("open", THIRD, json!({"revert_cap": most}))));
+        fs::write(ledger.file(), &before).unwrap();
+    }
     // Those of long ago do not count; one of the future (the clock went back) does.
     let text = String::from_utf8(before).unwrap();
     let moved = |year: &str| {
@@ -133,10 +151,59 @@ fn a_deploy_goes_back_by_itself_only_so_often() {
         text.lines().map(move_line).collect::<String>()
     };
     fs::write(ledger.file(), moved("2099")).unwrap();
-    let cap = json!({"revert_cap": 2, "revert_window": 3600});
-    assert_eq!(reason(&ledger.task("revert", THIRD, cap.clone())), "revert_cap");
+    assert_eq!(reason(&ledger.task("open", THIRD, cap.clone())), "locked");
     fs::write(ledger.file(), moved("2001")).unwrap();
-    assert!(changed(&ledger.task("revert", THIRD, cap)));
+    assert!(changed(&ledger.task("open", THIRD, cap)));
+}
+
+#[test]
+fn a_rollback_locks_deploys_until_somebody_unlocks_them() {
+    let ledger = Ledger::new();
+    run(&ledger, FIRST, "done");
+    let rolls = |id: &str, outcome: &str| {
+        let opening = json!({"purpose": "rollback", "by": "anna", "reason": "p99"});
+        assert!(changed(&ledger.task("open", id, opening)));
+        ledger.task("closed", id, json!({"outcome": outcome}));
+    };
+    rolls(SECOND, "failed_reverted");
+    assert_eq!(ledger.info()["locked"], Value::Null, "it has rolled nothing back");
+    for (round, outcome) in ["done", "failed_not_reverted"].into_iter().enumerate() {
+        let [by, next, after] = [1, 2, 3].map(|n| format!("20261121t1{round}000{n}z-0000"));
+        rolls(&by, outcome);
+        let refused = ledger.task("open", &next, json!({}));
+        assert_eq!((reason(&refused), &refused["locked_by"]), ("locked", &json!(by)));
+        let msg = refused["msg"].as_str().unwrap();
+        assert!(
+            msg.contains(&format!("{by} was a rollback by anna at ")) && msg.contains("p99"),
+            "{msg}"
+        );
+        assert_eq!(ledger.info()["locked"]["deploy_id"], json!(by));
+        let other = ledger.task("open", &next, json!({"unlock": FIRST}));
+        assert!(
+            other["msg"].as_str().unwrap().ends_with(&format!("{by} (not {FIRST})")),
+            "{other}"
+        );
+        assert!(changed(&ledger.task("open", &next, json!({"unlock": by}))));
+        assert_eq!(ledger.info()["locked"], Value::Null);
+        ledger.task("closed", &next, json!({"outcome": "failed_reverted"}));
+        // The same command once more, and then without it.
+        assert!(changed(&ledger.task("open", &after, json!({"unlock": by}))));
+        ledger.task("closed", &after, json!({"outcome": "failed_reverted"}));
+        run(&ledger, &format!("20261121t1{round}0009z-0000"), "done");
+    }
+}
+
+#[test]
+fn maintenance_leaves_the_release_as_it_is() {
+    let ledger = Ledger::new();
+    run(&ledger, FIRST, "done");
+    ledger.task("open", SECOND, json!({"purpose": "maintenance"}));
+    ledger.task("closed", SECOND, json!({"outcome": "done"}));
+    let info = ledger.info();
+    assert_eq!(
+        (&info["current"]["deploy_id"], &info["last_good"]["deploy_id"]),
+        (&json!(FIRST), &json!(FIRST))
+    );
 }
 
 #[test]

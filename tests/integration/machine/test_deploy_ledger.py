@@ -301,7 +301,7 @@ def test_what_cannot_be_recorded_in_a_rescue_hides_nothing(site: Site) -> None:
     tasks = rescued(site)
     broken = {"name": "break", "ansible.builtin.shell": f"echo by hand >> {site.ledger}/ledger.jsonl; echo the proof failed >&2; exit 7"}
     tasks[-1]["block"] = [broken]
-    tasks[-1]["rescue"] = tasks[-1]["rescue"][1:]  # a revert that is not allowed does fail
+    tasks[-1]["rescue"] = tasks[-1]["rescue"][1:]
     run = site.play(tasks)
     assert run.code == 2 and run.tasks[-1].task == "fail again", run.output
     said = unrecorded(run)
@@ -325,15 +325,16 @@ def test_a_ledger_that_cannot_be_reached_stops_no_rescue(site: Site) -> None:
     assert strict.code != 0 and strict.tasks[-1].task != "never", strict.output
 
 
-def test_the_cap_on_automatic_reverts(site: Site) -> None:
+def test_after_so_many_automatic_reverts_a_person_is_asked(site: Site) -> None:
     tasks = []
     for deploy in (FIRST, SECOND):
         close = site.door("close", deploy=deploy, outcome="failed_reverted")
         tasks += [site.door("open", deploy=deploy), site.door("revert", deploy=deploy), close]
     site.good(tasks)
-    refused = site.play([site.door("open", deploy=THIRD), site.door("revert", deploy=THIRD, revert_cap=2)])
-    assert refused.code == 2 and refused.tasks[-1]["reason"] == "revert_cap"
-    assert FIRST in refused.tasks[-1].msg and SECOND in refused.tasks[-1].msg
+    refused = site.play([site.door("open", deploy=THIRD, revert_cap=2)])
+    assert refused.code == 2 and refused.tasks[-1]["reason"] == "locked"
+    assert FIRST in refused.tasks[-1].msg and f"pass unlock: {SECOND}" in refused.tasks[-1].msg
+    site.good([site.door("open", deploy=THIRD, revert_cap=2, unlock=SECOND)])
 
 
 @pytest.mark.parametrize("inputs, part", [

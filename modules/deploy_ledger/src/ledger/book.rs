@@ -1,7 +1,7 @@
 //! What the lines of a ledger add up to.
 
 use super::skim::Skim;
-use super::{Event, Line, Opening, Outcome, Phase, RestorePoint, Scope, VERSION};
+use super::{Event, Line, Opening, Outcome, Phase, Purpose, RestorePoint, Scope, VERSION};
 use ansible_module::Failure;
 use host::clock::Utc;
 use host::deploy_id::DeployId;
@@ -63,7 +63,7 @@ impl Deploy {
     }
 
     pub fn is_good(&self) -> bool {
-        self.is_done() && self.void.is_none()
+        self.is_done() && self.void.is_none() && self.opening.purpose != Purpose::Maintenance
     }
 
     /// When it failed: said so itself, or was found dead.
@@ -237,7 +237,8 @@ impl Ledger {
     }
 }
 
-/// A deploy that failed and went back has left nothing in place.
+/// A deploy that failed and went back has left nothing in place, and maintenance leaves what is there.
 fn left_its_release(deploy: &Deploy) -> bool {
-    matches!(deploy.outcome(), Some(Outcome::Done | Outcome::FailedNotReverted))
+    deploy.opening.purpose != Purpose::Maintenance
+        && matches!(deploy.outcome(), Some(Outcome::Done | Outcome::FailedNotReverted))
 }

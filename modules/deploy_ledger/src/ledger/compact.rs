@@ -58,7 +58,14 @@ fn keep(ledger: &Ledger, retain: usize) -> HashMap<DeployId, Kept> {
     for special in [ledger.current(), ledger.last_good()].into_iter().flatten() {
         kept.insert(special.id.clone(), Kept::Whole);
     }
-    for dated in [Deploy::is_done as fn(&Deploy) -> bool, |deploy| deploy.failed().is_some()] {
+    // What locks deploys, and what has unlocked them.
+    let verdicts: [fn(&Deploy) -> bool; 4] = [
+        Deploy::is_done,
+        |deploy| deploy.failed().is_some(),
+        Deploy::locks,
+        |deploy| deploy.opening.unlock.is_some(),
+    ];
+    for dated in verdicts {
         if let Some(deploy) = ledger.newest_that(dated) {
             kept.entry(deploy.id.clone()).or_insert(Kept::Verdict);
         }

@@ -30,9 +30,12 @@ fn ledger(random: &mut Random) -> String {
         let n = random.below(5) as u32;
         let outcome = *random.one(&["done", "failed_reverted", "failed_not_reverted"]);
         let other = format!("\"{}\"", self::id(random.below(5) as u32).as_str());
-        lines.push(match random.below(6) {
+        let purpose = *random.one(&["deploy", "rollback", "maintenance"]);
+        lines.push(match random.below(8) {
             0 => opened(n, "null"),
             1 => opened(n, &other),
+            6 => opened(n, &format!("null,\"purpose\":\"{purpose}\"")),
+            7 => opened(n, &format!("{other},\"unlock\":{other}")),
             2 => said(n, "{\"void\":{\"reason\":\"bad\"}}"),
             3 => said(n, "{\"revert\":{\"reason\":null}}"),
             4 => said(n, &format!("{{\"close\":{{\"outcome\":\"{outcome}\"}}}}")),
@@ -45,11 +48,13 @@ fn ledger(random: &mut Random) -> String {
     lines.concat()
 }
 
-/// Who holds the lease, what is current and what was last good; and what else a task goes by.
+/// Who holds the lease, what is current, what was last good and what locks deploys.
 fn says(ledger: &Ledger) -> String {
     let finds =
         [Ledger::holder as fn(&Ledger) -> Option<&Deploy>, Ledger::current, Ledger::last_good];
-    format!("{:?}", finds.map(|find| find(ledger).map(|deploy| &deploy.id)))
+    let locked = ledger.locked(Cap { most: 2, window: u64::MAX });
+    let found = finds.map(|find| find(ledger).map(|deploy| &deploy.id));
+    format!("{found:?} {:?}", locked.map(|locked| (&locked.by.id, locked.why)))
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! broken further inside of an older deploy's line is noticed when that deploy is asked for, and
 //! before compacting.
 
-use super::{Event, Line, Outcome, Scope, VERSION};
+use super::{Event, Line, Opening, Outcome, Purpose, Scope, VERSION};
 use host::deploy_id::DeployId;
 use memchr::{memchr_iter, memmem};
 use std::collections::HashMap;
@@ -20,6 +20,9 @@ const TIME: usize = 19;
 const ID: usize = 21;
 /// Within a text its quotes would have backslashes before them.
 const TAKES_NOTHING: &[u8] = b"\"take_over\":null";
+/// Of an opening that is more than a deploy.
+const HAS_PURPOSE: &[u8] = b",\"purpose\":\"";
+const UNLOCKS: &[u8] = b",\"unlock\":\"";
 
 type Key = [u8; ID];
 
@@ -37,6 +40,9 @@ struct Outline {
     void: bool,
     reverted: bool,
     superseded_by: Option<usize>,
+    is_maintenance: bool,
+    /// It may lock deploys, or has unlocked them.
+    about_lock: bool,
     /// Something about it is wrong: all of it is looked at.
     odd: bool,
 }
@@ -50,13 +56,39 @@ impl Outline {
         self.outcome == Some(Outcome::Done)
     }
 
+    fn is_good(&self) -> bool {
+        self.is_done() && !self.void && !self.is_maintenance
+    }
+
     fn left_its_release(&self) -> bool {
-        matches!(self.outcome, Some(Outcome::Done | Outcome::FailedNotReverted))
+        !self.is_maintenance
+            && matches!(self.outcome, Some(Outcome::Done | Outcome::FailedNotReverted))
+    }
+}
+
+/// Tells openings apart that need not be taken apart.
+struct Plain {
+    takes_nothing: memmem::Finder<'static>,
+    more: [memmem::Finder<'static>; 2],
+}
+
+impl Plain {
+    fn new() -> Plain {
+        Plain {
+            takes_nothing: memmem::Finder::new(TAKES_NOTHING),
+            more: [HAS_PURPOSE, UNLOCKS].map(memmem::Finder::new),
+        }
+    }
+
+    fn is(&self, event: &[u8]) -> bool {
+        self.takes_nothing.find(event).is_some()
+            && self.more.iter().all(|more| more.find(event).is_none())
     }
 }
 
 enum Kind {
-    Open(Option<DeployId>),
+    /// None where it is a deploy that takes nothing over and unlocks nothing.
+    Open(Option<Box<Opening>>),
     Close(Outcome),
     Void,
     Revert,
@@ -74,11 +106,11 @@ impl Skim {
     /// The lines that the scope wants, and those that are strange, in their order.
     pub fn through(bytes: &[u8], scope: Scope<'_>) -> Vec<Found> {
         let mut skim = Skim::default();
-        let takes_nothing = memmem::Finder::new(TAKES_NOTHING);
+        let plain = Plain::new();
         let (mut from, mut last) = (0, None);
         for (number, end) in memchr_iter(b'\n', bytes).enumerate() {
             let text = &bytes[from..end];
-            let deploy = skim.line(text, &takes_nothing, last);
+            let deploy = skim.line(text, &plain, last);
             last = deploy.map(|deploy| (key(text), deploy)).and_then(|(key, at)| Some((key?, at)));
             skim.lines.push(Found { number: number + 1, place: from..end, deploy });
             from = end + 1;
@@ -90,28 +122,27 @@ impl Skim {
     }
 
     /// Whose line it is; `None` for a strange one. `last` is the one before: mostly the same.
-    fn line(
-        &mut self,
-        text: &[u8],
-        takes_nothing: &memmem::Finder<'_>,
-        last: Option<(Key, usize)>,
-    ) -> Option<usize> {
-        let (id, kind) = match (key(text), kind(text, takes_nothing)) {
+    fn line(&mut self, text: &[u8], plain: &Plain, last: Option<(Key, usize)>) -> Option<usize> {
+        let (id, kind) = match (key(text), kind(text, plain)) {
             (Some(id), Some(kind)) => (id, kind),
             _ => taken_apart(text)?,
         };
-        if let Kind::Open(taken) = kind {
+        if let Kind::Open(opening) = kind {
             if let Some(at) = self.known.get(&id) {
                 self.outlines[*at].odd = true;
                 return Some(*at);
             }
             let at = self.outlines.len();
-            let taken = taken.and_then(|old| self.find(&old));
+            let taken = opening.as_ref().and_then(|it| self.find(it.take_over.as_ref()?));
             if let Some(taken) = taken {
                 self.outlines[taken].superseded_by = Some(at);
             }
             self.known.insert(id, at);
-            self.outlines.push(Outline::default());
+            self.outlines.push(opening.map_or_else(Outline::default, |it| Outline {
+                is_maintenance: it.purpose == Purpose::Maintenance,
+                about_lock: it.purpose == Purpose::Rollback || it.unlock.is_some(),
+                ..Outline::default()
+            }));
             return Some(at);
         }
         let at = match last {
@@ -137,14 +168,12 @@ impl Skim {
         let Scope::About { newest, named } = scope else { return vec![true; self.outlines.len()] };
         let from = self.outlines.len().saturating_sub(newest);
         let mut wanted: Vec<bool> = (self.outlines.iter().enumerate())
-            .map(|(at, it)| at >= from || it.is_open() || it.reverted || it.odd)
+            .map(|(at, it)| at >= from || it.is_open() || it.reverted || it.about_lock || it.odd)
             .collect();
-        let special: [fn(&Outline) -> bool; 4] = [
-            Outline::left_its_release,
-            |it| it.is_done() && !it.void,
-            Outline::is_done,
-            |it| !it.is_open() && !it.is_done(),
-        ];
+        let special: [fn(&Outline) -> bool; 4] =
+            [Outline::left_its_release, Outline::is_good, Outline::is_done, |it| {
+                !it.is_open() && !it.is_done()
+            }];
         for fits in special {
             if let Some(at) = self.outlines.iter().rposition(fits) {
                 wanted[at] = true;
@@ -176,7 +205,7 @@ fn key(text: &[u8]) -> Option<Key> {
     rest.get(..ID)?.try_into().ok()
 }
 
-fn kind(text: &[u8], takes_nothing: &memmem::Finder<'_>) -> Option<Kind> {
+fn kind(text: &[u8], plain: &Plain) -> Option<Kind> {
     let at = FRONT.len() + TIME + MIDDLE.len() + ID;
     let event = text.get(at..)?.strip_prefix(BACK).filter(|_| text.ends_with(b"}}"))?;
     for (outcome, front) in [
@@ -194,9 +223,7 @@ fn kind(text: &[u8], takes_nothing: &memmem::Finder<'_>) -> Option<Kind> {
         event if event.starts_with(b"heartbeat\":{") => Some(Kind::Other),
         event if event.starts_with(b"revert\":{") => Some(Kind::Revert),
         event if event.starts_with(b"void\":{") => Some(Kind::Void),
-        event if event.starts_with(b"open\":{") && takes_nothing.find(event).is_some() => {
-            Some(Kind::Open(None))
-        }
+        event if event.starts_with(b"open\":{") && plain.is(event) => Some(Kind::Open(None)),
         _ => None,
     }
 }
@@ -204,7 +231,7 @@ fn kind(text: &[u8], takes_nothing: &memmem::Finder<'_>) -> Option<Kind> {
 fn taken_apart(text: &[u8]) -> Option<(Key, Kind)> {
     let line = serde_json::from_slice::<Line>(text).ok().filter(|line| line.v == VERSION)?;
     let kind = match line.event {
-        Event::Open(opening) => Kind::Open(opening.take_over),
+        Event::Open(opening) => Kind::Open(Some(Box::new(opening))),
         Event::Close { outcome, .. } => Kind::Close(outcome),
         Event::Void { .. } => Kind::Void,
         Event::Revert { .. } => Kind::Revert,

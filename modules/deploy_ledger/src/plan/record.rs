@@ -1,10 +1,8 @@
 //! What may be recorded about a deploy, and what not.
 
-use crate::ledger::{Deploy, Event, Ledger, Opening};
-use crate::options::Cap;
+use crate::ledger::{Cap, Deploy, Event, Ledger, Locked, Opening};
 use crate::state::{is_abandoned, silent_for};
 use ansible_module::Failure;
-use host::clock;
 use host::deploy_id::DeployId;
 
 /// What is recorded, as a sentence; `None` when it stands there already.
@@ -21,7 +19,10 @@ pub(super) fn sentence(
             match known {
                 Some(deploy) if deploy.is_open() => return Ok(None),
                 Some(deploy) => return Err(ended(deploy)),
-                None => may_open(ledger, id, opening.take_over.as_ref())?,
+                None => {
+                    may_open(ledger, id, opening.take_over.as_ref())?;
+                    may_deploy(ledger, id, opening, cap)?;
+                }
             }
             opened(id, opening)
         }
@@ -52,7 +53,6 @@ pub(super) fn sentence(
             if deploy.is_some_and(|deploy| deploy.reverted.is_some()) {
                 return Ok(None);
             }
-            may_revert(ledger, id, cap)?;
             format!("record that deploy {id} goes back by itself")
         }
         Event::Close { outcome, .. } => {
@@ -84,10 +84,11 @@ fn opened(id: &DeployId, opening: &Opening) -> String {
         None => String::new(),
     };
     format!(
-        "open deploy {id}{}{}{}",
+        "open deploy {id}{}{}{}{}",
         part(" of release ", opening.release.as_deref()),
         part(", going back to before ", opening.back_to.as_ref().map(DeployId::as_str)),
         part(", taking over from ", opening.take_over.as_ref().map(DeployId::as_str)),
+        part(", unlocking deploys after ", opening.unlock.as_ref().map(DeployId::as_str)),
     )
 }
 
@@ -131,35 +132,26 @@ fn may_open(ledger: &Ledger, id: &DeployId, take_over: Option<&DeployId>) -> Res
     .with("holder", holder.id.as_str()))
 }
 
-/// Something that makes deploy after deploy go back is for a person to look at.
-fn may_revert(ledger: &Ledger, id: &DeployId, cap: Cap) -> Result<(), Failure> {
-    let now = clock::now().unix();
-    let window = i64::try_from(cap.window).unwrap_or(i64::MAX);
-    // One from the future (a clock that went back) counts: it was not long ago.
-    let lately: Vec<String> = (ledger.deploys.iter())
-        .filter_map(|deploy| deploy.reverted.as_ref().map(|(at, _)| (at, deploy)))
-        .filter(|(at, _)| now.saturating_sub(at.unix()) < window)
-        .map(|(at, deploy)| format!("{} at {at}", deploy.id))
-        .collect();
-    if lately.len() < cap.most {
+/// Only a deploy is refused: a rollback never is, whatever locks deploys.
+fn may_deploy(ledger: &Ledger, id: &DeployId, opening: &Opening, cap: Cap) -> Result<(), Failure> {
+    let Some(Locked { by, why }) = ledger.locked(cap).filter(|_| opening.is_deploy()) else {
+        return Ok(());
+    };
+    if opening.unlock.as_ref() == Some(&by.id) {
         return Ok(());
     }
-    let which = match lately.as_slice() {
-        [] => String::new(),
-        some => format!(" ({})", some.join(", ")),
+    let named = match &opening.unlock {
+        Some(named) => format!(" (not {named})"),
+        None => String::new(),
     };
     Err(Failure::new(
-        "revert_cap",
+        "locked",
         format!(
-            "deploy {id} may not go back by itself: {} did within {} s{which}, and revert_cap is \
-             {}; nothing was recorded; find out why they fail, then go back by hand or raise \
-             revert_cap",
-            lately.len(),
-            cap.window,
-            cap.most
+            "deploys of {} in {} are locked, and {id} was not opened: {why}; see that what was bad is fixed, then pass unlock: {}{named}",
+            opening.app, opening.env, by.id
         ),
     )
-    .with("reverts", lately))
+    .with("locked_by", by.id.as_str()))
 }
 
 fn open_deploy<'a>(

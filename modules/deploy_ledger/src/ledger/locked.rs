@@ -1,0 +1,80 @@
+//! What locks deploys until a person unlocks them: a rollback, since the next push would bring back
+//! what was bad; and several deploys that went back by themselves.
+//!
+//! Invariant: only the opening of a deploy is refused. Nobody is held on a release by a lock: a
+//! rollback is always opened, and a run always goes back by itself.
+
+use super::{Deploy, Ledger, Outcome, Purpose};
+use host::clock;
+
+/// How many deploys may go back by themselves before another one is refused; none for no limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Cap {
+    pub most: usize,
+    /// In seconds.
+    pub window: u64,
+}
+
+pub struct Locked<'a> {
+    /// The run that locked them, whose id unlocks them.
+    pub by: &'a Deploy,
+    pub why: String,
+}
+
+impl Ledger {
+    /// The lock that holds now. A deploy that was opened with `unlock` ends all that were before it.
+    pub fn locked(&self, cap: Cap) -> Option<Locked<'_>> {
+        let since = self.deploys.iter().rposition(|deploy| deploy.opening.unlock.is_some());
+        let after = &self.deploys[since.unwrap_or(0)..];
+        let rollback = after
+            .iter()
+            .rev()
+            .find(|deploy| deploy.locks())
+            .map(|by| Locked { by, why: format!("{} was a rollback{}", by.id, said(by)) });
+        rollback.or_else(|| too_many(after, cap))
+    }
+}
+
+impl Deploy {
+    /// Whether it locks deploys. One that failed and is back has rolled nothing back.
+    pub fn locks(&self) -> bool {
+        self.opening.purpose == Purpose::Rollback && self.outcome() != Some(Outcome::FailedReverted)
+    }
+}
+
+fn said(deploy: &Deploy) -> String {
+    let part = |before: &str, text: Option<&str>| match text.unwrap_or_default() {
+        "" => String::new(),
+        text => format!("{before}{text}"),
+    };
+    format!(
+        "{} at {}{}",
+        part(" by ", Some(&deploy.opening.by)),
+        deploy.opened,
+        part(": ", deploy.opening.reason.as_deref())
+    )
+}
+
+fn too_many(deploys: &[Deploy], cap: Cap) -> Option<Locked<'_>> {
+    let now = clock::now().unix();
+    let window = i64::try_from(cap.window).unwrap_or(i64::MAX);
+    let went_back = deploys.iter().filter_map(|deploy| Some((deploy.reverted.as_ref()?, deploy)));
+    // One from the future (a clock that went back) counts: it was not long ago.
+    let lately: Vec<_> =
+        went_back.filter(|((at, _), _)| now.saturating_sub(at.unix()) < window).collect();
+    let (_, by) = lately.last().filter(|_| cap.most > 0 && lately.len() >= cap.most)?;
+    let each: Vec<String> = (lately.iter())
+        .map(|((at, why), deploy)| match why {
+            Some(why) => format!("{} at {at} ({why})", deploy.id),
+            None => format!("{} at {at}", deploy.id),
+        })
+        .collect();
+    let why = format!(
+        "{} went back by themselves within {} s, and revert_cap is {}: {}",
+        lately.len(),
+        cap.window,
+        cap.most,
+        each.join(", ")
+    );
+    Some(Locked { by, why })
+}
