@@ -56,7 +56,7 @@ class ColorsShop(Shop):
         super().__init__(place, **{"inter": "500ms"} | shape)   # the containers' server makes a process for each request
         written = example("app-compose-colors.yml")
         [component] = written["app_components"]
-        ours = {"app_name", "app_ledger_host", "app_ledger_path", "app_map", "ledger_report_dir", "ledger_revert_cap"}
+        ours = {"app_name", "app_ledger_host", "app_ledger_path", "app_map", "ledger_report_dir"}
         self.vars = written | {key: value for key, value in self.vars.items() if key in ours} | {
             "app_components": [component | {"port": {color: self.ports[color, "web"][0] for color in ("blue", "green")}}],
             "app_prove": written["app_prove"] | {"url": f"{self.url}health", "tries": 3, "delay": 0.1},

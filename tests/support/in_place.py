@@ -18,7 +18,7 @@ import typing as t
 from pathlib import Path
 
 from edge import STATE
-from flows import BOOKS, ledger_of
+from flows import BOOKS, ledger_of, unlocking
 from harness import HERE, OLDEST, PIPELINING, ROOT, Ansible, Run, Running, staged, wait_for
 from pct_app import GUEST, PACKAGE, answers, install
 from pve import calls_of, fake
@@ -71,7 +71,7 @@ class InPlace:
         file.write_text(json.dumps(self.vars))
         environ = {"ANSIBLE_CONNECTION_PLUGINS": str(HERE / "connection_plugins"), **PIPELINING, **self.environ}
         ansible = Ansible(self.core, self.folder, self.hosts(), environ)
-        given = {"env": "staging", "outcome_file": str(self.folder / "outcome"), **inputs}
+        given = {"env": "staging", "outcome_file": str(self.folder / "outcome"), **unlocking(book, self.vars), **inputs}
         words = ["-e", f"@{file}", "-e", json.dumps(given), *options]
         return ansible._start(["ansible-playbook", str(staged() / BOOKS / f"{book}.yml"), *words])
 

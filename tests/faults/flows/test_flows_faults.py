@@ -94,9 +94,15 @@ def test_a_gate_after_the_flip_fails(shop: Shop) -> None:
     hooks = {"app_hooks": {"smoke": [["/bin/false"]], "after_rollback": [["/bin/touch", str(marker)]]}}
     run = broken(shop, 2, **hooks)
     assert marker.exists()
+    marker.unlink()
     deploys = shop.ledger()["deploys"]
     assert deploys[0]["outcome"] == "failed_reverted" and deploys[0]["reverted"], run.output
-    marker.unlink()
+
+    # However many went back before: the next deploy is refused, and nobody is held on a release that is bad.
+    last = shop.last_deploy()
+    refused = shop.deploy(2, ledger_revert_cap=1, unlock="")
+    assert refused.code == 2 and f"pass unlock: {last}" in " ".join(refused.output.split()) and shop.serves() == OLD, refused.output
+    broken(shop, 2, ledger_revert_cap=1, unlock=last, **hooks)
 
 
 def test_a_probe_from_outside_fails(shop: Shop) -> None:

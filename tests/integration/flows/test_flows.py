@@ -50,10 +50,11 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     assert told["load_balancers"]["lb1"]["previous"]["open"] and told["registry"][sha(2)] == "there", told
     reason = hostile(shop)
     back = shop.typed("rollback", core=NEWEST, mode="fast", reason=reason, by="somebody {{ env }}")
-    assert back.code == 0, back.output
+    assert back.code == 0 and f"-e unlock={shop.last_deploy()}" in back.output, back.output
     assert shop.serves() == ("green", sha(1))
     assert_text(shop, reason, "somebody {{ env }}")
-    bad = shop.deploy(3, core=NEWEST)
+    locked = refused_while_locked(shop, 3)
+    bad = shop.deploy(3, core=NEWEST, unlock=locked)
     assert bad.code == 2, bad.output
     assert shop.serves() == ("green", sha(1))
     assert "green serves" in bad.output and "as before" in bad.output
@@ -66,6 +67,22 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     assert {path.name.split("-")[-2] for path in (shop.folder / "kept").glob("*-blue/*-blue.log")} == {"web"}
     closed = shop.run("rollback", mode="fast")
     assert closed.code == 2 and "The fast way back is closed" in closed.output, closed.output
+
+
+def refused_while_locked(shop: Shop, number: int) -> str:
+    """The next push would bring back what a rollback has taken away. Who, why and how stands in the refusal; the id that unlocks deploys."""
+    rollback = shop.ledger()["deploys"][0]
+    file = shop.folder / "status.json"
+    assert shop.run("status", status_file=str(file)).code == 0
+    assert json.loads(file.read_text())["locked"]["deploy_id"] == rollback["deploy_id"]
+    outcome, before = shop.folder / "outcome", shop.serves()
+    outcome.write_text("done\n")
+    refused = shop.deploy(number, unlock="", outcome_file=str(outcome))
+    said = " ".join(refused.output.split())
+    assert refused.code == 2 and shop.serves() == before and not outcome.exists(), refused.output
+    assert f"{rollback['deploy_id']} was a rollback by {rollback['by']} at " in said and f"pass unlock: {rollback['deploy_id']}" in said, said
+    assert shop.ledger()["deploys"][0]["deploy_id"] == rollback["deploy_id"], "it was not opened"
+    return rollback["deploy_id"]
 
 
 def hostile(shop: Shop) -> str:

@@ -68,7 +68,8 @@ def test_runs_of_one_environment_wait_for_each_other(path: Path) -> None:
 
 def test_they_are_started_as_the_runbook_says() -> None:
     events = {path.stem: load(path)["on"] for path in FLOWS if path.parent.name == "forgejo"}
-    assert events["deploy"] == {"push": {"branches": ["main"], "tags": ["v*"]}}
+    assert events["deploy"].pop("push") == {"branches": ["main"], "tags": ["v*"]}
+    assert set(events["deploy"].pop("workflow_dispatch")["inputs"]) == {"unlock"} and not events["deploy"]
     asked = {name: set(events[name]["workflow_dispatch"]["inputs"]) for name in ("rollback", "cleanup-failed")}
     assert asked["rollback"] == {"env", "mode", "target_color", "release_sha", "to", "confirm", "accept", "reason", "take_over"}
     assert asked["cleanup-failed"] == {"env", "color", "confirm", "reason", "take_over"}
@@ -123,10 +124,10 @@ def test_gitlab_does_the_same() -> None:
             asked[f"DEPLOY_{given.upper()}"] = spec.get("options", [])
     # What can be typed is a text as it stands, and nothing that can be chosen has another choice.
     offered = dict(pipeline["variables"])
-    assert offered.pop("DEPLOY_ACTION")["options"] == ["none", "rollback", "cleanup-failed", "restore-test"]
+    assert offered.pop("DEPLOY_ACTION")["options"] == ["none", "deploy", "rollback", "cleanup-failed", "restore-test"]
     assert {name: spec.get("options", []) for name, spec in offered.items()} == asked
     assert all("options" in spec or spec["expand"] == "false" for spec in offered.values())
-    assert not re.search(r"\$DEPLOY_(MODE|TARGET|RELEASE|TO|COLOR|CONFIRM|ACCEPT|REASON|TAKE)", str([job["script"] for job in jobs.values()]))
+    assert not re.search(r"\$DEPLOY_(MODE|TARGET|RELEASE|TO|COLOR|CONFIRM|ACCEPT|REASON|TAKE|UNLOCK)", str([job["script"] for job in jobs.values()]))
     assert "StrictHostKeyChecking=yes" in str(pipeline[".run"]["before_script"])
 
 
