@@ -97,6 +97,28 @@ def assert_text(shop: Shop, reason: str, by: str = "") -> None:
     assert not (shop.folder / "marker").exists()
 
 
+# As somebody may have them in ansible.cfg for other playbooks, all at once.
+SETTINGS = {
+    "ANSIBLE_ANY_ERRORS_FATAL": "true", "ANSIBLE_STRATEGY": "free", "ANSIBLE_GATHERING": "smart", "ANSIBLE_HASH_BEHAVIOUR": "merge",
+    "ANSIBLE_JINJA2_NATIVE": "true", "ANSIBLE_FORCE_HANDLERS": "true", "ANSIBLE_FORKS": "1", "ANSIBLE_CALLBACKS_ENABLED": "ansible.builtin.tree",
+    "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal", "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false", "ANSIBLE_BECOME": "true",
+}
+
+
+def test_the_settings_of_somebody_else(shop: Shop, edge_core: str) -> None:
+    """A deploy goes forward and, when a gate after its flip fails, back, as with no settings at all."""
+    shop.core = edge_core
+    shop.publish(1)
+    shop.publish(2)
+    outcome = shop.folder / "outcome"
+    settings = SETTINGS | {"ANSIBLE_CALLBACK_TREE_DIR": str(shop.folder / "tree")}
+    first = shop.deploy(1, environ=settings, outcome_file=str(outcome))
+    assert first.code == 0 and shop.serves() == ("green", sha(1)) and outcome.read_text() == "done\n", first.output
+    back = shop.deploy(2, environ=settings | {"ANSIBLE_STRATEGY": "host_pinned"}, outcome_file=str(outcome), app_hooks={"smoke": [["/bin/false"]]})
+    assert back.code == 2 and shop.serves() == ("green", sha(1)) and outcome.read_text() == "failed_reverted\n", back.output
+    assert shop.ledger()["holder"] is None and f"green serves {sha(1)}, as before" in " ".join(back.output.split()), back.output
+
+
 @pytest.fixture(name="two")
 def two_load_balancers(tmp_path) -> t.Iterator[TwoEdges]:
     with TwoEdges(tmp_path) as two:
