@@ -77,6 +77,7 @@ class Shop(Edge):
         self.root = place / "opt"
         super().__init__(components=components, **{"layout": "two-backends", "inter": "100ms"} | shape)
         self.variables = self.folder / "shop.json"
+        self.more_hosts: dict[str, dict[str, t.Any]] = {}
         self.vars: dict[str, t.Any] = {
             "app_name": "shop", "app_hosts": ["app1"], "app_load_balancers": ["lb1"], "app_ledger_host": "lb1", "app_map": str(self.map),
             "app_ledger_path": str(self.folder / "ledger"),
@@ -110,7 +111,7 @@ class Shop(Edge):
             urllib.request.build_opener(urllib.request.ProxyHandler({})).open(wanted, timeout=10).close()
 
     def hosts(self) -> dict[str, dict[str, t.Any]]:
-        return {"lb1": self.host("lb1", **color_switch(self)), "app1": self.host("app1")}
+        return {"lb1": self.host("lb1", **color_switch(self)), **{name: self.host(name) for name in self.vars["app_hosts"]}, **self.more_hosts}
 
     def host(self, name: str, **more: t.Any) -> dict[str, t.Any]:
         return {"ansible_connection": "lost", "ansible_python_interpreter": "/usr/bin/python3", "lost_file": str(self.lost(name)), **more}
@@ -132,7 +133,7 @@ class Shop(Edge):
         environ = {"ANSIBLE_CONNECTION_PLUGINS": str(HERE / "connection_plugins"), **PIPELINING, **(environ or {})}
         ansible = Ansible(core or self.core, self.folder, self.hosts(), environ)
         given = {"env": "staging", **unlocking(book, self.vars), **inputs}
-        return ansible._start(["ansible-playbook", str(staged() / BOOKS / f"{book}.yml"), "-e", f"@{self.variables}", "-e", json.dumps(given),
+        return ansible._start(["ansible-playbook", book if book.endswith(".yml") else str(staged() / BOOKS / f"{book}.yml"), "-e", f"@{self.variables}", "-e", json.dumps(given),
                                *options])
 
     def deploy(self, number: int, *options: str, **inputs: t.Any) -> Run:

@@ -28,7 +28,8 @@ options:
 """
 
 EXAMPLES = """
-- hosts: "{{ 'localhost' | reversible.deploy.whole_run }}"
+- name: Check the inputs
+  hosts: "{{ 'localhost' | reversible.deploy.whole_run }}"
 """
 
 RETURN = """

@@ -97,6 +97,39 @@ def assert_text(shop: Shop, reason: str, by: str = "") -> None:
     assert not (shop.folder / "marker").exists()
 
 
+def site(shop: Shop, name: str, *books: tuple[str, dict[str, t.Any]]) -> str:
+    """A playbook of somebody's own that has several of ours."""
+    path = shop.folder / f"{name}.yml"
+    path.write_text(json.dumps([{"ansible.builtin.import_playbook": f"reversible.deploy.{book}", "vars": given} for book, given in books]))
+    return str(path)
+
+
+def test_two_runs_in_one_playbook_on_machines_of_any_name(shop: Shop, edge_core: str) -> None:
+    """What the first has found is not taken for the second's, and no machine is mistaken for the run itself."""
+    shop.core = edge_core
+    shop.vars["app_hosts"], shop.more_hosts = ["deploy"], {"way-back": {"ansible_connection": "lost", "lost_file": "/dev/null"}}
+    for number in (1, 2):
+        shop.publish(number)
+    both = shop.run(site(shop, "two", *(("deploy_app", {"release_sha": sha(number)}) for number in (1, 2))))
+    assert both.code == 0 and shop.serves() == ("blue", sha(2)), both.output
+    assert fetch(shop.app_url("green")) == f"green {sha(1)}", "the way back is as the first has left it"
+    assert [(one["release"], one["outcome"]) for one in shop.ledger()["deploys"]] == [(sha(2), "done"), (sha(1), "done")]
+    assert {task.host for task in both.tasks} == {"localhost", "deploy", "deploy@shop-staging", "way-back@shop-staging", "deploy@shop-staging.2",
+                                                  "way-back@shop-staging.2"}
+    given = shop.run(site(shop, "given", ("status", {}), ("status", {})), deploy_id=shop.last_deploy())
+    assert given.code == 2 and "has had a run before this one" in given.output, given.output
+    for door in ("install", "retire"):
+        book = shop.folder / f"{door}.yml"
+        book.write_text(json.dumps([{"hosts": "deploy", "gather_facts": False, "tasks": [{
+            "ansible.builtin.include_role": {"name": "reversible.deploy.host_app", "tasks_from": door},
+            "vars": {"app_env": "staging", "app_color": "blue", "app_active": "blue", "app_release_sha": sha(1)}}]}]))
+        guarded = shop.run(str(book), deploy_id="20991121t084500z-7f3a")
+        assert guarded.code == 2 and "blue of shop staging is active" in guarded.output and shop.serves() == ("blue", sha(2)), guarded.output
+    shop.more_hosts = {"way-back@shop-staging": {}}
+    named = shop.run("status")
+    assert named.code == 2 and "the inventory has way-back@shop-staging" in named.output, named.output
+
+
 # As somebody may have them in ansible.cfg for other playbooks, all at once.
 SETTINGS = {
     "ANSIBLE_ANY_ERRORS_FATAL": "true", "ANSIBLE_STRATEGY": "free", "ANSIBLE_GATHERING": "smart", "ANSIBLE_HASH_BEHAVIOUR": "merge",
