@@ -18,7 +18,7 @@ version_added: 0.1.0
 author: the reversible.deploy authors
 description:
   - Returns its input, the hosts of a play, and fails when C(--limit), C(--tags), C(--skip-tags), C(--start-at-task) or C(--step) would leave out hosts or
-    tasks, or when C(error_on_undefined_vars) is off.
+    tasks, or when C(error_on_undefined_vars) is off or the debugger of tasks on.
   - For C(hosts) of a play, since a task that refuses would be left out as well.
 options:
   _input:
@@ -40,7 +40,8 @@ _value:
 
 
 def whole_run(hosts: str) -> str:
-    settings = {"error_on_undefined": getattr(constants, "DEFAULT_UNDEFINED_VAR_BEHAVIOR", True)}
+    settings = {"error_on_undefined": getattr(constants, "DEFAULT_UNDEFINED_VAR_BEHAVIOR", True),
+                "task_debugger": getattr(constants, "ENABLE_TASK_DEBUGGER", False)}
     found = objections(context.CLIARGS, settings)
     if found:
         raise AnsibleFilterError(f"Nothing was changed. {' '.join(found)}")

@@ -38,6 +38,8 @@ def test_a_part_is_refused(given: dict[str, t.Any], words: str) -> None:
 def test_settings_that_hide_what_is_missing_are_refused() -> None:
     [sentence] = one_run.objections(PLAIN, {"error_on_undefined": False})
     assert "error_on_undefined_vars" in sentence
+    [sentence] = one_run.objections(PLAIN, {"task_debugger": True})
+    assert "enable_task_debugger" in sentence
 
 
 def test_each_run_has_names_of_its_own() -> None:
