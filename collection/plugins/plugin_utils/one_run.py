@@ -8,6 +8,7 @@ for the other's, so that each has names of its own.
 """
 from __future__ import annotations
 
+import re
 import typing as t
 
 # Molecule gives these to every playbook; no task of ours has them.
@@ -63,3 +64,8 @@ def pattern(own: t.Mapping[str, t.Any], *which: str) -> str:
     if not own:
         return "all:!all"
     return ":".join([own[one] for one in which] + [own["way_back"]])
+
+
+def filled(command: t.Sequence[str], words: t.Mapping[str, t.Any]) -> list[str]:
+    """The command of a hook, with what `{name}` stands for. Other braces are the command's own."""
+    return [re.sub(r"\{([A-Za-z0-9_.-]+)\}", lambda found: str(words.get(found[1], found[0])), str(word)) for word in command]

@@ -79,7 +79,7 @@ def test_the_release_is_not_in_the_registry(shop: Shop) -> None:
 @pytest.mark.parametrize("name", ["before", "migrate"])
 def test_a_hook_fails_before_the_change(shop: Shop, name: str) -> None:
     run = broken(shop, **hook(shop, name, ["/bin/false"]))
-    assert "Have the release of each component" not in [task.task for task in run.tasks], run.output
+    assert "Start them with the release" not in [task.task for task in run.tasks], run.output
     if name == "migrate":
         assert "stay when this deploy is taken back" in run.output
 

@@ -8,6 +8,7 @@ import json
 import re
 import time
 import typing as t
+from pathlib import Path
 
 import pytest
 from edge import fetch
@@ -29,12 +30,14 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     for number in (1, 2):
         shop.publish(number)
     shop.publish(3, bad="dead")
-    first = shop.deploy(1, core=NEWEST)
+    migrated = shop.folder / "migrated"
+    hooks = migrating(shop, migrated)
+    first = shop.deploy(1, core=NEWEST, **hooks)
     assert first.code == 0, first.output
     assert shop.serves() == ("green", sha(1))
-    second = shop.deploy(2)
+    second = shop.deploy(2, **hooks)
     assert second.code == 0, second.output
-    assert shop.serves() == ("blue", sha(2))
+    assert shop.serves() == ("blue", sha(2)) and migrated.read_text() == sha(1) + sha(2)
     again = shop.deploy(2)
     assert again.code == 0 and "is active already" in again.output, again.output
     assert shop.serves() == ("blue", sha(2))
@@ -67,6 +70,14 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     assert {path.name.split("-")[-2] for path in (shop.folder / "kept").glob("*-blue/*-blue.log")} == {"web"}
     closed = shop.run("rollback", mode="fast")
     assert closed.code == 2 and "The fast way back is closed" in closed.output, closed.output
+
+
+def migrating(shop: Shop, migrated: Path) -> dict[str, t.Any]:
+    """A migration by the code of the new release itself, which is on the host and does not run yet. `before` has come before it."""
+    script = "test -e $2 && test ! -e $3 && rm $2 && cat $1/RELEASE >> $0"
+    pid = f"{shop.folder}/shop-staging-web-{{color}}.pid"
+    return {"app_hooks": {"before": [["/bin/touch", f"{migrated}-before"]],
+                          "migrate": [["/bin/sh", "-c", script, str(migrated), "{web}", f"{migrated}-before", pid]]}}
 
 
 def refused_while_locked(shop: Shop, number: int) -> str:

@@ -52,6 +52,12 @@ def test_each_run_has_names_of_its_own() -> None:
     assert one_run.pattern(first) == "way-back@shop-prod" and one_run.pattern({}, "hosts") == "all:!all"
 
 
+def test_the_command_of_a_hook() -> None:
+    words = {"backend": "/opt/shop/backend/green/releases/4f2a", "release": "4f2a"}
+    command = ["{backend}/bin/migrate", "--to={release}", "${HOME}", "{}", "{other}", "awk {print}"]
+    assert one_run.filled(command, words) == [f"{words['backend']}/bin/migrate", "--to=4f2a", "${HOME}", "{}", "{other}", "awk {print}"]
+
+
 def test_a_machine_that_has_such_a_name_is_seen() -> None:
     own = one_run.names("shop", "prod")
     assert not one_run.taken(own, {"all": ["deploy", "way-back", "app1"], "data": ["app1"]})
