@@ -15,6 +15,7 @@ from edge import fetch
 from flows import Shop, TwoEdges, kill_when
 from harness import CORES, Running, wait_for
 from releases import sha
+from webhook import Hook
 
 NEWEST = CORES[-1]
 
@@ -52,10 +53,16 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     told = json.loads((shop.folder / "status.json").read_text())
     assert told["load_balancers"]["lb1"]["previous"]["open"] and told["registry"][sha(2)] == "there", told
     reason = hostile(shop)
+    told = Hook(shop.serves)
+    shop.vars["notify_url"] = told.url
     back = shop.typed("rollback", core=NEWEST, mode="fast", reason=reason, by="somebody {{ env }}")
     assert back.code == 0 and f"-e unlock={shop.last_deploy()}" in back.output, back.output
     assert shop.serves() == ("green", sha(1))
     assert_text(shop, reason, "somebody {{ env }}")
+    begins, ended = (body["text"] for body in told.bodies)
+    assert "Rollback of shop in staging begins." in begins and "Rollback of shop in staging ended: done." in ended, told.bodies
+    assert told.seen == [("blue", sha(2)), ("green", sha(1))], "people know before anything changes"
+    del shop.vars["notify_url"]
     locked = refused_while_locked(shop, 3)
     bad = shop.deploy(3, core=NEWEST, unlock=locked)
     assert bad.code == 2, bad.output
@@ -65,7 +72,11 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     assert kept.code == 2 and "green is active" in kept.output, kept.output
     unasked = shop.run("cleanup_failed", color="blue")
     assert unasked.code == 2 and "-e confirm=true" in unasked.output, unasked.output
+    shop.vars["notify_url"] = told.url
     clean = shop.run("cleanup_failed", core=NEWEST, color="blue", confirm=True)
+    assert ["Clean-up of shop in staging begins." in told.bodies[2]["text"], len(told.bodies)] == [True, 4]
+    told.close()
+    del shop.vars["notify_url"]
     assert clean.code == 0, clean.output
     assert {path.name.split("-")[-2] for path in (shop.folder / "kept").glob("*-blue/*-blue.log")} == {"web"}
     closed = shop.run("rollback", mode="fast")

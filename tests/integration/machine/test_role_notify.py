@@ -4,54 +4,17 @@
 """The role notify against real HTTP servers: what is sent, that nothing fails, and that no secret gets out."""
 from __future__ import annotations
 
-import http.server
 import json
 import socket
-import threading
 import typing as t
 from pathlib import Path
 
 import pytest
 import yaml
 from harness import EDGES, LOCAL, ROOT, Ansible, Run
+from webhook import SECRET_PATH, Hook
 
-SECRET_PATH, TOKEN = "T0secretpath9", "t0ken-that-nobody-reads"
-
-
-class Hook:
-    """A webhook that answers what it is told to, and remembers what it got."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[str, dict[str, str], bytes]] = []
-        self.answers: list[int] = []
-        hook = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # pylint: disable=invalid-name
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                hook.got.append((self.path, dict(self.headers), body))
-                status = hook.answers.pop(0) if hook.answers else 200
-                self.send_response(status)
-                if status == 302:
-                    self.send_header("Location", hook.url + "/elsewhere")
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"ok")
-
-            def log_message(self, *_words: t.Any) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/services/{SECRET_PATH}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-    @property
-    def bodies(self) -> list[t.Any]:
-        return [json.loads(body) for _path, _headers, body in self.got]
+TOKEN = "t0ken-that-nobody-reads"
 
 
 @pytest.fixture
