@@ -616,6 +616,10 @@ release:
   description: The release of the active colour, as the history knows it, or null.
   returned: success
   type: str
+stays:
+  description: Why the new colour stays active although O(error_budget) is broken.
+  returned: on failure, when the old colour was worse
+  type: str
 steps:
   description: The steps that were done.
   returned: always

@@ -95,7 +95,11 @@ impl Apply<'_> {
                 format!("{to} stays active, since {why}, which could NOT be recorded ({failed:#})")
             }
         };
-        Failure::new(code(&error), msg).with("flip", self.numbers.to_json()).caused_by(error).into()
+        Failure::new(code(&error), msg)
+            .with("flip", self.numbers.to_json())
+            .with("stays", why)
+            .caused_by(error)
+            .into()
     }
 
     /// What was begun has been taken back, or is not to be.

@@ -264,6 +264,7 @@ const SEEN: &[Return] = &[
 ];
 
 const DONE: &[Return] = &[
+    Return::new("stays", Kind::Str, "on failure, when the old colour was worse", "Why the new colour stays active although O(error_budget) is broken."),
     Return::new("flip", Kind::Dict, "when a flip was made, also on failure", "The flip in numbers.").contains(&[
         Return::new("at", Kind::Float, "always", "When the flip began, in seconds since 1970."),
         Return::new("milliseconds", Kind::Dict, "always", "How long C(target), C(flip), C(record), C(prove), C(watch), C(drain) and C(back) took, as far as they were done."),

@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import typing as t
 
 import pytest
+from color_switch import answered
 from edge import fetch
 from flows import Shop, kill_when
 from harness import Run, wait_for
@@ -103,6 +105,30 @@ def test_a_gate_after_the_flip_fails(shop: Shop) -> None:
     refused = shop.deploy(2, ledger_revert_cap=1, unlock="")
     assert refused.code == 2 and f"pass unlock: {last}" in " ".join(refused.output.split()) and shop.serves() == OLD, refused.output
     broken(shop, 2, ledger_revert_cap=1, unlock=last, **hooks)
+
+
+def test_nobody_is_moved_back_to_a_colour_that_was_worse(shop: Shop) -> None:
+    """Every request fails on green, and half of them on blue: the load balancer leaves blue active, and so does the run."""
+    outcome = shop.folder / "outcome"
+    health = [component | {"health": "/health"} for component in shop.vars["app_components"]]
+    with socket.create_server(("127.0.0.1", 0)) as asked:
+        # It looks at blue, and flips when it has an answer.
+        asked.settimeout(300)
+        probe = {"port": asked.getsockname()[1], "tries": 1, "timeout": 600}
+        running = shop.start_book("deploy_app", release_sha=sha(2), outcome_file=str(outcome), app_components=health, color_switch_probe=probe,
+                                  app_error_budget={"watch": 2, "max_total": 0.2, "min_requests": 10})
+        with answered(asked):
+            shop.switch("green", "web", "share 100")
+            shop.switch("blue", "web", "share 50")
+            assert {fetch(shop.url) for _ in range(20)} == {"HTTP 500"}
+    run = running.wait()
+    shop.switch("green", "web", "ok")
+    said = " ".join(run.output.split())
+    assert run.code == 2 and outcome.read_text() == "failed_not_reverted\n" and shop.live() == "blue", run.output
+    assert "NOT BACK, since green was worse" in said and "had failed on green just before the flip" in said, run.output
+    assert "No load balancer was moved back" in said and "target_color=green" in said, run.output
+    back = shop.run("rollback", mode="fast", target_color="green")
+    assert back.code == 0 and shop.serves() == OLD, back.output
 
 
 def test_a_probe_from_outside_fails(shop: Shop) -> None:
