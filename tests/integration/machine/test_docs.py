@@ -25,11 +25,13 @@ LEASE = "20261121t084500z-7f3a"
 
 
 def hold_the_lease(machines: Machines) -> None:
-    """A run whose controller died."""
+    """A run whose controller died; it was started after what the last rollback has taken back was fixed."""
     time.sleep(1.1)  # ids are in seconds: this one must be newer than that of the run before, which may have ended within its own second
     holder = time.strftime("%Y%m%dt%H%M%Sz", time.gmtime()) + "-0000"
     machines.edits[LEASE] = holder
-    opened = call("deploy_ledger", {"app": "shop", "env": "staging", "path": str(machines.ledger), "deploy_id": holder, "state": "open"})
+    ledger = {"app": "shop", "env": "staging", "path": str(machines.ledger)}
+    locked = call("deploy_ledger_info", ledger)["locked"]
+    opened = call("deploy_ledger", {**ledger, "deploy_id": holder, "state": "open", "unlock": locked and locked["deploy_id"]})
     assert opened.get("changed") is True, opened
     time.sleep(1.1)  # ids are in seconds: the next one must be newer
 
