@@ -69,3 +69,9 @@ def pattern(own: t.Mapping[str, t.Any], *which: str) -> str:
 def filled(command: t.Sequence[str], words: t.Mapping[str, t.Any]) -> list[str]:
     """The command of a hook, with what `{name}` stands for. Other braces are the command's own."""
     return [re.sub(r"\{([A-Za-z0-9_.-]+)\}", lambda found: str(words.get(found[1], found[0])), str(word)) for word in command]
+
+
+def gap(message: str, name: str) -> str:
+    """What the variable `name` lacks, of what Ansible says of an undefined one; nothing when it is not there itself."""
+    undefined = re.findall(r"'[^']+' is undefined", message)
+    return "" if not undefined or undefined[-1] == f"'{name}' is undefined" else undefined[-1]

@@ -52,6 +52,14 @@ def test_each_run_has_names_of_its_own() -> None:
     assert one_run.pattern(first) == "way-back@shop-prod" and one_run.pattern({}, "hosts") == "all:!all"
 
 
+@pytest.mark.parametrize("message, said", [
+    ("{{ b[c] }}: 'c' is undefined. 'c' is undefined", "'c' is undefined"), ("'c' is undefined", "'c' is undefined"),
+    ("'app_components' is undefined", ""), ("", ""),
+])
+def test_what_a_variable_lacks(message: str, said: str) -> None:
+    assert one_run.gap(message, "app_components") == said
+
+
 def test_the_command_of_a_hook() -> None:
     words = {"backend": "/opt/shop/backend/green/releases/4f2a", "release": "4f2a"}
     command = ["{backend}/bin/migrate", "--to={release}", "${HOME}", "{}", "{other}", "awk {print}"]

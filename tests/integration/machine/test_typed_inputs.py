@@ -111,14 +111,22 @@ def test_nothing_that_is_typed_into_a_workflow_is_run(one_core: str, tmp_path: P
 
 WRONG = {
     "env": ["Staging", "staging\n", "a/b", "-"], "release_sha": ["0" * 39, "0" * 40 + "\n", "A" * 40], "target_color": ["red", "blue\n"],
-    "color": ["Blue"], "mode": ["fast\n"], "to": ["20261121t084500z-7f3a\n", "latest"], "take_over": ["true", "20261121t084500z-7F3A"],
+    "color": ["Blue"], "mode": ["fast\n"], "to": ["20261121t084500z-7f3a\n", "latest"], "take_over": ["true", "20261121t084500z-7F3A"], "unlock": ["true", "yes"],
     "confirm": ["plan-0123456789a", "plan-0123456789abc", "plan-0123456789ab\n", "maybe"], "accept": ["a b", "newer_snapshots,x-y"],
     "reason": ["two\nlines", "x" * 501, "a bell \a"], "by": ["run 7\r"],
 }
 RIGHT = {
     "env": "staging-2.eu", "release_sha": "0" * 40, "target_color": "green", "color": "blue", "mode": "full", "to": "20261121t084500z-7f3a",
-    "take_over": "20261121t084500z-7f3a", "confirm": "plan-0123456789ab", "accept": "newer_snapshots, data_written", "reason": "x" * 500, "by": "run 7",
+    "take_over": "20261121t084500z-7f3a", "unlock": "20261121t084500z-7f3a", "confirm": "plan-0123456789ab", "accept": "newer_snapshots, data_written", "reason": "x" * 500, "by": "run 7",
 }
+
+
+def test_what_a_variable_lacks_is_named(runner: Runner) -> None:
+    """It is there, and needs what only a host has."""
+    app = APP | {"app_components": "{{ components_of[place_of_the_host] }}", "components_of": {"here": [{"name": "web"}]}}
+    (runner.place / "deploy/app.yml").write_text(json.dumps(app))
+    code, output = runner.play("status", {"env": "staging"})
+    assert code == 2 and "app_components cannot be read: 'place_of_the_host' is undefined" in output and "is missing" not in output, output
 
 
 def test_what_is_not_of_its_form_is_refused(runner: Runner) -> None:
