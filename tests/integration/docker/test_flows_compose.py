@@ -5,11 +5,13 @@
 whether its backups can be restored."""
 from __future__ import annotations
 
+import time
 import typing as t
 
 import pytest
 from compose import Engine, an_engine  # noqa: F401
 from compose_app import App
+from edge import call
 from harness import Run
 from in_place import InPlace, example
 from releases import sha
@@ -63,5 +65,13 @@ def test_deployed_broken_back_and_forth(shop: Shop) -> None:
     assert [point["open"] for point in status["restore_points"]] == [True] * 3, status["restore_points"]
     shop.good("rollback", to=newest["deploy_id"], confirm=True)
     assert shop.app.version == "2"
-    proven = shop.run("restore_test")
-    assert proven.code == 0 and "was restored apart, ran, and was removed again" in proven.output and shop.app.version == "2", proven.output
+    # A backup in the middle of a deploy would be of neither release, and its fence would refuse the rest of that deploy.
+    run = {"app": shop.vars["app_name"], "env": "staging", "path": shop.vars["app_ledger_path"]}
+    run["deploy_id"] = time.strftime("%Y%m%dt%H%M%Sz-ffff", time.gmtime())
+    assert not call("deploy_ledger", {**run, "state": "open", "purpose": "maintenance"}).get("failed")
+    refused = shop.run("restore_test")
+    assert refused.code == 2 and f"deploy {run['deploy_id']} holds the lease" in " ".join(refused.output.split()), refused.output
+    assert not call("deploy_ledger", {**run, "state": "closed", "outcome": "failed_reverted"}).get("failed")
+    proven = shop.good("restore_test")
+    assert shop.ledger()["current"]["release"] == sha(2) and shop.ledger()["deploys"][0]["purpose"] == "maintenance", shop.ledger()
+    assert "was restored apart, ran, and was removed again" in proven.output and shop.app.version == "2", proven.output
