@@ -242,6 +242,7 @@ def test_nobody_is_led_back_to_a_colour_that_was_worse(version: str) -> None:
         assert result["failed"] and result["changed"] and result["reason"] == "budget_broken", result
         assert not result["flip"]["reverted"] and "allowed 10.0 % whatever the old colour did" in result["msg"]
         assert "green stays active, since 12 of 20 requests (60.0 %) had failed on blue just before the flip" in result["msg"]
+        assert result["stays"].startswith("12 of 20 requests (60.0 %) had failed on blue")
         edge.switch("green", "web", "ok")
         agree(edge, "green")
         void, blue = ("green", RELEASES["green"], "void"), ("blue", "-", "good")
