@@ -39,8 +39,8 @@ def objections(command_line: t.Mapping[str, t.Any], settings: t.Mapping[str, t.A
         found.append("error_on_undefined_vars is false (ansible.cfg, or ANSIBLE_ERROR_ON_UNDEFINED_VARS): a variable that is missing would be taken for "
                      "text. Set it to true.")
     if settings.get("task_debugger"):
-        found.append("enable_task_debugger is true (ansible.cfg, or ANSIBLE_ENABLE_TASK_DEBUGGER): at a failure it would wait for somebody, and nobody would go "
-                     "back. Set it to false.")
+        found.append("enable_task_debugger is true (ansible.cfg, or ANSIBLE_ENABLE_TASK_DEBUGGER): at a failure it would wait for somebody, and nobody "
+                     "would go back. Set it to false.")
     return found
 
 

@@ -259,7 +259,8 @@ def test_refusals_change_nothing(shop: Shop) -> None:
         run = shop.run("deploy_app", **inputs)
         assert run.code != 0 and all(word in run.output for word in words) and shop.serves() == OLD, run.output
     outcome = shop.folder / "outcome"
-    for options, words in ((["--limit", "app1"], "--limit app1"), (["--tags", "flip", "--skip-tags", "slow", "--step"], "--tags flip and --skip-tags slow and --step"),
+    for options, words in ((["--limit", "app1"], "--limit app1"),
+                           (["--tags", "flip", "--skip-tags", "slow", "--step"], "--tags flip and --skip-tags slow and --step"),
                            (["--start-at-task", "Flip"], "--start-at-task 'Flip'")):
         partly = shop.run("deploy_app", *options, release_sha=sha(2))
         assert partly.code != 0 and f"Nothing was changed. {words} would leave" in " ".join(partly.output.split()) and not partly.tasks, partly.output

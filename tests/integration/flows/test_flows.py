@@ -129,7 +129,8 @@ def site(shop: Shop, name: str, *books: tuple[str, dict[str, t.Any]]) -> str:
 def test_two_runs_in_one_playbook_on_machines_of_any_name(shop: Shop, edge_core: str) -> None:
     """What the first has found is not taken for the second's, and no machine is mistaken for the run itself."""
     shop.core = edge_core
-    shop.vars["app_hosts"], shop.more_hosts = ["deploy"], {"way-back": {"ansible_connection": "lost", "lost_file": "/dev/null"}}
+    shop.vars["app_hosts"] = ["deploy"]
+    shop.more_hosts = {"deploy": shop.host("deploy"), "way-back": {"ansible_connection": "lost", "lost_file": "/dev/null"}}
     for number in (1, 2):
         shop.publish(number)
     both = shop.run(site(shop, "two", *(("deploy_app", {"release_sha": sha(number)}) for number in (1, 2))))
@@ -147,7 +148,7 @@ def test_two_runs_in_one_playbook_on_machines_of_any_name(shop: Shop, edge_core:
             "vars": {"app_env": "staging", "app_color": "blue", "app_active": "blue", "app_release_sha": sha(1)}}]}]))
         guarded = shop.run(str(book), deploy_id="20991121t084500z-7f3a")
         assert guarded.code == 2 and "blue of shop staging is active" in guarded.output and shop.serves() == ("blue", sha(2)), guarded.output
-    shop.more_hosts = {"way-back@shop-staging": {}}
+    shop.more_hosts["way-back@shop-staging"] = {}
     named = shop.run("status")
     assert named.code == 2 and "the inventory has way-back@shop-staging" in named.output, named.output
 
