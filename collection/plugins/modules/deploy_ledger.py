@@ -366,15 +366,6 @@ EXAMPLES = r"""
     config_dirty: false
     outcome_file: /root/shop-staging.outcome
 
-- name: Open a deploy after a rollback, which has locked deploys; what was bad is fixed by now
-  reversible.deploy.deploy_ledger:
-    app: shop
-    env: staging
-    deploy_id: 20261122t090000z-01c4
-    state: open
-    release: 8c0d1e2f3a4b5c6d7e8f9a0b1c2d3e4f5a6b7c8d
-    unlock: 20261121t091500z-a2f0
-
 - name: Record what was captured before the first change
   reversible.deploy.deploy_ledger:
     app: shop
