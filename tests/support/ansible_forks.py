@@ -9,6 +9,7 @@ it is loaded.
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import os
 import select
@@ -79,7 +80,7 @@ class Server:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._log = tempfile.TemporaryFile()
         python = script.read_text(encoding="utf-8").splitlines()[0].removeprefix("#!")
-        argv = [python, str(PROGRAM), str(theirs.fileno()), str(script.parent)]
+        argv = [python, str(PROGRAM), str(theirs.fileno()), str(script.parent), str(kept(script, environ))]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, env=environ, cwd="/",
                                          pass_fds=[theirs.fileno()])
         self.pid = self._process.pid
@@ -116,13 +117,30 @@ class Server:
         self._process.wait()
 
 
+def kept(script: Path, environ: dict[str, str]) -> Path:
+    """A folder for what depends on this ansible-core, its configuration and its plugins, and on nothing else. In a sandbox, where collections
+    stay as they are, all files of tests share it."""
+    global _kept_here
+    if environ.get("REVERSIBLE_SANDBOX"):
+        parent = Path(tempfile.gettempdir(), "ansible-templates")
+    else:
+        _kept_here = _kept_here or tempfile.TemporaryDirectory(prefix="ansible-templates-")
+        parent = Path(_kept_here.name)
+    settings = sorted((name, value) for name, value in environ.items() if name.startswith("ANSIBLE_"))
+    said = repr((str(script.parent), settings, Path(environ.get("ANSIBLE_CONFIG", os.devnull)).read_bytes()))
+    folder = parent / hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+_kept_here: tempfile.TemporaryDirectory | None = None
 _servers: dict[t.Hashable, Server | None] = {}   # the one used last comes last; None where it cannot be used
 _retired: list[Server] = []
 
 
 def start(argv: list[str], environ: dict[str, str], folder: Path, output: t.IO) -> ForkedProcess | subprocess.Popen:
     """Start a run in a fork, or in a new process where no server can be used."""
-    same = {name: value for name, value in environ.items() if name not in PER_RUN}
+    same = {name: value for name, value in environ.items() if not name.startswith(PER_RUN)}
     key = argv[0].rpartition("/")[0], frozenset(same.items()), Path(environ["ANSIBLE_CONFIG"]).read_bytes()
     server = _servers.pop(key) if key in _servers else _new(Path(argv[0]), same)
     _servers[key] = server

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Has ansible-core loaded and forks for each run: loading takes most of the time of a short run. A program, which ansible_forks.py starts by the
-Python of one ansible-core: `ansible_server.py CONTROL PROGRAMS`, the number of a socket and the folder of ansible-playbook.
+Python of one ansible-core: `ansible_server.py CONTROL PROGRAMS KEPT`, the number of a socket, the folder of ansible-playbook, and a folder for
+templates that were compiled.
 
 Invariant: a run finds what a new process finds. Its environment is that of the server but for PER_RUN; files, folder, network, arguments,
 handling of SIGINT, temporary folder and random numbers are its own; and what runs is the very script that a shell would have started.
@@ -10,6 +11,7 @@ handling of SIGINT, temporary folder and random numbers are its own; and what ru
 from __future__ import annotations
 
 import atexit
+import copy
 import ctypes
 import gc
 import importlib
@@ -26,8 +28,11 @@ import sys
 import tempfile
 import typing as t
 
-# Where runs of one server may differ. Of these only ANSIBLE_LOCAL_TEMP is read when ansible-core is loaded; see `Request.become`.
-PER_RUN = ("ANSIBLE_LOCAL_TEMP", "PYTEST_CURRENT_TEST", "REVERSIBLE_RECORD")
+import ansible_templates
+
+# Where runs of one server may differ: variables by how they begin. Of these only ANSIBLE_LOCAL_TEMP is read when ansible-core is loaded; see
+# `Request.become`. DEPLOY_ are the inputs of the workflows.
+PER_RUN = ("ANSIBLE_LOCAL_TEMP", "DEPLOY_", "PYTEST_CURRENT_TEST", "REVERSIBLE_RECORD")
 READY = b"ready"
 FILES = 4   # that come with a request
 CLONE_NEWNET = 0x40000000
@@ -49,11 +54,32 @@ def load(programs: str) -> None:
             importlib.import_module(found.name)
     from ansible import constants
     from ansible.config import manager
+    from ansible.plugins.loader import filter_loader, test_loader
 
+    read_routing()
+    for loader in (filter_loader, test_loader):
+        import_plugins(loader)
     atexit.unregister(manager.cleanup_tmp_file)   # each run makes its own
     shutil.rmtree(constants.DEFAULT_LOCAL_TMP)
     gc.collect()
     gc.freeze()   # else the first collection in each run would write to, and so copy, all memory
+
+
+def import_plugins(loader: t.Any) -> None:
+    """Of filters and tests ansible-core imports all, under names of its own, as soon as one is asked for. Which there are, each run finds itself."""
+    before = {name: copy.copy(value) for name, value in vars(loader).items()}
+    list(loader.all())
+    vars(loader).update(before)
+
+
+def read_routing() -> None:
+    """Of ansible-core's own plugins: two thousand lines of YAML. The first who asks for these very bytes gets what was made of them."""
+    from ansible.utils.collection_loader import _collection_finder as finder
+
+    read, what = finder._meta_yml_to_dict, ("ansible.builtin", "runtime.yml")
+    with open(f"{os.path.dirname(finder.import_module('ansible').__file__)}/config/ansible_builtin_runtime.yml", "rb") as file:
+        known = {(text := file.read(), what): read(text, what)}
+    finder._meta_yml_to_dict = lambda text, about: known.pop((text, about), None) or read(text, about)
 
 
 class Request:
@@ -168,6 +194,7 @@ def main() -> None:
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is meant for the tests and for the runs
     control = socket.socket(fileno=int(sys.argv[1]))
     load(sys.argv[2])
+    ansible_templates.keep(sys.argv[3])
     control.send(READY)
     request = Server(control).serve()
     signal.signal(signal.SIGINT, handler)

@@ -99,6 +99,16 @@ def test_the_process_is_as_a_new_one(both: BothWays) -> None:
     assert len({both.ways[-1].play([draw], "local").only.msg for _ in range(2)}) == 2
 
 
+def test_what_stays_compiled_is_computed_each_time(both: BothWays, tmp_path: Path) -> None:
+    """Jinja computes a test of a constant while it compiles."""
+    file, fork = tmp_path / "there", both.ways[-1]
+    look = {"ansible.builtin.debug": {"msg": f"{{{{ word | default('none') }}}}: {{{{ '{file}' is exists }}}}, {{{{ word is defined }}}}"}}
+    said = [fork.play([look], "local", *given).only.msg for given in ((), ("-e", "word=one"))]
+    file.touch()
+    said += [fork.play([look], "local", *given).only.msg for given in (("-e", "word=two"), ())]
+    assert said == ["none: False, False", "one: False, True", "two: True, True", "none: True, False"]
+
+
 def test_good_and_bad_ends(both: BothWays) -> None:
     file = {"name": "file", "ansible.builtin.copy": {"dest": "{{ lookup('env', 'REVERSIBLE_RECORD') }}.file", "content": "{{ asked }}\n"}}
     told = {"name": "told", "ansible.builtin.command": "printenv WORD", "environment": {"WORD": "in the task"}}
