@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import typing as t
 from pathlib import Path
 
+import ansible_forks
 import pytest
 from flows import TYPED
-from harness import PIPELINING, ROOT, staged, venv
+from harness import HERE, PIPELINING, ROOT, staged, venv
 from workflows import load, play
 
 APP = {"app_name": "shop", "app_hosts": ["app1"], "app_load_balancers": ["lb1"], "app_components": [{"name": "web"}]}
@@ -43,20 +43,21 @@ class Runner:
         (place / "deploy/inventory.yml").write_text(json.dumps({"all": {"hosts": {"app1": here, "lb1": here}}}))
         (place / "deploy/app.yml").write_text(json.dumps(APP))
         (place / "deploy/inputs.yml").symlink_to(TYPED)
-        (place / "ansible.cfg").touch()
 
     def environment(self) -> dict[str, str]:
         own = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "DEPLOY_"))}
         return own | {"PATH": f"{venv(self.core) / 'bin'}:{os.environ['PATH']}", "ANSIBLE_COLLECTIONS_PATH": str(staged()), "ANSIBLE_NOCOLOR": "1",
-                      "ANSIBLE_CONFIG": str(self.place / "ansible.cfg"), "ANSIBLE_LOCAL_TEMP": str(self.place / "tmp"), **PIPELINING}
+                      "ANSIBLE_CONFIG": str(HERE / "ansible.cfg"), "ANSIBLE_LOCAL_TEMP": str(self.place / "tmp"), **PIPELINING}
 
     def play(self, book: str, typed: t.Mapping[str, str]) -> tuple[int, str]:
         """A playbook, with this typed into the inputs; its exit status, and what it said."""
         given = {f"DEPLOY_{name.upper()}": text for name, text in typed.items()}
         argv = ["ansible-playbook", "-i", "deploy/inventory.yml", f"reversible.deploy.{book}", "-e", "@deploy/app.yml", "-e", "@deploy/inputs.yml"]
-        done = subprocess.run(argv, cwd=self.place, env=self.environment() | given, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=300, check=False)
-        return done.returncode, done.stdout
+        argv[0] = str(venv(self.core) / "bin" / argv[0])
+        with open(self.place / "output", "w+", encoding="utf-8", errors="replace") as output:
+            code = ansible_forks.start(argv, self.environment() | given, self.place, output).wait(300)
+            output.seek(0)
+            return code, output.read()
 
 
 def named_in(output: str) -> set[str]:
