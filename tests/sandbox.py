@@ -30,6 +30,7 @@ OURS = ("reversible", ".reversible", ".ansible")
 KINDS = ("--mount", "--net", "--pid", "--ipc", "--fork", "--kill-child=KILL", "--mount-proc", "--propagation", "private")
 GROUPS = ("docker", "incus", "systemd")   # systems of the lab that make control groups
 LAB = Path(__file__).resolve().parent / "lab/lab"
+KEEP_COMPILED = LAB.parent / "inside/keep_compiled.py"
 
 
 class Sandbox:
@@ -128,6 +129,10 @@ def furnish(place: Path) -> None:
     mount("-t", "sysfs", "sysfs", "/sys")   # it shows the network of who mounts it
     mount("--rbind", own["cgroup"], "/sys/fs/cgroup")
     subprocess.run(["cp", "-a", "/etc/.", own["etc"]], check=True)
+    # Debian's own Python begins with this file; ansible-core's modules run on it.
+    for custom in own["etc"].glob("python3.*/sitecustomize.py"):
+        if not custom.is_symlink():
+            custom.write_text(f"{custom.read_text()}\n{KEEP_COMPILED.read_text()}")
     mount("--bind", own["etc"], "/etc")
     stand_in(Path("/var/lib"), own["var-lib"])
     for number, home in enumerate(sorted(homes)):

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,24 @@ def test_all_is_prepared_that_can_be_had_and_the_rest_is_named(cache: Cache, tmp
     assert prepare("shells").returncode == 77
     refused = prepare(cache.THING, "nosuch")
     assert refused.returncode == 1 and "neither a system nor a thing: nosuch" in refused.stderr
+
+
+def test_what_a_task_brings_in_a_zip_is_compiled_once_and_is_what_runs(tmp_path: Path) -> None:
+    """In a Python with the lab's sitecustomize.py: a source that is another, of the same length, is compiled as well."""
+    kept, brought = tmp_path / "kept", tmp_path / "brought.zip"
+    text = (ROOT / "tests/lab/inside/keep_compiled.py").read_text(encoding="utf-8")
+    (tmp_path / "sitecustomize.py").write_text(text.replace("/run/compiled-by-python", str(kept)), encoding="utf-8")
+
+    def run(word: str) -> str:
+        with zipfile.ZipFile(brought, "w") as file:
+            file.writestr("library.py", f"def said():\n    return {word!r}\n")
+        argv = ["/usr/bin/python3", "-c", f"import sys; sys.path.insert(0, {str(brought)!r}); import library; print(library.said())"]
+        return subprocess.run(argv, env={"PYTHONPATH": str(tmp_path)}, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+    assert [(run(word), len(list(kept.iterdir()))) for word in ("one", "two", "one", "two")] == [("one", 1), ("two", 2), ("one", 2), ("two", 2)]
+    # What lies there is used: a library is not compiled each time.
+    first, second = sorted(kept.iterdir())
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    assert (run("one"), run("two")) == ("two", "one")

@@ -56,6 +56,9 @@ def up(folder: Path, method: str = "map") -> str:
     (folder / "console.log").touch()
     ports = {name: daemon.free_port() for name in ("ssh", "frontend", *RELEASES)}
     _furnish(folder / "files", ports, make_keys(folder), method)
+    for custom in (tree / "etc").glob("python3.*/sitecustomize.py"):
+        (folder / "files/etc" / custom.parent.name).mkdir()
+        shutil.copy(HERE / "inside/keep_compiled.py", folder / "files/etc" / custom.parent.name / custom.name)
     daemon.start(folder, "systemd", ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--",
                                      "sh", HERE / "inside/own_cgroup.sh", "start", folder, tree, _name(folder), HERE / "inside/systemd_init.sh"])
     try:
