@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import time
@@ -85,6 +86,7 @@ def changed(work: list[Stage | Tests], seconds: dict[str, float], workers: int) 
     words = [stage.name for stage in STAGES if stage.name in ("fmt", "tree", "yamllint", "changelog", "docs")]
     Job.crates = tuple(sorted(packages))
     words += ["cargo-test", "clippy"] if packages else []
+    words += ["ansible-lint", "syntax"] if any(re.match(r"(roles|playbooks|molecule)/.*[.]yml$", file) for file in files) else []
     left, budget = [], MINUTES * 60.0 * (workers - 1)
     for one in hit:
         budget -= seconds.get(one.name, 60.0)

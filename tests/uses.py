@@ -24,6 +24,13 @@ CRATES = ("modules/", "tests/fakes/")
 ALL_MODULES = "modules/reversible_deploy/"   # the program that they are shipped as
 # What a program of the tests is built from.
 BUILT_FROM = {"lab get web": "tests/fakes/web", "lab get fake-pve": "tests/fakes/pve"}
+# What tests read where it lies in the repository, by how its path begins: a run does not see that.
+MACHINE = "tests/integration/machine/test_"
+READ = {
+    "collection/docs/": (f"{MACHINE}docs.py", f"{MACHINE}examples.py"),
+    "collection/docs/workflows": (f"{MACHINE}workflows.py", f"{MACHINE}typed_inputs.py"),
+    ".forgejo/": (f"{MACHINE}workflows.py",),
+}
 
 
 class Copy:
@@ -102,6 +109,9 @@ def touched(files: list[str]) -> tuple[set[str], set[str], list[str]]:
     packages: set[str] = set()
     anything: list[str] = []
     for file in files:
+        readers = {test for start, tests in READ.items() if file.startswith(start) for test in tests}
+        readers |= {f"{MACHINE}docs.py"} if file.endswith("README.md") else set()
+        uses |= readers
         if file.startswith(ALL_MODULES):
             anything.append(file)
         elif crate := re.match(r"(?:modules|tests/fakes)/(\w+)/", file):
@@ -116,7 +126,7 @@ def touched(files: list[str]) -> tuple[set[str], set[str], list[str]]:
             uses.add(f"lab up {system[1].replace('_', '-')}")
         elif file.startswith(("tests/demo", "tests/bench", "collection/changelogs/", "collection/CHANGELOG")) or file.endswith((".md", ".png")):
             uses.add(file)
-        else:
+        elif not readers:
             anything.append(file)
     built = crates(packages) if packages else set()
     uses |= {f"modules/{name}" for name in built} | {f"tests/fakes/{name}" for name in built}
