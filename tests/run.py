@@ -16,10 +16,11 @@ import signal
 import sys
 import time
 
+from crates import Crates
 from jobs import LOGS, ROOT, Job, Stage
 from record import expected, table
 from scheduler import Runner, Tests, files_of_tests
-from stages import BOTH, INSTALLED, STAGES, needs, prepare, setting
+from stages import BOTH, CACHE, INSTALLED, STAGES, entry, needs, prepare, setting
 from uses import changed_files, known, lacking, touched, write
 
 MINUTES = 5   # what `make test-changed` may take
@@ -122,10 +123,15 @@ def main() -> int:
         work = changed(work, seconds, workers)
     elif asked.only:
         work = chosen(asked.only, work)
+    crates = Crates.here(CACHE) if any(isinstance(one, Stage) and one.cargo for one in work) else None
+    if crates and crates.take(entry):
+        print("the registry's crates are in the lab's cache, built\n", flush=True)
     runner = Runner(work, asked.long, seconds, setting)
     started, load = time.monotonic(), os.getloadavg()[0]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     runner.run(workers)
+    if crates and all(runner.outcomes.get(name) == "ok" for name in ("cargo-test", "clippy")):
+        crates.keep(entry)
     minutes, processor = (time.monotonic() - started) / 60, sum(job.processor for job in runner.jobs.values())
     print(f"\n{minutes:.1f} minutes, {processor:.0f} s of processor; load before {load:.1f}; logs in {LOGS.relative_to(ROOT)}/")
     if asked.record:

@@ -25,6 +25,7 @@ LAB = ROOT / "tests" / "lab"
 sys.path.insert(0, str(LAB))
 
 from labkit import CACHE, Fail as LabFail, apt  # noqa: E402  (the path comes first)
+from labkit.cache import entry  # noqa: E402, F401  (run.py takes it from here)
 
 CANDIDATES = {"2.22"}   # not released yet
 CORES = ("2.16", "2.17", "2.18", "2.19", "2.20", "2.21", "2.22")

@@ -1,0 +1,96 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What cargo has built of the registry's crates, kept in the lab's cache: a fresh clone begins with it, and builds only what is its own.
+
+Invariant: whether something can be used, cargo itself decides, by all that it remembers of how it was built; what it does not know of is in the
+name of the entry (the C compiler, variables). A clone gets a copy with the same times and shares no folder with another, so no run waits for one
+or sees its sources. Nothing that belongs to a crate of the workspace is kept.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from jobs import ROOT
+
+# Of one folder below the target folder; the names of what is in the first two are `<package>-<hash>`, in the third `<anything>-<hash>.<kind>`.
+UNITS = (".fingerprint", "build")
+FILES = "deps"
+KEPT = 2   # entries, of some 600 MB
+
+
+class Crates:
+    def __init__(self, debug: Path, own: set[str], cache: Path, name: str) -> None:
+        self.debug, self.own, self.cache, self.name = debug, own, cache, name
+        self.fresh = not debug.exists()
+
+    @classmethod
+    def here(cls, cache: Path) -> Crates:
+        said = json.loads(output("cargo", "metadata", "--no-deps", "--format-version", "1", "--quiet"))
+        heard = sorted(f"{name}={value}" for name, value in os.environ.items()
+                       if name.startswith(("CARGO_BUILD", "CARGO_ENCODED", "CARGO_PROFILE", "CC", "CFLAGS", "RUST", "TARGET_", "ZSTD_")))
+        parts = [output("rustc", "-vV"), output("cc", "--version"), repr(heard), *((ROOT / name).read_text() for name in ("Cargo.toml", "Cargo.lock"))]
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        return cls(Path(said["target_directory"]) / "debug", {package["name"] for package in said["packages"]}, cache, f"crates-{key}")
+
+    def take(self, entry) -> bool:
+        """Into a clone that has built nothing yet. `entry(name, build)` is that of the lab's cache."""
+        if not self.fresh or not (self.cache / f"{self.name}.manifest").exists():
+            return False
+        partial = self.debug.with_name(f"debug.partial-{os.getpid()}")
+        try:
+            kept = entry(self.name, refuse)
+            shutil.copytree(kept, partial, symlinks=True)
+            os.rename(partial, self.debug)
+        except OSError:   # another run removes it, or the disk is full: then they are built
+            shutil.rmtree(partial, ignore_errors=True)
+            return False
+        with suppress(OSError):   # of a cache that is mounted read-only
+            os.utime(self.cache / f"{self.name}.manifest")
+        return True
+
+    def keep(self, entry) -> None:
+        """After everything was built, from nothing: else there may be much that nobody asks for any more."""
+        if self.fresh and (self.debug / FILES).exists() and os.access(self.cache, os.W_OK) and not (self.cache / f"{self.name}.manifest").exists():
+            entry(self.name, self.copy)
+            self.remove_old()
+
+    def copy(self, place: Path) -> None:
+        hashes = set()
+        for kind in UNITS:
+            for unit in (self.debug / kind).iterdir():
+                package, _dash, mark = unit.name.rpartition("-")
+                if package not in self.own:
+                    hashes.add(mark)
+                    shutil.copytree(unit, place / kind / unit.name, symlinks=True)
+        (place / FILES).mkdir()
+        for file in (self.debug / FILES).iterdir():
+            if file.stem.rpartition("-")[2] in hashes:
+                shutil.copy2(file, place / FILES / file.name)
+
+    def remove_old(self) -> None:
+        """All but those that were last used. Without its manifest an entry does not count."""
+        def used(manifest: Path) -> float:
+            with suppress(OSError):
+                return manifest.stat().st_mtime
+            return 0.0
+
+        for manifest in sorted(self.cache.glob("crates-*.manifest"), key=used)[:-KEPT]:
+            manifest.unlink(missing_ok=True)
+            manifest.with_suffix(".times").unlink(missing_ok=True)
+            shutil.rmtree(manifest.with_suffix(""), ignore_errors=True)
+
+
+def refuse(_place: Path) -> None:
+    """What is damaged cannot be made here: it is left to the end of this run."""
+    raise OSError("the crates that were kept are not whole")
+
+
+def output(*argv: str) -> str:
+    return subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
