@@ -14,6 +14,7 @@ dist: ## both architectures, and the archive to install, under target/dist
 
 changelog: ## move the changelog's fragments into the entry of the version in galaxy.yml
 	@PATH="$$(tests/lab/lab get linters)/bin:$$PATH" antsibull-changelog release --reload-plugins --update-existing
+	@rm -f collection/changelogs/.plugin-cache.yaml
 
 test: ## everything that must hold; says first what it would install
 	@python3 tests/run.py
