@@ -151,11 +151,21 @@ def stand_in(folder: Path, ours: Path) -> None:
             (ours / entry.name).symlink_to(os.readlink(entry))
         elif entry.is_dir():
             (ours / entry.name).mkdir()
-            mount("--rbind", entry, ours / entry.name)
+            mount_unless_gone("--rbind", entry, ours / entry.name)
         elif entry.is_file():
             (ours / entry.name).touch()
-            mount("--bind", entry, ours / entry.name)
+            mount_unless_gone("--bind", entry, ours / entry.name)
     mount("--rbind", ours, folder)
+
+
+def mount_unless_gone(how: str, entry: Path, place: Path) -> None:
+    """Others make and remove temporary files meanwhile."""
+    try:
+        mount(how, entry, place)
+    except subprocess.CalledProcessError:
+        if os.path.lexists(entry):
+            raise
+        place.rmdir() if place.is_dir() else place.unlink()
 
 
 def mount(*words: str | Path) -> None:
