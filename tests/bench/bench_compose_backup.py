@@ -118,7 +118,7 @@ def make_data(folder: Path, size: int) -> None:
 
 
 def change(folder: Path, share: float, seed: int) -> int:
-    """So much of the data is written anew."""
+    """So much of the data is written again."""
     rng = random.Random(seed)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size < 8 * MIB)
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

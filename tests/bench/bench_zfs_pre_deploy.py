@@ -160,7 +160,7 @@ def against_others(machine: Machine, pool: Pool, core: str) -> list[str]:
         f"  community.general.zfs, looped     {DATASETS} task items, {their_time:7.1f} s, {calls} calls of zfs; "
         f"{way:.1f} s of it are the way to the machine, without: {their_time - way:.1f} s"
     )
-    print("  (theirs are not of one instant, not held, and have no plan)")
+    print("  (theirs are not atomic, not held, and have no plan)")
     return ["community.general.zfs was faster"] if their_time - way < our_time else []
 
 

@@ -206,7 +206,7 @@ class Edge:
     def stop(self, how: int = signal.SIGTERM) -> None:
         """End HAProxy, and every worker of it, also old ones; the web apps stay."""
         family = {pid for name in self._processes if (pid := daemon.running(self.folder, name))}
-        # One that a test started anew counts, too: whatever HAProxy serves our port.
+        # One that a test started again counts, too: whatever HAProxy serves our port.
         daemon.end(daemon.children(family | daemon.holders(self.shape.url_port, "haproxy")), how)
         for name in self._processes:
             daemon.stop(self.folder, name)

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A program that strace kills at the nth call of the kernel: the same moment each time, however busy the machine is.
 
-The kill comes before the call is carried out. What happens between two calls that change something cannot be told apart afterwards, so
+The kill comes before the call is carried out. What happens between two calls that change something cannot be distinguished afterwards, so
 each such call once is every moment there is.
 """
 from __future__ import annotations

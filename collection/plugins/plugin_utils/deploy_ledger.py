@@ -80,7 +80,7 @@ def _configuration(folder: str) -> dict[str, t.Any]:
 
 
 def _keep(name: str, deploy_id: str, report: dict[str, str]) -> tuple[str, bool]:
-    """The page is written anew; the Markdown of this deploy is left as it is, since somebody may have written into it."""
+    """The page is written again; the Markdown of this deploy is left as it is, since somebody may have written into it."""
     os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
     owner = _content(f"{name}.md")
     if owner is not None and deploy_id not in owner:

@@ -38,7 +38,7 @@ SELDOM = 60.0     # where nothing is told, looks become rarer up to this
 LAST_LOOK = 5.0   # for so long the end waits for a look that is under way
 LONGEST = 200     # characters that are shown
 ARGUMENT = "_ansible_reversible_progress"
-# Those that run every command in a process of its own. Over ssh only with ControlPersist: nobody logs in anew to look.
+# Those that run every command in a process of its own. Over ssh only with ControlPersist: nobody logs in again to look.
 TRANSPORTS = ("ssh", "local")
 
 

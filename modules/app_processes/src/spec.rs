@@ -60,7 +60,7 @@ pub const MODULE: Module = Module {
     name: "app_processes",
     short: "End and start the processes of an app side by side, where no systemd runs",
     about: &[
-        "For machines and containers without a service manager: several processes are ended and started anew, all at the same time.",
+        "For machines and containers without a service manager: several processes are ended and started again, all at the same time.",
         "They are started by C(start-stop-daemon) and go on without the connection. Nobody starts one again when it ends: where systemd runs, use units.",
     ],
     version_added: "0.1.0",

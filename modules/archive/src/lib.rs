@@ -6,7 +6,7 @@
 //! | copy it into a segment and write the index          | [`capture`], [`segment`] |
 //! | make the tree again from index and segments         | [`put_back`] |
 //! | say how a tree differs from its index               | [`compare`]  |
-//! | begin a chain of segments anew                      | [`chain`]    |
+//! | begin a chain of segments again                      | [`chain`]    |
 //! | take a tree away                                    | [`clear`]    |
 //! | compress and hash a file on two processors          | [`encode`]   |
 //! | decompress what is zstd or gzip by its first bytes  | [`decode`], [`pipe`] |

@@ -126,7 +126,7 @@ impl Scan {
 struct Look<'a> {
     source: &'a Source<'a>,
     before: Before,
-    /// Changes before this are told apart from later ones. Since 1970.
+    /// Changes before this are distinguished from later ones. Since 1970.
     sure_until: Duration,
     /// By device.
     systems: HashMap<u64, System>,

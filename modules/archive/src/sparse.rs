@@ -54,7 +54,7 @@ impl Pax {
     }
 }
 
-/// Writes the data of an entry in the PAX form 1.0. Errors of `from` and of `to` are told apart.
+/// Writes the data of an entry in the PAX form 1.0. Errors of `from` and of `to` are distinguished.
 pub fn unpack(from: &mut dyn Read, to: &mut File, size: u64) -> Result<(), Fault> {
     let map = map(from)?;
     let mut buffer = vec![0; 128 << 10];

@@ -1,7 +1,7 @@
 //! The data of the mounts, copied in one or two passes, with what earlier backups hold linked in.
 //!
 //! Invariants: a linked file was hashed in this run and is what the earlier manifest says, else
-//! everything of that mount is copied anew; the last pass sees the tree as it is while nothing writes.
+//! everything of that mount is copied again; the last pass sees the tree as it is while nothing writes.
 
 use crate::backup_dir::BackupDir;
 use crate::backup_writer::BackupWriter;
@@ -190,7 +190,7 @@ impl Data {
         Ok(())
     }
 
-    /// Sockets in the data: the programs that listen make them anew.
+    /// Sockets in the data: the programs that listen recreate them.
     pub fn sockets(&self) -> Vec<NotData> {
         let of_one = |one: &One| {
             let paths = one.captured.sockets.first.clone();

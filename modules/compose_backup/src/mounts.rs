@@ -198,7 +198,7 @@ fn names_of(source: &Source, users: &[User]) -> Vec<String> {
 fn missing(what: &str, users: &[User]) -> anyhow::Error {
     let msg = format!(
         "{what} does not exist, and {} needs it: a backup without it would be worth nothing; start \
-         the project once, mend its files, or name it in exclude; nothing was changed",
+         the project once, correct its files, or name it in exclude; nothing was changed",
         services_of(users).join(", ")
     );
     Failure::new("mount_missing", msg).into()

@@ -33,7 +33,7 @@ pub fn read(state_dir: &Path) -> Result<Vec<Parked>> {
         let content =
             std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         let work = serde_json::from_slice(&content).with_context(|| {
-            format!("cannot understand {}: mend it or remove it", path.display())
+            format!("cannot understand {}: correct it or remove it", path.display())
         })?;
         all.push(Parked { id: id.to_owned(), work });
     }

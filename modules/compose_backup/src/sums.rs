@@ -1,7 +1,7 @@
 //! Sums of a backup's files: a new one proven, an old one checked before anything is exchanged for it.
 //!
 //! Invariant: what a restore uses was hashed in that very run, each byte read once. So the data is
-//! hashed while it is put beside, an image only when it is to be loaded, and all else here.
+//! hashed while it is staged, an image only when it is to be loaded, and all else here.
 
 use crate::backup_writer::{self, BackupWriter};
 use crate::manifest::{Manifest, Mount, Sum};

@@ -1,6 +1,6 @@
 //! Apply: the flip, the gates after it, the record. What fails is taken back by `back.rs`.
 //!
-//! Invariant: what is changed is looked at anew under the lock of this HAProxy, since other apps
+//! Invariant: what is changed is looked at again under the lock of this HAProxy, since other apps
 //! flip there too.
 
 use crate::color::Color;

@@ -1,6 +1,6 @@
 //! The options of `health_gate`, and what it returns. `gate.rs` makes typed values of them.
 //!
-//! An option of a probe has no default here: what belongs to another kind is told apart from what was
+//! An option of a probe has no default here: what belongs to another kind is distinguished from what was
 //! given by mistake.
 
 use crate::kinds;

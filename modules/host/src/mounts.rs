@@ -2,7 +2,7 @@
 //! (proc_pid_mountinfo(5)).
 //!
 //! Invariant: a path's mount is the one that the kernel would use: asked by mount id (statx), so
-//! that a mount that lies over another, or that was made over a folder above, is told apart. Only
+//! that a mount that lies over another, or that was made over a folder above, is distinguished. Only
 //! where the kernel cannot say (Linux before 5.8) the longest mount point decides.
 
 mod holders;

@@ -94,7 +94,7 @@ impl Intent {
     /// Adds what cannot be observed again: a parked name, a pause, a lock of ours.
     pub fn note(&self, key: &str, value: &impl Serialize) -> Result<()> {
         let note = Note { key: key.to_owned(), value: serde_json::to_value(value)? };
-        // Not made anew when somebody has removed it: the intent itself would be missing.
+        // Not recreated when somebody has removed it: the intent itself would be missing.
         ensure!(
             self.path.exists(),
             "cannot note {key}: the intent {} is gone",
@@ -238,7 +238,7 @@ impl Done {
             .map(|(n, line)| {
                 serde_json::from_slice(line).with_context(|| {
                     format!(
-                        "cannot read which rollbacks are done: line {} of {} is broken; mend it",
+                        "cannot read which rollbacks are done: line {} of {} is broken; correct it",
                         n + 1,
                         path.display()
                     )

@@ -448,7 +448,7 @@ impl<'a> Apply<'a> {
             _ => {
                 let how = match makes_volume_anew(&failed, to) {
                     Some(command) => format!(
-                        " (a volume was removed, and not made anew from its snapshot: `{command}` does it)"
+                        " (a volume was removed, and not recreated from its snapshot: `{command}` does it)"
                     ),
                     None => String::new(),
                 };
@@ -458,7 +458,7 @@ impl<'a> Apply<'a> {
                         "{begin} failed at a volume: earlier ones are rolled back, later ones are not; the \
                          container is stopped and its lock rollback is left in place, so that nobody starts \
                          it as it is{kept}; put right what failed{how} and run the same task again: it removes \
-                         its lock and rolls back anew"
+                         its lock and rolls back again"
                     ),
                 )
             }

@@ -40,7 +40,7 @@ impl Apply<'_> {
                 "CT {vmid} was not rolled back, is stopped, and could NOT be started again ({why:#})"
             )),
         };
-        // What was begun is over: the next run plans anew from what it sees.
+        // What was begun is over: the next run plans again from what it sees.
         let closed = RunNotes::close(&self.task.subject.state_dir, TASK);
         match closed {
             Ok(()) => self.with_facts(error, told),

@@ -239,7 +239,7 @@ pub fn holder_of(lock: &str) -> &'static str {
     }
 }
 
-/// On LVM-thin a rollback removes a volume and makes it anew from its snapshot. Killed in between, each
+/// On LVM-thin a rollback removes a volume and recreates it from its snapshot. Killed in between, each
 /// further one fails at the removal, and only a person can go on: the name is `group/volume`.
 pub fn makes_volume_anew(failed: &Failed, snapshot: &str) -> Option<String> {
     let text = format!("{}\n{}", failed.stdout, failed.stderr);

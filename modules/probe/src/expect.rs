@@ -138,7 +138,7 @@ fn same(found: &Value, expected: &Value) -> bool {
 }
 
 /// A text as it stands, anything else as JSON: what a person reads is `expected abc`, and a number
-/// in place of a text is told apart by its type.
+/// in place of a text is distinguished by its type.
 fn shown_value(value: &Value) -> String {
     match value {
         Value::String(text) => shown(text.as_bytes()),

@@ -61,7 +61,7 @@ impl Wire {
         Err(Unanswered::new(kind.unwrap_or(Kind::Unreachable), msg))
     }
 
-    /// Waits end with this deadline from now on: a long transfer is given time anew as it moves.
+    /// Waits end with this deadline from now on: a long transfer is given time again as it moves.
     pub(crate) fn until(&mut self, deadline: Deadline) {
         self.deadline = deadline;
     }

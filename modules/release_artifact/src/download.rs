@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Who came so much further counts the tries anew.
+/// Who came so much further counts the tries again.
 const FURTHER: u64 = 1 << 20;
 
 /// What came.

@@ -4,7 +4,7 @@
 //! Invariants: nothing has the name of a release before its sum and its end were found right and all
 //! of it is on the disk. What fails leaves nothing but what the next run takes away. The archive
 //! itself is never stored: there must be room for the release alone, and a run that was killed
-//! begins anew.
+//! begins again.
 
 use crate::bounds::{Bounds, Meter};
 use crate::download::{self, Came};
@@ -211,7 +211,7 @@ impl Install<'_> {
     fn damaged(&self, why: &str, checked: &[&str]) -> Failure {
         let since = match checked {
             [] => "there is no sum to tell whether it was published like this",
-            _ => "its sum is right, so it was published like this: build and push it anew",
+            _ => "its sum is right, so it was published like this: build and push it again",
         };
         let (sha, place) = (self.sha, self.source.place());
         let msg = format!(

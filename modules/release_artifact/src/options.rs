@@ -165,7 +165,7 @@ impl InfoTask {
     }
 }
 
-/// Where releases are to be had, once a SHA is put in.
+/// Where releases are available, once a SHA is put in.
 #[derive(Debug)]
 pub struct Template {
     url: String,

@@ -93,7 +93,7 @@ fn present(state: &State, task: &Task, plan: &mut Plan<Action>) -> Result<()> {
     }
     if let Some(how) = state.damage(sha)? {
         let msg = format!(
-            "release {sha} in {} is not what was unpacked: {how}; nothing was changed; look at it, and move it away to have the release fetched anew",
+            "release {sha} in {} is not what was unpacked: {how}; nothing was changed; look at it, and move it away to have the release fetched again",
             path.display()
         );
         return Err(Failure::new("release_damaged", msg).into());
@@ -109,14 +109,14 @@ fn current(state: &State, sha: &ReleaseSha, plan: &mut Plan<Action>) -> Result<(
         Pointer::None => String::new(),
         Pointer::Foreign(what) => {
             let msg = format!(
-                "{what}, which is no release beside it; nothing was changed; move it away to have current made anew"
+                "{what}, which is no release beside it; nothing was changed; move it away to have current recreated"
             );
             return Err(Failure::new("current_foreign", msg));
         }
     };
     if let Pointer::Foreign(what) = &state.previous {
         let msg = format!(
-            "{what}, which is no release beside it; nothing was changed; move it away to have previous made anew"
+            "{what}, which is no release beside it; nothing was changed; move it away to have previous recreated"
         );
         return Err(Failure::new("current_foreign", msg));
     }

@@ -16,7 +16,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const MOST_SUMS: usize = 4 << 20;
 
-/// Where a release is to be had.
+/// Where a release is available.
 #[derive(Debug)]
 pub struct Source {
     /// A GET with the token, if there is one.

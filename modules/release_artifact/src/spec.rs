@@ -125,7 +125,7 @@ pub const MODULE: Module = Module {
         "A release that is there is compared with a listing that was made when it was unpacked: name, kind, size, mode and time of each entry, and where links lead. That notices what is missing, cut or edited, in well under a second; it does not read the files again. What programs have added is no difference.",
         "An archive with an entry that would leave its folder is refused, and so is one with a device, a pipe, setuid or setgid on a file, a name that is there twice, or a symbolic link that leads out of the release. The message names the entry.",
         "Packing is the build's business: C(tar --zstd -cf shop-$SHA.tar.zst -C build .). The memory that unpacking takes is some MiB, the names of folders and links, and the window of zstd, 8 MiB up to level 19; windows of more than 128 MiB are refused.",
-        "A run that was killed leaves C(releases/<sha>.partial), and the next run takes it away and fetches anew. Within a run a broken connection is gone on with.",
+        "A run that was killed leaves C(releases/<sha>.partial), and the next run takes it away and fetches again. Within a run a broken connection is gone on with.",
     ],
     seealso: &["reversible.deploy.release_artifact_info", "reversible.deploy.deploy_ledger_info"],
     examples: include_str!("examples.yml"),

@@ -67,7 +67,7 @@ pub enum Take {
     Nothing,
 }
 
-/// One binary to be had: of which crate, for which of the toolchains, and the hash of what it is made of.
+/// One binary that is wanted: of which crate, for which of the toolchains, and the hash of what it is made of.
 struct Wanted<'a> {
     module: &'a ModuleCrate,
     arch: Arch,

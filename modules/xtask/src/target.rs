@@ -156,7 +156,7 @@ impl Toolchain {
         command.arg("--target").arg(&self.triple).arg("--target-dir").arg(&self.target_dir);
         // With --target these flags reach only what is built for the target, not build scripts and macros.
         command.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
-        // For the times in the archive; what compiles C would be built anew whenever it comes or goes.
+        // For the times in the archive; what compiles C would be built again whenever it comes or goes.
         command.env_remove("SOURCE_DATE_EPOCH");
         command.env(format!("CFLAGS_{}", self.triple.replace('-', "_")), LEAN_ZSTD);
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));

@@ -21,7 +21,7 @@ impl Apply<'_> {
         }
         let _shield = interrupt::shield();
         let Some(goal) = &self.goal else {
-            // Each step of it is whole: the next run plans anew from what it sees.
+            // Each step of it is whole: the next run plans again from what it sees.
             return self.close(error, None);
         };
         if goal.trees.is_empty() {

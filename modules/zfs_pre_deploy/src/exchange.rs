@@ -278,7 +278,7 @@ fn refuse_busy(all: &[&Data]) -> Result<()> {
 
 fn moved(name: &str) -> anyhow::Error {
     let msg = format!(
-        "{name} is not what it was when the plan was made: somebody renamed or made it anew meanwhile"
+        "{name} is not what it was when the plan was made: somebody renamed or made it again meanwhile"
     );
     Failure::new("moved", msg).into()
 }

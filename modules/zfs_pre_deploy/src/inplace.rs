@@ -96,7 +96,7 @@ fn warnings(state: &State, targets: &Targets<'_>, sent: &[String]) -> Vec<String
     if !sent.is_empty() {
         warnings.push(format!(
             "destroyed with it is what replication needs ({}): the next one must begin at a common snapshot that is older, or \
-             anew",
+             again",
             listed(sent.iter().map(String::as_str))
         ));
     }

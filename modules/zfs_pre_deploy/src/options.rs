@@ -10,7 +10,7 @@ use std::time::Duration;
 /// The name of this task's intent.
 pub const TASK: &str = "zfs_pre_deploy";
 
-/// Longer names of state folders are cut, and told apart by a hash.
+/// Longer names of state folders are cut, and distinguished by a hash.
 const LONGEST_FOLDER: usize = 120;
 
 /// Which datasets, and where our records of them are.

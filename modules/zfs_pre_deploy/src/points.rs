@@ -1,7 +1,7 @@
 //! Our own note of what was taken: which guid the snapshot of a dataset had.
 //!
 //! Invariant: it only ever makes us refuse. What is ours is told by ZFS's properties; a note that is
-//! missing changes nothing, one that says another guid means that somebody made the snapshot anew.
+//! missing changes nothing, one that says another guid means that somebody made the snapshot again.
 
 use anyhow::{Context, Result};
 use host::atomic::{append_line, whole_lines};

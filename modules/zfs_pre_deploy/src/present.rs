@@ -54,7 +54,7 @@ pub fn plan(state: &State, task: &Task, point: &Point) -> Result<Plan<Action>> {
         ));
     } else if pools.len() > 1 {
         let names = listed(pools.iter().map(|(pool, _)| *pool));
-        plan.warnings.push(format!("of one instant in each pool, not across pools: {names}"));
+        plan.warnings.push(format!("atomic in each pool, not across pools: {names}"));
     }
     for (pool, names) in pools {
         let text =

@@ -17,7 +17,7 @@ const WHICH: &[Opt] = &[
         "What to do when one of O(datasets) is not there. V(skip) goes on without it, and names it in the result.",
     ]),
     Opt::new("state", Kind::Str).default(Default::Str("present")).choices(&["present", "rolled_back", "absent"]).about(&[
-        "V(present) takes a snapshot of all the datasets, of one instant in each pool, unless it is there.",
+        "V(present) takes a snapshot of all the datasets, atomically in each pool, unless it is there.",
         "V(rolled_back) puts all of them back to the snapshot of O(deploy_id), or with O(parked) makes a parked state live again.",
         "V(absent) removes the snapshots of O(deploy_id), or the state named by O(parked). With O(retain) alone it only prunes.",
     ]),
@@ -51,7 +51,7 @@ const TAKE: &[Opt] = &[
 
 const BACK: &[Opt] = &[
     Opt::new("method", Kind::Str).default(Default::Str("swap")).choices(&["swap", "rollback"]).about(&[
-        "How to go back. V(swap) parks the datasets under another name and makes them anew from the snapshot: nothing is lost, and it can be undone with O(parked).",
+        "How to go back. V(swap) parks the datasets under another name and recreates them from the snapshot: nothing is lost, and it can be undone with O(parked).",
         "V(rollback) is C(zfs rollback): what was written since is gone, newer snapshots too. It needs no space and keeps the datasets' identity.",
     ]),
     Opt::new("parked", Kind::Str).about(&[
@@ -73,7 +73,7 @@ pub const MODULE: Module = Module {
     name: "zfs_pre_deploy",
     short: "Take snapshots of ZFS datasets before a deploy, and go back to them",
     about: &[
-        "Takes one snapshot of all datasets of an app, of one instant in each pool, and holds it. Goes back to it with all of them or with none.",
+        "Takes a snapshot of all datasets of an app, atomically in each pool, and holds it. Goes back to it with all of them or with none.",
         "By default the failed state is parked beside the restored one, so that going back destroys nothing and can be undone.",
         "What would stop half way is refused before the first change: a busy mount in whatever mount namespace, a clone, a foreign hold, a missing key, children that the snapshot does not cover.",
         "A run that was killed is finished by the next one.",

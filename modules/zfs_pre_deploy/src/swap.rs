@@ -53,7 +53,7 @@ pub fn plan(state: &State, task: &Task, goal: &Goal, shown_id: &str) -> Plan<Act
             }
             (None, snapshot) => {
                 let snapshot = snapshot.as_deref().unwrap_or_default();
-                let made = format!("make {}{with} anew from @{snapshot}", tree.live);
+                let made = format!("make {}{with} again from @{snapshot}", tree.live);
                 plan.steps.push(Step::new(Action::Make(number), made));
                 plan.steps.push(Step::new(
                     Action::Promote(number),

@@ -125,7 +125,7 @@ pub fn refuse_readonly(state: &State, names: &[String]) -> Result<(), Failure> {
     match names.iter().find_map(of) {
         Some(pool) => {
             let msg = format!(
-                "the pool {} was imported read-only: export it and import it anew; nothing was changed",
+                "the pool {} was imported read-only: export it and import it again; nothing was changed",
                 pool.name
             );
             Err(Failure::new("pool_readonly", msg))

@@ -1,4 +1,4 @@
-//! Which trees a swap parks and what takes their place: made anew from snapshots, or parked by an
+//! Which trees a swap parks and what takes their place: recreated from snapshots, or parked by an
 //! earlier swap. Refuses what would stop it half way. Pure.
 
 use crate::listing::Data;
@@ -36,7 +36,7 @@ const LIMITS: &[&str] =
 /// Space that is set apart cannot be set apart twice.
 pub const RESERVED: &[&str] = &["reservation", "refreservation"];
 
-/// Make the trees anew from the snapshots of a restore point.
+/// Make the trees again from the snapshots of a restore point.
 pub fn to_snapshots(
     state: &State,
     properties: &Properties,
@@ -316,7 +316,7 @@ fn refuse(state: &State, trees: &[Tree]) -> Result<(), Failure> {
         let count = u64::try_from(tree.incoming.len()).unwrap_or(u64::MAX);
         if tree.from.is_none() && room < ROOM.saturating_mul(count) {
             let msg = format!(
-                "there is no space left to make {} anew ({} available): free some, or use method: rollback, which needs none; \
+                "there is no space left to make {} again ({} available): free some, or use method: rollback, which needs none; \
                  nothing was changed",
                 tree.live,
                 host::space::human(room)

@@ -98,7 +98,7 @@ impl Zfs {
         listing::properties(&self.read_in_chunks(&args, datasets)?)
     }
 
-    /// Of one instant: one call, and all or none. The names are of one pool.
+    /// Takes all snapshots atomically in one call; all names must be in one pool.
     pub fn snapshot(&self, properties: &[(&str, String)], names: &[&str]) -> Result<()> {
         let mut args = vec!["snapshot".to_owned()];
         for (property, value) in properties {
@@ -241,7 +241,7 @@ fn meaning(text: &str) -> (&'static str, &'static str) {
     known.map_or(("command_failed", ""), |(_, reason, cure)| (reason, cure))
 }
 
-/// Refuse what would not be one call any more, and so not of one instant.
+/// Refuses what would need more than one call, and so would not be atomic.
 pub fn fits_one_call(names: &[String]) -> Result<()> {
     let bytes: usize = names.iter().map(|name| name.len() + 9).sum();
     if bytes <= MOST_ARGUMENTS {

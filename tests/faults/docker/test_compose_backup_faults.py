@@ -143,7 +143,7 @@ def test_a_flipped_bit_is_found_before_anything_is_touched(project: Project) -> 
             project.engine.docker("image", "rm", own)
         path.write_bytes(content)
         options = {"state": "restored", "name": name, "confirm": True, "rollback_id": f"20261121t10450{number}z-aaaa"}
-        if kind == "data/*.tar.*":   # seen while it is put beside, which only the time of the folder around it shows
+        if kind == "data/*.tar.*":   # seen while it is staged, which only the time of the folder around it shows
             before, states = tree(project.folder), project.states()
             project.fails("damaged", path.name, **options)
             assert not unlike({**before, b"": None}, {**tree(project.folder), b"": None}) and project.states() == states

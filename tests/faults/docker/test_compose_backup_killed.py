@@ -28,7 +28,7 @@ class Steps:
     def __init__(self, project: Project):
         self.folder = project.place / "steps"
         self.environ = docker_as(project, "steps", f"""\
-# The first word that is known decides; those that are both a command and a subject are told apart below.
+# The first word that is known decides; those that are both a command and a subject are distinguished below.
 changing=
 for word in "$@"; do
     case "$word" in ps|inspect|version|info|config|logs|ls|context|events|top) break ;; {CHANGES}) changing=yes; break ;; esac

@@ -114,7 +114,7 @@ def test_no_space_for_both_states(project: Project) -> None:
 
 
 def test_no_space_in_the_middle_of_a_restore(project: Project) -> None:
-    """It is put beside while the services run: they go on, and nothing of it stays."""
+    """It is staged while the services run: they go on, and nothing of it stays."""
     project.backup(deploy_id=ID)
     (project.folder / "data/two").write_text("since\n")
     before, started = tree(project.folder), project.containers()[0]["State"]["StartedAt"]

@@ -25,7 +25,7 @@ REACHED = {
 
 @pytest.fixture(name="the_shop", scope="module")
 def a_shop(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Shop]:
-    """With release 1 in green, and release 2 to be had."""
+    """With release 1 in green, and release 2 available."""
     with Shop(tmp_path_factory.mktemp("shop")) as shop:
         shop.publish(1)
         shop.publish(2)

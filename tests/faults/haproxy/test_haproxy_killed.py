@@ -286,7 +286,7 @@ def test_a_signal_in_the_watch_goes_back(version: str, how: signal.Signals) -> N
     assert load.report["failed"] == 0
 
 
-# HAProxy ends or starts anew
+# HAProxy ends or starts again
 
 
 @all_versions

@@ -34,7 +34,7 @@ def test_killed_in_the_middle(machine: Incus, shop: IncusShop, one_core: str) ->
         machine.start_daemon()
     assert away.code == 2 and "unix.socket" in away.output and machine.status() == before, away.output
 
-    # A container that cannot start: Incus's own words, and the next run makes it anew.
+    # A container that cannot start: Incus's own words, and the next run recreates it.
     [component] = shop.vars["app_components"]
     component["config"] = {"raw.lxc": "lxc.init.cmd = /nowhere"}
     broken = doors.play("install")

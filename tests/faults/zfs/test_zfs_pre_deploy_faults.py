@@ -256,7 +256,7 @@ def test_who_will_not_wait_is_told_who_works_there(machine: Machine, pool: Pool,
     with subprocess.Popen([*machine.ssh, " ".join(argv)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as working:
         working.stdin.write(given)
         working.stdin.close()
-        # As long as any command may take there; one that ends before it is told apart below.
+        # As long as any command may take there; one that ends before it is distinguished below.
         wait_for(lambda: watched.calls("change") or working.poll() is not None, "the first change", zfs.ANSWER)
         before = pool.fingerprint()
         refused = machine.module({**second.options, "deploy_id": FOURTH, "lock_timeout": 0.5})

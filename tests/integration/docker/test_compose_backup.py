@@ -68,7 +68,7 @@ def test_a_backup_holds_everything(fresh: Project) -> None:
     before, containers = tree(fresh.folder), {one["Id"] for one in fresh.containers()}
     done = fresh.backup(deploy_id=FIRST, dumps=[DUMP], release="4f2a9c1", logs=5)
     assert fresh.settled() == {"db": "running healthy", "web": "running healthy", "cache": "running"}
-    assert {one["Id"] for one in fresh.containers()} == containers, "stopped and started, not made anew"
+    assert {one["Id"] for one in fresh.containers()} == containers, "stopped and started, not recreated"
     assert not unlike(before, tree(fresh.folder)), "a backup changes nothing of the project"
     assert done["changed"] and NAME.fullmatch(done["backup"]) and done["freeze_ms"] > 0 and fresh.complete == [done["backup"]]
     assert (fresh.backups / "last-deployment-backup.txt").read_text().strip().endswith(done["backup"])

@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""app_processes on this machine, by the real start-stop-daemon: started, started anew, ended; what is not ours; killed half way."""
+"""app_processes on this machine, by the real start-stop-daemon: started, started again, ended; what is not ours; killed half way."""
 from __future__ import annotations
 
 import contextlib

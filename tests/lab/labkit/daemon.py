@@ -61,7 +61,7 @@ def stop(folder: Path, name: str, how: int = signal.SIGTERM) -> None:
 
 
 def end(pids: set[int], how: int = signal.SIGTERM, patience: float = 5) -> None:
-    """End these processes, at last by SIGKILL. Descriptors make sure that a number used anew is not hit."""
+    """End these processes, at last by SIGKILL. Descriptors make sure that a number used again is not hit."""
     handles = {}
     for pid in pids:
         started = start_time(pid)

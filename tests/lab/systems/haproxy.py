@@ -63,7 +63,7 @@ def up(folder: Path, version: str = "2.6") -> str:
 
 def down(folder: Path) -> None:
     if (folder / "offer.json").exists():
-        # Workers, too, and a master that a test started anew: whatever of this very binary serves our port.
+        # Workers, too, and a master that a test started again: whatever of this very binary serves our port.
         offer = _offer(folder)
         daemon.end(daemon.children(daemon.holders(urllib.parse.urlsplit(offer["url"]).port, offer["binary"])))
     for name in ("haproxy", *RELEASES):

@@ -48,7 +48,7 @@ pub fn sum(path: &Path) -> Result<(String, u64)> {
 }
 
 /// A hard link to a file of an earlier backup, when it is what that backup's manifest says.
-/// `false`: it is gone, or rotten, or cannot be linked: then it is made anew.
+/// `false`: it is gone, or rotten, or cannot be linked: then it is recreated.
 pub fn link(from: &Path, to: &Path, file: &FileRecord) -> Result<bool> {
     let (from, to) = (from.join(&file.name), to.join(&file.name));
     // Another size is told without reading; a link to a link would survive its target.

@@ -113,7 +113,7 @@ fn look(docker: &Docker, wanted: &[Wanted]) -> Result<Vec<Image>> {
             let name = one.references.first().map_or("", String::as_str);
             let msg = format!(
                 "the image {} {name} is not in the engine any more, though a container was made \
-                 from it: pull or build it again, or make the container anew",
+                 from it: pull or build it again, or make the container again",
                 one.id
             );
             return Err(Failure::new("image_missing", msg).with("image", one.id.clone()).into());

@@ -108,7 +108,7 @@ impl Back<'_> {
         parked::write(self.state_dir, &record)
     }
 
-    /// The very containers that ran before, where they are still there; else compose makes them anew
+    /// The very containers that ran before, where they are still there; else compose recreates them
     /// from the configuration that was noted.
     fn start(&self, work: &Work) -> Result<Vec<String>> {
         let docker = &self.tools.docker;

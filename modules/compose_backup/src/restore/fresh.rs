@@ -1,4 +1,4 @@
-//! What is put beside: the folders that a restore makes for it, and taking them away again.
+//! What is staged: the folders that a restore makes for it, and taking them away again.
 //!
 //! Invariant: only what this restore has made is filled or removed, told by its identity; else no more than
 //! an empty folder.
@@ -67,7 +67,7 @@ pub fn remove_holder(part: &Part) -> Result<()> {
     Ok(())
 }
 
-/// Takes away what was put beside and has never been in its place; only what this restore has made.
+/// Takes away what was staged and has never been in its place; only what this restore has made.
 pub fn tidy(work: &Work) -> Result<()> {
     for part in &work.parts {
         for path in names_to_try(part, &work.id) {

@@ -329,7 +329,7 @@ fn chosen(task: &Task, manifest: &Manifest) -> Result<BTreeMap<String, ServiceRe
     Ok(all.map(|(name, record)| (name.clone(), record.clone())).collect())
 }
 
-/// Where a mount's data belongs now: a volume may have been made anew since.
+/// Where a mount's data belongs now: a volume may have been recreated since.
 fn source_now(tools: &Tools, mount: &Mount) -> Result<PathBuf> {
     let Some(volume) = &mount.volume else { return Ok(mount.source.clone()) };
     match tools.docker.volume(&volume.name)? {

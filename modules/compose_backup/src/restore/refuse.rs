@@ -44,7 +44,7 @@ fn not_restorable(goal: &Goal) -> Result<()> {
     }
 }
 
-/// A volume that was made anew with another driver is no place for the data.
+/// A volume that was recreated with another driver is no place for the data.
 fn volumes(tools: &Tools, goal: &Goal) -> Result<()> {
     for (mount, _) in goal.mounts() {
         let Some(volume) = &mount.volume else { continue };

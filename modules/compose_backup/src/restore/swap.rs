@@ -1,4 +1,4 @@
-//! Exchanging what is there for what was put beside, and back.
+//! Exchanging what is there for what was staged, and back.
 //!
 //! Invariants: a path that a service uses is never missing; nothing that has stood in its place is ever
 //! removed here; where a part stands is told by what is at its names and not by which names there are,
@@ -17,7 +17,7 @@ pub fn identity(path: &Path) -> Result<Option<Identity>> {
     Spot::find(path)?.map_or(Ok(None), |spot| spot.identity())
 }
 
-/// What is neither what was there before nor what was put beside.
+/// What is neither what was there before nor what was staged.
 pub struct Aside<'a> {
     pub id: &'a str,
     /// Notes durably where it goes.

@@ -130,7 +130,7 @@ impl Starting<'_> {
         (compose.profiles, compose.env_files) = (Vec::new(), Vec::new());
         let warning = format!(
             "the services were started from the recorded configuration, since the files in {} do not mean the same \
-             (a variable of the environment, or an image by its digest): the next `docker compose up` may make them anew",
+             (a variable of the environment, or an image by its digest): the next `docker compose up` may recreate them",
             goal.work.project_dir.display()
         );
         Ok((compose, if goal.is_partial { Vec::new() } else { vec![warning] }))

@@ -26,7 +26,7 @@ const APART: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(60);
 const TRIES: u32 = 3;
 const POLL: Duration = Duration::from_millis(4);
-/// A process that starts anew may take a question and never answer it.
+/// A process that starts again may take a question and never answer it.
 const GLANCE: Duration = Duration::from_millis(250);
 /// The master is asked less often than the workers: it has a reload to do.
 const MASTER_POLL: Duration = Duration::from_millis(100);
@@ -188,7 +188,7 @@ fn follows(
     deadline: Deadline,
 ) -> Result<bool> {
     loop {
-        // While the master starts anew nobody may answer; the next round asks again.
+        // While the master starts again nobody may answer; the next round asks again.
         let now: Result<Vec<u32>> =
             sockets.iter().map(|socket| stat::worker(socket, GLANCE)).collect();
         if now.is_ok_and(|now| now.iter().zip(old).all(|(now, old)| now != old)) {
@@ -250,7 +250,7 @@ struct Signs<'a> {
     children: BTreeSet<i32>,
     /// Workers that came after the signal.
     came: BTreeSet<i32>,
-    /// Up to 3.0 a master starts itself anew, with this mark, when it has forked its worker or has
+    /// Up to 3.0 a master starts itself again, with this mark, when it has forked its worker or has
     /// failed to.
     marked: bool,
 }

@@ -198,13 +198,13 @@ impl Line {
     }
 }
 
-/// A process that starts itself anew, as a master does at each reload, is back in this time.
-const ANEW: Duration = Duration::from_secs(3);
+/// A process that starts itself again, as a master does at each reload, is back in this time.
+const RESTART: Duration = Duration::from_secs(3);
 const ANEW_POLL: Duration = Duration::from_millis(50);
 
 /// Ask again while nobody listens: only who does not come back is gone.
 pub fn until_there<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
-    let deadline = Deadline::after(ANEW);
+    let deadline = Deadline::after(RESTART);
     loop {
         match ask() {
             Err(error) if is_gone(&error) && !deadline.passed() => deadline.sleep(ANEW_POLL)?,

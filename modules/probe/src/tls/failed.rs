@@ -60,7 +60,7 @@ fn certificate(why: &CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "is not meant for a server".into()
         }
-        // An authority that was made anew has its old name and another key.
+        // An authority that was recreated has its old name and another key.
         CertificateError::BadSignature => {
             "names an authority that is trusted here, and is not signed by its key".into()
         }

@@ -1,4 +1,4 @@
-//! `web load`: so many connections that ask without a pause, some of them anew for each request.
+//! `web load`: so many connections that ask without a pause, some of them again for each request.
 //! Everything that a user would have seen fail counts as failed; what RFC 9112 lets a client try
 //! again without telling (a kept connection that is closed before any byte of an answer) is
 //! counted apart, and tried again.
