@@ -18,7 +18,7 @@ pub const ROOT: &str = "/etc/pve";
 /// file that is missing says that there is nothing of its kind.
 const WHOLE: &str = ".version";
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cluster {
     root: PathBuf,
     pub node: String,
@@ -80,7 +80,7 @@ impl Cluster {
         Cluster { root: root.to_owned(), node }
     }
 
-    fn has_files(&self) -> bool {
+    pub fn has_files(&self) -> bool {
         self.root.join(WHOLE).exists() || self.root.join("local/lxc").is_dir()
     }
 
@@ -179,16 +179,14 @@ impl Cluster {
         }
     }
 
-    /// What a snapshot's own configuration says, out of the container's file: saves a call.
-    pub fn snapshot_section(&self, vmid: Vmid, name: &str) -> Option<String> {
+    /// The file of a container of this node; none where there is no such file.
+    pub fn conf_file(&self, vmid: Vmid) -> Result<Option<String>> {
         let path = self.root.join("local/lxc").join(format!("{vmid}.conf"));
-        let text = String::from_utf8_lossy(&fs::read(path).ok()?).into_owned();
-        let heading = format!("[{name}]");
-        let after = text.lines().skip_while(|line| line.trim_end() != heading).skip(1);
-        let section: Vec<&str> = after
-            .take_while(|line| !(line.starts_with('[') && line.trim_end().ends_with(']')))
-            .collect();
-        (!section.is_empty()).then(|| section.join("\n"))
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+        }
     }
 }
 
@@ -285,10 +283,8 @@ mod tests {
         assert_eq!(storages["zp"].thin_pool(), None);
         assert_eq!(storages["local-lvm"].thin_pool().as_deref(), Some("pve/data"));
         assert_eq!(cluster.replicated_to(vmid("101"), None).unwrap(), ["pve2"]);
-        assert_eq!(
-            cluster.snapshot_section(vmid("101"), "one").as_deref(),
-            Some("#note\nmp0: zp:a,mp=/a\n")
-        );
-        assert_eq!(cluster.snapshot_section(vmid("101"), "three"), None);
+        let text = cluster.conf_file(vmid("101")).unwrap();
+        assert!(text.is_some_and(|text| text.contains("[two]")));
+        assert_eq!(cluster.conf_file(vmid("201")).unwrap(), None, "it is another node's");
     }
 }

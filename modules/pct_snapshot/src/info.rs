@@ -10,7 +10,6 @@ use crate::read::Reader;
 use crate::refuse::{thawed_by, to_rollback, uncovered};
 use crate::rollback::{NEWER, UNCOVERED};
 use crate::state::{self, State, Survey};
-use crate::tables;
 use ansible_module::Outcome;
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -22,9 +21,7 @@ pub fn of_all(reader: &Reader, cluster: &Cluster) -> Result<Outcome> {
         let frozen = one.running && freezer::is_frozen(one.vmid)?;
         rows.push(row(one.vmid, &one.name, one.running, frozen, one.lock.as_deref()));
     }
-    Ok(Outcome { warnings: reader.warnings.take(), ..Outcome::default() }
-        .fact("node", cluster.node.as_str())
-        .fact("containers", rows))
+    Ok(Outcome::default().fact("node", cluster.node.as_str()).fact("containers", rows))
 }
 
 pub fn of_one(reader: &Reader, cluster: &Cluster, subject: &Subject) -> Result<Outcome> {
@@ -47,13 +44,12 @@ pub fn of_one(reader: &Reader, cluster: &Cluster, subject: &Subject) -> Result<O
         let mut survey = Survey {
             ha: ha.clone(),
             replicated_to: replicated_to.clone(),
-            target: Some(kept_config(reader, cluster, subject, &state, snapshot)?),
+            target: Some(kept_config(reader, cluster, &state, snapshot)?),
             ..Survey::default()
         };
         state.add_zfs(&mut survey, &rows, &snapshot.name);
         snapshots.push(described(&state, &survey, snapshot));
     }
-    warnings.extend(reader.warnings.take());
     let name = state.config.hostname.as_deref().unwrap_or_default();
     let lock = state.config.lock.as_deref();
     let (running, frozen) = (state.snapshots.running, state.stands_still());
@@ -96,18 +92,17 @@ fn storages(state: &State) -> Vec<Value> {
     names.into_iter().map(described).collect()
 }
 
-/// A call for each snapshot is what one must not do to a node: only where mount points could differ.
+/// Where the file cannot be read, a call for each snapshot is what one must not do to a node: only where
+/// mount points could differ.
 fn kept_config(
     reader: &Reader,
     cluster: &Cluster,
-    subject: &Subject,
     state: &State,
     snapshot: &Snapshot,
 ) -> Result<Config> {
-    match cluster.snapshot_section(subject.vmid, &snapshot.name) {
-        Some(section) => Ok(tables::config(&section)),
-        None if state.config.mounts.len() <= 1 => Ok(state.config.clone()),
-        None => reader.config_of(&snapshot.name),
+    match cluster.has_files() || state.config.mounts.len() > 1 {
+        true => reader.config_of(&snapshot.name),
+        false => Ok(state.config.clone()),
     }
 }
 

@@ -5,6 +5,7 @@ mod apply;
 mod back;
 mod boot;
 mod cluster;
+mod conf;
 mod container;
 mod filesystems;
 mod freezer;
@@ -20,7 +21,6 @@ mod refuse;
 mod rollback;
 mod spec;
 mod state;
-mod tables;
 mod unfinished;
 mod zfs;
 
@@ -68,7 +68,7 @@ fn connect(vmid: Vmid, task_timeout: Duration) -> Result<(Reader, Cluster)> {
     let node = cluster.node.clone();
     let pvesh = program::look("pvesh")?.ok().map(|program| Pvesh { program, node });
     let pct = Pct { program, vmid, task_timeout };
-    Ok((Reader { pct, pvesh, warnings: Default::default() }, cluster))
+    Ok((Reader { pct, pvesh, cluster: cluster.clone() }, cluster))
 }
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
@@ -113,7 +113,6 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         }
     }
     let Decided { plan, goal, snapshot, deploy } = decided;
-    warnings.extend(reader.warnings.take());
     let apply = std::cell::RefCell::new(Apply::new(&task, &reader, &cluster, &state, goal));
     let done = session.carry_out(
         plan,

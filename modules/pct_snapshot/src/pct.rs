@@ -43,24 +43,8 @@ impl Pct {
         command.args(args).deadline(timeout).run().map(drop)
     }
 
-    pub fn list(&self) -> Result<Output, Failed> {
-        self.read(&["list"])
-    }
-
     pub fn status(&self) -> Result<Output, Failed> {
         self.read(&["status", &self.vmid.to_string()])
-    }
-
-    pub fn config(&self, snapshot: Option<&str>) -> Result<Output, Failed> {
-        let vmid = self.vmid.to_string();
-        match snapshot {
-            Some(name) => self.read(&["config", &vmid, "--snapshot", name]),
-            None => self.read(&["config", &vmid, "--current", "1"]),
-        }
-    }
-
-    pub fn listsnapshot(&self) -> Result<Output, Failed> {
-        self.read(&["listsnapshot", &self.vmid.to_string()])
     }
 
     pub fn snapshot(&self, name: &str, text: &str, marker: &Marker) -> Result<(), Failed> {
@@ -108,6 +92,17 @@ impl Pct {
             .output_limit(64 << 10)
             .if_we_die(IfWeDie::DiesToo)
             .run()
+    }
+}
+
+/// `pct status <id>`: `status: running`.
+pub fn is_running(stdout: &[u8]) -> Result<bool, String> {
+    let text = String::from_utf8_lossy(stdout);
+    let line = text.lines().find_map(|line| line.strip_prefix("status: "));
+    match line.map(str::trim) {
+        Some("running") => Ok(true),
+        Some("stopped") => Ok(false),
+        _ => Err(format!("{text:?} is no answer of pct status")),
     }
 }
 
@@ -264,6 +259,13 @@ pub fn explained(failed: Failed, what: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status() {
+        assert_eq!(is_running(b"status: running\n"), Ok(true));
+        assert_eq!(is_running(b"status: stopped\n"), Ok(false));
+        assert!(is_running(b"").is_err());
+    }
 
     fn trouble(stdout: &str, stderr: &str) -> Trouble {
         Trouble::of(&Failed {

@@ -3,7 +3,6 @@
 //! Only ever asked to `get`: its `create` and `delete` exit with 0 even when the task failed.
 
 use crate::container::{Config, Snapshot, Snapshots};
-use crate::tables::Listed;
 use anyhow::{Context, Result};
 use host::command::{Command, IfWeDie};
 use serde::Deserialize;
@@ -13,6 +12,15 @@ use std::time::Duration;
 
 /// It answers in a second or two; a node that is out of breath may take longer.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An element of `pvesh get /nodes/<node>/lxc`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub vmid: u32,
+    pub running: bool,
+    pub lock: Option<String>,
+    pub name: String,
+}
 
 #[derive(Debug)]
 pub struct Pvesh {

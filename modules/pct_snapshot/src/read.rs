@@ -1,89 +1,88 @@
-//! Reading a container's state: with `pvesh`, and with `pct`'s tables where `pvesh` is missing or
-//! fails.
+//! Reading a container's state: its file, and whether it runs. Where `/etc/pve` is not the cluster's file
+//! system, `pvesh` is asked, and also for what no file holds.
 
-use crate::container::{Config, Snapshot, Snapshots};
-use crate::pct::{Pct, Trouble};
-use crate::pvesh::Pvesh;
-use crate::tables::{self, Listed};
+use crate::cluster::Cluster;
+use crate::conf::ConfFile;
+use crate::container::{Config, Snapshots};
+use crate::names::Vmid;
+use crate::pct::{Pct, Trouble, is_running};
+use crate::pvesh::{Listed, Pvesh};
 use ansible_module::Failure;
 use anyhow::{Error, Result};
 use host::command::Failed;
-use std::cell::RefCell;
+use std::fmt;
 
 #[derive(Debug)]
 pub struct Reader {
     pub pct: Pct,
     pub pvesh: Option<Pvesh>,
-    /// Why `pct` was asked instead, told once.
-    pub warnings: RefCell<Vec<String>>,
+    pub cluster: Cluster,
 }
+
+/// The cluster's file system is there, and has no file of this container on this node.
+#[derive(Debug)]
+struct NoFile(Vmid);
+
+impl fmt::Display for NoFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/etc/pve/local/lxc/{}.conf does not exist", self.0)
+    }
+}
+
+impl std::error::Error for NoFile {}
 
 impl Reader {
     fn vmid(&self) -> u32 {
         self.pct.vmid.number()
     }
 
-    /// `first`, or `second` where there is no pvesh or it fails.
-    fn ask<T>(
-        &self,
-        first: impl FnOnce(&Pvesh) -> Result<T>,
-        second: impl FnOnce(&Pct) -> Result<T>,
-    ) -> Result<T> {
-        self.ask_one(first, second).map_err(|error| match trouble(&error) {
-            Some(trouble @ (Trouble::NotRoot | Trouble::NoClusterFiles)) => {
-                let msg = format!("Proxmox answers nothing: {}", trouble.cure());
-                Failure::new(trouble.reason(), msg).caused_by(error).into()
-            }
-            _ => error,
-        })
+    fn file(&self) -> Result<Option<ConfFile>> {
+        match self.cluster.conf_file(self.pct.vmid)? {
+            Some(text) => Ok(Some(ConfFile::parse(&text))),
+            None if self.cluster.has_files() => Err(NoFile(self.pct.vmid).into()),
+            None => Ok(None),
+        }
     }
 
-    fn ask_one<T>(
-        &self,
-        first: impl FnOnce(&Pvesh) -> Result<T>,
-        second: impl FnOnce(&Pct) -> Result<T>,
-    ) -> Result<T> {
-        let Some(pvesh) = &self.pvesh else { return second(&self.pct) };
-        let why = match first(pvesh) {
-            Ok(answer) => return Ok(answer),
-            // The answer of both, in the same words.
-            Err(error) if host::reason(&error) == Some("interrupted") || is_final(&error) => {
-                return Err(error);
-            }
-            Err(error) => error,
+    fn ask<T>(&self, question: impl FnOnce(&Pvesh) -> Result<T>) -> Result<T> {
+        let Some(pvesh) = &self.pvesh else {
+            let msg = "pvesh cannot be found, and what it would be asked for stands in no file: make it run on this node";
+            return Err(Failure::new("program_missing", msg).into());
         };
-        let answer = second(&self.pct)?;
-        let mut warnings = self.warnings.borrow_mut();
-        if warnings.is_empty() {
-            warnings.push(format!("pvesh does not answer, so pct was asked: {why:#}"));
-        }
-        Ok(answer)
+        question(pvesh).map_err(explained)
     }
 
     pub fn config(&self) -> Result<Config> {
-        self.ask(
-            |pvesh| pvesh.config(self.vmid(), None),
-            |pct| Ok(tables::config(&lossy(&pct.config(None)?.stdout))),
-        )
+        match self.file()? {
+            Some(file) => Ok(file.current),
+            None => self.ask(|pvesh| pvesh.config(self.vmid(), None)),
+        }
     }
 
+    /// What a snapshot keeps; none where the file has nothing of it.
     pub fn config_of(&self, snapshot: &str) -> Result<Config> {
-        self.ask(
-            |pvesh| pvesh.config(self.vmid(), Some(snapshot)),
-            |pct| Ok(tables::config(&lossy(&pct.config(Some(snapshot))?.stdout))),
-        )
+        let kept = self.file()?.and_then(|file| file.of_snapshot(snapshot).cloned());
+        match kept {
+            Some(config) => Ok(config),
+            None => self.ask(|pvesh| pvesh.config(self.vmid(), Some(snapshot))),
+        }
     }
 
     pub fn snapshots(&self) -> Result<Snapshots> {
-        self.ask(|pvesh| pvesh.snapshots(self.vmid()), snapshots_by_pct)
+        match self.file()? {
+            Some(file) => Ok(file.snapshots(self.running()?)),
+            None => self.ask(|pvesh| pvesh.snapshots(self.vmid())),
+        }
     }
 
     pub fn running(&self) -> Result<bool> {
-        tables::status(&lossy(&self.pct.status()?.stdout)).map_err(Error::msg)
+        let status = self.pct.status().map_err(|failed| explained(failed.into()))?;
+        is_running(&status.stdout).map_err(Error::msg)
     }
 
+    /// The containers of this node.
     pub fn list(&self) -> Result<Vec<Listed>> {
-        self.ask(Pvesh::list, |pct| tables::list(&lossy(&pct.list()?.stdout)).map_err(Error::msg))
+        self.ask(Pvesh::list)
     }
 
     /// The task of one of these types that runs for this container now.
@@ -101,34 +100,21 @@ impl Reader {
     }
 }
 
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Whether `pct` could only say the same.
-fn is_final(error: &Error) -> bool {
-    matches!(
-        trouble(error),
-        Some(Trouble::NoContainer | Trouble::NotRoot | Trouble::NoClusterFiles)
-    )
-}
-
-/// The table cuts descriptions and hides what is incomplete, so each is asked for by its name.
-fn snapshots_by_pct(pct: &Pct) -> Result<Snapshots> {
-    let table = lossy(&pct.listsnapshot()?.stdout);
-    let mut all = Vec::new();
-    for name in tables::snapshot_names(&table).map_err(Error::msg)? {
-        let config = tables::config(&lossy(&pct.config(Some(&name))?.stdout));
-        let mut snapshot = Snapshot::new(&name, &config.description, config.snaptime);
-        (snapshot.parent, snapshot.state) = (config.parent, config.snapstate);
-        all.push(snapshot);
+/// Where it is not about the container: what to do.
+fn explained(error: Error) -> Error {
+    match trouble(&error) {
+        Some(trouble @ (Trouble::NotRoot | Trouble::NoClusterFiles)) => {
+            let msg = format!("Proxmox answers nothing: {}", trouble.cure());
+            Failure::new(trouble.reason(), msg).caused_by(error).into()
+        }
+        _ => error,
     }
-    let parent = tables::config(&lossy(&pct.config(None)?.stdout)).parent;
-    let running = tables::status(&lossy(&pct.status()?.stdout)).map_err(Error::msg)?;
-    Ok(Snapshots::new(all, parent, running))
 }
 
 /// What stands behind the failure of a read.
 pub fn trouble(error: &Error) -> Option<Trouble> {
+    if error.chain().any(|cause| cause.is::<NoFile>()) {
+        return Some(Trouble::NoContainer);
+    }
     error.chain().find_map(|cause| cause.downcast_ref::<Failed>()).map(Trouble::of)
 }

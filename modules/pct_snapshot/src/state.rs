@@ -9,7 +9,7 @@ use crate::options::Subject;
 use crate::pct::{Trouble, holder_of};
 use crate::read::{Reader, trouble};
 use crate::unfinished::{UnfinishedRun, What};
-use crate::{filesystems, freezer, tables, zfs};
+use crate::{filesystems, freezer, zfs};
 use ansible_module::Failure;
 use anyhow::{Error, Result};
 use host::deadline::{Deadline, FIRST_PAUSE, TimedOut, poll_until};
@@ -261,10 +261,7 @@ impl State {
             replicated_to: cluster.replicated_to(subject.vmid, pvesh)?,
             ..Survey::default()
         };
-        survey.target = Some(match cluster.snapshot_section(subject.vmid, target) {
-            Some(section) => tables::config(&section),
-            None => reader.config_of(target)?,
-        });
+        survey.target = Some(reader.config_of(target)?);
         match self
             .zfs_rows(&survey.target.iter().flat_map(|one| one.mounts.clone()).collect::<Vec<_>>())
         {

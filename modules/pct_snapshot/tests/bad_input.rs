@@ -96,7 +96,11 @@ fn only_root_on_a_node() {
             "_ansible_module_name": "pct_snapshot_info", "vmid": null, "lock_timeout": null,
             "boot_timeout": null,
         }));
-        assert_eq!(reason(&info), "pmxcfs_down", "{info:#}");
+        assert_eq!(
+            reason(&info),
+            if pvesh { "pmxcfs_down" } else { "program_missing" },
+            "{info:#}"
+        );
     }
     world.patch(json!({"pmxcfs": true}));
     world.remove_program("pct");

@@ -71,7 +71,7 @@ fn a_removal_killed_anywhere_is_finished_by_the_next_run() {
 }
 
 fn rollback_points() -> Vec<(&'static str, &'static str)> {
-    let mut points = vec![("pvesh get", "begin"), ("pct start", "begin"), ("pct start", "end")];
+    let mut points = vec![("pct status", "begin"), ("pct start", "begin"), ("pct start", "end")];
     points.extend(["begin", "stopped", "end"].map(|at| ("pct shutdown", at)));
     points.extend(VOLUMES.map(|at| ("pct snapshot", at)));
     points.extend(VOLUMES.map(|at| ("pct rollback", at)));

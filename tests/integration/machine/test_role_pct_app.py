@@ -15,7 +15,7 @@ from harness import Ansible
 from pct_app import (  # noqa: F401  pylint: disable=unused-import
     FIRST, GUEST, LOG, NAME, OLDER, PACKAGE, SECOND, UNIT, READY, answers, at, becomes, deploy, each, failure, install, made, node,
     pve, upgrade, version)
-from pve import HOST, SBIN, Node, container
+from pve import HOST, SBIN, WORLD, Node, container
 
 
 def test_a_good_change(each: Ansible, node: Node) -> None:
@@ -218,11 +218,13 @@ def test_room_on_other_storages(pve: Ansible, node: Node) -> None:
     assert "the storage st has 100.0 % in use, and 10 % must be free" in said and "Free 6554 MiB on st" in said, said
     node.patch({"storages": {"st": {"full": False}}})
     # A node that cannot say what the storage is, is one where room was not looked for, and that is said.
-    link = node.at(f"{SBIN}/pvesh")
+    link, files = node.at(f"{SBIN}/pvesh"), node.at("/etc/pve")
     link.unlink()
+    files.symlink_to(f"{WORLD}/etc-pve")
     try:
         run = deploy(pve, "--check")
     finally:
+        files.unlink()
         link.symlink_to("fake-pve")
     assert run.code == 0 and "storages st are is not known" in run.output, run.output
 

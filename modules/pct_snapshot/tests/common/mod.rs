@@ -274,11 +274,15 @@ impl World {
     }
 
     /// Without a vmid when it is null.
-    pub fn info(&self, vmid: Value) -> Value {
-        let result = self.run(json!({
+    pub fn ask_info(&self, vmid: Value) -> Value {
+        self.run(json!({
             "_ansible_module_name": "reversible.deploy.pct_snapshot_info",
             "vmid": vmid, "lock_timeout": null, "boot_timeout": null,
-        }));
+        }))
+    }
+
+    pub fn info(&self, vmid: Value) -> Value {
+        let result = self.ask_info(vmid);
         assert_eq!(result.get("failed"), None, "{result:#}");
         result
     }
