@@ -16,7 +16,7 @@ author:
   - The reversible.deploy authors (!UNKNOWN)
 description:
   - >-
-    For machines and containers without a service manager: several processes are ended and started anew, all
+    For machines and containers without a service manager: several processes are ended and started again, all
     at the same time.
   - >-
     They are started by C(start-stop-daemon) and go on without the connection. Nobody starts one again when it
@@ -136,7 +136,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Start the green side anew
+- name: Start the green side again
   reversible.deploy.app_processes:
     processes:
       - name: web

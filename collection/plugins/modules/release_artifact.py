@@ -232,7 +232,7 @@ notes:
     takes is some MiB, the names of folders and links, and the window of zstd, 8 MiB up to level 19; windows
     of more than 128 MiB are refused.
   - >-
-    A run that was killed leaves C(releases/<sha>.partial), and the next run takes it away and fetches anew.
+    A run that was killed leaves C(releases/<sha>.partial), and the next run takes it away and fetches again.
     Within a run a broken connection is gone on with.
 seealso:
   - module: reversible.deploy.release_artifact_info

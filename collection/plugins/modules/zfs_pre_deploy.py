@@ -16,8 +16,8 @@ author:
   - The reversible.deploy authors (!UNKNOWN)
 description:
   - >-
-    Takes one snapshot of all datasets of an app, of one instant in each pool, and holds it. Goes back to it
-    with all of them or with none.
+    Takes a snapshot of all datasets of an app, atomically in each pool, and holds it. Goes back to it with
+    all of them or with none.
   - >-
     By default the failed state is parked beside the restored one, so that going back destroys nothing and can
     be undone.
@@ -55,7 +55,7 @@ options:
       - skip
   state:
     description:
-      - V(present) takes a snapshot of all the datasets, of one instant in each pool, unless it is there.
+      - V(present) takes a snapshot of all the datasets, atomically in each pool, unless it is there.
       - >-
         V(rolled_back) puts all of them back to the snapshot of O(deploy_id), or with O(parked) makes a parked
         state live again.
@@ -115,7 +115,7 @@ options:
   method:
     description:
       - >-
-        How to go back. V(swap) parks the datasets under another name and makes them anew from the snapshot:
+        How to go back. V(swap) parks the datasets under another name and recreates them from the snapshot:
         nothing is lost, and it can be undone with O(parked).
       - >-
         V(rollback) is C(zfs rollback): what was written since is gone, newer snapshots too. It needs no space

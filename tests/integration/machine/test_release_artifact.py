@@ -384,7 +384,7 @@ def test_info(place: Place) -> None:
     ({"dest": "relative"}, "absolute"),
     ({"sha256": "abc"}, "64 hex digits"),
     ({"umask": "999"}, "octal"),
-    ({"tries": 0}, "from 1 on"),
+    ({"tries": 0}, "expected 1 or more"),
     ({"keep": ["latest"]}, "40 hex digits"),
     ({"deploy_id": "yesterday"}, "deploy id"),
 ])
