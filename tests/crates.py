@@ -49,7 +49,7 @@ class Crates:
             shutil.copytree(kept, partial, symlinks=True)
             os.rename(partial, self.debug)
         except OSError:   # another run removes it, or the disk is full: then they are built
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)   # what is left of it has a name that nobody looks for
             return False
         with suppress(OSError):   # of a cache that is mounted read-only
             os.utime(self.cache / f"{self.name}.manifest")
@@ -84,7 +84,7 @@ class Crates:
         for manifest in sorted(self.cache.glob("crates-*.manifest"), key=used)[:-KEPT]:
             manifest.unlink(missing_ok=True)
             manifest.with_suffix(".times").unlink(missing_ok=True)
-            shutil.rmtree(manifest.with_suffix(""), ignore_errors=True)
+            shutil.rmtree(manifest.with_suffix(""), ignore_errors=True)   # another run may remove it at the same time
 
 
 def refuse(_place: Path) -> None:

@@ -354,7 +354,8 @@ def archive(job: Job) -> None:
     """The archive of `make dist`: each ansible-core (in short, of INSTALLERS) installs it without a network, and the same files; the oldest and the
     newest verify them and find the modules' documentation. The tests of every module run what was installed."""
     modules = [f"reversible.deploy.{path.stem}" for path in (ROOT / "collection/plugins/modules").glob("*.py")]
-    shutil.rmtree(INSTALLED, ignore_errors=True)
+    if INSTALLED.exists():
+        shutil.rmtree(INSTALLED)
     first: dict[str, tuple[int, str]] = {}
     ends = dict(edges(job))
     for core, venv in cores(job, CORES if job.long else tuple(sorted({*INSTALLERS, *ends}))):
