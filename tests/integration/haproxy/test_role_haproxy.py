@@ -287,3 +287,22 @@ def test_wrong_inputs_are_all_named_before_anything_is_done(site: Site, core: st
         assert [line for line in lines if sentence in line], f"{sentence}\n{run.tasks[-1].msg}"
     assert len(lines) == 1 + len(sentences) + 2, run.tasks[-1].msg
     assert (site.config.read_bytes(), site.map.read_bytes()) == (before, colors)
+
+
+@ONE
+def test_files_that_another_user_could_swap_are_refused(site: Site) -> None:
+    before, theirs = site.config.read_bytes(), site.folder.parent / "theirs"
+    theirs.mkdir()
+    (theirs / "ours").mkdir()
+    (theirs / "active.map").write_text(f"{KEY} green\n", encoding="utf-8")
+    (site.folder / "link.map").symlink_to(theirs / "active.map")
+    os.chown(theirs, 65534, 65534)
+    for path in (theirs / "active.map", theirs / "ours" / "active.map", site.folder / "link.map"):
+        run = site.play(map=str(path))
+        assert run.code != 0 and "drwxr-xr-x nobody nogroup" in run.tasks[-1].msg and "Give them to root" in run.tasks[-1].msg, run.output
+    os.chown(theirs, 0, 0)
+    theirs.chmod(0o777)
+    assert "drwxrwxrwx root" in site.play(map=str(theirs / "active.map")).tasks[-1].msg
+    assert (site.config.read_bytes(), sorted(path.name for path in theirs.iterdir())) == (before, ["active.map", "ours"])
+    assert (theirs / "active.map").read_text(encoding="utf-8") == f"{KEY} green\n"
+    (site.folder / "link.map").unlink()
