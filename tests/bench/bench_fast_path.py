@@ -82,6 +82,30 @@ def missed(title: str, times: dict[str, list[float]]) -> list[str]:
     return found
 
 
+FORGET, ALL, SECOND, ITSELF, WARM = "forget", "first task (all modules)", "first of the next module", "first task (one module)", "warm task"
+FIRST = [
+    (FORGET, {"ansible.builtin.file": {"path": "~/.reversible-deploy", "state": "absent"}}),
+    (ALL, {"reversible.deploy.release_artifact_info": {"dest": "/nonexistent/releases"}}),
+    (SECOND, {"reversible.deploy.deploy_ledger_info": {"app": "nobody", "env": "bench", "path": "/nonexistent/ledger"}}),
+    (WARM, {"reversible.deploy.release_artifact_info": {"dest": "/nonexistent/releases"}}),
+    (ITSELF, {"reversible.deploy.specimen_info": {}}),
+    (PING, {"ansible.builtin.ping": {}}),
+]
+
+
+def first_use(ansible: Ansible, rounds: int) -> None:
+    """What the first task on a new target costs: the program of all modules is sent once. Beside it a module that is a program of its own."""
+    ansible.environ["ANSIBLE_PIPELINING"] = "True"
+    run = ansible.play([{"name": name, "ignore_errors": True, **task} for _round in range(rounds) for name, task in FIRST], "ssh_alice")
+    sizes = {path.name: path.stat().st_size for path in (staged() / BIN).glob(f"*_{platform.machine()}") if not path.is_symlink()}
+    print(f"\nA new target, ansible-core {ansible.version}, ssh on loopback ({rounds} times; "
+          + ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sorted(sizes.items())) + ")")
+    for name, _task in FIRST[1:]:
+        seconds = [task.seconds for task in run.tasks if task.task == name]
+        assert len(seconds) == rounds, run.output
+        print(f"{name:26} {statistics.median(seconds) * 1000:5.0f} ms (at most {max(seconds) * 1000:.0f})")
+
+
 def process_alone() -> list[str]:
     """The binary without Ansible around it: from fork to its result, and the most memory that it held."""
     [binary] = (staged() / BIN).glob(f"specimen_{platform.machine()}")
@@ -115,6 +139,8 @@ def main() -> int:
     asked = parser.parse_args()
     below = process_alone()
     for version in asked.cores:
+        with alone(), tempfile.TemporaryDirectory() as folder:
+            first_use(ansible_for(version, Path(folder)), 10)
         for host, pipelining in (("local", True), ("ssh_alice", True), ("ssh_alice", False)):
             title = f"ansible-core {version}, {host}, pipelining {'on' if pipelining else 'off'}"
             with alone(), tempfile.TemporaryDirectory() as folder:
