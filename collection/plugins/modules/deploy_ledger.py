@@ -69,9 +69,10 @@ options:
         O(metrics_file). The record stays as it is.
       - V(compacted) makes the ledger shorter by O(retain).
       - >-
-        V(fence_lowered) lowers a fence that is more than a day ahead of the target's clock to O(deploy_id),
-        the newest id that is right. O(path) is the folder that the fence lies in, of the ledger or of another
-        module's state. It wants O(confirm).
+        V(fence_lowered) lowers each fence that is more than a day ahead of the target's clock to
+        O(deploy_id), or to a newer deploy that is recorded there: in all state folders below
+        F(/var/lib/reversible), of whatever app and module, or in O(path) alone. It wants O(confirm). The
+        playbook C(reversible.deploy.lower_fences) does it on every host of an app.
     type: str
     required: true
     choices:
@@ -742,7 +743,7 @@ MODULE_SPEC = {
         ("state", "report", ["deploy_id"], False),
         ("state", "report", ["report_markdown", "report_html", "bring_to", "metrics_file"], True),
         ("state", "compacted", ["retain"], False),
-        ("state", "fence_lowered", ["deploy_id", "path"], False),
+        ("state", "fence_lowered", ["deploy_id"], False),
     ],
     "required_by": {
         "config_dirty": ["config_commit"],

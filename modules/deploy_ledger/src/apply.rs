@@ -9,7 +9,6 @@ use crate::state::{self, State};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::atomic::Replace;
-use host::fence::Fence;
 use host::folder::SafeFolder;
 use host::lock::Lock;
 use host::{atomic, clock, reserve};
@@ -27,8 +26,6 @@ pub fn enter(options: &Options) -> Result<Vec<Lock>> {
     let at = &options.at;
     let opens = match &options.task {
         Task::Record { event, .. } => matches!(**event, Event::Open(_)),
-        // A fence has a lock of its own.
-        Task::LowerFence { .. } => return Ok(Vec::new()),
         _ => false,
     };
     let folder = match opens {
@@ -59,7 +56,6 @@ pub fn act(options: &Options, action: &Action) -> Result<()> {
             let text = metrics_now(options, path)?;
             Replace::new(path).new_mode(0o644).write(text.as_bytes()).map(drop)
         }
-        Action::LowerFence(to) => Fence::lower(&options.at.folder, to),
         Action::Compact(left) => {
             let file = options.at.file();
             // Of one that was killed; we hold the lock.
@@ -103,7 +99,6 @@ pub fn verify(options: &Options, actions: &[Action]) -> Result<Value> {
                 (path.display().to_string(), now == Some(text.as_bytes()))
             }
             Action::Compact(left) => (state.file.clone(), state.bytes == *left),
-            Action::LowerFence(to) => ("the fence".to_owned(), state.fence.as_ref() == Some(to)),
         };
         if !seen {
             let msg = format!("{place} does not hold what was just written to it");
@@ -119,7 +114,6 @@ pub fn verify(options: &Options, actions: &[Action]) -> Result<Value> {
             });
             json!({ "files": files.collect::<serde_json::Map<_, _>>() })
         }
-        Task::LowerFence { .. } => json!({ "fence": state.fence }),
         Task::Compact { .. } => json!({ "deploys": state.ledger.deploys.len() }),
     })
 }

@@ -5,6 +5,7 @@ mod apply;
 mod brief;
 mod info;
 mod ledger;
+mod lower;
 mod metrics;
 mod options;
 mod plan;
@@ -29,14 +30,14 @@ pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec_info::INFO, run: tell }];
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
+    if let Some((folder, to)) = options::fence_to_lower(&invocation.options)? {
+        return lower::lower(invocation, folder.as_deref(), &to);
+    }
     let mut options = Options::parse(&invocation.options)?;
     let session =
         Session::new(invocation, Consent::from(invocation)?).lock(|| apply::enter(&options))?;
     let moved = take_next_id(&mut options)?;
     let session = session.fence(options.fenced_by(), &options.at.folder)?;
-    if let Task::LowerFence { to } = &options.task {
-        Fence::check_first(to)?;
-    }
     let state = state::observe_all(&options)?;
     let mut plan = plan::plan(&state, &options, invocation.check_mode)?;
     plan.warnings.extend(moved);

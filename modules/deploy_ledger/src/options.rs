@@ -78,7 +78,6 @@ pub enum Task {
     Record { deploy: DeployId, event: Box<Event>, cap: Cap },
     Report { deploy: DeployId, link: Link },
     Compact { retain: usize },
-    LowerFence { to: DeployId },
 }
 
 #[derive(Debug)]
@@ -102,7 +101,6 @@ impl Options {
         let state: String = given.get("state")?;
         let task = match state.as_str() {
             "compacted" => Task::Compact { retain: given.get("retain")? },
-            "fence_lowered" => Task::LowerFence { to: given.get("deploy_id")? },
             "report" => Task::Report { deploy: given.get("deploy_id")?, link: Link::parse(given)? },
             state => Task::Record {
                 deploy: given.get("deploy_id")?,
@@ -136,7 +134,7 @@ impl Options {
     pub fn deploy(&self) -> Option<&DeployId> {
         match &self.task {
             Task::Record { deploy, .. } | Task::Report { deploy, .. } => Some(deploy),
-            Task::Compact { .. } | Task::LowerFence { .. } => None,
+            Task::Compact { .. } => None,
         }
     }
 
@@ -146,8 +144,16 @@ impl Options {
             Task::Record { deploy, event, .. } => {
                 (!matches!(**event, Event::Void { .. })).then_some(deploy)
             }
-            Task::Report { .. } | Task::Compact { .. } | Task::LowerFence { .. } => None,
+            Task::Report { .. } | Task::Compact { .. } => None,
         }
+    }
+}
+
+/// For `state: fence_lowered`, which is about no ledger: the folder, where one is named, and the id.
+pub fn fence_to_lower(given: &Given) -> Result<Option<(Option<PathBuf>, DeployId)>, Failure> {
+    match given.get::<String>("state")? == "fence_lowered" {
+        true => Ok(Some((given.get("path")?, given.get("deploy_id")?))),
+        false => Ok(None),
     }
 }
 

@@ -10,9 +10,8 @@ use crate::options::{Options, Task};
 use crate::report;
 use crate::state::State;
 use ansible_module::Failure;
-use change::{Loss, Plan, Step, Undo};
+use change::{Plan, Step, Undo};
 use host::deploy_id::DeployId;
-use host::fence::Fence;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -28,7 +27,6 @@ pub enum Action {
     /// Made when it is written: a line that was appended before it belongs into it.
     Metrics(PathBuf),
     Compact(Vec<u8>),
-    LowerFence(DeployId),
 }
 
 /// What workflows and node-exporter read.
@@ -69,7 +67,6 @@ pub fn plan(state: &State, options: &Options, predicted: bool) -> Result<Plan<Ac
             (plan.before, plan.after) = file_states(state, &plan);
         }
         Task::Compact { retain } => forget(state, *retain, &mut plan),
-        Task::LowerFence { to } => lower_fence(state, to, &mut plan)?,
     }
     Ok(plan)
 }
@@ -217,36 +214,6 @@ fn file_states(state: &State, plan: &Plan<Action>) -> (Value, Value) {
         after.insert(key, json!(if written(path) { "written" } else { word }));
     }
     (json!({ "files": before }), json!({ "files": after }))
-}
-
-/// Only one that is ahead of the clock: any other says which runs are dead.
-fn lower_fence(state: &State, to: &DeployId, plan: &mut Plan<Action>) -> Result<(), Failure> {
-    let fence = state.fence.as_ref();
-    let shown = |fence: Option<&DeployId>| json!({ "fence": fence });
-    (plan.before, plan.after) = (shown(fence), shown(fence));
-    let refused =
-        |msg: String| Err(Failure::new("fence_stays", format!("{msg}; it stays as it is")));
-    let Some(fence) = fence.filter(|fence| *fence != to) else {
-        return match fence {
-            Some(_) => Ok(()),
-            None => refused(format!("there is no fence beside {}", state.file)),
-        };
-    };
-    if !state.fence_is_ahead {
-        return refused(format!(
-            "the fence {fence} is not more than a day ahead of this machine's clock"
-        ));
-    }
-    let right = state.ledger.deploys.iter().map(|deploy| &deploy.id).filter(|id| *id < fence);
-    if let Some(newer) = right.filter(|id| *id > to && Fence::check_first(id).is_ok()).max() {
-        return refused(format!("deploy {newer} is recorded, and newer than {to}"));
-    }
-    plan.after = shown(Some(to));
-    plan.undo = Undo::None("a run with an id above the old fence would raise it again".into());
-    let text = format!("lower the fence from {fence} to {to}");
-    let loss = format!("the refusal of runs with ids from {to} to {fence}");
-    plan.steps.push(Step::new(Action::LowerFence(to.clone()), text).loses(Loss::plain(loss)));
-    Ok(())
 }
 
 fn forget(state: &State, retain: usize, plan: &mut Plan<Action>) {

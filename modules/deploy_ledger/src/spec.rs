@@ -52,7 +52,7 @@ const RUN: &[Opt] = &[
         "V(void) marks a deploy whose release must not be gone back to.",
         "V(report) writes the report of the deploy, and the metrics: O(report_markdown), O(report_html), O(metrics_file). The record stays as it is.",
         "V(compacted) makes the ledger shorter by O(retain).",
-        "V(fence_lowered) lowers a fence that is more than a day ahead of the target's clock to O(deploy_id), the newest id that is right. O(path) is the folder that the fence lies in, of the ledger or of another module's state. It wants O(confirm).",
+        "V(fence_lowered) lowers each fence that is more than a day ahead of the target's clock to O(deploy_id), or to a newer deploy that is recorded there: in all state folders below F(/var/lib/reversible), of whatever app and module, or in O(path) alone. It wants O(confirm). The playbook C(reversible.deploy.lower_fences) does it on every host of an app.",
     ]),
     Opt::new("next_id", Kind::Bool).default(Default::Bool(false)).about(&[
         "Whether a new deploy whose O(deploy_id) is below one that was opened here before is opened one second after that one, instead of being refused: two runs fell into one second, or this controller's clock is behind. For O(state=open).",
@@ -224,7 +224,7 @@ pub const MODULE: Module = Module {
             &["report_markdown", "report_html", "bring_to", "metrics_file"],
         ),
         Rule::RequiredIf("state", "compacted", &["retain"]),
-        Rule::RequiredIf("state", "fence_lowered", &["deploy_id", "path"]),
+        Rule::RequiredIf("state", "fence_lowered", &["deploy_id"]),
         Rule::RequiredBy("config_dirty", &["config_commit"]),
         Rule::RequiredBy("layers", &["metrics_file"]),
     ],

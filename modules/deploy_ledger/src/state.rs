@@ -84,9 +84,7 @@ pub fn observe_all(options: &Options) -> Result<State> {
     };
     let mut state = observe(&options.at, scope)?;
     // What is said about an old deploy must not fail for a fence that cannot be read.
-    let about_fence =
-        options.fenced_by().is_some() || matches!(options.task, Task::LowerFence { .. });
-    if about_fence && options.at.folder.is_dir() {
+    if options.fenced_by().is_some() && options.at.folder.is_dir() {
         state.fence = Fence::read(&options.at.folder)?;
         state.fence_is_ahead = Fence::ahead(&options.at.folder)?.is_some();
     }
@@ -108,7 +106,7 @@ pub fn observe_all(options: &Options) -> Result<State> {
     Ok(state)
 }
 
-fn content(file: &Path) -> Result<Option<Vec<u8>>> {
+pub fn content(file: &Path) -> Result<Option<Vec<u8>>> {
     match regular::read(file, Links::Follow, MOST_BYTES) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -128,7 +126,7 @@ impl State {
         if let (Some(fence), true) = (&self.fence, self.fence_is_ahead) {
             warnings.push(format!(
                 "the fence {fence} beside {} is more than a day ahead of this machine's clock ({}), so no id is judged by the clock: set \
-                 the clock if it is wrong, else lower the fence (state: fence_lowered)",
+                 the clock if it is wrong, else lower the fence (playbook lower_fences, or state: fence_lowered)",
                 self.file,
                 clock::now()
             ));

@@ -300,10 +300,14 @@ fn a_fence_of_the_year_2099_is_lowered_with_consent() {
     assert_eq!(reason(&asked), "needs_consent");
     let plan = asked["plan_id"].as_str().unwrap();
     assert!(changed(&lower(FIRST, plan)));
-    assert!(!changed(&lower(FIRST, "true")), "it is there already");
     assert!(changed(&ledger.task("phase", FIRST, json!({"phase": "x"}))));
     // And one that is right is no longer lowered.
-    assert_eq!(reason(&lower("20261101t000000z-0001", "true")), "fence_stays");
+    for id in [FIRST, "20261101t000000z-0001"] {
+        let right = lower(id, "true");
+        assert!(!changed(&right), "{right}");
+        assert!(right["warnings"][0].as_str().unwrap().contains("it stays as it is"), "{right}");
+    }
+    assert_eq!(fs::read_to_string(ledger.path().join("fence")).unwrap(), format!("{FIRST}\n"));
 }
 
 #[test]
@@ -315,12 +319,13 @@ fn a_fence_is_lowered_no_further_than_to_the_newest_right_deploy() {
         ledger.task("open", above, json!({"take_over": FIRST, "_ansible_check_mode": true}));
     assert!(warned["warnings"][0].as_str().unwrap().contains("this machine's clock"), "{warned}");
     let far = "20991130t000000z-0001";
-    for (to, why) in [("20261101t000000z-0001", "fence_stays"), (far, "id_ahead")] {
-        let refused = ledger.task("fence_lowered", to, json!({"confirm": "true"}));
-        assert_eq!(reason(&refused), why, "{refused}");
-    }
-    let fence = fs::read_to_string(ledger.path().join("fence")).unwrap();
-    assert_eq!(fence, "20991231t000000z-0001\n");
+    let refused = ledger.task("fence_lowered", far, json!({"confirm": "true"}));
+    assert_eq!(reason(&refused), "id_ahead", "{refused}");
+    let fence = || fs::read_to_string(ledger.path().join("fence")).unwrap();
+    assert_eq!(fence(), "20991231t000000z-0001\n");
+    let older = "20261101t000000z-0001";
+    assert!(changed(&ledger.task("fence_lowered", older, json!({"confirm": "true"}))));
+    assert_eq!(fence(), format!("{FIRST}\n"));
 }
 
 #[test]

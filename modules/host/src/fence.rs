@@ -139,8 +139,8 @@ impl fmt::Display for Superseded {
         match too_far_ahead(&self.by, now) {
             true => write!(
                 f,
-                "that is more than a day ahead of this machine's clock ({now}): set the clock if it is wrong, else lower that fence with \
-                 deploy_ledger (state: fence_lowered)"
+                "that is more than a day ahead of this machine's clock ({now}): set the clock if it is wrong, else lower that fence: \
+                 playbook lower_fences, or deploy_ledger with state: fence_lowered"
             ),
             false => f.write_str("start a new deploy"),
         }

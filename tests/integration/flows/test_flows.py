@@ -252,3 +252,19 @@ def test_a_controller_whose_clock_is_behind(shop: Shop) -> None:
     assert back.code == 0 and shop.serves() == ("green", sha(1)) and shop.last_deploy() > moved, back.output
     given = shop.deploy(2, deploy_id=behind)
     assert given.code == 2 and "was superseded by" in given.output and shop.serves() == ("green", sha(1)), given.output
+
+    # And one in the year 2099, before that was refused: no deploy is begun any more, until somebody lowers the fences.
+    fences = [folder / "fence" for folder in (shop.folder / "ledger", shop.state_dir, Path("/var/lib/reversible/wiki-prod"))]
+    fences[2].parent.mkdir(mode=0o700, parents=True)
+    for fence in fences:
+        fence.write_text("20991231t000000z-0001\n", encoding="utf-8")
+    locked = shop.deploy(2)
+    assert locked.code == 2 and "was superseded by 20991231t000000z-0001" in locked.output and "lower_fences" in locked.output, locked.output
+    asked = shop.run("lower_fences")
+    assert asked.code == 2 and f"lower the fence in {shop.folder}/ledger from 20991231t000000z-0001 to" in asked.output, asked.output
+    assert [fence.read_text(encoding="utf-8")[:4] for fence in fences] == ["2099"] * 3
+    lowered = shop.run("lower_fences", confirm="true")
+    assert lowered.code == 0 and not any(fence.read_text(encoding="utf-8").startswith("2099") for fence in fences), lowered.output
+    assert fences[0].read_text(encoding="utf-8") > moved  # as the ledger beside it records
+    again = shop.deploy(2)
+    assert again.code == 0 and shop.serves()[1] == sha(2), again.output
