@@ -32,7 +32,7 @@ import ansible_templates
 
 # Where runs of one server may differ: variables by how they begin. Of these only ANSIBLE_LOCAL_TEMP is read when ansible-core is loaded; see
 # `Request.become`. DEPLOY_ are the inputs of the workflows.
-PER_RUN = ("ANSIBLE_LOCAL_TEMP", "DEPLOY_", "PYTEST_CURRENT_TEST", "REVERSIBLE_RECORD")
+PER_RUN = ("ANSIBLE_LOCAL_TEMP", "DEPLOY_", "PYTEST_CURRENT_TEST", "REVERSIBLE_RECORD", "REVERSIBLE_STRIKE")
 READY = b"ready"
 FILES = 4   # that come with a request
 CLONE_NEWNET = 0x40000000

@@ -1,7 +1,8 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Each phase of a deploy broken for real, under load: the old colour serves, no request has failed, and the run says what happened."""
+"""Deploys broken for real, under load: the old colour serves, no request has failed, and the run says what happened. What is lost or killed in which
+phase: test_flows_phases.py."""
 from __future__ import annotations
 
 import json
@@ -11,16 +12,11 @@ import typing as t
 import pytest
 from color_switch import answered
 from edge import fetch
-from flows import Shop, kill_when
+from flows import Shop
 from harness import Run, wait_for
 from releases import sha
 
 OLD, NEW = ("green", sha(1)), ("blue", sha(2))
-# The tasks after which the controller is killed, and what serves then.
-REACHED = {
-    "Open the deploy": OLD, "See that there is room": OLD, "Record the restore point": OLD, "Have the release of each component": OLD,
-    "Start them with the release": OLD, "Flip this load balancer": NEW,
-}
 
 
 @pytest.fixture(name="the_shop", scope="module")
@@ -137,17 +133,6 @@ def test_a_probe_from_outside_fails(shop: Shop) -> None:
     assert "outside" in run.output
 
 
-def test_a_host_of_the_app_is_lost(shop: Shop) -> None:
-    lost = shop.lost("app1")
-    book = shop.folder / "lose.yml"
-    book.write_text(json.dumps([{"name": "Lose it", "ansible.builtin.file": {"path": str(lost), "state": "touch", "mode": "0644"}, "delegate_to": "localhost"}]))
-    try:
-        run = broken(shop, 2, app_hooks={"migrate": [str(book)]})
-    finally:
-        lost.unlink(missing_ok=True)
-    assert "failed or unreachable: app1" in run.output
-
-
 def test_the_load_balancer_is_lost_after_the_flip(shop: Shop) -> None:
     lost = shop.lost("lb1")
     book = shop.folder / "lose.yml"
@@ -182,41 +167,6 @@ def test_the_host_of_the_app_was_rebooted(shop: Shop) -> None:
     assert f"What is open: {way} (green with {sha(1)} is started again); an older release" in " ".join(closed.output.split()), closed.output
     back = shop.run("rollback", "-e", way, confirm=True)
     assert back.code == 0 and shop.serves() == OLD, back.output
-
-
-def test_the_controller_is_killed_in_each_phase(shop: Shop) -> None:
-    """The same command takes over, and its controller dies in the next phase; the last one comes to its end, leads back as any
-    other, and nobody has noticed."""
-    killed = [""]
-    with shop.load(connections=4, pause=20, seconds=3600) as load:
-        for reached, served in REACHED.items():
-            if reached == "Have the release of each component":
-                killed.append(killed_while_it_migrates(shop, killed[-1]))
-            killed.append(shop.killed(reached, release_sha=sha(2), take_over=killed[-1]))
-            assert shop.serves() == served and shop.ledger()["holder"]["deploy_id"] == killed[-1]
-        last = shop.deploy(2, take_over=killed[-1])
-        assert last.code == 0 and shop.serves() == NEW, last.output
-        deploys = shop.ledger()["deploys"]
-        back = shop.run("rollback", mode="fast")
-        assert back.code == 0 and shop.serves() == OLD and shop.ledger()["holder"] is None, back.output
-    assert load.report["failed"] == 0 and load.report["requests"] > 0, load.report
-    newest, *before = deploys[:len(killed)]
-    assert newest["outcome"] == "done"
-    assert [(one["deploy_id"], one["outcome"], one["superseded_by"]) for one in reversed(before)] == [
-        (one, None, after) for one, after in zip(killed[1:], [*killed[2:], newest["deploy_id"]])], deploys
-
-
-def killed_while_it_migrates(shop: Shop, holder: str) -> str:
-    """In the middle of that task. Whoever does not say that he takes over is refused then."""
-    begun, goes_on = shop.folder / "migrating", shop.folder / "goes-on"
-    migration = f"touch {begun}; until [ -e {goes_on} ]; do sleep 0.1; done"
-    running = shop.start_book("deploy_app", release_sha=sha(2), take_over=holder, **hook(shop, "migrate", ["/bin/sh", "-c", migration]))
-    kill_when(running, begun.exists, "the migration has begun")
-    goes_on.touch()
-    refused = shop.deploy(2)
-    assert refused.code != 0 and "take_over" in refused.output and shop.serves() == OLD, refused.output
-    assert shop.ledger()["holder"]["deploy_id"] == shop.last_deploy()
-    return shop.last_deploy()
 
 
 def test_a_rollback_stays_done_when_its_ledger_is_damaged(deployed: Shop) -> None:

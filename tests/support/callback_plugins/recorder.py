@@ -1,7 +1,10 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""For the tests: writes each task's result, and how long it took, as a line of JSON to the file that REVERSIBLE_RECORD names."""
+"""For the tests: writes each task's result, and how long it took, as a line of JSON to the file that REVERSIBLE_RECORD names.
+
+And makes the file that REVERSIBLE_STRIKE_FILE names, before any host begins with the first task
+of the name in REVERSIBLE_STRIKE."""
 from __future__ import annotations
 
 DOCUMENTATION = """
@@ -25,7 +28,13 @@ class CallbackModule(CallbackBase):
 
     def __init__(self):
         super().__init__()
-        self.started = {}
+        self.started, self.struck = {}, False
+
+    def v2_playbook_on_task_start(self, task, is_conditional):
+        if not self.struck and task.get_name().rpartition(" : ")[2] == os.environ.get("REVERSIBLE_STRIKE"):
+            self.struck = True
+            with open(os.environ["REVERSIBLE_STRIKE_FILE"], "w", encoding="utf-8"):
+                pass
 
     def v2_runner_on_start(self, host, task):
         self.started[host.get_name(), task._uuid] = time.monotonic()
