@@ -4,18 +4,17 @@
 //! is opened with the rights of the one that the process runs as, who could write there anyway.
 
 use crate::account::Account;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use host::beneath::Dir;
 use host::folder::{SafeFolder, Unsafe};
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io::ErrorKind;
-use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 const NOBODY_ELSE: u32 = 0o750;
-const READABLE: Mode = Mode::from_bits_truncate(0o644);
+const READABLE: u32 = 0o644;
 
 /// Without a file being made: so that it can be refused before anything is ended.
 pub fn check(log: &Path, account: &Account) -> Result<()> {
@@ -26,11 +25,11 @@ pub fn check(log: &Path, account: &Account) -> Result<()> {
 pub fn open(log: &Path, account: &Account) -> Result<File> {
     let folder = folder_of(log);
     let opened = match place(folder, account)? {
-        Place::Safe(Some(found)) => open_in(found.fd(), log),
-        Place::Safe(None) => open_in(SafeFolder::ensure(folder, NOBODY_ELSE)?.fd(), log),
+        Place::Safe(Some(found)) => open_in(found.dir(), log),
+        Place::Safe(None) => open_in(SafeFolder::ensure(folder, NOBODY_ELSE)?.dir(), log),
         Place::Theirs => account.with_its_rights(|| {
             DirBuilder::new().recursive(true).mode(NOBODY_ELSE).create(folder)?;
-            open_in(File::open(folder)?.as_fd(), log)
+            open_in(&Dir::of(File::open(folder)?.into()), log)
         }),
     };
     opened.with_context(|| format!("opening the log {}", log.display()))
@@ -40,11 +39,11 @@ pub fn open(log: &Path, account: &Account) -> Result<File> {
 pub fn open_to_read(log: &Path, account: &Account) -> Result<Option<File>> {
     let folder = folder_of(log);
     let opened = match place(folder, account) {
-        Ok(Place::Safe(Some(found))) => read_in(found.fd(), log),
+        Ok(Place::Safe(Some(found))) => read_in(found.dir(), log),
         Ok(Place::Safe(None)) => Ok(None),
         Ok(Place::Theirs) => account.with_its_rights(|| match File::open(folder) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            opened => read_in(opened?.as_fd(), log),
+            opened => read_in(&Dir::of(opened?.into()), log),
         }),
         Err(error) => Err(error),
     };
@@ -69,33 +68,19 @@ fn folder_of(log: &Path) -> &Path {
     log.parent().unwrap_or(log)
 }
 
-fn open_in(folder: impl AsFd, log: &Path) -> Result<File> {
-    regular_in(folder, log, OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT)
+fn open_in(folder: &Dir, log: &Path) -> Result<File> {
+    Ok(folder.append_to(name_of(log)?, READABLE)?)
 }
 
-fn read_in(folder: impl AsFd, log: &Path) -> Result<Option<File>> {
-    match regular_in(folder, log, OFlag::O_RDONLY) {
-        Err(error) if is_missing(&error) => Ok(None),
-        opened => opened.map(Some),
+fn read_in(folder: &Dir, log: &Path) -> Result<Option<File>> {
+    match folder.open_file(name_of(log)?) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        opened => Ok(Some(opened?)),
     }
 }
 
-fn is_missing(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<std::io::Error>();
-    io.is_some_and(|error| error.kind() == ErrorKind::NotFound)
-}
-
-/// It waits for nobody at the other end of a pipe.
-fn regular_in(folder: impl AsFd, log: &Path, how: OFlag) -> Result<File> {
-    let name = log.file_name().context("it is a folder")?;
-    let never = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-    let opened = openat(folder, name, how | never, READABLE).map_err(|error| match error {
-        nix::errno::Errno::ELOOP => anyhow::anyhow!("it is a symbolic link; give the real path"),
-        error => std::io::Error::from(error).into(),
-    });
-    let file = File::from(opened?);
-    ensure!(file.metadata()?.is_file(), "it is not a regular file");
-    Ok(file)
+fn name_of(log: &Path) -> Result<&OsStr> {
+    log.file_name().context("it is a folder")
 }
 
 #[cfg(test)]
@@ -121,7 +106,14 @@ mod tests {
         symlink(&secret, theirs.join("link.log")).unwrap();
         symlink(place.path(), theirs.join("folder")).unwrap();
         fs::hard_link(&secret, theirs.join("hard.log")).unwrap();
-        nix::unistd::mkfifo(&theirs.join("pipe.log"), Mode::S_IRWXU | Mode::S_IRWXO).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            theirs.join("pipe.log"),
+            rustix::fs::FileType::Fifo,
+            0o707.into(),
+            0,
+        )
+        .unwrap();
         for (name, words) in [
             ("link.log", "it is a symbolic link"),
             ("folder/secret", "Permission denied"),

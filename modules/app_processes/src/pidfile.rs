@@ -3,14 +3,11 @@
 //! Invariant: what they say is believed only where nobody but root could have written it. Else another user
 //! could name any process of root's as the one to be ended.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use host::atomic::Replace;
 use host::folder::SafeFolder;
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -30,17 +27,13 @@ pub fn read(pidfile: &Path) -> Result<(Option<String>, Option<String>)> {
 fn read_in(folder: &SafeFolder, path: &Path) -> Result<Option<String>> {
     let at = || format!("reading {}", path.display());
     let name = path.file_name().with_context(at)?;
-    let how = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file = match openat(folder.fd(), name, how, Mode::empty()) {
-        Ok(fd) => File::from(fd),
-        Err(Errno::ENOENT) => return Ok(None),
-        Err(Errno::ELOOP) => bail!("{}: it is a symbolic link; remove it", at()),
-        Err(error) => return Err(std::io::Error::from(error)).with_context(at),
+    let file = match folder.dir().open_file(name) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        opened => opened.with_context(at)?,
     };
     let found = file.metadata().with_context(at)?;
     let (uid, mode) = (found.uid(), found.mode() & 0o7777);
     let ours = uid == 0 || uid == geteuid().as_raw();
-    ensure!(found.is_file(), "{}: it is not a regular file; remove it", at());
     ensure!(
         ours && mode & 0o022 == 0,
         "{}: others than root could have written it (owner uid {uid}, mode {mode:04o}); end what it names, and remove it",
@@ -122,7 +115,8 @@ mod tests {
         symlink(place.path().join("elsewhere"), &pidfile).unwrap();
         refused("it is a symbolic link");
         remove(&pidfile).unwrap();
-        nix::unistd::mkfifo(&pidfile, Mode::S_IRWXU).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &pidfile, rustix::fs::FileType::Fifo, 0o700.into(), 0)
+            .unwrap();
         refused("it is not a regular file");
     }
 }

@@ -3,6 +3,7 @@
 //!     put_back SEGMENT INDEX INTO STEPS
 #![allow(clippy::print_stdout)]
 
+use host::beneath::Dir;
 use std::fs::File;
 
 fn main() -> anyhow::Result<()> {
@@ -14,7 +15,7 @@ fn main() -> anyhow::Result<()> {
     archive::put_back(
         File::open(index)?,
         vec![archive::Stored { number: 0, file: File::open(segment)?, sha256: None }],
-        File::open(into)?.into(),
+        Dir::of(File::open(into)?.into()),
         &mut |_| {
             left = left.saturating_sub(1);
             if left == 0 {

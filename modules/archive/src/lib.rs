@@ -7,7 +7,6 @@
 //! | make the tree again from index and segments         | [`put_back`] |
 //! | say how a tree differs from its index               | [`compare`]  |
 //! | begin a chain of segments again                      | [`chain`]    |
-//! | take a tree away                                    | [`clear`]    |
 //! | compress and hash a file on two processors          | [`encode`]   |
 //! | decompress what is zstd or gzip by its first bytes  | [`decode`], [`pipe`] |
 //! | read names and sparse files of foreign archives     | [`names`], [`sparse`] |
@@ -24,7 +23,6 @@
 
 pub mod capture;
 pub mod chain;
-pub mod clear;
 pub mod compare;
 pub mod decode;
 pub mod encode;

@@ -5,7 +5,7 @@
 //! Invariant: what one version has written every later one reads; an odd line is refused whole.
 
 use crate::names::{escaped, parts, unescaped};
-use host::walk::{Kind, Meta};
+use host::meta::{Kind, Meta};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;

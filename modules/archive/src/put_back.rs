@@ -21,13 +21,13 @@ use crate::pipe::{Inlet, Outlet, pipe};
 use crate::segment::Reader;
 use anyhow::{Context, Result, anyhow, ensure};
 use hashed::Hashed;
-use host::walk::{Mounts, Tree};
+use host::beneath::{Dir, Mounts};
+use host::walk::Tree;
 use make::Maker;
 use rustix::fs::syncfs;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
@@ -53,11 +53,12 @@ pub struct Counts {
     pub unset: crate::fault::Named,
 }
 
-/// Into an empty folder. Segments that nothing is wanted of may be missing. A folder that was left half filled is to be cleared first ([`crate::clear`]).
+/// Into an empty folder. Segments that nothing is wanted of may be missing. A folder that was left half filled is
+/// to be cleared first.
 pub fn put_back(
     index: File,
     segments: Vec<Stored>,
-    into: OwnedFd,
+    into: Dir,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Counts> {
     let tree = Tree::at(into.try_clone().context("cannot keep the folder open")?, Mounts::Stay)?;

@@ -15,14 +15,15 @@ use crate::fault::Named;
 use crate::index::{IndexReader, IndexWriter};
 use crate::line::{Line, What};
 use anyhow::{Context, Result, ensure};
-use host::walk::{Cause, Entry, Kind, Missed, Tree, order};
+use host::meta::Kind;
+use host::walk::{Cause, Entry, Missed, Tree, order};
 use rustix::fs::{FsWord, fstatfs, syncfs};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -217,7 +218,7 @@ impl Look<'_> {
         }
         let tree = self.source.tree;
         let handle = match entry.meta.kind {
-            Kind::Folder => tree.folder(&entry.path).map(Some),
+            Kind::Folder => tree.folder(&entry.path).map(|dir| Some(dir.into())),
             Kind::File => tree.open_file(entry).map(|file| Some(file.into())),
             // Mounted for itself: rare enough to be copied each time.
             Kind::Link | Kind::Special => Ok(None),
@@ -263,7 +264,7 @@ impl Before {
 }
 
 /// File systems of this machine whose change time is known to move with every change.
-fn trusted(fd: &OwnedFd) -> rustix::io::Result<bool> {
+fn trusted(fd: impl AsFd) -> rustix::io::Result<bool> {
     const KNOWN: [FsWord; 8] = [
         0xef53,      // ext2, ext3, ext4
         0x5846_5342, // xfs

@@ -4,7 +4,6 @@
 
 mod common;
 
-use archive::clear::clear;
 use archive::{
     Damaged, Encoder, Form, IndexReader, IndexWriter, Pass, Scan, Segment, Source, Writers, reason,
 };
@@ -14,7 +13,7 @@ use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -55,7 +54,7 @@ fn a_file_that_changes_while_it_is_read() {
     std::thread::sleep(Duration::from_millis(2100));
     let quiet = kept.capture(&all(&tree(from.path())), 2, Pass::Last, true);
     assert_eq!((quiet.unsettled.count, quiet.used[&2].bytes >= 20 << 20), (0, true));
-    clear(open(to.path()).as_fd()).unwrap();
+    open(to.path()).clear().unwrap();
     kept.put_back(to.path()).unwrap();
     assert_same(&look(to.path()), &look(from.path()));
 }
@@ -173,7 +172,7 @@ fn damage_is_never_put_back() {
             let cut = (0..20).map(|n| good[..good.len() - 1 - n * n].to_vec());
             for bad in flipped.chain(cut) {
                 fs::write(&path, &bad).unwrap();
-                clear(open(to.path()).as_fd()).unwrap();
+                open(to.path()).clear().unwrap();
                 match kept.put_back(to.path()) {
                     // A bit that nobody reads (gzip has some).
                     Ok(_) => assert_same(&look(to.path()), &before),
@@ -204,7 +203,7 @@ fn a_sum_finds_what_no_reader_sees() {
     let to = in_memory();
     let put = |content: &[u8], sum: Option<&String>| {
         fs::write(kept.segment(0), content).unwrap();
-        clear(open(to.path()).as_fd()).unwrap();
+        open(to.path()).clear().unwrap();
         let mut stored = kept.segments();
         stored[0].sha256 = sum.cloned();
         archive::put_back(File::open(kept.index()).unwrap(), stored, open(to.path()), &mut |_| {})
@@ -312,7 +311,7 @@ fn a_folder_that_is_swapped_for_a_link_leads_nowhere() {
     assert!(done.is_err());
     assert_eq!(fs::read_dir(outside.path().join("b")).unwrap().count(), 0);
     // Clearing takes the link away, and not what it leads to.
-    clear(open(to.path()).as_fd()).unwrap();
+    open(to.path()).clear().unwrap();
     assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
     assert!(outside.path().join("b").is_dir());
 }
@@ -339,7 +338,7 @@ fn killed_and_run_again() {
     let half = fs::read_dir(to.path()).unwrap().count();
     assert!((5..50).contains(&half), "{half}");
     assert_eq!(reason(&kept.put_back(to.path()).unwrap_err()), Some("not_empty"));
-    clear(open(to.path()).as_fd()).unwrap();
+    open(to.path()).clear().unwrap();
     kept.put_back(to.path()).unwrap();
     assert_same(&look(to.path()), &look(from.path()));
 }
@@ -354,7 +353,7 @@ fn clearing_stops_at_another_file_system() {
     let word = OsStr::new;
     assert!(mount(&[word("-t"), word("tmpfs"), word("x"), inner.as_os_str()]));
     fs::write(inner.join("file"), "precious").unwrap();
-    let error = clear(open(to.path()).as_fd());
+    let error = open(to.path()).clear();
     let there = inner.join("file").exists();
     let source = tree(to.path());
     let scan =

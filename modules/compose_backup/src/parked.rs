@@ -3,7 +3,6 @@
 //! Invariant: a record stands as long as something that it names is there; what is removed is what a
 //! record names, and nothing else.
 
-use crate::restore::swap;
 use crate::restore::work::Work;
 use anyhow::{Context, Result};
 use host::atomic::Replace;
@@ -56,7 +55,7 @@ pub fn write(state_dir: &Path, work: &Work) -> Result<()> {
 pub fn release(state_dir: &Path, work: &Work) -> Result<()> {
     for path in work.parked() {
         if let Some(spot) = Spot::find(path)? {
-            swap::remove(&spot).with_context(|| format!("dropping {}", path.display()))?;
+            spot.remove_all().with_context(|| format!("dropping {}", path.display()))?;
         }
     }
     forget(state_dir, &work.id)

@@ -19,13 +19,12 @@ mod place;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use fresh::Fresh;
@@ -34,6 +33,7 @@ use place::{Last, Old, Place};
 pub(crate) use lines::open_to_append;
 pub use lines::{End, append_line, whole_lines};
 
+use crate::beneath::Dir;
 use crate::clock;
 use crate::reserve;
 
@@ -184,7 +184,7 @@ pub fn has_folder(path: &Path) -> Result<bool> {
 
 /// Makes a folder, and those above it that are missing. One that is there keeps its mode.
 pub fn make_folder(path: &Path, mode: u32) -> Result<()> {
-    place::folder(path, Some(Mode::from_raw_mode(mode)))
+    place::folder(path, Some(mode))
         .map(drop)
         .with_context(|| format!("cannot make the folder {}", path.display()))
 }
@@ -221,7 +221,7 @@ fn place_of(path: &Path, last: Last) -> Result<Place> {
 
 /// 0600 until it is dressed.
 fn new_in(place: &Place) -> Result<Fresh<'_>> {
-    Fresh::make(place.folder(), &place.name)
+    Fresh::make(&place.dir, &place.name)
         .with_context(|| format!("cannot make a file in {}", place.folder_path().display()))
 }
 
@@ -237,10 +237,7 @@ fn folder_of(path: &Path) -> &Path {
 /// lock that all who replace the file hold.
 pub fn sweep(path: &Path) -> Result<()> {
     let place = place_of(path, Last::Leave)?;
-    let folder = place
-        .open_folder()
-        .with_context(|| format!("cannot list {}", place.folder_path().display()))?;
-    fresh::sweep(&folder, &place.name).map_err(|(name, error)| {
+    fresh::sweep(&place.dir, &place.name).map_err(|(name, error)| {
         let left = place.path_of(&name);
         anyhow::Error::from(error)
             .context(format!("cannot remove {}, left by a killed run", left.display()))
@@ -253,10 +250,11 @@ fn keep(place: &Place, old: &Old) -> Result<PathBuf> {
     for n in 0..1000 {
         let suffix = if n == 0 { ".bak".to_owned() } else { format!(".{n}.bak") };
         let name = OsString::from_vec([&stem, suffix.as_bytes()].concat());
-        let (folder, flags) = (place.folder(), AtFlags::empty());
-        let kept = match rustix::fs::linkat(folder, &place.name, folder, &name, flags) {
-            Err(Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP) => copy_to(folder, &name, old),
-            other => other.map_err(std::io::Error::from),
+        let dir = &place.dir;
+        let kept = match dir.hard_link(&place.name, dir, &name) {
+            // Of this file system, or of this file, there are no hard links.
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => copy_to(dir, &name, old),
+            linked => linked,
         };
         match kept {
             Ok(()) => {
@@ -274,10 +272,8 @@ fn keep(place: &Place, old: &Old) -> Result<PathBuf> {
     bail!("cannot keep the old file: there are a thousand backups of this second already")
 }
 
-fn copy_to(folder: BorrowedFd<'_>, name: &OsStr, old: &Old) -> std::io::Result<()> {
-    let how = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let copy = rustix::fs::openat(folder, name, how, Mode::RUSR | Mode::WUSR)?;
-    let mut copy = File::from(copy);
+fn copy_to(dir: &Dir, name: &OsStr, old: &Old) -> std::io::Result<()> {
+    let mut copy = dir.make_file(name, 0o600)?;
     let mut fill = || {
         std::io::copy(&mut &old.file, &mut copy)?;
         fchown(&copy, Some(old.metadata.uid()), Some(old.metadata.gid()))?;
@@ -286,7 +282,7 @@ fn copy_to(folder: BorrowedFd<'_>, name: &OsStr, old: &Old) -> std::io::Result<(
         copy.sync_all()
     };
     fill().inspect_err(|_| {
-        let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
+        let _ = dir.remove(name);
     })
 }
 

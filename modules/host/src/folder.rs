@@ -1,7 +1,7 @@
 //! A folder that no one but root (or we) can write to, rename, or swap for another: for state,
 //! locks, ledgers, caches.
 //!
-//! The path is walked from `/` down by descriptor, nothing followed by the kernel. Each component
+//! The path is walked from `/` down ([`crate::descent`]). Each component
 //! must be a folder that belongs to root or to us and that group and others cannot write to (an ACL
 //! that lets somebody else write shows in the group bits). Three exceptions:
 //! * A symbolic link is followed when root or we own it, and its target is walked under the same
@@ -15,28 +15,26 @@
 
 mod groups;
 
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstatat, mkdirat};
 use nix::unistd::geteuid;
+use rustix::fs::{AtFlags, Mode};
 
+use crate::beneath::Dir;
+use crate::descent::{Descent, Found, meta_of};
+use crate::meta::{Kind, Meta};
 use crate::reserve;
-
-const MOST_LINKS: usize = 16;
-const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// A folder that was found to be safe; its descriptor stays open.
 #[derive(Debug)]
 pub struct SafeFolder {
     path: PathBuf,
-    fd: OwnedFd,
+    dir: Dir,
 }
 
 impl SafeFolder {
@@ -48,8 +46,8 @@ impl SafeFolder {
     /// The folder, made where it is missing (all missing components get `mode`). One that is there
     /// and ours, but readable more widely than `mode` says, is narrowed.
     pub fn ensure(path: &Path, mode: u32) -> Result<SafeFolder> {
-        let mode = Mode::from_bits_truncate(mode & 0o755);
-        let mut walk = Walk::begin(path)?;
+        let mode = mode & 0o755;
+        let mut walk = Walk::begin(path, Wanted::Folder)?;
         while let Some(name) = walk.next_name()? {
             if walk.enter(&name)? == Step::Missing {
                 walk.make(&name, mode)?;
@@ -63,7 +61,7 @@ impl SafeFolder {
     /// The folder, or `None` when it (or one above it) is missing; what is there above it has been
     /// checked.
     pub fn find(path: &Path) -> Result<Option<SafeFolder>> {
-        let mut walk = Walk::begin(path)?;
+        let mut walk = Walk::begin(path, Wanted::Folder)?;
         while let Some(name) = walk.next_name()? {
             if walk.enter(&name)? == Step::Missing {
                 return Ok(None);
@@ -87,18 +85,16 @@ impl SafeFolder {
         self.path.join(name)
     }
 
-    /// O_PATH: for the `*at` calls.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// For what is in it.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
     }
 
-    fn narrow(&self, mode: Mode) -> Result<()> {
-        let stat = stat_of(&self.fd, &self.path)?;
-        let has = Mode::from_bits_truncate(stat.st_mode & 0o7777);
-        let surplus = (has & Mode::from_bits_truncate(0o777)) - mode;
-        if stat.st_uid == geteuid().as_raw() && !surplus.is_empty() {
-            chmod(&self.fd, has - surplus)
-                .with_context(|| format!("cannot set the mode of {}", self.path.display()))?;
+    fn narrow(&self, mode: u32) -> Result<()> {
+        let meta = meta_of(&self.dir, &self.path)?;
+        let surplus = meta.mode & 0o777 & !mode;
+        if meta.uid == geteuid().as_raw() && surplus != 0 {
+            chmod(&self.dir, meta.mode & 0o7777 & !surplus, &self.path)?;
         }
         Ok(())
     }
@@ -107,25 +103,13 @@ impl SafeFolder {
 /// Refuses a program that somebody but root (or we) could write to or swap for another, wherever
 /// links lead. A link to nothing passes: running it says so.
 pub fn check_program(path: &Path) -> Result<()> {
-    let mut walk = Walk::begin(path)?;
-    walk.wanted = Wanted::Program;
+    let mut walk = Walk::begin(path, Wanted::Program)?;
     while let Some(name) = walk.next_name()? {
         if walk.enter(&name)? == Step::Missing {
             break;
         }
     }
     Ok(())
-}
-
-/// The components of a path, before those that are still to be walked.
-pub(crate) fn push_front(todo: &mut VecDeque<OsString>, path: &Path) {
-    for part in path.components().rev() {
-        match part {
-            Component::Normal(name) => todo.push_front(name.to_owned()),
-            Component::ParentDir => todo.push_front("..".into()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
 }
 
 #[derive(PartialEq, Eq)]
@@ -143,186 +127,137 @@ enum Wanted {
 struct Walk<'a> {
     asked: &'a Path,
     wanted: Wanted,
-    /// From `/` to where we are; never empty.
-    at: Vec<(OwnedFd, PathBuf)>,
-    todo: VecDeque<OsString>,
-    links: usize,
+    descent: Descent,
 }
 
 impl<'a> Walk<'a> {
-    fn begin(asked: &'a Path) -> Result<Walk<'a>> {
-        let root = nix::fcntl::open("/", LOOK | OFlag::O_DIRECTORY, Mode::empty())
-            .context("cannot open /")?;
-        let (at, todo) = (vec![(root, "/".into())], VecDeque::new());
-        let mut walk = Walk { asked, wanted: Wanted::Folder, at, todo, links: 0 };
+    fn begin(asked: &'a Path, wanted: Wanted) -> Result<Walk<'a>> {
+        let walk = Walk { asked, wanted, descent: Descent::begin(asked)? };
         if !asked.is_absolute() {
-            return Err(walk
-                .refuse(asked, "is not an absolute path", "give the path from / on")
-                .into());
+            return walk.refuse(asked, "is not an absolute path", "give the path from / on");
         }
         if asked.components().any(|part| part == Component::ParentDir) {
-            return Err(walk.refuse(asked, "contains \"..\"", "give the path without it").into());
+            return walk.refuse(asked, "contains \"..\"", "give the path without it");
         }
-        push_front(&mut walk.todo, asked);
         Ok(walk)
     }
 
     /// The next component, once the folder that we are in is known to be fit for being passed
     /// through.
     fn next_name(&mut self) -> Result<Option<OsString>> {
-        while let Some(name) = self.todo.pop_front() {
-            if name != ".." {
-                self.judge(Role::Above)?;
-                return Ok(Some(name));
-            }
-            if self.at.len() > 1 {
-                self.at.pop();
-            }
+        let name = self.descent.next_name();
+        if name.is_some() {
+            self.judge(Role::Above)?;
         }
-        Ok(None)
+        Ok(name)
     }
 
     fn enter(&mut self, name: &OsStr) -> Result<Step> {
-        let (here, path) = (&self.at[self.at.len() - 1].0, self.path_of(name));
-        let fd = match openat(here, name, LOOK, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::ENOENT) => return Ok(Step::Missing),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot open {}", path.display()));
-            }
-        };
-        let stat = stat_of(&fd, &path)?;
-        match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
-            SFlag::S_IFDIR => self.at.push((fd, path)),
-            SFlag::S_IFLNK => {
+        let Some(found) = self.descent.look(name)? else { return Ok(Step::Missing) };
+        let asked = self.wanted == Wanted::Program && self.descent.is_last();
+        match found.meta.kind {
+            Kind::Folder => self.descent.enter(Dir::of(found.held), found.path),
+            Kind::Link => {
                 // Else a link of root's in a folder like /tmp: another hard link to it has the same owner.
-                if self.wanted == Wanted::Program && self.todo.is_empty() {
+                if asked {
                     self.judge(Role::Asked)?;
                 }
-                self.follow(&fd, &path, &stat)?;
+                self.follow(&found)?;
             }
-            SFlag::S_IFREG if self.wanted == Wanted::Program && self.todo.is_empty() => {
+            Kind::File if asked => {
                 self.judge(Role::Asked)?;
-                self.judge_one(&fd, &path, &stat, false)?;
+                self.judge_one(&found.held, &found.path, &found.meta, false)?;
             }
             _ => {
-                return Err(self
-                    .refuse(&path, "is not a folder", "move it away, or use another folder")
-                    .into());
+                let advice = "move it away, or use another folder";
+                return self.refuse(&found.path, "is not a folder", advice);
             }
         }
         Ok(Step::Entered)
     }
 
-    fn follow(&mut self, link: &OwnedFd, path: &Path, stat: &FileStat) -> Result<()> {
-        let target = readlinkat(link, "")
-            .with_context(|| format!("cannot read the link {}", path.display()))?;
-        let target = PathBuf::from(target);
-        if !trusted(stat.st_uid) {
-            let what = format!(
-                "is a symbolic link (to {}) that uid {} owns",
-                target.display(),
-                stat.st_uid
-            );
-            return Err(self.refuse(path, &what, "remove it, or give the real path").into());
+    fn follow(&mut self, link: &Found) -> Result<()> {
+        let target = link.target()?;
+        if !link.meta.is_trusted() {
+            let (target, uid) = (target.display(), link.meta.uid);
+            let what = format!("is a symbolic link (to {target}) that uid {uid} owns");
+            return self.refuse(&link.path, &what, "remove it, or give the real path");
         }
-        self.links += 1;
-        if self.links > MOST_LINKS {
-            return Err(self
-                .refuse(path, "is one symbolic link too many", "give the real path")
-                .into());
+        match self.descent.follow(&target) {
+            true => Ok(()),
+            false => self.refuse(&link.path, "is one symbolic link too many", "give the real path"),
         }
-        if target.is_absolute() {
-            self.at.truncate(1);
-        }
-        push_front(&mut self.todo, &target);
-        Ok(())
     }
 
-    fn make(&mut self, name: &OsStr, mode: Mode) -> Result<()> {
-        let (here, path) = (&self.at[self.at.len() - 1].0, self.path_of(name));
-        let made = || match mkdirat(here, name, Mode::S_IRWXU) {
-            Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(error) => Err(std::io::Error::from(error).into()),
+    fn make(&mut self, name: &OsStr, mode: u32) -> Result<()> {
+        let (here, path) = (&self.descent.dir, self.descent.path.join(name));
+        let made = || match here.make_folder(name, 0o700) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error.into()),
+            _ => Ok(()),
         };
         reserve::writing(&path, made)
             .with_context(|| format!("cannot make the folder {}", path.display()))?;
         // Opened and judged like one that was there: in a sticky folder somebody else may have been
         // faster.
-        let flags = OFlag::O_DIRECTORY | LOOK;
-        let fd = openat(here, name, flags, Mode::empty())
+        let dir = here
+            .folder(Path::new(name))
             .with_context(|| format!("cannot open {}", path.display()))?;
-        if stat_of(&fd, &path)?.st_uid == geteuid().as_raw() {
-            chmod(&fd, mode)
-                .with_context(|| format!("cannot set the mode of {}", path.display()))?;
+        if meta_of(&dir, &path)?.uid == geteuid().as_raw() {
+            chmod(&dir, mode, &path)?;
         }
-        let sync = openat(
-            here,
-            ".",
-            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        );
-        sync.and_then(|fd| nix::unistd::fsync(&fd)).with_context(|| {
+        here.sync().with_context(|| {
             format!("cannot sync the folder that {} was made in", path.display())
         })?;
-        self.at.push((fd, path));
+        self.descent.enter(dir, path);
         Ok(())
     }
 
-    fn end(mut self) -> Result<SafeFolder> {
+    fn end(self) -> Result<SafeFolder> {
         self.judge(Role::Asked)?;
-        match self.at.pop() {
-            Some((fd, path)) => Ok(SafeFolder { path, fd }),
-            None => Err(self.refuse(self.asked, "was not found", "give another folder").into()),
-        }
+        Ok(SafeFolder { path: self.descent.path, dir: self.descent.dir })
     }
 
     /// Is the folder that we are in safe?
     fn judge(&self, role: Role) -> Result<()> {
-        let (fd, path) = &self.at[self.at.len() - 1];
-        let stat = stat_of(fd, path)?;
-        let sticky = role == Role::Above && stat.st_mode & 0o1000 != 0 && stat.st_uid == 0;
-        self.judge_one(fd, path, &stat, sticky)
+        let Descent { dir, path, .. } = &self.descent;
+        let meta = meta_of(dir, path)?;
+        let sticky = role == Role::Above && meta.mode & 0o1000 != 0 && meta.uid == 0;
+        self.judge_one(dir, path, &meta, sticky)
     }
 
-    fn judge_one(&self, fd: &OwnedFd, path: &Path, stat: &FileStat, sticky: bool) -> Result<()> {
-        let mode = stat.st_mode & 0o7777;
+    fn judge_one(&self, held: impl AsFd, path: &Path, meta: &Meta, sticky: bool) -> Result<()> {
+        let mode = meta.mode & 0o7777;
         let otherwise = match self.wanted {
             Wanted::Folder => "use another folder",
             Wanted::Program => "take its folder out of PATH",
         };
-        if !trusted(stat.st_uid) {
-            let what = format!("belongs to uid {} (mode {mode:04o})", stat.st_uid);
-            return Err(self
-                .refuse(path, &what, &format!("{otherwise}, or: chown root {}", path.display()))
-                .into());
+        if !meta.is_trusted() {
+            let what = format!("belongs to uid {} (mode {mode:04o})", meta.uid);
+            let advice = format!("{otherwise}, or: chown root {}", path.display());
+            return self.refuse(path, &what, &advice);
         }
-        let group_is_roots = || mode & 0o002 == 0 && groups::is_roots(fd, stat.st_gid, path);
+        let group_is_roots = || mode & 0o002 == 0 && groups::is_roots(&held, meta.gid, path);
         if mode & 0o022 != 0 && !sticky && !group_is_roots() {
             let who = match mode & 0o002 != 0 {
                 true => "everyone".to_owned(),
-                false => format!("its group, gid {}", stat.st_gid),
+                false => format!("its group, gid {}", meta.gid),
             };
             let what =
-                format!("can be written to by {who} (owner uid {}, mode {mode:04o})", stat.st_uid);
-            return Err(self
-                .refuse(path, &what, &format!("{otherwise}, or: chmod go-w {}", path.display()))
-                .into());
+                format!("can be written to by {who} (owner uid {}, mode {mode:04o})", meta.uid);
+            let advice = format!("{otherwise}, or: chmod go-w {}", path.display());
+            return self.refuse(path, &what, &advice);
         }
         Ok(())
     }
 
-    fn path_of(&self, name: &OsStr) -> PathBuf {
-        self.at[self.at.len() - 1].1.join(name)
-    }
-
-    fn refuse(&self, component: &Path, problem: &str, advice: &str) -> Unsafe {
-        Unsafe {
+    fn refuse<T>(&self, component: &Path, problem: &str, advice: &str) -> Result<T> {
+        Err(Unsafe {
             folder: self.asked.to_owned(),
             component: component.to_owned(),
             problem: problem.to_owned(),
             advice: advice.to_owned(),
         }
+        .into())
     }
 }
 
@@ -332,18 +267,11 @@ enum Role {
     Asked,
 }
 
-fn trusted(uid: u32) -> bool {
-    uid == 0 || uid == geteuid().as_raw()
-}
-
-fn stat_of(fd: &OwnedFd, path: &Path) -> Result<FileStat> {
-    fstatat(fd, "", AtFlags::AT_EMPTY_PATH)
-        .with_context(|| format!("cannot look at {}", path.display()))
-}
-
-/// An O_PATH descriptor cannot be given to fchmod(2).
-fn chmod(fd: &OwnedFd, mode: Mode) -> nix::Result<()> {
-    fchmodat(fd, ".", mode, FchmodatFlags::FollowSymlink)
+/// What is held by O_PATH cannot be given to fchmod(2).
+fn chmod(dir: &Dir, mode: u32, path: &Path) -> Result<()> {
+    rustix::fs::chmodat(dir, ".", Mode::from_raw_mode(mode), AtFlags::empty())
+        .map_err(io::Error::from)
+        .with_context(|| format!("cannot set the mode of {}", path.display()))
 }
 
 /// A folder that somebody else could write to or swap.

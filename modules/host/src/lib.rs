@@ -9,25 +9,29 @@
 //! | change a file and lose nothing                | [`atomic`]   |
 //! | go back on a full disk                        | [`reserve`]  |
 //! | have a folder that no one else can swap       | [`folder`]   |
+//! | use what someone else owns                    | [`beneath`]: a folder, held |
 //! | rename, or exchange two names at once         | [`spot`]     |
-//! | read a tree that someone else owns            | [`walk`]     |
+//! | read a tree that someone else owns            | [`walk`], [`meta`] |
 //! | read a file that someone else could have made | [`regular`]  |
 //! | know what a path is mounted on, and who uses it | [`mounts`], [`space`] |
 //! | know what must not be shown                  | [`secret`]   |
 //! | name a run and a second                       | [`deploy_id`], [`clock`] |
 //!
 //! Deliberately absent: a shell, threads, name services (we are linked statically), an async
-//! runtime, deleting trees.
+//! runtime.
 
 pub mod atomic;
+pub mod beneath;
 pub mod clock;
 pub mod command;
 pub mod deadline;
 pub mod deploy_id;
+mod descent;
 pub mod fence;
 pub mod folder;
 pub mod interrupt;
 pub mod lock;
+pub mod meta;
 pub mod mounts;
 pub mod program;
 pub mod reason;

@@ -4,8 +4,6 @@
 
 use std::io::ErrorKind;
 
-use nix::errno::Errno;
-
 use crate::{command, deadline, fence, folder, interrupt, lock, program, record, space, spot};
 
 /// The code of the first error in the chain that has one: `lock_held`, `superseded`,
@@ -34,12 +32,7 @@ fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         space::NoSpace,
         spot::CannotExchange
     );
-    // By kind, not by number: an error that tempfile has put a path into has no number any more.
-    let kind = match error.downcast_ref::<Errno>() {
-        Some(errno) => std::io::Error::from(*errno).kind(),
-        None => error.downcast_ref::<std::io::Error>()?.kind(),
-    };
-    match kind {
+    match space::kind_of(error)? {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("no_space"),
         ErrorKind::ReadOnlyFilesystem => Some("read_only"),
         ErrorKind::PermissionDenied => Some("permission_denied"),

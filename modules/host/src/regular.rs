@@ -10,8 +10,10 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
+
+use crate::meta::{Kind, Meta};
 
 /// What to do where the path itself is a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +33,7 @@ pub fn open(path: &Path, links: Links) -> io::Result<File> {
 
 /// What is held by O_PATH, for reading, if it is a regular file.
 pub fn open_held(held: impl AsFd) -> io::Result<File> {
-    let stat = rustix::fs::fstat(&held)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
-    }
+    judge(&held)?;
     let path = format!("/proc/self/fd/{}", held.as_fd().as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
@@ -43,6 +42,23 @@ pub fn open_held(held: impl AsFd) -> io::Result<File> {
             "its owner holds a lease on it (see /proc/locks), and was asked to give it up",
         )),
         opened => Ok(File::from(opened?)),
+    }
+}
+
+/// A file that was opened without waiting, if it is a regular one.
+pub(crate) fn only(file: File) -> io::Result<File> {
+    judge(&file).map(|()| file)
+}
+
+pub(crate) fn is_link() -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, "it is a symbolic link; give the real path")
+}
+
+fn judge(held: impl AsFd) -> io::Result<()> {
+    match Meta::read(held)?.kind {
+        Kind::File => Ok(()),
+        Kind::Link => Err(is_link()),
+        _ => Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")),
     }
 }
 
@@ -78,14 +94,21 @@ mod tests {
         fs::write(at("file"), "12345").unwrap();
         symlink("file", at("link")).unwrap();
         symlink("/dev/zero", at("endless")).unwrap();
-        nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at("pipe"),
+            rustix::fs::FileType::Fifo,
+            0o700.into(),
+            0,
+        )
+        .unwrap();
         for links in [Links::Refuse, Links::Follow] {
             assert_eq!(read(&at("file"), links, 5).unwrap(), b"12345");
             assert_eq!(read(&at("file"), links, 4).unwrap_err().kind(), ErrorKind::FileTooLarge);
             assert_eq!(read(&at("none"), links, 4).unwrap_err().kind(), ErrorKind::NotFound);
             for odd in ["pipe", "endless", "."] {
                 let error = read(&at(odd), links, 5).unwrap_err();
-                assert!(error.to_string().contains("not a regular file"), "{odd}: {error}");
+                assert_eq!(error.kind(), ErrorKind::InvalidInput, "{odd}: {error}");
             }
         }
         assert_eq!(read(&at("link"), Links::Follow, 5).unwrap(), b"12345");

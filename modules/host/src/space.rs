@@ -8,20 +8,26 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
-use nix::sys::statvfs::statvfs;
+use rustix::fs::statvfs;
 
 use crate::mounts::Mounts;
 
 /// Whether an error says that there is no room, on the disk or in a quota.
 pub(crate) fn is_full(error: &anyhow::Error) -> bool {
-    // By kind, not by number: an error that tempfile has put a path into has no number any more.
-    let kind = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<Errno>() {
-        Some(errno) => Some(io::Error::from(*errno).kind()),
-        None => cause.downcast_ref::<io::Error>().map(io::Error::kind),
-    };
     let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
-    error.chain().filter_map(kind).any(|kind| full.contains(&kind))
+    error.chain().filter_map(kind_of).any(|kind| full.contains(&kind))
+}
+
+/// Which error of the system it is. By kind, not by number: one that tempfile has put a path into has no
+/// number any more.
+pub(crate) fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
+    if let Some(errno) = error.downcast_ref::<rustix::io::Errno>() {
+        return Some(errno.kind());
+    }
+    if let Some(errno) = error.downcast_ref::<nix::errno::Errno>() {
+        return Some(io::Error::from(*errno).kind());
+    }
+    error.downcast_ref::<io::Error>().map(io::Error::kind)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +42,8 @@ impl Space {
     pub fn free(path: &Path) -> Result<Space> {
         let stat = statvfs(path)
             .with_context(|| format!("cannot tell how much is free on {}", path.display()))?;
-        // The fields' types differ from one architecture to the next.
-        #[allow(clippy::unnecessary_cast)]
-        let (blocks, size) = (stat.blocks_available() as u64, stat.fragment_size() as u64);
-        #[allow(clippy::unnecessary_cast)]
-        let inodes = (stat.files() > 0).then_some(stat.files_available() as u64);
-        Ok(Space { bytes: blocks.saturating_mul(size), inodes })
+        let inodes = (stat.f_files > 0).then_some(stat.f_favail);
+        Ok(Space { bytes: stat.f_bavail.saturating_mul(stat.f_frsize), inodes })
     }
 
     /// Refuses ([`NoSpace`]) unless so much is free. `what` begins the sentence: "the backup of

@@ -1,51 +1,43 @@
-//! A name in a folder that is held: looking at it, renaming it, and exchanging it for another.
+//! A name in a folder that is held ([`crate::beneath`]), with the path that messages name: looking at it,
+//! renaming it, and exchanging it for another.
 //!
-//! Invariants: the folder is reached without following any link and held by descriptor, so that nobody
-//! who owns a part of the path can lead a rename elsewhere; nothing is ever replaced; an exchange is one
-//! call of the kernel, so that there is no moment in which one of the two names is missing.
+//! Invariant: the folder is reached without following any link, so that nobody who owns a part of the
+//! path can lead a rename elsewhere.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, StatxFlags};
+use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
-const FOLDER: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+use crate::beneath::{Dir, Identity};
 
 #[derive(Debug)]
 pub struct Spot {
     path: PathBuf,
-    folder: OwnedFd,
+    dir: Dir,
     name: OsString,
-}
-
-/// Which file or folder it is, whatever its name: within one folder, and also after a reboot. The time of
-/// its birth tells it from one that got the number of a removed one; some file systems have none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    inode: u64,
-    born: Option<(i64, u32)>,
 }
 
 impl Spot {
     /// `path` must be absolute and lead through no link.
     pub fn of(path: &Path) -> Result<Spot> {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            bail!("{} has no folder around it", path.display());
-        };
-        Ok(Spot { path: path.to_owned(), folder: open_folder(parent)?, name: name.to_owned() })
+        Spot::find(path)?
+            .with_context(|| format!("the folder around {} is missing", path.display()))
     }
 
     /// None when a folder above it is missing.
     pub fn find(path: &Path) -> Result<Option<Spot>> {
-        match path.parent().map(|parent| parent.symlink_metadata()) {
-            Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            _ => Spot::of(path).map(Some),
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+            bail!("{} has no folder around it", path.display());
+        };
+        match Dir::open(above) {
+            Ok(dir) => Ok(Some(Spot { path: path.to_owned(), dir, name: name.to_owned() })),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error)
+                .with_context(|| format!("opening {} without following links", above.display())),
         }
     }
 
@@ -53,40 +45,15 @@ impl Spot {
         &self.path
     }
 
-    pub fn folder(&self) -> &OwnedFd {
-        &self.folder
-    }
-
-    pub fn name(&self) -> &OsStr {
-        &self.name
-    }
-
     /// What stands there; None when nothing does.
     pub fn identity(&self) -> Result<Option<Identity>> {
-        let mask = StatxFlags::INO | StatxFlags::BTIME;
-        match rustix::fs::statx(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW, mask) {
-            Ok(seen) => {
-                let has_birth = seen.stx_mask & StatxFlags::BTIME.bits() != 0;
-                let born = has_birth.then_some((seen.stx_btime.tv_sec, seen.stx_btime.tv_nsec));
-                Ok(Some(Identity { inode: seen.stx_ino, born }))
-            }
-            Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(std::io::Error::from(error))
-                .with_context(|| format!("looking at {}", self.path.display())),
-        }
+        let seen = self.dir.identity(&self.name);
+        seen.with_context(|| format!("looking at {}", self.path.display()))
     }
 
     /// To another name, which must be free.
     pub fn rename(&self, to: &Spot) -> Result<()> {
-        let done = match self.rename_with(to, RenameFlags::NOREPLACE) {
-            // A file system that does not know the flag.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                ensure!(to.identity()?.is_none(), "{} is there already", to.path.display());
-                rustix::fs::renameat(&self.folder, &self.name, &to.folder, &to.name)
-            }
-            done => done,
-        };
-        done.map_err(std::io::Error::from).with_context(|| {
+        self.dir.rename(&self.name, &to.dir, &to.name).with_context(|| {
             format!("renaming {} to {}", self.path.display(), to.path.display())
         })?;
         self.sync(to)
@@ -94,40 +61,37 @@ impl Spot {
 
     /// Each takes the place of the other, in one call of the kernel; both must be there.
     pub fn exchange(&self, other: &Spot) -> Result<()> {
-        let done = self.rename_with(other, RenameFlags::EXCHANGE);
+        let done = self.dir.exchange(&self.name, &other.dir, &other.name);
         done.map_err(|error| CannotExchange::of(&self.path, &other.path, error))?;
         self.sync(other)
     }
 
     /// A new and empty folder of this name, 0700; one that is there is an error.
-    pub fn make_folder(&self) -> Result<OwnedFd> {
-        rustix::fs::mkdirat(&self.folder, &self.name, Mode::RWXU)
-            .map_err(std::io::Error::from)
-            .with_context(|| format!("making {}", self.path.display()))?;
+    pub fn make_folder(&self) -> Result<Dir> {
+        let made = self.dir.make_folder(&self.name, 0o700);
+        made.with_context(|| format!("making {}", self.path.display()))?;
         self.open()
     }
 
     /// Opens it as a folder; a link is not followed.
-    pub fn open(&self) -> Result<OwnedFd> {
-        rustix::fs::openat(&self.folder, &self.name, FOLDER, Mode::empty())
-            .map_err(std::io::Error::from)
-            .with_context(|| format!("opening {}", self.path.display()))
+    pub fn open(&self) -> Result<Dir> {
+        let opened = self.dir.folder(Path::new(&self.name));
+        opened.with_context(|| format!("opening {}", self.path.display()))
     }
 
     /// Removes a folder of this name if it is empty. Whatever else is there stays.
     pub fn remove_if_empty(&self) {
-        let _ = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::REMOVEDIR);
+        let _ = self.dir.remove_folder(&self.name);
     }
 
-    fn rename_with(&self, to: &Spot, flags: RenameFlags) -> rustix::io::Result<()> {
-        rustix::fs::renameat_with(&self.folder, &self.name, &to.folder, &to.name, flags)
+    /// With all that is in it. Gone already is fine.
+    pub fn remove_all(&self) -> Result<()> {
+        let removed = self.dir.remove_all(&self.name);
+        removed.with_context(|| format!("removing {}", self.path.display()))
     }
 
     fn sync(&self, other: &Spot) -> Result<()> {
-        for folder in [&self.folder, &other.folder] {
-            rustix::fs::fsync(folder).map_err(std::io::Error::from).context("syncing a folder")?;
-        }
-        Ok(())
+        [&self.dir, &other.dir].into_iter().try_for_each(Dir::sync).context("syncing a folder")
     }
 }
 
@@ -180,30 +144,6 @@ impl fmt::Display for CannotExchange {
 }
 
 impl std::error::Error for CannotExchange {}
-
-fn open_folder(path: &Path) -> Result<OwnedFd> {
-    let opened = rustix::fs::openat2(CWD, path, FOLDER, Mode::empty(), ResolveFlags::NO_SYMLINKS);
-    let opened = match opened {
-        // Before Linux 5.6, and where a filter does not know the call.
-        Err(Errno::NOSYS | Errno::PERM) => return open_stepwise(path),
-        other => other,
-    };
-    opened
-        .map_err(std::io::Error::from)
-        .with_context(|| format!("opening {} without following links", path.display()))
-}
-
-fn open_stepwise(path: &Path) -> Result<OwnedFd> {
-    let what = || format!("opening {} without following links", path.display());
-    let mut at =
-        rustix::fs::openat(CWD, "/", FOLDER, Mode::empty()).map_err(std::io::Error::from)?;
-    for part in path.components().skip(1) {
-        at = rustix::fs::openat(&at, part.as_os_str(), FOLDER, Mode::empty())
-            .map_err(std::io::Error::from)
-            .with_context(what)?;
-    }
-    Ok(at)
-}
 
 #[cfg(test)]
 mod tests {
@@ -272,7 +212,5 @@ mod tests {
         fs::create_dir(root.join("real")).unwrap();
         std::os::unix::fs::symlink(root.join("real"), root.join("link")).unwrap();
         assert!(Spot::of(&root.join("link/data")).is_err());
-        assert!(open_stepwise(&root.join("link")).is_err());
-        assert!(open_stepwise(&root.join("real")).is_ok());
     }
 }

@@ -1,103 +1,28 @@
 //! Reading a tree that somebody else owns (a container's volume), by descriptor.
 //!
 //! The owner may rename, swap and delete while we read, and put symbolic links anywhere.
-//! Invariants: nothing outside of the root is ever opened or looked at (openat2 with
-//! RESOLVE_BENEATH and no links; on Linux before 5.6 component by component with O_NOFOLLOW); a
+//! Invariants: nothing outside of the root is ever opened or looked at ([`crate::beneath`]); a
 //! file that is opened is the very file that was looked at; no device or pipe is opened, so none
-//! can block us or be set off, and no owner's lease is waited for. Two descriptors are open, and no call nests, however deep the tree
-//! is.
+//! can block us or be set off, and no owner's lease is waited for. Two descriptors are open, and no
+//! call nests, however deep the tree is.
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::beneath::{Dir, Mounts, read_link};
+use crate::meta::{Kind, Meta};
 use crate::regular;
 
-/// The kernel takes paths of up to 4095 bytes; longer ones are resolved piece by piece.
-const LONGEST_PIECE: usize = 4000;
-
-/// What to do where another filesystem (or the same one again) is mounted inside of the tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mounts {
-    /// Not entered; reported as [`Cause::OtherFilesystem`].
-    Stay,
-    Cross,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    File,
-    Folder,
-    Link,
-    /// Pipe, socket or device.
-    Special,
-}
-
-/// What stat(2) says, the link itself in case of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Meta {
-    pub kind: Kind,
-    /// Type and permission bits.
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
-    pub size: u64,
-    /// What of it lies on the disk: less than `size` in a file with holes.
-    pub allocated: u64,
-    /// Seconds since 1970, and nanoseconds.
-    pub modified: (i64, u32),
-    /// Moves with every change of content, owner, mode, attributes and links; nobody can set it.
-    pub changed: (i64, u32),
-    pub links: u64,
-    pub dev: u64,
-    pub ino: u64,
-    /// Of a device.
-    pub rdev: u64,
-}
-
-impl Meta {
-    /// Of something that is held open.
-    pub fn read(of: impl AsFd) -> io::Result<Meta> {
-        Ok(Meta::of(&rustix::fs::fstat(of)?))
-    }
-
-    fn of(stat: &Stat) -> Meta {
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Kind::File,
-            FileType::Directory => Kind::Folder,
-            FileType::Symlink => Kind::Link,
-            _ => Kind::Special,
-        };
-        // The fields' types differ from one architecture to the next.
-        #[allow(clippy::unnecessary_cast)]
-        Meta {
-            kind,
-            mode: stat.st_mode,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            size: stat.st_size as u64,
-            allocated: (stat.st_blocks as u64).saturating_mul(512),
-            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
-            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
-            links: stat.st_nlink as u64,
-            dev: stat.st_dev as u64,
-            ino: stat.st_ino as u64,
-            rdev: stat.st_rdev as u64,
-        }
-    }
-
-    fn same_file(&self, other: &Meta) -> bool {
-        (self.dev, self.ino, self.kind) == (other.dev, other.ino, other.kind)
-    }
-}
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -160,18 +85,9 @@ fn missed(path: &Path, errno: Errno) -> Missed {
 /// A tree to be read.
 #[derive(Debug)]
 pub struct Tree {
-    root: OwnedFd,
+    root: Dir,
     meta: Meta,
     mounts: Mounts,
-    resolver: Resolver,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Resolver {
-    Openat2,
-    /// Without openat2: a bind mount of the tree's own filesystem inside of the tree is not
-    /// recognised as a mount.
-    Stepwise,
 }
 
 impl Tree {
@@ -184,18 +100,13 @@ impl Tree {
         let fd = rustix::fs::openat(CWD, root, flags, Mode::empty())
             .map_err(io::Error::from)
             .with_context(what)?;
-        Self::at(fd, mounts).with_context(what)
+        Self::at(Dir::of(fd), mounts).with_context(what)
     }
 
     /// Of a folder that is held already.
-    pub fn at(root: OwnedFd, mounts: Mounts) -> Result<Tree> {
-        let meta = Meta::of(&rustix::fs::fstat(&root).map_err(io::Error::from)?);
-        let mut tree = Tree { root, meta, mounts, resolver: Resolver::Openat2 };
-        // EPERM: what a container's seccomp filter says to a call that it does not know.
-        if matches!(tree.resolve(Path::new("."), OFlags::PATH), Err(Errno::NOSYS | Errno::PERM)) {
-            tree.resolver = Resolver::Stepwise;
-        }
-        Ok(tree)
+    pub fn at(root: Dir, mounts: Mounts) -> Result<Tree> {
+        let meta = Meta::read(&root)?;
+        Ok(Tree { root, meta, mounts })
     }
 
     /// Of the root.
@@ -214,8 +125,8 @@ impl Tree {
     }
 
     /// A folder by its path (empty: the root itself), for looking into it and for making entries in it.
-    pub fn folder(&self, path: &Path) -> Result<OwnedFd, Missed> {
-        self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|errno| missed(path, errno))
+    pub fn folder(&self, path: &Path) -> Result<Dir, Missed> {
+        self.root.below(path, self.mounts).map_err(|errno| missed(path, errno))
     }
 
     /// One entry by its path.
@@ -225,7 +136,7 @@ impl Tree {
 
     /// One entry by its path, held by O_PATH, whatever becomes of the path.
     pub fn look(&self, path: &Path) -> Result<(OwnedFd, Entry), Missed> {
-        let fd = self.resolve(path, OFlags::PATH).map_err(|errno| missed(path, errno))?;
+        let fd = self.resolve(path, OFlags::PATH)?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| missed(path, errno))?;
         Ok((fd, Entry { path: path.to_owned(), meta: Meta::of(&stat) }))
     }
@@ -249,9 +160,7 @@ impl Tree {
     /// Where the link points to.
     pub fn read_link(&self, entry: &Entry) -> Result<PathBuf, Missed> {
         let fd = self.hold(entry)?;
-        let target = rustix::fs::readlinkat(&fd, "", Vec::new())
-            .map_err(|errno| missed(&entry.path, errno))?;
-        Ok(PathBuf::from(OsStr::from_bytes(target.as_bytes())))
+        read_link(&fd).map_err(|errno| missed(&entry.path, errno))
     }
 
     /// An O_PATH descriptor of the very entry that was looked at, of any kind.
@@ -260,7 +169,7 @@ impl Tree {
     }
 
     fn open_same(&self, path: &Path, meta: &Meta, flags: OFlags) -> Result<OwnedFd, Missed> {
-        let fd = self.resolve(path, flags).map_err(|errno| missed(path, errno))?;
+        let fd = self.resolve(path, flags)?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| missed(path, errno))?;
         match Meta::of(&stat).same_file(meta) {
             true => Ok(fd),
@@ -268,76 +177,8 @@ impl Tree {
         }
     }
 
-    /// Opens a path beneath the root; no link is followed, not at its end either.
-    fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let passing = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let longest = if self.resolver == Resolver::Openat2 { LONGEST_PIECE } else { 0 };
-        let mut at: Option<OwnedFd> = None;
-        let mut rest = path.as_os_str().as_bytes();
-        if rest.is_empty() {
-            rest = b".";
-        }
-        loop {
-            let (piece, after) = split(rest, longest);
-            let from = at.as_ref().map_or(self.root.as_fd(), |fd| fd.as_fd());
-            let fd =
-                self.open_piece(from, piece, if after.is_empty() { flags } else { passing })?;
-            if after.is_empty() {
-                return Ok(fd);
-            }
-            (at, rest) = (Some(fd), after);
-        }
-    }
-
-    fn open_piece(
-        &self,
-        from: BorrowedFd<'_>,
-        piece: &[u8],
-        flags: OFlags,
-    ) -> rustix::io::Result<OwnedFd> {
-        if self.resolver == Resolver::Stepwise {
-            if piece == b".." {
-                return Err(Errno::XDEV);
-            }
-            let fd = rustix::fs::openat(from, piece, flags, Mode::empty())?;
-            let crossed =
-                || rustix::fs::fstat(&fd).map(|stat| Meta::of(&stat).dev != self.meta.dev);
-            return if self.mounts == Mounts::Stay && crossed()? {
-                Err(Errno::XDEV)
-            } else {
-                Ok(fd)
-            };
-        }
-        let mut resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        if self.mounts == Mounts::Stay {
-            resolve |= ResolveFlags::NO_XDEV;
-        }
-        loop {
-            match rustix::fs::openat2(from, piece, flags, Mode::empty(), resolve) {
-                // The kernel could not be sure because of a rename elsewhere: it asks us to try
-                // again.
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                other => return other,
-            }
-        }
-    }
-}
-
-/// The longest front of whole components with at most `longest` bytes (but one component at least),
-/// and what is behind it.
-fn split(path: &[u8], longest: usize) -> (&[u8], &[u8]) {
-    if path.len() <= longest {
-        return (path, b"");
-    }
-    let slash = path[..longest]
-        .iter()
-        .rposition(|byte| *byte == b'/')
-        .or_else(|| path.iter().position(|byte| *byte == b'/'));
-    match slash {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (path, b""),
+    fn resolve(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Missed> {
+        self.root.resolve(path, flags, self.mounts).map_err(|errno| missed(path, errno))
     }
 }
 
@@ -345,7 +186,7 @@ fn split(path: &[u8], longest: usize) -> (&[u8], &[u8]) {
 #[derive(Debug)]
 pub struct Walk<'a> {
     tree: &'a Tree,
-    current: Option<(Dir, PathBuf)>,
+    current: Option<(rustix::fs::Dir, PathBuf)>,
     pending: Vec<(PathBuf, Meta)>,
 }
 
@@ -358,8 +199,8 @@ impl Walk<'_> {
     }
 
     fn enter(&mut self, path: PathBuf, meta: &Meta) -> Result<(), Missed> {
-        let fd = self.tree.open_same(&path, meta, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let dir = Dir::new(fd).map_err(|errno| missed(&path, errno))?;
+        let fd = self.tree.open_same(&path, meta, FOLDER)?;
+        let dir = rustix::fs::Dir::new(fd).map_err(|errno| missed(&path, errno))?;
         self.current = Some((dir, path));
         Ok(())
     }

@@ -233,7 +233,8 @@ fn symbolic_links_are_followed_only_when_nobody_else_can_have_made_them() {
     symlink("../real/file", at("open/link")).unwrap();
     refused(&at("open/link"), "mode 0777");
     refused(&at("real"), "is not a regular file");
-    nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), rustix::fs::FileType::Fifo, 0o700.into(), 0)
+        .unwrap();
     refused(&at("pipe"), "is not a regular file");
     writing(&at("no/such/folder"), "cannot make a file in");
     refused(Path::new("/dev/null"), "is not a regular file");

@@ -14,7 +14,6 @@ use anyhow::{Context, Result};
 use host::atomic::sync_folder;
 use host::folder::SafeFolder;
 use host::lock::Lock;
-use nix::errno::Errno;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -116,11 +115,11 @@ impl<'a> Apply<'a> {
         let (whole, going) =
             (releases.join(sha.as_str()), releases.join(format!("{sha}{REMOVING}")));
         discard(&going)?;
-        match nix::fcntl::renameat(nix::fcntl::AT_FDCWD, &whole, nix::fcntl::AT_FDCWD, &going) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(error) => {
+        match fs::rename(&whole, &going) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot rename {}", whole.display()));
             }
+            _ => {}
         }
         sync_folder(&releases)?;
         discard(&going)?;

@@ -1,33 +1,34 @@
 //! From a tar archive to files in a folder that it cannot leave.
 //!
-//! Each name is taken apart into plain parts, and each part is opened from the one before, nothing
-//! followed. A file is made, never opened: what is there already is refused. Links may not leave the
+//! Each name is taken apart into plain parts, and nothing on the way down is followed
+//! ([`host::beneath`]). A file is made, never opened: what is there already is refused. Links may not leave the
 //! folder, be it by their text or by another link. What is no file, folder or link, or would run with
 //! the rights of another user, is refused by its name.
 //! Invariant: whatever the archive holds, nothing outside of the folder is made, changed or removed.
 
 use crate::bounds::{LONGEST_NAME, Meter, Metered};
-use crate::dir_stack::{DirStack, INSIDE};
 use crate::owner::Owner;
 use crate::record::{NotedKind, note};
 use crate::stopped::{Stopped, own, refused, said, shown, wrote};
 use anyhow::{Context, Error};
 use archive::names::{parts, stays_inside};
 use archive::sparse::{self, Fault, Pax, Sparse};
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, futimens};
-use nix::sys::time::TimeSpec;
-use nix::unistd::{LinkatFlags, fchown, fchownat, linkat, symlinkat};
+use host::beneath::{Dir, is_no_folder};
+use host::meta::Kind;
+use rustix::fs::{
+    AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, chownat, fchmod, fchown,
+    futimens, openat2,
+};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use tar::EntryType;
 
-/// Each part of the way down is held open.
+/// Deeper than any release is; of each entry every part of the way down may have to be made.
 const DEEPEST: usize = 200;
 const BUFFER: usize = 256 << 10;
 
@@ -48,13 +49,15 @@ pub struct Count {
 /// Unpacks all of `archive` into the empty folder `root`, and writes the listing.
 pub fn run(
     archive: impl Read,
-    root: OwnedFd,
+    root: Dir,
     look: Look,
     meter: &Meter,
     listing: &mut dyn Write,
 ) -> Result<Count, Stopped> {
+    let here = root.try_clone().context("cannot keep the folder open")?;
     let mut tree = Extracting {
-        stack: DirStack::new(root),
+        root,
+        here: (PathBuf::new(), here),
         // Its own mode, unless the archive has an entry for it.
         folders: BTreeMap::from([(PathBuf::new(), 0o755 & !look.umask)]),
         links: Vec::new(),
@@ -96,8 +99,9 @@ fn unpack(archive: impl Read, tree: &mut Extracting<'_>) -> Result<(), Stopped> 
 }
 
 struct Extracting<'a> {
-    /// To the folder of the entry before.
-    stack: DirStack,
+    root: Dir,
+    /// The folder of the entry before.
+    here: (PathBuf, Dir),
     /// Their modes are set at the end: one that we cannot write to must be filled first.
     folders: BTreeMap<PathBuf, u32>,
     links: Vec<PathBuf>,
@@ -174,20 +178,39 @@ impl Extracting<'_> {
 
     /// Goes to a folder, and makes what is missing of it.
     fn enter(&mut self, folder: &[OsString], name: &[u8]) -> Result<(), Stopped> {
-        for path in self.stack.enter(folder, name)? {
-            self.made_folder(path, 0o755 & !self.look.umask)?;
+        let path: PathBuf = folder.iter().collect();
+        if self.here.0 == path {
+            return Ok(());
         }
+        let opened = match self.root.folder(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.make(folder, name)?,
+            opened => opened,
+        };
+        self.here = (path, opened.map_err(|error| in_no_folder(error, name))?);
         Ok(())
     }
 
-    fn here(&self) -> BorrowedFd<'_> {
-        self.stack.here()
+    /// What is made is for us alone until all is there.
+    fn make(&mut self, folder: &[OsString], name: &[u8]) -> Result<io::Result<Dir>, Stopped> {
+        let mut dir = self.root.folder(Path::new(""));
+        for (at, part) in folder.iter().enumerate() {
+            let above = dir.map_err(|error| in_no_folder(error, name))?;
+            match above.make_folder(part, 0o700) {
+                Ok(()) => {
+                    let path: PathBuf = folder[..=at].iter().collect();
+                    self.noted(&NotedKind::Folder, path.as_os_str())?;
+                    self.folders.insert(path, 0o755 & !self.look.umask);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(own(error, name)),
+            }
+            dir = above.folder(Path::new(part));
+        }
+        Ok(dir)
     }
 
-    fn made_folder(&mut self, path: PathBuf, mode: u32) -> Result<(), Stopped> {
-        self.noted(&NotedKind::Folder, path.as_os_str())?;
-        self.folders.insert(path, mode);
-        Ok(())
+    fn here(&self) -> &Dir {
+        &self.here.1
     }
 
     fn folder(&mut self, parts: &[OsString], mode: u32, name: &[u8]) -> Result<(), Stopped> {
@@ -206,9 +229,7 @@ impl Extracting<'_> {
         name: &[u8],
     ) -> Result<(), Stopped> {
         self.meter.file(what.sparse.as_ref().map_or(entry.size(), |sparse| sparse.size))?;
-        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | INSIDE;
-        let fd = openat(self.here(), leaf, flags, Mode::S_IRUSR | Mode::S_IWUSR);
-        let mut file = File::from(fd.map_err(|error| own(error, name))?);
+        let mut file = self.here().make_file(leaf, 0o600).map_err(|error| own(error, name))?;
         let damaged = |error: io::Error| {
             Stopped::Damaged(format!("it ends in the middle of {} ({})", shown(name), said(&error)))
         };
@@ -252,13 +273,17 @@ impl Extracting<'_> {
         self.noted(&NotedKind::File { mode: what.mode, size, modified }, path.as_os_str())
     }
 
-    fn dress(&self, file: &File, mode: u32, modified: i64) -> nix::Result<()> {
+    fn dress(&self, file: &File, mode: u32, modified: i64) -> io::Result<()> {
         let owner = &self.look.owner;
         if owner.is_told() {
             fchown(file, owner.user, owner.group)?;
         }
-        fchmod(file, Mode::from_bits_truncate(mode))?;
-        futimens(file, &TimeSpec::UTIME_OMIT, &TimeSpec::new(modified, 0))
+        fchmod(file, Mode::from_raw_mode(mode))?;
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec { tv_sec: modified, tv_nsec: 0 },
+        };
+        Ok(futimens(file, &times)?)
     }
 
     fn symlink(
@@ -268,11 +293,11 @@ impl Extracting<'_> {
         target: &OsStr,
         name: &[u8],
     ) -> Result<(), Stopped> {
-        symlinkat(target, self.here(), leaf).map_err(|error| own(error, name))?;
+        self.here().make_link(leaf, target).map_err(|error| own(error, name))?;
         let owner = &self.look.owner;
         if owner.is_told() {
-            fchownat(self.here(), leaf, owner.user, owner.group, AtFlags::AT_SYMLINK_NOFOLLOW)
-                .map_err(|error| own(error, name))?;
+            chownat(self.here(), leaf, owner.user, owner.group, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| own(error.into(), name))?;
         }
         self.links.push(path.to_owned());
         self.noted(&NotedKind::Link { target }, path.as_os_str())
@@ -293,22 +318,14 @@ impl Extracting<'_> {
         else {
             return Err(out());
         };
-        let folder = self.stack.find(from_above).ok_or_else(out)?;
-        let stat = fstatat(&folder, from_leaf.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
-        let is_file = |mode| SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFREG;
-        let Some(stat) = stat.ok().filter(|stat| is_file(stat.st_mode)) else {
-            return Err(out());
-        };
+        let from_above: PathBuf = from_above.iter().collect();
+        let folder = self.root.folder(&from_above).map_err(|_| out())?;
+        let found = folder.stat(from_leaf).ok().flatten();
+        let found = found.filter(|found| found.kind == Kind::File).ok_or_else(out)?;
         self.enter(above, name)?;
-        let here = self.here();
-        linkat(&folder, from_leaf.as_os_str(), here, leaf.as_os_str(), LinkatFlags::empty())
-            .map_err(|error| own(error, name))?;
-        #[allow(clippy::unnecessary_cast)] // The fields' types differ between architectures.
-        let kind = NotedKind::File {
-            mode: stat.st_mode & 0o7777,
-            size: stat.st_size as u64,
-            modified: stat.st_mtime as i64,
-        };
+        folder.hard_link(from_leaf, self.here(), leaf).map_err(|error| own(error, name))?;
+        let (size, modified) = (found.size, found.modified.0);
+        let kind = NotedKind::File { mode: found.mode & 0o7777, size, modified };
         self.noted(&kind, path.as_os_str())
     }
 
@@ -325,7 +342,7 @@ impl Extracting<'_> {
     fn finish(&mut self) -> Result<(), Stopped> {
         for link in std::mem::take(&mut self.links) {
             self.meter.in_time()?;
-            if self.stack.leads_out(&link) {
+            if leads_out(&self.root, &link) {
                 let name = link.as_os_str().as_bytes();
                 return Err(refused(name, "is a symbolic link that leads out of the release"));
             }
@@ -338,18 +355,34 @@ impl Extracting<'_> {
             let name = path.as_os_str().as_bytes();
             self.enter(&parts, name)?;
             let owner = &self.look.owner;
-            let set = || -> nix::Result<()> {
+            let set = || -> rustix::io::Result<()> {
                 if owner.is_told() {
-                    fchownat(self.here(), "", owner.user, owner.group, AtFlags::AT_EMPTY_PATH)?;
+                    fchown(self.here(), owner.user, owner.group)?;
                 }
-                // An O_PATH descriptor cannot be given to fchmod(2).
-                let mode = Mode::from_bits_truncate(mode);
-                fchmodat(self.here(), ".", mode, FchmodatFlags::FollowSymlink)
+                fchmod(self.here(), Mode::from_raw_mode(mode))
             };
-            set().map_err(|error| own(error, name))?;
+            set().map_err(|error| own(error.into(), name))?;
         }
         Ok(())
     }
+}
+
+fn in_no_folder(error: io::Error, name: &[u8]) -> Stopped {
+    match is_no_folder(&error) {
+        true => refused(name, "lies in something that is no folder"),
+        false => own(error, name),
+    }
+}
+
+/// Whether a symbolic link leads out of the root, by whatever other links. The kernel is asked to
+/// go there; one that cannot tell, and a link to nothing, count as inside: the text was judged.
+fn leads_out(root: &Dir, link: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    // A rename elsewhere may keep the kernel from being sure; it then asks to be asked again.
+    let mut answers = (0..100).map(|_| openat2(root, link, flags, Mode::empty(), inside).err());
+    let answer = answers.find(|error| !matches!(error, Some(Errno::AGAIN | Errno::INTR)));
+    matches!(answer, None | Some(Some(Errno::XDEV)))
 }
 
 struct What {

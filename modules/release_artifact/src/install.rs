@@ -21,16 +21,14 @@ use anyhow::{Context, Result, anyhow};
 use archive::decode;
 use archive::pipe::pipe;
 use host::atomic::sync_folder;
+use host::beneath::Dir;
 use host::clock;
 use host::deploy_id::DeployId;
 use host::folder::SafeFolder;
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
-use nix::unistd::syncfs;
+use rustix::fs::syncfs;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,9 +92,8 @@ impl Install<'_> {
         records: &SafeFolder,
         known: Option<(&'static str, Sum)>,
     ) -> Result<(Came, Record, Vec<&'static str>)> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let root: OwnedFd = nix::fcntl::open(partial, flags, Mode::empty())
-            .with_context(|| format!("cannot open {}", partial.display()))?;
+        let root =
+            Dir::open(partial).with_context(|| format!("cannot open {}", partial.display()))?;
         let path = listing_of(records, self.sha);
         let listing = File::options()
             .write(true)
@@ -132,7 +129,7 @@ impl Install<'_> {
     fn stream(
         &self,
         partial: &Path,
-        root: OwnedFd,
+        root: Dir,
         listing: &mut dyn Write,
     ) -> (Result<Came>, Result<Count, Stopped>) {
         let unwanted = AtomicBool::new(false);

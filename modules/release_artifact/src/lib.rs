@@ -3,7 +3,6 @@
 
 mod apply;
 mod bounds;
-mod dir_stack;
 mod download;
 mod extract;
 mod folder;

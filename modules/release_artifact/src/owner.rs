@@ -4,7 +4,7 @@
 //! are given by number.
 
 use ansible_module::Failure;
-use nix::unistd::{Gid, Uid};
+use rustix::fs::{Gid, Uid};
 use std::fs;
 
 /// What is changed after unpacking; by default all is root's.

@@ -10,10 +10,12 @@
 use crate::names::ReleaseSha;
 use anyhow::{Context, Result, bail};
 use archive::names::{escaped, unescaped};
+use host::beneath::Mounts;
 use host::clock::Utc;
 use host::deploy_id::DeployId;
 use host::folder::SafeFolder;
-use host::walk::{Cause, Kind, Meta, Missed, Mounts, Tree};
+use host::meta::{Kind, Meta};
+use host::walk::{Cause, Missed, Tree};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::fs::{self, File};

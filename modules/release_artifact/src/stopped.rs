@@ -5,8 +5,8 @@
 use ansible_module::Failure;
 use anyhow::Error;
 use archive::names::escaped;
-use nix::errno::Errno;
 use probe::shown::clipped;
+use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -41,11 +41,13 @@ pub fn refused(name: &[u8], why: &str) -> Stopped {
 }
 
 /// What the kernel did not do.
-pub fn own(error: Errno, name: &[u8]) -> Stopped {
-    match error {
-        Errno::EEXIST => refused(name, "is there twice"),
-        Errno::ENAMETOOLONG => refused(name, "has a name that is too long for this filesystem"),
-        error => wrote(error.into(), name),
+pub fn own(error: io::Error, name: &[u8]) -> Stopped {
+    match Errno::from_io_error(&error) {
+        Some(Errno::EXIST) => refused(name, "is there twice"),
+        Some(Errno::NAMETOOLONG) => {
+            refused(name, "has a name that is too long for this filesystem")
+        }
+        _ => wrote(error, name),
     }
 }
 

@@ -12,11 +12,11 @@ use crate::line::{Line, What};
 use crate::segment::Reader;
 use crate::sparse::{self, Fault};
 use anyhow::{Context, Result};
+use host::beneath::Dir;
 use host::walk::Tree;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat,
-    chownat, fchmod, fchown, futimens, linkat, makedev, mkdirat, mknodat, openat, symlinkat,
-    utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat,
+    fchmod, fchown, futimens, makedev, utimensat,
 };
 use std::ffi::OsStr;
 use std::fs::File;
@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 pub struct Maker<'a> {
     tree: &'a Tree,
     /// The folder of the entry before.
-    here: (PathBuf, OwnedFd),
+    here: (PathBuf, Dir),
     /// The way down to it, each to be dressed when it is left.
     open: Vec<(Line, Attributes)>,
     pub counts: Counts,
@@ -73,8 +73,7 @@ impl<'a> Maker<'a> {
         let (folder, from) = split(first).ok_or_else(|| damaged("a file has no name"))?;
         let there = self.tree.folder(folder)?;
         let name = self.enter(path)?;
-        linkat(&there, from, &self.here.1, name, AtFlags::empty())
-            .context("cannot make the hard link")?;
+        there.hard_link(from, &self.here.1, name).context("cannot make the hard link")?;
         self.counts.entries += 1;
         Ok(())
     }
@@ -91,7 +90,7 @@ impl<'a> Maker<'a> {
         if line.what == What::Folder {
             if !line.path.as_os_str().is_empty() {
                 let name = self.enter(&line.path)?;
-                mkdirat(&self.here.1, name, Mode::RWXU).context("cannot make the folder")?;
+                self.here.1.make_folder(name, 0o700).context("cannot make the folder")?;
             }
             self.open.push((line, head.attributes));
             return Ok(());
@@ -102,14 +101,14 @@ impl<'a> Maker<'a> {
         }
         let here = &self.here.1;
         let made = match line.what {
-            What::Link => symlinkat(OsStr::from_bytes(&head.target), here, name),
-            What::Pipe => mknodat(here, name, FileType::Fifo, Mode::RUSR, 0),
+            What::Link => here.make_link(name, OsStr::from_bytes(&head.target)),
+            What::Pipe => here.make_special(name, FileType::Fifo, 0),
             _ => {
                 let kind = match line.what {
                     What::BlockDevice => FileType::BlockDevice,
                     _ => FileType::CharacterDevice,
                 };
-                mknodat(here, name, kind, Mode::RUSR, makedev(head.device.0, head.device.1))
+                here.make_special(name, kind, makedev(head.device.0, head.device.1))
             }
         };
         made.context("cannot make it")?;
@@ -125,10 +124,7 @@ impl<'a> Maker<'a> {
         from: &mut Reader<R>,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<()> {
-        let flags =
-            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(&self.here.1, name, flags, Mode::RUSR | Mode::WUSR);
-        let mut file = File::from(fd.context("cannot make the file")?);
+        let mut file = self.here.1.make_file(name, 0o600).context("cannot make the file")?;
         if let Some(size) = head.sparse {
             let unpacked = sparse::unpack(&mut from.content(), &mut file, size);
             unpacked.map_err(|fault| match fault {
@@ -178,8 +174,7 @@ impl<'a> Maker<'a> {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let here = &self.here.1;
         chownat(here, name, Some(Uid::from_raw(line.uid)), Some(Gid::from_raw(line.gid)), flags)?;
-        let held =
-            openat(here, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let held = here.look(Path::new(name))?;
         let left = match attributes.is_empty() {
             true => Vec::new(),
             false => attributes::set(Held::Path(held.as_fd()), attributes)?,
@@ -195,8 +190,8 @@ impl<'a> Maker<'a> {
     }
 
     fn dress_folder(&mut self, line: &Line, attributes: &Attributes) -> Result<()> {
-        let fd = self.tree.folder(&line.path)?;
-        self.dress(&File::from(fd), line, attributes).with_context(|| {
+        let folder = File::from(OwnedFd::from(self.tree.folder(&line.path)?));
+        self.dress(&folder, line, attributes).with_context(|| {
             format!("cannot give the folder {} its owner, mode and times", line.path.display())
         })
     }

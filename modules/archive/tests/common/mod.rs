@@ -6,16 +6,17 @@ use archive::{
     Captured, Form, IndexReader, IndexWriter, Pass, Scan, Segment, Source, Stored, Writers,
     put_back,
 };
-use host::walk::{Kind, Mounts, Tree};
+use host::beneath::{Dir, Mounts};
+use host::meta::Kind;
+use host::walk::Tree;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chownat,
-    lgetxattr, llistxattr, lsetxattr, makedev, mknodat, openat, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chownat, lgetxattr,
+    llistxattr, lsetxattr, makedev, mknodat, utimensat,
 };
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hasher};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -101,9 +102,8 @@ impl Kept {
     }
 }
 
-pub fn open(folder: &Path) -> OwnedFd {
-    openat(CWD, folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .unwrap()
+pub fn open(folder: &Path) -> Dir {
+    Dir::open(&folder.canonicalize().unwrap()).unwrap()
 }
 
 /// All that can be seen of an entry, but for inode, change and access time.

@@ -6,13 +6,12 @@
 use crate::backup_writer;
 use crate::manifest::FileRecord;
 use crate::restore::part::{Part, sibling};
-use crate::restore::swap;
 use crate::restore::work::Work;
 use anyhow::{Context, Result};
+use host::beneath::Dir;
+use host::meta::Meta;
 use host::spot::{self, Spot};
 use std::fs::File;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Whether the file systems can do it, before anything is stopped.
@@ -33,25 +32,20 @@ pub fn try_exchange(work: &Work) -> Result<()> {
 }
 
 pub fn is_empty_and_ours(spot: &Spot) -> Result<bool> {
-    let meta = File::from(spot.open()?).metadata()?;
-    let ours = meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o077 == 0;
-    Ok(ours && std::fs::read_dir(spot.path())?.next().is_none())
+    let dir = spot.open()?;
+    let meta = Meta::read(&dir)?;
+    let ours = meta.uid == nix::unistd::geteuid().as_raw() && meta.mode & 0o077 == 0;
+    Ok(ours && dir.is_empty()?)
 }
 
 fn names_to_try(part: &Part, id: &str) -> [PathBuf; 2] {
     ["1", "2"].map(|n| sibling(&part.source, "restoring", &format!("{id}.{n}")))
 }
 
-pub fn put_file(backup: &Path, file: &FileRecord, part: &Part, folder: &OwnedFd) -> Result<()> {
+pub fn put_file(backup: &Path, file: &FileRecord, part: &Part, folder: &Dir) -> Result<()> {
     let name = part.source.file_name().context("a file without a name")?;
     let mut from = File::open(backup.join(format!("config/files/{}", file.n)))?;
-    let flags = rustix::fs::OFlags::WRONLY
-        | rustix::fs::OFlags::CREATE
-        | rustix::fs::OFlags::EXCL
-        | rustix::fs::OFlags::CLOEXEC;
-    let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    let made = rustix::fs::openat(folder, name, flags, mode).map_err(std::io::Error::from)?;
-    let mut to = File::from(made);
+    let mut to = folder.make_file(name, 0o600)?;
     std::io::copy(&mut from, &mut to)?;
     backup_writer::dress(&to, &file.meta)?;
     Ok(to.sync_all()?)
@@ -76,7 +70,7 @@ pub fn tidy(work: &Work) -> Result<()> {
         let Some(spot) = part.holder().map(Spot::find).transpose()?.flatten() else { continue };
         let is_ours = part.made.is_some() && spot.identity()? == part.made;
         if is_ours && !part.stood {
-            swap::remove(&spot)?;
+            spot.remove_all()?;
         } else if work.backup.is_some() {
             // Killed after it was made and before that was noted, or a file's that is in its place.
             spot.remove_if_empty();

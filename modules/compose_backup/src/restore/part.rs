@@ -1,6 +1,6 @@
 //! One thing that a restore exchanges: where it is, where what replaces it lies, and where it is parked.
 
-use host::spot::Identity;
+use host::beneath::Identity;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

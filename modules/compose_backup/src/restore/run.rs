@@ -24,13 +24,13 @@ use crate::survey::earlier_of;
 use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Error, Result};
 use host::atomic::Replace;
+use host::beneath::Dir;
 use host::command::Failed;
 use host::deadline::Deadline;
 use host::record::{Done, Intent};
 use host::spot::Spot;
 use serde_json::{Value, json};
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 pub struct Restore<'a> {
@@ -194,7 +194,7 @@ impl<'a> Restore<'a> {
 
     /// An empty folder of ours, in which something is put before it takes its place. One that this restore
     /// has not made is nobody's to empty or to fill: it may be of whoever owns the folder around it.
-    fn fresh_folder(&mut self, n: usize, intent: &Intent) -> Result<OwnedFd> {
+    fn fresh_folder(&mut self, n: usize, intent: &Intent) -> Result<Dir> {
         let part = &self.goal.work.parts[n];
         let path = part.holder().context("nothing is to be put there")?.to_owned();
         if let Some(above) = path.parent().filter(|above| !above.exists()) {
@@ -218,7 +218,9 @@ impl<'a> Restore<'a> {
         }
         self.goal.work.parts[n].made = spot.identity()?;
         self.note(intent)?;
-        swap::emptied(&spot)
+        let folder = spot.open()?;
+        folder.clear()?;
+        Ok(folder)
     }
 
     /// Answers what this file system does not take.
@@ -227,7 +229,7 @@ impl<'a> Restore<'a> {
         folder: &Path,
         mount: &Mount,
         part: &Part,
-        into: OwnedFd,
+        into: Dir,
         progress: &mut Progress,
     ) -> Result<Vec<String>> {
         let manifest = self.goal.manifest.as_ref().context("there is no backup to put back")?;

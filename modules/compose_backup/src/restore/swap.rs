@@ -7,10 +7,8 @@
 
 use crate::restore::part::{Part, sibling};
 use anyhow::{Context, Result, ensure};
-use host::spot::{Identity, Spot};
-use rustix::fs::AtFlags;
-use rustix::io::Errno;
-use std::os::fd::{AsFd, OwnedFd};
+use host::beneath::Identity;
+use host::spot::Spot;
 use std::path::{Path, PathBuf};
 
 pub fn identity(path: &Path) -> Result<Option<Identity>> {
@@ -150,29 +148,6 @@ pub fn backward(part: &Part, kept: &Path, aside: &mut Aside<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Takes away all that is in the folder.
-pub fn emptied(spot: &Spot) -> Result<OwnedFd> {
-    let folder = spot.open()?;
-    archive::clear::clear(folder.as_fd())?;
-    Ok(folder)
-}
-
-/// With all that is in it. Gone already is fine.
-pub fn remove(spot: &Spot) -> Result<()> {
-    let stat = match rustix::fs::statat(spot.folder(), spot.name(), AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => return Ok(()),
-        other => other.map_err(std::io::Error::from)?,
-    };
-    let is_folder = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
-    if is_folder {
-        emptied(spot)?;
-    }
-    let flags = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-    rustix::fs::unlinkat(spot.folder(), spot.name(), flags)
-        .map_err(std::io::Error::from)
-        .with_context(|| format!("removing {}", spot.path().display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,20 +267,5 @@ mod tests {
             let old = if goes_on { is(&part.parked) } else { is(&part.source) };
             assert_eq!(old, "old");
         }
-    }
-
-    #[test]
-    fn removing_takes_a_tree_and_no_more() {
-        let temp = tempfile::tempdir().unwrap();
-        let root = temp.path().canonicalize().unwrap();
-        fs::create_dir_all(root.join("gone/deep")).unwrap();
-        fs::write(root.join("kept"), "x").unwrap();
-        std::os::unix::fs::symlink(root.join("kept"), root.join("gone/deep/link")).unwrap();
-        let spot = Spot::of(&root.join("gone")).unwrap();
-        remove(&spot).unwrap();
-        remove(&spot).unwrap();
-        let left: Vec<PathBuf> =
-            fs::read_dir(&root).unwrap().map(|one| one.unwrap().path()).collect();
-        assert_eq!(left, [root.join("kept")]);
     }
 }

@@ -6,7 +6,6 @@
 use crate::backup_writer;
 use crate::manifest::Manifest;
 use crate::manifest::{Kind, Mount};
-use crate::restore::swap;
 use crate::sums;
 use anyhow::{Context, Result};
 use host::folder::SafeFolder;
@@ -107,7 +106,7 @@ pub fn place_of(mount: &Mount) -> PathBuf {
 pub fn remove(backup_dir: &Path) -> Result<()> {
     let path = backup_dir.join(NAME);
     match Spot::find(&path)? {
-        Some(spot) => swap::remove(&spot).with_context(|| format!("removing {}", path.display())),
+        Some(spot) => spot.remove_all(),
         None => Ok(()),
     }
 }

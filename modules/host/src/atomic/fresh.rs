@@ -4,12 +4,12 @@ use std::collections::hash_map::RandomState;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+
+use crate::beneath::Dir;
 
 /// Of the other's name, this much goes into the new one's: a name may have 255 bytes.
 const LONGEST_NAME: usize = 200;
@@ -19,7 +19,7 @@ const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 const MOST_TRIES: usize = 1000;
 
 pub(super) struct Fresh<'a> {
-    folder: BorrowedFd<'a>,
+    dir: &'a Dir,
     name: OsString,
     file: File,
     has_moved: bool,
@@ -27,17 +27,15 @@ pub(super) struct Fresh<'a> {
 
 impl<'a> Fresh<'a> {
     /// 0600.
-    pub(super) fn make(folder: BorrowedFd<'a>, beside: &OsStr) -> io::Result<Fresh<'a>> {
-        let how = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    pub(super) fn make(dir: &'a Dir, beside: &OsStr) -> io::Result<Fresh<'a>> {
         for _ in 0..MOST_TRIES {
-            let name = [&prefix(beside)[..], &random(), SUFFIX].concat();
-            let name = OsString::from_vec(name);
-            match rustix::fs::openat(folder, &name, how, Mode::RUSR | Mode::WUSR) {
-                Err(Errno::EXIST) => {}
-                made => return Ok(Fresh { folder, name, file: made?.into(), has_moved: false }),
+            let name = OsString::from_vec([&prefix(beside)[..], &random(), SUFFIX].concat());
+            match dir.make_file(&name, 0o600) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                made => return Ok(Fresh { dir, name, file: made?, has_moved: false }),
             }
         }
-        Err(Errno::EXIST.into())
+        Err(ErrorKind::AlreadyExists.into())
     }
 
     pub(super) fn file(&mut self) -> &mut File {
@@ -46,25 +44,15 @@ impl<'a> Fresh<'a> {
 
     /// Takes the place of what has this name.
     pub(super) fn replace(mut self, name: &OsStr) -> io::Result<()> {
-        rustix::fs::renameat(self.folder, &self.name, self.folder, name)?;
+        self.dir.replace(&self.name, self.dir, name)?;
         self.has_moved = true;
         Ok(())
     }
 
-    /// Takes a name that must be free.
+    /// Takes this name, which must be free.
     pub(super) fn take(mut self, name: &OsStr) -> io::Result<()> {
-        let flags = RenameFlags::NOREPLACE;
-        match rustix::fs::renameat_with(self.folder, &self.name, self.folder, name, flags) {
-            // A file system that does not know the flag. The other name goes when this is dropped.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                let flags = AtFlags::empty();
-                rustix::fs::linkat(self.folder, &self.name, self.folder, name, flags)?;
-            }
-            done => {
-                done?;
-                self.has_moved = true;
-            }
-        }
+        self.dir.rename(&self.name, self.dir, name)?;
+        self.has_moved = true;
         Ok(())
     }
 }
@@ -72,24 +60,28 @@ impl<'a> Fresh<'a> {
 impl Drop for Fresh<'_> {
     fn drop(&mut self) {
         if !self.has_moved {
-            let _ = rustix::fs::unlinkat(self.folder, &self.name, AtFlags::empty());
+            let _ = self.dir.remove(&self.name);
         }
     }
 }
 
 /// Removes what was made for this name by one that was killed; the name that could not be removed, too.
-pub(super) fn sweep(folder: &File, beside: &OsStr) -> Result<(), (OsString, io::Error)> {
+pub(super) fn sweep(dir: &Dir, beside: &OsStr) -> Result<(), (OsString, io::Error)> {
     let of_all = |error: Errno| (beside.to_owned(), error.into());
     let prefix = prefix(beside);
-    for entry in rustix::fs::Dir::read_from(folder).map_err(of_all)?.flatten() {
-        let name = entry.file_name().to_bytes();
-        let random = name.strip_prefix(&prefix[..]).and_then(|rest| rest.strip_suffix(SUFFIX));
+    for entry in dir.list().map_err(of_all)? {
+        let entry = entry.map_err(of_all)?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        let random = name.as_bytes().strip_prefix(&prefix[..]);
+        let random = random.and_then(|rest| rest.strip_suffix(SUFFIX));
         if random.is_some_and(|random| {
             random.len() == RANDOM && random.iter().all(u8::is_ascii_alphanumeric)
         }) {
-            match rustix::fs::unlinkat(folder.as_fd(), entry.file_name(), AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err((OsStr::from_bytes(name).to_owned(), error.into())),
+            match dir.remove(name) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err((name.to_owned(), error));
+                }
+                _ => {}
             }
         }
     }

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{Cause, Entry, Kind, Missed, Tree};
+use super::{Cause, Entry, Missed, Tree};
+use crate::meta::Kind;
 use crate::regular::{self, Links};
 use crate::{deadline, interrupt};
 

@@ -11,10 +11,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, OFlags};
+use rustix::fs::{AtFlags, Dir};
 use rustix::io::Errno;
 
-use super::{Entry, Kind, Meta, Missed, Tree, missed};
+use super::{Entry, FOLDER, Missed, Tree, missed};
+use crate::meta::{Kind, Meta};
 
 /// Which of two paths the sorted walk reaches first.
 pub fn order(one: &Path, other: &Path) -> Ordering {
@@ -56,7 +57,7 @@ impl<'a> Sorted<'a> {
     }
 
     fn open(&self, path: &Path, meta: &Meta) -> Result<OwnedFd, Missed> {
-        self.tree.open_same(path, meta, OFlags::RDONLY | OFlags::DIRECTORY)
+        self.tree.open_same(path, meta, FOLDER)
     }
 
     fn enter(&mut self, path: PathBuf, meta: Meta) -> Result<(), Missed> {

@@ -66,7 +66,7 @@ fn a_head_that_is_no_number_is_told_in_one_line() {
     let size = 512 + 124;
     archive[size..size + 12].copy_from_slice(b"1\n\x1b[2J\xe2\x80\xae99\0");
     let to = tempfile::tempdir().unwrap();
-    let root = OwnedFd::from(File::open(to.path()).unwrap());
+    let root = Dir::of(File::open(to.path()).unwrap().into());
     let look = Look { owner: Owner::default(), umask: 0o022 };
     match run(&with_right_sums(archive)[..], root, look, &meter(), &mut Vec::new()) {
         Err(Stopped::Damaged(why)) => one_line(&why),
@@ -87,7 +87,7 @@ fn whatever_an_archive_holds() {
     let sound = sound();
     let unpack = |archive: &[u8]| {
         fs::create_dir(&to).unwrap();
-        let root = OwnedFd::from(File::open(&to).unwrap());
+        let root = Dir::of(File::open(&to).unwrap().into());
         let look = Look { owner: Owner::default(), umask: 0o022 };
         let done = run(archive, root, look, &meter(), &mut Vec::new());
         let beside = fs::read_dir(base.path()).unwrap().count();

@@ -1,0 +1,122 @@
+//! From `/` down to where a path leads, one component after the other, each held by descriptor.
+//!
+//! The kernel follows nothing: at each link whoever goes down judges whether it is followed, by its text.
+//! Invariant: `..` in the text of a link leads to the folder that we came through, whatever it is called
+//! by now.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::beneath::{Dir, read_link};
+use crate::meta::Meta;
+
+const MOST_LINKS: usize = 16;
+
+pub(crate) struct Descent {
+    pub(crate) dir: Dir,
+    /// Of the folder that we are in, without links.
+    pub(crate) path: PathBuf,
+    above: Vec<(Dir, PathBuf)>,
+    todo: VecDeque<OsString>,
+    links: usize,
+    /// How much was to be walked behind the first link.
+    behind: usize,
+}
+
+/// What a component is, held by O_PATH.
+pub(crate) struct Found {
+    pub(crate) held: OwnedFd,
+    pub(crate) meta: Meta,
+    pub(crate) path: PathBuf,
+}
+
+impl Descent {
+    pub(crate) fn begin(path: &Path) -> Result<Descent> {
+        let path = match path.is_absolute() {
+            true => path.to_owned(),
+            false => std::env::current_dir()?.join(path),
+        };
+        let dir = Dir::root().context("cannot open /")?;
+        let (todo, above, behind) = (VecDeque::new(), Vec::new(), usize::MAX);
+        let mut descent = Descent { dir, path: "/".into(), above, todo, links: 0, behind };
+        descent.push_front(&path);
+        Ok(descent)
+    }
+
+    pub(crate) fn next_name(&mut self) -> Option<OsString> {
+        while let Some(name) = self.todo.pop_front() {
+            if name != ".." {
+                return Some(name);
+            }
+            if let Some(above) = self.above.pop() {
+                (self.dir, self.path) = above;
+            }
+        }
+        None
+    }
+
+    /// Whether the name that was taken last is the last one.
+    pub(crate) fn is_last(&self) -> bool {
+        self.todo.is_empty()
+    }
+
+    /// Whether it is of a link's text and not of the path's own.
+    pub(crate) fn is_in_link(&self) -> bool {
+        self.links > 0 && self.todo.len() >= self.behind
+    }
+
+    /// None: there is nothing.
+    pub(crate) fn look(&self, name: &OsStr) -> Result<Option<Found>> {
+        let path = self.path.join(name);
+        let held = match self.dir.look(Path::new(name)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            held => held.with_context(|| format!("cannot look at {}", path.display()))?,
+        };
+        Ok(Some(Found { meta: meta_of(&held, &path)?, held, path }))
+    }
+
+    pub(crate) fn enter(&mut self, dir: Dir, path: PathBuf) {
+        let above =
+            (std::mem::replace(&mut self.dir, dir), std::mem::replace(&mut self.path, path));
+        self.above.push(above);
+    }
+
+    /// Goes on where the link leads; false: it is one too many.
+    pub(crate) fn follow(&mut self, target: &Path) -> bool {
+        self.links += 1;
+        self.behind = self.behind.min(self.todo.len());
+        if target.is_absolute() && !self.above.is_empty() {
+            (self.dir, self.path) = self.above.swap_remove(0);
+            self.above.clear();
+        }
+        self.push_front(target);
+        self.links <= MOST_LINKS
+    }
+
+    fn push_front(&mut self, path: &Path) {
+        for part in path.components().rev() {
+            match part {
+                Component::Normal(name) => self.todo.push_front(name.to_owned()),
+                Component::ParentDir => self.todo.push_front("..".into()),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+    }
+}
+
+impl Found {
+    /// Where a link leads, as its text stands.
+    pub(crate) fn target(&self) -> Result<PathBuf> {
+        read_link(&self.held)
+            .with_context(|| format!("cannot read the link {}", self.path.display()))
+    }
+}
+
+pub(crate) fn meta_of(held: impl AsFd, path: &Path) -> Result<Meta> {
+    Meta::read(held).with_context(|| format!("cannot look at {}", path.display()))
+}
