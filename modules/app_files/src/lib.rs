@@ -14,10 +14,10 @@ use change::{Consent, Session};
 use host::atomic;
 use host::folder::SafeFolder;
 use host::lock::Lock;
-use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use options::Options;
 use plan::Action;
+use rustix::fs::Mode;
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn lock() -> Result<Vec<Lock>> {
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let options = Options::parse(&invocation.options)?;
-    umask(Mode::from_bits_truncate(0o022));
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     let session = Session::new(invocation, Consent::none()).lock(lock)?;
     let seen = state::observe(&options).map_err(untouched)?;
     let plan = plan::plan(&options, &seen);

@@ -19,8 +19,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic::open_to_append;
@@ -53,7 +53,7 @@ impl fmt::Display for Holder {
 #[derive(Debug)]
 #[must_use = "the lock is released as soon as it is dropped"]
 pub struct Lock {
-    file: Flock<File>,
+    file: File,
     path: PathBuf,
 }
 
@@ -95,15 +95,16 @@ impl Lock {
         // Again when somebody deleted or replaced the file meanwhile: what we hold then is not what
         // others would lock.
         for _ in 0..10 {
-            match Flock::lock(open(path)?, FlockArg::LockExclusiveNonblock) {
-                Ok(file) if is_at(&file, path) => return Ok(Attempt::Ours(file)),
-                Ok(_) => {}
-                Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => {
+            let file = open(path)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) if is_at(&file, path) => return Ok(Attempt::Ours(file)),
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK | Errno::INTR) => {
                     let name =
                         read(&file).lines().next().and_then(|line| serde_json::from_str(line).ok());
                     return Ok(Attempt::Theirs(name));
                 }
-                Err((_, error)) => {
+                Err(error) => {
                     return Err(error).with_context(|| format!("cannot lock {}", path.display()));
                 }
             }
@@ -114,12 +115,7 @@ impl Lock {
         )
     }
 
-    fn take(
-        mut file: Flock<File>,
-        path: &Path,
-        what: &str,
-        deploy_id: Option<&DeployId>,
-    ) -> Result<Lock> {
+    fn take(mut file: File, path: &Path, what: &str, deploy_id: Option<&DeployId>) -> Result<Lock> {
         let pid = std::process::id();
         let holder = Holder {
             pid,
@@ -150,11 +146,13 @@ impl Drop for Lock {
         if registry.children == 0 {
             let _ = self.file.set_len(0);
         }
+        // Said, since a child that is not yet its program has the file open as well.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
 enum Attempt {
-    Ours(Flock<File>),
+    Ours(File),
     Theirs(Option<Holder>),
 }
 
@@ -198,7 +196,7 @@ impl Registry {
             // SAFETY: a lock leaves the registry before its file is closed.
             #[allow(unsafe_code)]
             let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
-            let _ = nix::unistd::ftruncate(fd, i64::try_from(*length).unwrap_or(i64::MAX));
+            let _ = rustix::fs::ftruncate(fd, *length);
         }
     }
 }
@@ -232,19 +230,16 @@ pub(crate) fn note_child(locks: &[RawFd]) -> std::io::Result<()> {
     }
     let mut line = [0; 1024];
     line[..6].copy_from_slice(b"child ");
-    let stat = nix::fcntl::open(
-        c"/proc/self/stat",
-        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
-    )?;
-    let n = 6 + nix::unistd::read(&stat, &mut line[6..])?;
+    let how = OFlags::RDONLY | OFlags::CLOEXEC;
+    let stat = rustix::fs::open(c"/proc/self/stat", how, Mode::empty())?;
+    let n = 6 + rustix::io::read(&stat, &mut line[6..])?;
     for fd in locks {
         // SAFETY: the registry is locked by our parent while we are started, so the descriptors are
         // open.
         #[allow(unsafe_code)]
         let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
-        match nix::unistd::write(fd, &line[..n]) {
-            Err(Errno::ENOSPC | Errno::EDQUOT) => {}
+        match rustix::io::write(fd, &line[..n]) {
+            Err(Errno::NOSPC | Errno::DQUOT) => {}
             written => written.map(drop)?,
         }
     }

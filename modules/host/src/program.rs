@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::Result;
-use nix::unistd::{AccessFlags, eaccess, geteuid};
+use nix::unistd::geteuid;
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use crate::folder::{self, SafeFolder};
 
@@ -134,7 +135,7 @@ impl which::sys::Sys for Files {
     }
 
     fn is_valid_executable(&self, path: &Path) -> io::Result<bool> {
-        Ok(eaccess(path, AccessFlags::X_OK).is_ok())
+        Ok(accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_ok())
     }
 }
 

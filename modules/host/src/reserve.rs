@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
-use nix::fcntl::OFlag;
+use rustix::fs::{OFlags, syncfs};
 
 use crate::space::{self, Space};
 
@@ -26,6 +26,8 @@ pub const SIZE: u64 = 256 << 10;
 const PIECE: u64 = 64 << 10;
 /// So much must be free besides: it must not be what fills the disk.
 const BESIDES: u64 = 3 * SIZE;
+
+const NO_LINK: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits() as i32;
 
 static OPEN: AtomicBool = AtomicBool::new(false);
 static KEPT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -66,7 +68,6 @@ fn kept() -> MutexGuard<'static, Vec<PathBuf>> {
 }
 
 fn fill(path: &Path, folder: &Path) -> Result<()> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let has = match path.symlink_metadata() {
         Ok(metadata) => metadata.len().min(metadata.blocks().saturating_mul(512)),
         Err(error) if error.kind() == ErrorKind::NotFound => 0,
@@ -80,7 +81,7 @@ fn fill(path: &Path, folder: &Path) -> Result<()> {
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .custom_flags(flags.bits())
+        .custom_flags(NO_LINK)
         .open(path)?;
     let written = file.write_all(&noise()).and_then(|()| file.sync_all());
     if written.is_err() {
@@ -122,12 +123,12 @@ fn spend_at(path: &Path) -> Result<bool> {
 }
 
 fn spend(reserve: &Path, length: u64) -> Result<()> {
-    let file = File::options().write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(reserve)?;
+    let file = File::options().write(true).custom_flags(NO_LINK).open(reserve)?;
     match length.saturating_sub(PIECE) {
         // With it goes an inode, where those have run out.
         0 => std::fs::remove_file(reserve)?,
         left => file.set_len(left)?,
     }
     // Of the whole filesystem: some free what is given up only when all of it is on the disk.
-    Ok(nix::unistd::syncfs(&file)?)
+    Ok(syncfs(&file)?)
 }

@@ -80,9 +80,9 @@ fn made_with_all_above_it() {
 #[test]
 fn made_whatever_the_umask_says() {
     let place = Place::new();
-    let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o777));
+    let before = rustix::process::umask(0o777.into());
     let made = SafeFolder::ensure(&place.at("a/b"), 0o750);
-    nix::sys::stat::umask(before);
+    rustix::process::umask(before);
     made.unwrap();
     assert_eq!((mode(&place.at("a")), mode(&place.at("a/b"))), (0o750, 0o750));
 }

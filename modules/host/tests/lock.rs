@@ -119,11 +119,8 @@ fn whatever_stands_in_the_file_does_not_matter() {
         drop(lock);
     }
     fs::write(&path, "torn").unwrap();
-    let file = nix::fcntl::Flock::lock(
-        fs::File::open(&path).unwrap(),
-        nix::fcntl::FlockArg::LockExclusive,
-    )
-    .unwrap();
+    let file = fs::File::open(&path).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let error = Lock::acquire(&path, "us", None, Duration::ZERO).unwrap_err();
     assert!(
         error.to_string().contains("held by another process, which has not written its name"),

@@ -7,6 +7,7 @@
 use crate::listing::Data;
 use anyhow::{Context, Result};
 use host::mounts::{Holder, Mount, Mounts, holders_where, users_of_any};
+use rustix::fs::makedev;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -172,13 +173,13 @@ fn devices(volume: &Data) -> Result<Option<Vec<(u64, PathBuf)>>> {
         let text = std::fs::read_to_string(folder.join("dev"))
             .with_context(|| format!("cannot read {}/dev", folder.display()))?;
         let (major, minor) = text.trim().split_once(':').context("an odd device number")?;
-        found.push((nix::sys::stat::makedev(major.parse()?, minor.parse()?), folder));
+        found.push((makedev(major.parse()?, minor.parse()?), folder));
     }
     Ok(Some(found))
 }
 
 fn dev_number(dev: (u32, u32)) -> u64 {
-    nix::sys::stat::makedev(dev.0.into(), dev.1.into())
+    makedev(dev.0, dev.1)
 }
 
 fn look_at_volumes(busy: &mut Busy, volumes: &[&Data]) -> Result<()> {

@@ -7,14 +7,14 @@
 use crate::docker::Docker;
 use anyhow::{Context, Error, Result, anyhow};
 use host::command::{Cause, Command, Failed, IfWeDie, Output};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 /// As much as an unprivileged process may ask for; an engine writes in pieces of 32 KiB.
-const ROOM: i32 = 1 << 20;
+const ROOM: usize = 1 << 20;
 
 /// Our end. Notes whether the other side was the first to leave.
 pub struct End<'a> {
@@ -116,9 +116,9 @@ pub fn explained(docker: &Docker, error: Error) -> Error {
 }
 
 fn pipe() -> Result<(File, File)> {
-    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
     // Only faster: a kernel that grants less is fine.
-    let _ = fcntl(&read, FcntlArg::F_SETPIPE_SZ(ROOM));
+    let _ = fcntl_setpipe_size(&read, ROOM);
     Ok((read.into(), write.into()))
 }
 

@@ -7,7 +7,7 @@ use crate::bounds::Bounds;
 use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Seen, Try};
 use ansible_module::Failure;
-use nix::sys::statvfs::statvfs;
+use rustix::fs::statvfs;
 use std::path::PathBuf;
 
 const DEFAULT: f64 = 0.9;
@@ -38,15 +38,10 @@ impl Ask for Disk {
     // A dead network filesystem can keep this waiting for ever; the gate does not wait for it.
     fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
         let path = self.path.display();
-        let stat = statvfs(&self.path)
-            .map_err(|why| format!("cannot tell how full {path} is: {}", why.desc()))?;
-        // The fields' types differ from one architecture to the next.
-        #[allow(clippy::unnecessary_cast)]
-        let blocks =
-            share(stat.blocks() as u64, stat.blocks_free() as u64, stat.blocks_available() as u64);
-        #[allow(clippy::unnecessary_cast)]
-        let inodes =
-            share(stat.files() as u64, stat.files_free() as u64, stat.files_available() as u64);
+        let stat =
+            statvfs(&self.path).map_err(|why| format!("cannot tell how full {path} is: {why}"))?;
+        let blocks = share(stat.f_blocks, stat.f_bfree, stat.f_bavail);
+        let inodes = share(stat.f_files, stat.f_ffree, stat.f_favail);
         let Some(blocks) = blocks else {
             return Err(format!("{path} is on a filesystem that has no size"));
         };

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 
 use super::{folder_of, sync_folder};
 use crate::deadline::{Deadline, poll_until};
@@ -67,27 +67,30 @@ fn append(path: &Path, line: &[u8]) -> Result<End> {
 /// A file of ours, made 0600 where it is missing: no link, and nothing else than a regular file.
 pub(crate) fn open_to_append(path: &Path) -> Result<File> {
     // Not blocking: to open a named pipe would wait for its other end.
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::options()
         .read(true)
         .append(true)
         .create(true)
         .mode(0o600)
-        .custom_flags(flags.bits())
+        .custom_flags(flags.bits() as i32)
         .open(path)?;
     ensure!(file.metadata()?.is_file(), "it is not a regular file");
     Ok(file)
 }
 
-fn open_lines(path: &Path) -> Result<Flock<File>> {
+fn open_lines(path: &Path) -> Result<File> {
     poll_until(
         Deadline::after(PATIENCE),
         Duration::from_millis(5),
         "another process that appends to it",
-        || match Flock::lock(open_to_append(path)?, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(Some(file)),
-            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, error)) => Err(std::io::Error::from(error).into()),
+        || {
+            let file = open_to_append(path)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => Ok(Some(file)),
+                Err(Errno::WOULDBLOCK) => Ok(None),
+                Err(error) => Err(std::io::Error::from(error).into()),
+            }
         },
     )
 }

@@ -189,20 +189,19 @@ impl Call {
         shown: &str,
         work: impl FnOnce() -> Result<T, Fail>,
     ) -> Result<T, Fail> {
-        let mut tried = home::try_lock(home::lock_file(&self.home, name)?)?;
-        if tried.is_err() {
+        // Held until it is closed.
+        let file = home::lock_file(&self.home, name)?;
+        if !home::try_lock(&file)? {
             self.warn("trying to acquire lock...\n");
             let end = Instant::now() + Duration::from_millis(self.world()?.timings.lock);
-            while let Err(file) = tried {
+            while !home::try_lock(&file)? {
                 if Instant::now() >= end {
                     return Err(Fail::died(format!("can't lock file '{shown}' - got timeout")));
                 }
                 self.sleep(20)?;
-                tried = home::try_lock(file)?;
             }
             self.warn(" OK\n");
         }
-        let _held = tried;
         work()
     }
 

@@ -46,3 +46,9 @@ impl From<nix::Error> for Fail {
         Fail::fake(error)
     }
 }
+
+impl From<rustix::io::Errno> for Fail {
+    fn from(error: rustix::io::Errno) -> Fail {
+        Fail::fake(error)
+    }
+}

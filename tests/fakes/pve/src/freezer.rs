@@ -47,7 +47,7 @@ pub fn info(call: &Call) -> Result<i32, Fail> {
     Ok(0)
 }
 
-const LOOP: u64 = 7;
+const LOOP: u32 = 7;
 const FIFREEZE: rustix::ioctl::Opcode = 0xC004_5877;
 const FITHAW: rustix::ioctl::Opcode = 0xC004_5878;
 
@@ -68,7 +68,7 @@ pub fn file_systems(call: &Call, vmid: u32, freeze: bool) -> Result<(), Fail> {
             }
         };
         // What a test has made; never one that the machine itself writes to.
-        if nix::sys::stat::major(folder.metadata()?.dev()) != LOOP {
+        if rustix::fs::major(folder.metadata()?.dev()) != LOOP {
             return Err(Fail::fake(format!("{path} is on no loop device: it is not frozen")));
         }
         // SAFETY: the kernel takes no argument with either.

@@ -5,8 +5,8 @@ use crate::container::Container;
 use crate::fail::Fail;
 use crate::freezer;
 use crate::world::World;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
@@ -41,18 +41,18 @@ pub fn lock_file(home: &Path, name: &str) -> Result<File, Fail> {
     Ok(OpenOptions::new().create(true).append(true).open(folder.join(name))?)
 }
 
-pub fn try_lock(file: File) -> Result<Result<Flock<File>, File>, Fail> {
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Ok(lock)),
-        Err((file, Errno::EWOULDBLOCK)) => Ok(Err(file)),
-        Err((_, errno)) => Err(errno.into()),
+pub fn try_lock(file: &File) -> Result<bool, Fail> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
 }
 
 /// Reads the world, lets `work` change it, and writes it; nothing is written when that fails.
 pub fn change<T>(home: &Path, work: impl FnOnce(&mut World) -> Result<T, Fail>) -> Result<T, Fail> {
     let file = lock_file(home, "world.lock")?;
-    let _lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    flock(&file, FlockOperation::LockExclusive)?;
     let path = home.join("world.json");
     let shown = |error: &dyn std::fmt::Display| Fail::fake(format!("{}: {error}", path.display()));
     let bytes = fs::read(&path).map_err(|error| shown(&error))?;
@@ -71,7 +71,7 @@ pub fn change<T>(home: &Path, work: impl FnOnce(&mut World) -> Result<T, Fail>) 
 pub fn create(home: &Path, world: &World) -> Result<(), Fail> {
     fs::create_dir_all(home)?;
     let file = lock_file(home, "world.lock")?;
-    let _lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    flock(&file, FlockOperation::LockExclusive)?;
     replace(&home.join("world.json"), &serde_json::to_vec_pretty(world)?)?;
     show(&home.join("etc-pve"), &World::default(), world)?;
     freezer::show(&home.join("cgroup"), world)

@@ -60,8 +60,10 @@ fn init(home: &Path, world: &str) -> Result<(), Fail> {
 /// Says `held` when it holds the lock.
 fn hold(home: &Path, lock: &str, ms: &str) -> Result<(), Fail> {
     let ms = ms.parse().map_err(|error| Fail::fake(format!("{ms}: {error}")))?;
-    let held = home::try_lock(home::lock_file(home, lock)?)?;
-    let _held = held.map_err(|_| Fail::fake(format!("{lock} is held by another")))?;
+    let file = home::lock_file(home, lock)?;
+    if !home::try_lock(&file)? {
+        return Err(Fail::fake(format!("{lock} is held by another")));
+    }
     writeln!(io::stdout(), "held")?;
     io::stdout().flush()?;
     thread::sleep(Duration::from_millis(ms));

@@ -167,7 +167,8 @@ mod tests {
     fn a_pipe_put_there_since_it_was_looked_at_keeps_nobody_waiting() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o700.into(), 0)
+            .unwrap();
         let deadline = Deadline::after(Duration::from_secs(5));
         let refused = read(&path, 0, deadline, &mut |_| {}).unwrap_err();
         assert!(refused.contains("is not a regular file"), "{refused}");
