@@ -11,7 +11,7 @@ use crate::attributes::{self, Attributes, Held};
 use crate::chain::Used;
 use crate::extents::Extents;
 use crate::fault::Named;
-use crate::head::{Head, Type};
+use crate::head::Head;
 use crate::index::IndexWriter;
 use crate::line::{Line, What};
 use crate::scan::{Scan, Source};
@@ -25,6 +25,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use tar::EntryType;
 
 const TRIES: u32 = 3;
 
@@ -200,7 +201,7 @@ impl Copier<'_> {
                 line.shared().and_then(|key| self.groups.remove(&key));
             }
             self.captured.copied.entries += 1;
-            self.segment.head(&Head { target, ..head(line, Type::HardLink) })?;
+            self.segment.head(&Head { target, ..head(line, EntryType::Link) })?;
             return Ok(true);
         }
         let settled = match line.what {
@@ -246,7 +247,7 @@ impl Copier<'_> {
             false => None,
         };
         let attributes = attributes_of(Held::Open(file.as_fd()))?;
-        let mut head = Head { attributes, size, ..head(line, Type::File) };
+        let mut head = Head { attributes, size, ..head(line, EntryType::Regular) };
         line.stored = extents.as_ref().map_or(size, Extents::data);
         let map = extents.as_ref().map(Extents::map).unwrap_or_default();
         if extents.is_some() {
@@ -293,21 +294,21 @@ fn attributes_of(held: Held<'_>) -> Result<Attributes> {
     attributes::read(held).context("cannot read its extended attributes")
 }
 
-fn kind(what: What) -> Type {
+fn kind(what: What) -> EntryType {
     match what {
-        What::Folder => Type::Folder,
-        What::HardLink => Type::HardLink,
-        What::Link => Type::Link,
-        What::Pipe => Type::Pipe,
-        What::CharDevice => Type::CharDevice,
-        What::BlockDevice => Type::BlockDevice,
-        What::File | What::Socket => Type::File,
+        What::Folder => EntryType::Directory,
+        What::HardLink => EntryType::Link,
+        What::Link => EntryType::Symlink,
+        What::Pipe => EntryType::Fifo,
+        What::CharDevice => EntryType::Char,
+        What::BlockDevice => EntryType::Block,
+        What::File | What::Socket => EntryType::Regular,
     }
 }
 
-fn head(line: &Line, kind: Type) -> Head {
+fn head(line: &Line, kind: EntryType) -> Head {
     let mut name = line.path.as_os_str().as_bytes().to_vec();
-    if kind == Type::Folder {
+    if kind == EntryType::Directory {
         name.extend_from_slice(if name.is_empty() { b"./" } else { b"/" });
     }
     Head {

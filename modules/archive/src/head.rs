@@ -3,43 +3,34 @@
 //!
 //! Written so that GNU tar and bsdtar read it. Read is only what was written here: the check sum, the
 //! kind and the records must be right, and anything else is an error, never a guess.
-//! Invariant: values of records are taken by their length: they may hold line feeds and zeros.
+//! Invariant: values of records are taken by their length: they may hold line feeds and zeros. This is
+//! why the records are read here and the block by the tar crate: it ends a record at a line feed, which
+//! an ACL of user 10 holds, and its names of attributes must be UTF-8.
 
-use std::io::Write as _;
+use tar::{EntryType, Header};
 
 pub const BLOCK: usize = 512;
 /// All attributes of one entry; the kernel has 64 KiB for a value and for the list of names.
 pub const LONGEST_RECORDS: u64 = 16 << 20;
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Type {
-    File,
-    HardLink,
-    Link,
-    CharDevice,
-    BlockDevice,
-    Folder,
-    Pipe,
-    /// The PAX entry itself.
-    Records,
-}
-
-const FLAGS: [(Type, u8); 8] = [
-    (Type::File, b'0'),
-    (Type::HardLink, b'1'),
-    (Type::Link, b'2'),
-    (Type::CharDevice, b'3'),
-    (Type::BlockDevice, b'4'),
-    (Type::Folder, b'5'),
-    (Type::Pipe, b'6'),
-    (Type::Records, b'x'),
+/// What a name or the target of a link has room for in the block.
+const LONGEST_NAME: usize = 100;
+const KNOWN: [EntryType; 8] = [
+    EntryType::Regular,
+    EntryType::Link,
+    EntryType::Symlink,
+    EntryType::Char,
+    EntryType::Block,
+    EntryType::Directory,
+    EntryType::Fifo,
+    EntryType::XHeader,
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    pub kind: Type,
+    /// [`EntryType::XHeader`]: the PAX entry itself.
+    pub kind: EntryType,
     /// As it stands in the archive; a folder's ends with a slash.
     pub name: Vec<u8>,
     pub mode: u32,
@@ -63,21 +54,39 @@ impl Head {
         let mut records = self.records();
         let mut out = Vec::with_capacity(3 * BLOCK);
         if !records.is_empty() {
-            let short = [b"PaxHeaders/", &self.name[..]].concat();
-            let head = Block {
-                kind: Type::Records,
-                name: &short,
-                size: records.len() as u64,
-                ..Block::of(self)
-            };
-            out.extend_from_slice(&head.bytes());
-            records.resize(padded(records.len() as u64) as usize, 0);
+            let (name, size) = ([b"PaxHeaders/", &self.name[..]].concat(), records.len() as u64);
+            out.extend_from_slice(&self.block(EntryType::XHeader, &name, size));
+            records.resize(padded(size) as usize, 0);
             out.extend_from_slice(&records);
         }
         let sparse = [b"GNUSparseFile.0/", &self.name[..]].concat();
         let name = if self.sparse.is_some() { &sparse } else { &self.name };
-        out.extend_from_slice(&Block { name, ..Block::of(self) }.bytes());
+        out.extend_from_slice(&self.block(self.kind, name, self.size));
         out
+    }
+
+    /// What has no room is cut or zero: a record says it.
+    fn block(&self, kind: EntryType, name: &[u8], size: u64) -> [u8; BLOCK] {
+        let mut header = Header::new_ustar();
+        let put = |field: &mut [u8], bytes: &[u8]| {
+            let length = field.len().min(bytes.len());
+            field[..length].copy_from_slice(&bytes[..length]);
+        };
+        let fields = header.as_old_mut();
+        put(&mut fields.name, name);
+        put(&mut fields.linkname, &self.target);
+        header.set_entry_type(kind);
+        header.set_mode(self.mode);
+        header.set_uid(or_zero(self.uid.into(), 8));
+        header.set_gid(or_zero(self.gid.into(), 8));
+        header.set_size(or_zero(size, 12));
+        header.set_mtime(seconds(self.modified).unwrap_or(0));
+        if let Some(fields) = header.as_ustar_mut() {
+            fields.set_device_major(or_zero(self.device.0.into(), 8) as u32);
+            fields.set_device_minor(or_zero(self.device.1.into(), 8) as u32);
+        }
+        header.set_cksum();
+        *header.as_bytes()
     }
 
     fn records(&self) -> Vec<u8> {
@@ -89,17 +98,17 @@ impl Head {
             put(b"GNU.sparse.minor", b"0");
             put(b"GNU.sparse.name", &self.name);
             put(b"GNU.sparse.realsize", &number(size));
-        } else if self.name.len() > NAME.1 {
+        } else if self.name.len() > LONGEST_NAME {
             put(b"path", &self.name);
         }
-        if self.target.len() > TARGET.1 {
+        if self.target.len() > LONGEST_NAME {
             put(b"linkpath", &self.target);
         }
-        if octal(self.size, 12).is_none() {
+        if !has_room(self.size, 12) {
             put(b"size", &number(self.size));
         }
         for (key, id) in [(b"uid", self.uid), (b"gid", self.gid)] {
-            if octal(id.into(), 8).is_none() {
+            if !has_room(id.into(), 8) {
                 put(key, &number(id.into()));
             }
         }
@@ -114,27 +123,18 @@ impl Head {
 
     /// From its block, with the records that came before it. The error completes "it holds ...".
     pub fn parse(block: &[u8; BLOCK], records: &[u8]) -> Result<Head, &'static str> {
-        if block[MAGIC.0..][..8] != *b"ustar\x0000" || number(block, SUM) != Some(sum(block)) {
+        let header = Header::from_byte_slice(block);
+        let mut summed = header.clone();
+        summed.set_cksum();
+        let sums = (header.cksum().ok(), summed.cksum().ok());
+        if header.as_ustar().is_none() || sums.0 != sums.1 {
             return Err("a head that is none");
         }
-        let flag = block[FLAG];
-        let kind = FLAGS.iter().find(|(_, known)| *known == flag);
-        let kind = kind.ok_or("an entry of a kind that is not known")?.0;
-        let field = |field| number(block, field).ok_or("a number that cannot be read");
-        let small = |at| field(at).map(|value| value as u32);
-        let mut head = Head {
-            kind,
-            name: text(block, NAME),
-            mode: small(MODE)?,
-            uid: small(UID)?,
-            gid: small(GID)?,
-            size: field(SIZE)?,
-            modified: (field(TIME)? as i64, 0),
-            target: text(block, TARGET),
-            device: (small(MAJOR)?, small(MINOR)?),
-            attributes: Vec::new(),
-            sparse: None,
-        };
+        let kind = header.entry_type();
+        if !KNOWN.contains(&kind) {
+            return Err("an entry of a kind that is not known");
+        }
+        let mut head = Head::fields(header, kind).ok_or("a number that cannot be read")?;
         let mut rest = records;
         while !rest.is_empty() {
             let (key, value, after) = next_record(rest).ok_or("records that cannot be read")?;
@@ -142,6 +142,22 @@ impl Head {
             rest = after;
         }
         Ok(head)
+    }
+
+    fn fields(header: &Header, kind: EntryType) -> Option<Head> {
+        Some(Head {
+            kind,
+            name: header.path_bytes().into_owned(),
+            mode: header.mode().ok()?,
+            uid: header.uid().ok()?.try_into().ok()?,
+            gid: header.gid().ok()?.try_into().ok()?,
+            size: header.size().ok()?,
+            modified: (header.mtime().ok()?.try_into().ok()?, 0),
+            target: header.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default(),
+            device: (header.device_major().ok()??, header.device_minor().ok()??),
+            attributes: Vec::new(),
+            sparse: None,
+        })
     }
 
     /// Owner and time are taken from the index.
@@ -167,88 +183,17 @@ pub fn padded(size: u64) -> u64 {
     size.div_ceil(BLOCK as u64) * BLOCK as u64
 }
 
-/// The fields of ustar: where, and how long.
-const NAME: (usize, usize) = (0, 100);
-const MODE: (usize, usize) = (100, 8);
-const UID: (usize, usize) = (108, 8);
-const GID: (usize, usize) = (116, 8);
-const SIZE: (usize, usize) = (124, 12);
-const TIME: (usize, usize) = (136, 12);
-const SUM: (usize, usize) = (148, 8);
-const FLAG: usize = 156;
-const TARGET: (usize, usize) = (157, 100);
-const MAGIC: (usize, usize) = (257, 8);
-const MAJOR: (usize, usize) = (329, 8);
-const MINOR: (usize, usize) = (337, 8);
-
-struct Block<'a> {
-    kind: Type,
-    name: &'a [u8],
-    size: u64,
-    head: &'a Head,
+/// Whether a field of that length has room for the octal digits and a zero byte.
+fn has_room(value: u64, length: u32) -> bool {
+    value < 1 << (3 * (length - 1))
 }
 
-impl<'a> Block<'a> {
-    fn of(head: &'a Head) -> Block<'a> {
-        Block { kind: head.kind, name: &head.name, size: head.size, head }
-    }
-
-    /// What has no room is cut or zero: a record says it.
-    fn bytes(&self) -> [u8; BLOCK] {
-        let head = self.head;
-        let mut block = [0; BLOCK];
-        let mut put = |(at, length): (usize, usize), bytes: &[u8]| {
-            let length = length.min(bytes.len());
-            block[at..at + length].copy_from_slice(&bytes[..length]);
-        };
-        let or_zero = |value, length| octal(value, length).or(octal(0, length)).unwrap_or_default();
-        put(NAME, self.name);
-        put(MODE, &or_zero(head.mode.into(), 8));
-        put(UID, &or_zero(head.uid.into(), 8));
-        put(GID, &or_zero(head.gid.into(), 8));
-        put(SIZE, &or_zero(self.size, 12));
-        put(TIME, &or_zero(seconds(head.modified).unwrap_or(0), 12));
-        let flag = FLAGS.iter().find(|(kind, _)| *kind == self.kind).map_or(0, |pair| pair.1);
-        put((FLAG, 1), &[flag]);
-        put(TARGET, &head.target);
-        put(MAGIC, b"ustar\x0000");
-        put(MAJOR, &or_zero(head.device.0.into(), 8));
-        put(MINOR, &or_zero(head.device.1.into(), 8));
-        let sum = sum(&block);
-        let mut field = &mut block[SUM.0..SUM.0 + SUM.1];
-        // It fits: 512 bytes of 255 are six digits.
-        let _ = write!(field, "{sum:06o}\0 ");
-        block
-    }
-}
-
-/// Digits and a zero byte.
-fn octal(value: u64, length: usize) -> Option<Vec<u8>> {
-    let text = format!("{value:0width$o}\0", width = length - 1);
-    (text.len() == length).then(|| text.into_bytes())
-}
-
-fn number(block: &[u8; BLOCK], (at, length): (usize, usize)) -> Option<u64> {
-    let field = &block[at..at + length];
-    let end = field.iter().position(|byte| matches!(byte, 0 | b' ')).unwrap_or(length);
-    u64::from_str_radix(std::str::from_utf8(&field[..end]).ok()?, 8).ok()
-}
-
-fn text(block: &[u8; BLOCK], (at, length): (usize, usize)) -> Vec<u8> {
-    let field = &block[at..at + length];
-    field[..field.iter().position(|byte| *byte == 0).unwrap_or(length)].to_vec()
-}
-
-/// Of all bytes, those of the sum itself as blanks.
-fn sum(block: &[u8; BLOCK]) -> u64 {
-    let bytes = block.iter().enumerate();
-    bytes
-        .map(|(at, byte)| if (SUM.0..SUM.0 + SUM.1).contains(&at) { 32 } else { u64::from(*byte) })
-        .sum()
+fn or_zero(value: u64, length: u32) -> u64 {
+    if has_room(value, length) { value } else { 0 }
 }
 
 fn seconds((seconds, _): (i64, u32)) -> Option<u64> {
-    u64::try_from(seconds).ok().filter(|seconds| octal(*seconds, 12).is_some())
+    u64::try_from(seconds).ok().filter(|seconds| has_room(*seconds, 12))
 }
 
 /// The nanoseconds count upwards also before 1970, and a decimal fraction does not.
@@ -317,7 +262,7 @@ mod tests {
 
     fn head() -> Head {
         Head {
-            kind: Type::File,
+            kind: EntryType::Regular,
             name: b"a".to_vec(),
             mode: 0o4755,
             uid: 1,
@@ -334,7 +279,7 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<Head, &'static str> {
         let block = |at: usize| <&[u8; BLOCK]>::try_from(&bytes[at..at + BLOCK]).unwrap();
         match Head::parse(block(0), &[])? {
-            Head { kind: Type::Records, size, .. } => {
+            Head { kind: EntryType::XHeader, size, .. } => {
                 let at = BLOCK + padded(size) as usize;
                 Head::parse(block(at), &bytes[BLOCK..BLOCK + size as usize])
             }
@@ -349,11 +294,11 @@ mod tests {
             head(),
             Head { name: vec![b'n'; 100], ..head() },
             Head { name: [&[b'n'; 300][..], b"\n\xff"].concat(), ..head() },
-            Head { kind: Type::Link, target: vec![b't'; 4000], size: 0, ..head() },
+            Head { kind: EntryType::Symlink, target: vec![b't'; 4000], size: 0, ..head() },
             Head { size: 1 << 40, ..head() },
             Head { attributes: vec![attribute], ..head() },
             Head { sparse: Some(1 << 50), size: 512, ..head() },
-            Head { kind: Type::BlockDevice, size: 0, device: (259, 1 << 20), ..head() },
+            Head { kind: EntryType::Block, size: 0, device: (259, 1 << 20), ..head() },
         ] {
             assert_eq!(read(&head.bytes()), Ok(head));
         }

@@ -13,7 +13,7 @@ mod make;
 use crate::capture::Progress;
 use crate::decode;
 use crate::fault::{Damaged, NotEmpty};
-use crate::head::{Head, Type};
+use crate::head::Head;
 use crate::index::IndexReader;
 use crate::line::{Line, What};
 use crate::names::parts;
@@ -32,6 +32,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 use std::thread;
+use tar::EntryType;
 
 /// After so many bytes the disk begins to write: at the end there is little to wait for.
 const SYNC_EVERY: u64 = 64 << 20;
@@ -221,12 +222,12 @@ fn find(from: &mut Reader<Outlet>, line: &Line) -> Result<Head> {
         }
         let size = head.sparse.unwrap_or(head.size);
         let right = match (line.what, head.kind) {
-            (What::File, Type::File) => size == line.size,
-            (What::Link, Type::Link) => head.target.len() as u64 == line.size,
-            (What::Folder, Type::Folder)
-            | (What::Pipe, Type::Pipe)
-            | (What::CharDevice, Type::CharDevice)
-            | (What::BlockDevice, Type::BlockDevice) => true,
+            (What::File, EntryType::Regular) => size == line.size,
+            (What::Link, EntryType::Symlink) => head.target.len() as u64 == line.size,
+            (What::Folder, EntryType::Directory)
+            | (What::Pipe, EntryType::Fifo)
+            | (What::CharDevice, EntryType::Char)
+            | (What::BlockDevice, EntryType::Block) => true,
             _ => false,
         };
         return match right {

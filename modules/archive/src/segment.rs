@@ -7,11 +7,12 @@
 use crate::decode::Form;
 use crate::encode::{Encoder, Written};
 use crate::fault::{Damaged, Unreadable};
-use crate::head::{BLOCK, Head, LONGEST_RECORDS, Type, padded};
+use crate::head::{BLOCK, Head, LONGEST_RECORDS, padded};
 use anyhow::Result;
 use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::os::unix::fs::FileExt;
+use tar::EntryType;
 
 /// One that is being written.
 #[derive(Debug)]
@@ -130,7 +131,7 @@ impl<R: Read> Reader<R> {
             let head = Head::parse(&block, &records);
             let head = head.map_err(|what| self.damaged(&format!("it holds {what}")))?;
             (self.left, self.padding) = (head.size, padded(head.size) - head.size);
-            if head.kind != Type::Records {
+            if head.kind != EntryType::XHeader {
                 return Ok(Some(head));
             }
             if !records.is_empty() || head.size == 0 || head.size > LONGEST_RECORDS {
@@ -244,7 +245,7 @@ mod tests {
 
     fn head(name: &str, size: u64) -> Head {
         Head {
-            kind: Type::File,
+            kind: EntryType::Regular,
             name: name.into(),
             mode: 0o644,
             uid: 0,
