@@ -21,7 +21,7 @@ from jobs import LOGS, ROOT, Job, Stage
 from record import expected, table
 from scheduler import Runner, Tests, files_of_tests
 from stages import BOTH, CACHE, INSTALLED, STAGES, entry, needs, prepare, setting
-from uses import changed_files, known, lacking, touched, write
+from uses import changed_files, known, lacking, touched, workspace, write
 
 MINUTES = 5   # what `make test-changed` may take
 READY = ("prepare", "collection")   # what every test needs
@@ -78,26 +78,31 @@ def chosen(words: list[str], work: list[Stage | Tests]) -> list[Stage | Tests]:
 
 
 def changed(work: list[Stage | Tests], seconds: dict[str, float], workers: int) -> list[Stage | Tests]:
-    """What a change touches, as far as it fits into the time; says what it leaves out."""
+    """What a change touches, as far as it fits into the time; says what it leaves out. What cargo does, only one does at a time."""
     base, files = changed_files()
     uses, packages, anything = touched(files)
     there, tests = known(), [one for one in work if isinstance(one, Tests)]
     hit = [one for one in tests if there.get(one.name, {f"tests/{one.name}"}) & uses or f"tests/{one.name}" in files]
     hit.sort(key=lambda one: (f"tests/{one.name}" not in files, len(there.get(one.name, ()))))   # what uses little is nearest to the change
-    words = [stage.name for stage in STAGES if stage.name in ("fmt", "tree", "yamllint", "changelog", "docs")]
+    yaml = any(re.match(r"(roles|playbooks|molecule)/.*[.]yml$", file) for file in files)
+    words = ["fmt", "tree", "yamllint", "changelog", "docs", *(["syntax"] if yaml else [])]
     Job.crates = tuple(sorted(packages))
-    words += ["cargo-test", "clippy"] if packages else []
-    words += ["ansible-lint", "syntax"] if any(re.match(r"(roles|playbooks|molecule)/.*[.]yml$", file) for file in files) else []
-    left, budget = [], MINUTES * 60.0 * (workers - 1)
-    for one in hit:
-        budget -= seconds.get(one.name, 60.0)
-        (words if budget > 0 else left).append(one.name)
+    costs = {one.name: seconds.get(one.name, 60.0) for one in work}
+    costs["cargo-test"] *= len(packages) / len(workspace())
+    planned, left = chosen(words, work), []
+    for name in (*(("clippy", "cargo-test") if packages else ()), *(("ansible-lint",) if yaml else ()), *(one.name for one in hit)):
+        more = chosen([*words, name], work)
+        cargo = sum(costs[one.name] for one in more if isinstance(one, Stage) and one.cargo)
+        if cargo <= MINUTES * 60.0 and sum(costs[one.name] for one in more) <= MINUTES * 60.0 * (workers - 1):
+            words, planned = [*words, name], more
+        else:
+            left.append(name)
     print(f"{len(files)} files differ from {base[:10]}. They touch {len(hit)} of {len(tests)} files of tests.")
     for text, names in (("left out for want of time", left), ("changed files of which no test is known, or which any test may use", anything)):
         if names:
             print(f"  {text}: {', '.join(names)}")
     print("`make test` runs everything.\n")
-    return chosen(words, work)
+    return planned
 
 
 def main() -> int:

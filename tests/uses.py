@@ -93,10 +93,15 @@ def changed_files() -> tuple[str, list[str]]:
     return base, sorted({*git("diff", "--name-only", base), *git("ls-files", "--others", "--exclude-standard")})
 
 
+def workspace() -> dict[str, set[str]]:
+    """Its crates, and what each depends on."""
+    said = subprocess.run(["cargo", "metadata", "--no-deps", "--format-version", "1", "--offline"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return {package["name"]: {one["name"] for one in package["dependencies"]} for package in json.loads(said.stdout)["packages"]}
+
+
 def crates(names: set[str]) -> set[str]:
     """These crates and those of the workspace that are built with them."""
-    said = subprocess.run(["cargo", "metadata", "--no-deps", "--format-version", "1", "--offline"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    depends = {package["name"]: {one["name"] for one in package["dependencies"]} for package in json.loads(said.stdout)["packages"]}
+    depends = workspace()
     found = set(names)
     while more := {name for name, others in depends.items() if others & found} - found:
         found |= more
