@@ -68,7 +68,7 @@ fn part() {
 fn says_who_holds_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lock");
-    let mut holder = Player::new("hold", "haproxy_color_switch", dir.path());
+    let mut holder = Player::new("part", "hold", "haproxy_color_switch", dir.path());
     holder.says("held");
     let begun = Instant::now();
     let error = Lock::acquire(&path, "us", None, Duration::from_millis(300)).unwrap_err();
@@ -156,7 +156,7 @@ fn a_lock_file_that_was_deleted_or_is_none() {
 fn one_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("count"), "0").unwrap();
-    let players: Vec<_> = (0..5).map(|_| Player::new("count", "", dir.path())).collect();
+    let players: Vec<_> = (0..5).map(|_| Player::new("part", "count", "", dir.path())).collect();
     players.into_iter().for_each(Player::ends_well);
     assert_eq!(fs::read_to_string(dir.path().join("count")).unwrap(), "200");
 }
@@ -166,7 +166,7 @@ fn a_command_of_a_dead_holder_keeps_the_lock() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lock");
     let child = || fs::read_to_string(dir.path().join("pid")).ok()?.trim().parse::<i32>().ok();
-    let mut player = Player::new("command", "goes on", dir.path());
+    let mut player = Player::new("part", "command", "goes on", dir.path());
     assert!(soon(|| child().is_some()));
     player.kill_9();
     let pid = child().unwrap();
@@ -186,7 +186,7 @@ fn a_command_of_a_dead_holder_keeps_the_lock() {
     ender.join().unwrap();
 
     fs::remove_file(dir.path().join("pid")).unwrap();
-    let mut player = Player::new("command", "dies too", dir.path());
+    let mut player = Player::new("part", "command", "dies too", dir.path());
     assert!(soon(|| child().is_some()));
     player.kill_9();
     assert!(soon(|| !alive(child().unwrap())));
@@ -331,7 +331,7 @@ fn a_torn_fence_is_never_no_fence() {
 fn fences_of_several_processes() {
     let dir = tempfile::tempdir().unwrap();
     let players: Vec<_> =
-        (0..4).map(|n| Player::new("fence", &n.to_string(), dir.path())).collect();
+        (0..4).map(|n| Player::new("part", "fence", &n.to_string(), dir.path())).collect();
     players.into_iter().for_each(Player::ends_well);
     let highest =
         (0..4).flat_map(|mine| (0..30).map(move |n| (n * 7 + mine * 11) % 60)).max().unwrap();

@@ -39,18 +39,18 @@ impl Drop for Tmpfs {
     }
 }
 
-/// Another process of this test binary, which runs the test `part` with what it needs to know in
-/// PART. Killed when dropped.
+/// Another process of this test binary, which runs this test with what it needs to know in PART. Killed
+/// when dropped.
 pub struct Player {
     pub child: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
 impl Player {
-    pub fn new(part: &str, what: &str, dir: &Path) -> Player {
+    pub fn new(test: &str, part: &str, what: &str, dir: &Path) -> Player {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
-            .args(["--exact", "part", "--nocapture"])
+            .args(["--exact", test, "--nocapture"])
             .env("PART", format!("{part}\n{what}\n{}", dir.display()));
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
