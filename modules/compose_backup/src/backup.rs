@@ -166,9 +166,9 @@ impl Backup<'_> {
             project: project.name().to_owned(),
             project_dir: project.compose.project_dir.clone(),
             engine: EngineRecord {
-                version: engine.server_version,
+                version: engine.server_version.clone(),
                 compose: self.tools.program.version.clone(),
-                storage: engine.driver,
+                storage: engine.driver.clone(),
             },
             compose,
             services: survey.records.clone(),

@@ -1,31 +1,31 @@
-//! The engine, through the `docker` program: what is asked, what is told to it, and what its errors
-//! mean. What it answers is in `docker/inspect.rs`.
+//! The engine: what is asked over its socket (`docker/socket.rs`), what is told to it through the
+//! `docker` program, and what its errors mean. What it answers is in `docker/inspect.rs`.
 //!
 //! Invariants: an engine that does not answer is never taken for one that has nothing; names and
 //! ids are passed after `--` or as values of options; nothing is pulled.
 
 pub mod inspect;
+mod socket;
 
 use ansible_module::Failure;
 use anyhow::{Context, Error, Result};
 use host::command::{Command, Failed, Output};
 use host::program;
-use inspect::{Container, RestartPolicy, Volume};
+use inspect::{Container, PROJECT, RestartPolicy, Volume};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use socket::{Socket, escaped};
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-/// One question to the engine. A stop has its own, longer one.
-const QUESTION: Duration = Duration::from_secs(60);
-/// `docker inspect` of many containers with long environments.
-const LONGEST_ANSWER: usize = 64 << 20;
+/// One order to the engine. A stop has its own, longer one.
+const ORDER: Duration = Duration::from_secs(60);
 /// What a stop may take beyond the time that the container has.
 const STOP_MARGIN: Duration = Duration::from_secs(60);
-/// So many ids in one call: well below what a command line may hold.
-const AT_ONCE: usize = 100;
 
 #[derive(Clone, Debug)]
 pub struct Docker {
@@ -33,6 +33,9 @@ pub struct Docker {
     /// Where the engine listens, as docker itself says: `unix:///var/run/docker.sock`.
     pub host: String,
     given_host: Option<String>,
+    socket: Socket,
+    /// Asked once: it stays what it is as long as a task runs.
+    engine: OnceLock<Engine>,
 }
 
 /// What the engine is.
@@ -52,13 +55,18 @@ impl Docker {
         let program = program::look("docker")?.map_err(|missing| {
             Failure::new("program_missing", "this machine has no docker").caused_by(missing.into())
         })?;
-        let mut docker =
-            Docker { program, host: String::new(), given_host: given_host.map(str::to_owned) };
-        docker.host = match given_host.map(str::to_owned).or_else(host_of_environment) {
+        let docker = Docker {
+            program,
+            host: String::new(),
+            given_host: given_host.map(str::to_owned),
+            socket: Socket::at(""),
+            engine: OnceLock::new(),
+        };
+        let host = match given_host.map(str::to_owned).or_else(host_of_environment) {
             Some(host) => host,
             None => docker.host_of_context()?,
         };
-        Ok(docker)
+        Ok(Docker { socket: Socket::at(&host), host, ..docker })
     }
 
     /// A command of docker with nothing but docker's own variables.
@@ -66,7 +74,7 @@ impl Docker {
         let own = |(name, _): &(OsString, OsString)| {
             name.to_str().is_some_and(|name| name.starts_with("DOCKER_"))
         };
-        let command = Command::new(&self.program).deadline(QUESTION).output_limit(LONGEST_ANSWER);
+        let command = Command::new(&self.program).deadline(ORDER);
         let command = std::env::vars_os()
             .filter(own)
             .fold(command, |one, (name, value)| one.env(name, value));
@@ -89,54 +97,74 @@ impl Docker {
         self.host.starts_with("unix://") || self.host.starts_with('/')
     }
 
-    pub fn engine(&self) -> Result<Engine> {
-        let engine = self.run(self.command().args(["info", "--format", "{{json .}}"]))?;
-        // With no engine some versions print what the client knows, and exit with 0.
-        engine.json().map_err(|why| {
-            let said = engine.stderr_shown();
-            let msg = format!("the engine at {} does not answer {}", self.host, said.trim());
-            Failure::new("engine_unreachable", msg.trim().to_owned()).caused_by(why).into()
-        })
+    /// Whether it answers at all; what it is, it starts programs of its own to find out.
+    pub fn reach(&self) -> Result<()> {
+        self.socket.version().map(drop)
+    }
+
+    pub fn engine(&self) -> Result<&Engine> {
+        if let Some(known) = self.engine.get() {
+            return Ok(known);
+        }
+        let engine = self.socket.ask("/info")?;
+        let engine = engine.with_context(|| format!("what is at {} is no engine", self.host))?;
+        Ok(self.engine.get_or_init(|| engine))
     }
 
     /// The containers of a project, one-off ones (`compose run`) apart, by their names.
     pub fn containers_of(&self, project: &str) -> Result<Vec<Container>> {
-        let mine = format!("label=com.docker.compose.project={project}");
-        let all = self.containers(&["--filter", &mine])?;
+        let mine = json!({"label": [format!("{PROJECT}={project}")]});
+        let all = self.containers(&mine)?;
         Ok(all.into_iter().filter(|one| !one.is_one_off()).collect())
     }
 
     /// All containers of the engine.
     pub fn all_containers(&self) -> Result<Vec<Container>> {
-        self.containers(&[])
+        self.containers(&json!({}))
     }
 
-    fn containers(&self, filter: &[&str]) -> Result<Vec<Container>> {
-        let list = ["ps", "--all", "--quiet", "--no-trunc"];
-        let ids = self.run(self.command().args(list).args(filter))?;
-        let ids: Vec<&str> = ids.text()?.lines().filter(|line| !line.is_empty()).collect();
-        let mut all: Vec<Container> = self.inspect("container", &ids)?;
+    fn containers(&self, filters: &Value) -> Result<Vec<Container>> {
+        #[derive(Deserialize)]
+        struct Listed {
+            #[serde(rename = "Id")]
+            id: String,
+        }
+        let filters = escaped(&filters.to_string());
+        let listed = self.socket.ask(&format!("/containers/json?all=1&filters={filters}"))?;
+        let listed: Vec<Listed> = listed.context("the engine has no list of its containers")?;
+        let ids: Vec<&str> = listed.iter().map(|one| one.id.as_str()).collect();
+        let mut all = self.inspect_containers(&ids)?;
         all.sort_by(|one, other| one.name().cmp(other.name()));
         Ok(all)
     }
 
     /// Those that are there, in the order of `names`; a name that is missing is passed over.
     pub fn inspect_containers(&self, names: &[&str]) -> Result<Vec<Container>> {
-        self.inspect("container", names)
+        self.each_container(names, "")
     }
 
     /// The same containers again, with what each has written to its own layer.
     pub fn with_own_layers(&self, containers: &[&Container]) -> Result<Vec<Container>> {
         let ids: Vec<&str> = containers.iter().map(|one| one.id.as_str()).collect();
-        self.inspect_with("container", Some("--size"), &ids)
+        self.each_container(&ids, "?size=1")
+    }
+
+    fn each_container(&self, names: &[&str], query: &str) -> Result<Vec<Container>> {
+        let one = |name: &&str| self.inspect("containers", name, &format!("/json{query}"));
+        names.iter().map(one).filter_map(Result::transpose).collect()
     }
 
     pub fn volume(&self, name: &str) -> Result<Option<Volume>> {
-        Ok(self.inspect("volume", &[name])?.into_iter().next())
+        self.inspect("volumes", name, "")
     }
 
     pub fn has_network(&self, name: &str) -> Result<bool> {
-        Ok(!self.inspect::<serde_json::Value>("network", &[name])?.is_empty())
+        Ok(self.inspect::<Value>("networks", name, "")?.is_some())
+    }
+
+    /// What `docker image inspect` prints of the image of this id or name.
+    pub fn image<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        self.inspect("images", name, "/json")
     }
 
     /// Makes a volume of the local driver with these labels. One that is there stays as it is.
@@ -146,31 +174,12 @@ impl Docker {
         self.run(create.arg("--").arg(name)).map(drop)
     }
 
-    fn inspect<T: DeserializeOwned>(&self, kind: &str, names: &[&str]) -> Result<Vec<T>> {
-        self.inspect_with(kind, None, names)
-    }
-
-    fn inspect_with<T: DeserializeOwned>(
-        &self,
-        kind: &str,
-        option: Option<&str>,
-        names: &[&str],
-    ) -> Result<Vec<T>> {
-        let mut found = Vec::new();
-        for some in names.chunks(AT_ONCE) {
-            // 1: one of them is missing; the others are printed.
-            let inspect = self.command().accept(&[0, 1]).args([kind, "inspect"]).args(option);
-            let answer = self.run(inspect.arg("--").args(some))?;
-            if answer.rc == 1 {
-                let said = answer.stderr_shown().to_lowercase();
-                if !said.contains("no such") && !said.contains("not found") {
-                    let msg = format!("the engine does not tell of {kind}s: {}", said.trim());
-                    return Err(Failure::new(reason_of(&said), msg).into());
-                }
-            }
-            found.extend(answer.json::<Vec<T>>()?);
+    /// With no name the engine would answer with the list of all.
+    fn inspect<T: DeserializeOwned>(&self, kind: &str, name: &str, of: &str) -> Result<Option<T>> {
+        match name.is_empty() {
+            true => Ok(None),
+            false => self.socket.ask(&format!("/{kind}/{}{of}", escaped(name))),
         }
-        Ok(found)
     }
 
     /// `docker stop`; with no time given each container has its own.
@@ -181,20 +190,20 @@ impl Docker {
     }
 
     pub fn start(&self, ids: &[&str]) -> Result<()> {
-        self.order("start", None, ids, QUESTION * 2)
+        self.order("start", None, ids, ORDER * 2)
     }
 
     pub fn pause(&self, ids: &[&str]) -> Result<()> {
-        self.order("pause", None, ids, QUESTION)
+        self.order("pause", None, ids, ORDER)
     }
 
     pub fn unpause(&self, ids: &[&str]) -> Result<()> {
-        self.order("unpause", None, ids, QUESTION)
+        self.order("unpause", None, ids, ORDER)
     }
 
     /// Its volumes stay.
     pub fn remove_container(&self, id: &str) -> Result<()> {
-        self.order("rm", None, &[id], QUESTION)
+        self.order("rm", None, &[id], ORDER)
     }
 
     /// Makes a container that is never to run: it has no network, and no program.
@@ -204,7 +213,7 @@ impl Docker {
     }
 
     pub fn set_restart_policy(&self, policy: &RestartPolicy, ids: &[&str]) -> Result<()> {
-        self.order("update", Some(&format!("--restart={policy}")), ids, QUESTION)
+        self.order("update", Some(&format!("--restart={policy}")), ids, ORDER)
     }
 
     fn order(&self, what: &str, option: Option<&str>, ids: &[&str], most: Duration) -> Result<()> {

@@ -76,7 +76,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         _ => Consent::from(invocation)?,
     };
     let tools = Tools::find(&task.subject)?;
-    tools.docker.engine()?;
+    tools.docker.reach()?;
     // Whoever held the lock before may have changed everything: what counts is read after this.
     let mut locked = None;
     let session = Session::new(invocation, consent).lock(|| {

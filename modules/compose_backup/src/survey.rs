@@ -67,10 +67,10 @@ pub fn survey(
     require_space(task, to_copy, image_bytes)?;
     if image_bytes > 0 {
         // Before it streams an image, the engine unpacks it once more in its own folder.
-        let root = docker.engine()?.docker_root_dir;
+        let root = &docker.engine()?.docker_root_dir;
         if root.exists() {
             let needed = Space { bytes: image_bytes, inodes: None };
-            Space::require("the engine's own copy of the images that are saved", &root, needed)?;
+            Space::require("the engine's own copy of the images that are saved", root, needed)?;
         }
     }
     let mut warnings = warnings(&records, &found);

@@ -18,6 +18,7 @@ pub(crate) mod url;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,8 @@ pub struct Request {
     /// Connect here, whatever the URL's host is; `Host`, SNI and the certificate's name stay the
     /// URL's. A redirect to another scheme, host or port goes where its own name leads.
     pub connect_to: Option<SocketAddr>,
+    /// The same with a socket of this machine, as Docker's engine has one.
+    pub socket: Option<PathBuf>,
 }
 
 impl Request {
@@ -84,6 +87,7 @@ impl Request {
             redirects: 0,
             most_body: 1 << 20,
             connect_to: None,
+            socket: None,
         }
     }
 }
@@ -195,11 +199,7 @@ impl<'a> Asking<'a> {
         } else {
             None
         };
-        let addresses = match self.request.connect_to {
-            Some(address) if url.same_origin(&self.request.url) => vec![address],
-            _ => name::resolve_until(url.host(), url.port(), self.deadline)?,
-        };
-        let mut wire = Wire::open(&addresses, &place, self.deadline)?;
+        let mut wire = self.wire(url, &place)?;
         let Some(mut client) = begun else {
             return Ok(Connection::Plain(wire));
         };
@@ -209,6 +209,19 @@ impl<'a> Asking<'a> {
                 .map_err(|error| broken(&error, &place, Phase::Handshake, self.deadline))?;
         }
         Ok(Connection::Tls(Box::new(StreamOwned::new(client, wire))))
+    }
+
+    fn wire(&self, url: &Url, place: &str) -> Result<Wire, Unanswered> {
+        let Request { connect_to, socket, .. } = self.request;
+        let ours = url.same_origin(&self.request.url);
+        if let Some(path) = socket.as_ref().filter(|_| ours) {
+            return Wire::open_socket(path, self.deadline);
+        }
+        let addresses = match connect_to.filter(|_| ours) {
+            Some(address) => vec![address],
+            None => name::resolve_until(url.host(), url.port(), self.deadline)?,
+        };
+        Wire::open(&addresses, place, self.deadline)
     }
 
     fn body(

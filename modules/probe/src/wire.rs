@@ -1,4 +1,4 @@
-//! A TCP connection with a deadline for all of it.
+//! A connection over TCP, or to a socket of this machine, with a deadline for all of it.
 //!
 //! Invariant: it never blocks in the kernel. Every wait is poll(2) in slices of [`LOOK_EVERY`] and
 //! ends with the deadline or with a signal, whatever the other side does: also when it sends
@@ -7,14 +7,18 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use host::deadline::{Deadline, seconds};
 use host::interrupt::{self, Interrupted};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect, socket,
+};
 
 use crate::tls;
 use crate::unanswered::{Kind, Unanswered};
@@ -22,12 +26,19 @@ use crate::unanswered::{Kind, Unanswered};
 /// How often a wait looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const ALMOST_ONE_MORE: Duration = Duration::from_micros(999);
+/// How often a socket is tried that has as many waiting connections as it takes: no poll(2) says when it has room.
+const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// A connection; reads and writes fail with `TimedOut` at the deadline, and with [`Interrupted`]
 /// inside of the error when a signal is pending.
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     deadline: Deadline,
+}
+
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
 impl Wire {
@@ -43,7 +54,7 @@ impl Wire {
             let others = (addresses.len() - index) as u32;
             let share = Deadline::after(deadline.remaining() / others);
             let error = match open_one(*address, share) {
-                Ok(stream) => return Ok(Wire { stream, deadline }),
+                Ok(stream) => return Ok(Wire { stream: Stream::Tcp(stream), deadline }),
                 Err(error) => error,
             };
             if let Some(why) = interrupted(&error) {
@@ -61,13 +72,28 @@ impl Wire {
         Err(Unanswered::new(kind.unwrap_or(Kind::Unreachable), msg))
     }
 
+    /// A socket of this machine, by its path.
+    pub(crate) fn open_socket(path: &Path, deadline: Deadline) -> Result<Wire, Unanswered> {
+        let place = path.display();
+        match open_path(path, deadline) {
+            Ok(stream) => Ok(Wire { stream: Stream::Unix(stream), deadline }),
+            Err(error) => Err(match interrupted(&error) {
+                Some(why) => Unanswered::interrupted(&format!("connecting to {place}"), why),
+                None => {
+                    let (kind, reason) = refusal(&error, deadline);
+                    Unanswered::new(kind, format!("cannot connect to {place}: {reason}"))
+                }
+            }),
+        }
+    }
+
     /// Waits end with this deadline from now on: a long transfer is given time again as it moves.
     pub(crate) fn until(&mut self, deadline: Deadline) {
         self.deadline = deadline;
     }
 
     /// As much as goes without waiting, and no matter whether it does: for a farewell.
-    pub(crate) fn without_waiting(&mut self) -> &mut TcpStream {
+    pub(crate) fn without_waiting(&mut self) -> &mut Stream {
         &mut self.stream
     }
 
@@ -76,7 +102,7 @@ impl Wire {
     fn each<T>(
         &mut self,
         flags: PollFlags,
-        mut attempt: impl FnMut(&mut TcpStream) -> io::Result<T>,
+        mut attempt: impl FnMut(&mut Stream) -> io::Result<T>,
     ) -> io::Result<T> {
         loop {
             alive(self.deadline)?;
@@ -87,6 +113,37 @@ impl Wire {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 done => return done,
             }
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(buffer),
+            Stream::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.write(buffer),
+            Stream::Unix(stream) => stream.write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
         }
     }
 }
@@ -156,22 +213,11 @@ pub(crate) fn broken(error: &io::Error, place: &str, phase: Phase, whole: Deadli
 }
 
 fn open_one(address: SocketAddr, deadline: Deadline) -> io::Result<TcpStream> {
-    // Begun even when no time is left: what answers at once costs none.
-    interrupt::check().map_err(io::Error::other)?;
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
     };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(family, SockType::Stream, flags, None)?;
-    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
-        Ok(()) => {}
-        Err(Errno::EINPROGRESS | Errno::EINTR) => {
-            wait(socket.as_fd(), PollFlags::POLLOUT, deadline)?;
-        }
-        Err(errno) => return Err(errno.into()),
-    }
-    let stream = TcpStream::from(socket);
+    let stream = TcpStream::from(connected(family, &SockaddrStorage::from(address), deadline)?);
     if let Some(error) = stream.take_error()? {
         return Err(error);
     }
@@ -183,6 +229,38 @@ fn open_one(address: SocketAddr, deadline: Deadline) -> io::Result<TcpStream> {
     // back.
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+fn open_path(path: &Path, deadline: Deadline) -> io::Result<UnixStream> {
+    let address = UnixAddr::new(path)?;
+    loop {
+        match connected(AddressFamily::Unix, &address, deadline) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => deadline
+                .sleep(TRY_AGAIN)
+                .map_err(io::Error::other)
+                .and_then(|()| alive(deadline))?,
+            done => return done.map(UnixStream::from),
+        }
+    }
+}
+
+fn connected(
+    family: AddressFamily,
+    address: &dyn SockaddrLike,
+    deadline: Deadline,
+) -> io::Result<OwnedFd> {
+    // Begun even when no time is left: what answers at once costs none.
+    interrupt::check().map_err(io::Error::other)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Stream, flags, None)?;
+    match connect(socket.as_raw_fd(), address) {
+        Ok(()) => {}
+        Err(Errno::EINPROGRESS | Errno::EINTR) => {
+            wait(socket.as_fd(), PollFlags::POLLOUT, deadline)?;
+        }
+        Err(errno) => return Err(errno.into()),
+    }
+    Ok(socket)
 }
 
 fn alive(deadline: Deadline) -> io::Result<()> {
@@ -240,8 +318,8 @@ mod tests {
     use std::net::TcpListener;
     use std::time::Instant;
 
+    use nix::sys::socket::SockaddrIn;
     use nix::sys::socket::{Backlog, bind, getsockname, listen};
-    use nix::sys::socket::{SockaddrIn, SockaddrLike};
 
     /// A port whose queue is full: the kernel drops what asks for a connection, as a firewall does.
     fn silent() -> (SocketAddr, Vec<std::os::fd::OwnedFd>) {
@@ -285,6 +363,36 @@ mod tests {
         let took = begun.elapsed();
         assert!(took >= span && took < Duration::from_secs(60), "{took:?}");
         assert_eq!(error.kind, Kind::Timeout, "{error}");
+    }
+
+    #[test]
+    fn a_socket_of_this_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let soon = || Deadline::after(Duration::from_millis(200));
+        let refused = |kind: Kind, words: &str| {
+            let error = Wire::open_socket(&path, soon()).err().unwrap();
+            let begin = format!("cannot connect to {}: ", path.display());
+            assert_eq!(error.kind, kind, "{error}");
+            assert_eq!(error.msg.strip_prefix(&begin), Some(words));
+        };
+        refused(Kind::Unreachable, "no such file or directory");
+        let flags = SockFlag::SOCK_NONBLOCK;
+        let listener = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        refused(Kind::Refused, "connection refused");
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let long = Deadline::after(Duration::from_secs(60));
+        let mut wire = Wire::open_socket(&path, long).unwrap();
+        wire.write_all(b"abc").unwrap();
+        // It takes no more than one that waits.
+        refused(Kind::Timeout, "no answer within 0.2 s");
+        let listener = std::os::unix::net::UnixListener::from(listener);
+        let mut bytes = [0; 3];
+        listener.accept().unwrap().0.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"abc");
+        // Whoever has closed it is at its end.
+        assert_eq!(wire.read(&mut bytes).unwrap(), 0);
     }
 
     #[test]

@@ -21,8 +21,8 @@ from docker_engine import PROJECT
 from harness import lab
 
 LONG = bool(os.environ.get("REVERSIBLE_LONG"))
-# What changes something, or begins a command.
-CALLS = "renameat2,rename,mkdirat,unlinkat,unlink,fsync,fdatasync,pipe2"
+# What changes something, begins a command, or asks the engine.
+CALLS = "renameat2,rename,mkdirat,unlinkat,unlink,fsync,fdatasync,pipe2,connect"
 USERS = "written by users\n"
 ALWAYS = "    init: true\n    restart: always\n"
 IDS = (f"20261130t{number // 60:02}{number % 60:02}00z-{number:04x}" for number in itertools.count(1))

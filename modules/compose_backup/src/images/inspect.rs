@@ -4,7 +4,7 @@
 //! an error.
 
 use crate::docker::Docker;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -68,20 +68,7 @@ fn named(names: Option<&[String]>) -> Vec<String> {
 
 /// The image of this id or name; `None` when the engine has none.
 pub fn inspect(docker: &Docker, image: &str) -> Result<Option<Inspected>> {
-    let asked = docker.command().accept(&[0, 1]).args(["image", "inspect", "--", image]);
-    let answer = docker.run(asked).with_context(|| format!("cannot look at the image {image}"))?;
-    // 20.10: `Error: No such image: x`; 25 and later: `Error response from daemon: No such image: x`.
-    if answer.rc == 1 {
-        let said = answer.stderr_shown();
-        ensure!(
-            said.to_lowercase().contains("no such image"),
-            "the engine does not tell of the image {image}: {}",
-            said.trim()
-        );
-        return Ok(None);
-    }
-    let found: Vec<Inspected> = answer.json()?;
-    Ok(found.into_iter().next())
+    docker.image(image).with_context(|| format!("cannot look at the image {image}"))
 }
 
 #[cfg(test)]

@@ -336,7 +336,7 @@ fn source_now(tools: &Tools, mount: &Mount) -> Result<PathBuf> {
         Some(now) if now.is_plain() => Ok(now.mountpoint),
         Some(_) => Ok(mount.source.clone()),
         None => {
-            let root = tools.docker.engine()?.docker_root_dir;
+            let root = &tools.docker.engine()?.docker_root_dir;
             Ok(root.join("volumes").join(&volume.name).join("_data"))
         }
     }

@@ -1,0 +1,196 @@
+//! What the engine is asked goes to its socket, as `docker inspect` sends it there and prints the answer: a program that is
+//! started for each question takes longer than the engine does. What is told to the engine goes through `docker`.
+//!
+//! Invariant: only what the engine itself calls missing is missing; whatever else it answers, or that it does not, is an error.
+
+use ansible_module::Failure;
+use anyhow::{Context, Error, Result, ensure};
+use probe::http::{self, Kind, Request, Unanswered, Url};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+const QUESTION: Duration = Duration::from_secs(60);
+/// A container with a long environment, or a list of very many.
+const LONGEST_ANSWER: usize = 64 << 20;
+
+/// The socket of the engine on this machine.
+#[derive(Clone, Debug)]
+pub struct Socket {
+    host: String,
+    /// Of the engine's API, as it stands in its paths: asked once.
+    version: OnceLock<String>,
+}
+
+impl Socket {
+    /// `host` as docker has it: `unix:///var/run/docker.sock`.
+    pub fn at(host: &str) -> Socket {
+        Socket { host: host.to_owned(), version: OnceLock::new() }
+    }
+
+    /// None: the engine has no such thing. A path begins with `/`, and what is a name in it is [`escaped`].
+    pub fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
+        let version = self.version()?;
+        let answer = self.send(&format!("/{version}{path}"))?;
+        if answer.status == 404 {
+            let said = said(&answer.body);
+            let missing = ["no such ", "not found"].iter().any(|words| said.contains(words));
+            ensure!(
+                missing && !said.contains("page not found"),
+                "the engine at {} does not know what {path} is: {said}",
+                self.host
+            );
+            return Ok(None);
+        }
+        ensure!(
+            answer.status == 200,
+            "the engine at {} answers {} to GET {path}: {}",
+            self.host,
+            answer.status,
+            said(&answer.body)
+        );
+        ensure!(!answer.truncated, "the engine's answer to GET {path} is too long");
+        let what = || format!("what the engine at {} answers to GET {path}", self.host);
+        serde_json::from_slice(&answer.body).with_context(what).map(Some)
+    }
+
+    /// That which the engine and, where it is set, its user wants: without one the newest is meant, which may answer differently one day.
+    pub fn version(&self) -> Result<&str> {
+        if let Some(known) = self.version.get() {
+            return Ok(known);
+        }
+        let wanted = std::env::var("DOCKER_API_VERSION").ok().filter(|version| !version.is_empty());
+        let version = match wanted {
+            Some(version) => version,
+            None => {
+                let answer = self.send("/_ping")?;
+                let named =
+                    |(name, _): &&(String, String)| name.eq_ignore_ascii_case("api-version");
+                let version = answer.headers.iter().find(named).map(|(_, value)| value.clone());
+                version.filter(|_| answer.status == 200).ok_or_else(|| {
+                    let said = format!("{} {}", answer.status, said(&answer.body));
+                    self.unreachable(anyhow::anyhow!("it answers {said} to GET /_ping"))
+                })?
+            }
+        };
+        let known = version.trim().trim_start_matches('v').chars();
+        let known: String = known.filter(|one| one.is_ascii_digit() || *one == '.').collect();
+        Ok(self.version.get_or_init(|| format!("v{known}")))
+    }
+
+    fn send(&self, target: &str) -> Result<http::Answer> {
+        let url: Url = format!("http://docker{target}").parse().map_err(Error::msg)?;
+        let path = self.host.strip_prefix("unix://").unwrap_or(&self.host);
+        let request = Request {
+            socket: Some(PathBuf::from(path)),
+            most_body: LONGEST_ANSWER,
+            ..Request::get(url)
+        };
+        http::ask(&request, QUESTION).map_err(|why| self.explained(why))
+    }
+
+    fn explained(&self, why: Unanswered) -> Error {
+        match why.kind {
+            Kind::Interrupted | Kind::Timeout => Failure::new(why.reason(), why.msg).into(),
+            _ => self.unreachable(why.into()),
+        }
+    }
+
+    fn unreachable(&self, cause: Error) -> Error {
+        let msg =
+            format!("the engine at {} does not answer: start it, or give docker_host", self.host);
+        Failure::new("engine_unreachable", msg).caused_by(cause).into()
+    }
+}
+
+/// The engine's own sentence about what is wrong, in lower case.
+fn said(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Said {
+        message: String,
+    }
+    let text = match serde_json::from_slice::<Said>(body) {
+        Ok(said) => said.message,
+        Err(_) => String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned(),
+    };
+    text.trim().to_lowercase()
+}
+
+/// A name as it may stand in a path; the slashes of an image's name stay.
+pub fn escaped(name: &str) -> String {
+    name.bytes().fold(String::new(), |text, byte| match byte {
+        b'-' | b'.' | b'_' | b'~' | b'/' | b':' | b'@' => text + &char::from(byte).to_string(),
+        _ if byte.is_ascii_alphanumeric() => text + &char::from(byte).to_string(),
+        _ => format!("{text}%{byte:02X}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
+    /// Answers each connection with the next of these, and gives the first line of each request back.
+    fn engine(answers: &'static [&'static str]) -> (Socket, std::thread::JoinHandle<Vec<String>>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("docker.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let lines = std::thread::spawn(move || {
+            let _folder = folder;
+            let one = |answer: &&str| {
+                let (mut line, mut asked) = (listener.accept().unwrap().0, Vec::new());
+                while !asked.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    line.read_exact(&mut byte).unwrap();
+                    asked.extend(byte);
+                }
+                line.write_all(answer.as_bytes()).unwrap();
+                String::from_utf8(asked).unwrap().lines().next().unwrap().to_owned()
+            };
+            answers.iter().map(one).collect()
+        });
+        (Socket::at(&format!("unix://{}", path.display())), lines)
+    }
+
+    const PING: &str = "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK";
+
+    #[test]
+    fn asks_in_the_engines_version() {
+        let (socket, lines) = engine(&[
+            PING,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\n5\r\n\": 1}\r\n0\r\n\r\n",
+            "HTTP/1.1 404 Not Found\r\n\r\n{\"message\":\"get x: no such volume\"}\n",
+            "HTTP/1.1 404 Not Found\r\n\r\n{\"message\":\"page not found\"}\n",
+            "HTTP/1.1 500 Oh\r\n\r\n{\"message\":\"The disk is full\"}\n",
+        ]);
+        let ask = |path: &str| socket.ask::<serde_json::Value>(path);
+        assert_eq!(ask("/a").unwrap(), Some(serde_json::json!({"a": 1})));
+        assert_eq!(ask("/volumes/x").unwrap(), None);
+        assert!(ask("/b").unwrap_err().to_string().contains("page not found"));
+        assert!(
+            ask("/c").unwrap_err().to_string().ends_with("answers 500 to GET /c: the disk is full")
+        );
+        let asked = ["/_ping", "/v1.41/a", "/v1.41/volumes/x", "/v1.41/b", "/v1.41/c"];
+        assert_eq!(lines.join().unwrap(), asked.map(|path| format!("GET {path} HTTP/1.1")));
+    }
+
+    #[test]
+    fn an_engine_that_does_not_answer_is_not_one_that_has_nothing() {
+        let (cut, _lines) = engine(&[PING, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}"]);
+        let (other, _lines) = engine(&["HTTP/1.1 404 Not Found\r\n\r\nno such page"]);
+        for socket in [cut, other, Socket::at("unix:///nowhere/docker.sock")] {
+            let error = socket.ask::<serde_json::Value>("/a").unwrap_err();
+            let failure = error.downcast_ref::<Failure>().unwrap();
+            assert_eq!(failure.reason, "engine_unreachable", "{error:#}");
+        }
+    }
+
+    #[test]
+    fn names_in_paths() {
+        assert_eq!(escaped("127.0.0.1:5000/lab/a@sha256:0f"), "127.0.0.1:5000/lab/a@sha256:0f");
+        assert_eq!(escaped("a?b=c#d e%é"), "a%3Fb%3Dc%23d%20e%25%C3%A9");
+    }
+}
