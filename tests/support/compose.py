@@ -282,9 +282,21 @@ def docker_as(project: Project, name: str, script: str) -> dict[str, str]:
     """The environment of a run whose `docker` is this shell script, in a folder of that name; in it, "$docker" is the real one."""
     folder = project.place / name
     folder.mkdir()
-    (folder / "docker").write_text(f"#!/bin/sh\ndocker={project.engine.offer['path']}/docker\n{script}")
-    (folder / "docker").chmod(0o755)
+    _script(folder / "docker", f"docker={project.engine.offer['path']}/docker\n{script}")
     return {"PATH": f"{folder}:{project.engine.environ['PATH']}"}
+
+
+def plugin_as(project: Project, name: str, script: str) -> dict[str, str]:
+    """The same with docker's plugin for Compose, which is "$compose" in it."""
+    folder = project.place / name
+    (folder / "cli-plugins").mkdir(parents=True)
+    _script(folder / "cli-plugins/docker-compose", f"compose={project.engine.offer['standalone']}\n{script}")
+    return {"DOCKER_CONFIG": str(folder)}
+
+
+def _script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}")
+    path.chmod(0o755)
 
 
 def holding(project: Project, hold: Path, at: str = "container stop") -> dict[str, str]:

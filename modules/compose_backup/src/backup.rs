@@ -167,7 +167,7 @@ impl Backup<'_> {
             project_dir: project.compose.project_dir.clone(),
             engine: EngineRecord {
                 version: engine.server_version.clone(),
-                compose: self.tools.program.version.clone(),
+                compose: self.tools.program.version(&self.tools.docker)?,
                 storage: engine.driver.clone(),
             },
             compose,

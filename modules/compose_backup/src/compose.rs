@@ -10,6 +10,7 @@ use crate::resolved::Resolved;
 use ansible_module::Failure;
 use anyhow::{Error, Result};
 use host::command::{Command, Failed, Output};
+use host::folder;
 use host::program;
 use host::secret::SHORTEST_INSIDE;
 use serde_json::Value;
@@ -21,39 +22,85 @@ const QUESTION: Duration = Duration::from_secs(120);
 /// The project's own text, with all of its environment.
 const LONGEST_CONFIG: usize = 64 << 20;
 
+/// Where docker looks for its plugins, after the folder of whoever runs it.
+const PLUGINS: [&str; 4] = [
+    "/usr/local/lib/docker/cli-plugins",
+    "/usr/local/libexec/docker/cli-plugins",
+    "/usr/lib/docker/cli-plugins",
+    "/usr/libexec/docker/cli-plugins",
+];
+
 /// The program.
 #[derive(Clone, Debug)]
 pub struct Program {
     way: Way,
-    pub version: String,
 }
 
 #[derive(Clone, Debug)]
 enum Way {
-    Plugin,
+    /// With the plugin itself, where it lies in one of docker's usual folders.
+    Plugin(Option<PathBuf>),
     Standalone(PathBuf),
 }
 
 impl Program {
     pub fn find(docker: &Docker) -> Result<Program> {
-        let asked = docker.command().args(["compose", "version", "--short"]).run();
-        if let Ok(version) = asked.as_ref().map_err(drop).and_then(|out| out.text().map_err(drop)) {
-            let version = version.trim().trim_start_matches('v').to_owned();
-            return Ok(Program { way: Way::Plugin, version });
+        let plugin = plugin();
+        // Three programs are started to ask docker for it: not where it can be seen.
+        if plugin.is_some() || docker.run(of_docker(docker).args(VERSION)).is_ok() {
+            return Ok(Program { way: Way::Plugin(plugin) });
         }
         let missing = |cause: Error| {
             let msg = "there is no Compose v2 here: neither `docker compose` nor a `docker-compose` of version 2";
             Error::from(Failure::new("program_missing", msg).caused_by(cause))
         };
         let standalone = program::look("docker-compose")?.map_err(|why| missing(why.into()))?;
-        let out = Command::new(&standalone).args(["version", "--short"]).run();
-        let version = out.map_err(|why| missing(why.into()))?;
-        let version = version.text()?.trim().trim_start_matches('v').to_owned();
+        let found = Program { way: Way::Standalone(standalone.clone()) };
+        let version = found.version(docker).map_err(missing)?;
         match version.starts_with("0.") || version.starts_with("1.") {
             true => Err(missing(anyhow::anyhow!("{} is {version}", standalone.display()))),
-            false => Ok(Program { way: Way::Standalone(standalone), version }),
+            false => Ok(found),
         }
     }
+
+    pub fn version(&self, docker: &Docker) -> Result<String> {
+        let out = docker.run(self.question(docker).args(VERSION))?;
+        Ok(out.text()?.trim().trim_start_matches('v').to_owned())
+    }
+
+    fn command(&self, docker: &Docker) -> Command {
+        match &self.way {
+            Way::Plugin(_) => of_docker(docker),
+            Way::Standalone(program) => Command::new(program),
+        }
+    }
+
+    /// The same for what changes nothing: docker would start the plugin twice, to see what it is and to run it.
+    fn question(&self, docker: &Docker) -> Command {
+        match &self.way {
+            Way::Plugin(Some(plugin)) => Command::new(plugin),
+            _ => self.command(docker),
+        }
+    }
+}
+
+const VERSION: [&str; 2] = ["version", "--short"];
+
+fn of_docker(docker: &Docker) -> Command {
+    docker.command().arg("compose")
+}
+
+/// The plugin that docker would run, unless it is told of further folders, or another user could change it.
+fn plugin() -> Option<PathBuf> {
+    let own = match std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()) {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(&std::env::var_os("HOME")?).join(".docker"),
+    };
+    let settings = std::fs::read_to_string(own.join("config.json")).unwrap_or_default();
+    let folders = [own.join("cli-plugins")].into_iter().chain(PLUGINS.map(PathBuf::from));
+    let found = folders.map(|folder| folder.join("docker-compose")).find(|path| path.exists())?;
+    let usual = !settings.contains("cliPluginsExtraDirs") && found.is_absolute();
+    (usual && folder::check_program(&found).is_ok()).then_some(found)
 }
 
 /// A project, as compose is told of it.
@@ -114,10 +161,14 @@ impl Compose {
     }
 
     fn command(&self) -> Command {
-        let command = match &self.program.way {
-            Way::Plugin => Command::new(self.docker.program()).arg("compose"),
-            Way::Standalone(program) => Command::new(program),
-        };
+        self.told(self.program.command(&self.docker))
+    }
+
+    fn question(&self) -> Command {
+        self.told(self.program.question(&self.docker))
+    }
+
+    fn told(&self, command: Command) -> Command {
         let fixed = ["LC_ALL", "LANGUAGE", "PATH"];
         let command = (std::env::vars_os())
             .filter(|(name, _)| !fixed.iter().any(|own| name == own))
@@ -145,7 +196,7 @@ impl Compose {
 
     /// The resolved configuration: all files merged, all variables replaced.
     pub fn config(&self) -> Result<Resolved> {
-        let command = self.command().args(["config", "--format", "json"]);
+        let command = self.question().args(["config", "--format", "json"]);
         let out = command.run().map_err(|failed| self.broken(failed))?;
         let value: Value = out.json()?;
         Resolved::parse(value).map_err(|why| {
@@ -157,7 +208,7 @@ impl Compose {
 
     /// The hash that each service's containers would bear if they were created now.
     pub fn hashes(&self) -> BTreeMap<String, String> {
-        let asked = self.command().args(["config", "--hash", "*"]).run();
+        let asked = self.question().args(["config", "--hash", "*"]).run();
         let Ok(out) = asked else { return BTreeMap::new() };
         let line = |line: &str| -> Option<(String, String)> {
             let (service, hash) = line.split_once(' ')?;
@@ -189,6 +240,11 @@ impl Compose {
 
     /// Why compose cannot read the project.
     fn broken(&self, failed: Failed) -> Error {
+        // What lies there as a plugin need not be one that this docker runs.
+        if let Err(why) = self.program.version(&self.docker) {
+            let msg = "Compose v2 is installed here and does not run";
+            return Failure::new("program_missing", msg).caused_by(why).into();
+        }
         let said = failed.stderr.to_lowercase();
         let dir = self.project_dir.display();
         let first = failed.stderr.trim().lines().last().unwrap_or_default().to_owned();

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use socket::{Socket, escaped};
 use std::ffi::OsString;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -82,10 +82,6 @@ impl Docker {
             Some(host) => command.env("DOCKER_HOST", host),
             None => command,
         }
-    }
-
-    pub fn program(&self) -> &Path {
-        &self.program
     }
 
     pub fn given_host(&self) -> Option<&str> {

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from compose import (  # noqa: F401  (two are fixtures)
-    PATIENCE, SMALL, Engine, Project, a_project, docker_as, each_engine, holding, refused, traced,
+    PATIENCE, SMALL, Engine, Project, a_project, docker_as, each_engine, holding, plugin_as, refused, traced,
 )
 from harness import wait_for
 from trees import tree, unlike, with_socket
@@ -354,14 +354,14 @@ def test_two_at_once(project: Project) -> None:
 def test_what_is_backed_up_is_read_when_the_lock_is_held(project: Project) -> None:
     """Another task on the project has changed its files between a first look at them and the lock."""
     hold, first = project.place / "hold", project.place / "first"
-    slow = docker_as(project, "slow", f"""\
+    slow = plugin_as(project, "slow", f"""\
 case "$*" in *" config "*) if mkdir {first} 2>/dev/null; then
-    $docker "$@" || exit
+    $compose "$@" || exit
     touch {hold}
     while [ -e {hold} ]; do sleep 0.05; done
     exit
 fi ;; esac
-exec $docker "$@"
+exec $compose "$@"
 """)
     running = project.start(environ=slow)
     wait_for(lambda: hold.exists() or running.process.poll() is not None, "the first look", PATIENCE)

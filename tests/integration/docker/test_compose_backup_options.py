@@ -150,8 +150,9 @@ def test_files_env_files_profiles_and_the_standalone_program(project: Project) -
     assert kept == {"base.yml", "over.yml", "colours.env"}
     (place / "data/one").write_text("since\n")
     (place / "colours.env").write_text("COLOUR=green\n")
-    # By the name of the project alone: its containers' labels say where it lies.
-    project.restore(project_dir=None, project=project.name, deploy_id=ID)
+    # By the name of the project alone: its containers' labels say where it lies. And with a plugin that only docker's settings lead to.
+    (bare / "config.json").write_text(json.dumps({"cliPluginsExtraDirs": [f"{project.engine.offer['docker_config']}/cli-plugins"]}))
+    project.restore(project_dir=None, project=project.name, deploy_id=ID, environ={"DOCKER_CONFIG": str(bare)})
     assert (place / "data/one").read_text() == "told\n" and (place / "colours.env").read_text() == "COLOUR=blue\n"
     labels = {one["Config"]["Labels"]["com.docker.compose.service"]: one["Config"]["Labels"].get("colour") for one in project.containers()}
     assert labels == {"app": "blue", "extra": None} and project.states() == {"app": "running", "extra": "running"}
