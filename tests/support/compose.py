@@ -47,10 +47,17 @@ class Engine:
     def environ(self) -> dict[str, str]:
         return self.offer["environment"]
 
-    def docker(self, *words: t.Any, ok: bool = True, given: str | None = None, **environ: str) -> str:
-        done = subprocess.run(["docker", *map(str, words)], env={**os.environ, **self.environ, **environ}, input=given, text=True,
+    def docker(self, *words: t.Any, **more: t.Any) -> str:
+        return self.run("docker", *words, **more)
+
+    def compose(self, *words: t.Any, **more: t.Any) -> str:
+        """The plugin by itself: docker would start it twice."""
+        return self.run(self.offer["standalone"], *words, **more)
+
+    def run(self, *argv: t.Any, ok: bool = True, given: str | None = None, **environ: str) -> str:
+        done = subprocess.run([*map(str, argv)], env={**os.environ, **self.environ, **environ}, input=given, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, timeout=120)
-        assert not ok or done.returncode == 0, f"docker {' '.join(map(str, words))}: {done.stdout}{done.stderr}"
+        assert not ok or done.returncode == 0, f"{' '.join(map(str, argv))}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def enter(self, *argv: str) -> str:
@@ -151,7 +158,7 @@ class Project:
     # What a person would do
 
     def compose(self, *words: t.Any, **more: t.Any) -> str:
-        return self.engine.docker("compose", "--project-directory", self.folder, *words, COMPOSE_PROJECT_NAME=self.name, **more)
+        return self.engine.compose("--project-directory", self.folder, *words, COMPOSE_PROJECT_NAME=self.name, **more)
 
     def up(self) -> "Project":
         self.compose("--progress", "quiet", "up", "-d", "--wait", "--pull", "never", "--no-build")
@@ -185,11 +192,15 @@ class Project:
         """What runs, by content: on containerd's store, an image that was loaded again has another id."""
         return {service: self.engine.api.image(image)["RootFS"]["Layers"] for service, image in self.images().items()}
 
+    def inside(self, service: str, *argv: str) -> str:
+        """What a program prints in the service's only container."""
+        return self.engine.api.run(self.container_of(service), *argv)
+
     def sql(self, text: str) -> str:
-        return self.engine.api.run(self.container_of("db"), "psql", "-v", "ON_ERROR_STOP=1", "-Atc", text).strip()
+        return self.inside("db", "psql", "-v", "ON_ERROR_STOP=1", "-Atc", text).strip()
 
     def page(self, path: str = "/") -> str:
-        return self.engine.api.run(self.container_of("web"), "wget", "-q", "-O", "-", f"http://127.0.0.1{path}").strip()
+        return self.inside("web", "wget", "-q", "-O", "-", f"http://127.0.0.1{path}").strip()
 
     # The module
 

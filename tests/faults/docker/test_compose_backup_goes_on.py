@@ -105,7 +105,7 @@ class Killed:
         if self.project.states() != {"app": "running"}:
             return "nothing"
         text = "cat /data/one /box/inside && echo written by users | tee /data/users >/box/users"
-        return self.project.compose("exec", "-T", "app", "sh", "-c", text).strip()
+        return self.project.inside("app", "sh", "-c", text).strip()
 
     # What must hold
 
@@ -131,7 +131,7 @@ class Killed:
         assert both in [("good\n", "good\n"), ("bad\n", "bad\n")], (how, both)
         assert "bad\n" in self.copies("one") and "bad\n" in self.copies("inside"), f"{how}: what was replaced is lost"
         assert not wrote or self.copies("users") == [USERS] * 2, f"{how}: what users wrote is lost: {self.copies('users')}"
-        inside = project.compose("exec", "-T", "app", "cat", "/data/one", "/box/inside").split()
+        inside = project.inside("app", "cat", "/data/one", "/box/inside").split()
         assert [f"{word}\n" for word in inside] == list(both), f"{how}: the service sees something else"
         told = project.info()
         assert told["unfinished"] is None and not told["frozen"], how
