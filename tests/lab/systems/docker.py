@@ -56,7 +56,9 @@ def up(folder: Path, version: str = "20.10") -> str:
     (folder / "sbin").mkdir()
     for name, program in (("iptables", "xtables-nft-multi"), ("ip6tables", "xtables-nft-multi"), ("runc", "runc")):
         (folder / "sbin" / name).symlink_to(programs / "bin" / program)
-    (folder / "daemon.json").write_text(json.dumps({"features": {"containerd-snapshotter": True}} if version == STORE else {}))
+    # Nothing leads out of its network, and a published port has docker-proxy: rules of its own would do nothing, and it calls iptables for each.
+    settings = {"iptables": False, **({"features": {"containerd-snapshotter": True}} if version == STORE else {})}
+    (folder / "daemon.json").write_text(json.dumps(settings))
     _start(folder, programs)
     offer = {
         "version": version, "socket": str(folder / "docker.sock"), "docker_config": str(folder / "config"), "path": str(folder / "bin"),
