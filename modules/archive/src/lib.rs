@@ -4,7 +4,7 @@
 //! |-----------------------------------------------------|--------------|
 //! | see what of a tree must be copied                   | [`scan`]     |
 //! | copy it into a segment and write the index          | [`capture`], [`segment`] |
-//! | make the tree again from index and segments         | [`put_back`] |
+//! | make the tree again from index and segments         | [`restore`] |
 //! | say how a tree differs from its index               | [`compare`]  |
 //! | begin a chain of segments again                      | [`chain`]    |
 //! | compress and hash a file on two processors          | [`encode`]   |
@@ -31,7 +31,7 @@ pub mod index;
 pub mod line;
 pub mod names;
 pub mod pipe;
-pub mod put_back;
+pub mod restore;
 pub mod scan;
 pub mod segment;
 pub mod sparse;
@@ -47,6 +47,6 @@ pub use encode::{Encoder, Written};
 pub use fault::{Damaged, reason};
 pub use index::{IndexReader, IndexWriter};
 pub use line::{Line, What};
-pub use put_back::{Counts, Stored, put_back};
+pub use restore::{Counts, Stored, restore};
 pub use scan::{Scan, Source, Writers};
 pub use segment::Segment;

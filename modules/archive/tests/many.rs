@@ -38,7 +38,7 @@ fn memory_does_not_grow_with_the_files() {
     // In memory no change time is trusted, and so all of it goes through the comparison in vain.
     let again = kept.capture(&all(&tree(from.path())), 1, Pass::Last, true);
     assert_eq!(again.copied.entries, captured.entries);
-    let counts = kept.put_back(to.path()).unwrap();
+    let counts = kept.restore(to.path()).unwrap();
     assert_eq!(counts.entries, captured.entries);
     let index = IndexReader::new(File::open(kept.index()).unwrap()).unwrap();
     let found = compare(&all(&tree(to.path())), index).unwrap();

@@ -44,7 +44,7 @@ impl Apply<'_> {
             Action::RestorePrevious(work) => {
                 let back = Back { tools: self.tools, state_dir: &self.state_dir };
                 let mut work = work.clone();
-                self.thawed.extend(back.put_back(&mut work, intent)?);
+                self.thawed.extend(back.go_back(&mut work, intent)?);
                 self.warnings.extend(work.set_aside());
                 self.warnings.extend(back::kept(&work));
                 intent.note(work::NOTE, &Value::Null)

@@ -120,7 +120,7 @@ impl Apply<'_> {
         let written = match before(&state.file) {
             Some(value) => file::read(file)
                 .map_err(anyhow::Error::from)
-                .and_then(|text| put_back(file, &map::with_value(&text, key, &value)))
+                .and_then(|text| restore(file, &map::with_value(&text, key, &value)))
                 .with_context(|| format!("writing {}", file.display())),
             None => Ok(()),
         };
@@ -152,7 +152,7 @@ impl Apply<'_> {
             }
             None => self.state.text.clone(),
         };
-        put_back(&subject.config, &text)?;
+        restore(&subject.config, &text)?;
         let mut silent = Vec::new();
         if let Some(reload) = self.switch.reload.as_ref().filter(|_| self.reloaded) {
             match reload::reload(reload, &self.state.sockets) {
@@ -162,7 +162,7 @@ impl Apply<'_> {
         }
         // Where it cannot be written, nothing is known of what was written last.
         let path = subject.digest_file();
-        put_back(&path, format!("{}\n", digest(&text)).as_bytes()).or_else(|_| remove(&path))?;
+        restore(&path, format!("{}\n", digest(&text)).as_bytes()).or_else(|_| remove(&path))?;
         Ok(silent)
     }
 
@@ -193,7 +193,7 @@ impl Apply<'_> {
             (subject.history_file(), Some(text)),
         ] {
             match text.filter(|text| !text.is_empty()) {
-                Some(text) => put_back(&path, text.as_bytes())?,
+                Some(text) => restore(&path, text.as_bytes())?,
                 None => remove(&path)?,
             }
         }
@@ -210,7 +210,7 @@ fn remove(path: &Path) -> Result<()> {
 
 /// Write what was there before. A disk that is full cannot take a new file, but the old one has
 /// its place: better not atomic than not at all.
-fn put_back(path: &Path, bytes: &[u8]) -> Result<()> {
+fn restore(path: &Path, bytes: &[u8]) -> Result<()> {
     if file::read(path).is_ok_and(|now| now == bytes) {
         return Ok(());
     }

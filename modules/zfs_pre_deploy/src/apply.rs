@@ -80,7 +80,7 @@ impl<'a> Apply<'a> {
             Action::Make(number) => self.make(*number),
             Action::Promote(number) => self.promote(*number),
             Action::Return(number) => self.give_name(*number),
-            Action::Stay(number) => self.put_back(*number),
+            Action::Stay(number) => self.return_uncovered(*number),
             Action::Settle => self.settle(),
         }
     }

@@ -164,7 +164,8 @@ impl Apply<'_> {
         }
     }
 
-    pub fn put_back(&mut self, number: usize) -> Result<()> {
+    /// What is not covered goes from the parked tree to its old place.
+    pub fn return_uncovered(&mut self, number: usize) -> Result<()> {
         let tree = self.tree(number)?;
         let listed = self.listed()?;
         for stay in &tree.uncovered {

@@ -3,8 +3,7 @@
 #![allow(dead_code)] // Each test takes what it needs.
 
 use archive::{
-    Captured, Form, IndexReader, IndexWriter, Pass, Scan, Segment, Source, Stored, Writers,
-    put_back,
+    Captured, Form, IndexReader, IndexWriter, Pass, Scan, Segment, Source, Stored, Writers, restore,
 };
 use host::beneath::{Dir, Mounts};
 use host::meta::Kind;
@@ -96,9 +95,9 @@ impl Kept {
         numbered.filter_map(stored).collect()
     }
 
-    pub fn put_back(&self, into: &Path) -> anyhow::Result<archive::Counts> {
+    pub fn restore(&self, into: &Path) -> anyhow::Result<archive::Counts> {
         let index = File::open(self.index())?;
-        put_back(index, self.segments(), open(into), &mut |_| {})
+        restore(index, self.segments(), open(into), &mut |_| {})
     }
 }
 

@@ -44,14 +44,14 @@ fn a_file_that_changes_while_it_is_read() {
     });
     assert_eq!(first.unsettled.count, 0);
     assert_eq!(last.unsettled.first, [PathBuf::from("hot")]);
-    kept.put_back(to.path()).unwrap();
+    kept.restore(to.path()).unwrap();
     assert_eq!(fs::read(to.path().join("still")).unwrap(), b"still");
     // It is nowhere trusted, and is copied again now that it is quiet.
     std::thread::sleep(Duration::from_millis(2100));
     let quiet = kept.capture(&all(&tree(from.path())), 2, Pass::Last, true);
     assert_eq!((quiet.unsettled.count, quiet.used[&2].bytes >= 20 << 20), (0, true));
     open(to.path()).clear().unwrap();
-    kept.put_back(to.path()).unwrap();
+    kept.restore(to.path()).unwrap();
     assert_same(&look(to.path()), &look(from.path()));
 }
 
@@ -85,7 +85,7 @@ fn a_leased_file_is_left_to_the_last_pass() {
     lease(&held, libc::F_SETLEASE, libc::F_UNLCK);
     let last = kept.capture(&all(&tree(from.path())), 1, Pass::Last, true);
     assert_eq!(last.copied.entries, 1);
-    kept.put_back(to.path()).unwrap();
+    kept.restore(to.path()).unwrap();
     assert_same(&look(to.path()), &look(from.path()));
 }
 
@@ -118,7 +118,7 @@ fn what_changes_between_the_look_and_the_copy() {
     index.finish().unwrap();
     assert_eq!(captured.vanished, 3);
     assert_eq!(captured.unsettled.first, [PathBuf::from("becomes-folder")]);
-    kept.put_back(to.path()).unwrap();
+    kept.restore(to.path()).unwrap();
     assert_eq!(fs::read_link(to.path().join("becomes-link")).unwrap(), Path::new("/etc/passwd"));
     assert_eq!(fs::read_to_string(to.path().join("replaced")).unwrap(), "another content");
     assert_eq!(fs::read_dir(to.path()).unwrap().count(), 3);
@@ -145,7 +145,7 @@ fn a_full_disk_is_said() {
 }
 
 #[test]
-fn damage_is_never_put_back() {
+fn damage_is_never_restored() {
     let from = folder();
     for n in 0..40 {
         fs::write(from.path().join(format!("{n}")), format!("{n} ").repeat(900)).unwrap();
@@ -169,7 +169,7 @@ fn damage_is_never_put_back() {
             for bad in flipped.chain(cut) {
                 fs::write(&path, &bad).unwrap();
                 open(to.path()).clear().unwrap();
-                match kept.put_back(to.path()) {
+                match kept.restore(to.path()) {
                     // A bit that nobody reads (gzip has some).
                     Ok(_) => assert_same(&look(to.path()), &before),
                     Err(error) => {
@@ -202,7 +202,7 @@ fn a_sum_finds_what_no_reader_sees() {
         open(to.path()).clear().unwrap();
         let mut stored = kept.segments();
         stored[0].sha256 = sum.cloned();
-        archive::put_back(File::open(kept.index()).unwrap(), stored, open(to.path()), &mut |_| {})
+        archive::restore(File::open(kept.index()).unwrap(), stored, open(to.path()), &mut |_| {})
     };
     put(&whole, Some(&sum)).unwrap();
     put(&later, None).unwrap();
@@ -267,7 +267,7 @@ fn an_archive_cannot_leave_its_folder() {
         forged(&kept, &lines);
         let to = at(&format!("to-{n}"));
         fs::create_dir(&to).unwrap();
-        let error = kept.put_back(&to).unwrap_err();
+        let error = kept.restore(&to).unwrap_err();
         assert!(
             error.is::<Damaged>() || error.chain().any(|cause| cause.is::<Damaged>()),
             "{n}: {error:#}"
@@ -280,7 +280,7 @@ fn an_archive_cannot_leave_its_folder() {
     gnu_tar(&kept, &at("from"), &["--no-recursion", ".", "file", "link"]);
     forged(&kept, &[ROOT, &file("file"), &link]);
     fs::create_dir(at("to")).unwrap();
-    kept.put_back(&at("to")).unwrap();
+    kept.restore(&at("to")).unwrap();
     assert_eq!(fs::read_to_string(at("to/file")).unwrap(), "evil");
 }
 
@@ -303,7 +303,7 @@ fn a_folder_that_is_swapped_for_a_link_leads_nowhere() {
         }
     };
     let index = File::open(kept.index()).unwrap();
-    let done = archive::put_back(index, kept.segments(), open(to.path()), &mut |at| swap(at.path));
+    let done = archive::restore(index, kept.segments(), open(to.path()), &mut |at| swap(at.path));
     assert!(done.is_err());
     assert_eq!(fs::read_dir(outside.path().join("b")).unwrap().count(), 0);
     // Clearing takes the link away, and not what it leads to.
@@ -322,7 +322,7 @@ fn killed_and_run_again() {
     let kept = Kept::new(Form::Zstd);
     kept.capture(&all(&tree(from.path())), 0, Pass::Last, false);
     let built = std::env::current_exe().unwrap();
-    let mut child = Command::new(built.ancestors().nth(2).unwrap().join("examples/put_back"));
+    let mut child = Command::new(built.ancestors().nth(2).unwrap().join("examples/restore"));
     child.arg(kept.segment(0)).arg(kept.index()).arg(to.path()).arg("500").stdout(Stdio::piped());
     // Built with the tests, unless only one file of them was asked for.
     let mut child = child.spawn().expect("cargo build -p archive --examples");
@@ -333,9 +333,9 @@ fn killed_and_run_again() {
     child.wait().unwrap();
     let half = fs::read_dir(to.path()).unwrap().count();
     assert!((5..50).contains(&half), "{half}");
-    assert_eq!(reason(&kept.put_back(to.path()).unwrap_err()), Some("not_empty"));
+    assert_eq!(reason(&kept.restore(to.path()).unwrap_err()), Some("not_empty"));
     open(to.path()).clear().unwrap();
-    kept.put_back(to.path()).unwrap();
+    kept.restore(to.path()).unwrap();
     assert_same(&look(to.path()), &look(from.path()));
 }
 

@@ -55,20 +55,20 @@ fn whatever_an_index_and_its_segment_hold() {
     let file = BufReader::new(File::open(kept.index()).unwrap());
     decode::decoder(file).unwrap().read_to_end(&mut index).unwrap();
     let segment = fs::read(kept.segment(0)).unwrap();
-    let put_back = |index: &[u8], segment: &[u8]| {
+    let restore = |index: &[u8], segment: &[u8]| {
         let mut encoder = Encoder::small(Kept::new_file(&kept.index()), Form::Zstd).unwrap();
         encoder.write_all(index).unwrap();
         encoder.finish().unwrap();
         fs::write(kept.segment(0), segment).unwrap();
         let to = base.path().join("to");
         fs::create_dir(&to).unwrap();
-        let done = kept.put_back(&to);
+        let done = kept.restore(&to);
         let beside: Vec<_> = fs::read_dir(base.path()).unwrap().map(|it| it.unwrap()).collect();
         assert_eq!(beside.len(), 1, "{beside:?}");
         fs::remove_dir_all(&to).unwrap();
         done
     };
-    assert_eq!(put_back(&index, &segment).unwrap().entries, 8);
+    assert_eq!(restore(&index, &segment).unwrap().entries, 8);
     rounds(150, 20_000, |random| {
         let which = random.below(3);
         let index = if which == 0 { index.clone() } else { random.changed(&index, &OF_INDEXES) };
@@ -76,7 +76,7 @@ fn whatever_an_index_and_its_segment_hold() {
             1 => segment.clone(),
             _ => with_right_sums(random.changed(&segment, &OF_TAR)),
         };
-        if let Err(error) = put_back(&index, &segment) {
+        if let Err(error) = restore(&index, &segment) {
             let told = format!("{error:#}");
             assert!(!told.is_empty() && !told.contains("a thread of ours died"), "{told}");
         }

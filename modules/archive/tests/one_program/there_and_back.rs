@@ -31,7 +31,7 @@ fn everything_of_everything() {
         fs::create_dir(&into).unwrap();
         // It gives its ACL to what is made in it, and so it must be taken away first.
         attribute(&into, "system.posix_acl_default", &acl());
-        let counts = kept.put_back(&into).unwrap();
+        let counts = kept.restore(&into).unwrap();
         assert_eq!((counts.entries, counts.unset.count), (captured.entries - 1, 0));
         assert_same(&look(&into), &without_sockets(before.clone()));
         assert!(allocated(&into) <= allocated(from.path()) + (64 << 10), "the holes are filled");
@@ -73,7 +73,7 @@ fn only_what_changed_is_copied() {
     // same-size, z-other, z-other/new.
     assert_eq!(third.copied.entries, 10, "{third:?}");
     assert_eq!(third.used.keys().copied().collect::<Vec<_>>(), [0, 2]);
-    kept.put_back(to.path()).unwrap();
+    kept.restore(to.path()).unwrap();
     assert_same(&look(to.path()), &without_sockets(look(from.path())));
 }
 
@@ -96,7 +96,7 @@ fn the_last_pass_copies_what_changed_after_the_first() {
     let last = kept.capture(&all(&tree(from.path())), 1, Pass::Last, true);
     assert_eq!((last.copied.entries, last.copied.bytes), (4, (1 << 20) + 5));
     assert_eq!(last.used[&0].bytes, 1 << 20);
-    kept.put_back(to.path()).unwrap();
+    kept.restore(to.path()).unwrap();
     assert_same(&look(to.path()), &look(from.path()));
 }
 
@@ -107,7 +107,7 @@ fn one_file_and_what_is_left_out() {
     let (tree, kept) = (tree(from.path()), Kept::new(Form::Gzip));
     let one = Source { only: Some(OsStr::new("sparse")), ..all(&tree) };
     assert_eq!(kept.capture(&one, 0, Pass::Last, false).entries, 1);
-    kept.put_back(to.path()).unwrap();
+    kept.restore(to.path()).unwrap();
     let (all_seen, came) = (look(from.path()), look(to.path()));
     assert_eq!(came[Path::new("sparse")], all_seen[Path::new("sparse")]);
     assert_eq!(came.len(), 2);
@@ -116,7 +116,7 @@ fn one_file_and_what_is_left_out() {
     let some = Source { leave_out: &leave_out, ..all(&tree) };
     kept.capture(&some, 0, Pass::Last, false);
     let to = folder();
-    kept.put_back(to.path()).unwrap();
+    kept.restore(to.path()).unwrap();
     let out = |path: &&PathBuf| leave_out.iter().any(|out| path.starts_with(out));
     let expected = without_sockets(all_seen);
     assert!(look(to.path()).keys().eq(expected.keys().filter(|path| !out(path))));
@@ -147,7 +147,7 @@ fn the_holes_of_a_large_file_cost_nothing() {
     let kept = Kept::new(Form::Zstd);
     let before = read_and_written();
     let captured = kept.capture(&all(&tree(from.path())), 0, Pass::Last, false);
-    kept.put_back(to.path()).unwrap();
+    kept.restore(to.path()).unwrap();
     let moved = read_and_written() - before;
     assert!(moved < 1 << 30, "{moved} bytes were read and written");
     assert!(captured.copied.bytes <= 2 << 16 && captured.bytes == 10_000_000_000);

@@ -33,7 +33,7 @@ pub struct Back<'a> {
 
 impl Back<'_> {
     /// Names what was started.
-    pub fn put_back(&self, work: &mut Work, intent: &Intent) -> Result<Vec<String>> {
+    pub fn go_back(&self, work: &mut Work, intent: &Intent) -> Result<Vec<String>> {
         let _shield = host::interrupt::shield();
         if !work.begun {
             tidy(work)?;

@@ -235,7 +235,7 @@ impl<'a> Restore<'a> {
         let manifest = self.goal.manifest.as_ref().context("there is no backup to put back")?;
         let index = File::open(folder.join(&mount.index))?;
         let segments = sums::stored(folder, manifest, mount)?;
-        let counts = archive::put_back(index, segments, into, &mut |now| progress.at(now.bytes));
+        let counts = archive::restore(index, segments, into, &mut |now| progress.at(now.bytes));
         let counts = counts.map_err(|why| match archive::reason(&why) {
             Some("bad_archive") => sums::damaged(folder, mount, why),
             _ => why,
@@ -365,7 +365,7 @@ impl<'a> Restore<'a> {
         let work = &mut self.goal.work;
         let back = Back { tools: self.tools, state_dir: self.state_dir };
         if !work.begun {
-            return match back.put_back(work, intent) {
+            return match back.go_back(work, intent) {
                 Ok(_) => Ok(error.context("no service was stopped, and their data was not touched")),
                 Err(why) => Err(error.context(format!(
                     "no service was stopped, and their data was not touched; what was staged could not be removed ({why:#}): \
@@ -387,7 +387,7 @@ impl<'a> Restore<'a> {
             true => "it did not run, and does not run now",
             false => "it serves again",
         };
-        match back.put_back(work, intent) {
+        match back.go_back(work, intent) {
             Ok(_) => {
                 let msg = format!(
                     "{} could not be put back, so what was there before was: {serves}; {}why: {why}",

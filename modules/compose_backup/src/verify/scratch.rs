@@ -62,7 +62,7 @@ impl Scratch {
         let index = File::open(backup.join(&mount.index))
             .with_context(|| format!("reading {} of the backup", mount.index))?;
         let segments = sums::stored(backup, manifest, mount)?;
-        let done = archive::put_back(index, segments, into, &mut |_| {});
+        let done = archive::restore(index, segments, into, &mut |_| {});
         done.map(drop).map_err(|why| match archive::reason(&why) {
             Some("bad_archive") => sums::damaged(backup, mount, why),
             _ => why.context(format!("putting {} back to prove it", mount.title())),

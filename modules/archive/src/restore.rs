@@ -56,7 +56,7 @@ pub struct Counts {
 
 /// Into an empty folder. Segments that nothing is wanted of may be missing. A folder that was left half filled is
 /// to be cleared first.
-pub fn put_back(
+pub fn restore(
     index: File,
     segments: Vec<Stored>,
     into: Dir,

@@ -1,6 +1,6 @@
 //! Puts one segment back as far as so many steps of its progress, says so and stays there: a process for the tests to kill half way.
 //!
-//!     put_back SEGMENT INDEX INTO STEPS
+//!     restore SEGMENT INDEX INTO STEPS
 #![allow(clippy::print_stdout)]
 
 use host::beneath::Dir;
@@ -12,7 +12,7 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("expected a segment, its index, a folder and a number");
     };
     let mut left: u32 = steps.parse()?;
-    archive::put_back(
+    archive::restore(
         File::open(index)?,
         vec![archive::Stored { number: 0, file: File::open(segment)?, sha256: None }],
         Dir::of(File::open(into)?.into()),
