@@ -27,7 +27,7 @@ use ansible_module::{Failure, Invocation, Outcome, Served};
 use anyhow::Result;
 use apply::Apply;
 use change::{Consent, Session};
-use decide::{Decided, decide};
+use decide::{Decided, Decider};
 use options::TASK;
 use options::{Subject, Task, Wanted};
 use plan::{Action, Removal};
@@ -72,8 +72,8 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     if let Some(done) = session.done_before(&state.view())? {
         return Ok(told(done, &task, &state, None));
     }
-    let Decided { plan, goal, busy } =
-        decide(&task, &zfs, &mut state, &unfinished, resumed, key.clone())?;
+    let decider = Decider { task: &task, zfs: &zfs, unfinished: &unfinished, resumed, key };
+    let Decided { plan, goal, busy } = decider.decide(&mut state)?;
     let changes = !plan.steps.is_empty() && !invocation.check_mode;
     if changes && !busy.is_empty() {
         let seen = busy::Busy { who: busy.clone(), warnings: Vec::new() };
