@@ -2,11 +2,9 @@
 
 use crate::backup_dir::BackupDir;
 use crate::data;
+use crate::observed::Observed;
 use crate::options::Which;
-use crate::parked::Parked;
 use crate::plan::{Action, leftovers};
-use crate::state;
-use crate::unfinished::UnfinishedRun;
 use change::{Loss, Plan, Step, Undo};
 use std::path::Path;
 
@@ -14,19 +12,17 @@ pub const LAST: &str = "last_backup";
 
 /// The plan, and the name of the backup that it removes.
 pub fn plan(
-    project: &str,
-    stored: &BackupDir,
-    parked: &[Parked],
-    unfinished: Option<&UnfinishedRun>,
+    observed: &Observed,
     which: Option<&Which>,
     ids: &[String],
     scratch: &Path,
 ) -> (Plan<Action>, Option<String>) {
-    let mut steps = leftovers(stored, unfinished);
+    let Observed { stored, parked, .. } = observed;
+    let mut steps = leftovers(stored, observed.unfinished.as_ref());
     let name = which.and_then(|which| find(stored, which));
     if let Some(name) = &name {
         let others = stored.sound().any(|(kept, _)| kept.name != *name);
-        let what = format!("{name} of project {project}");
+        let what = format!("{name} of {}", observed.subject());
         let loss = match others {
             true => Loss::plain(what),
             false => Loss::accepted_as(LAST, format!("{what}, the last backup that there is")),
@@ -54,7 +50,7 @@ pub fn plan(
         let loss = Loss { bytes: sizes.sum(), ..Loss::plain(what) };
         steps.push(Step::new(Action::Drop(one.id.clone()), text).loses(loss));
     }
-    let before = state::view(stored);
+    let before = observed.view();
     let mut after = before.clone();
     if let (Some(name), Some(list)) = (&name, after["backups"].as_array_mut()) {
         list.retain(|one| one != name);
@@ -64,7 +60,7 @@ pub fn plan(
         steps,
         undo: Undo::None("what is removed is gone".into()),
         after,
-        ..Plan::nothing(format!("project {project}"), before)
+        ..Plan::nothing(observed.subject(), before)
     };
     (plan, name)
 }

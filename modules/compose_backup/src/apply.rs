@@ -3,27 +3,24 @@
 use crate::backup::{self, Backup};
 use crate::freeze::{self, Frozen};
 use crate::manifest::Manifest;
-use crate::options::Task;
+use crate::observed::Observed;
 use crate::parked;
 use crate::plan::Action;
 use crate::restore::back::{self, Back};
 use crate::restore::goal::Goal;
 use crate::restore::run::Restore;
 use crate::restore::work;
-use crate::state::Tools;
-use crate::unfinished;
+use crate::state::TASK;
+use crate::unfinished::{self, UnfinishedRun};
 use crate::{backup_dir, verify};
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
+use change::RunNotes;
 use host::record::Intent;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub struct Apply<'a> {
-    pub project: String,
-    pub task: &'a Task,
-    pub tools: &'a Tools,
-    pub backup_dir: &'a Path,
-    pub state_dir: PathBuf,
+    pub observed: &'a Observed,
     pub backup: Option<Backup<'a>>,
     pub restore: Option<Restore<'a>>,
     pub made: Option<Manifest>,
@@ -32,17 +29,34 @@ pub struct Apply<'a> {
     pub warnings: Vec<String>,
 }
 
-impl Apply<'_> {
+impl<'a> Apply<'a> {
+    pub fn new(
+        observed: &'a Observed,
+        backup: Option<Backup<'a>>,
+        restore: Option<Restore<'a>>,
+    ) -> Apply<'a> {
+        Apply {
+            observed,
+            backup,
+            restore,
+            made: None,
+            pruned: Vec::new(),
+            thawed: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     pub fn act(&mut self, action: &Action, intent: Option<&Intent>) -> Result<()> {
         let intent = intent.context("a step without an intent")?;
+        let Observed { task, tools, project, state_dir, stored, .. } = self.observed;
         match action {
             Action::Thaw(frozen) => {
                 let _shield = host::interrupt::shield();
-                self.thawed.extend(freeze::thaw(&self.tools.docker, frozen)?);
+                self.thawed.extend(freeze::thaw(&tools.docker, frozen)?);
                 intent.note(freeze::NOTE, &Frozen::default())
             }
             Action::RestorePrevious(work) => {
-                let back = Back { tools: self.tools, state_dir: &self.state_dir };
+                let back = Back { tools, state_dir };
                 let mut work = work.clone();
                 self.thawed.extend(back.go_back(&mut work, intent)?);
                 self.warnings.extend(work.set_aside());
@@ -50,9 +64,8 @@ impl Apply<'_> {
                 intent.note(work::NOTE, &Value::Null)
             }
             Action::Finish(work) => {
-                let goal = Goal::begun(&self.state_dir, work, true)?;
-                let mut restore =
-                    Restore::new(self.task, self.tools, &self.state_dir, self.backup_dir, goal);
+                let goal = Goal::begun(state_dir, work, true)?;
+                let mut restore = Restore::new(task, tools, state_dir, &stored.dir, goal);
                 restore.finish(intent).with_context(|| {
                     format!("the killed restore {} could not be finished", work.id)
                 })?;
@@ -61,8 +74,8 @@ impl Apply<'_> {
                 intent.note(work::NOTE, &Value::Null)
             }
             Action::Clear(name) => {
-                backup_dir::remove(self.backup_dir, name)?;
-                verify::clean(&self.tools.docker, &self.project, self.backup_dir)?;
+                backup_dir::remove(&stored.dir, name)?;
+                verify::clean(&tools.docker, project, &stored.dir)?;
                 intent.note(unfinished::PARTIAL, &Value::Null)
             }
             Action::Backup => {
@@ -71,15 +84,15 @@ impl Apply<'_> {
                 Ok(())
             }
             Action::Prune(name) => {
-                backup::remove(self.backup_dir, name)?;
+                backup::remove(&stored.dir, name)?;
                 self.pruned.push(name.clone());
                 Ok(())
             }
-            Action::Remove(name) => backup::remove(self.backup_dir, name),
+            Action::Remove(name) => backup::remove(&stored.dir, name),
             Action::Drop(id) => {
-                let all = parked::read(&self.state_dir)?;
+                let all = parked::read(state_dir)?;
                 match all.iter().find(|one| one.id == *id) {
-                    Some(one) => parked::release(&self.state_dir, &one.work),
+                    Some(one) => parked::release(state_dir, &one.work),
                     None => Ok(()),
                 }
             }
@@ -93,5 +106,37 @@ impl Apply<'_> {
                 restore.act(action, intent)
             }
         }
+    }
+
+    /// Puts things in order after a step that failed. What could be taken back needs no next run.
+    pub fn give_up(&mut self, error: Error) -> Error {
+        let state_dir = &self.observed.state_dir;
+        let error = match self.restore.as_mut().filter(|restore| restore.work_is_noted) {
+            Some(restore) => match taken_back(state_dir, restore, error) {
+                Ok(error) => error,
+                // It could not be put back: the intent stays for the next run.
+                Err(error) => return error,
+            },
+            None => error,
+        };
+        let settled = match UnfinishedRun::read(state_dir) {
+            Ok(Some(unfinished)) => {
+                unfinished.frozen.is_none() && (unfinished.work.is_none() || self.restore.is_some())
+            }
+            _ => false,
+        };
+        if settled {
+            // Else the next run finds it, and has nothing left to do for it.
+            let _ = RunNotes::close(state_dir, TASK);
+        }
+        error
+    }
+}
+
+fn taken_back(state_dir: &Path, restore: &mut Restore<'_>, error: Error) -> Result<Error, Error> {
+    match RunNotes::find(state_dir, TASK) {
+        Ok(Some(run)) => restore.give_up(error, run.intent()),
+        Ok(None) => Err(error),
+        Err(why) => Err(error.context(format!("{why:#}"))),
     }
 }

@@ -1,26 +1,18 @@
 //! `state: present`: what a backup needs, as a plan.
 
-use crate::backup_dir::BackupDir;
 use crate::freeze::Frozen;
+use crate::observed::Observed;
 use crate::options::{Mode, Task};
-use crate::parked::Parked;
 use crate::plan::{Action, leftovers};
-use crate::state::{self, Project};
+use crate::state::Project;
 use crate::survey::Survey;
-use crate::unfinished::UnfinishedRun;
 use change::{Plan, Step, Undo};
 use serde_json::json;
 
 /// A backup of this deploy is there, or `survey` says what a new one takes.
-pub fn plan(
-    task: &Task,
-    project: &Project,
-    stored: &BackupDir,
-    parked: &[Parked],
-    unfinished: Option<&UnfinishedRun>,
-    survey: Option<&Survey>,
-) -> Plan<Action> {
-    let mut steps = leftovers(stored, unfinished);
+pub fn plan(observed: &Observed, project: &Project, survey: Option<&Survey>) -> Plan<Action> {
+    let Observed { task, stored, parked, .. } = observed;
+    let mut steps = leftovers(stored, observed.unfinished.as_ref());
     if let Some(survey) = survey {
         steps.push(Step::new(Action::Backup, sentence(task, project, survey)));
     }
@@ -39,7 +31,7 @@ pub fn plan(
         }
     }
     let warnings = survey.map(|survey| survey.warnings.clone()).unwrap_or_default();
-    let before = state::view(stored);
+    let before = observed.view();
     let mut after = before.clone();
     if survey.is_some() {
         after["backup"] = json!("a new one");
@@ -51,7 +43,7 @@ pub fn plan(
         undo: Undo::By("remove the backup with state: absent".into()),
         after,
         warnings,
-        ..Plan::nothing(format!("project {}", project.name()), before)
+        ..Plan::nothing(observed.subject(), before)
     }
 }
 

@@ -2,12 +2,13 @@
 
 use crate::backup_dir::{BackupDir, StoredBackup};
 use crate::manifest::{ComposeRecord, FileRecord, Kind, Manifest, Mount, ServiceRecord};
+use crate::observed::Observed;
 use crate::options::{Task, Wanted, Which};
 use crate::parked::{self, Parked};
 use crate::restore::part::Part;
 use crate::restore::part::sibling;
 use crate::restore::work::Work;
-use crate::state::{Project, Tools};
+use crate::state::Tools;
 use crate::{backup_writer, freeze::Frozen};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
@@ -62,19 +63,11 @@ pub struct Goal {
 }
 
 impl Goal {
-    #[allow(clippy::too_many_arguments)]
-    pub fn of(
-        task: &Task,
-        tools: &Tools,
-        project: &str,
-        now: Option<&Project>,
-        stored: &BackupDir,
-        parked: &[Parked],
-        key: Option<&str>,
-    ) -> Result<Goal> {
-        match &task.wanted {
-            Wanted::Undone(id) => of_parked(task, project, now, parked, key, id),
-            Wanted::Restored(which) => of_backup(task, tools, project, now, stored, key, which),
+    /// `key` is the id under which it is done once, where it has one.
+    pub fn of(observed: &Observed, key: Option<&str>) -> Result<Goal> {
+        match &observed.task.wanted {
+            Wanted::Undone(id) => of_parked(observed, key, id),
+            Wanted::Restored(which) => of_backup(observed, key, which),
             _ => anyhow::bail!("no restore is wanted"),
         }
     }
@@ -136,24 +129,15 @@ pub fn find<'a>(stored: &'a BackupDir, which: &Which) -> Result<(&'a StoredBacku
     })
 }
 
-#[allow(clippy::too_many_arguments)]
-fn of_backup(
-    task: &Task,
-    tools: &Tools,
-    project: &str,
-    now: Option<&Project>,
-    stored: &BackupDir,
-    key: Option<&str>,
-    which: &Which,
-) -> Result<Goal> {
-    let (kept, manifest) = find(stored, which)?;
-    let services = chosen(task, manifest)?;
+fn of_backup(observed: &Observed, key: Option<&str>, which: &Which) -> Result<Goal> {
+    let (kept, manifest) = find(&observed.stored, which)?;
+    let services = chosen(&observed.task, manifest)?;
     let is_partial = services.len() < manifest.services.len() || !manifest.left_out.is_empty();
     let id = id_of(key)?;
     let mut parts: Vec<(Part, Content)> = Vec::new();
     for mount in &manifest.mounts {
         if services.keys().any(|service| mount.is_used_by(service)) {
-            let source = source_now(tools, mount)?;
+            let source = source_now(&observed.tools, mount)?;
             parts.push((
                 part_of(mount.title(), source, mount.kind == Kind::File, &id),
                 Content::Mount(Box::new(mount.clone())),
@@ -172,7 +156,7 @@ fn of_backup(
         }
     }
     let (parts, contents) = parts.into_iter().unzip();
-    let before = before(project, manifest.project_dir.clone(), now, id, parts);
+    let before = before(observed, manifest.project_dir.clone(), id, parts);
     let work = Work { backup: Some(manifest.name.clone()), ..before };
     let path = kept.path.join("config/compose.json");
     let damaged = || {
@@ -181,10 +165,10 @@ fn of_backup(
     let config = std::fs::read(&path).map_err(|why| damaged().caused_by(why.into()))?;
     Ok(Goal {
         title: manifest.name.clone(),
-        project: project.to_owned(),
+        project: observed.project.clone(),
         folder: Some(kept.path.clone()),
         undone: None,
-        config_before: now.map(|now| now.resolved.value.clone()),
+        config_before: observed.now.as_ref().ok().map(|now| now.resolved.value.clone()),
         work,
         contents,
         config: serde_json::from_slice(&config).map_err(|why| damaged().caused_by(why.into()))?,
@@ -198,18 +182,12 @@ fn of_backup(
     })
 }
 
-fn of_parked(
-    task: &Task,
-    project: &str,
-    now: Option<&Project>,
-    all: &[Parked],
-    key: Option<&str>,
-    of: &str,
-) -> Result<Goal> {
+fn of_parked(observed: &Observed, key: Option<&str>, of: &str) -> Result<Goal> {
+    let (all, subject) = (&observed.parked, observed.subject());
     let Some(Parked { work: old, .. }) = all.iter().find(|one| one.id == of) else {
         let ids: Vec<&str> = all.iter().map(|one| one.id.as_str()).collect();
         let msg = format!(
-            "nothing is parked by a restore {of} of project {project}; there is {}; nothing was changed",
+            "nothing is parked by a restore {of} of {subject}; there is {}; nothing was changed",
             if ids.is_empty() { "none at all".to_owned() } else { ids.join(", ") }
         );
         return Err(Failure::new("no_backup", msg).into());
@@ -222,8 +200,7 @@ fn of_parked(
         );
         return Err(Failure::new("no_backup", msg).into());
     }
-    let state_dir = task.subject.state_dir(project);
-    let path = parked::file(&state_dir, of, "before.json")?;
+    let path = parked::file(&observed.state_dir, of, "before.json")?;
     let config = std::fs::read(&path).map_err(|why| {
         let msg = format!("the project could not be read before restore {of}, so that there is nothing to start again; its data is parked at {}", old.parked_paths().join(", "));
         Failure::new("no_backup", msg).caused_by(why.into())
@@ -234,14 +211,14 @@ fn of_parked(
         Part::new(part.title.clone(), part.source.clone(), fresh, part.is_file, &id)
     });
     let parts = parts.collect();
-    let before = before(project, old.project_dir.clone(), now, id, parts);
+    let before = before(observed, old.project_dir.clone(), id, parts);
     let work = Work { undo_of: Some(of.to_owned()), ..before };
     Ok(Goal {
         title: work.title(),
-        project: project.to_owned(),
+        project: observed.project.clone(),
         manifest: None,
         folder: None,
-        config_before: now.map(|now| now.resolved.value.clone()),
+        config_before: observed.now.as_ref().ok().map(|now| now.resolved.value.clone()),
         contents: work.parts.iter().map(|_| Content::Parked).collect(),
         config: serde_json::from_slice(&config)
             .with_context(|| format!("understanding {}", path.display()))?,
@@ -260,20 +237,15 @@ fn of_parked(
 }
 
 /// What is there now, for the way back.
-fn before(
-    project: &str,
-    project_dir: PathBuf,
-    now: Option<&Project>,
-    id: String,
-    parts: Vec<Part>,
-) -> Work {
+fn before(observed: &Observed, project_dir: PathBuf, id: String, parts: Vec<Part>) -> Work {
+    let now = observed.now.as_ref().ok();
     let records = now.map(|now| {
         let all: BTreeSet<String> = now.all_services();
         all.into_iter().map(|name| (name.clone(), now.service(&name))).collect()
     });
     Work {
         id,
-        project: project.to_owned(),
+        project: observed.project.clone(),
         project_dir,
         backup: None,
         undo_of: None,
