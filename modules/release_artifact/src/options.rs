@@ -31,7 +31,7 @@ pub enum Wanted {
 pub struct Task {
     pub wanted: Wanted,
     pub sha: ReleaseSha,
-    folder: Option<Folder>,
+    pub folder: Option<Folder>,
     pub source: Option<Source>,
     pub owner: Owner,
     pub umask: u32,
@@ -88,6 +88,24 @@ impl Task {
             wanted,
             sha,
         })
+    }
+
+    /// For a folder that is told beside it.
+    #[cfg(test)]
+    pub fn of(wanted: Wanted, sha: ReleaseSha) -> Task {
+        Task {
+            wanted,
+            sha,
+            folder: None,
+            source: None,
+            owner: Owner::default(),
+            umask: 0o022,
+            bounds: Bounds { unpacked: 0, files: 0 },
+            retain: None,
+            keep: Vec::new(),
+            fence: None,
+            lock_timeout: Duration::ZERO,
+        }
     }
 
     pub fn folder(&self) -> Result<&Folder, Failure> {

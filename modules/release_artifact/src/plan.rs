@@ -1,5 +1,4 @@
-//! Plan: what is there and what is wanted to steps. Pure, but for looking whether a release that is
-//! to be used is whole.
+//! Plan: what is there and what is wanted to steps. Pure.
 //!
 //! Invariant: no plan removes the current release, the previous one, or one that `keep` names; and
 //! while `current` leads to something unknown, none is removed for being old.
@@ -8,7 +7,6 @@ use crate::names::ReleaseSha;
 use crate::options::{Task, Wanted};
 use crate::state::{Pointer, State};
 use ansible_module::Failure;
-use anyhow::Result;
 use change::{Plan, Step, Undo};
 use serde_json::json;
 
@@ -22,7 +20,8 @@ pub enum Action {
     Remove(ReleaseSha),
 }
 
-pub fn plan(state: &State, task: &Task) -> Result<Plan<Action>> {
+/// `damage` is how the release differs from what was unpacked, where it is there.
+pub fn plan(state: &State, task: &Task, damage: Option<String>) -> Result<Plan<Action>, Failure> {
     let sha = &task.sha;
     let dest = state.folder.dest.display();
     let mut plan = Plan::nothing(format!("releases in {dest}"), state.view());
@@ -43,7 +42,7 @@ pub fn plan(state: &State, task: &Task) -> Result<Plan<Action>> {
     match task.wanted {
         Wanted::Absent => absent(state, task, &mut plan)?,
         _ => {
-            present(state, task, &mut plan)?;
+            present(state, task, damage, &mut plan)?;
             if task.wanted == Wanted::Current {
                 current(state, sha, &mut plan)?;
             }
@@ -54,7 +53,12 @@ pub fn plan(state: &State, task: &Task) -> Result<Plan<Action>> {
     Ok(plan)
 }
 
-fn present(state: &State, task: &Task, plan: &mut Plan<Action>) -> Result<()> {
+fn present(
+    state: &State,
+    task: &Task,
+    damage: Option<String>,
+    plan: &mut Plan<Action>,
+) -> Result<(), Failure> {
     let sha = &task.sha;
     let path = state.folder.releases().join(sha.as_str());
     let Some(release) = state.release(sha) else {
@@ -88,15 +92,15 @@ fn present(state: &State, task: &Task, plan: &mut Plan<Action>) -> Result<()> {
                 "release {sha} is there, unpacked from an archive with the SHA-256 sum {}, and the option sha256 says {sum}; nothing was changed",
                 record.sha256
             );
-            return Err(Failure::new("sum_mismatch", msg).into());
+            return Err(Failure::new("sum_mismatch", msg));
         }
     }
-    if let Some(how) = state.damage(sha)? {
+    if let Some(how) = damage {
         let msg = format!(
             "release {sha} in {} is not what was unpacked: {how}; nothing was changed; look at it, and move it away to have the release fetched again",
             path.display()
         );
-        return Err(Failure::new("release_damaged", msg).into());
+        return Err(Failure::new("release_damaged", msg));
     }
     Ok(())
 }
@@ -212,4 +216,118 @@ fn after(state: &State, plan: &Plan<Action>, sha: &ReleaseSha) -> serde_json::Va
     shas.sort();
     let [current, previous] = pointers(state, plan, sha);
     json!({ "current": current, "previous": previous, "releases": shas })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::Folder;
+    use crate::record::Record;
+    use crate::state::Release;
+
+    fn sha(n: u8) -> ReleaseSha {
+        ReleaseSha::parse(&format!("{n:040x}")).unwrap()
+    }
+
+    /// Releases 1 to 5, of which 5 is the current and 2 the previous one.
+    fn state() -> State {
+        let ours = (1..=5).map(|n| {
+            let record = Record::new(sha(n), n.into(), host::clock::now(), "forge".into());
+            Release { sha: sha(n), record: Ok(record) }
+        });
+        State {
+            folder: Folder { dest: "/srv/shop".into() },
+            releases: ours.collect(),
+            current: Pointer::To(sha(5)),
+            previous: Pointer::To(sha(2)),
+            leftovers: Vec::new(),
+        }
+    }
+
+    fn steps(state: &State, task: &Task) -> Vec<Action> {
+        let plan = plan(state, task, None).unwrap();
+        plan.steps.into_iter().map(|step| step.action).collect()
+    }
+
+    fn reason(state: &State, task: &Task) -> &'static str {
+        plan(state, task, None).unwrap_err().reason
+    }
+
+    #[test]
+    fn what_is_current_already_needs_nothing() {
+        assert_eq!(steps(&state(), &Task::of(Wanted::Current, sha(5))), []);
+        assert_eq!(steps(&state(), &Task::of(Wanted::Present, sha(1))), []);
+        assert_eq!(steps(&state(), &Task::of(Wanted::Absent, sha(9))), []);
+    }
+
+    #[test]
+    fn what_was_current_becomes_the_previous_one() {
+        let plan = plan(&state(), &Task::of(Wanted::Current, sha(3)), None).unwrap();
+        assert_eq!(
+            (&plan.after["current"], &plan.after["previous"]),
+            (&json!(sha(3)), &json!(sha(5)))
+        );
+        assert!(matches!(&plan.undo, Undo::By(how) if how.contains(sha(5).as_str())));
+        // It was removed by hand: the way back stays what it is.
+        let mut gone = state();
+        gone.releases.truncate(4);
+        let plan = super::plan(&gone, &Task::of(Wanted::Current, sha(3)), None).unwrap();
+        assert_eq!(plan.after["previous"], json!(sha(2)));
+    }
+
+    #[test]
+    fn no_release_that_is_needed_is_removed_for_being_old() {
+        let task = Task { retain: Some(1), ..Task::of(Wanted::Present, sha(3)) };
+        assert_eq!(steps(&state(), &task), [4, 1].map(|n| Action::Remove(sha(n))));
+        let kept = Task { keep: vec![sha(1)], ..task };
+        assert_eq!(steps(&state(), &kept), [Action::Remove(sha(4))]);
+        // The one that is previous now stays also when another takes its place in the end.
+        let switched = Task { wanted: Wanted::Current, ..kept };
+        assert_eq!(steps(&state(), &switched), [Action::Switch, Action::Remove(sha(4))]);
+        let astray = State { current: Pointer::Foreign("current leads to /etc".into()), ..state() };
+        let plan = plan(&astray, &Task { wanted: Wanted::Present, ..switched }, None).unwrap();
+        assert!(plan.steps.is_empty() && plan.warnings[0].contains("current leads to /etc"));
+    }
+
+    #[test]
+    fn what_is_in_use_is_not_removed() {
+        for n in [5, 2] {
+            assert_eq!(reason(&state(), &Task::of(Wanted::Absent, sha(n))), "release_in_use");
+        }
+        let kept = Task { keep: vec![sha(1)], ..Task::of(Wanted::Absent, sha(1)) };
+        assert_eq!(reason(&state(), &kept), "release_in_use");
+        let removed = Task { keep: Vec::new(), ..kept };
+        assert_eq!(steps(&state(), &removed), [Action::Remove(sha(1))]);
+        let astray = State { current: Pointer::Foreign("current leads to /etc".into()), ..state() };
+        assert_eq!(reason(&astray, &removed), "current_foreign");
+    }
+
+    #[test]
+    fn what_is_not_as_it_was_unpacked_is_refused() {
+        assert_eq!(reason(&state(), &Task::of(Wanted::Present, sha(9))), "release_missing");
+        let mut foreign = state();
+        foreign.releases[0].record = Err("it has no record".into());
+        for wanted in [Wanted::Present, Wanted::Current, Wanted::Absent] {
+            assert_eq!(reason(&foreign, &Task::of(wanted, sha(1))), "not_ours");
+        }
+        let damage = Some("app/run is missing".to_owned());
+        let error = plan(&state(), &Task::of(Wanted::Current, sha(1)), damage).unwrap_err();
+        assert_eq!(error.reason, "release_damaged");
+        for astray in ["current", "previous"] {
+            let mut state = state();
+            let pointer =
+                if astray == "current" { &mut state.current } else { &mut state.previous };
+            *pointer = Pointer::Foreign(format!("{astray} leads to /etc"));
+            assert_eq!(reason(&state, &Task::of(Wanted::Current, sha(1))), "current_foreign");
+        }
+    }
+
+    #[test]
+    fn leftovers_go_first() {
+        let left = State { leftovers: vec!["x.partial".into()], ..state() };
+        assert_eq!(
+            steps(&left, &Task::of(Wanted::Current, sha(1))),
+            [Action::Sweep, Action::Switch]
+        );
+    }
 }

@@ -209,3 +209,82 @@ fn of_file(meta: &Meta, mode: u32, size: u64, modified: i64) -> Option<String> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn release() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let (listing, release) = (dir.path().join("listing"), dir.path().join("release"));
+        fs::create_dir_all(release.join("a folder")).unwrap();
+        fs::write(release.join("a folder/run"), "x").unwrap();
+        fs::set_permissions(release.join("a folder/run"), PermissionsExt::from_mode(0o755))
+            .unwrap();
+        symlink("a folder/run", release.join("link")).unwrap();
+        let run = Meta::read(File::open(release.join("a folder/run")).unwrap()).unwrap();
+        let mut lines = Vec::new();
+        let file = NotedKind::File { mode: 0o755, size: 1, modified: run.modified.0 };
+        note(&mut lines, &NotedKind::Folder, "a folder".as_ref()).unwrap();
+        note(&mut lines, &file, "a folder/run".as_ref()).unwrap();
+        note(&mut lines, &NotedKind::Link { target: "a folder/run".as_ref() }, "link".as_ref())
+            .unwrap();
+        fs::write(&listing, lines).unwrap();
+        (dir, listing, release)
+    }
+
+    #[test]
+    fn what_was_unpacked_and_what_programs_add_is_no_difference() {
+        let (_dir, listing, release) = release();
+        assert_eq!(difference(&listing, &release).unwrap(), None);
+        fs::write(release.join("a folder/cache"), "made by the app").unwrap();
+        assert_eq!(difference(&listing, &release).unwrap(), None);
+    }
+
+    #[test]
+    fn the_first_difference_is_named() {
+        type Change = fn(&Path);
+        let changes: [(&str, Change); 6] = [
+            ("is missing", |at| fs::remove_file(at.join("a folder/run")).unwrap()),
+            ("has 2 bytes, and had 1", |at| fs::write(at.join("a folder/run"), "xy").unwrap()),
+            ("has the mode 0700, and had 0755", |at| {
+                let mode = PermissionsExt::from_mode(0o700);
+                fs::set_permissions(at.join("a folder/run"), mode).unwrap();
+            }),
+            ("was written to since", |at| {
+                let file = File::options().write(true).open(at.join("a folder/run")).unwrap();
+                file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+            }),
+            ("leads to another place", |at| {
+                fs::remove_file(at.join("link")).unwrap();
+                symlink("a folder", at.join("link")).unwrap();
+            }),
+            ("is no symbolic link any more", |at| {
+                fs::remove_file(at.join("link")).unwrap();
+                fs::write(at.join("link"), "").unwrap();
+            }),
+        ];
+        for (words, change) in changes {
+            let (_dir, listing, release) = release();
+            change(&release);
+            let found = difference(&listing, &release).unwrap();
+            assert!(
+                found.as_ref().is_some_and(|found| found.contains(words)),
+                "{words}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_listing_that_is_cut_says_so() {
+        let (_dir, listing, release) = release();
+        for odd in ["f run 755 1\n", "x run\n", "d\n", "f run 9 1 1\n"] {
+            fs::write(&listing, odd.replace("run", "a%20folder/run")).unwrap();
+            let found = difference(&listing, &release);
+            assert!(found.unwrap().unwrap().contains("cannot be read"), "{odd}");
+        }
+        fs::remove_file(&listing).unwrap();
+        assert!(difference(&listing, &release).unwrap().unwrap().contains("is missing"));
+    }
+}

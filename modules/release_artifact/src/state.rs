@@ -132,8 +132,17 @@ impl State {
         self.ours().map(|record| record.order).max().unwrap_or(0) + 1
     }
 
+    /// How the release that a task is to use differs from what was unpacked, when it is ours.
+    pub fn damage_for(&self, task: &Task) -> Result<Option<String>> {
+        let used = matches!(task.wanted, Wanted::Present | Wanted::Current);
+        match self.release(&task.sha) {
+            Some(release) if used && release.record.is_ok() => self.damage(&task.sha),
+            _ => Ok(None),
+        }
+    }
+
     /// How a release of ours differs from what was unpacked.
-    pub fn damage(&self, sha: &ReleaseSha) -> Result<Option<String>> {
+    fn damage(&self, sha: &ReleaseSha) -> Result<Option<String>> {
         let records = SafeFolder::check(&self.folder.records())?;
         let release = self.folder.releases().join(sha.as_str());
         difference(&listing_of(&records, sha), &release)
