@@ -10,6 +10,7 @@ mod inputs;
 mod kept;
 mod layout;
 mod links;
+mod new;
 mod python;
 mod spec;
 mod stage;
@@ -25,6 +26,7 @@ use target::Arch;
 use workspace::Workspace;
 
 const USAGE: &str = "\
+cargo xtask new NAME                        a new module, of which only the name is right: modules/NAME
 cargo xtask docs [--check]                  write the modules' documentation from their option specs (or compare it)
 cargo xtask collection [--arch A,B]         build the static binary into collection/plugins/plugin_utils/bin
 cargo xtask stage DIR [--with-tests] [--draft | --arch A,B]
@@ -47,6 +49,7 @@ fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
+        ["new", name] => new::new(&Workspace::find()?.root.join("modules"), name),
         ["docs"] => docs::write(&Workspace::find()?),
         ["docs", "--check"] => docs::check(&Workspace::find()?),
         ["collection"] => binaries::collection(&Workspace::find()?, &Arch::ALL),

@@ -1,0 +1,14 @@
+//! From a step to its effect.
+
+use crate::options::Options;
+use crate::plan::Action;
+use anyhow::Result;
+use host::atomic::Replace;
+
+pub fn act(action: &Action, options: &Options) -> Result<()> {
+    match action {
+        Action::Write => {
+            Replace::new(&options.path).write(format!("{}\n", options.line).as_bytes()).map(drop)
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! `skeleton`: a file holds one line.
+
+mod apply;
+mod options;
+mod plan;
+mod spec;
+mod state;
+
+use ansible_module::{Invocation, Outcome, Served};
+use anyhow::{Result, ensure};
+use change::{Consent, Session};
+use options::Options;
+
+/// What this program serves.
+pub const MODULES: &[Served] = &[Served { spec: &spec::MODULE, run }];
+
+fn run(invocation: &Invocation) -> Result<Outcome> {
+    let options = Options::parse(&invocation.options)?;
+    let session = Session::new(invocation, Consent::none());
+    let seen = state::observe(&options)?;
+    session.carry_out(
+        plan::plan(&options, &seen),
+        |action, _| apply::act(action, &options),
+        || {
+            let now = state::observe(&options)?;
+            ensure!(now.line == options.line, "{} holds something else", options.path.display());
+            Ok(now.view())
+        },
+    )
+}

@@ -1,0 +1,21 @@
+//! What is there.
+
+use crate::options::Options;
+use anyhow::Result;
+use serde_json::{Value, json};
+
+pub struct State {
+    /// Empty where there is no file.
+    pub line: String,
+}
+
+impl State {
+    pub fn view(&self) -> Value {
+        json!({ "line": self.line })
+    }
+}
+
+pub fn observe(options: &Options) -> Result<State> {
+    let content = host::atomic::read(&options.path)?.unwrap_or_default();
+    Ok(State { line: String::from_utf8_lossy(&content).trim_end().to_owned() })
+}
