@@ -1,0 +1,30 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What playbooks and roles decide by what was seen. Each filter is a function of that name in plugin_utils, and is documented beside this file.
+
+One file for all, and each function read when it is first used: to find a filter, Ansible loads every file of this folder, each time that it meets a new
+name, and somebody may be waiting for a rollback, which needs few of them.
+"""
+from __future__ import annotations
+
+import importlib
+import typing as t
+
+HERE = "ansible_collections.reversible.deploy.plugins.plugin_utils"
+DECISIONS = {
+    "app_status": ("app_status",),
+    "deploy_records": ("disagreement", "half_way_run", "joint_plan", "layers_here", "open_ways", "restore_goal", "restore_point"),
+    "run_progress": ("lacking", "reached"),
+}
+
+
+def decision(module: str, name: str) -> t.Callable[..., t.Any]:
+    def decide(*seen: t.Any) -> t.Any:
+        return getattr(importlib.import_module(f"{HERE}.{module}"), name)(*seen)
+    return decide
+
+
+class FilterModule:
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
+        return {name: decision(module, name) for module, names in DECISIONS.items() for name in names}

@@ -1,0 +1,58 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the playbook `status` shows, put together from what was seen of the load balancers, the hosts, the data and the ledger. Pure: no I/O, no Ansible."""
+from __future__ import annotations
+
+import typing as t
+
+from .deploy_records import LAYERS, points_of
+from .run_progress import seen
+
+Seen = t.Mapping[str, t.Any]
+
+
+def load_balancers(looked: t.Sequence[Seen], hosts: Seen) -> dict[str, t.Any]:
+    """What each load balancer says, by its host. Its way back is closed where the colour holds another release than it remembers."""
+    shown = {}
+    for one in looked:
+        back = one.get("previous") or {}
+        others = []
+        for host, app in hosts.items():
+            side = ((app or {}).get("colors") or {}).get(back.get("color") or "")
+            if back.get("release") and side is not None and side["release"] not in (None, "", back["release"]):
+                others.append(f"{host} holds {side['release']} there")
+        shown[one["color_switch_host"]] = {
+            "active": one.get("active"), "release": one.get("release"), "drift": one.get("drift", []),
+            "previous": {**back, "open": False, "why": ", ".join(others)} if others else back or None,
+            "failure": one.get("msg") if "active" not in one else None}
+    return shown
+
+
+def restore_points(deploys: t.Sequence[Seen], hosts: Seen, data: Seen) -> list[dict[str, t.Any]]:
+    """Each restore point that the ledger names, and whether one can go back to it now, as its own host says."""
+    shown = []
+    for one in deploys:
+        for layer in LAYERS.values():
+            for point in points_of(one, layer):
+                host = (data if layer == "dataset" else hosts).get(point["host"]) or {}
+                ways = host.get("ways_back") or {}
+                way = ways.get("swap", ways.get("snapshot", ways.get("backup", {})))
+                there = [*way.get("open", []), *ways.get("parked", [])]
+                kept = point.get("data") or {}
+                wanted = {"dataset": kept.get("parked", one["deploy_id"]), "compose": kept.get("undo", point["name"])}.get(layer, point["name"])
+                gone = "it is not there any more" if host else f"{point['host']} does not answer"
+                shown.append({"deploy_id": one["deploy_id"], "layer": layer, "host": point["host"], "name": point["name"], "open": wanted in there,
+                              "why": "" if wanted in there else host.get("failure", gone)})
+    return shown
+
+
+def app_status(ledger: Seen, looked: t.Sequence[Seen], facts: t.Mapping[str, Seen], app_hosts: t.Sequence[str], data_hosts: t.Sequence[str],
+               run: str) -> dict[str, t.Any]:
+    """All of it; of the hosts what they have seen in this run, by their facts."""
+    hosts, data = seen(app_hosts, facts, "flow_seen_app", run), seen(data_hosts, facts, "flow_seen_data", run)
+    deploys = ledger.get("deploys", [])
+    return {"load_balancers": load_balancers(looked, hosts), "hosts": hosts, "data": data,
+            "restore_points": restore_points(deploys, hosts, data),
+            "lease": ledger.get("holder"), "locked": ledger.get("locked"), "deploys": deploys,
+            "ledger_failure": ledger.get("msg") if "deploys" not in ledger else None}

@@ -1,0 +1,145 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the playbooks decide by the ledger's record of deploys: which ways back there are, where a rollback goes, and whether its plan was agreed to.
+
+Pure: no I/O, no Ansible. Deploys are as deploy_ledger_info returns them, the newest first.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import typing as t
+
+Deploy = t.Mapping[str, t.Any]
+
+# The layers of a restore point, by the mode of a rollback that leads back to them, in the order in which they go back.
+LAYERS = {"data": "dataset", "snapshot": "container", "backup": "compose"}
+
+
+def points_of(deploy: Deploy, layer: str) -> t.Sequence[t.Mapping[str, t.Any]]:
+    return (deploy.get("restore_points") or {}).get(layer) or []
+
+
+def ways_back(deploys: t.Sequence[Deploy]) -> dict[str, str]:
+    """The newest deploy to which each mode leads back. One that was made of what a killed run had left is none: nobody wants to go back there, unless
+    it is named (to=)."""
+    ways: dict[str, str] = {}
+    for one in deploys:
+        if one["back_to"] is None and one["outcome"] != "failed_reverted":
+            for mode, layer in LAYERS.items():
+                if mode not in ways and any("half_way" not in (point.get("data") or {}) for point in points_of(one, layer)):
+                    ways[mode] = one["deploy_id"]
+    return ways
+
+
+def open_ways(deploys: t.Sequence[Deploy], previous: t.Mapping[str, t.Any]) -> list[str]:
+    """What is open when one way is closed, in words. `previous` is the colour that the load balancers remember, with its release."""
+    found = []
+    # A colour that does not run holds its release all the same: a restore starts it, and needs no registry.
+    for one in deploys:
+        if one["outcome"] == "done" and one["back_to"] is None:
+            for point in points_of(one, "color")[-1:]:
+                if point["digest"] and (point["name"], point["digest"]) == (previous.get("color"), previous.get("release")):
+                    found.append(f"to={one['deploy_id']} ({point['name']} with {point['digest']} is started again)")
+    found = found[:1] + [f"mode={mode} (before {deploy})" for mode, deploy in ways_back(deploys).items()]
+    return [*found, "an older release through the whole deploy (mode=full -e release_sha=...)"]
+
+
+def half_way_run(deploys: t.Sequence[Deploy], hosts: t.Sequence[str], run: str) -> str:
+    """The run that did not come to its end while the hosts changed, in place. From then on nobody knows what they hold, until a deploy is done: a failed
+    one leads back to that."""
+    killed = ""
+    for one in deploys:
+        if one["deploy_id"] == run:
+            continue
+        if one["outcome"] in ("done", "failed_not_reverted"):
+            break
+        # The hosts change as soon as every one of them has its restore point; in a rollback, once its plan is recorded.
+        points = points_of(one, "container") or points_of(one, "compose")
+        changes = set(hosts) <= {point["host"] for point in points} or (one["back_to"] and one["phases"])
+        if not one["outcome"] and changes:
+            killed = one["deploy_id"]
+    return killed
+
+
+def restore_point(deploys: t.Sequence[Deploy], run: str, to: str, mode: str, hosts: t.Mapping[str, t.Sequence[str]]) -> dict[str, t.Any]:
+    """Where a rollback goes. `hosts` are those that are known (`all`), and those of the colours (`colors`; none in place)."""
+    point = to or ways_back(deploys).get(mode, "")
+    layers = {layer: points for one in deploys if one["deploy_id"] == point for layer, points in one["restore_points"].items()
+              if layer in (*LAYERS.values(), "color") and LAYERS.get(mode, layer) == layer}
+    found = dict.fromkeys(one["host"] for layer, points in layers.items() if layer != "color" for one in points)
+    if "color" in layers:
+        found |= dict.fromkeys(hosts["colors"])
+    unknown = [host for host in found if host not in hosts["all"]]
+    if not point:
+        refused = f"The ledger names no restore point for mode={mode}."
+    elif unknown:
+        refused = f"The restore point of {point} lies on {', '.join(unknown)}, which is neither in app_hosts nor in app_data_hosts."
+    elif not layers:
+        refused = f"The ledger names no restore point for {point}{f' in mode={mode}' if mode in LAYERS else ''}."
+    else:
+        refused = ""
+    earlier = plan_of_unfinished(deploys, point)
+    return {"id": point, "layers": layers, "refused": refused,
+            # As the inventory has them: the ledger names first who was done first.
+            "hosts": [] if refused else [host for host in hosts["all"] if host in found],
+            # A rollback to the same point that did not come to its end is gone on with: what it has done is not done again.
+            "resumes": "rollback" in earlier, "rollback_id": (earlier.get("rollback") or {}).get("id", run),
+            "agreed": (earlier.get("rollback") or {}).get("plan_id", "")}
+
+
+def plan_of_unfinished(deploys: t.Sequence[Deploy], point: str) -> t.Mapping[str, t.Any]:
+    """What the last run has noted of its plan, when it was on the way to the same point and is dead, or stands half way."""
+    for last in deploys[:1]:
+        if last["back_to"] == point and (last["outcome"] or "") in ("", "failed_not_reverted"):
+            for phase in reversed(last["phases"]):
+                if phase["phase"] == "plan":
+                    return phase["data"]
+    return {}
+
+
+def restore_goal(layers: t.Mapping[str, t.Any], active: str, release: str, has_colors: bool) -> dict[str, t.Any]:
+    """What serves at the end of a rollback to these layers, when this colour and this release are active now."""
+    places = layers["container"] if "container" in layers else layers.get("compose") or []
+    to = (layers.get("color") or [{}])[-1] if has_colors else {}
+    digest = to.get("digest") or ""
+    if "name" in to:
+        then = digest
+    else:   # the data alone leaves the release as it is
+        then = release if has_colors or not places else places[-1].get("digest") or ""
+    return {"release": then, "color": to.get("name", active), "color_release": digest,
+            "flips": "name" in to and (to["name"], digest) != (active, release)}
+
+
+def layers_here(layers: t.Mapping[str, t.Any], host: str) -> list[dict[str, t.Any]]:
+    """Those that this host holds of a restore point, the newest of each."""
+    return [{"layer": layer, "name": point["name"], "data": point.get("data") or {}} for layer in LAYERS.values()
+            for point in [one for one in layers.get(layer) or [] if one["host"] == host][-1:]]
+
+
+def joint_plan(plans: t.Sequence[t.Mapping[str, t.Any]], point: str, flip: t.Sequence[str]) -> dict[str, t.Any]:
+    """One plan of all hosts' plans, by layer, and of the flip (from, to, release), where there is one. Its id is another one when any part is."""
+    parts = [part for plan in plans for part in plan.values()]
+    words = [f"back to {point}"] + [f"{part['layer']} {part['host']} {part['seen']}" for part in parts]
+    words += [" ".join(["color", *flip])] if flip else []
+    digest = hashlib.sha256("\n".join(sorted(words, key=str.lower)).encode()).hexdigest()
+    return {"id": f"plan-{digest[:12]}", "parts": parts,
+            "accept": sorted({loss["accept"] for part in parts for loss in part["loss"] if loss["accept"]})}
+
+
+def disagreement(plan: t.Mapping[str, t.Any], confirm: t.Any, accept: t.Sequence[str], agreed: str = "") -> str:
+    """Why a plan may not be carried out; nothing when it was agreed to. What was agreed to for a run that was killed (`agreed`) holds for the rest of it."""
+    given = str(confirm or "").lower()
+    consent = "" if given in ("false", "no") else given
+    if consent and consent in (plan["id"], agreed) or consent in ("true", "yes") and not set(plan["accept"]) - set(accept):
+        return ""
+    if consent.startswith("plan-"):
+        why = f"confirm names {consent}, and by now the plan is another one: look at it."
+    elif consent:
+        why = "This would lose more than confirm=true covers."
+    else:
+        why = "The plan above has to be agreed to."
+    words = [str(word) for word in plan["accept"]]
+    other = f"-e '{json.dumps({'confirm': True, 'accept': words})}'" if words else "-e confirm=true"
+    return f"Nothing was changed. {why} To go on: -e confirm={plan['id']}, or {other}"

@@ -1,0 +1,32 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How far the hosts of a run have come, by the facts that each has set. Pure: no I/O, no Ansible.
+
+A fact counts only when it holds the id of this run: an earlier one of the same ansible-playbook may have left it. Nothing is concluded from a failure
+that nobody saw.
+"""
+from __future__ import annotations
+
+import typing as t
+
+Facts = t.Mapping[str, t.Mapping[str, t.Any]]
+
+
+def reached(hosts: t.Sequence[str], facts: Facts, mark: str, run: str) -> list[str]:
+    """The hosts on which `mark` holds the id of this run."""
+    return [host for host in hosts if facts[host].get(mark) == run]
+
+
+def lacking(hosts: t.Sequence[str], facts: Facts, mark: str, run: str) -> dict[str, t.Any]:
+    """The hosts that have not come so far, and what failed, as far as it was seen."""
+    there = reached(hosts, facts, mark, run)
+    failed = reached(hosts, facts, "flow_failed_in", run)
+    return {"hosts": [host for host in hosts if host not in there],
+            "why": " ".join(f"{host}: {facts[host].get('flow_failure')}" for host in failed)}
+
+
+def seen(hosts: t.Sequence[str], facts: Facts, fact: str, run: str) -> dict[str, t.Any]:
+    """What each host has seen in this run, as its fact of that name; nothing for one that did not come so far."""
+    there = reached(hosts, facts, f"{fact}_in", run)
+    return {host: facts[host].get(fact) if host in there else None for host in hosts}

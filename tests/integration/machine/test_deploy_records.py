@@ -1,0 +1,176 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the playbooks decide by the ledger's record and by what the hosts say, each case in no time; that ansible-playbook asks for it is seen in
+tests/integration/flows."""
+from __future__ import annotations
+
+import sys
+import typing as t
+
+import pytest
+from harness import ROOT
+
+sys.path.insert(0, str(ROOT / "collection/plugins"))
+from plugin_utils import app_status, deploy_records, run_progress  # noqa: E402  (the path comes first)
+
+A, B, C = (f"20261121t08450{number}z-7f3a" for number in range(3))
+RUN = "20261121t090000z-0001"
+
+
+def point(name: str, host: str = "app1", digest: str = "", **data: t.Any) -> dict[str, t.Any]:
+    return {"name": name, "host": host, "digest": digest, "data": data}
+
+
+def deploy(number: str, outcome: str | None = "done", back_to: str | None = None, phases: list[t.Any] | None = None, **points: t.Any) -> dict[str, t.Any]:
+    return {"deploy_id": number, "outcome": outcome, "back_to": back_to, "phases": phases or [], "restore_points": points}
+
+
+def planned(run: str, plan: str) -> list[dict[str, t.Any]]:
+    return [{"phase": "plan", "data": {"rollback": {"id": run, "plan_id": plan}}}]
+
+# Ways back
+
+
+def test_the_newest_restore_point_of_each_layer_is_the_way_of_its_mode() -> None:
+    record = [deploy(C, "failed_reverted", dataset=[point("c")]), deploy(B, container=[point("b", half_way=A)], dataset=[point("b")]),
+              deploy(A, container=[point("a")], dataset=[point("a")])]
+    assert deploy_records.ways_back(record) == {"data": B, "snapshot": A}
+    assert deploy_records.ways_back([deploy(B, back_to=A, dataset=[point("b")])]) == {} == deploy_records.ways_back([])
+
+
+def test_a_colour_that_does_not_run_is_a_way_before_the_whole_deploy() -> None:
+    record = [deploy(B, color=[point("blue", digest="4f2a")]), deploy(A, color=[point("blue", digest="4f2a")], compose=[point("a")])]
+    ways = deploy_records.open_ways(record, {"color": "blue", "release": "4f2a"})
+    assert ways[:2] == [f"to={B} (blue with 4f2a is started again)", f"mode=backup (before {A})"] and "mode=full" in ways[2] and len(ways) == 3
+    assert "started" not in str(deploy_records.open_ways(record, {"color": "blue", "release": "other"}) + deploy_records.open_ways(record, {}))
+
+# A run that was killed in place
+
+
+@pytest.mark.parametrize("record, said", [
+    ([], ""),
+    ([deploy(A, None, container=[point("a")])], ""),                                        # app2 had none yet: nothing was changed
+    ([deploy(A, None, container=[point("a"), point("a", "app2")])], A),
+    ([deploy(RUN, None, container=[point("a"), point("a", "app2")])], ""),                  # that is the one that asks
+    ([deploy(A, None, back_to=B)], ""), ([deploy(A, None, back_to=B, phases=planned(A, "plan-1"))], A),
+    ([deploy(B, "failed_reverted"), deploy(A, None, compose=[point("a"), point("a", "app2")])], A),   # it went back to what was half changed
+    ([deploy(B, "done"), deploy(A, None, compose=[point("a"), point("a", "app2")])], ""),
+    ([deploy(B, "failed_not_reverted"), deploy(A, None, compose=[point("a"), point("a", "app2")])], ""),
+    ([deploy(B, None, compose=[point("b"), point("b", "app2")]), deploy(A, None, compose=[point("a"), point("a", "app2")])], A),
+])
+def test_who_was_killed_half_way(record: list[t.Any], said: str) -> None:
+    assert deploy_records.half_way_run(record, ["app1", "app2"], RUN) == said
+
+# Where a rollback goes
+
+
+HOSTS = {"all": ["app1", "app2", "db1"], "colors": ["app1", "app2"]}
+
+
+def test_a_restore_point_is_found_by_its_mode_or_by_its_deploy() -> None:
+    record = [deploy(B, color=[point("blue", "lb1", "4f2a")], dataset=[point("b", "db1")]), deploy(A, dataset=[point("a", "db1")])]
+    found = deploy_records.restore_point(record, RUN, "", "data", HOSTS)
+    assert (found["id"], list(found["layers"]), found["hosts"], found["refused"]) == (B, ["dataset"], ["db1"], "")
+    assert (found["rollback_id"], found["resumes"], found["agreed"]) == (RUN, False, "")
+    found = deploy_records.restore_point(record, RUN, B, "fast", HOSTS)
+    assert set(found["layers"]) == {"color", "dataset"} and found["hosts"] == ["app1", "app2", "db1"]
+    assert deploy_records.restore_point(record, RUN, A, "fast", HOSTS)["hosts"] == ["db1"]
+
+
+@pytest.mark.parametrize("to, mode, words", [
+    ("", "backup", "no restore point for mode=backup."), (C, "fast", f"no restore point for {C}."), (A, "backup", f"no restore point for {A} in mode=backup."),
+    (A, "data", f"The restore point of {A} lies on old1, which is neither in app_hosts nor in app_data_hosts."),
+])
+def test_a_restore_point_that_is_not_available(to: str, mode: str, words: str) -> None:
+    found = deploy_records.restore_point([deploy(A, dataset=[point("a", "old1"), point("a", "db1")])], RUN, to, mode, HOSTS)
+    assert words in found["refused"] and found["hosts"] == []
+
+
+@pytest.mark.parametrize("outcome, goes_on", [(None, True), ("failed_not_reverted", True), ("failed_reverted", False), ("done", False)])
+def test_a_rollback_that_did_not_come_to_its_end_is_gone_on_with(outcome: str | None, goes_on: bool) -> None:
+    record = [deploy(C, outcome, back_to=A, phases=planned(B, "plan-1")), deploy(A, dataset=[point("a", "db1")])]
+    found = deploy_records.restore_point(record, RUN, A, "fast", HOSTS)
+    assert (found["resumes"], found["rollback_id"], found["agreed"]) == ((True, B, "plan-1") if goes_on else (False, RUN, ""))
+    other = deploy_records.restore_point([record[0], deploy(B, dataset=[point("b", "db1")])], RUN, B, "fast", HOSTS)
+    assert not other["resumes"]
+
+
+@pytest.mark.parametrize("layers, has_colors, goal", [
+    ({"color": [point("blue", "lb1", "4f2a")], "dataset": [point("a")]}, True, ("4f2a", "blue", "4f2a", True)),
+    ({"color": [point("green", "lb1", "new")]}, True, ("new", "green", "new", False)),
+    ({"dataset": [point("a")]}, True, ("new", "green", "", False)),          # the data alone leaves the release as it is
+    ({"dataset": [point("a")]}, False, ("new", "green", "", False)),
+    ({"compose": [point("a", digest="old")]}, False, ("old", "green", "", False)), ({"container": [point("a")]}, False, ("", "green", "", False)),
+])
+def test_what_serves_at_the_end(layers: dict[str, t.Any], has_colors: bool, goal: tuple[t.Any, ...]) -> None:
+    assert tuple(deploy_records.restore_goal(layers, "green", "new", has_colors).values()) == goal
+
+
+def test_each_host_has_the_newest_point_of_its_own_layers() -> None:
+    layers = {"container": [point("old"), point("new", undo="x"), point("other", "app2")], "dataset": [point("d")], "color": [point("blue", "app1")]}
+    assert deploy_records.layers_here(layers, "app1") == [{"layer": "dataset", "name": "d", "data": {}},
+                                                         {"layer": "container", "name": "new", "data": {"undo": "x"}}]
+    assert deploy_records.layers_here(layers, "app3") == []
+
+# Its plan
+
+
+def part(host: str, seen: str, *words: str) -> dict[str, t.Any]:
+    return {"dataset": {"layer": "dataset", "host": host, "seen": seen, "loss": [{"what": "it", "accept": word} for word in (*words, "")]}}
+
+
+def test_the_id_of_a_plan_is_that_of_all_its_parts() -> None:
+    plans = [part("db1", "plan-1", "newer_snapshots"), part("db2", "plan-2", "newer_snapshots", "clones")]
+    plan = deploy_records.joint_plan(plans, A, [])
+    assert plan["accept"] == ["clones", "newer_snapshots"] and [one["host"] for one in plan["parts"]] == ["db1", "db2"]
+    others = [(plans[:1], A, []), (plans, B, []), (plans, A, ["green", "blue", "4f2a"])]
+    assert len({plan["id"], *(deploy_records.joint_plan(*other)["id"] for other in others)}) == 4
+    assert plan["id"] == deploy_records.joint_plan(plans[::-1], A, [])["id"]
+
+
+PLAN = {"id": "plan-0123456789ab", "accept": ["clones"]}
+
+
+@pytest.mark.parametrize("confirm, accept, agreed, words", [
+    (PLAN["id"], [], "", ""), ("plan-ffffffffffff", [], "plan-ffffffffffff", ""), (True, ["clones"], "", ""), ("Yes", ["clones", "more"], "", ""),
+    (True, [], "", "would lose more"), ("plan-ffffffffffff", ["clones"], "", "by now the plan is another"), ("", ["clones"], "", "has to be agreed to"),
+    ("false", ["clones"], "", "has to be agreed to"), (False, [], "", "has to be agreed to"),
+])
+def test_what_was_not_agreed_to_is_not_done(confirm: t.Any, accept: list[str], agreed: str, words: str) -> None:
+    said = deploy_records.disagreement(PLAN, confirm, accept, agreed)
+    assert words in said and bool(said) == bool(words) and (not said or """-e '{"confirm": true, "accept": ["clones"]}'""" in said)
+
+# How far the hosts have come
+
+
+def test_only_what_was_reached_in_this_run_counts() -> None:
+    facts = {"app1": {"flow_installed": RUN}, "app2": {"flow_installed": A, "flow_failed_in": RUN, "flow_failure": "no room"}, "app3": {}}
+    assert run_progress.reached(list(facts), facts, "flow_installed", RUN) == ["app1"]
+    assert run_progress.lacking(list(facts), facts, "flow_installed", RUN) == {"hosts": ["app2", "app3"], "why": "app2: no room"}
+    assert run_progress.seen(["app1"], {"app1": {"x": 1, "x_in": RUN}}, "x", RUN) == {"app1": 1}
+    assert run_progress.seen(["app1"], {"app1": {"x": 1, "x_in": A}}, "x", RUN) == {"app1": None}
+
+# What status shows
+
+
+def test_a_colour_that_holds_another_release_is_no_way_back() -> None:
+    looked = [{"color_switch_host": "lb1", "active": "green", "release": "new", "previous": {"color": "blue", "release": "4f2a", "open": True, "why": None}},
+              {"color_switch_host": "lb2", "msg": "no route"}]
+    hosts = {"app1": {"colors": {"blue": {"release": "other"}}}, "app2": None}
+    shown = app_status.load_balancers(looked, hosts)
+    assert shown["lb1"]["previous"] == {"color": "blue", "release": "4f2a", "open": False, "why": "app1 holds other there"}
+    assert shown["lb2"]["failure"] == "no route" and shown["lb2"]["previous"] is None and shown["lb1"]["failure"] is None
+    assert app_status.load_balancers(looked, {"app1": {"colors": {"blue": {"release": "4f2a"}}}})["lb1"]["previous"]["open"]
+
+
+def test_a_restore_point_is_open_when_its_host_has_it() -> None:
+    record = [deploy(A, dataset=[point("snap", "db1")], container=[point("pre-a"), point("pre-a", "app2")])]
+    hosts = {"app1": {"ways_back": {"snapshot": {"open": ["pre-a"]}}}, "app2": None}
+    shown = app_status.restore_points(record, hosts, {"db1": {"failure": "it cannot be told"}})
+    assert [(one["host"], one["open"], one["why"]) for one in shown] == [
+        ("db1", False, "it cannot be told"), ("app1", True, ""), ("app2", False, "app2 does not answer")]
+    facts = {host: {"flow_seen_app": seen, "flow_seen_app_in": RUN} for host, seen in hosts.items()}
+    told = app_status.app_status({"msg": "it is gone"}, [], facts, list(facts), [], RUN)
+    assert told["hosts"] == hosts
+    assert told["ledger_failure"] == "it is gone" and told["deploys"] == [] and told["lease"] is None
