@@ -14,8 +14,8 @@ import typing as t
 HERE = "ansible_collections.reversible.deploy.plugins.plugin_utils"
 DECISIONS = {
     "app_status": ("app_status",),
-    "deploy_records": ("disagreement", "half_way_run", "joint_plan", "layers_here", "open_ways", "restore_goal", "restore_point"),
-    "run_progress": ("lacking", "reached"),
+    "deploy_records": ("half_way_run", "joint_plan", "layers_here", "open_ways", "plan_refusal", "restore_goal", "restore_point"),
+    "run_progress": ("hosts_lacking", "hosts_reached"),
 }
 
 

@@ -128,7 +128,7 @@ def joint_plan(plans: t.Sequence[t.Mapping[str, t.Any]], point: str, flip: t.Seq
             "accept": sorted({loss["accept"] for part in parts for loss in part["loss"] if loss["accept"]})}
 
 
-def disagreement(plan: t.Mapping[str, t.Any], confirm: t.Any, accept: t.Sequence[str], agreed: str = "") -> str:
+def plan_refusal(plan: t.Mapping[str, t.Any], confirm: t.Any, accept: t.Sequence[str], agreed: str = "") -> str:
     """Why a plan may not be carried out; nothing when it was agreed to. What was agreed to for a run that was killed (`agreed`) holds for the rest of it."""
     given = str(confirm or "").lower()
     consent = "" if given in ("false", "no") else given

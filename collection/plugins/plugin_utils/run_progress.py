@@ -13,20 +13,20 @@ import typing as t
 Facts = t.Mapping[str, t.Mapping[str, t.Any]]
 
 
-def reached(hosts: t.Sequence[str], facts: Facts, mark: str, run: str) -> list[str]:
+def hosts_reached(hosts: t.Sequence[str], facts: Facts, mark: str, run: str) -> list[str]:
     """The hosts on which `mark` holds the id of this run."""
     return [host for host in hosts if facts[host].get(mark) == run]
 
 
-def lacking(hosts: t.Sequence[str], facts: Facts, mark: str, run: str) -> dict[str, t.Any]:
+def hosts_lacking(hosts: t.Sequence[str], facts: Facts, mark: str, run: str) -> dict[str, t.Any]:
     """The hosts that have not come so far, and what failed, as far as it was seen."""
-    there = reached(hosts, facts, mark, run)
-    failed = reached(hosts, facts, "flow_failed_in", run)
+    there = hosts_reached(hosts, facts, mark, run)
+    failed = hosts_reached(hosts, facts, "flow_failed_in", run)
     return {"hosts": [host for host in hosts if host not in there],
             "why": " ".join(f"{host}: {facts[host].get('flow_failure')}" for host in failed)}
 
 
 def seen(hosts: t.Sequence[str], facts: Facts, fact: str, run: str) -> dict[str, t.Any]:
     """What each host has seen in this run, as its fact of that name; nothing for one that did not come so far."""
-    there = reached(hosts, facts, f"{fact}_in", run)
+    there = hosts_reached(hosts, facts, f"{fact}_in", run)
     return {host: facts[host].get(fact) if host in there else None for host in hosts}

@@ -138,7 +138,7 @@ PLAN = {"id": "plan-0123456789ab", "accept": ["clones"]}
     ("false", ["clones"], "", "has to be agreed to"), (False, [], "", "has to be agreed to"),
 ])
 def test_what_was_not_agreed_to_is_not_done(confirm: t.Any, accept: list[str], agreed: str, words: str) -> None:
-    said = deploy_records.disagreement(PLAN, confirm, accept, agreed)
+    said = deploy_records.plan_refusal(PLAN, confirm, accept, agreed)
     assert words in said and bool(said) == bool(words) and (not said or """-e '{"confirm": true, "accept": ["clones"]}'""" in said)
 
 # How far the hosts have come
@@ -146,8 +146,8 @@ def test_what_was_not_agreed_to_is_not_done(confirm: t.Any, accept: list[str], a
 
 def test_only_what_was_reached_in_this_run_counts() -> None:
     facts = {"app1": {"flow_installed": RUN}, "app2": {"flow_installed": A, "flow_failed_in": RUN, "flow_failure": "no room"}, "app3": {}}
-    assert run_progress.reached(list(facts), facts, "flow_installed", RUN) == ["app1"]
-    assert run_progress.lacking(list(facts), facts, "flow_installed", RUN) == {"hosts": ["app2", "app3"], "why": "app2: no room"}
+    assert run_progress.hosts_reached(list(facts), facts, "flow_installed", RUN) == ["app1"]
+    assert run_progress.hosts_lacking(list(facts), facts, "flow_installed", RUN) == {"hosts": ["app2", "app3"], "why": "app2: no room"}
     assert run_progress.seen(["app1"], {"app1": {"x": 1, "x_in": RUN}}, "x", RUN) == {"app1": 1}
     assert run_progress.seen(["app1"], {"app1": {"x": 1, "x_in": A}}, "x", RUN) == {"app1": None}
 
