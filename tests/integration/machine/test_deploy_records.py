@@ -12,7 +12,7 @@ import pytest
 from harness import ROOT
 
 sys.path.insert(0, str(ROOT / "collection/plugins"))
-from plugin_utils import app_status, deploy_records, run_progress  # noqa: E402  (the path comes first)
+from plugin_utils import app_status, color_flips, deploy_records, run_progress  # noqa: E402  (the path comes first)
 
 A, B, C = (f"20261121t08450{number}z-7f3a" for number in range(3))
 RUN = "20261121t090000z-0001"
@@ -174,3 +174,19 @@ def test_a_restore_point_is_open_when_its_host_has_it() -> None:
     told = app_status.app_status({"msg": "it is gone"}, [], facts, list(facts), [], RUN)
     assert told["hosts"] == hosts
     assert told["ledger_failure"] == "it is gone" and told["deploys"] == [] and told["lease"] is None
+
+# What came of a flip
+
+
+def test_a_load_balancer_that_says_nothing_is_astray() -> None:
+    before = {host: {"active": "blue"} for host in ("lb1", "lb2", "lb3", "lb4")}
+    now = {"lb1": {"active": "blue", "unfinished": None}, "lb2": {"active": "green"}, "lb3": {"msg": "no route"}, "lb4": {"active": "blue", "unfinished": "x"}}
+    assert color_flips.flip_astray(list(before), before, now) == ["lb2", "lb3", "lb4"]
+
+
+def test_after_a_failure_the_result_is_what_is_there() -> None:
+    before, done = {"lb1": {"active": "blue"}}, {"lb1": {"active": "green", "release": "4f2a", "plan": ["flip"], "flip": {"milliseconds": {"live": 3}}}}
+    told = color_flips.flip_results(["lb1"], before, done, {}, "")["lb1"]
+    assert told == {"before": "blue", "after": "green", "release": "4f2a", "changed": True, "milliseconds": {"live": 3}, "plan": ["flip"]}
+    assert color_flips.flip_results(["lb1"], before, done, {"lb1": {"active": "blue", "release": "old"}}, "lb1")["lb1"]["changed"] is False
+    assert color_flips.flip_results(["lb1"], before, {}, {"lb1": {"msg": "no route"}}, "lb1")["lb1"]["after"] is None

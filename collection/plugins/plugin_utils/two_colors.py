@@ -1,0 +1,143 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the roles of apps with two colours work out: what belongs to each component in each colour, how it is probed, and what each colour holds.
+Pure: no I/O, no Ansible.
+
+A side is one component in one colour. Loops go over sides, and an item of a loop stands in the output when it fails: a side lacks what may hold secrets
+(`env`, `files`).
+"""
+from __future__ import annotations
+
+import typing as t
+
+from .one_run import filled
+
+COLORS = ("blue", "green")
+SECRET = ("env", "files")
+
+Side = t.Mapping[str, t.Any]
+Probe = dict[str, t.Any]
+
+
+def color_sides(components: t.Sequence[t.Mapping[str, t.Any]], layout: t.Mapping[str, str], release: str) -> list[dict[str, t.Any]]:
+    """Each component in each colour, with the names and paths of `layout`, in which words in braces stand for the component and the colour. `argv` is its
+    command, in which they stand for the layout's `current` and `instance` as well."""
+    found = []
+    for color in COLORS:
+        for component in components:
+            port = component.get("port")
+            if isinstance(port, t.Mapping):
+                port = port[color]
+            words = {"component": component["name"], "color": color}
+            places = {key: filled([text], words)[0] for key, text in layout.items()}
+            words = {"color": color, "port": port, "release": release} | {key: places[key] for key in ("current", "instance") if key in places}
+            shown = {key: component[key] for key in component if key not in SECRET}
+            found.append({"component": shown, "color": color, "port": port, **places, "argv": filled(component.get("command") or [], words)})
+    return found
+
+
+def side_processes(wanted: t.Sequence[Side], components: t.Sequence[t.Mapping[str, t.Any]], user: str) -> list[dict[str, t.Any]]:
+    """The sides as processes that app_processes starts, with their variables."""
+    envs = {component["name"]: component.get("env") or {} for component in components}
+    return [{"name": side["unit"], "pidfile": side["pidfile"], "argv": side["argv"], "user": side["component"].get("user", user),
+             "chdir": side["current"], "log": side["log"], "environment": envs[side["component"]["name"]]} for side in wanted]
+
+
+def compose_sides(components: t.Sequence[t.Mapping[str, t.Any]], layout: t.Mapping[str, str], release: str, files: t.Sequence[str]) -> dict[str, t.Any]:
+    """Each colour of a Compose project: its project, its folder, and the variables that differ between the colours or from deploy to deploy."""
+    found = {}
+    for color in COLORS:
+        project, folder = filled([layout["project"], layout["folder"]], {"color": color})
+        own = {"COLOR": color, "RELEASE": release, "COMPOSE_PROJECT_NAME": project, "COMPOSE_FILE": ":".join(files)}
+        for component in components:
+            name = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in component["name"].upper())
+            own[f"{name}_PORT"] = str(component["port"][color])
+        found[color] = {"project": project, "folder": folder, "own": own}
+    return found
+
+
+def probe(name: str, url: str, component: t.Mapping[str, t.Any], asked: t.Mapping[str, t.Any]) -> Probe:
+    """A probe of one component. `asked` has `often`, how often it is tried, and `release`, unless one look is enough, which asks for no release."""
+    made = {"name": name, "kind": "http", "url": url, **asked["often"]}
+    if asked.get("release"):
+        fields = {key: asked.get(key, "") if component.get(key) is None else component[key] for key in ("release_field", "release_header")}
+        for key in fields:
+            if fields[key]:
+                return made | {"release": asked["release"], key: fields[key]}
+    return made
+
+
+def side_probes(wanted: t.Sequence[Side], url: str, asked: t.Mapping[str, t.Any], addresses: t.Mapping[str, str] | None = None) -> list[Probe]:
+    """A probe for each side, by the name of its instance or unit; with a command inside (`asked.inside` stands before it) one for that as well."""
+    made = []
+    for side in wanted:
+        name, component = side.get("instance") or side["unit"], side["component"]
+        words = {"address": (addresses or {}).get(name) or "no-address.invalid", "port": side["port"], "health": component.get("health") or "/",
+                 "instance": name, "color": side["color"]}
+        made.append(probe(name, filled([component.get("url") or url], words)[0], component, asked))
+        if component.get("inside") and asked.get("inside"):
+            argv = [*filled(asked["inside"], {"instance": name}), *component["inside"]]
+            made.append({"name": f"{name} inside", "kind": "command", "argv": argv, **asked["often"]})
+    return made
+
+
+def compose_probes(wanted: t.Mapping[str, Side], components: t.Sequence[t.Mapping[str, t.Any]], address: str, services: t.Sequence[str],
+                   asked: t.Mapping[str, t.Any]) -> list[Probe]:
+    """Each colour as a whole, then its components by their own ports."""
+    made: list[Probe] = []
+    for color, side in wanted.items():
+        whole = {"name": side["project"], "kind": "compose", "project": side["project"], **asked["often"]}
+        made.append(whole | {"services": services} if services else whole)
+        for component in components:
+            url = f"http://{address}:{component['port'][color]}{component.get('health') or '/'}"
+            made.append(probe(f"{side['project']} {component['name']}", url, component, asked))
+    return made
+
+
+def by_color(entries: t.Iterable[tuple[str, str, dict[str, t.Any]]]) -> dict[str, t.Any]:
+    """What each colour holds, of what each of its components (colour, name, what was seen) holds: a release when all hold the same."""
+    colors: dict[str, t.Any] = {color: {"components": {}} for color in COLORS}
+    for color, name, seen in entries:
+        colors[color]["components"][name] = seen
+    for held in colors.values():
+        seen = held["components"].values()
+        releases = {one["release"] for one in seen}
+        held |= {"release": releases.pop() if len(releases) == 1 else None, "well": all(one["well"] for one in seen)}
+    return colors
+
+
+def answer_of(answers: t.Sequence[t.Mapping[str, t.Any]], name: str) -> t.Mapping[str, t.Any]:
+    return next((one for one in answers if one["name"] == name), {})
+
+
+def host_colors(wanted: t.Sequence[Side], folders: t.Sequence[t.Mapping[str, t.Any]], answers: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
+    """What the colours hold whose releases are folders, in the order of the sides."""
+    def seen(side: Side, folder: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+        answer = answer_of(answers, side["unit"])
+        return {"release": folder["current"], "well": answer["ok"], "why": answer.get("why") or ""}
+    return by_color((side["color"], side["component"]["name"], seen(side, folder)) for side, folder in zip(wanted, folders))
+
+
+def incus_colors(wanted: t.Sequence[Side], instances: t.Mapping[str, t.Any], answers: t.Sequence[t.Mapping[str, t.Any]], mark: str) -> dict[str, t.Any]:
+    """What the colours hold that are containers, by what Incus says of them. Only what bears the app's mark, and was made to its end, counts."""
+    def seen(side: Side) -> dict[str, t.Any]:
+        instance, answer = instances.get(side["instance"], {}), answer_of(answers, side["instance"])
+        ours = instance.get("app") == mark and instance["is_whole"]
+        return {"release": (instance["release"] or None) if ours else None, "well": bool(ours and answer.get("ok")),
+                "state": instance.get("status", "absent").lower(),
+                "why": answer.get("why") or "" if ours or not instance else "it was not made by this role, or not to its end"}
+    return by_color((side["color"], side["component"]["name"], seen(side)) for side in wanted)
+
+
+def compose_colors(wanted: t.Mapping[str, Side], components: t.Sequence[t.Mapping[str, t.Any]], containers: t.Mapping[str, t.Any],
+                   answers: t.Sequence[t.Mapping[str, t.Any]], mark: str) -> dict[str, t.Any]:
+    """What the colours hold that are Compose projects, by the labels of their containers."""
+    def seen(color: str, side: Side, name: str) -> dict[str, t.Any]:
+        ours = all(one["app"] == mark for one in containers[color])
+        releases = {one["release"] for one in containers[color]} if ours else set()
+        whole, answer = answer_of(answers, side["project"]), answer_of(answers, f"{side['project']} {name}")
+        why = (answer if whole["ok"] else whole).get("why") or ""
+        return {"release": releases.pop() if len(releases) == 1 else None, "well": ours and whole["ok"] and answer["ok"],
+                "why": why if ours else "it was not made by this role"}
+    return by_color((color, component["name"], seen(color, side, component["name"])) for color, side in wanted.items() for component in components)

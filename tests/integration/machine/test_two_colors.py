@@ -1,0 +1,150 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the roles work out of an app's components and of what Incus, Proxmox and Docker say, each case in no time; that the roles ask for it is seen in
+their own tests, on the real systems."""
+from __future__ import annotations
+
+import json
+import sys
+import typing as t
+
+import pytest
+from harness import ROOT
+
+sys.path.insert(0, str(ROOT / "collection/plugins"))
+from plugin_utils import engines, incus_app, two_colors  # noqa: E402  (the path comes first)
+
+WEB = {"name": "web", "port": {"blue": 8081, "green": 8082}, "command": ["{current}/run", "--port={port}", "{color}", "{release}", "{other}"],
+       "env": {"TOKEN": "secret"}, "files": [{"path": "/etc/key", "content": "secret"}]}
+LAYOUT = {"unit": "shop-{component}-{color}", "current": "/opt/{component}/{color}/current", "pidfile": "/run/{component}", "log": "/var/log/{component}"}
+OFTEN = {"often": {"tries": 3}}
+
+
+def test_each_component_has_a_side_in_each_colour_without_secrets() -> None:
+    blue, green = two_colors.color_sides([WEB], LAYOUT, "4f2a")
+    assert (blue["color"], blue["unit"], blue["port"], green["port"], green["current"]) == ("blue", "shop-web-blue", 8081, 8082, "/opt/web/green/current")
+    assert blue["argv"] == ["/opt/web/blue/current/run", "--port=8081", "blue", "4f2a", "{other}"] and "secret" not in str((blue, green))
+    assert two_colors.color_sides([{"name": "db", "port": 5432}], LAYOUT, "")[0]["argv"] == []
+    [started] = two_colors.side_processes([blue], [WEB], "www-data")
+    assert started["environment"] == {"TOKEN": "secret"} and started["user"] == "www-data" and started["chdir"] == "/opt/web/blue/current"
+
+
+@pytest.mark.parametrize("asked, component, wanted", [
+    ({}, {}, {}), ({"release": "4f2a"}, {}, {}), ({"release_field": "sha"}, {}, {}),
+    ({"release": "4f2a", "release_field": "sha", "release_header": "X"}, {}, {"release": "4f2a", "release_field": "sha"}),
+    ({"release": "4f2a", "release_field": "sha"}, {"release_field": "own"}, {"release": "4f2a", "release_field": "own"}),
+    ({"release": "4f2a", "release_field": "sha", "release_header": "X"}, {"release_field": ""}, {"release": "4f2a", "release_header": "X"}),
+])
+def test_a_probe_asks_for_the_release_where_that_is_wanted(asked: dict[str, t.Any], component: dict[str, t.Any], wanted: dict[str, t.Any]) -> None:
+    [made] = two_colors.side_probes(two_colors.color_sides([WEB | component], LAYOUT, "4f2a")[:1], "http://127.0.0.1:{port}{health}", OFTEN | asked)
+    assert made == {"name": "shop-web-blue", "kind": "http", "url": "http://127.0.0.1:8081/", "tries": 3} | wanted
+
+
+def test_a_container_is_asked_at_its_address_and_inside() -> None:
+    components = [{"name": "web", "port": 80, "inside": ["true"]}, {"name": "db", "port": 5432, "url": "tcp://{instance}.lan"}]
+    sides = two_colors.color_sides(components, {"instance": "{component}-{color}"}, "4f2a")[:2]
+    made = two_colors.side_probes(sides, "http://{address}:{port}{health}", OFTEN | {"inside": ["incus", "exec", "{instance}", "--"]}, {"web-blue": "10.0.0.1"})
+    assert [one.get("url") for one in made] == ["http://10.0.0.1:80/", None, "tcp://db-blue.lan"]
+    assert made[1]["argv"] == ["incus", "exec", "web-blue", "--", "true"]
+    assert [one["url"] for one in two_colors.side_probes(sides, "http://{address}", OFTEN)] == ["http://no-address.invalid", "tcp://db-blue.lan"]
+
+
+def test_a_colour_has_a_release_when_all_of_it_have() -> None:
+    def held(release: str | None, well: bool = True) -> dict[str, t.Any]:
+        return {"release": release, "well": well}
+    colors = two_colors.by_color([("blue", "a", held("4f2a")), ("blue", "b", held("4f2a", False)), ("green", "a", held("x")), ("green", "b", held(None))])
+    assert (colors["blue"]["release"], colors["blue"]["well"], colors["green"]["release"], colors["green"]["well"]) == ("4f2a", False, None, True)
+    assert colors["blue"]["components"]["b"] == held("4f2a", False)
+
+
+def test_only_what_the_role_has_made_to_its_end_counts() -> None:
+    sides = two_colors.color_sides([{"name": "web", "port": 80}], {"instance": "{component}-{color}"}, "")
+    instances = {"web-blue": {"app": "shop-prod", "is_whole": True, "release": "4f2a", "status": "Running"},
+                 "web-green": {"app": "other", "is_whole": True, "release": "4f2a", "status": "Stopped"}}
+    colors = two_colors.incus_colors(sides, instances, [{"name": "web-blue", "ok": True}], "shop-prod")
+    assert (colors["blue"]["release"], colors["blue"]["well"], colors["green"]["release"], colors["green"]["well"]) == ("4f2a", True, None, False)
+    assert "not made by this role" in colors["green"]["components"]["web"]["why"]
+    assert two_colors.incus_colors(sides, {}, [], "shop-prod")["blue"]["components"]["web"] == {"release": None, "well": False, "state": "absent", "why": ""}
+
+
+def test_the_colours_of_a_project() -> None:
+    layout = {"project": "shop-{color}", "folder": "/srv/{color}"}
+    sides = two_colors.compose_sides([{"name": "my-web", "port": {"blue": 1, "green": 2}}], layout, "4f2a", ["a", "b"])
+    assert sides["green"] == {"project": "shop-green", "folder": "/srv/green", "own": {
+        "COLOR": "green", "RELEASE": "4f2a", "COMPOSE_PROJECT_NAME": "shop-green", "COMPOSE_FILE": "a:b", "MY_WEB_PORT": "2"}}
+    components = [{"name": "web", "port": {"blue": 1, "green": 2}, "health": "/up"}]
+    made = two_colors.compose_probes({"blue": sides["blue"]}, components, "127.0.0.1", ["web"], OFTEN)
+    assert [one["name"] for one in made] == ["shop-blue", "shop-blue web"] and made[0]["services"] == ["web"] and made[1]["url"] == "http://127.0.0.1:1/up"
+    answers = [{"name": "shop-blue", "ok": False, "why": "web does not run"}, {"name": "shop-blue web", "ok": True},
+               {"name": "shop-green", "ok": True}, {"name": "shop-green web", "ok": True}]
+    containers = {"blue": [{"app": "shop", "release": "4f2a"}, {"app": "shop", "release": "x"}], "green": [{"app": "other", "release": "4f2a"}]}
+    colors = two_colors.compose_colors(sides, components, containers, answers, "shop")
+    assert colors["blue"]["components"]["web"] == {"release": None, "well": False, "why": "web does not run"}
+    assert colors["green"]["components"]["web"] == {"release": None, "well": False, "why": "it was not made by this role"}
+
+
+def test_what_incus_says_of_instances() -> None:
+    def instance(name: str, network: t.Any, **marks: str) -> dict[str, t.Any]:
+        return {"name": name, "status": "Running", "config": {f"user.reversible.{key}": text for key, text in marks.items()} | {"x": "y"},
+                "state": {"network": network}}
+    eth = [{"family": "inet6", "scope": "global", "address": "fd00::1"}, {"family": "inet", "scope": "link", "address": "169.254.0.1"}]
+    four = [{"family": "inet", "scope": "global", "address": "10.0.0.1"}]
+    said = json.dumps([instance("a", {"lo": {"addresses": four}, "eth0": {"addresses": eth}}, app="shop", deploy_id="1", installed="1"),
+                       instance("b", {"eth0": {"addresses": eth + four}}, deploy_id="1"), instance("c", None), instance("other", None)])
+    seen = engines.incus_instances(said, ["a", "b", "c"])
+    assert {name: (one["address"], one["is_whole"]) for name, one in seen.items()} == {"a": ("[fd00::1]", True), "b": ("10.0.0.1", False), "c": ("", False)}
+    assert seen["a"]["app"] == "shop" and seen["b"]["app"] == seen["b"]["supervisor"] == ""
+
+
+def test_what_goes_into_a_container_and_out_of_it() -> None:
+    component = {"name": "web", "port": 80, "source": "/srv/{release}", "files": [{"path": "/etc/x", "content": "y"}], "logs": ["/log"]}
+    layout = {"instance": "{component}-{color}", "unit": "shop-{component}", "here": "/opt/{component}", "current": "/opt/{component}/current", "log": "/main"}
+    [web, plain] = incus_app.container_sides([component, {"name": "db", "release": False, "image": "own"}], layout, "4f2a", "usual")[:2]
+    assert (web["from"], web["source"], web["image"], plain["from"], plain["image"]) == ("source", "/srv/4f2a", "usual", "nowhere", "own")
+    made = incus_app.container_contents([web, plain], [web], [plain], [component, {"name": "db"}], "4f2a")
+    assert [one["path"] for one in made["files"]] == ["/etc/shop-web.env", "/etc/systemd/system/shop-web.service", "/opt/db/run", "/etc/x"]
+    assert [(one["path"], one["to"]) for one in made["links"]] == [
+        ("/opt/web/current", "4f2a"), ("/etc/systemd/system/multi-user.target.wants/shop-web.service", "/etc/systemd/system/shop-web.service")]
+    logs = incus_app.container_logs([web], {"web-blue": {"deploy_id": "1"}}, "/kept", "2")
+    assert [(one["path"], one["into"]) for one in logs] == [("/main", "/kept/1-blue/web.pulled-1"), ("/log", "/kept/1-blue/web.pulled-2")]
+
+
+def test_what_docker_and_compose_say() -> None:
+    labels = {"com.docker.compose.project": "shop-blue", "reversible.app": "shop"}
+    said = json.dumps([{"Id": "1", "Name": "/web", "State": {"Running": True}, "Config": {"Labels": labels}},
+                       {"Id": "2", "Name": "/x", "State": {"Running": True}, "Config": {"Labels": {"com.docker.compose.project": "other"}}}])
+    seen = engines.compose_containers(said, {"blue": {"project": "shop-blue"}, "green": {"project": "shop-green"}})
+    assert seen == {"blue": [{"id": "1", "name": "web", "running": True, "app": "shop", "release": "", "deploy_id": ""}], "green": []}
+
+    def project(name: str, *ports: dict[str, t.Any]) -> str:
+        return json.dumps({"services": {"web": {"container_name": name, "ports": list(ports)}, "db": {}}})
+    udp = {"published": "53", "protocol": "udp", "host_ip": "::1"}
+    assert engines.compose_clashes([project("a", {"published": "80"}, udp), project("b", udp)]) == ["the port 53 of ::1 (udp)"]
+    assert engines.compose_clashes([project("a"), project("a")]) == ["the container name a"] and engines.compose_clashes([project("a"), project("b")]) == []
+    failed = [{"rc": 0}, {"rc": 1, "stderr": "x\nno such file\n"}, {"rc": 1, "stderr": ""}, {"msg": "timed out"}]
+    assert engines.last_lines(failed) == ["no such file", "it failed", "timed out"]
+
+
+@pytest.mark.parametrize("kind, project, found", [
+    ("container", "default", ["tank/i/containers/db", "tank/i/custom/default_data"]),
+    ("virtual-machine", "blog", ["tank/i/virtual-machines/blog_db", "tank/i/virtual-machines/blog_db.block", "tank/i/custom/blog_data"]),
+])
+def test_the_datasets_of_an_instance(kind: str, project: str, found: list[str]) -> None:
+    disks = {"root": {"type": "disk", "path": "/", "pool": "p"}, "data": {"type": "disk", "path": "/data", "pool": "p", "source": "data"},
+             "bind": {"type": "disk", "path": "/x", "source": "/y"}, "eth0": {"type": "nic"}}
+    said = json.dumps({"name": "db", "type": kind, "expanded_devices": disks})
+    assert engines.incus_datasets(said, {"p": '{"config": {"zfs.pool_name": "tank/i", "source": "tank"}}'}, project) == found
+
+
+def test_the_datasets_of_a_container_of_proxmox() -> None:
+    config = "arch: amd64\nrootfs: zfs:base-100-disk-0/subvol-101-disk-0,size=8G\nmp0: zfs:subvol-101-disk-1,mp=/data\nmp1: /srv/bind,mp=/x\n"
+    assert engines.pct_datasets(config, {"zfs": '{"pool": "rpool/data"}'}) == ["rpool/data/subvol-101-disk-0", "rpool/data/subvol-101-disk-1"]
+
+
+def test_who_runs_says_so() -> None:
+    def asked(name: str, rc: int, stdout: str, says: str) -> dict[str, t.Any]:
+        return {"rc": rc, "stdout": stdout, "one": {"name": name, "says": says}}
+    said = [asked("a", 0, "x\nstatus: running", "^status: running"), asked("b", 0, "status: stopped", "^status: running"), asked("c", 3, "active", "active"),
+            asked("d", 0, "", "")]
+    assert [one["name"] for one in engines.running_users(said, "one")] == ["a", "d"]
