@@ -54,6 +54,8 @@ def test_a_colour_has_a_release_when_all_of_it_have() -> None:
     def held(release: str | None, well: bool = True) -> dict[str, t.Any]:
         return {"release": release, "well": well}
     colors = two_colors.by_color([("blue", "a", held("4f2a")), ("blue", "b", held("4f2a", False)), ("green", "a", held("x")), ("green", "b", held(None))])
+    assert colors["ways_back"] == {"blue": False, "green": True}
+    colors = colors["colors"]
     assert (colors["blue"]["release"], colors["blue"]["well"], colors["green"]["release"], colors["green"]["well"]) == ("4f2a", False, None, True)
     assert colors["blue"]["components"]["b"] == held("4f2a", False)
 
@@ -62,10 +64,10 @@ def test_only_what_the_role_has_made_to_its_end_counts() -> None:
     sides = two_colors.color_sides([{"name": "web", "port": 80}], {"instance": "{component}-{color}"}, "")
     instances = {"web-blue": {"app": "shop-prod", "is_whole": True, "release": "4f2a", "status": "Running"},
                  "web-green": {"app": "other", "is_whole": True, "release": "4f2a", "status": "Stopped"}}
-    colors = two_colors.incus_colors(sides, instances, [{"name": "web-blue", "ok": True}], "shop-prod")
+    colors = two_colors.incus_colors(sides, instances, [{"name": "web-blue", "ok": True}], "shop-prod")["colors"]
     assert (colors["blue"]["release"], colors["blue"]["well"], colors["green"]["release"], colors["green"]["well"]) == ("4f2a", True, None, False)
     assert "not made by this role" in colors["green"]["components"]["web"]["why"]
-    assert two_colors.incus_colors(sides, {}, [], "shop-prod")["blue"]["components"]["web"] == {"release": None, "well": False, "state": "absent", "why": ""}
+    assert two_colors.incus_colors(sides, {}, [], "shop-prod")["colors"]["blue"]["components"]["web"] == {"release": None, "well": False, "state": "absent", "why": ""}
 
 
 def test_the_colours_of_a_project() -> None:
@@ -79,7 +81,7 @@ def test_the_colours_of_a_project() -> None:
     answers = [{"name": "shop-blue", "ok": False, "why": "web does not run"}, {"name": "shop-blue web", "ok": True},
                {"name": "shop-green", "ok": True}, {"name": "shop-green web", "ok": True}]
     containers = {"blue": [{"app": "shop", "release": "4f2a"}, {"app": "shop", "release": "x"}], "green": [{"app": "other", "release": "4f2a"}]}
-    colors = two_colors.compose_colors(sides, components, containers, answers, "shop")
+    colors = two_colors.compose_colors(sides, components, containers, answers, "shop")["colors"]
     assert colors["blue"]["components"]["web"] == {"release": None, "well": False, "why": "web does not run"}
     assert colors["green"]["components"]["web"] == {"release": None, "well": False, "why": "it was not made by this role"}
 
