@@ -127,7 +127,8 @@ def fmt(job: Job) -> None:
 
 def tree(job: Job) -> None:
     """No name of a package registry's host and no path of one machine; the code map names every crate; no circles in the crates."""
-    foreign = re.compile(r"(?<![\w.-])/wor[k]/|(?<![\w.-])/far[m]/|[.][.]/share[d]\b|deb[.]debia|crate[s][.]io|pyp[i][.]o|npmj[s][.]")
+    # playbooks/tasks/shared is ours.
+    foreign = re.compile(r"(?<![\w.-])/wor[k]/|(?<![\w.-])/far[m]/|[.][.]/share[d]\b(?!/(?:\w+[.]yml|[{]))|deb[.]debia|crate[s][.]io|pyp[i][.]o|npmj[s][.]")
     wrong = []
     for path in files():
         if path.is_symlink() or not path.is_file() or path.name == "Cargo.lock":

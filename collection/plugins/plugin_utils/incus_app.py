@@ -26,7 +26,7 @@ def container_sides(components: t.Sequence[t.Mapping[str, t.Any]], layout: t.Map
 
 
 def container_contents(made: t.Sequence[Side], units: t.Sequence[Side], scripts: t.Sequence[Side], components: t.Sequence[t.Mapping[str, t.Any]],
-             release: str) -> dict[str, Items]:
+                       release: str) -> dict[str, Items]:
     """The `files` that are pushed into containers that are made (of the role, then of the user), and the `links` that are made: the release, and what
     makes systemd start a unit. `units` are run by systemd, `scripts` by none."""
     of_user = {component["name"]: component.get("files") or [] for component in components}
