@@ -249,6 +249,16 @@ options:
         go back in it) and C(why) (why not).
       - From it comes whether one can go back to the restore points of O(deploy_id), in each layer.
     type: dict
+  flips:
+    description:
+      - >-
+        RV(reversible.deploy.haproxy_color_switch_info#module:history) of the load balancers. A fast rollback
+        is made also while the ledger does not answer, and only they remember it.
+      - >-
+        A flip whose C(deploy_id) is newer than every deploy of the ledger counts as the rollback that it was;
+        it locks deploys as any other. One that a run has taken back itself does not.
+    type: list
+    elements: dict
   outcome_file:
     description:
       - >-
@@ -280,6 +290,9 @@ options:
     description:
       - Whether a ledger that cannot be reached, read or written fails the task.
       - "With V(false), for a rescue, it is a warning: a way back must not be stopped by its own record."
+      - >-
+        With O(state=open) and V(false) a run that the ledger refuses fails all the same: another one holds
+        the lease, has superseded it, or has ended under its id.
     type: bool
     default: true
   config_dir:
@@ -690,6 +703,10 @@ MODULE_SPEC = {
         },
         "layers": {
             "type": "dict",
+        },
+        "flips": {
+            "type": "list",
+            "elements": "dict",
         },
         "outcome_file": {
             "type": "path",

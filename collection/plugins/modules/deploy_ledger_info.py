@@ -63,6 +63,16 @@ options:
         go back in it) and C(why) (why not).
       - From it comes whether one can go back to the restore points of O(deploy_id), in each layer.
     type: dict
+  flips:
+    description:
+      - >-
+        RV(reversible.deploy.haproxy_color_switch_info#module:history) of the load balancers. A fast rollback
+        is made also while the ledger does not answer, and only they remember it.
+      - >-
+        A flip whose C(deploy_id) is newer than every deploy of the ledger counts as the rollback that it was;
+        it locks deploys as any other. One that a run has taken back itself does not.
+    type: list
+    elements: dict
   revert_cap:
     description:
       - >-
@@ -453,6 +463,10 @@ MODULE_SPEC = {
         },
         "layers": {
             "type": "dict",
+        },
+        "flips": {
+            "type": "list",
+            "elements": "dict",
         },
         "revert_cap": {
             "type": "int",

@@ -21,6 +21,8 @@ from ansible_collections.reversible.deploy.plugins.plugin_utils import fast_path
 from ansible_collections.reversible.deploy.plugins.plugin_utils.fast_path import Result
 
 GIT_SECONDS = 10
+# Why a ledger that answers does not let a run begin. Whatever else is wrong with one must not keep anybody from going back.
+REFUSALS = ("lease_held", "nothing_to_take_over", "locked", "deploy_ended", "superseded", "id_ahead", "other_ledger", "bad_options")
 MOST_MIB = 64   # of a report that is there already: more than any that we write
 
 
@@ -45,7 +47,8 @@ class ActionModule(fast_path.ActionModule):
         except OSError as why:
             result = {"failed": True, "reason": "controller", "msg": f"on the controller: {why}"}
 
-        if result.get("failed") and not required:
+        refused = state == "open" and result.get("reason") in REFUSALS
+        if result.get("failed") and not required and not refused:
             result = _unrecorded(result["msg"], self._task.delegate_to or "its host")
         try:
             if state == "closed" and not check and not result.get("failed"):

@@ -1,7 +1,7 @@
 //! Apply: lines appended and synced, files replaced, all under the lock of the ledger's folder; and
 //! looking again.
 
-use crate::ledger::{self, Event};
+use crate::ledger::{self, Brought, Event};
 use crate::metrics;
 use crate::options::{Options, Task};
 use crate::plan::Action;
@@ -44,6 +44,7 @@ pub fn enter(options: &Options) -> Result<Vec<Lock>> {
 
 pub fn act(options: &Options, action: &Action) -> Result<()> {
     match action {
+        Action::Bring(brought) => bring(options, brought),
         Action::Append(event) => append(options, event),
         Action::Remove(path) => {
             std::fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
@@ -67,8 +68,17 @@ pub fn act(options: &Options, action: &Action) -> Result<()> {
 
 fn append(options: &Options, event: &Event) -> Result<()> {
     let Task::Record { deploy, .. } = &options.task else { return Ok(()) };
+    write_line(options, &ledger::line(clock::now(), deploy, event)?)
+}
+
+fn bring(options: &Options, brought: &Brought) -> Result<()> {
+    let flip = &brought.flip;
+    let mut events = brought.events.iter();
+    events.try_for_each(|event| write_line(options, &ledger::line(flip.at, &flip.id, event)?))
+}
+
+fn write_line(options: &Options, line: &str) -> Result<()> {
     let file = options.at.file();
-    let line = ledger::line(clock::now(), deploy, event)?;
     atomic::append_line(&file, line.as_bytes())
         .with_context(|| format!("writing the ledger {}", file.display()))?;
     Ok(())
@@ -85,6 +95,10 @@ pub fn verify(options: &Options, actions: &[Action]) -> Result<Value> {
     let state = state::observe_all(options)?;
     for action in actions {
         let (place, seen) = match action {
+            Action::Bring(Brought { flip, .. }) => {
+                let known = state.ledger.deploy(&flip.id).is_some_and(|deploy| !deploy.is_open());
+                (state.file.clone(), known)
+            }
             Action::Append(event) => (state.file.clone(), newest_is(&state, options, event)),
             Action::Remove(path) => {
                 (path.display().to_string(), state.files.get(path) == Some(&None))

@@ -19,7 +19,8 @@ pub fn info(options: &InfoOptions) -> Result<Outcome> {
         newest if newest > MANY => Scope::All,
         newest => Scope::About { newest, named: options.deploy.as_ref() },
     };
-    let state = state::observe(&options.at, scope)?;
+    let mut state = state::observe(&options.at, scope)?;
+    state.bring(&options.flips, &options.at);
     let ledger = &state.ledger;
     let deploys: Vec<Value> = (ledger.deploys.iter().rev())
         .filter(|deploy| options.deploy.as_ref().is_none_or(|wanted| *wanted == deploy.id))

@@ -7,9 +7,11 @@
 //! - `skim`: looking through a long one for the few deploys that a task is about
 //! - `compact`: which of them are kept when the ledger is made shorter
 //! - `locked`: what refuses deploys until a person says that they may go on
+//! - `flips`: rollbacks that were made while the ledger did not answer
 
 mod book;
 mod compact;
+mod flips;
 #[cfg(test)]
 mod hostile;
 mod locked;
@@ -19,6 +21,7 @@ mod tests;
 
 pub use book::{Deploy, Ledger};
 pub use compact::compact;
+pub use flips::{Brought, Flip};
 pub use locked::{Cap, Locked};
 
 use host::clock::Utc;

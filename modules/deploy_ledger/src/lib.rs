@@ -38,7 +38,8 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         Session::new(invocation, Consent::from(invocation)?).lock(|| apply::enter(&options))?;
     let moved = take_next_id(&mut options)?;
     let session = session.fence(options.fenced_by(), &options.at.folder)?;
-    let state = state::observe_all(&options)?;
+    let mut state = state::observe_all(&options)?;
+    state.bring(&options.flips, &options.at);
     let mut plan = plan::plan(&state, &options, invocation.check_mode)?;
     plan.warnings.extend(moved);
     let actions: Vec<Action> = plan.steps.iter().map(|step| step.action.clone()).collect();

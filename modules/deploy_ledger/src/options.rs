@@ -1,7 +1,7 @@
 //! What `deploy_ledger` and `deploy_ledger_info` accept, typed and checked once.
 
 use crate::ledger::{
-    Cap, Config, Data, Event, Opening, Outcome, Phase, Purpose, RestorePoint, Status,
+    Cap, Config, Data, Event, Flip, Opening, Outcome, Phase, Purpose, RestorePoint, Status,
 };
 use crate::readiness::Layers;
 use ansible_module::{Failure, Options as Given};
@@ -91,6 +91,8 @@ pub struct Options {
     pub report_markdown: Option<PathBuf>,
     pub report_html: Option<PathBuf>,
     pub layers: Option<Layers>,
+    /// What the load balancers remember.
+    pub flips: Vec<Flip>,
     /// Its links, when the report goes to the controller.
     pub brought: Option<Link>,
 }
@@ -124,6 +126,7 @@ impl Options {
             report_markdown: given.get("report_markdown")?,
             report_html: given.get("report_html")?,
             layers: layers(given)?,
+            flips: flips(given)?,
             brought: match given.get::<Option<String>>("bring_to")? {
                 Some(_) => Some(Link::parse(given)?),
                 None => None,
@@ -222,6 +225,12 @@ fn named(given: &Given, option: &str) -> Result<String, Failure> {
     }
 }
 
+fn flips(given: &Given) -> Result<Vec<Flip>, Failure> {
+    let lines: Option<Vec<Map<String, Value>>> = given.get("flips")?;
+    let flips = lines.unwrap_or_default().iter().map(Flip::parse).collect::<Result<Vec<_>, _>>()?;
+    Ok(flips.into_iter().flatten().collect())
+}
+
 fn layers(given: &Given) -> Result<Option<Layers>, Failure> {
     let map: Option<Map<String, Value>> = given.get("layers")?;
     map.map(Layers::parse).transpose()
@@ -272,6 +281,7 @@ pub struct InfoOptions {
     pub limit: usize,
     pub keep_deploys: usize,
     pub layers: Option<Layers>,
+    pub flips: Vec<Flip>,
     pub cap: Cap,
 }
 
@@ -285,6 +295,7 @@ impl InfoOptions {
             limit,
             keep_deploys: given.get("keep_deploys")?,
             layers: layers(given)?,
+            flips: flips(given)?,
             cap: cap(given)?,
         })
     }

@@ -4,7 +4,7 @@
 
 mod record;
 
-use crate::ledger::{Event, Ledger, Outcome, compact};
+use crate::ledger::{Brought, Event, Ledger, Outcome, compact};
 use crate::metrics;
 use crate::options::{Options, Task};
 use crate::report;
@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
 pub enum Action {
+    /// A rollback that was made while the ledger did not answer.
+    Bring(Brought),
     Append(Box<Event>),
     Remove(PathBuf),
     Write {
@@ -138,6 +140,14 @@ fn record_it(
     if let (true, Some((path, Some(_)))) = (opens, file(state, options.outcome_file.as_ref())) {
         let text = format!("remove {}, the outcome of an earlier run", path.display());
         plan.steps.push(Step::new(Action::Remove(path.clone()), text));
+    }
+    for brought in &state.brought {
+        let flip = &brought.flip;
+        let text = format!(
+            "record the rollback {} to {}, which only the load balancers know of",
+            flip.id, flip.color
+        );
+        plan.steps.push(Step::new(Action::Bring(brought.clone()), text));
     }
     plan.steps.push(Step::new(Action::Append(Box::new(event.clone())), text));
     outcome(state, options, event, plan);

@@ -127,6 +127,11 @@ pub const LAYERS: &[Opt] = &[Opt::new("layers", Kind::Dict).about(&[
     "From it comes whether one can go back to the restore points of O(deploy_id), in each layer.",
 ])];
 
+pub const FLIPS: &[Opt] = &[Opt::new("flips", Kind::List).elements(Kind::Dict).about(&[
+    "RV(reversible.deploy.haproxy_color_switch_info#module:history) of the load balancers. A fast rollback is made also while the ledger does not answer, and only they remember it.",
+    "A flip whose C(deploy_id) is newer than every deploy of the ledger counts as the rollback that it was; it locks deploys as any other. One that a run has taken back itself does not.",
+])];
+
 const FILES: &[Opt] = &[
     Opt::new("outcome_file", Kind::AbsolutePath).about(&[
         "A file for workflows. O(state=open) removes it, O(state=closed) writes V(done), V(failed_reverted) or V(failed_not_reverted) into it: while it is missing, the run has not ended.",
@@ -149,6 +154,7 @@ const CONTROLLER: &[Opt] = &[
     Opt::new("required", Kind::Bool).default(Default::Bool(true)).about(&[
         "Whether a ledger that cannot be reached, read or written fails the task.",
         "With V(false), for a rescue, it is a warning: a way back must not be stopped by its own record.",
+        "With O(state=open) and V(false) a run that the ledger refuses fails all the same: another one holds the lease, has superseded it, or has ended under its id.",
     ]),
     Opt::new("config_dir", Kind::Str).about(&[
         "A folder on the controller, in the repository of the configuration: O(config_commit) and O(config_dirty) are found there. Without git or a repository nothing is recorded of it. For O(state=open).",
@@ -208,7 +214,7 @@ pub const MODULE: Module = Module {
         "The same task again changes nothing, but for a heartbeat. Nothing that was recorded is ever rewritten.",
     ],
     version_added: "0.1.0",
-    options: &[WHERE, RUN, CAP, RESTORE_POINT, LAYERS, FILES, CONTROLLER, change::CONSENT],
+    options: &[WHERE, RUN, CAP, RESTORE_POINT, LAYERS, FLIPS, FILES, CONTROLLER, change::CONSENT],
     rules: &[
         Rule::RequiredIf("state", "open", &["deploy_id"]),
         Rule::RequiredIf("state", "phase", &["deploy_id", "phase"]),

@@ -1,6 +1,6 @@
 //! What the options and answers of `deploy_ledger_info` are called and what is said about them.
 
-use crate::spec::{CAP, LAYERS, WHERE};
+use crate::spec::{CAP, FLIPS, LAYERS, WHERE};
 use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
 
 pub const INFO: Module = Module {
@@ -23,6 +23,7 @@ pub const INFO: Module = Module {
             ]),
         ],
         LAYERS,
+        FLIPS,
         CAP,
     ],
     rules: &[Rule::RequiredBy("layers", &["deploy_id"])],

@@ -2,7 +2,7 @@
 //! is shown.
 
 use crate::brief::described_point;
-use crate::ledger::{Deploy, Event, Ledger, Outcome, Scope, Status};
+use crate::ledger::{Brought, Deploy, Event, Flip, Ledger, Outcome, Scope, Status};
 use crate::options::{Options, Task, Where};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
@@ -28,6 +28,8 @@ const CLOCK_SLACK: i64 = 60;
 
 pub struct State {
     pub ledger: Ledger,
+    /// Rollbacks that it does not hold yet, and that `ledger` shows all the same.
+    pub brought: Vec<Brought>,
     pub bytes: Vec<u8>,
     pub name: String,
     pub file: String,
@@ -64,6 +66,7 @@ pub fn observe(at: &Where, scope: Scope<'_>) -> Result<State> {
     let files = BTreeMap::new();
     Ok(State {
         ledger,
+        brought: Vec::new(),
         bytes,
         name: at.name(),
         file: file.display().to_string(),
@@ -115,6 +118,11 @@ pub fn content(file: &Path) -> Result<Option<Vec<u8>>> {
 }
 
 impl State {
+    /// Shows what the load balancers remember as if it had been recorded.
+    pub fn bring(&mut self, flips: &[Flip], at: &Where) {
+        self.brought = self.ledger.bring(flips, &at.app.to_string(), &at.env.to_string());
+    }
+
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.ledger.torn > 0 {

@@ -358,3 +358,36 @@ fn a_run_that_was_superseded_gets_no_next_id() {
     let refused = ledger.task("open", THIRD, json!({"next_id": true, "take_over": SECOND}));
     assert_eq!(reason(&refused), "superseded");
 }
+
+#[test]
+fn a_rollback_that_only_the_load_balancers_know_of_locks_deploys() {
+    let ledger = Ledger::new();
+    let flip = |id: &str, color: &str| json!({"time": "2026-11-21T09:00:02Z", "color": color, "release": "abc", "deploy_id": id, "verdict": "good"});
+    let flips = json!([flip(SECOND, "green"), flip(FIRST, "blue")]);
+    // One that begins knows of none, and what is recorded is not recorded again.
+    assert!(changed(&ledger.task("open", FIRST, json!({"flips": flips.clone()}))));
+    ledger.task("closed", FIRST, json!({"outcome": "done", "color": "blue"}));
+
+    let seen = ledger.ask("deploy_ledger_info", json!({"flips": flips.clone()}));
+    assert_eq!(seen["current"]["deploy_id"], SECOND);
+    assert_eq!((&seen["locked"]["deploy_id"], &seen["holder"]), (&json!(SECOND), &Value::Null));
+    assert_eq!(ledger.info()["deploys"].as_array().unwrap().len(), 1, "who looks writes nothing");
+
+    let refused = ledger.task("open", THIRD, json!({"flips": flips.clone()}));
+    assert_eq!(reason(&refused), "locked");
+    assert!(refused["msg"].as_str().unwrap().contains("history of the load balancers"));
+    let opened = ledger.task("open", THIRD, json!({"flips": flips.clone(), "unlock": SECOND}));
+    assert!(changed(&opened));
+    assert_eq!(opened["plan"].as_array().unwrap().len(), 2, "{opened}");
+    assert!(!changed(&ledger.task("open", THIRD, json!({"flips": flips, "unlock": SECOND}))));
+    let info = ledger.info();
+    let all: Vec<_> = info["deploys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (&one["deploy_id"], &one["purpose"], &one["outcome"]))
+        .collect();
+    assert_eq!(all[1], (&json!(SECOND), &json!("rollback"), &json!("done")));
+    assert_eq!((all.len(), all[0].0, all[0].2), (3, &json!(THIRD), &Value::Null));
+    assert_eq!(info["damaged"], json!([]));
+}

@@ -1,0 +1,175 @@
+//! Rollbacks that were made while the ledger did not answer. The load balancers remember them.
+//!
+//! Invariant: a flip is brought in once, and only when it is newer than all that is recorded. What is
+//! older was recorded when it was made, or is no longer kept.
+
+use super::{Deploy, Event, Ledger, Opening, Outcome, Purpose};
+use ansible_module::Failure;
+use host::clock::Utc;
+use host::deploy_id::DeployId;
+use serde_json::{Map, Value};
+
+const REASON: &str = "not recorded when it was made, since the ledger did not answer; taken from the history of the load balancers";
+
+/// A line of the history of a load balancer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flip {
+    pub at: Utc,
+    pub color: String,
+    pub release: Option<String>,
+    pub id: DeployId,
+}
+
+impl Flip {
+    /// What `haproxy_color_switch_info` answers as `history`. A flip by hand has no id, and is nobody's
+    /// record.
+    pub fn parse(map: &Map<String, Value>) -> Result<Option<Flip>, Failure> {
+        let text = |key: &str| map.get(key).and_then(Value::as_str);
+        let wrong = |key: &str| {
+            let msg = format!(
+                "argument 'flips' has an entry whose {key} cannot be read: give it the history of haproxy_color_switch_info"
+            );
+            Failure::new("bad_options", msg)
+        };
+        let Some(id) = text("deploy_id").and_then(|id| DeployId::parse(id).ok()) else {
+            return Ok(None);
+        };
+        let color = text("color").filter(|color| ["blue", "green"].contains(color));
+        Ok(Some(Flip {
+            at: text("time").and_then(|at| at.parse().ok()).ok_or_else(|| wrong("time"))?,
+            color: color.ok_or_else(|| wrong("color"))?.to_owned(),
+            release: text("release").map(str::to_owned),
+            id,
+        }))
+    }
+
+    /// What would have been recorded.
+    fn opening(&self, app: &str, env: &str) -> Opening {
+        Opening {
+            app: app.to_owned(),
+            env: env.to_owned(),
+            release: self.release.clone(),
+            by: String::new(),
+            lease: 0,
+            take_over: None,
+            back_to: None,
+            reason: Some(REASON.to_owned()),
+            config: None,
+            purpose: Purpose::Rollback,
+            unlock: None,
+        }
+    }
+}
+
+/// A flip, and the lines that the ledger lacks of it.
+#[derive(Clone, Debug)]
+pub struct Brought {
+    pub flip: Flip,
+    pub events: Vec<Event>,
+}
+
+impl Ledger {
+    /// Adds the flips that it does not know of, the oldest first, and returns them. A ledger without a
+    /// deploy knows of none: it was begun after them.
+    pub fn bring(&mut self, flips: &[Flip], app: &str, env: &str) -> Vec<Brought> {
+        let newest = self.deploys.iter().map(|deploy| &deploy.id).max().cloned();
+        let Some(newest) = newest else { return Vec::new() };
+        let mut brought: Vec<Brought> = Vec::new();
+        for flip in flips {
+            // Of one that was opened here, whoever brought it in was killed before its end.
+            let half = self.deploy(&flip.id).is_some_and(is_half);
+            // A run that has made both colours active has gone back by itself.
+            let went_back =
+                flips.iter().any(|other| other.id == flip.id && other.color != flip.color);
+            let again = brought.iter().any(|other| other.flip.id == flip.id);
+            if went_back || again || !(half || flip.id > newest) {
+                continue;
+            }
+            let close = Event::Close { outcome: Outcome::Done, color: Some(flip.color.clone()) };
+            let events = match half {
+                true => vec![close],
+                false => vec![Event::Open(flip.opening(app, env)), close],
+            };
+            brought.push(Brought { flip: flip.clone(), events });
+        }
+        brought.sort_by(|one, other| one.flip.id.cmp(&other.flip.id));
+        for Brought { flip, events } in &brought {
+            for event in events {
+                self.add(flip.at, flip.id.clone(), event.clone());
+            }
+        }
+        brought
+    }
+}
+
+fn is_half(deploy: &Deploy) -> bool {
+    deploy.is_open() && deploy.opening.reason.as_deref() == Some(REASON)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const OLD: &str = "20261121t084500z-7f3a";
+    const BACK: &str = "20261121t090000z-0001";
+    const LATER: &str = "20261121t091500z-0002";
+
+    fn flip(id: &str, color: &str) -> Flip {
+        let line = json!({"time": "2026-11-21T09:00:01Z", "color": color, "release": "abc", "deploy_id": id, "verdict": "good"});
+        Flip::parse(line.as_object().expect("a dictionary")).expect("readable").expect("an id")
+    }
+
+    fn ledger() -> Ledger {
+        let old = flip(OLD, "blue");
+        let mut ledger = Ledger::default();
+        ledger.add(old.at, old.id.clone(), Event::Open(old.opening("shop", "prod")));
+        ledger.add(old.at, old.id, Event::Close { outcome: Outcome::Done, color: None });
+        ledger
+    }
+
+    fn ids(brought: &[Brought]) -> Vec<&str> {
+        brought.iter().map(|one| one.flip.id.as_str()).collect()
+    }
+
+    #[test]
+    fn what_is_newer_than_the_ledger_is_brought_in_once() {
+        let flips =
+            [flip(LATER, "blue"), flip(BACK, "green"), flip(OLD, "blue"), flip(BACK, "green")];
+        let mut ledger = ledger();
+        assert_eq!(ids(&ledger.bring(&flips, "shop", "prod")), [BACK, LATER]);
+        assert_eq!(ledger.current().map(|deploy| deploy.id.as_str()), Some(LATER));
+        assert!(ledger.damaged.is_empty() && ledger.holder().is_none());
+        assert!(ledger.bring(&flips, "shop", "prod").is_empty());
+    }
+
+    #[test]
+    fn whoever_was_killed_half_way_is_followed_by_one_that_ends_it() {
+        let mut ledger = ledger();
+        let back = flip(BACK, "green");
+        ledger.add(back.at, back.id.clone(), Event::Open(back.opening("shop", "prod")));
+        let brought = ledger.bring(&[back], "shop", "prod");
+        assert_eq!((ids(&brought), brought[0].events.len()), (vec![BACK], 1));
+        assert!(ledger.damaged.is_empty() && ledger.holder().is_none());
+    }
+
+    #[test]
+    fn a_run_that_went_back_by_itself_has_rolled_nothing_back() {
+        let flips = [flip(BACK, "blue"), flip(BACK, "green")];
+        assert!(ledger().bring(&flips, "shop", "prod").is_empty());
+    }
+
+    #[test]
+    fn a_new_ledger_takes_nothing_from_before_it() {
+        assert!(Ledger::default().bring(&[flip(BACK, "green")], "shop", "prod").is_empty());
+    }
+
+    #[test]
+    fn a_flip_by_hand_is_nobodys_record() {
+        let line = json!({"time": "2026-11-21T09:00:01Z", "color": "blue", "deploy_id": null});
+        let by_hand = Flip::parse(line.as_object().expect("a dictionary"));
+        assert_eq!(by_hand.ok(), Some(None));
+        let line = json!({"time": "yesterday", "color": "blue", "deploy_id": BACK});
+        assert!(Flip::parse(line.as_object().expect("a dictionary")).is_err());
+    }
+}
