@@ -76,10 +76,18 @@ def test_the_release_is_not_in_the_registry(shop: Shop) -> None:
 
 @pytest.mark.parametrize("name", ["before", "migrate"])
 def test_a_hook_fails_before_the_change(shop: Shop, name: str) -> None:
-    run = broken(shop, **hook(shop, name, ["/bin/false"]))
+    marker = shop.folder / "after-rollback"
+    marker.unlink(missing_ok=True)
+    hooks = {name: [["/bin/sh", "-c", "echo beginning; echo 'column exists' >&2; exit 3"]], "after_rollback": [["/bin/touch", str(marker)]]}
+    run = broken(shop, app_hooks=hooks)
+    said = " ".join(run.output.split())
     assert "Start them with the release" not in [task.task for task in run.tasks], run.output
+    assert f"the deploy of {sha(2)} failed. the hook {name}: /bin/sh ended with 3: column exists" in said, run.output
+    assert shop.ledger()["deploys"][0]["phases"][-1]["data"]["stderr"] == "column exists", "the evidence is recorded"
+    # What a migration has begun nobody takes back.
+    assert ("Nothing was lost." in said) == (name == "before") and marker.exists() == (name == "migrate"), run.output
     if name == "migrate":
-        assert "stay when this deploy is taken back" in run.output
+        assert "stay when this deploy is taken back" in said and "ITS MIGRATIONS HAVE BEGUN AND DID NOT COME TO THEIR END" in said, run.output
 
 
 def test_the_new_release_does_not_start(shop: Shop) -> None:

@@ -1,0 +1,26 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What failed, in one line: it is the headline of a run, of its notification and of its report. Pure: no I/O, no Ansible."""
+from __future__ import annotations
+
+import re
+import typing as t
+
+NOTHING_SAID = "non-zero return code"   # what ansible.builtin.command calls every failure
+LONGEST = 300   # characters of a program's last line
+
+
+def of_command(result: t.Mapping[str, t.Any], hook: str, program: str) -> str:
+    """Of a hook: which program, how it ended, and the last line that it printed. Its other arguments may be secrets."""
+    said = str(result.get("msg") or "").strip()
+    if result.get("rc") is None:
+        return f"the hook {hook}: {program} did not end: {said or 'no message'}"
+    last = said if said and said != NOTHING_SAID else _last_line(result.get("stderr")) or _last_line(result.get("stdout"))
+    return f"the hook {hook}: {program} ended with {result['rc']}{': ' + last if last else ', and printed nothing'}"
+
+
+def _last_line(text: t.Any) -> str:
+    lines = [re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", line).strip() for line in str(text or "").splitlines()]
+    last = next((line for line in reversed(lines) if line), "")
+    return last if len(last) <= LONGEST else "..." + last[-LONGEST:]
