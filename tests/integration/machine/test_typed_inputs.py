@@ -96,18 +96,18 @@ def test_nothing_that_is_typed_is_run(runner: Runner, run: str, text: str) -> No
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("name", ["rollback", "cleanup-failed", "restore-test"])
+@pytest.mark.parametrize("name", ["deploy", "rollback", "cleanup-failed", "restore-test"])
 def test_nothing_that_is_typed_into_a_workflow_is_run(one_core: str, tmp_path: Path, name: str, text: str) -> None:
     """Also where a form has a choice: who asks the forge by its interface may send anything."""
     runner = Runner(tmp_path, one_core)
     hostile = TEXTS[text].format(marker=runner.marker)
     workflow = load(ROOT / f"collection/docs/workflows/forgejo/{name}.yml")
     says = {f"inputs.{each}": hostile for each in workflow["on"]["workflow_dispatch"]["inputs"]}
-    says |= {"inputs.env || 'prod'": hostile, "github.run_number": "7"}
+    says |= {"inputs.env || 'prod'": hostile, "github.run_number": "7", "github.ref_type == 'tag' && 'prod' || 'staging'": "staging", "github.sha": "0" * 40}
     says |= {f"secrets.{each}": "a secret" for each in ("DEPLOY_SSH_KEY", "DEPLOY_KNOWN_HOSTS", "FORGE_TOKEN")}
     good, output = play(workflow, tmp_path, runner.environment(), says, str)
     assert not good and not runner.marker.exists(), output
-    assert "Nothing was changed." in output and "env" in named_in(output) and "Traceback" not in output, output
+    assert "Nothing was changed." in output and ("unlock" if name == "deploy" else "env") in named_in(output) and "Traceback" not in output, output
 
 
 WRONG = {

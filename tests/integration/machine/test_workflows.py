@@ -69,9 +69,9 @@ def test_runs_of_one_environment_wait_for_each_other(path: Path) -> None:
 def test_they_are_started_as_the_runbook_says() -> None:
     events = {path.stem: load(path)["on"] for path in FLOWS if path.parent.name == "forgejo"}
     assert events["deploy"].pop("push") == {"branches": ["main"], "tags": ["v*"]}
-    assert set(events["deploy"].pop("workflow_dispatch")["inputs"]) == {"unlock"} and not events["deploy"]
+    assert set(events["deploy"].pop("workflow_dispatch")["inputs"]) == {"unlock", "take_over", "reason"} and not events["deploy"]
     asked = {name: set(events[name]["workflow_dispatch"]["inputs"]) for name in ("rollback", "cleanup-failed")}
-    assert asked["rollback"] == {"env", "mode", "target_color", "release_sha", "to", "confirm", "accept", "reason", "take_over"}
+    assert asked["rollback"] == {"env", "mode", "target_color", "release_sha", "to", "confirm", "accept", "reason", "take_over", "config"}
     assert asked["cleanup-failed"] == {"env", "color", "confirm", "reason", "take_over"}
     assert set(events["rollback"]) == set(events["cleanup-failed"]) == {"workflow_dispatch"}
     assert set(events["restore-test"]) == {"schedule", "workflow_dispatch"}
@@ -99,7 +99,10 @@ def test_what_is_typed_goes_by_name(path: Path) -> None:
     [job] = workflow["jobs"].values()
     [step] = [step for step in job["steps"] if "run" in step and step["run"].startswith("ansible-playbook")]
     passed = {**job["env"], **step.get("env", {})}
-    for name in (workflow["on"].get("workflow_dispatch") or {}).get("inputs", {}):
+    asked = set((workflow["on"].get("workflow_dispatch") or {}).get("inputs", {}))
+    # The commit that the run is begun from, since it cannot change what it is made of.
+    assert job["steps"][0]["with"].get("ref") == ("${{ inputs.config }}" if "config" in asked else None)
+    for name in asked - {"config"}:
         assert f"inputs.{name}" in passed[f"DEPLOY_{name.upper()}"], name
     known = set(re.findall(r"'(DEPLOY_\w+)'", (COPIED / "inputs.yml").read_text(encoding="utf-8")))
     assert {name for name in passed if name.startswith("DEPLOY_")} <= known
@@ -129,6 +132,30 @@ def test_gitlab_does_the_same() -> None:
     assert all("options" in spec or spec["expand"] == "false" for spec in offered.values())
     assert not re.search(r"\$DEPLOY_(MODE|TARGET|RELEASE|TO|COLOR|CONFIRM|ACCEPT|REASON|TAKE|UNLOCK)", str([job["script"] for job in jobs.values()]))
     assert "StrictHostKeyChecking=yes" in str(pipeline[".run"]["before_script"])
+
+
+@pytest.mark.parametrize("commit, done", [("", True), ("<old>", True), ("--upload-pack=touch marker", False), ("0" * 40, False)])
+def test_gitlab_begins_a_rollback_from_the_commit_that_is_named(tmp_path: Path, commit: str, done: bool) -> None:
+    """Its lines as they stand, on a real repository; what git is installed by is not."""
+    [lines] = [line for line in load(COPIED / "gitlab/gitlab-ci.yml")[".run"]["before_script"] if "DEPLOY_CONFIG" in line]
+    checkout, origin = tmp_path / "checkout", tmp_path / "origin"
+
+    def git(folder: Path, *words: str) -> str:
+        return subprocess.run(["git", "-C", folder, "-c", "user.name=x", "-c", "user.email=x@example.org", *words], check=True, capture_output=True, text=True).stdout
+
+    origin.mkdir()
+    git(origin, "init", "--quiet")
+    for text in ("old", "new"):
+        (origin / "roles").write_text(text)
+        git(origin, "add", "roles")
+        git(origin, "commit", "--quiet", "--message", text)
+    git(tmp_path, "clone", "--quiet", "--depth", "1", f"file://{origin}", str(checkout))
+    old = git(origin, "rev-parse", "HEAD~1").strip()
+    script = "apt-get() { :; }\n" + lines
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "DEPLOY_ACTION": "rollback", "DEPLOY_CONFIG": commit.replace("<old>", old)}
+    ended = subprocess.run(["bash", "-eo", "pipefail", "-c", script], cwd=checkout, env=environ, capture_output=True, text=True, check=False)
+    assert (ended.returncode == 0) == done and not (checkout / "marker").exists(), ended
+    assert (checkout / "roles").read_text() == ("old" if commit == "<old>" else "new")
 
 
 def spoil(words: str) -> tuple[t.Any, str]:
