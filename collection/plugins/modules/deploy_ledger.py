@@ -246,8 +246,11 @@ options:
       - >-
         What was observed of each layer just now, by the layer's name: C(holds) (a list of what is there:
         names, guids, digests, or dictionaries with C(name), C(guid), C(digest)), C(open) (whether one could
-        go back in it) and C(why) (why not).
-      - From it comes whether one can go back to the restore points of O(deploy_id), in each layer.
+        go back in it), C(why) (why not), and C(silent) (by host, why it did not answer).
+      - An entry of C(holds) may name its C(host), and as C(word) what the layer's own module is asked for.
+      - >-
+        From it comes whether one can go back to restore points now; the metrics say it of the newest of each
+        layer.
     type: dict
   flips:
     description:

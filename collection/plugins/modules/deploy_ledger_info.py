@@ -19,8 +19,8 @@ description:
     Tells who holds the lease of an app and environment, lists its deploys with their restore points, the
     newest first, and names the current and the last good release. Changes nothing.
   - >-
-    With O(layers) it also says whether one can go back to the restore points of O(deploy_id) now, layer by
-    layer.
+    With O(layers) it also says of each restore point whether one can go back to it now, and with O(deploy_id)
+    whether to all of that deploy.
 options:
   app:
     description:
@@ -60,8 +60,11 @@ options:
       - >-
         What was observed of each layer just now, by the layer's name: C(holds) (a list of what is there:
         names, guids, digests, or dictionaries with C(name), C(guid), C(digest)), C(open) (whether one could
-        go back in it) and C(why) (why not).
-      - From it comes whether one can go back to the restore points of O(deploy_id), in each layer.
+        go back in it), C(why) (why not), and C(silent) (by host, why it did not answer).
+      - An entry of C(holds) may name its C(host), and as C(word) what the layer's own module is asked for.
+      - >-
+        From it comes whether one can go back to restore points now; the metrics say it of the newest of each
+        layer.
     type: dict
   flips:
     description:
@@ -252,7 +255,7 @@ deploys:
     restore_points:
       description: >-
         What each layer holds for it, by the layer's name: lists of C(name), C(guid), C(digest), C(host),
-        C(cost), C(data), C(at).
+        C(cost), C(data), C(at); with O(layers) also C(open), and C(why) when it is not.
       returned: always
       type: dict
     reverted:
@@ -389,7 +392,7 @@ prune_why:
   type: str
 readiness:
   description: Whether one can go back to the restore points of O(deploy_id) now.
-  returned: with O(layers)
+  returned: with O(layers) and O(deploy_id)
   type: dict
   contains:
     deploy_id:
@@ -476,9 +479,6 @@ MODULE_SPEC = {
             "type": "int",
             "default": 86400,
         },
-    },
-    "required_by": {
-        "layers": ["deploy_id"],
     },
     "supports_check_mode": True,
 }

@@ -3,7 +3,7 @@
 use crate::brief::{brief, described_point};
 use crate::ledger::{Deploy, Ledger, Scope};
 use crate::options::InfoOptions;
-use crate::readiness::readiness;
+use crate::readiness::{Layers, closed, readiness};
 use crate::state::{self, State, is_abandoned, silent_for};
 use ansible_module::{Failure, Outcome};
 use anyhow::Result;
@@ -25,7 +25,7 @@ pub fn info(options: &InfoOptions) -> Result<Outcome> {
     let deploys: Vec<Value> = (ledger.deploys.iter().rev())
         .filter(|deploy| options.deploy.as_ref().is_none_or(|wanted| *wanted == deploy.id))
         .take(options.limit)
-        .map(described)
+        .map(|deploy| described(deploy, options.layers.as_ref()))
         .collect();
     let open: Vec<Value> =
         ledger.deploys.iter().filter(|deploy| deploy.is_open()).map(open_run).collect();
@@ -94,7 +94,7 @@ fn open_run(deploy: &Deploy) -> Value {
     })
 }
 
-fn described(deploy: &Deploy) -> Value {
+fn described(deploy: &Deploy, layers: Option<&Layers>) -> Value {
     let phases: Vec<Value> = (deploy.phases.iter())
         .map(|(at, phase)| {
             json!({
@@ -109,6 +109,11 @@ fn described(deploy: &Deploy) -> Value {
     for (at, point) in &deploy.restore_points {
         let mut shown = described_point(point);
         shown["at"] = json!(at);
+        if let Some(layers) = layers {
+            let why = closed(deploy, point, layers);
+            shown["open"] = json!(why.is_none());
+            shown["why"] = json!(why);
+        }
         if let Value::Array(list) = points.entry(point.layer.clone()).or_insert(json!([])) {
             list.push(shown);
         }

@@ -6,7 +6,7 @@
 
 use crate::ledger::{Deploy, Ledger};
 use crate::options::{Options, Task};
-use crate::readiness::by_layer;
+use crate::readiness::newest_ways;
 use std::fmt::Write;
 
 const WAY_BACK: &str = "reversible_deploy_way_back";
@@ -80,13 +80,12 @@ pub fn render(ledger: &Ledger, options: &Options, was: Option<&[u8]>) -> String 
 
 fn ways_back(ledger: &Ledger, options: &Options, labels: &str, was: Option<&[u8]>) -> String {
     match (&options.layers, &options.task) {
-        (Some(layers), Task::Report { deploy, .. }) => {
-            let ways = ledger.deploy(deploy).map(|deploy| by_layer(deploy, layers));
-            let line = |(layer, (ready, _)): (String, (bool, _))| {
-                let ready = u8::from(ready);
-                format!("{WAY_BACK}{{{labels},layer=\"{}\"}} {ready}\n", escaped(&layer))
+        (Some(layers), Task::Report { .. }) => {
+            let line = |(layer, open): (String, bool)| {
+                let open = u8::from(open);
+                format!("{WAY_BACK}{{{labels},layer=\"{}\"}} {open}\n", escaped(&layer))
             };
-            ways.into_iter().flatten().map(line).collect()
+            newest_ways(ledger, layers).into_iter().map(line).collect()
         }
         _ => {
             let was = String::from_utf8_lossy(was.unwrap_or_default());

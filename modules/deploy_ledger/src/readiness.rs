@@ -5,8 +5,9 @@
 //! name under which another guid lies: none of them is a way back.
 
 use crate::brief::{brief, described_point};
-use crate::ledger::{Deploy, Ledger, RestorePoint};
+use crate::ledger::{Deploy, Ledger, Outcome, RestorePoint};
 use ansible_module::Failure;
+use host::deploy_id::DeployId;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -17,6 +18,8 @@ pub struct Layers(BTreeMap<String, Seen>);
 #[derive(Debug)]
 struct Seen {
     holds: Vec<Held>,
+    /// Hosts of the layer that did not say what they hold, and why.
+    silent: BTreeMap<String, String>,
     open: bool,
     why: Option<String>,
 }
@@ -26,6 +29,10 @@ struct Seen {
 struct Held {
     /// A word of which nobody said whether it is a name, a guid or a digest.
     any: Option<String>,
+    /// Where it is.
+    host: Option<String>,
+    /// What the layer's own module calls it when it goes back to it.
+    word: Option<String>,
     name: Option<String>,
     guid: Option<String>,
     digest: Option<String>,
@@ -63,10 +70,22 @@ impl Seen {
             }
             Some(other) => return Err(format!("holds must be a list, got {other}")),
         };
+        let silent = match map.remove("silent") {
+            None | Some(Value::Null) => BTreeMap::new(),
+            Some(Value::Object(hosts)) => {
+                let told = |(host, why): (String, Value)| {
+                    (host, word(&why).unwrap_or_else(|| "it does not answer".into()))
+                };
+                hosts.into_iter().map(told).collect()
+            }
+            Some(other) => {
+                return Err(format!("silent must be a dictionary of hosts, got {other}"));
+            }
+        };
         let why = map.remove("why").and_then(|why| word(&why)).filter(|why| !why.is_empty());
         match map.keys().next() {
-            Some(key) => Err(format!("{key} is not known; there are holds, open and why")),
-            None => Ok(Seen { holds, open, why }),
+            Some(key) => Err(format!("{key} is not known; there are holds, silent, open and why")),
+            None => Ok(Seen { holds, silent, open, why }),
         }
     }
 }
@@ -89,14 +108,29 @@ impl Held {
         };
         // Other keys are welcome: the entry may be an answer of another module as it came.
         let get = |key: &str| map.get(key).and_then(word);
-        let held = Held { any: None, name: get("name"), guid: get("guid"), digest: get("digest") };
-        match (&held.name, &held.guid, &held.digest) {
-            (None, None, None) => Err("holds has an entry without name, guid and digest".into()),
+        let held = Held {
+            any: None,
+            host: get("host"),
+            word: get("word"),
+            name: get("name"),
+            guid: get("guid"),
+            digest: get("digest"),
+        };
+        match (&held.word, &held.name, &held.guid, &held.digest) {
+            (None, None, None, None) => {
+                Err("holds has an entry without name, guid, digest and word".into())
+            }
             _ => Ok(held),
         }
     }
 
-    fn is(&self, point: &RestorePoint) -> Match {
+    fn is(&self, deploy: &DeployId, point: &RestorePoint) -> Match {
+        if matches!((&self.host, &point.host), (Some(here), Some(there)) if here != there) {
+            return Match::No;
+        }
+        if let Some(word) = &self.word {
+            return if *word == wanted(deploy, point) { Match::Yes } else { Match::No };
+        }
         let same = |ours: &Option<String>, theirs: &Option<String>| match (ours, theirs) {
             (Some(ours), Some(theirs)) => Some(ours == theirs),
             _ => None,
@@ -118,6 +152,17 @@ impl Held {
             true => Match::Yes,
             false => Match::No,
         }
+    }
+}
+
+/// What the layer is asked for to go back to the restore point. What a rollback has set aside lies under
+/// a name of its own.
+fn wanted(deploy: &DeployId, point: &RestorePoint) -> String {
+    let aside = |key: &str| Some(point.data.map().get(key)?.as_str()?.to_owned());
+    match point.layer.as_str() {
+        "dataset" => aside("parked").unwrap_or_else(|| deploy.to_string()),
+        "compose" => aside("undo").unwrap_or_else(|| point.name.clone()),
+        _ => point.name.clone(),
     }
 }
 
@@ -155,19 +200,63 @@ fn look<'a>(name: &str, deploy: &'a Deploy, seen: Option<&Seen>) -> Layer<'a> {
         layer.why.push(format!("{name} cannot go back: {why}"));
     }
     for point in &layer.points {
-        let found: Vec<Match> = seen.holds.iter().map(|held| held.is(point)).collect();
-        if found.contains(&Match::Yes) {
-            continue;
+        if let Some(why) = missing(deploy, point, seen) {
+            layer.missing.push(point.name.clone());
+            layer.why.push(why);
         }
-        layer.missing.push(point.name.clone());
-        layer.why.push(match found.contains(&Match::Impostor) {
-            true => {
-                format!("{name}: {} is there, but it is another one than was recorded", point.name)
-            }
-            false => format!("{name}: {} is gone", point.name),
-        });
     }
     layer
+}
+
+/// Why the restore point is not where it was recorded.
+fn missing(deploy: &Deploy, point: &RestorePoint, seen: &Seen) -> Option<String> {
+    let (layer, name) = (&point.layer, &point.name);
+    if let Some((host, why)) = point.host.as_ref().and_then(|host| seen.silent.get_key_value(host))
+    {
+        return Some(format!("{layer}: {host} cannot say whether it holds {name}: {why}"));
+    }
+    let found: Vec<Match> = seen.holds.iter().map(|held| held.is(&deploy.id, point)).collect();
+    match (found.contains(&Match::Yes), found.contains(&Match::Impostor)) {
+        (true, _) => None,
+        (false, true) => {
+            Some(format!("{layer}: {name} is there, but it is another one than was recorded"))
+        }
+        (false, false) => Some(format!("{layer}: {name} is gone")),
+    }
+}
+
+/// Why one cannot go back to this restore point now.
+pub fn closed(deploy: &Deploy, point: &RestorePoint, layers: &Layers) -> Option<String> {
+    let Some(seen) = layers.0.get(&point.layer) else {
+        return Some(format!("nobody looked at the layer {}", point.layer));
+    };
+    missing(deploy, point, seen).or_else(|| {
+        let why = seen.why.as_deref().unwrap_or("the layer does not say why");
+        (!seen.open).then(|| format!("{} cannot go back: {why}", point.layer))
+    })
+}
+
+/// By layer, whether one can go back to its newest restore point: of a deploy, and not of what a killed
+/// run has left.
+pub fn newest_ways(ledger: &Ledger, layers: &Layers) -> BTreeMap<String, bool> {
+    let known = ledger.deploys.iter().flat_map(|deploy| &deploy.restore_points);
+    let mut names: Vec<&String> = known.map(|(_, point)| &point.layer).collect();
+    names.extend(layers.0.keys());
+    names.sort();
+    names.dedup();
+    let way = |name: &String| {
+        let newest = ledger.newest_that(|deploy| {
+            let is_deploy = deploy.opening.back_to.is_none();
+            is_deploy && deploy.outcome() != Some(Outcome::FailedReverted) && {
+                let mut points = deploy.restore_points.iter().map(|(_, point)| point);
+                points.any(|it| it.layer == *name && !it.data.map().contains_key("half_way"))
+            }
+        });
+        let open =
+            newest.is_some_and(|deploy| look(name, deploy, layers.0.get(name)).why.is_empty());
+        (name.clone(), open)
+    };
+    names.into_iter().map(way).collect()
 }
 
 /// Whether each layer can go back, by name: what was recorded, and what was asked about.
@@ -233,7 +322,21 @@ mod tests {
     }
 
     fn matches(value: Value) -> bool {
-        Held::parse(value).unwrap().is(&point()) == Match::Yes
+        let deploy = DeployId::parse("20261121t084500z-7f3a").unwrap();
+        Held::parse(value).unwrap().is(&deploy, &point()) == Match::Yes
+    }
+
+    #[test]
+    fn one_host_does_not_hold_what_another_one_has_lost() {
+        let mut on_a = point();
+        on_a.host = Some("a".into());
+        let deploy = DeployId::parse("20261121t084500z-7f3a").unwrap();
+        let is = |value: Value| Held::parse(value).unwrap().is(&deploy, &on_a) == Match::Yes;
+        assert!(is(json!({"host": "a", "name": "tank/a@pre"})));
+        assert!(!is(json!({"host": "b", "name": "tank/a@pre"})));
+        // The module of datasets is asked for the deploy, or for what a rollback has set aside.
+        assert!(is(json!({"host": "a", "word": "20261121t084500z-7f3a"})));
+        assert!(!is(json!({"host": "a", "word": "tank/a@pre"})));
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! What the options and answers of `deploy_ledger_info` are called and what is said about them.
 
 use crate::spec::{CAP, FLIPS, LAYERS, WHERE};
-use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
+use ansible_module::{Default, Kind, Module, Opt, Return, Support};
 
 pub const INFO: Module = Module {
     name: "deploy_ledger_info",
     short: "Read the record of deploys, and tell where one can go back to",
     about: &[
         "Tells who holds the lease of an app and environment, lists its deploys with their restore points, the newest first, and names the current and the last good release. Changes nothing.",
-        "With O(layers) it also says whether one can go back to the restore points of O(deploy_id) now, layer by layer.",
+        "With O(layers) it also says of each restore point whether one can go back to it now, and with O(deploy_id) whether to all of that deploy.",
     ],
     version_added: "0.1.0",
     options: &[
@@ -26,7 +26,7 @@ pub const INFO: Module = Module {
         FLIPS,
         CAP,
     ],
-    rules: &[Rule::RequiredBy("layers", &["deploy_id"])],
+    rules: &[],
     check_mode: Support::Full,
     diff_mode: Support::None,
     notes: &["A ledger that a newer version wrote fails the task. So nothing is pruned by it."],
@@ -127,7 +127,7 @@ const DEPLOYS: &[Return] =
             "restore_points",
             Kind::Dict,
             "always",
-            "What each layer holds for it, by the layer's name: lists of C(name), C(guid), C(digest), C(host), C(cost), C(data), C(at).",
+            "What each layer holds for it, by the layer's name: lists of C(name), C(guid), C(digest), C(host), C(cost), C(data), C(at); with O(layers) also C(open), and C(why) when it is not.",
         ),
     ])];
 
@@ -144,7 +144,7 @@ const WAY_BACK: &[Return] = &[
     Return::new(
         "readiness",
         Kind::Dict,
-        "with O(layers)",
+        "with O(layers) and O(deploy_id)",
         "Whether one can go back to the restore points of O(deploy_id) now.",
     )
     .contains(&[

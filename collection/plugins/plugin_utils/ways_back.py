@@ -1,0 +1,51 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was seen of each layer, as the ledger's judge wants it: deploy_ledger_info says with it which restore points are open, and deploy_ledger writes it into
+the metrics. Pure: no I/O, no Ansible."""
+from __future__ import annotations
+
+import typing as t
+
+Seen = t.Mapping[str, t.Any]
+
+
+def layers(load_balancers: Seen, in_place: str, hosts: t.Mapping[str, Seen | None], data: t.Mapping[str, Seen | None]) -> dict[str, t.Any]:
+    """`load_balancers` as they are read together, or empty; `in_place` the layer of the app's hosts, or empty. By host what was seen there; none for one that
+    did not answer."""
+    found: dict[str, t.Any] = {}
+    if load_balancers:
+        found["color"] = _color(load_balancers, hosts)
+    if in_place:
+        found[in_place] = _held(hosts)
+    if data:
+        found["dataset"] = _held(data)
+    return found
+
+
+def _color(reading: Seen, hosts: t.Mapping[str, Seen | None]) -> dict[str, t.Any]:
+    """The other colour is the way back, as long as it holds what the load balancers remember."""
+    previous = reading.get("previous") or {}
+    color, release = previous.get("color"), previous.get("release")
+    others = []
+    for host, seen in hosts.items():
+        held = (((seen or {}).get("colors") or {}).get(color) or {}).get("release")
+        if release and held and held != release:
+            others.append(f"{host} holds {held} there")
+    why = reading.get("disagree") or ", ".join(others) or previous.get("why") or "no earlier colour is known"
+    is_open = bool(previous.get("open")) and not others and not reading.get("disagree")
+    side = {"name": color, **({"digest": release} if release else {})}
+    return {"open": is_open, "why": "" if is_open else why, "holds": [side] if color else []}
+
+
+def _held(seen: t.Mapping[str, Seen | None]) -> dict[str, t.Any]:
+    holds: list[dict[str, str]] = []
+    silent: dict[str, str] = {}
+    for host, one in seen.items():
+        if not one or one.get("failure") is not None:
+            silent[host] = str((one or {}).get("failure") or "it does not answer")
+            continue
+        ways = one.get("ways_back") or {}
+        way = next((ways[name] for name in ("swap", "snapshot", "backup") if ways.get(name)), {})
+        holds += [{"host": host, "word": str(word)} for word in [*(way.get("open") or []), *(ways.get("parked") or [])]]
+    return {"open": True, "holds": holds, "silent": silent}

@@ -1,0 +1,49 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is told to the ledger's judge of what was seen, each case in no time; that the judge is asked is seen in tests/integration/flows."""
+from __future__ import annotations
+
+import importlib.util
+import typing as t
+
+import pytest
+from harness import ROOT
+from releases import sha
+
+SPEC = importlib.util.spec_from_file_location("ways_back", ROOT / "collection/plugins/plugin_utils/ways_back.py")
+assert SPEC and SPEC.loader
+ways_back = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(ways_back)
+OPEN = {"disagree": "", "previous": {"color": "green", "release": sha(1), "open": True, "why": None}}
+
+
+def app(release: str | None) -> dict[str, t.Any]:
+    return {"app1": {"colors": {"green": {"release": release, "well": True}}}}
+
+
+def test_the_colour_that_is_left() -> None:
+    for hosts in (app(sha(1)), app(None), {"app1": None}, {"app1": {"failure": "no python"}}):
+        assert ways_back.layers(OPEN, "", hosts, {}) == {"color": {"open": True, "why": "", "holds": [{"name": "green", "digest": sha(1)}]}}
+
+
+@pytest.mark.parametrize("reading, hosts, why", [
+    (OPEN, app(sha(4)), f"app1 holds {sha(4)} there"),
+    (OPEN | {"disagree": "Not every load balancer answers. lb2: gone"}, app(sha(1)), "Not every load balancer answers. lb2: gone"),
+    (OPEN | {"previous": {"color": "green", "release": sha(1), "open": False, "why": "green holds a release which is void"}}, app(sha(1)),
+     "green holds a release which is void"),
+    ({"disagree": "", "previous": {}}, {}, "no earlier colour is known"),
+], ids=["another release", "silent", "void", "first"])
+def test_a_colour_that_is_no_way_back(reading: dict[str, t.Any], hosts: dict[str, t.Any], why: str) -> None:
+    found = ways_back.layers(reading, "", hosts, {})["color"]
+    assert (found["open"], found["why"]) == (False, why)
+
+
+def test_what_each_host_holds() -> None:
+    seen = {"pve1": {"ways_back": {"snapshot": {"open": ["pre-deploy-a"]}, "parked": ["failed-b"]}}, "pve2": None, "pve3": {"failure": "no quorum"}}
+    data = {"nas": {"ways_back": {"swap": {"open": ["20261121t084500z-7f3a"]}}}}
+    found = ways_back.layers({}, "container", seen, data)
+    assert found["container"] == {
+        "open": True, "silent": {"pve2": "it does not answer", "pve3": "no quorum"},
+        "holds": [{"host": "pve1", "word": "pre-deploy-a"}, {"host": "pve1", "word": "failed-b"}]}
+    assert found["dataset"] == {"open": True, "silent": {}, "holds": [{"host": "nas", "word": "20261121t084500z-7f3a"}]}
