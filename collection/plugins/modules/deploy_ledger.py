@@ -153,6 +153,10 @@ options:
     description:
       - Whether that repository held changes that are in no commit. For O(state=open).
     type: bool
+  config_remote:
+    description:
+      - Where that repository can be fetched, without a password. For O(state=open).
+    type: str
   reason:
     description:
       - Why the deploy is void, is made, or goes back. For O(state=void), O(state=open) and O(state=revert).
@@ -301,8 +305,8 @@ options:
   config_dir:
     description:
       - >-
-        A folder on the controller, in the repository of the configuration: O(config_commit) and
-        O(config_dirty) are found there. Without git or a repository nothing is recorded of it. For
+        A folder on the controller, in the repository of the configuration: O(config_commit), O(config_dirty)
+        and O(config_remote) are found there. Without git or a repository nothing is recorded of it. For
         O(state=open).
     type: str
   outcome_to:
@@ -569,9 +573,9 @@ steps:
       type: str
 taken:
   description: >-
-    By colour, the newest of the last deploys that went into it, C(deploy_id) and C(release), but for those
-    that failed and went back before any host held their release; from the C(color) in the data of the phase
-    V(preflight), and C(installed), hosts, in that of the phase that failed.
+    By colour, the newest of the last deploys that went into it, C(deploy_id), C(release) and C(config), but
+    for those that failed and went back before any host held their release; from the C(color) in the data of
+    the phase V(preflight), and C(installed), hosts, in that of the phase that failed.
   returned: when O(state=open)
   type: dict
 undo:
@@ -652,6 +656,9 @@ MODULE_SPEC = {
         },
         "config_dirty": {
             "type": "bool",
+        },
+        "config_remote": {
+            "type": "str",
         },
         "reason": {
             "type": "str",
@@ -767,6 +774,7 @@ MODULE_SPEC = {
     ],
     "required_by": {
         "config_dirty": ["config_commit"],
+        "config_remote": ["config_commit"],
         "layers": ["metrics_file"],
     },
     "supports_check_mode": True,

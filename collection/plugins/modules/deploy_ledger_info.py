@@ -156,7 +156,7 @@ current:
       returned: always
       type: str
     config:
-      description: The C(commit) of its configuration and whether that was C(dirty), or null.
+      description: The C(commit) of its configuration, whether that was C(dirty), and its C(remote), or null.
       returned: always
       type: dict
     deploy_id:
@@ -322,7 +322,7 @@ last_good:
       returned: always
       type: str
     config:
-      description: The C(commit) of its configuration and whether that was C(dirty), or null.
+      description: The C(commit) of its configuration, whether that was C(dirty), and its C(remote), or null.
       returned: always
       type: dict
     deploy_id:

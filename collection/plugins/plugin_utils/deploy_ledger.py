@@ -18,6 +18,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 
 from ansible_collections.reversible.deploy.plugins.plugin_utils import fast_path
+from ansible_collections.reversible.deploy.plugins.plugin_utils.configuration import without_password
 from ansible_collections.reversible.deploy.plugins.plugin_utils.fast_path import Result
 
 GIT_SECONDS = 10
@@ -68,18 +69,24 @@ def _unrecorded(msg: str, where: str) -> Result:
 
 
 def _configuration(folder: str) -> dict[str, t.Any]:
-    """Which commit it is at, and whether it holds what is in none. Where that cannot be known, nothing is recorded of it."""
-    argv = ["git", "-C", folder, "status", "--porcelain=v2", "--branch"]
-    try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    lines = done.stdout.splitlines()
+    """Which commit it is at, whether it holds what is in none, and where it can be fetched. Where that cannot be known, nothing is recorded of it."""
+    lines = _git(folder, "status", "--porcelain=v2", "--branch")
     commit = [line.split()[-1] for line in lines if line.startswith("# branch.oid ")]
     # A repository without a commit says "(initial)".
     if not commit or not commit[0].isalnum():
         return {}
-    return {"config_commit": commit[0], "config_dirty": any(not line.startswith("#") for line in lines)}
+    found = {"config_commit": commit[0], "config_dirty": any(not line.startswith("#") for line in lines)}
+    remote = [without_password(line) for line in _git(folder, "remote", "get-url", "origin")[:1]]
+    return {**found, "config_remote": remote[0]} if remote and remote[0] else found
+
+
+def _git(folder: str, *words: str) -> list[str]:
+    argv = ["git", "-C", folder, *words]
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.splitlines()
 
 
 def _keep(name: str, deploy_id: str, report: dict[str, str]) -> tuple[str, bool]:

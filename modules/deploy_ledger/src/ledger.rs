@@ -156,6 +156,9 @@ pub struct Config {
     pub commit: String,
     /// Whether it held changes that are in no commit; none when nobody looked.
     pub dirty: Option<bool>,
+    /// Where it can be fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

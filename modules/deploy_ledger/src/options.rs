@@ -164,7 +164,7 @@ fn event(state: &str, at: &Where, given: &Given) -> Result<Event, Failure> {
     Ok(match state {
         "open" => {
             let commit: Option<String> = given.get("config_commit")?;
-            let dirty = given.get("config_dirty")?;
+            let (dirty, remote) = (given.get("config_dirty")?, given.get("config_remote")?);
             Event::Open(Opening {
                 app: at.app.to_string(),
                 env: at.env.to_string(),
@@ -174,7 +174,7 @@ fn event(state: &str, at: &Where, given: &Given) -> Result<Event, Failure> {
                 take_over: given.get("take_over")?,
                 back_to: given.get("back_to")?,
                 reason: given.get("reason")?,
-                config: commit.map(|commit| Config { commit, dirty }),
+                config: commit.map(|commit| Config { commit, dirty, remote }),
                 purpose: given.get::<Purpose>("purpose")?,
                 unlock: given.get("unlock")?,
             })

@@ -86,6 +86,9 @@ const RUN: &[Opt] = &[
     Opt::new("config_dirty", Kind::Bool).about(&[
         "Whether that repository held changes that are in no commit. For O(state=open).",
     ]),
+    Opt::new("config_remote", Kind::Str).about(&[
+        "Where that repository can be fetched, without a password. For O(state=open).",
+    ]),
     Opt::new("reason", Kind::Str).about(&[
         "Why the deploy is void, is made, or goes back. For O(state=void), O(state=open) and O(state=revert).",
     ]),
@@ -158,7 +161,7 @@ const CONTROLLER: &[Opt] = &[
         "With O(state=open) and V(false) a run that the ledger refuses fails all the same: another one holds the lease, has superseded it, or has ended under its id.",
     ]),
     Opt::new("config_dir", Kind::Str).about(&[
-        "A folder on the controller, in the repository of the configuration: O(config_commit) and O(config_dirty) are found there. Without git or a repository nothing is recorded of it. For O(state=open).",
+        "A folder on the controller, in the repository of the configuration: O(config_commit), O(config_dirty) and O(config_remote) are found there. Without git or a repository nothing is recorded of it. For O(state=open).",
     ]),
     Opt::new("outcome_to", Kind::Str).about(&["As O(outcome_file), but a file on the controller."]),
     Opt::new("bring_to", Kind::Str).about(&[
@@ -194,7 +197,7 @@ const OURS: &[Return] = &[
         "taken",
         Kind::Dict,
         "when O(state=open)",
-        "By colour, the newest of the last deploys that went into it, C(deploy_id) and C(release), but for those that failed and went back before any host held their release; from the C(color) in the data of the phase V(preflight), and C(installed), hosts, in that of the phase that failed.",
+        "By colour, the newest of the last deploys that went into it, C(deploy_id), C(release) and C(config), but for those that failed and went back before any host held their release; from the C(color) in the data of the phase V(preflight), and C(installed), hosts, in that of the phase that failed.",
     ),
     Return::new("report", Kind::Str, "with O(bring_to)", "The Markdown on the controller."),
     Return::new(
@@ -233,6 +236,7 @@ pub const MODULE: Module = Module {
         Rule::RequiredIf("state", "compacted", &["retain"]),
         Rule::RequiredIf("state", "fence_lowered", &["deploy_id"]),
         Rule::RequiredBy("config_dirty", &["config_commit"]),
+        Rule::RequiredBy("config_remote", &["config_commit"]),
         Rule::RequiredBy("layers", &["metrics_file"]),
     ],
     check_mode: Support::Full,

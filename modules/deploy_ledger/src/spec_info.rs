@@ -54,7 +54,7 @@ const BRIEF: &[Return] = &[
         "config",
         Kind::Dict,
         "always",
-        "The C(commit) of its configuration and whether that was C(dirty), or null.",
+        "The C(commit) of its configuration, whether that was C(dirty), and its C(remote), or null.",
     ),
 ];
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
 import typing as t
 from pathlib import Path
@@ -83,6 +84,17 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     assert {path.name.split("-")[-2] for path in (shop.folder / "kept").glob("*-blue/*-blue.log")} == {"web"}
     closed = shop.run("rollback", mode="fast")
     assert closed.code == 2 and "The fast way back is closed" in closed.output, closed.output
+
+
+def commit(shop: Shop, text: str) -> str:
+    """What the playbooks are started from has a new commit; its id."""
+    folder = shop.folder / "checkout"
+    shop.vars["ledger_config_dir"] = str(folder)
+    folder.mkdir(exist_ok=True)
+    (folder / "app.yml").write_text(text)
+    for words in (("init", "-q"), ("add", "app.yml"), ("-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-q", "-m", text)):
+        subprocess.run(["git", "-C", folder, *words], check=True)
+    return subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def migrating(shop: Shop, migrated: Path) -> dict[str, t.Any]:
@@ -192,7 +204,9 @@ def test_two_load_balancers(two: TwoEdges) -> None:
     for number in (1, 2, 3):
         two.publish(number)
     first, second = [("green", sha(1))] * 2, [("blue", sha(2))] * 2
+    commits = []
     for number, served in ((1, first), (2, second)):
+        commits.append(commit(two, f"version: {number}"))
         deployed = two.deploy(number)
         assert deployed.code == 0 and two.both() == served, deployed.output
 
@@ -200,6 +214,11 @@ def test_two_load_balancers(two: TwoEdges) -> None:
     point = two.last_deploy()
     shown = two.run("rollback", to=point)
     assert shown.code == 2 and "has to be agreed to" in shown.output and two.both() == second, shown.output
+    status = two.run("status")
+    for said in (shown, status):
+        assert f"git worktree add --detach ../config-{commits[0][:12]} {commits[0]}" in said.output and f"git revert --no-edit {commits[0]}..HEAD" in said.output
+        assert f"reversible.deploy.rollback -e @... -e env=staging -e mode=full -e release_sha={sha(1)}" in said.output, said.output
+    assert f"config {commits[1][:12]}" in status.output, status.output
     assert "lb1, lb2, color:" in shown.output and f"flip from blue ({sha(2)}) to green ({sha(1)})" in shown.output, shown.output
     [plan] = set(re.findall(r"plan-[0-9a-f]{12}", shown.output))
     reason = hostile(two)

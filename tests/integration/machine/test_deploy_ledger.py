@@ -147,6 +147,7 @@ def test_a_deploy_that_fails_ends_with_an_outcome_and_a_report(site: Site) -> No
     for words in (["init", "-q"], ["-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-q", "--allow-empty", "-m", "x"]):
         subprocess.run(["git", "-C", site.checkout, *words], check=True)
     head = subprocess.run(["git", "-C", site.checkout, "rev-parse", "HEAD"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    subprocess.run(["git", "-C", site.checkout, "remote", "add", "origin", "https://robot:a-secret@forge.example/acme/config.git"], check=True)
     (site.checkout / "changed.yml").write_text("---\n")
     site.outcome.write_text("done\n")
     run = site.play(rescued(site))
@@ -160,7 +161,8 @@ def test_a_deploy_that_fails_ends_with_an_outcome_and_a_report(site: Site) -> No
         assert part in told, told
     assert "<title>shop rollback" in report.with_suffix(".html").read_text()
     deploy = site.info()["deploys"][0]
-    assert (deploy["outcome"], deploy["color"], deploy["config"]) == ("failed_reverted", "blue", {"commit": head, "dirty": True})
+    assert (deploy["outcome"], deploy["color"], deploy["config"]) == (
+        "failed_reverted", "blue", {"commit": head, "dirty": True, "remote": "https://forge.example/acme/config.git"})
     data = deploy["phases"][0]["data"]
     assert data["rc"] == 7 and "invocation" not in data, "of a result, only what the report understands is recorded"
 
