@@ -15,11 +15,15 @@ HERE = "ansible_collections.reversible.deploy.plugins.plugin_utils"
 DECISIONS = {
     "app_status": ("app_status",),
     "color_flips": ("flip_astray", "flip_results"),
+    "configuration": ("configuration_back",),
     "deploy_records": ("half_way_run", "joint_plan", "layers_here", "open_ways", "plan_refusal", "restore_goal", "restore_point"),
     "engines": ("compose_clashes", "compose_containers", "incus_datasets", "incus_instances", "last_lines", "pct_datasets", "running_users"),
+    "failures": ("hook_failure",),
     "incus_app": ("container_contents", "container_logs", "container_sides"),
+    "load_balancers": ("load_balancers",),
     "run_progress": ("hosts_lacking", "hosts_reached"),
     "two_colors": ("color_sides", "compose_colors", "compose_probes", "compose_sides", "host_colors", "incus_colors", "side_probes", "side_processes"),
+    "ways_back": ("seen_layers",),
 }
 
 

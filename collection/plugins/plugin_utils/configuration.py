@@ -51,3 +51,10 @@ def commands(then: t.Mapping[str, t.Any] | None, now: t.Mapping[str, t.Any] | No
         lines.append(f"  cd {folder} && ansible-playbook -i INVENTORY reversible.deploy.rollback -e @... -e env={env} -e mode=full -e release_sha={release}")
     lines.append(f"  git revert --no-edit {commit}..HEAD    (on the branch, so that the next run does not bring it back)")
     return lines
+
+
+def configuration_back(deploys: t.Sequence[Deploy], deploy_id: str, env: str) -> list[str]:
+    """What to type to go back to the configuration of the release that was in place before this deploy."""
+    then = before(deploys, deploy_id)
+    now = next((one["config"] for one in deploys if one.get("config")), None)
+    return commands(then.get("config"), now, env, then.get("release") or "")

@@ -11,7 +11,7 @@ NOTHING_SAID = "non-zero return code"   # what ansible.builtin.command calls eve
 LONGEST = 300   # characters of a program's last line
 
 
-def of_command(result: t.Mapping[str, t.Any], hook: str, program: str) -> str:
+def hook_failure(result: t.Mapping[str, t.Any], hook: str, program: str) -> str:
     """Of a hook: which program, how it ended, and the last line that it printed. Its other arguments may be secrets."""
     said = str(result.get("msg") or "").strip()
     if result.get("rc") is None:

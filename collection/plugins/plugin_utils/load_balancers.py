@@ -13,7 +13,7 @@ import typing as t
 Looked = t.Mapping[str, t.Any]
 
 
-def reading(looked: t.Sequence[Looked], strategy: str, has_colors: bool, target: str = "") -> dict[str, t.Any]:
+def load_balancers(looked: t.Sequence[Looked], strategy: str, has_colors: bool, target: str = "") -> dict[str, t.Any]:
     """When they agree, the first that answers speaks for all: active, release, previous, history. Else `disagree` says why a deploy may do nothing, and
     `back_refused` why a rollback may not. For a fast rollback: `goal`, the colour that it goes to, and `goal_release`, since whoever knows the colour knows
     its release: when the load balancers are split, one calls it active, and another one previous. `ends_split`: the colour that is named becomes active on

@@ -10,7 +10,7 @@ import typing as t
 Seen = t.Mapping[str, t.Any]
 
 
-def layers(load_balancers: Seen, in_place: str, hosts: t.Mapping[str, Seen | None], data: t.Mapping[str, Seen | None]) -> dict[str, t.Any]:
+def seen_layers(load_balancers: Seen, in_place: str, hosts: t.Mapping[str, Seen | None], data: t.Mapping[str, Seen | None]) -> dict[str, t.Any]:
     """`load_balancers` as they are read together, or empty; `in_place` the layer of the app's hosts, or empty. By host what was seen there; none for one that
     did not answer."""
     found: dict[str, t.Any] = {}

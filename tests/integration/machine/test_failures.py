@@ -28,4 +28,4 @@ FAILED = {"rc": 3, "msg": "non-zero return code"}
     ({}, "did not end: no message"),
 ], ids=str)
 def test_the_headline_of_a_hook(result: dict[str, t.Any], ended: str) -> None:
-    assert failures.of_command(result, "smoke", "/bin/check") == f"the hook smoke: /bin/check {ended}"
+    assert failures.hook_failure(result, "smoke", "/bin/check") == f"the hook smoke: /bin/check {ended}"

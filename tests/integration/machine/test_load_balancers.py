@@ -37,7 +37,7 @@ def taken_back(host: str) -> dict[str, t.Any]:
 
 
 def read(*looked: t.Mapping[str, t.Any], target: str = "") -> dict[str, t.Any]:
-    return load_balancers.reading(looked, "host", True, target)
+    return load_balancers.load_balancers(looked, "host", True, target)
 
 
 def test_the_first_speaks_for_all_that_agree() -> None:
@@ -56,7 +56,7 @@ def test_a_deploy_wants_all_of_them_and_a_rollback_those_that_answer() -> None:
 def test_nobody_goes_back_where_none_answers() -> None:
     assert read(DEAD)["back_refused"] == "No load balancer answers. lb2: no route to host"
     assert read()["back_refused"] == "The app has no load balancer."
-    assert load_balancers.reading([], "pct", False)["back_refused"] == "The strategy pct has no colours."
+    assert load_balancers.load_balancers([], "pct", False)["back_refused"] == "The strategy pct has no colours."
 
 
 def test_one_that_comes_back_is_named_with_the_command_that_ends_it() -> None:

@@ -24,7 +24,7 @@ def app(release: str | None) -> dict[str, t.Any]:
 
 def test_the_colour_that_is_left() -> None:
     for hosts in (app(sha(1)), app(None), {"app1": None}, {"app1": {"failure": "no python"}}):
-        assert ways_back.layers(OPEN, "", hosts, {}) == {"color": {"open": True, "why": "", "holds": [{"name": "green", "digest": sha(1)}]}}
+        assert ways_back.seen_layers(OPEN, "", hosts, {}) == {"color": {"open": True, "why": "", "holds": [{"name": "green", "digest": sha(1)}]}}
 
 
 @pytest.mark.parametrize("reading, hosts, why", [
@@ -35,14 +35,14 @@ def test_the_colour_that_is_left() -> None:
     ({"disagree": "", "previous": {}}, {}, "no earlier colour is known"),
 ], ids=["another release", "silent", "void", "first"])
 def test_a_colour_that_is_no_way_back(reading: dict[str, t.Any], hosts: dict[str, t.Any], why: str) -> None:
-    found = ways_back.layers(reading, "", hosts, {})["color"]
+    found = ways_back.seen_layers(reading, "", hosts, {})["color"]
     assert (found["open"], found["why"]) == (False, why)
 
 
 def test_what_each_host_holds() -> None:
     seen = {"pve1": {"ways_back": {"snapshot": {"open": ["pre-deploy-a"]}, "parked": ["failed-b"]}}, "pve2": None, "pve3": {"failure": "no quorum"}}
     data = {"nas": {"ways_back": {"swap": {"open": ["20261121t084500z-7f3a"]}}}}
-    found = ways_back.layers({}, "container", seen, data)
+    found = ways_back.seen_layers({}, "container", seen, data)
     assert found["container"] == {
         "open": True, "silent": {"pve2": "it does not answer", "pve3": "no quorum"},
         "holds": [{"host": "pve1", "word": "pre-deploy-a"}, {"host": "pve1", "word": "failed-b"}]}
