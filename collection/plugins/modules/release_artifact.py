@@ -29,7 +29,7 @@ options:
     description:
       - >-
         The folder that holds C(releases/<sha>), and the links C(current) and C(previous). For every state but
-        V(available) and V(pushed).
+        V(pushed); with V(available) the release may be there.
       - It must be root's, on a path that no one else can write to.
     type: path
   url:
@@ -116,7 +116,9 @@ options:
     required: true
   state:
     description:
-      - "V(available): the registry has the release; the task fails when it has not. Nothing is changed."
+      - >-
+        V(available): the release is in O(dest), where that is given, as it was unpacked; or the registry has
+        it. The task fails when neither is so. Nothing is changed.
       - "V(present): the release is fetched, checked and unpacked into C(releases/<sha>)."
       - "V(current): as V(present), and C(current) leads to it; C(previous) leads to what was current before."
       - "V(absent): the release is removed, but never the current or the previous one."
@@ -335,6 +337,10 @@ download:
       description: The length of all files.
       returned: always
       type: int
+here:
+  description: Whether it is in O(dest), so that the registry was not asked. For O(state=available).
+  returned: success
+  type: bool
 loss:
   description: What the plan destroys.
   returned: always
@@ -380,7 +386,7 @@ reason:
   type: str
   sample: superseded
 registry:
-  description: What the registry says. For O(state=available) and O(state=pushed).
+  description: What the registry says, where it was asked. For O(state=available) and O(state=pushed).
   returned: success
   type: dict
   contains:

@@ -52,10 +52,21 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Asking changes nothing, so check mode asks, too.
+/// Asking changes nothing, so check mode asks, too. A release that is here, as it was unpacked, needs no
+/// registry: a dead one must not close the way back to it.
 fn available(task: &Task) -> Result<Outcome> {
+    if let Ok(folder) = task.folder() {
+        let state = State::observe(folder)?;
+        let record = state.release(&task.sha).and_then(|release| release.record.as_ref().ok());
+        let wanted = task.source.as_ref().and_then(|source| source.sha256);
+        let ours =
+            record.is_some_and(|record| wanted.is_none_or(|sum| sum.to_string() == record.sha256));
+        if ours && state.damage(&task.sha)?.is_none() {
+            return Ok(state.facts(Outcome::default(), &task.sha).fact("here", true));
+        }
+    }
     let found = registry::must_have(task.source()?, &task.sha)?;
-    Ok(Outcome::default().fact("registry", found.to_json()))
+    Ok(Outcome::default().fact("registry", found.to_json()).fact("here", false))
 }
 
 /// What concerns the folder of releases.

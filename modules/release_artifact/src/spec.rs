@@ -4,7 +4,7 @@
 use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
 
 const DEST: &[Opt] = &[Opt::new("dest", Kind::AbsolutePath).about(&[
-    "The folder that holds C(releases/<sha>), and the links C(current) and C(previous). For every state but V(available) and V(pushed).",
+    "The folder that holds C(releases/<sha>), and the links C(current) and C(previous). For every state but V(pushed); with V(available) the release may be there.",
     "It must be root's, on a path that no one else can write to.",
 ])];
 
@@ -54,7 +54,7 @@ const CHANGE: &[Opt] = &[
         .default(Default::Str("present"))
         .choices(&["available", "present", "current", "absent", "pushed"])
         .about(&[
-            "V(available): the registry has the release; the task fails when it has not. Nothing is changed.",
+            "V(available): the release is in O(dest), where that is given, as it was unpacked; or the registry has it. The task fails when neither is so. Nothing is changed.",
             "V(present): the release is fetched, checked and unpacked into C(releases/<sha>).",
             "V(current): as V(present), and C(current) leads to it; C(previous) leads to what was current before.",
             "V(absent): the release is removed, but never the current or the previous one.",
@@ -138,6 +138,7 @@ const RETURNS: &[Return] = &[
     Return::new("current", Kind::Str, "success", "The current release, or null. For states that have O(dest)."),
     Return::new("previous", Kind::Str, "success", "The release that was current before, or null. For states that have O(dest)."),
     Return::new("sha256", Kind::Str, "success", "The sum of the release's archive, or null when it is not there."),
+    Return::new("here", Kind::Bool, "success", "Whether it is in O(dest), so that the registry was not asked. For O(state=available)."),
     Return::new("bytes", Kind::Int, "success", "The length of the archive. For O(state=pushed)."),
     Return::new("removed", Kind::List, "success", "The releases that were removed. For states that have O(dest)."),
     Return::new("download", Kind::Dict, "success", "What was fetched, or null.").contains(&[
@@ -149,7 +150,7 @@ const RETURNS: &[Return] = &[
         Return::new("unpacked_bytes", Kind::Int, "always", "The length of all files."),
         Return::new("seconds", Kind::Float, "always", "How long it took, synced."),
     ]),
-    Return::new("registry", Kind::Dict, "success", "What the registry says. For O(state=available) and O(state=pushed).").contains(&[
+    Return::new("registry", Kind::Dict, "success", "What the registry says, where it was asked. For O(state=available) and O(state=pushed).").contains(&[
         Return::new("available", Kind::Bool, "always", "Whether it has the release."),
         Return::new("registry", Kind::Str, "always", "Its host and port."),
         Return::new("status", Kind::Int, "O(state=available)", "The status of its answer."),

@@ -142,7 +142,7 @@ impl State {
     }
 
     /// How a release of ours differs from what was unpacked.
-    fn damage(&self, sha: &ReleaseSha) -> Result<Option<String>> {
+    pub fn damage(&self, sha: &ReleaseSha) -> Result<Option<String>> {
         let records = SafeFolder::check(&self.folder.records())?;
         let release = self.folder.releases().join(sha.as_str());
         difference(&listing_of(&records, sha), &release)

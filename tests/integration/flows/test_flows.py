@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -44,9 +45,11 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     assert again.code == 0 and "is active already" in again.output, again.output
     assert shop.serves() == ("blue", sha(2))
 
-    # The registry loses the release before: only the colour has it now.
+    # The registry loses the release before, and one that was never here: only the colour has the first now.
     shop.withdraw(1)
-    full = shop.run("rollback", mode="full", release_sha=sha(1))
+    shop.publish(4)
+    shop.withdraw(4)
+    full = shop.run("rollback", mode="full", release_sha=sha(4))
     assert full.code == 2 and "Nothing was" in full.output and shop.serves() == ("blue", sha(2)), full.output
     assert "does not have" in full.output, full.output
     status = shop.run("status", core=NEWEST, status_file=str(shop.folder / "status.json"))
@@ -95,6 +98,24 @@ def commit(shop: Shop, text: str) -> str:
     for words in (("init", "-q"), ("add", "app.yml"), ("-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-q", "-m", text)):
         subprocess.run(["git", "-C", folder, *words], check=True)
     return subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_an_older_release_without_its_registry(shop: Shop) -> None:
+    """What is still on the host, as it was unpacked, needs no registry; what somebody has edited there does."""
+    for number in (1, 2):
+        shop.publish(number)
+        assert shop.deploy(number).code == 0
+    shop.vars["host_app_artifact"] |= {"url": "http://127.0.0.1:1/{package}/{sha}", "deadline": 3}
+    kept = shop.root / "web/green/releases" / sha(1) / "RELEASE"
+    text, then, told = kept.read_bytes(), kept.stat(), shop.run("status")
+    assert f"app1: shop-staging-web-green keeps {sha(1)}" in told.output, told.output
+    kept.write_bytes(b"edited")
+    refused = shop.run("rollback", mode="full", release_sha=sha(1))
+    assert refused.code == 2 and shop.serves() == ("blue", sha(2)), refused.output
+    kept.write_bytes(text)
+    os.utime(kept, ns=(then.st_atime_ns, then.st_mtime_ns))
+    back = shop.run("rollback", mode="full", release_sha=sha(1))
+    assert back.code == 0 and shop.serves() == ("green", sha(1)), back.output
 
 
 def migrating(shop: Shop, migrated: Path) -> dict[str, t.Any]:

@@ -200,6 +200,18 @@ def test_what_nothing_vouches_for_is_said(place: Place) -> None:
     assert "warnings" not in place.ok(1, token=None), "the registry itself tells the sum"
 
 
+def test_what_is_here_needs_no_registry(place: Place) -> None:
+    place.registry.publish(sha(1), targz(member("a", b"x")))
+    place.ok(1, "present")
+    gone = {"url": "http://127.0.0.1:1/{sha}", "tries": 1}
+    assert place.ok(1, "available", **gone)["here"] and place.ok(1, "available", dest=None)["registry"]["available"]
+    assert place.ok(1, "present", **gone)["changed"] is False
+    assert place.fails(2, "available", **gone)
+    # What somebody has edited is not what was unpacked.
+    (place.path(1) / "a").write_bytes(b"edited")
+    assert place.fails(1, "available", **gone) and place.ok(1, "available")["here"] is False
+
+
 def test_available(place: Place) -> None:
     place.registry.publish(sha(1), targz(member("a", b"x")))
     found = place.ok(1, "available", dest=None)
