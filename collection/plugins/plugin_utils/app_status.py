@@ -29,22 +29,11 @@ def load_balancers(looked: t.Sequence[Seen], hosts: Seen) -> dict[str, t.Any]:
     return shown
 
 
-def restore_points(deploys: t.Sequence[Seen], hosts: Seen, data: Seen) -> list[dict[str, t.Any]]:
-    """Each restore point that the ledger names, and whether one can go back to it now, as its own host says."""
-    shown = []
-    for one in deploys:
-        for layer in LAYERS.values():
-            for point in points_of(one, layer):
-                host = (data if layer == "dataset" else hosts).get(point["host"]) or {}
-                ways = host.get("ways_back") or {}
-                way = ways.get("swap", ways.get("snapshot", ways.get("backup", {})))
-                there = [*way.get("open", []), *ways.get("parked", [])]
-                kept = point.get("data") or {}
-                wanted = {"dataset": kept.get("parked", one["deploy_id"]), "compose": kept.get("undo", point["name"])}.get(layer, point["name"])
-                gone = "it is not there any more" if host else f"{point['host']} does not answer"
-                shown.append({"deploy_id": one["deploy_id"], "layer": layer, "host": point["host"], "name": point["name"], "open": wanted in there,
-                              "why": "" if wanted in there else host.get("failure", gone)})
-    return shown
+def restore_points(deploys: t.Sequence[Seen]) -> list[dict[str, t.Any]]:
+    """Each restore point that the ledger names, and whether one can go back to it now, as the ledger judges what was seen."""
+    return [{"deploy_id": one["deploy_id"], "layer": layer, "host": point["host"], "name": point["name"], "open": bool(point.get("open")),
+             "why": point.get("why") or ""}
+            for one in deploys for layer in LAYERS.values() for point in points_of(one, layer)]
 
 
 def app_status(ledger: Seen, looked: t.Sequence[Seen], facts: t.Mapping[str, Seen], app_hosts: t.Sequence[str], data_hosts: t.Sequence[str],
@@ -53,6 +42,6 @@ def app_status(ledger: Seen, looked: t.Sequence[Seen], facts: t.Mapping[str, See
     hosts, data = seen(app_hosts, facts, "flow_seen_app", run), seen(data_hosts, facts, "flow_seen_data", run)
     deploys = ledger.get("deploys", [])
     return {"load_balancers": load_balancers(looked, hosts), "hosts": hosts, "data": data,
-            "restore_points": restore_points(deploys, hosts, data),
+            "restore_points": restore_points(deploys),
             "lease": ledger.get("holder"), "locked": ledger.get("locked"), "deploys": deploys,
             "ledger_failure": ledger.get("msg") if "deploys" not in ledger else None}

@@ -164,12 +164,12 @@ def test_a_colour_that_holds_another_release_is_no_way_back() -> None:
     assert app_status.load_balancers(looked, {"app1": {"colors": {"blue": {"release": "4f2a"}}}})["lb1"]["previous"]["open"]
 
 
-def test_a_restore_point_is_open_when_its_host_has_it() -> None:
-    record = [deploy(A, dataset=[point("snap", "db1")], container=[point("pre-a"), point("pre-a", "app2")])]
+def test_a_restore_point_is_open_when_the_ledger_says_so() -> None:
+    record = [deploy(A, dataset=[point("snap", "db1") | {"open": False, "why": "dataset: snap is gone"}], container=[point("pre-a") | {"open": True, "why": None}],
+                     compose=[point("pre-b")])]
+    assert [(one["name"], one["open"], one["why"]) for one in app_status.restore_points(record)] == [
+        ("snap", False, "dataset: snap is gone"), ("pre-a", True, ""), ("pre-b", False, "")]
     hosts = {"app1": {"ways_back": {"snapshot": {"open": ["pre-a"]}}}, "app2": None}
-    shown = app_status.restore_points(record, hosts, {"db1": {"failure": "it cannot be told"}})
-    assert [(one["host"], one["open"], one["why"]) for one in shown] == [
-        ("db1", False, "it cannot be told"), ("app1", True, ""), ("app2", False, "app2 does not answer")]
     facts = {host: {"flow_seen_app": seen, "flow_seen_app_in": RUN} for host, seen in hosts.items()}
     told = app_status.app_status({"msg": "it is gone"}, [], facts, list(facts), [], RUN)
     assert told["hosts"] == hosts

@@ -4,17 +4,16 @@
 """What is told to the ledger's judge of what was seen, each case in no time; that the judge is asked is seen in tests/integration/flows."""
 from __future__ import annotations
 
-import importlib.util
+import sys
 import typing as t
 
 import pytest
 from harness import ROOT
 from releases import sha
 
-SPEC = importlib.util.spec_from_file_location("ways_back", ROOT / "collection/plugins/plugin_utils/ways_back.py")
-assert SPEC and SPEC.loader
-ways_back = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(ways_back)
+sys.path.insert(0, str(ROOT / "collection/plugins"))
+from plugin_utils import ways_back  # noqa: E402  (the path comes first)
+
 OPEN = {"disagree": "", "previous": {"color": "green", "release": sha(1), "open": True, "why": None}}
 
 
@@ -24,7 +23,7 @@ def app(release: str | None) -> dict[str, t.Any]:
 
 def test_the_colour_that_is_left() -> None:
     for hosts in (app(sha(1)), app(None), {"app1": None}, {"app1": {"failure": "no python"}}):
-        assert ways_back.seen_layers(OPEN, "", hosts, {}) == {"color": {"open": True, "why": "", "holds": [{"name": "green", "digest": sha(1)}]}}
+        assert ways_back.layers(OPEN, "", hosts, {}) == {"color": {"open": True, "why": "", "holds": [{"name": "green", "digest": sha(1)}]}}
 
 
 @pytest.mark.parametrize("reading, hosts, why", [
@@ -35,15 +34,22 @@ def test_the_colour_that_is_left() -> None:
     ({"disagree": "", "previous": {}}, {}, "no earlier colour is known"),
 ], ids=["another release", "silent", "void", "first"])
 def test_a_colour_that_is_no_way_back(reading: dict[str, t.Any], hosts: dict[str, t.Any], why: str) -> None:
-    found = ways_back.seen_layers(reading, "", hosts, {})["color"]
+    found = ways_back.layers(reading, "", hosts, {})["color"]
     assert (found["open"], found["why"]) == (False, why)
 
 
 def test_what_each_host_holds() -> None:
     seen = {"pve1": {"ways_back": {"snapshot": {"open": ["pre-deploy-a"]}, "parked": ["failed-b"]}}, "pve2": None, "pve3": {"failure": "no quorum"}}
     data = {"nas": {"ways_back": {"swap": {"open": ["20261121t084500z-7f3a"]}}}}
-    found = ways_back.seen_layers({}, "container", seen, data)
+    found = ways_back.layers({}, "container", seen, data)
     assert found["container"] == {
         "open": True, "silent": {"pve2": "it does not answer", "pve3": "no quorum"},
         "holds": [{"host": "pve1", "word": "pre-deploy-a"}, {"host": "pve1", "word": "failed-b"}]}
     assert found["dataset"] == {"open": True, "silent": {}, "holds": [{"host": "nas", "word": "20261121t084500z-7f3a"}]}
+
+
+def test_only_what_was_seen_in_this_run_counts() -> None:
+    facts = {"pve1": {"flow_seen_app_in": "b", "flow_seen_app": {"ways_back": {"snapshot": {"open": ["pre-deploy-a"]}}}}, "pve2": {"flow_seen_app_in": "a"}}
+    found = ways_back.seen_layers({}, "pct", facts, ["pve1", "pve2"], [], "b")
+    assert found == {"container": {"open": True, "silent": {"pve2": "it does not answer"}, "holds": [{"host": "pve1", "word": "pre-deploy-a"}]}}
+    assert list(ways_back.seen_layers(OPEN, "host", {"app1": {}}, ["app1"], ["app1"], "b")) == ["color", "dataset"]
