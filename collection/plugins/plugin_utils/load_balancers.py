@@ -1,7 +1,8 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the load balancers of an app say together: which colour serves, where a fast rollback leads, and why a run must not touch them. Pure: no I/O, no Ansible.
+"""What the load balancers of an app say together: which colour serves, where a fast rollback leads, and why a run must not touch them. Pure: no I/O, no
+Ansible.
 
 A deploy wants an answer of every one of them. A rollback goes on with those that answer, since nobody is to be kept on a bad release by a load
 balancer that serves nobody.

@@ -1,7 +1,8 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How one goes back to the configuration of a release; that the ledger records it is seen in test_deploy_ledger.py, and that it is said in tests/integration/flows."""
+"""How one goes back to the configuration of a release; that the ledger records it is seen in test_deploy_ledger.py, and that it is said in
+tests/integration/flows."""
 from __future__ import annotations
 
 import importlib.util

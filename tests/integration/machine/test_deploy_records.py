@@ -165,8 +165,8 @@ def test_a_colour_that_holds_another_release_is_no_way_back() -> None:
 
 
 def test_a_restore_point_is_open_when_the_ledger_says_so() -> None:
-    record = [deploy(A, dataset=[point("snap", "db1") | {"open": False, "why": "dataset: snap is gone"}], container=[point("pre-a") | {"open": True, "why": None}],
-                     compose=[point("pre-b")])]
+    record = [deploy(A, dataset=[point("snap", "db1") | {"open": False, "why": "dataset: snap is gone"}],
+                     container=[point("pre-a") | {"open": True, "why": None}], compose=[point("pre-b")])]
     assert [(one["name"], one["open"], one["why"]) for one in app_status.restore_points(record)] == [
         ("snap", False, "dataset: snap is gone"), ("pre-a", True, ""), ("pre-b", False, "")]
     hosts = {"app1": {"ways_back": {"snapshot": {"open": ["pre-a"]}}}, "app2": None}

@@ -141,7 +141,8 @@ def test_gitlab_begins_a_rollback_from_the_commit_that_is_named(tmp_path: Path, 
     checkout, origin = tmp_path / "checkout", tmp_path / "origin"
 
     def git(folder: Path, *words: str) -> str:
-        return subprocess.run(["git", "-C", folder, "-c", "user.name=x", "-c", "user.email=x@example.org", *words], check=True, capture_output=True, text=True).stdout
+        argv = ["git", "-C", folder, "-c", "user.name=x", "-c", "user.email=x@example.org", *words]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
     origin.mkdir()
     git(origin, "init", "--quiet")
