@@ -573,9 +573,9 @@ steps:
       type: str
 taken:
   description: >-
-    By colour, the newest of the last deploys that went into it, C(deploy_id), C(release) and C(config), but
-    for those that failed and went back before any host held their release; from the C(color) in the data of
-    the phase V(preflight), and C(installed), hosts, in that of the phase that failed.
+    By colour, the newest of the last deploys that went into it, C(deploy_id) and C(release), but for those
+    that failed and went back before any host held their release; from the C(color) in the data of the phase
+    V(preflight), and C(installed), hosts, in that of the phase that failed.
   returned: when O(state=open)
   type: dict
 undo:

@@ -197,7 +197,7 @@ const OURS: &[Return] = &[
         "taken",
         Kind::Dict,
         "when O(state=open)",
-        "By colour, the newest of the last deploys that went into it, C(deploy_id), C(release) and C(config), but for those that failed and went back before any host held their release; from the C(color) in the data of the phase V(preflight), and C(installed), hosts, in that of the phase that failed.",
+        "By colour, the newest of the last deploys that went into it, C(deploy_id) and C(release), but for those that failed and went back before any host held their release; from the C(color) in the data of the phase V(preflight), and C(installed), hosts, in that of the phase that failed.",
     ),
     Return::new("report", Kind::Str, "with O(bring_to)", "The Markdown on the controller."),
     Return::new(

@@ -216,7 +216,7 @@ pub fn taken(ledger: &Ledger) -> Value {
         for color in
             ready.filter_map(|(_, phase)| Some(phase.data.map().get("color")?.as_str()?.to_owned()))
         {
-            let of = json!({ "deploy_id": deploy.id, "release": deploy.opening.release, "config": deploy.opening.config });
+            let of = json!({ "deploy_id": deploy.id, "release": deploy.opening.release });
             taken.insert(color, of);
         }
     }
