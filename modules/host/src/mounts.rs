@@ -109,12 +109,6 @@ impl Mounts {
         Ok(if above { Relation::Below } else { Relation::Apart })
     }
 
-    /// Is `path` on the filesystem that `other` is on, or on one mounted inside of it? For "our
-    /// state must lie outside of what is rolled back": anything but [`Relation::Apart`].
-    pub fn same_filesystem_or_below(&self, path: &Path, other: &Path) -> Result<bool> {
-        Ok(self.relation(path, other)? != Relation::Apart)
-    }
-
     /// The mounts that a mount stands on, the nearest first. A namespace's first mount is its own
     /// parent, or has one that is not shown.
     pub fn above<'a>(&'a self, mount: &'a Mount) -> impl Iterator<Item = &'a Mount> {

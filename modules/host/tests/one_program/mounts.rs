@@ -79,8 +79,8 @@ fn which_mount_a_path_is_on() {
 fn how_two_paths_stand_to_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    let data = Tmpfs::new(&at("data"), "size=64k");
-    let inner = Tmpfs::new(&at("data/inner"), "size=64k");
+    let _data = Tmpfs::new(&at("data"), "size=64k");
+    let _inner = Tmpfs::new(&at("data/inner"), "size=64k");
     let _apart = Tmpfs::new(&at("apart"), "size=64k");
     fs::create_dir(at("data/sub")).unwrap();
     fs::create_dir(at("bind")).unwrap();
@@ -100,8 +100,6 @@ fn how_two_paths_stand_to_each_other() {
     umount2(&at("bind"), MntFlags::MNT_DETACH).unwrap();
     use Relation::{Apart, Below, Same};
     assert_eq!(found, [Same, Same, Same, Below, Apart, Apart, Apart]);
-    assert!(!mounts.same_filesystem_or_below(&at("apart"), &data.0).unwrap());
-    assert!(mounts.same_filesystem_or_below(&inner.0, &data.0).unwrap());
 }
 
 fn namespace(pid: &str) -> u64 {
