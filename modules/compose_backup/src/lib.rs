@@ -1,5 +1,17 @@
 //! `compose_backup`: a Docker Compose project backed up before a deploy, and put back.
 //! `compose_backup_info` tells which backups there are and what is going on.
+//!
+//! The module stages what is restored next to what is there, stops, takes the restart policies
+//! away, and exchanges each folder in one call of the kernel (`host::spot`): no path of a service
+//! is ever missing, so that nobody makes an empty folder there. Which is which is known by inode
+//! and birth time, noted before the first exchange, and not by names: what is neither is set aside
+//! under a name that is reported. Before it the engine's time of start of every container is noted.
+//! A killed run goes forward when one of them has another since: what it is about is kept whole in
+//! the state folder (`goal.json`). Whichever way it goes, both sides are kept: no code removes what
+//! has stood in its place but `state: absent` (`absent.rs`), and `retain` for what a consent has
+//! named. Which replica has which anonymous volume no configuration can say: where a container is
+//! gone, a stand-in that never runs bears its volumes, and Compose hands them on to the one that
+//! replaces it (`containers.rs`).
 
 mod absent;
 mod apply;

@@ -1,5 +1,18 @@
 //! `haproxy_color_switch`: the flip between blue and green, proven, watched, and taken back by
 //! itself. `haproxy_color_switch_info` tells which is active and whether one can go back.
+//!
+//! The module holds two locks: one of its app's state for the whole run, and one of the HAProxy's
+//! file just for the flip and for the way back, so that one app's watch does not keep another from
+//! flipping. Gates before the change (`gate.rs`) refuse; gates after it (`Apply::prove`,
+//! `budget.rs`) lead to `back.rs`, which is the only code that goes back. The live map is the
+//! authority and its file makes it last; `active-color` and its history are exports, and only the
+//! history's verdicts are read back. A run that is killed leaves its intent; the next one treats
+//! what it finds as its own (no drift) and finishes, or goes back. The budget judges by requests
+//! that came while the run looked, before the flip and after it (`Fleet::since`), never by a
+//! counter's whole life. A file is replaced before anything live changes, and compared as HAProxy's
+//! master sees it (`reader.rs`). A way back that was not seen to its end keeps its intent, which
+//! explains what is found later. A copy of a configuration that HAProxy checks is locked; a run
+//! removes those that are not.
 
 mod apply;
 mod back;

@@ -1,5 +1,15 @@
 //! `zfs_pre_deploy`: snapshots of ZFS datasets before a deploy, and the way back to them, all or
 //! nothing. `zfs_pre_deploy_info` tells which there are and whether one can go back.
+//!
+//! The module goes back by parking: a tree is unmounted, renamed as a whole, recreated from its
+//! snapshots, promoted, mounted (`exchange.rs`). Promoted always: else what is parked could never
+//! be removed. What goes away is renamed before, and what comes back after its promotion, since ZFS
+//! lets only encryption roots leave their place. The goal with all names, guids and properties is
+//! in the intent, and each step looks at what is there first, so a killed run is finished from the
+//! note. Before the first promotion a failure puts everything back (`back.rs`); after it the way is
+//! forward. A mount in another namespace that follows ours (systemd's services) is no obstacle; one
+//! that does not (a container) is. Ours is a snapshot whose properties name itself and this pool:
+//! what is inherited or received is not.
 
 mod apply;
 mod back;
