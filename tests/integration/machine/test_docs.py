@@ -212,6 +212,6 @@ def test_every_document_is_told_apart() -> None:
     """A block that the tests would not notice is a mistake: a language without a meaning, or a document that no test knows."""
     known = {"bash": {"", "refused"}, "haproxy": {""}, "yaml": {"", "inventory.yml", "edge.yml", "shop.yml"}}
     pages = {path.name for path in DOCS.glob("*.md")}
-    assert pages == {*STORY, "adopting.md", "app.md", "workflows.md"}, "say in STORY when the commands of a new page are run"
+    assert pages == {*STORY, "adopting.md", "app.md", "when-it-fails.md", "workflows.md"}, "say in STORY when the commands of a new page are run"
     found = [(name, block.language, block.word) for name in pages for block in blocks(DOCS / name)]
     assert not [each for each in found if each[2] not in known.get(each[1], ())]
