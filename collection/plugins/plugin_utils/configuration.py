@@ -22,7 +22,7 @@ def without_password(remote: str) -> str:
         parts = urlsplit(remote)
         if not parts.scheme or not parts.netloc or "@" not in parts.netloc:
             return remote
-        user, _, host = parts.netloc.rpartition("@")
+        user, host = parts.netloc.rsplit("@", 1)
         named = f"{user.partition(':')[0]}@" if parts.scheme == "ssh" else ""   # a token may be the user of https
         return urlunsplit(parts._replace(netloc=named + host))
     except ValueError:
