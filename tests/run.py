@@ -24,8 +24,6 @@ from stages import BOTH, CACHE, INSTALLED, STAGES, entry, needs, prepare, settin
 from uses import changed_files, known, lacking, touched, workspace, write
 
 MINUTES = 5   # what `make test-changed` may take
-# Workers beyond the processors: tests wait for a third of their time. With one of them, a tenth of the processors' time was idle.
-WAITING = 2
 READY = ("prepare", "collection")   # what every test needs
 # What runs on another collection than the others: that with the binaries of both architectures, and that which the archive has installed.
 ELSEWHERE = {"integration/ssh/test_other_architecture.py": ("both", BOTH), "integration/machine/test_every_module.py": ("archive", INSTALLED)}
@@ -79,7 +77,7 @@ def chosen(words: list[str], work: list[Stage | Tests]) -> list[Stage | Tests]:
     return [*(stage for stage in STAGES if stage.name in found), *(one for one in found.values() if isinstance(one, Tests))]
 
 
-def changed(work: list[Stage | Tests], seconds: dict[str, float], processors: int) -> list[Stage | Tests]:
+def changed(work: list[Stage | Tests], seconds: dict[str, float], workers: int) -> list[Stage | Tests]:
     """What a change touches, as far as it fits into the time; says what it leaves out. What cargo does, only one does at a time."""
     base, files = changed_files()
     uses, packages, anything = touched(files)
@@ -95,7 +93,7 @@ def changed(work: list[Stage | Tests], seconds: dict[str, float], processors: in
     for name in (*(("clippy", "cargo-test") if packages else ()), *(("ansible-lint",) if yaml else ()), *(one.name for one in hit)):
         more = chosen([*words, name], work)
         cargo = sum(costs[one.name] for one in more if isinstance(one, Stage) and one.cargo)
-        if cargo <= MINUTES * 60.0 and sum(costs[one.name] for one in more) <= MINUTES * 60.0 * processors:
+        if cargo <= MINUTES * 60.0 and sum(costs[one.name] for one in more) <= MINUTES * 60.0 * (workers - 1):
             words, planned = [*words, name], more
         else:
             left.append(name)
@@ -125,9 +123,9 @@ def main() -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     print(needs(), flush=True)
     prepare()
-    processors, seconds = os.cpu_count() or 1, expected()
+    workers, seconds = (os.cpu_count() or 1) + 1, expected()
     if asked.changed:
-        work = changed(work, seconds, processors)
+        work = changed(work, seconds, workers)
     elif asked.only:
         work = chosen(asked.only, work)
     crates = Crates.here(CACHE) if any(isinstance(one, Stage) and one.cargo for one in work) else None
@@ -136,7 +134,7 @@ def main() -> int:
     runner = Runner(work, asked.long, seconds, setting)
     started, load = time.monotonic(), os.getloadavg()[0]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    runner.run(processors + WAITING)
+    runner.run(workers)
     if crates and all(runner.outcomes.get(name) == "ok" for name in ("cargo-test", "clippy")):
         crates.keep(entry)
     minutes, processor = (time.monotonic() - started) / 60, sum(job.processor for job in runner.jobs.values())
