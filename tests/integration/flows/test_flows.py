@@ -305,6 +305,11 @@ def test_a_controller_whose_clock_is_behind(shop: Shop) -> None:
     asked = shop.run("lower_fences")
     assert asked.code == 2 and f"lower the fence in {shop.folder}/ledger from 20991231t000000z-0001 to" in asked.output, asked.output
     assert [fence.read_text(encoding="utf-8")[:4] for fence in fences] == ["2099"] * 3
+    shop.lost("lb1").touch()
+    partly = shop.run("lower_fences", core=NEWEST, confirm="true")
+    shop.lost("lb1").unlink()
+    assert partly.code != 0 and "lb1: no answer, so nothing was lowered there" in partly.output, partly.output
+    assert [fence.read_text(encoding="utf-8")[:4] == "2099" for fence in fences] == [True, True, False]  # the third is on app1 as well
     lowered = shop.run("lower_fences", confirm="true")
     assert lowered.code == 0 and not any(fence.read_text(encoding="utf-8").startswith("2099") for fence in fences), lowered.output
     assert fences[0].read_text(encoding="utf-8") > moved  # as the ledger beside it records
