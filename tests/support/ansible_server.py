@@ -26,6 +26,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import typing as t
 
 import ansible_templates
@@ -190,6 +191,17 @@ class Server:
         self.control.close()
 
 
+def leave(code: object) -> None:
+    """End as Python does, but leave the memory to the kernel: taking apart what the server has loaded would first copy it."""
+    if not isinstance(code, int | None):
+        raise SystemExit(code)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code or 0)
+
+
 def main() -> None:
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is meant for the tests and for the runs
     control = socket.socket(fileno=int(sys.argv[1]))
@@ -200,7 +212,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, handler)
     sys.argv = request.become()
     del control, request
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        leave(end.code)
 
 
 if __name__ == "__main__":
