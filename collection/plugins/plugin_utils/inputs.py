@@ -1,0 +1,118 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The form of what a person gives a playbook, and of an app's variables. Pure: no I/O, no Ansible.
+
+What somebody has typed into a forge comes here as it is. `\\Z` ends each pattern, since `$` lets a newline at the end through.
+"""
+from __future__ import annotations
+
+import re
+import typing as t
+
+STRATEGIES = ("host", "incus", "compose_colors", "pct", "compose")
+MODES = ("fast", "full", "snapshot", "data", "backup")
+COLORS = ("blue", "green")
+NAME = r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?\Z"
+DEPLOY_ID = r"[0-9]{8}t[0-9]{6}z-[0-9a-f]{4}\Z"
+CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+LONGEST = 80
+Given = t.Mapping[str, t.Any]
+
+
+def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t.Any]) -> list[str]:
+    """All that is wrong, a sentence each. `given` has each input, or nothing for it; and what playbooks derive from them."""
+    hosts = [host for name in ("app_hosts", "app_load_balancers", "app_data_hosts") for host in listed(given[name])]
+    return [
+        *name_of("env", given["env"], "env is missing: the environment, such as staging or prod (-e env=staging)"),
+        *name_of("app_name", given["app_name"], "app_name is missing: the app; its variables come from a file of yours (-e @shop.yml)"),
+        *(f"the inventory has {name}, which is what this run calls a host or group of its own: name it otherwise" for name in given["taken"]),
+        *([f"deploy_id is {typed(given['deploy_id'])}, and this ansible-playbook has had a run before this one: leave it out, so that each has an id of "
+           "its own"] if given["has_own_id"] else []),
+        *wrong_app(given),
+        *(f"{host} is not in the inventory" for host in dict.fromkeys([*hosts, given["app_ledger_host"] or "localhost"])
+          if host not in groups["all"] and host != "localhost"),
+        *wrong_strategy(given),
+        *wrong_release(given["release_sha"], "release_sha" in wanted),
+        *one_of("target_color", given["target_color"], COLORS, "blue or green, or nothing for the idle one"),
+        *one_of("color", given["color"] or ("missing" if "color" in wanted else None), COLORS, "blue or green"),
+        *one_of("mode", given["mode"], MODES, "fast, full, snapshot, data or backup"),
+        *id_of("deploy_id", given["deploy_id"], "an id such as 20261121t084500z-7f3a"),
+        *id_of("to", given["to"], "the id of a deploy, such as 20261121t084500z-7f3a"),
+        *id_of("take_over", given["take_over"], "the id of the run that holds the lease, such as 20261121t084500z-7f3a"),
+        *id_of("unlock", given["unlock"], "the id of the run after which deploys are locked, such as 20261121t084500z-7f3a"),
+        *wrong_consent(given["confirm"], given["accept"]),
+        *line_of("reason", given["reason"]),
+        *line_of("by", given["by"]),
+    ]
+
+
+def typed(value: t.Any) -> str:
+    """What a person has typed, on one line, and not all of it."""
+    line = re.sub(f"{CONTROL}+", " ", str(value))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+
+
+def listed(value: t.Any) -> t.Sequence[t.Any]:
+    return value if isinstance(value, t.Sequence) and not isinstance(value, str) else ()
+
+
+def name_of(name: str, value: t.Any, missing: str) -> list[str]:
+    if not value:
+        return [missing]
+    if isinstance(value, str) and re.match(NAME, value):
+        return []
+    return [f"{name} is {typed(value)}: expected letters in lower case, digits, '.', '_', '-'"]
+
+
+def id_of(name: str, value: t.Any, expected: str) -> list[str]:
+    return [f"{name} is {typed(value)}: expected {expected}"] if value and not re.match(DEPLOY_ID, str(value)) else []
+
+
+def one_of(name: str, value: t.Any, words: t.Sequence[str], expected: str) -> list[str]:
+    return [f"{name} is {typed(value)}: expected {expected}"] if value and value not in words else []
+
+
+def line_of(name: str, value: t.Any) -> list[str]:
+    if not value or isinstance(value, str) and len(value) <= 500 and not re.search(CONTROL, value):
+        return []
+    return [f"{name} is {typed(value)}: expected one line of at most 500 characters"]
+
+
+def wrong_app(given: Given) -> list[str]:
+    found, needed = [], {"app_hosts": "the hosts that the app runs on, as a list of names in the inventory"}
+    if given["has_colors"]:
+        needed["app_components"] = "what the app is made of, as a list"
+    for name, gap in given["gaps"].items():
+        if gap and name in needed:
+            found.append(f"{name} cannot be read: {gap} on localhost, where inputs are checked: a variable of a host is not known there "
+                         "(hostvars['app1'].the_variable is)")
+    found += [f"{name} is missing: {what}" for name, what in needed.items() if not given["gaps"][name] and not listed(given[name])]
+    return found
+
+
+def wrong_strategy(given: Given) -> list[str]:
+    if given["strategy"] not in STRATEGIES:
+        return [f"app_strategy is {typed(given['strategy'])}: expected host, incus, compose_colors, pct or compose"]
+    if given["has_colors"] and not given["app_load_balancers"]:
+        return ["app_load_balancers is missing: the hosts with HAProxy, which says what colour is active"]
+    return []
+
+
+def wrong_release(value: t.Any, is_wanted: bool) -> list[str]:
+    if not value:
+        return ["release_sha is missing: the release, a commit SHA of 40 hex characters"] if is_wanted else []
+    if re.match(r"[0-9a-f]{40}\Z", str(value)):
+        return []
+    return [f"release_sha is {typed(value)}: expected 40 hex characters in lower case, got {len(str(value))}"]
+
+
+def wrong_consent(confirm: t.Any, accept: t.Any) -> list[str]:
+    found = []
+    if confirm and not re.match(r"(true|false|yes|no|plan-[0-9a-f]{12})\Z", str(confirm).lower()):
+        found.append(f"confirm is {typed(confirm)}: expected true, false, or the id of the plan that was shown, such as plan-3f9a0c5512de")
+    if accept and (not isinstance(accept, t.Iterable) or isinstance(accept, (str, t.Mapping))):
+        found.append(f"accept is {typed(accept)}: expected a list, such as -e '{{\"accept\": [\"newer_snapshots\"]}}'")
+    elif accept and not all(re.match(r"[a-z_]+\Z", str(word)) for word in accept):
+        found.append(f"accept is {typed(', '.join(map(str, accept)))}: expected the words that the plan names, of letters and '_', such as newer_snapshots")
+    return found

@@ -1,0 +1,75 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The form of the playbooks' inputs, each case in no time; that every playbook refuses them is seen in test_typed_inputs.py."""
+from __future__ import annotations
+
+import importlib.util
+import typing as t
+
+import pytest
+from harness import ROOT
+
+SPEC = importlib.util.spec_from_file_location("inputs", ROOT / "collection/plugins/plugin_utils/inputs.py")
+assert SPEC and SPEC.loader
+inputs = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(inputs)
+
+GROUPS = {"all": ["app1", "lb1"]}
+ID = "20261121t084500z-7f3a"
+GOOD = dict.fromkeys(("release_sha", "target_color", "color", "mode", "deploy_id", "to", "take_over", "unlock", "confirm", "accept", "reason", "by"), "") | {
+    "env": "staging", "app_name": "shop", "app_hosts": ["app1"], "app_components": [{"name": "web"}], "app_load_balancers": ["lb1"], "app_data_hosts": [],
+    "app_ledger_host": "", "strategy": "host", "has_colors": True, "taken": [], "has_own_id": False, "gaps": {"app_hosts": "", "app_components": ""}}
+
+
+@pytest.mark.parametrize("given", [
+    {}, {"release_sha": "a" * 40}, {"mode": "data"}, {"to": ID, "take_over": ID, "unlock": ID, "deploy_id": ID}, {"confirm": True}, {"confirm": "No"},
+    {"confirm": "plan-3f9a0c5512de"}, {"accept": ["newer_snapshots"]}, {"reason": "x" * 500}, {"target_color": "green", "color": "blue"},
+    {"strategy": "pct", "has_colors": False, "app_components": [], "app_load_balancers": []}, {"app_ledger_host": "lb1"},
+    {"env": "a", "app_name": "a.b_c-d" + "e" * 56 + "9"}], ids=str)
+def test_what_is_right(given: dict[str, t.Any]) -> None:
+    assert inputs.wrong_inputs(GOOD | given, [], GROUPS) == []
+
+
+@pytest.mark.parametrize("given, said", [
+    ({"env": ""}, "env is missing"),
+    ({"env": "Prod"}, "env is Prod: expected letters in lower case"),
+    ({"env": "a\n"}, "env is a : expected"),
+    ({"env": 5}, "env is 5: expected"),
+    ({"app_name": ""}, "app_name is missing"),
+    ({"app_name": "-a"}, "app_name is -a: expected"),
+    ({"app_name": "a" * 65}, "app_name is aaa"),
+    ({"taken": ["deploy@shop-staging"]}, "the inventory has deploy@shop-staging"),
+    ({"has_own_id": True, "deploy_id": ID}, f"deploy_id is {ID}, and this ansible-playbook has had a run before"),
+    ({"gaps": {"app_hosts": "'port' is undefined", "app_components": ""}}, "app_hosts cannot be read: 'port' is undefined on localhost"),
+    ({"app_hosts": []}, "app_hosts is missing"),
+    ({"app_hosts": "app1"}, "app_hosts is missing"),
+    ({"app_components": []}, "app_components is missing"),
+    ({"app_hosts": ["app1", "app9"]}, "app9 is not in the inventory"),
+    ({"app_load_balancers": ["lb9"]}, "lb9 is not in the inventory"),
+    ({"app_ledger_host": "lb9"}, "lb9 is not in the inventory"),
+    ({"strategy": "docker"}, "app_strategy is docker: expected host"),
+    ({"app_load_balancers": []}, "app_load_balancers is missing"),
+    ({"release_sha": "main"}, "release_sha is main: expected 40 hex characters in lower case, got 4"),
+    ({"release_sha": "a" * 40 + "\n"}, "release_sha is aaa"),
+    ({"target_color": "red"}, "target_color is red: expected blue or green, or nothing"),
+    ({"color": "red"}, "color is red: expected blue or green"),
+    ({"mode": "slow"}, "mode is slow: expected fast, full"),
+    ({"deploy_id": "now"}, "deploy_id is now: expected an id"),
+    ({"to": ID + "0"}, f"to is {ID}0: expected the id of a deploy"),
+    ({"take_over": "yes"}, "take_over is yes"),
+    ({"unlock": "yes"}, "unlock is yes"),
+    ({"confirm": "plan-1"}, "confirm is plan-1: expected true, false"),
+    ({"accept": "newer"}, "accept is newer: expected a list, such as -e '{\"accept\": [\"newer_snapshots\"]}'"),
+    ({"accept": ["newer", "A!"]}, "accept is newer, A!: expected the words"),
+    ({"reason": "a\nb"}, "reason is a b: expected one line"),
+    ({"reason": "x" * 501}, f"reason is {'x' * 80}...: expected one line"),
+    ({"by": ["me"]}, "by is ['me']: expected one line"),
+], ids=str)
+def test_what_is_wrong(given: dict[str, t.Any], said: str) -> None:
+    found = inputs.wrong_inputs(GOOD | given, [], GROUPS)
+    assert len(found) == 1 and found[0].startswith(said) and "\n" not in found[0], found
+
+
+def test_what_a_playbook_cannot_do_without() -> None:
+    assert [sentence.split(":")[0] for sentence in inputs.wrong_inputs(GOOD, ["release_sha", "color"], GROUPS)] == ["release_sha is missing", "color is missing"]
