@@ -13,6 +13,7 @@ import pytest
 from flows import Shop, kill_when
 from harness import ROOT
 from releases import sha
+from versions import EDGES
 
 PAGE = ROOT / "collection/docs/when-it-fails.md"
 SERVES = {"old": ("green", sha(1)), "new": ("blue", sha(2))}
@@ -67,10 +68,11 @@ class Struck(Shop):
         return (self.ledger()["holder"] or {"deploy_id": ""})["deploy_id"]
 
 
-@pytest.fixture(name="the_shop", scope="module")
-def a_shop(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Struck]:
+@pytest.fixture(name="the_shop", scope="module", params=EDGES)
+def a_shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Struck]:
     """With release 1 in green, and release 2 available."""
     with Struck(tmp_path_factory.mktemp("shop")) as shop:
+        shop.core = request.param
         shop.publish(1)
         shop.publish(2)
         first = shop.deploy(1)
