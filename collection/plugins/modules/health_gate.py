@@ -39,7 +39,9 @@ options:
           - What is asked.
           - >-
             V(http): a URL, by O(probes[].url). V(tcp): whether O(probes[].port) of O(probes[].host) takes
-            connections. V(command): the program O(probes[].argv).
+            connections. V(listener): whether whoever listens on O(probes[].port) of this machine is a process
+            of O(probes[].unit) or of O(probes[].pidfile): a service that cannot have its port may be answered
+            for by whoever has it. V(command): the program O(probes[].argv).
           - >-
             V(docker): whether O(probes[].containers) run and are healthy. V(compose): the same for a whole
             O(probes[].project). V(incus): whether O(probes[].instance) runs. V(pct): whether O(probes[].vmid)
@@ -57,6 +59,7 @@ options:
         choices:
           - http
           - tcp
+          - listener
           - command
           - docker
           - compose
@@ -162,8 +165,14 @@ options:
         type: str
       port:
         description:
-          - "For V(tcp): the port."
+          - "For V(tcp), V(listener): the port."
         type: int
+      pidfile:
+        description:
+          - >-
+            For V(listener): a file with the pid of the process that was started. It, its descendants, and all
+            of its session may hold the port.
+        type: path
       argv:
         description:
           - "For V(command): the program and its arguments. No shell."
@@ -229,7 +238,9 @@ options:
         type: path
       unit:
         description:
-          - "For V(unit), V(restarts), V(logs): the systemd unit."
+          - >-
+            For V(unit), V(restarts), V(logs): the systemd unit. For V(listener): the unit with its suffix,
+            such as C(shop.service); any process of its control group may hold the port.
         type: str
       state:
         description:
@@ -502,6 +513,7 @@ MODULE_SPEC = {
                     "choices": [
                         "http",
                         "tcp",
+                        "listener",
                         "command",
                         "docker",
                         "compose",
@@ -577,6 +589,9 @@ MODULE_SPEC = {
                 },
                 "port": {
                     "type": "int",
+                },
+                "pidfile": {
+                    "type": "path",
                 },
                 "argv": {
                     "type": "list",

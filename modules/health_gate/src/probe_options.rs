@@ -89,6 +89,14 @@ impl ProbeOptions {
         }
     }
 
+    /// The port that a kind cannot do without.
+    pub fn port(&mut self) -> Result<u16, Failure> {
+        let port = self.whole("port", 1)?;
+        let port = port.ok_or_else(|| self.refuse(format!("kind {} needs port", self.kind)))?;
+        let expected = || self.bad("port", format!("expected 1 to 65535, got {port}"));
+        u16::try_from(port).map_err(|_| expected())
+    }
+
     pub fn seconds(&mut self, key: &str) -> Result<Option<Duration>, Failure> {
         match self.take::<f64>(key)? {
             None => Ok(None),

@@ -29,7 +29,7 @@ const PROBE: &[Opt] = &[
     Opt::new("name", Kind::Str).required().about(&["How the probe is called in the result. Each name once."]),
     Opt::new("kind", Kind::Str).required().choices(kinds::NAMES).about(&[
         "What is asked.",
-        "V(http): a URL, by O(probes[].url). V(tcp): whether O(probes[].port) of O(probes[].host) takes connections. V(command): the program O(probes[].argv).",
+        "V(http): a URL, by O(probes[].url). V(tcp): whether O(probes[].port) of O(probes[].host) takes connections. V(listener): whether whoever listens on O(probes[].port) of this machine is a process of O(probes[].unit) or of O(probes[].pidfile): a service that cannot have its port may be answered for by whoever has it. V(command): the program O(probes[].argv).",
         "V(docker): whether O(probes[].containers) run and are healthy. V(compose): the same for a whole O(probes[].project). V(incus): whether O(probes[].instance) runs. V(pct): whether O(probes[].vmid) runs.",
         "V(disk): how full the filesystem of O(probes[].path) is. V(unit): the state of the systemd unit O(probes[].unit).",
         "V(prometheus): what O(probes[].query) gives. V(alerts): which alerts of a Prometheus fire.",
@@ -84,7 +84,10 @@ const PROBE: &[Opt] = &[
     ]),
     // tcp
     Opt::new("host", Kind::Str).about(&["For V(tcp): a name or an address."]),
-    Opt::new("port", Kind::Int).about(&["For V(tcp): the port."]),
+    Opt::new("port", Kind::Int).about(&["For V(tcp), V(listener): the port."]),
+    Opt::new("pidfile", Kind::Path).about(&[
+        "For V(listener): a file with the pid of the process that was started. It, its descendants, and all of its session may hold the port.",
+    ]),
     // command
     Opt::new("argv", Kind::List).elements(Kind::Str).about(&[
         "For V(command): the program and its arguments. No shell.",
@@ -122,7 +125,9 @@ const PROBE: &[Opt] = &[
         "For V(disk): a path on the filesystem. For V(logs): the file.",
     ]),
     // unit, restarts, logs
-    Opt::new("unit", Kind::Str).about(&["For V(unit), V(restarts), V(logs): the systemd unit."]),
+    Opt::new("unit", Kind::Str).about(&[
+        "For V(unit), V(restarts), V(logs): the systemd unit. For V(listener): the unit with its suffix, such as C(shop.service); any process of its control group may hold the port.",
+    ]),
     Opt::new("state", Kind::List).elements(Kind::Str).about(&[
         "For V(unit): the C(ActiveState) that is good. The default is V(active).",
     ]),

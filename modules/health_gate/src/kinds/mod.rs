@@ -8,6 +8,7 @@ mod command;
 mod disk;
 mod docker;
 mod http;
+mod listener;
 mod logs;
 mod machines;
 mod program;
@@ -20,6 +21,7 @@ mod web;
 pub const NAMES: &[&str] = &[
     "http",
     "tcp",
+    "listener",
     "command",
     "docker",
     "compose",
@@ -37,6 +39,7 @@ pub fn parse(given: &mut ProbeOptions) -> Result<Box<dyn Ask>, Failure> {
     Ok(match given.kind.as_str() {
         "http" => Box::new(http::Http::parse(given)?),
         "tcp" => Box::new(tcp::Tcp::parse(given)?),
+        "listener" => Box::new(listener::Listener::parse(given)?),
         "command" => Box::new(command::Command::parse(given)?),
         "docker" => Box::new(docker::Docker::parse(given)?),
         "compose" => Box::new(docker::Compose::parse(given)?),

@@ -13,12 +13,7 @@ pub struct Tcp {
 impl Tcp {
     pub fn parse(given: &mut ProbeOptions) -> Result<Tcp, Failure> {
         let host: String = given.need("host")?;
-        let port = given.whole("port", 1)?;
-        let port = port.ok_or_else(|| given.refuse("kind tcp needs port".to_owned()))?;
-        match u16::try_from(port) {
-            Ok(port) => Ok(Tcp { host, port }),
-            Err(_) => Err(given.bad("port", format!("expected 1 to 65535, got {port}"))),
-        }
+        Ok(Tcp { host, port: given.port()? })
     }
 }
 
