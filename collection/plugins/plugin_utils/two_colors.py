@@ -15,6 +15,7 @@ from .one_run import filled
 
 COLORS = ("blue", "green")
 SECRET = ("env", "files")
+ITSELF = " itself"   # the probe of whether a component has its port
 
 Side = t.Mapping[str, t.Any]
 Probe = dict[str, t.Any]
@@ -76,6 +77,10 @@ def side_probes(wanted: t.Sequence[Side], url: str, asked: t.Mapping[str, t.Any]
         words = {"address": (addresses or {}).get(name) or "no-address.invalid", "port": side["port"], "health": component.get("health") or "/",
                  "instance": name, "color": side["color"]}
         made.append(probe(name, filled([component.get("url") or url], words)[0], component, asked))
+        # Else a process that cannot have its port is taken for whoever has it.
+        if asked.get("listener") and component.get("listens", True):
+            started = {key: filled([value], side)[0] for key, value in asked["listener"].items()}
+            made.append({"name": f"{name}{ITSELF}", "kind": "listener", "port": side["port"], **started, **asked["often"]})
         if component.get("inside") and asked.get("inside"):
             argv = [*filled(asked["inside"], {"instance": name}), *component["inside"]]
             made.append({"name": f"{name} inside", "kind": "command", "argv": argv, **asked["often"]})
@@ -115,8 +120,9 @@ def answer_of(answers: t.Sequence[t.Mapping[str, t.Any]], name: str) -> t.Mappin
 def host_colors(wanted: t.Sequence[Side], folders: t.Sequence[t.Mapping[str, t.Any]], answers: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
     """What the colours hold whose releases are folders, in the order of the sides."""
     def seen(side: Side, folder: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-        answer = answer_of(answers, side["unit"])
-        return {"release": folder["current"], "well": answer["ok"], "why": answer.get("why") or ""}
+        asked = [answer for name in ("", ITSELF) if (answer := answer_of(answers, side["unit"] + name))]
+        wrong = [answer for answer in asked if not answer["ok"]]
+        return {"release": folder["current"], "well": not wrong, "why": (wrong[0].get("why") or "") if wrong else ""}
     return by_color((side["color"], side["component"]["name"], seen(side, folder)) for side, folder in zip(wanted, folders))
 
 

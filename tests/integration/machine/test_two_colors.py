@@ -50,6 +50,16 @@ def test_a_container_is_asked_at_its_address_and_inside() -> None:
     assert [one["url"] for one in two_colors.side_probes(sides, "http://{address}", OFTEN)] == ["http://no-address.invalid", "tcp://db-blue.lan"]
 
 
+def test_whoever_answers_must_be_the_process_that_was_started() -> None:
+    sides = two_colors.color_sides([WEB, WEB | {"name": "docker", "listens": False}], LAYOUT, "4f2a")[:2]
+    made = two_colors.side_probes(sides, "http://127.0.0.1:{port}/", OFTEN | {"listener": {"unit": "{unit}.service"}})
+    assert [one["name"] for one in made] == ["shop-web-blue", "shop-web-blue itself", "shop-docker-blue"]
+    assert made[1] == {"name": "shop-web-blue itself", "kind": "listener", "port": 8081, "unit": "shop-web-blue.service", "tries": 3}
+    answers = [{"name": "shop-web-blue", "ok": True}, {"name": "shop-web-blue itself", "ok": False, "why": "port 8081 is held by process 7 (nginx)"}]
+    seen = two_colors.host_colors(sides[:1], [{"current": "4f2a"}], answers)["colors"]["blue"]["components"]["web"]
+    assert seen == {"release": "4f2a", "well": False, "why": "port 8081 is held by process 7 (nginx)"}
+
+
 def test_a_colour_has_a_release_when_all_of_it_have() -> None:
     def held(release: str | None, well: bool = True) -> dict[str, t.Any]:
         return {"release": release, "well": well}
