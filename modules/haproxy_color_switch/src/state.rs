@@ -45,7 +45,8 @@ pub struct State {
     pub fleets: [Fleet; 2],
     /// Disagreements that somebody must have made by hand.
     pub drift: Vec<String>,
-    /// Disagreements of the record, of which the live HAProxy is the judge.
+    /// What a person should know, and what stops nothing: a record of which the live HAProxy is the
+    /// judge, a configuration that answers from another site.
     pub notes: Vec<String>,
     /// Since when a run that was killed waits to be finished.
     pub unfinished: Option<String>,
@@ -108,7 +109,19 @@ pub fn observe(subject: &Subject) -> Result<State> {
         sockets,
     };
     match &subject.method {
-        Method::Map(map) => state.look_at_map(subject, map)?,
+        Method::Map(map) => {
+            state.look_at_map(subject, map)?;
+            let config = parsed.as_ref();
+            let fallback = config.and_then(|it| it.fallback(&map.to_string_lossy(), &subject.key));
+            state.notes.extend(fallback.map(|backend| {
+                format!(
+                    "while {} has no colour for {}, its requests go to {backend}: let map() name a \
+                     backend that answers with 503 (http-request deny deny_status 503)",
+                    map.display(),
+                    subject.key
+                )
+            }));
+        }
         Method::Reload => state.text = config.unwrap_or_default(),
     }
     state.groups = match (groups, &subject.method) {
@@ -371,6 +384,19 @@ fn found_groups(subject: &Subject, config: &Config) -> Result<Found> {
         let asking = config.asking(&map.to_string_lossy(), &subject.key);
         if !asking.is_empty() {
             return Ok(Found::Around(asking));
+        }
+        // Else every backend of a colour would be taken for this app's, and others' flipped with it.
+        let keys = config.asked_keys(&map.to_string_lossy());
+        if !keys.is_empty() {
+            let msg = format!(
+                "{} asks {} for {}, and not for {}: set map_key to one of them, or name the \
+                 backends of this one in backends",
+                subject.config.display(),
+                map.display(),
+                keys.join(", "),
+                subject.key
+            );
+            return Err(Failure::new("no_backends", msg).into());
         }
     }
     let groups = config.colored(&subject.server_name);

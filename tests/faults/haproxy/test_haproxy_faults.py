@@ -88,6 +88,8 @@ def test_a_configuration_that_does_not_say_what_is_needed(version: str) -> None:
         ):
             odd.write_text(text.replace(*change))
             refused(edge, reason, *words, **GREEN)
+        odd.write_text(text)
+        refused(edge, "no_backends", "for shop-staging, and not for shop-prod", "set map_key to one of them", **GREEN, map_key="shop-prod")
         odd.write_text(text.replace("shop-web-", "shop-"). replace("-blue", "-one").replace("-green", "-two").replace("str(", "req.hdr("))
         refused(edge, "no_backends", "name them in backends", **GREEN)
         odd.write_text(text)

@@ -17,12 +17,25 @@ pub struct Server {
     pub is_active: bool,
 }
 
+/// Of the name of a backend: the text before the question to the map, the question, and the text after it.
+type Question<'a> = (&'a str, &'a str, &'a str);
+
+/// What follows `use_backend` or `default_backend`.
+#[derive(Clone, Debug)]
+struct Route {
+    /// The section that it stands in.
+    frontend: String,
+    backend: String,
+    is_default: bool,
+}
+
 /// A configuration, as far as we read it.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     backends: BTreeMap<String, Vec<Server>>,
-    /// Names after `use_backend` and `default_backend`, in order.
-    routes: Vec<String>,
+    routes: Vec<Route>,
+    /// Conditions that ask a map, with the frontend that they stand in.
+    conditions: Vec<(String, String)>,
     stats_sockets: Vec<(String, bool)>,
     intervals: Vec<Duration>,
 }
@@ -33,6 +46,11 @@ impl Config {
         let mut section = (String::new(), String::new());
         for line in text.lines() {
             let words = words(line);
+            let is_route = words.first().is_some_and(|word| word == "use_backend");
+            let condition = words.get(if is_route { 2 } else { 1 }..).unwrap_or_default().join(" ");
+            if condition.contains("map(") {
+                config.conditions.push((section.1.clone(), condition));
+            }
             let word = |at: usize| words.get(at).map(String::as_str).unwrap_or_default();
             let inter = words.windows(2).filter(|pair| pair[0] == "inter");
             config.intervals.extend(inter.filter_map(|pair| span(&pair[1])));
@@ -50,7 +68,11 @@ impl Config {
                     let server = server(&words);
                     config.backends.entry(section.1.clone()).or_default().push(server);
                 }
-                "use_backend" | "default_backend" => config.routes.push(word(1).to_owned()),
+                keyword @ ("use_backend" | "default_backend") => config.routes.push(Route {
+                    frontend: section.1.clone(),
+                    backend: word(1).to_owned(),
+                    is_default: keyword == "default_backend",
+                }),
                 "stats" if section.0 == "global" && word(1) == "socket" => {
                     let admin = words.windows(2).any(|pair| pair == ["level", "admin"]);
                     config.stats_sockets.push((word(2).to_owned(), admin));
@@ -85,18 +107,58 @@ impl Config {
     /// The backends of the `use_backend` rules that ask this map for this key: the text before and
     /// after the question. `use_backend shop-%[str(shop-staging),map(/etc/haproxy/active.map)]`
     pub fn asking(&self, map: &str, key: &str) -> Vec<(String, String)> {
-        let mut found = BTreeSet::new();
-        for route in &self.routes {
-            let Some((before, rest)) = route.split_once("%[") else { continue };
-            let Some((question, after)) = rest.rsplit_once(']') else { continue };
-            let asks_key = question.contains(&format!("str({key})"));
-            let asks_map =
-                question.contains(&format!("({map})")) || question.contains(&format!("({map},"));
-            if asks_key && asks_map && !after.contains("%[") {
-                found.insert((before.to_owned(), after.to_owned()));
-            }
-        }
+        let asks_key = format!("str({key})");
+        let found: BTreeSet<_> = (self.questions(map))
+            .filter(|(_, question, after)| question.contains(&asks_key) && !after.contains("%["))
+            .map(|(before, _, after)| (before.to_owned(), after.to_owned()))
+            .collect();
         found.into_iter().collect()
+    }
+
+    /// The keys that `use_backend` rules ask this map for by name.
+    pub fn asked_keys(&self, map: &str) -> Vec<&str> {
+        let found: BTreeSet<&str> = (self.questions(map))
+            .filter_map(|(_, question, _)| question.split_once("str(")?.1.split_once(')'))
+            .map(|(key, _)| key)
+            .collect();
+        found.into_iter().collect()
+    }
+
+    /// What `use_backend` rules ask this map, with the text before and after it.
+    fn questions<'a>(&'a self, map: &str) -> impl Iterator<Item = Question<'a>> {
+        self.asked(map).map(|(_, question)| question)
+    }
+
+    /// The same, with the frontend of the rule.
+    fn asked<'a>(&'a self, map: &str) -> impl Iterator<Item = (&'a str, Question<'a>)> {
+        let asked = [format!("({map})"), format!("({map},")];
+        self.routes.iter().filter_map(move |route| {
+            let (before, rest) = route.backend.split_once("%[")?;
+            let (question, after) = rest.rsplit_once(']')?;
+            let asks_map = asked.iter().any(|words| question.contains(words));
+            asks_map.then_some((route.frontend.as_str(), (before, question, after)))
+        })
+    }
+
+    /// Where requests for this key go while the map names no colour for it: HAProxy takes the
+    /// `default_backend` when the rule leads to a backend that does not exist. A frontend with a condition
+    /// on this key is trusted to catch them before.
+    pub fn fallback(&self, map: &str, key: &str) -> Option<&str> {
+        let asks_key = format!("str({key})");
+        self.asked(map).filter(|(_, (_, question, _))| question.contains(&asks_key)).find_map(
+            |(frontend, (before, question, after))| {
+                let unknown = question.rsplit_once(&format!("({map},")).map(|(_, rest)| rest);
+                let value = unknown.and_then(|rest| rest.split_once(')')).map(|(value, _)| value);
+                let leads_nowhere =
+                    value.is_none_or(|value| !self.has_backend(&format!("{before}{value}{after}")));
+                let default =
+                    self.routes.iter().find(|route| route.is_default && route.frontend == frontend);
+                let is_caught = self.conditions.iter().any(|(section, text)| {
+                    section == frontend && text.contains(&asks_key) && text.contains(map)
+                });
+                default.filter(|_| leads_nowhere && !is_caught).map(|route| route.backend.as_str())
+            },
+        )
     }
 
     /// Backends in pairs, such as `shop-blue` and `shop-green`, and backends with servers of both
@@ -143,7 +205,7 @@ impl Config {
             match group {
                 Group::OneEach(pattern) => {
                     for color in Color::BOTH {
-                        if self.routes.contains(&pattern.name(color)) {
+                        if self.routes.iter().any(|route| route.backend == pattern.name(color)) {
                             said.insert(color);
                         }
                     }
@@ -265,7 +327,39 @@ backend web
         let expected = ["shop-api-", "shop-web-"].map(|name| (name.to_owned(), String::new()));
         assert_eq!(asking, expected);
         assert_eq!(config.asking("/etc/haproxy/active.map", "shop"), vec![]);
+        assert_eq!(config.asked_keys("/etc/haproxy/active.map"), ["blog-staging", "shop-staging"]);
+        assert!(config.asked_keys("/etc/haproxy/active").is_empty());
         assert_eq!(config.asking("/etc/haproxy/active", "shop-staging"), vec![]);
+    }
+
+    #[test]
+    fn a_key_without_a_colour_falls_back_to_the_default_backend() {
+        let map = "/etc/haproxy/active.map";
+        assert_eq!(Config::parse(BY_MAP).fallback(map, "shop-staging"), None);
+        let other = BY_MAP
+            .replace("backend shop-api-blue", " default_backend other\nbackend shop-api-blue");
+        assert_eq!(Config::parse(&other).fallback(map, "shop-staging"), Some("other"));
+        let api = "backend shop-api-missing\n";
+        let web = "backend shop-web-missing\n";
+        assert_eq!(
+            Config::parse(&format!("{other}{api}")).fallback(map, "shop-staging"),
+            Some("other")
+        );
+        assert_eq!(
+            Config::parse(&format!("{other}{api}{web}")).fallback(map, "shop-staging"),
+            None
+        );
+        let caught = other.replace(
+            " default_backend",
+            " use_backend no-color unless { str(shop-staging),map(/etc/haproxy/active.map) -m found }\n default_backend",
+        );
+        assert_eq!(Config::parse(&caught).fallback(map, "shop-staging"), None);
+        assert_eq!(Config::parse(&caught).fallback(map, "blog-staging"), Some("other"));
+        let silent = other.replace(",missing", "");
+        assert_eq!(
+            Config::parse(&format!("{silent}{api}{web}")).fallback(map, "shop-staging"),
+            Some("other")
+        );
     }
 
     #[test]
