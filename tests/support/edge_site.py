@@ -11,6 +11,7 @@ import http.client
 import http.server
 import os
 import socket
+import socketserver
 import struct
 import threading
 import time
@@ -74,6 +75,21 @@ class Server(http.server.ThreadingHTTPServer):
         """Nothing: a health check may be gone before it has heard all."""
 
 
+class Lines(socketserver.ThreadingTCPServer):
+    """What is no HTTP: says who it is for each thing that it hears."""
+
+    allow_reuse_address = daemon_threads = True
+
+    def __init__(self, name: str) -> None:
+        class Talk(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):   # a health check has heard enough
+                    while self.request.recv(100):
+                        self.request.sendall(name.encode())
+        super().__init__(("127.0.0.1", 0), Talk)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
 class Names(threading.Thread):
     """A nameserver with one address for every name, which a test moves."""
 
@@ -102,8 +118,9 @@ class Site:
         self.folder, self.program = folder, lab("get", f"haproxy-{version}")
         self.config, self.map = folder / "haproxy.cfg", folder / "active.map"
         self.servers: dict[str, Server] = {}
+        self.talkers: list[Lines] = []
         self.names = Names()
-        self.port, self.tls_port = daemon.free_port(), daemon.free_port()
+        self.port, self.tls_port, self.tcp_port = (daemon.free_port() for _ in range(3))
         place = {"config": str(self.config), "map": str(self.map), "stats_socket": f"{folder}/stats.sock",
                  "status_socket": f"{folder}/status.sock"}
         start = [self.program, "-W", "-D", "-S", f"{folder}/master.sock", "-p", f"{folder}/pid", "-f", place["config"]]
@@ -120,11 +137,18 @@ class Site:
                     self.component("web", 1, default=True)]},
                 {"name": "blog", "env": "prod", "hosts": "blog.test", "components": [self.component("blog", 1, paths=["/read"])]},
                 {"name": "moving", "env": "prod", "hosts": ["moving.test"], "components": [self.moving()]},
+                {"name": "mail", "env": "prod", "components": [self.lines("smtp")]},
             ]}.items()}
 
     def component(self, name: str, count: int, **more: t.Any) -> dict[str, t.Any]:
         servers = {color: [f"127.0.0.1:{self.serve(f'{name}-{color}-{number + 1}')}" for number in range(count)] for color in RELEASES}
         return {"name": name, "health": "/health", "servers": servers, **more}
+
+    def lines(self, name: str) -> dict[str, t.Any]:
+        """A component that speaks no HTTP, at a port of its own."""
+        self.talkers = [Lines(f"{name}-{color}") for color in RELEASES]
+        servers = {color: [f"127.0.0.1:{one.server_address[1]}"] for color, one in zip(RELEASES, self.talkers, strict=True)}
+        return {"name": name, "kind": "tcp", "binds": [f"127.0.0.1:{self.tcp_port}"], "servers": servers}
 
     def moving(self) -> dict[str, t.Any]:
         """A component whose server has a DNS name, and two addresses to be found at."""
@@ -161,11 +185,11 @@ class Site:
             line.sendall(f"{command}\n".encode())
             return b"".join(iter(lambda: line.recv(65536), b"")).decode()
 
-    def flip(self, color: str) -> None:
+    def flip(self, color: str, key: str = KEY) -> None:
         """As the module does: the live map, and its file."""
-        self.tell(f"set map {self.map} {KEY} {color}")
+        self.tell(f"set map {self.map} {key} {color}")
         lines = self.map.read_text().splitlines()
-        self.map.write_text("".join(f"{KEY} {color}\n" if line.startswith(f"{KEY} ") else f"{line}\n" for line in lines))
+        self.map.write_text("".join(f"{key} {color}\n" if line.startswith(f"{key} ") else f"{line}\n" for line in lines))
 
     def files(self) -> set[str]:
         return {path.name for path in self.folder.iterdir()}
@@ -174,7 +198,7 @@ class Site:
         pid = self.folder / "pid"
         if pid.exists():
             daemon.end(daemon.children({int(pid.read_text())}))
-        for server in self.servers.values():
+        for server in [*self.servers.values(), *self.talkers]:
             server.shutdown()
             server.server_close()
         self.names.line.close()

@@ -10,6 +10,7 @@ A side is one component in one colour. Loops go over sides, and an item of a loo
 from __future__ import annotations
 
 import typing as t
+from urllib.parse import urlsplit
 
 from .one_run import filled
 
@@ -59,7 +60,10 @@ def compose_sides(components: t.Sequence[t.Mapping[str, t.Any]], layout: t.Mappi
 
 
 def probe(name: str, url: str, component: t.Mapping[str, t.Any], asked: t.Mapping[str, t.Any]) -> Probe:
-    """A probe of one component. `asked` has `often`, how often it is tried, and `release`, unless one look is enough, which asks for no release."""
+    """A probe of one component; of one that speaks no HTTP, whether it takes connections. `asked` has `often`, how often it is tried, and `release`, unless one look is enough, which asks for no release."""
+    if component.get("kind") == "tcp":
+        place = urlsplit(url)
+        return {"name": name, "kind": "tcp", "host": place.hostname, "port": place.port, **asked["often"]}
     made = {"name": name, "kind": "http", "url": url, **asked["often"]}
     if asked.get("release"):
         fields = {key: asked.get(key, "") if component.get(key) is None else component[key] for key in ("release_field", "release_header")}

@@ -114,6 +114,30 @@ def test_a_websocket_outlives_flips_and_a_reload(site: Site) -> None:
     site.good()
 
 
+def test_a_connection_that_is_no_http_stays_in_its_colour(site: Site) -> None:
+    def opened() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", site.tcp_port), timeout=60)
+
+    def said(line: socket.socket) -> str:
+        line.sendall(b"x")
+        return line.recv(100).decode()
+
+    wait_for(lambda: said(opened()) == "smtp-blue", "a server is up")
+    with opened() as old:
+        assert said(old) == "smtp-blue"
+        site.flip("green", "mail-prod")
+        with opened() as new:
+            assert (said(new), said(old)) == ("smtp-green", "smtp-blue")
+            site.good(retries=2)
+            assert (said(new), said(old)) == ("smtp-green", "smtp-blue")
+    site.tell(f"del map {site.map} mail-prod")
+    with opened() as refused:
+        refused.settimeout(60)
+        assert refused.recv(100) == b""
+    site.tell(f"add map {site.map} mail-prod green")
+    site.flip("blue", "mail-prod")
+
+
 def test_only_what_may_be_asked_twice_is_asked_twice(site: Site) -> None:
     web = site.servers["web-blue-1"]
     assert site.ask("/once")[:2] == (200, "web-blue-1")
@@ -265,6 +289,10 @@ WRONG_COMPONENT = [
     ({"servers": {"blue": ["10.0.0.1"], "green": ["10.0.0.2:80"]}}, 'server "10.0.0.1": it has no port'),
     ({"servers": {"blue": ["10.0.0.1:80 backup"], "green": ["10.0.0.2:80"]}}, "an address, [an IPv6 address] or a DNS name"),
     ({"servers": {"blue": [], "green": ["10.0.0.2:80"]}}, "blue has no servers"),
+    ({"binds": [":5432"]}, "binds are for a component of kind tcp"),
+    ({"kind": "tcp", "binds": [":5432"]}, "are for HTTP, and this component is of kind tcp"),
+    ({"kind": "tcp", "paths": [], "health": "", "balance": "leastconn"}, "a component of kind tcp needs binds"),
+    ({"kind": "tcp", "paths": [], "health": "", "balance": "leastconn", "binds": ["eth0:5432"]}, 'bind "eth0:5432"'),
 ]
 
 

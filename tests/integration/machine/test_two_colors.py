@@ -50,6 +50,14 @@ def test_a_container_is_asked_at_its_address_and_inside() -> None:
     assert [one["url"] for one in two_colors.side_probes(sides, "http://{address}", OFTEN)] == ["http://no-address.invalid", "tcp://db-blue.lan"]
 
 
+def test_what_speaks_no_http_is_asked_for_a_connection() -> None:
+    sides = two_colors.color_sides([WEB | {"kind": "tcp"}], LAYOUT, "4f2a")
+    made = two_colors.side_probes(sides[:1], "http://127.0.0.1:{port}{health}", OFTEN | {"release": "4f2a", "release_field": "sha"})
+    assert made == [{"name": "shop-web-blue", "kind": "tcp", "host": "127.0.0.1", "port": 8081, "tries": 3}]
+    [six] = two_colors.side_probes(sides[:1], "tcp://[::1]:{port}", OFTEN)
+    assert (six["host"], six["port"]) == ("::1", 8081)
+
+
 def test_whoever_answers_must_be_the_process_that_was_started() -> None:
     sides = two_colors.color_sides([WEB, WEB | {"name": "docker", "listens": False}], LAYOUT, "4f2a")[:2]
     made = two_colors.side_probes(sides, "http://127.0.0.1:{port}/", OFTEN | {"listener": {"unit": "{unit}.service"}})
