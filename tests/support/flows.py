@@ -75,7 +75,7 @@ class Shop(Edge):
     def __init__(self, place: Path, components: tuple[str, ...] = ("web",), **shape: t.Any) -> None:
         self.registry = Registry([TOKEN])
         self.registry.__enter__()
-        self.root = place / "opt"
+        self.root = place / "srv/apps"   # nor is there a folder that it could lie in
         super().__init__(components=components, **{"layout": "two-backends", "inter": "100ms"} | shape)
         self.variables = self.folder / "shop.json"
         self.more_hosts: dict[str, dict[str, t.Any]] = {}

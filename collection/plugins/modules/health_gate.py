@@ -236,6 +236,12 @@ options:
         description:
           - "For V(disk): a path on the filesystem. For V(logs): the file."
         type: path
+      nearest:
+        description:
+          - >-
+            For V(disk): while O(probes[].path) is not there, ask for the nearest folder above it, in which it
+            will be made. The default is V(false): a filesystem that is not mounted has failed.
+        type: bool
       unit:
         description:
           - >-
@@ -636,6 +642,9 @@ MODULE_SPEC = {
                 },
                 "path": {
                     "type": "path",
+                },
+                "nearest": {
+                    "type": "bool",
                 },
                 "unit": {
                     "type": "str",

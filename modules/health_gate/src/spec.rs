@@ -124,6 +124,9 @@ const PROBE: &[Opt] = &[
     Opt::new("path", Kind::Path).about(&[
         "For V(disk): a path on the filesystem. For V(logs): the file.",
     ]),
+    Opt::new("nearest", Kind::Bool).about(&[
+        "For V(disk): while O(probes[].path) is not there, ask for the nearest folder above it, in which it will be made. The default is V(false): a filesystem that is not mounted has failed.",
+    ]),
     // unit, restarts, logs
     Opt::new("unit", Kind::Str).about(&[
         "For V(unit), V(restarts), V(logs): the systemd unit. For V(listener): the unit with its suffix, such as C(shop.service); any process of its control group may hold the port.",

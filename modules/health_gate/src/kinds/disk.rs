@@ -8,12 +8,14 @@ use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Seen, Try};
 use ansible_module::Failure;
 use rustix::fs::statvfs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const DEFAULT: f64 = 0.9;
 
 pub struct Disk {
     path: PathBuf,
+    /// Whether the nearest folder above will do, while there is no such path.
+    nearest: bool,
     max: f64,
     /// Compared with the baseline.
     bounds: Bounds,
@@ -30,16 +32,17 @@ impl Disk {
             let msg = format!("expected a share from 0 to 1, such as {DEFAULT}, got {max}");
             return Err(given.bad("max", msg));
         }
-        Ok(Disk { path, max, bounds })
+        Ok(Disk { path, nearest: given.take("nearest")?.unwrap_or_default(), max, bounds })
     }
 }
 
 impl Ask for Disk {
     // A dead network filesystem can keep this waiting for ever; the gate does not wait for it.
     fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
-        let path = self.path.display();
+        let place = if self.nearest { existing(&self.path) } else { &self.path };
+        let path = place.display();
         let stat =
-            statvfs(&self.path).map_err(|why| format!("cannot tell how full {path} is: {why}"))?;
+            statvfs(place).map_err(|why| format!("cannot tell how full {path} is: {why}"))?;
         let blocks = share(stat.f_blocks, stat.f_bfree, stat.f_bavail);
         let inodes = share(stat.f_files, stat.f_ffree, stat.f_favail);
         let Some(blocks) = blocks else {
@@ -55,6 +58,11 @@ impl Ask for Disk {
         };
         Ok(Seen::new(answer).value(value).judged(verdict))
     }
+}
+
+/// The path, or the nearest one above it that is there.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(path)
 }
 
 /// Used, of used and what an ordinary user may still use.
@@ -79,5 +87,11 @@ mod tests {
         assert_eq!(share(100, 5, 0), Some(1.0));
         assert_eq!(share(0, 0, 0), None);
         assert_eq!(percent(0.9), "90.0 %");
+    }
+
+    #[test]
+    fn what_is_not_there_yet_will_be_made_below_what_is() {
+        assert_eq!(existing(Path::new("/proc/self/no/such")), Path::new("/proc/self"));
+        assert_eq!(existing(Path::new("/proc")), Path::new("/proc"));
     }
 }
