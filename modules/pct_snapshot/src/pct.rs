@@ -196,8 +196,9 @@ impl Trouble {
             }
             Trouble::NoFeature => "a volume of it is on a storage without snapshots".into(),
             Trouble::NoSpace => {
-                "make room on the storage: remove a snapshot that nobody needs (state: absent), or let a \
-                 thin pool grow (lvextend)"
+                "make room on the storage: remove what nobody needs, a backup of vzdump (pvesm list STORAGE \
+                 --content backup, pvesm free VOLUME) or a snapshot (state: absent), or let a thin pool \
+                 grow (lvextend)"
                     .into()
             }
             Trouble::Replication => "its replication runs: try again when it is done".into(),
