@@ -25,7 +25,7 @@ from harness import CORES  # noqa: E402  pylint: disable=wrong-import-position
 from releases import sha  # noqa: E402  pylint: disable=wrong-import-position
 
 FEW, MOST_DEPLOY, MOST_STATUS = 2, 3.0, 2.0
-FIRST_PORT = 20000
+PORTS = 12000   # below those that the lab gives away: one fleet's; the next one has those after it
 OWN = ("host_app_root", "host_app_logs", "host_app_run_dir", "host_app_state_dir", "host_app_kept_logs")
 
 
@@ -34,7 +34,7 @@ class Fleet(Shop):
 
     core = CORES[-1]
 
-    def __init__(self, place: Path, many: int) -> None:
+    def __init__(self, place: Path, many: int, first_port: int) -> None:
         super().__init__(place)
         given = {name: self.vars.pop(name) for name in OWN}
         [component] = self.vars["app_components"]
@@ -46,7 +46,7 @@ class Fleet(Shop):
             own = {variable: f"{value}/{name}" for variable, value in given.items()}
             for value in own.values():
                 Path(value).mkdir(parents=True)
-            ports = {} if number == 0 else {"blue": FIRST_PORT + 2 * number, "green": FIRST_PORT + 2 * number + 1}
+            ports = {} if number == 0 else {"blue": first_port + 2 * number, "green": first_port + 2 * number + 1}
             self.more_hosts[name] = self.host(name, **own, **ports)
 
     def took(self, book: str, **inputs: t.Any) -> float:
@@ -60,7 +60,7 @@ def measure(place: Path, many: int, rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {}
     for folder in ("few", "many"):
         (place / folder).mkdir()
-    with Fleet(place / "few", FEW) as few, Fleet(place / "many", many) as fleet:
+    with Fleet(place / "few", FEW, PORTS) as few, Fleet(place / "many", many, PORTS + 1000) as fleet:
         for number in range(1, rounds + 2):
             for shop in (few, fleet):
                 hosts = len(shop.vars["app_hosts"])
