@@ -193,7 +193,7 @@ def test_a_new_app_gets_a_key_and_a_dropped_one_keeps_its_own(site: Site) -> Non
     apps.append(apps[1] | {"name": "news", "hosts": ["news.test"]})
     site.good(apps=apps, first_color="green")
     assert dict(line.split() for line in site.map.read_text().splitlines()) == {
-        KEY: "green", "blog-prod": "blue", "moving-prod": "blue", "news-prod": "green"}
+        KEY: "green", "blog-prod": "blue", "moving-prod": "blue", "mail-prod": "blue", "news-prod": "green"}
     wait_for(lambda: site.ask("/read", "news.test")[:2] == (200, "blog-green-1"), "the new app is there")
     assert site.ask()[1] == "web-green-1"
     assert site.ask("/", "moving.test")[0] == 404
