@@ -18,7 +18,7 @@ DECISIONS = {
     "configuration": ("configuration_back",),
     "deploy_records": ("half_way_run", "joint_plan", "layers_here", "open_ways", "plan_refusal", "restore_goal", "restore_point"),
     "engines": ("compose_clashes", "compose_containers", "incus_datasets", "incus_instances", "last_lines", "pct_datasets", "running_users"),
-    "failures": ("hook_failure",),
+    "failures": ("failure_reason", "hook_failure"),
     "incus_app": ("container_contents", "container_logs", "container_sides"),
     "inputs": ("wrong_inputs",),
     "load_balancers": ("load_balancers",),

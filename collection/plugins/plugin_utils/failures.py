@@ -11,6 +11,14 @@ NOTHING_SAID = "non-zero return code"   # what ansible.builtin.command calls eve
 LONGEST = 300   # characters of a program's last line
 
 
+def failure_reason(result: t.Any) -> str:
+    """Of a task that failed, as `ansible_failed_result` has it. Of a loop what its items said, each once: the loop itself says only that some failed."""
+    result = result if isinstance(result, t.Mapping) else {}
+    failed = [one for one in result.get("results") or [] if isinstance(one, t.Mapping) and (one.get("failed") or one.get("unreachable"))]
+    said = [text if isinstance(text := one.get("msg"), str) else " ".join(map(str, text)) for one in failed or [result] if one.get("msg")]
+    return "; ".join(dict.fromkeys(text.strip() for text in said if text.strip())) or "it failed"
+
+
 def hook_failure(result: t.Mapping[str, t.Any], hook: str, program: str) -> str:
     """Of a hook: which program, how it ended, and the last line that it printed. Its other arguments may be secrets."""
     said = str(result.get("msg") or "").strip()

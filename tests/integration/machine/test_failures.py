@@ -29,3 +29,15 @@ FAILED = {"rc": 3, "msg": "non-zero return code"}
 ], ids=str)
 def test_the_headline_of_a_hook(result: dict[str, t.Any], ended: str) -> None:
     assert failures.hook_failure(result, "smoke", "/bin/check") == f"the hook smoke: /bin/check {ended}"
+
+
+@pytest.mark.parametrize("result, reason", [
+    ({"msg": "no such release"}, "no such release"),
+    ({"msg": ["Nothing was changed.", "env is missing"]}, "Nothing was changed. env is missing"),
+    ({"msg": "One or more items failed", "results": [{"msg": "ok"}, {"failed": True, "msg": "401: the token is wrong "}, {"failed": True, "msg": "401: the token is wrong"},
+                                                      {"unreachable": True, "msg": "no route"}]}, "401: the token is wrong; no route"),
+    ({"msg": "One or more items failed", "results": [{"failed": True}]}, "it failed"),
+    ({}, "it failed"), (None, "it failed"),
+], ids=str)
+def test_why_a_task_has_failed(result: t.Any, reason: str) -> None:
+    assert failures.failure_reason(result) == reason
