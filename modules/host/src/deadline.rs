@@ -104,12 +104,6 @@ pub struct TimedOut {
     pub waited: Duration,
 }
 
-impl TimedOut {
-    pub fn reason(&self) -> &'static str {
-        "timed_out"
-    }
-}
-
 impl fmt::Display for TimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "timed out after {} waiting for {}", seconds(self.waited), self.what)

@@ -121,12 +121,6 @@ pub struct Superseded {
     pub fence: PathBuf,
 }
 
-impl Superseded {
-    pub fn reason(&self) -> &'static str {
-        "superseded"
-    }
-}
-
 impl fmt::Display for Superseded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (id, by, at, fence) = (&self.id, &self.by, self.by.utc(), self.fence.display());
@@ -154,12 +148,6 @@ impl std::error::Error for Superseded {}
 pub struct Ahead {
     pub id: DeployId,
     pub now: Utc,
-}
-
-impl Ahead {
-    pub fn reason(&self) -> &'static str {
-        "id_ahead"
-    }
 }
 
 impl fmt::Display for Ahead {

@@ -283,12 +283,6 @@ pub struct Unsafe {
     pub advice: String,
 }
 
-impl Unsafe {
-    pub fn reason(&self) -> &'static str {
-        "unsafe_folder"
-    }
-}
-
 impl fmt::Display for Unsafe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (folder, component) = (self.folder.display(), self.component.display());

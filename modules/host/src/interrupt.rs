@@ -62,12 +62,6 @@ pub struct Interrupted {
     pub signal: Signal,
 }
 
-impl Interrupted {
-    pub fn reason(&self) -> &'static str {
-        "interrupted"
-    }
-}
-
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "stopped by {}", self.signal.as_str())

@@ -312,12 +312,6 @@ pub struct Held {
     pub waited: Duration,
 }
 
-impl Held {
-    pub fn reason(&self) -> &'static str {
-        "lock_held"
-    }
-}
-
 impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot lock {}: ", self.path.display())?;

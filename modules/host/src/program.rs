@@ -146,12 +146,6 @@ pub struct Missing {
     pub folders: Vec<PathBuf>,
 }
 
-impl Missing {
-    pub fn reason(&self) -> &'static str {
-        "program_missing"
-    }
-}
-
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.folders.is_empty() {
@@ -188,10 +182,6 @@ impl Unsafe {
             None => format!("{error:#}"),
         };
         Unsafe { name: name.to_owned(), path: path.to_owned(), why }
-    }
-
-    pub fn reason(&self) -> &'static str {
-        "unsafe_program"
     }
 }
 
@@ -252,9 +242,9 @@ mod tests {
         let find = |folder: &Path| look_in("tool", vec![folder.to_owned(), safe.clone()]);
         let refused = |folder: &Path, words: &str| {
             let error = find(folder).unwrap_err();
-            assert_eq!(error.reason(), "unsafe_program");
             let begin = format!("root must not run tool, which was found as {}", folder.display());
             let text = error.to_string();
+            assert_eq!(crate::reason(&error.into()), Some("unsafe_program"));
             assert!(text.starts_with(&begin) && text.contains(words), "{text}");
             assert!(text.contains("; take its folder out of PATH, or: ch"), "{text}");
         };
@@ -280,8 +270,8 @@ mod tests {
     #[test]
     fn says_where_it_looked() {
         let error = look("no-such-tool-here").unwrap().unwrap_err();
-        assert_eq!(error.reason(), "program_missing");
         let text = error.to_string();
+        assert_eq!(crate::reason(&error.into()), Some("program_missing"));
         assert!(
             text.starts_with("cannot run no-such-tool-here: not found in /")
                 && text.contains("/usr/sbin"),

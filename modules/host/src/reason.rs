@@ -6,31 +6,30 @@ use std::io::ErrorKind;
 
 use crate::{command, deadline, fence, folder, interrupt, lock, program, record, space, spot};
 
-/// The code of the first error in the chain that has one: `lock_held`, `superseded`,
-/// `id_ahead`, `command_failed`, `timed_out`, `interrupted`, `no_space`, `read_only`,
-/// `permission_denied`, `unsafe_folder`, `unfinished`, `program_missing`, `unsafe_program`,
-/// `cannot_exchange`.
+/// The code of the first error in the chain that has one.
 pub fn reason(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(of_one)
 }
 
 fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    macro_rules! typed {
-        ($($kind:ty),*) => { $(if let Some(known) = error.downcast_ref::<$kind>() { return Some(known.reason()); })* };
+    if let Some(failed) = error.downcast_ref::<command::Failed>() {
+        return Some(failed.reason());
     }
-    typed!(
-        command::Failed,
-        deadline::TimedOut,
-        fence::Ahead,
-        fence::Superseded,
-        folder::Unsafe,
-        interrupt::Interrupted,
-        lock::Held,
-        program::Missing,
-        program::Unsafe,
-        record::Unfinished,
-        space::NoSpace,
-        spot::CannotExchange
+    macro_rules! codes {
+        ($($kind:ty => $code:literal,)*) => { $(if error.is::<$kind>() { return Some($code); })* };
+    }
+    codes!(
+        deadline::TimedOut => "timed_out",
+        fence::Ahead => "id_ahead",
+        fence::Superseded => "superseded",
+        folder::Unsafe => "unsafe_folder",
+        interrupt::Interrupted => "interrupted",
+        lock::Held => "lock_held",
+        program::Missing => "program_missing",
+        program::Unsafe => "unsafe_program",
+        record::Unfinished => "unfinished",
+        space::NoSpace => "no_space",
+        spot::CannotExchange => "cannot_exchange",
     );
     match space::kind_of(error)? {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("no_space"),

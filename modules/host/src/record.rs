@@ -161,12 +161,6 @@ pub struct Unfinished {
     pub path: PathBuf,
 }
 
-impl Unfinished {
-    pub fn reason(&self) -> &'static str {
-        "unfinished"
-    }
-}
-
 impl fmt::Display for Unfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

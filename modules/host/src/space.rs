@@ -73,12 +73,6 @@ pub struct NoSpace {
     pub free: Space,
 }
 
-impl NoSpace {
-    pub fn reason(&self) -> &'static str {
-        "no_space"
-    }
-}
-
 impl fmt::Display for NoSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();

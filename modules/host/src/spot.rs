@@ -114,10 +114,6 @@ pub fn try_exchange(one: &Path, other: &Path) -> Result<()> {
 pub struct CannotExchange(String);
 
 impl CannotExchange {
-    pub fn reason(&self) -> &'static str {
-        "cannot_exchange"
-    }
-
     fn of(one: &Path, other: &Path, error: Errno) -> CannotExchange {
         let both = format!("{} and {} cannot be exchanged at once", one.display(), other.display());
         CannotExchange(match error {

@@ -46,7 +46,7 @@ fn described(
                 Ok(answer) => answer.to_json(),
                 Err(error) => json!({ "available": null, "why": format!("{error:#}") }),
             };
-            host::interrupt::check().map_err(|why| Failure::new(why.reason(), why.to_string()))?;
+            host::interrupt::check().map_err(|why| Failure::new("interrupted", why.to_string()))?;
             answers.insert(sha.to_string(), answer);
         }
         for release in &mut releases {
