@@ -6,9 +6,8 @@
 //! it runs, that another user could change. A program that is named by its absolute path is the
 //! choice of its user.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -71,72 +70,21 @@ pub(crate) fn search_path_value() -> OsString {
 }
 
 fn find_in(name: &str, folders: Vec<PathBuf>) -> Result<PathBuf, Missing> {
-    let missing = |folders| Missing { name: name.to_owned(), folders };
     let path = Path::new(name);
-    if name.is_empty() || (name.contains('/') && !path.is_absolute()) {
-        return Err(missing(Vec::new()));
-    }
-    let folders = if path.is_absolute() { Vec::new() } else { folders };
-    let Ok(list) = std::env::join_paths(&folders) else {
-        return Err(missing(folders));
+    let folders = match path.is_absolute() || name.is_empty() || name.contains('/') {
+        true => Vec::new(),
+        false => folders,
     };
-    let search = which::WhichConfig::new_with_sys(Files)
-        .system_cwd(false)
-        .binary_name(name.into())
-        .custom_path_list(list);
-    search.first_result().map_err(|_| missing(folders))
+    let found = match path.is_absolute() {
+        true => Some(path.to_owned()).filter(|path| is_program(path)),
+        false => folders.iter().map(|folder| folder.join(name)).find(|path| is_program(path)),
+    };
+    found.ok_or_else(|| Missing { name: name.to_owned(), folders })
 }
 
-/// The files of this machine, as `which` asks about them. Its own view would link the name service
-/// into our static binary (a fifth of its size), to find the home folder for a `~` in PATH.
-struct Files;
-
-impl which::sys::Sys for Files {
-    type ReadDirEntry = std::fs::DirEntry;
-    type Metadata = std::fs::Metadata;
-
-    fn is_windows(&self) -> bool {
-        false
-    }
-
-    fn current_dir(&self) -> io::Result<PathBuf> {
-        Ok(PathBuf::from("/"))
-    }
-
-    fn home_dir(&self) -> Option<PathBuf> {
-        None
-    }
-
-    fn env_split_paths(&self, paths: &OsStr) -> Vec<PathBuf> {
-        std::env::split_paths(paths).collect()
-    }
-
-    fn env_path(&self) -> Option<OsString> {
-        None
-    }
-
-    fn env_path_ext(&self) -> Option<OsString> {
-        None
-    }
-
-    fn metadata(&self, path: &Path) -> io::Result<Self::Metadata> {
-        path.metadata()
-    }
-
-    fn symlink_metadata(&self, path: &Path) -> io::Result<Self::Metadata> {
-        path.symlink_metadata()
-    }
-
-    fn read_dir(
-        &self,
-        _: &Path,
-    ) -> io::Result<Box<dyn Iterator<Item = io::Result<Self::ReadDirEntry>>>> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn is_valid_executable(&self, path: &Path) -> io::Result<bool> {
-        Ok(accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_ok())
-    }
+/// A file that we may run.
+fn is_program(path: &Path) -> bool {
+    path.is_file() && accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }
 
 /// No such program.
