@@ -7,9 +7,9 @@ use crate::account::Account;
 use anyhow::{Context, Result};
 use host::beneath::Dir;
 use host::folder::{SafeFolder, Unsafe};
+use host::none_if_missing;
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
-use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -41,10 +41,12 @@ pub fn open_to_read(log: &Path, account: &Account) -> Result<Option<File>> {
     let opened = match place(folder, account) {
         Ok(Place::Safe(Some(found))) => read_in(found.dir(), log),
         Ok(Place::Safe(None)) => Ok(None),
-        Ok(Place::Theirs) => account.with_its_rights(|| match File::open(folder) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            opened => read_in(&Dir::of(opened?.into()), log),
-        }),
+        Ok(Place::Theirs) => {
+            account.with_its_rights(|| match none_if_missing(File::open(folder))? {
+                Some(opened) => read_in(&Dir::of(opened.into()), log),
+                None => Ok(None),
+            })
+        }
         Err(error) => Err(error),
     };
     opened.with_context(|| format!("reading the log {}", log.display()))
@@ -73,10 +75,7 @@ fn open_in(folder: &Dir, log: &Path) -> Result<File> {
 }
 
 fn read_in(folder: &Dir, log: &Path) -> Result<Option<File>> {
-    match folder.open_file(name_of(log)?) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        opened => Ok(Some(opened?)),
-    }
+    Ok(none_if_missing(folder.open_file(name_of(log)?))?)
 }
 
 fn name_of(log: &Path) -> Result<&OsStr> {

@@ -6,9 +6,10 @@
 use anyhow::{Context, Result, ensure};
 use host::atomic::Replace;
 use host::folder::SafeFolder;
+use host::none_if_missing;
 use nix::unistd::geteuid;
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -27,10 +28,8 @@ pub fn read(pidfile: &Path) -> Result<(Option<String>, Option<String>)> {
 fn read_in(folder: &SafeFolder, path: &Path) -> Result<Option<String>> {
     let at = || format!("reading {}", path.display());
     let name = path.file_name().with_context(at)?;
-    let file = match folder.dir().open_file(name) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        opened => opened.with_context(at)?,
-    };
+    let opened = none_if_missing(folder.dir().open_file(name)).with_context(at)?;
+    let Some(file) = opened else { return Ok(None) };
     let found = file.metadata().with_context(at)?;
     let (uid, mode) = (found.uid(), found.mode() & 0o7777);
     let ours = uid == 0 || uid == geteuid().as_raw();
@@ -57,12 +56,8 @@ pub fn write_note(pidfile: &Path, began: &str) -> Result<()> {
 /// The pid file last: alone it still tells what runs.
 pub fn remove(pidfile: &Path) -> Result<()> {
     for file in [note_of(pidfile).as_path(), pidfile] {
-        match fs::remove_file(file) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing {}", file.display()));
-            }
-            _ => {}
-        }
+        none_if_missing(fs::remove_file(file))
+            .with_context(|| format!("removing {}", file.display()))?;
     }
     Ok(())
 }

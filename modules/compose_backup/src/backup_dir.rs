@@ -13,6 +13,7 @@ use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::clock::Utc;
 use host::folder::SafeFolder;
+use host::none_if_missing;
 use std::path::{Path, PathBuf};
 
 pub const POINTER: &str = "last-deployment-backup.txt";
@@ -192,10 +193,10 @@ impl BackupDir {
         let newest = stored.newest().map(|(kept, _)| kept.name.clone());
         match newest {
             Some(name) => stored.write_pointer(&name),
-            None => match std::fs::remove_file(stored.dir.join(POINTER)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-                _ => Ok(()),
-            },
+            None => {
+                none_if_missing(std::fs::remove_file(stored.dir.join(POINTER)))?;
+                Ok(())
+            }
         }
     }
 }

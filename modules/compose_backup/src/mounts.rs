@@ -12,6 +12,7 @@ use crate::resolved::Resolved;
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::mounts::Mounts as HostMounts;
+use host::none_if_missing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -221,13 +222,9 @@ fn look(docker: &Docker, source: Source, users: Vec<User>, found: &mut Found) ->
 }
 
 fn look_at_path(path: PathBuf, users: Vec<User>, found: &mut Found) -> Result<()> {
-    let meta = match path.metadata() {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(missing(&path.display().to_string(), &users));
-        }
-        Err(error) => return Err(error).with_context(|| format!("looking at {}", path.display())),
-    };
+    let meta = none_if_missing(path.metadata())
+        .with_context(|| format!("looking at {}", path.display()))?
+        .ok_or_else(|| missing(&path.display().to_string(), &users))?;
     let kind = meta.file_type();
     let not_data = match () {
         () if kind.is_socket() => Some("a socket"),

@@ -7,6 +7,7 @@ use crate::restore::work::Work;
 use anyhow::{Context, Result};
 use host::atomic::Replace;
 use host::folder::SafeFolder;
+use host::none_if_missing;
 use host::spot::Spot;
 use std::path::{Path, PathBuf};
 
@@ -64,12 +65,8 @@ pub fn release(state_dir: &Path, work: &Work) -> Result<()> {
 /// The files of a restore in the state folder. The record goes last.
 pub fn forget(state_dir: &Path, id: &str) -> Result<()> {
     for ending in ["compose.json", "before.json", "goal.json", "done.json"] {
-        match std::fs::remove_file(file(state_dir, id, ending)?) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("forgetting restore {id}"));
-            }
-            _ => {}
-        }
+        none_if_missing(std::fs::remove_file(file(state_dir, id, ending)?))
+            .with_context(|| format!("forgetting restore {id}"))?;
     }
     Ok(())
 }

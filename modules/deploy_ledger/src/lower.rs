@@ -9,9 +9,9 @@ use change::{Consent, Loss, Plan, Session, Step, Undo};
 use host::deploy_id::DeployId;
 use host::fence::Fence;
 use host::folder::SafeFolder;
+use host::none_if_missing;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Each module has its state in a folder below this one, unless it was given another.
@@ -86,13 +86,9 @@ fn observe(folder: Option<&Path>) -> Result<Vec<Seen>> {
 
 fn state_folders(root: &Path) -> Result<Vec<PathBuf>> {
     let cannot = || format!("reading {}", root.display());
-    let entries = match std::fs::read_dir(root) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(cannot),
-    };
+    let entries = none_if_missing(std::fs::read_dir(root)).with_context(cannot)?;
     let mut folders = Vec::new();
-    for entry in entries {
+    for entry in entries.into_iter().flatten() {
         let entry = entry.with_context(cannot)?;
         if entry.file_type().with_context(cannot)?.is_dir() {
             folders.push(entry.path());

@@ -8,11 +8,11 @@ use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::deploy_id::DeployId;
 use host::fence::Fence;
+use host::none_if_missing;
 use host::regular::{self, Links};
 use host::{atomic, clock};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Of a long ledger a task that changes it wants to know no more than the last few.
@@ -110,11 +110,7 @@ pub fn observe_all(options: &Options) -> Result<State> {
 }
 
 pub fn content(file: &Path) -> Result<Option<Vec<u8>>> {
-    match regular::read(file, Links::Follow, MOST_BYTES) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    Ok(none_if_missing(regular::read(file, Links::Follow, MOST_BYTES))?)
 }
 
 impl State {

@@ -16,9 +16,10 @@ use anyhow::{Context, Result, ensure};
 use change::RunNotes;
 use host::atomic::Replace;
 use host::deadline::seconds;
+use host::none_if_missing;
 use host::{interrupt, reserve};
 use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -202,10 +203,8 @@ impl Apply<'_> {
 }
 
 fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
+    none_if_missing(fs::remove_file(path))?;
+    Ok(())
 }
 
 /// Write what was there before. A disk that is full cannot take a new file, but the old one has

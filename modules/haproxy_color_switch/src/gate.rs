@@ -17,6 +17,7 @@ use anyhow::{Context, Result};
 use host::command::Command;
 use host::deadline::{Deadline, seconds};
 use host::folder::SafeFolder;
+use host::none_if_missing;
 use host::program;
 use rustix::fs::{FlockOperation, flock};
 use std::collections::BTreeSet;
@@ -176,19 +177,16 @@ pub fn content(state: &State, task: &Task, switch: &Switch) -> Result<Option<Vec
 
 fn kept(task: &Task, to: Color) -> Result<Vec<u8>> {
     let path = task.subject.kept_config(to);
-    match file::read(&path) {
-        Ok(bytes) => Ok(bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::new(
-            "no_content",
-            format!(
-                "no configuration with which {to} was left is kept at {}; give the new one as \
-                 content or src",
-                path.display()
-            ),
-        )
-        .into()),
-        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-    }
+    let kept = none_if_missing(file::read(&path))
+        .with_context(|| format!("reading {}", path.display()))?;
+    kept.ok_or_else(|| {
+        let msg = format!(
+            "no configuration with which {to} was left is kept at {}; give the new one as \
+             content or src",
+            path.display()
+        );
+        Failure::new("no_content", msg).into()
+    })
 }
 
 const TO_CHECK: (&str, &str) = ("haproxy-", ".cfg");

@@ -8,10 +8,10 @@ use crate::color::Color;
 use anyhow::{Context, Result};
 use host::atomic::Replace;
 use host::clock::Utc;
+use host::none_if_missing;
 use serde::Serialize;
 use std::fmt;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 /// Two lines are the colour that is active and the one to go back to.
@@ -46,11 +46,10 @@ pub struct History {
 
 impl History {
     pub fn read(path: &Path) -> Result<History> {
-        match fs::read(path) {
-            Ok(bytes) => Ok(History::parse(&String::from_utf8_lossy(&bytes))),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(History::default()),
-            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-        }
+        let bytes = none_if_missing(fs::read(path))
+            .with_context(|| format!("reading {}", path.display()))?
+            .unwrap_or_default();
+        Ok(History::parse(&String::from_utf8_lossy(&bytes)))
     }
 
     pub fn parse(text: &str) -> History {

@@ -12,11 +12,11 @@ use crate::servers::{Fleet, Group};
 use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Result};
 use change::RunNotes;
+use host::none_if_missing;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -356,14 +356,13 @@ impl State {
 
 fn read_config(subject: &Subject) -> Result<Vec<u8>> {
     let path = subject.config.display();
-    file::read(&subject.config).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => {
-            let msg = format!(
-                "there is no configuration {path}: give config, or run this on the load balancer"
-            );
-            Failure::new("no_config", msg).into()
-        }
-        _ => anyhow::Error::new(error).context(format!("reading the configuration {path}")),
+    let read = none_if_missing(file::read(&subject.config))
+        .with_context(|| format!("reading the configuration {path}"))?;
+    read.ok_or_else(|| {
+        let msg = format!(
+            "there is no configuration {path}: give config, or run this on the load balancer"
+        );
+        Failure::new("no_config", msg).into()
     })
 }
 
@@ -412,9 +411,7 @@ fn found_groups(subject: &Subject, config: &Config) -> Result<Found> {
 }
 
 fn read_word(path: &Path) -> Result<Option<String>> {
-    match file::read(path) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned())),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-    }
+    let bytes =
+        none_if_missing(file::read(path)).with_context(|| format!("reading {}", path.display()))?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
 }

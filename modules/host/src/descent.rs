@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -14,6 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::beneath::{Dir, read_link};
 use crate::meta::Meta;
+use crate::none_if_missing;
 
 const MOST_LINKS: usize = 16;
 
@@ -73,10 +73,9 @@ impl Descent {
     /// None: there is nothing.
     pub(crate) fn look(&self, name: &OsStr) -> Result<Option<Found>> {
         let path = self.path.join(name);
-        let held = match self.dir.look(Path::new(name)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            held => held.with_context(|| format!("cannot look at {}", path.display()))?,
-        };
+        let held = none_if_missing(self.dir.look(Path::new(name)));
+        let held = held.with_context(|| format!("cannot look at {}", path.display()))?;
+        let Some(held) = held else { return Ok(None) };
         Ok(Some(Found { meta: meta_of(&held, &path)?, held, path }))
     }
 

@@ -7,7 +7,6 @@
 //! under a lock and atomically; one that cannot be read is an error, never "no fence".
 
 use std::fmt;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::atomic::{Replace, sweep};
 use crate::clock::{self, Utc};
 use crate::deploy_id::DeployId;
 use crate::lock::Lock;
+use crate::missing::read_in;
 
 const FILE: &str = "fence";
 const LOCK: &str = "fence.lock";
@@ -38,14 +38,9 @@ impl Fence {
     /// The highest id seen, `None` when there was none yet.
     pub fn read(dir: &Path) -> Result<Option<DeployId>> {
         let path = dir.join(FILE);
-        let content = match std::fs::read(&path) {
-            Ok(content) => content,
-            Err(error) if error.kind() == ErrorKind::NotFound && dir.is_dir() => return Ok(None),
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot read the fence {}", path.display()));
-            }
-        };
+        let content = read_in(dir, &path)
+            .with_context(|| format!("cannot read the fence {}", path.display()))?;
+        let Some(content) = content else { return Ok(None) };
         let text = std::str::from_utf8(&content).ok().and_then(|text| text.strip_suffix('\n'));
         let id = text.and_then(|text| DeployId::parse(text).ok());
         id.map(Some).with_context(|| {

@@ -14,6 +14,7 @@
 //! | read a tree that someone else owns            | [`walk`], [`meta`] |
 //! | read a file that someone else could have made | [`regular`]  |
 //! | know what a path is mounted on, and who uses it | [`mounts`], [`space`] |
+//! | read or remove what may be missing           | [`none_if_missing`] |
 //! | know what must not be shown                  | [`secret`]   |
 //! | name a run and a second                       | [`deploy_id`], [`clock`] |
 //!
@@ -32,6 +33,7 @@ pub mod folder;
 pub mod interrupt;
 pub mod lock;
 pub mod meta;
+mod missing;
 pub mod mounts;
 pub mod program;
 pub mod reason;
@@ -43,4 +45,5 @@ pub mod space;
 pub mod spot;
 pub mod walk;
 
+pub use missing::none_if_missing;
 pub use reason::reason;

@@ -23,6 +23,7 @@ use serde_json::Value;
 use crate::atomic::{Replace, append_line, sweep, sync_folder, whole_lines, write_new};
 use crate::clock::{self, Utc};
 use crate::lock::Lock;
+use crate::missing::read_in;
 
 /// How many rollbacks are remembered at least.
 pub const DONE_KEPT: usize = 200;
@@ -128,14 +129,9 @@ impl Intent {
 
     fn unfinished_value(dir: &Path, task: &str) -> Result<Option<Found<Value>>> {
         let path = path_of(dir, task)?;
-        let content = match std::fs::read(&path) {
-            Ok(content) => content,
-            Err(error) if error.kind() == ErrorKind::NotFound && dir.is_dir() => return Ok(None),
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot read the intent {}", path.display()));
-            }
-        };
+        let content = read_in(dir, &path)
+            .with_context(|| format!("cannot read the intent {}", path.display()))?;
+        let Some(content) = content else { return Ok(None) };
         let parsed = || -> Result<(Begun, Vec<Note>)> {
             // A torn last line is a note whose step was not begun: `note` had not returned.
             let (mut lines, _torn) = whole_lines(&content);
@@ -215,17 +211,11 @@ impl Done {
     /// All that are remembered, oldest first.
     pub fn all(dir: &Path) -> Result<Vec<Done>> {
         let path = dir.join(DONE_FILE);
-        let content = match std::fs::read(&path) {
-            Ok(content) => content,
-            Err(error) if error.kind() == ErrorKind::NotFound && dir.is_dir() => {
-                return Ok(Vec::new());
-            }
-            Err(error) => {
-                return Err(error).with_context(|| {
-                    format!("cannot read which rollbacks are done from {}", path.display())
-                });
-            }
-        };
+        let content = read_in(dir, &path)
+            .with_context(|| {
+                format!("cannot read which rollbacks are done from {}", path.display())
+            })?
+            .unwrap_or_default();
         let (lines, _torn) = whole_lines(&content);
         lines
             .enumerate()

@@ -8,7 +8,7 @@
 //! no error; it is made whole by the next run that finds room.
 
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use rustix::fs::{OFlags, syncfs};
 
+use crate::none_if_missing;
 use crate::space::{self, Space};
 
 /// The file in a state folder.
@@ -68,11 +69,8 @@ fn kept() -> MutexGuard<'static, Vec<PathBuf>> {
 }
 
 fn fill(path: &Path, folder: &Path) -> Result<()> {
-    let has = match path.symlink_metadata() {
-        Ok(metadata) => metadata.len().min(metadata.blocks().saturating_mul(512)),
-        Err(error) if error.kind() == ErrorKind::NotFound => 0,
-        Err(error) => return Err(error.into()),
-    };
+    let found = none_if_missing(path.symlink_metadata())?;
+    let has = found.map_or(0, |found| found.len().min(found.blocks().saturating_mul(512)));
     if has >= SIZE || Space::free(folder)?.bytes < SIZE - has + BESIDES {
         return Ok(());
     }

@@ -6,13 +6,13 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
 
 use crate::beneath::{Dir, Identity};
+use crate::none_if_missing;
 
 #[derive(Debug)]
 pub struct Spot {
@@ -33,12 +33,9 @@ impl Spot {
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
             bail!("{} has no folder around it", path.display());
         };
-        match Dir::open(above) {
-            Ok(dir) => Ok(Some(Spot { path: path.to_owned(), dir, name: name.to_owned() })),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error)
-                .with_context(|| format!("opening {} without following links", above.display())),
-        }
+        let opened = none_if_missing(Dir::open(above))
+            .with_context(|| format!("opening {} without following links", above.display()))?;
+        Ok(opened.map(|dir| Spot { path: path.to_owned(), dir, name: name.to_owned() }))
     }
 
     pub fn path(&self) -> &Path {

@@ -6,10 +6,10 @@
 use crate::names::Vmid;
 use crate::pvesh::Pvesh;
 use anyhow::{Context, Result};
+use host::none_if_missing;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -170,23 +170,20 @@ impl Cluster {
     }
 
     fn sections(&self, file: &str) -> Result<Vec<Section>> {
-        let path = self.root.join(file);
-        match fs::read(&path) {
-            Ok(bytes) => Ok(sections(&String::from_utf8_lossy(&bytes))),
-            // Made when the first one is configured.
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-        }
+        // Made when the first one is configured.
+        Ok(sections(&self.text(file)?.unwrap_or_default()))
     }
 
     /// The file of a container of this node; none where there is no such file.
     pub fn conf_file(&self, vmid: Vmid) -> Result<Option<String>> {
-        let path = self.root.join("local/lxc").join(format!("{vmid}.conf"));
-        match fs::read(&path) {
-            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
-        }
+        self.text(&format!("local/lxc/{vmid}.conf"))
+    }
+
+    fn text(&self, file: &str) -> Result<Option<String>> {
+        let path = self.root.join(file);
+        let bytes = none_if_missing(fs::read(&path))
+            .with_context(|| format!("reading {}", path.display()))?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 }
 

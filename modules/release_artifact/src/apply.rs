@@ -14,10 +14,10 @@ use anyhow::{Context, Result};
 use host::atomic::sync_folder;
 use host::folder::SafeFolder;
 use host::lock::Lock;
+use host::none_if_missing;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -98,12 +98,7 @@ impl<'a> Apply<'a> {
         let records = SafeFolder::ensure(&self.folder.records(), 0o700)?;
         let (new, link) = (records.join(format!("{name}.new")), self.folder.dest.join(name));
         let cannot = || format!("cannot make {} lead to release {sha}", link.display());
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(cannot);
-            }
-            _ => {}
-        }
+        none_if_missing(fs::remove_file(&new)).with_context(cannot)?;
         symlink(Folder::target(sha), &new).with_context(cannot)?;
         fs::rename(&new, &link).with_context(cannot)?;
         sync_folder(&self.folder.dest)
@@ -115,12 +110,8 @@ impl<'a> Apply<'a> {
         let (whole, going) =
             (releases.join(sha.as_str()), releases.join(format!("{sha}{REMOVING}")));
         discard(&going)?;
-        match fs::rename(&whole, &going) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot rename {}", whole.display()));
-            }
-            _ => {}
-        }
+        none_if_missing(fs::rename(&whole, &going))
+            .with_context(|| format!("cannot rename {}", whole.display()))?;
         sync_folder(&releases)?;
         discard(&going)?;
         Record::remove(&SafeFolder::check(&self.folder.records())?, sha)?;

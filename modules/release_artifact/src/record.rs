@@ -15,11 +15,12 @@ use host::clock::Utc;
 use host::deploy_id::DeployId;
 use host::folder::SafeFolder;
 use host::meta::{Kind, Meta};
+use host::none_if_missing;
 use host::walk::{Cause, Missed, Tree};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 const VERSION: u32 = 1;
@@ -63,13 +64,9 @@ impl Record {
     /// `None`: there is none.
     pub fn read(records: &SafeFolder, sha: &ReleaseSha) -> Result<Option<Record>> {
         let path = file_of(records, sha);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
-        };
+        let bytes = none_if_missing(fs::read(&path))
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let Some(bytes) = bytes else { return Ok(None) };
         let record: Record = serde_json::from_slice(&bytes)
             .with_context(|| format!("cannot understand {}", path.display()))?;
         if record.v != VERSION || record.sha != *sha {
@@ -88,12 +85,8 @@ impl Record {
     /// Takes record and listing away, after the release itself.
     pub fn remove(records: &SafeFolder, sha: &ReleaseSha) -> Result<()> {
         for path in [file_of(records, sha), listing_of(records, sha)] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-                }
-                _ => {}
-            }
+            none_if_missing(fs::remove_file(&path))
+                .with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
     }
@@ -138,14 +131,10 @@ pub enum NotedKind<'a> {
 pub fn difference(listing: &Path, release: &Path) -> Result<Option<String>> {
     let tree = Tree::open(release, Mounts::Stay)?;
     let cannot = || format!("cannot read {}", listing.display());
-    let file = match File::open(listing) {
-        Ok(file) => BufReader::new(file),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(Some("the listing of what was unpacked is missing".into()));
-        }
-        Err(error) => return Err(error).with_context(cannot),
+    let Some(file) = none_if_missing(File::open(listing)).with_context(cannot)? else {
+        return Ok(Some("the listing of what was unpacked is missing".into()));
     };
-    for line in file.lines() {
+    for line in BufReader::new(file).lines() {
         let line = line.with_context(cannot)?;
         host::interrupt::check()?;
         let Some(found) = compare(&tree, &line) else {

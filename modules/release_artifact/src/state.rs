@@ -11,6 +11,7 @@ use crate::record::{Record, difference, listing_of};
 use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Result};
 use host::folder::SafeFolder;
+use host::none_if_missing;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::ErrorKind;
@@ -243,10 +244,6 @@ fn is_leftover(name: &str) -> bool {
 /// ended by a signal: half a tree is of no use to anyone.
 pub fn discard(path: &Path) -> Result<()> {
     let _shield = host::interrupt::shield();
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    let removed = none_if_missing(fs::remove_dir_all(path));
+    removed.map(drop).with_context(|| format!("cannot remove {}", path.display()))
 }

@@ -5,9 +5,9 @@
 
 use anyhow::{Context, Result};
 use host::atomic::{append_line, whole_lines};
+use host::none_if_missing;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::Path;
 
 const FILE: &str = "restore_points";
@@ -30,13 +30,9 @@ pub fn note(state_dir: &Path, deploy_id: &str, guids: Guids) -> Result<()> {
 /// A later note of a snapshot holds.
 pub fn noted(state_dir: &Path) -> Result<Guids> {
     let path = state_dir.join(FILE);
-    let content = match std::fs::read(&path) {
-        Ok(content) => content,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Guids::new()),
-        Err(error) => {
-            return Err(error).with_context(|| format!("cannot read {}", path.display()));
-        }
-    };
+    let content = none_if_missing(std::fs::read(&path))
+        .with_context(|| format!("cannot read {}", path.display()))?
+        .unwrap_or_default();
     let (lines, _torn) = whole_lines(&content);
     let mut all = Guids::new();
     for (number, line) in lines.enumerate() {

@@ -15,6 +15,7 @@ use rustix::fs::FileType;
 use super::{Dir, is_no_folder};
 use crate::interrupt;
 use crate::meta::{Kind, Meta};
+use crate::none_if_missing;
 
 impl Dir {
     /// Removes what has this name, with all that is in it. That there is nothing is fine.
@@ -93,10 +94,5 @@ impl Level {
 }
 
 fn gone(removed: io::Result<()>, name: &OsStr) -> Result<()> {
-    match removed {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {name:?}"))
-        }
-        _ => Ok(()),
-    }
+    none_if_missing(removed).map(drop).with_context(|| format!("cannot remove {name:?}"))
 }
