@@ -30,9 +30,7 @@ impl Failure {
         self.details.insert(key.to_owned(), value.into());
         self
     }
-}
 
-impl Failure {
     /// What led to this failure; its sentence and its evidence become part of the result.
     ///
     /// A cause inside keeps both findable: `anyhow` hides the type of what is passed to `context`.
@@ -54,6 +52,13 @@ impl std::error::Error for Failure {
     }
 }
 
+/// The code of an error: the innermost, which is nearest to what went wrong.
+pub fn reason(error: &Error) -> &'static str {
+    let failures = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
+    let innermost = failures.last().map(|failure| failure.reason);
+    innermost.or_else(|| host::reason(error)).unwrap_or("failed")
+}
+
 /// The failed result: `msg` is the whole chain in one sentence, `reason` the innermost code,
 /// and the evidence of a failed command stands beside it.
 pub(crate) fn to_result(error: &Error) -> Map<String, Value> {
@@ -63,7 +68,6 @@ pub(crate) fn to_result(error: &Error) -> Map<String, Value> {
     result.insert("msg".into(), json!(chain(error)));
     for cause in error.chain() {
         if let Some(failure) = cause.downcast_ref::<Failure>() {
-            result.insert("reason".into(), json!(failure.reason));
             for (key, value) in &failure.details {
                 result.insert(key.clone(), value.clone());
             }
@@ -75,11 +79,8 @@ pub(crate) fn to_result(error: &Error) -> Map<String, Value> {
             result.insert("stderr".into(), json!(command.stderr));
         }
     }
-    let reason = match result.get("reason").and_then(Value::as_str) {
-        Some(reason) => reason.to_owned(),
-        None => host::reason(error).unwrap_or("failed").to_owned(),
-    };
-    if let Some(cure) = cure(&reason) {
+    let reason = reason(error);
+    if let Some(cure) = cure(reason) {
         result.insert("msg".into(), json!(format!("{}; {cure}", chain(error))));
     }
     result.insert("reason".into(), json!(reason));

@@ -24,7 +24,7 @@ mod serve;
 mod spec;
 mod validate;
 
-pub use failure::Failure;
+pub use failure::{Failure, reason};
 pub use invocation::{Invocation, Options};
 pub use outcome::{Diff, Outcome, StepDone};
 pub use serve::{Served, serve};

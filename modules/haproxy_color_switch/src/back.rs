@@ -11,7 +11,7 @@ use crate::history::Verdict;
 use crate::locks::lock;
 use crate::options::Method;
 use crate::state::{TASK, digest};
-use ansible_module::Failure;
+use ansible_module::{Failure, reason};
 use anyhow::{Context, Result, ensure};
 use change::RunNotes;
 use host::atomic::Replace;
@@ -63,7 +63,7 @@ impl Apply<'_> {
                         silent.join("; ")
                     ),
                 };
-                Failure::new(code(&error), msg)
+                Failure::new(reason(&error), msg)
                     .with("flip", self.numbers.to_json())
                     .caused_by(error)
                     .into()
@@ -96,7 +96,7 @@ impl Apply<'_> {
                 format!("{to} stays active, since {why}, which could NOT be recorded ({failed:#})")
             }
         };
-        Failure::new(code(&error), msg)
+        Failure::new(reason(&error), msg)
             .with("flip", self.numbers.to_json())
             .with("stays", why)
             .caused_by(error)
@@ -173,7 +173,7 @@ impl Apply<'_> {
         let mut history = self.state.history.clone();
         let mut word = self.state.record.clone();
         if let Some(color) = old.filter(|color| *color != self.switch.to) {
-            if matches!(code(error), "not_proven" | "budget_broken") {
+            if matches!(reason(error), "not_proven" | "budget_broken") {
                 let release = history.newest_of(color).filter(|held| held.verdict == Verdict::Good);
                 let release = release.and_then(|held| held.release.clone());
                 let run = self.task.run().map(ToString::to_string);
@@ -221,9 +221,4 @@ fn restore(path: &Path, bytes: &[u8]) -> Result<()> {
         Ok(file.sync_all()?)
     };
     in_place().map_err(|_| first)
-}
-
-fn code(error: &anyhow::Error) -> &'static str {
-    let told = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
-    told.last().map(|failure| failure.reason).or_else(|| host::reason(error)).unwrap_or("failed")
 }

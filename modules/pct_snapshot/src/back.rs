@@ -6,7 +6,7 @@
 use crate::apply::Apply;
 use crate::boot;
 use crate::options::TASK;
-use ansible_module::Failure;
+use ansible_module::{Failure, reason};
 use anyhow::{Error, Result};
 use change::RunNotes;
 use host::interrupt;
@@ -83,9 +83,4 @@ impl Apply<'_> {
         let failure = failure.with("safety_snapshot", self.safety.clone());
         failure.with("rolled_back", self.rolled_back).caused_by(error).into()
     }
-}
-
-fn reason(error: &Error) -> &'static str {
-    let told = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
-    told.last().map(|failure| failure.reason).or_else(|| host::reason(error)).unwrap_or("failed")
 }

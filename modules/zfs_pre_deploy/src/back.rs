@@ -9,7 +9,7 @@ use crate::exchange::{CANMOUNT, LIVE, Listed, PARKED, PARKED_AT, by_canmount, is
 use crate::names::below;
 use crate::options::TASK;
 use crate::unfinished::Tree;
-use ansible_module::Failure;
+use ansible_module::{Failure, reason};
 use anyhow::{Error, Result};
 use change::RunNotes;
 use host::interrupt;
@@ -123,10 +123,5 @@ fn was_promoted(tree: &Tree, listed: &Listed) -> bool {
 }
 
 fn told(error: Error, tale: String, put_back: bool) -> Error {
-    let known = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
-    let reason = known.last().map(|failure| failure.reason).or_else(|| host::reason(&error));
-    Failure::new(reason.unwrap_or("failed"), tale)
-        .with("put_back", put_back)
-        .caused_by(error)
-        .into()
+    Failure::new(reason(&error), tale).with("put_back", put_back).caused_by(error).into()
 }
