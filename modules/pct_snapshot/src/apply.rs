@@ -6,7 +6,6 @@
 
 mod rollback;
 
-use crate::cluster::Cluster;
 use crate::container::Snapshots;
 use crate::filesystems::{self, Frozen};
 use crate::freezer;
@@ -46,7 +45,6 @@ pub fn lock(task: &Task) -> Result<Vec<Lock>> {
 pub struct Apply<'a> {
     pub task: &'a Task,
     pub reader: &'a Reader,
-    pub cluster: &'a Cluster,
     pub goal: Option<Goal>,
     /// As it was last read.
     pub seen: Snapshots,
@@ -65,32 +63,20 @@ pub struct Apply<'a> {
 }
 
 impl<'a> Apply<'a> {
-    pub fn new(
-        task: &'a Task,
-        reader: &'a Reader,
-        cluster: &'a Cluster,
-        state: &State,
-        goal: Option<Goal>,
-    ) -> Apply<'a> {
-        let touched =
-            state.unfinished.as_ref().is_some_and(|unfinished| unfinished.touched_volumes());
-        let open = state.unfinished.as_ref().and_then(|unfinished| unfinished.open_rollback());
+    pub fn new(task: &'a Task, reader: &'a Reader, state: &State, goal: Option<Goal>) -> Apply<'a> {
+        let unfinished = &state.unfinished;
         let known = |name: &String| state.snapshots.find(name).is_some();
         Apply {
             task,
             reader,
-            cluster,
             seen: state.snapshots.clone(),
             begun: false,
             stopped: false,
-            unsettled: touched,
+            unsettled: unfinished.touched_volumes(),
             rolled_back: goal.as_ref().is_some_and(|goal| goal.rolled_back),
-            other_was_done: state
-                .unfinished
-                .as_ref()
-                .is_some_and(|unfinished| unfinished.rolled_back),
-            instead_of_another: open
-                .is_some_and(|open| goal.as_ref().is_some_and(|goal| goal.rollback != *open)),
+            other_was_done: unfinished.rolled_back,
+            instead_of_another: (unfinished.rollback.as_ref().zip(goal.as_ref()))
+                .is_some_and(|(open, goal)| goal.rollback != *open),
             freezable: state.freezable(),
             safety: goal.as_ref().and_then(|goal| goal.safety.clone()).filter(known),
             goal,

@@ -1,7 +1,7 @@
 //! `pct_snapshot_info`: the containers of this node, or one of them with its snapshots and whether
 //! one can go back to each.
 
-use crate::cluster::{Cluster, Reach, Storage};
+use crate::cluster::{Reach, Storage};
 use crate::container::{Config, Snapshot};
 use crate::freezer;
 use crate::marker::Marker;
@@ -14,25 +14,19 @@ use ansible_module::Outcome;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-pub fn of_all(reader: &Reader, cluster: &Cluster) -> Result<Outcome> {
+pub fn of_all(reader: &Reader) -> Result<Outcome> {
     let all = reader.list()?;
     let mut rows = Vec::new();
     for one in &all {
         let frozen = one.running && freezer::is_frozen(one.vmid)?;
         rows.push(row(one.vmid, &one.name, one.running, frozen, one.lock.as_deref()));
     }
-    Ok(Outcome::default().fact("node", cluster.node.as_str()).fact("containers", rows))
+    Ok(Outcome::default().fact("node", reader.cluster.node.as_str()).fact("containers", rows))
 }
 
-pub fn of_one(reader: &Reader, cluster: &Cluster, subject: &Subject) -> Result<Outcome> {
-    let mut state = state::observe(reader, cluster, subject)?;
-    let pvesh = reader.pvesh.as_ref();
-    state.has_quorum = cluster.has_quorum(pvesh)?;
-    if state.storages.is_empty() {
-        state.storages = cluster.storages(pvesh)?;
-    }
-    let ha = cluster.ha(subject.vmid, pvesh)?;
-    let replicated_to = cluster.replicated_to(subject.vmid, pvesh)?;
+pub fn of_one(reader: &Reader, subject: &Subject) -> Result<Outcome> {
+    let mut state = state::observe(reader, subject)?;
+    let all = state.survey_of_all(reader, subject)?;
     let mut warnings = Vec::new();
     let rows = state.zfs_rows(&state.config.mounts).unwrap_or_else(|why| {
         warnings.push(format!("what ZFS knows of the snapshots is missing: {why:#}"));
@@ -41,12 +35,7 @@ pub fn of_one(reader: &Reader, cluster: &Cluster, subject: &Subject) -> Result<O
     state.note_zfs(&rows);
     let mut snapshots = Vec::new();
     for snapshot in &state.snapshots.all {
-        let mut survey = Survey {
-            ha: ha.clone(),
-            replicated_to: replicated_to.clone(),
-            target: Some(kept_config(reader, cluster, &state, snapshot)?),
-            ..Survey::default()
-        };
+        let mut survey = Survey { target: kept_config(reader, &state, snapshot)?, ..all.clone() };
         state.add_zfs(&mut survey, &rows, &snapshot.name);
         snapshots.push(described(&state, &survey, snapshot));
     }
@@ -58,12 +47,12 @@ pub fn of_one(reader: &Reader, cluster: &Cluster, subject: &Subject) -> Result<O
     container["frozen_mounts"] = mounts.collect();
     container["thaw"] = json!(thawed_by(subject.vmid, state.frozen, &state.frozen_mounts));
     Ok(Outcome { warnings, ..Outcome::default() }
-        .fact("node", cluster.node.as_str())
+        .fact("node", reader.cluster.node.as_str())
         .fact("containers", vec![container])
         .fact("storages", storages(&state))
         .fact("snapshots", snapshots)
         .fact("parent", json!(state.snapshots.parent))
-        .fact("unfinished", json!(state.unfinished.as_ref().map(|unfinished| &unfinished.since))))
+        .fact("unfinished", json!(state.unfinished.since)))
 }
 
 fn row(vmid: u32, name: &str, running: bool, frozen: bool, lock: Option<&str>) -> Value {
@@ -94,13 +83,8 @@ fn storages(state: &State) -> Vec<Value> {
 
 /// Where the file cannot be read, a call for each snapshot is what one must not do to a node: only where
 /// mount points could differ.
-fn kept_config(
-    reader: &Reader,
-    cluster: &Cluster,
-    state: &State,
-    snapshot: &Snapshot,
-) -> Result<Config> {
-    match cluster.has_files() || state.config.mounts.len() > 1 {
+fn kept_config(reader: &Reader, state: &State, snapshot: &Snapshot) -> Result<Config> {
+    match reader.cluster.has_files() || state.config.mounts.len() > 1 {
         true => reader.config_of(&snapshot.name),
         false => Ok(state.config.clone()),
     }
@@ -112,8 +96,7 @@ fn described(state: &State, survey: &Survey, snapshot: &Snapshot) -> Value {
     if let Some(lock) = state.foreign_lock() {
         why.push(state.locked(lock, None));
     }
-    let mounts = survey.target.as_ref().map_or(&[][..], |config| &config.mounts);
-    let newest_only = state.reach(mounts.iter()) == Reach::Newest;
+    let newest_only = state.reach(&survey.target.mounts) == Reach::Newest;
     let mut accept = Vec::new();
     if newest_only && !state.snapshots.newer_than(snapshot).is_empty() {
         accept.push(NEWER);

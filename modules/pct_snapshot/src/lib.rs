@@ -50,14 +50,14 @@ pub const MODULES: &[Served] =
 fn info(invocation: &Invocation) -> Result<Outcome> {
     let subject = Subject::parse(&invocation.options)?;
     let vmid = subject.as_ref().map_or(Vmid::FIRST, |subject| subject.vmid);
-    let (reader, cluster) = connect(vmid, Duration::ZERO)?;
+    let reader = connect(vmid, Duration::ZERO)?;
     match &subject {
-        Some(subject) => info::of_one(&reader, &cluster, subject),
-        None => info::of_all(&reader, &cluster),
+        Some(subject) => info::of_one(&reader, subject),
+        None => info::of_all(&reader),
     }
 }
 
-fn connect(vmid: Vmid, task_timeout: Duration) -> Result<(Reader, Cluster)> {
+fn connect(vmid: Vmid, task_timeout: Duration) -> Result<Reader> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::new("permission_denied", "pct works for root alone").into());
     }
@@ -68,7 +68,7 @@ fn connect(vmid: Vmid, task_timeout: Duration) -> Result<(Reader, Cluster)> {
     let node = cluster.node.clone();
     let pvesh = program::look("pvesh")?.ok().map(|program| Pvesh { program, node });
     let pct = Pct { program, vmid, task_timeout };
-    Ok((Reader { pct, pvesh, cluster: cluster.clone() }, cluster))
+    Ok(Reader { pct, pvesh, cluster })
 }
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
@@ -77,7 +77,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         Wanted::Present { .. } => Consent::none(),
         Wanted::RolledBack { .. } | Wanted::Absent { .. } => Consent::from(invocation)?,
     };
-    let (reader, cluster) = connect(task.subject.vmid, task.task_timeout)?;
+    let reader = connect(task.subject.vmid, task.task_timeout)?;
     let mut session = Session::new(invocation, consent)
         .lock(|| apply::lock(&task))?
         .fence(task.run(), &task.subject.state_dir)?
@@ -86,7 +86,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         session = session.goes_back(task.rollback.as_ref());
     }
     let key = session.rollback().map(str::to_owned);
-    let mut state = state::observe(&reader, &cluster, &task.subject)?;
+    let mut state = state::observe(&reader, &task.subject)?;
     if let Some(done) = session.done_before(&state.snapshots.view())? {
         let (name, deploy) = match &task.wanted {
             Wanted::RolledBack { which: Which::Named(name), deploy } => {
@@ -100,7 +100,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
             .fact("deploy_id", json!(deploy))
             .fact("running", state.runs()));
     }
-    let mut decided = decide(&task, &reader, &cluster, &mut state, &key)?;
+    let mut decided = decide(&task, &reader, &mut state, &key)?;
     let mut warnings = Vec::new();
     if let (Some(lock), false) = (state.foreign_lock(), decided.plan.steps.is_empty()) {
         if invocation.check_mode {
@@ -108,12 +108,12 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
             let locked = state.locked(lock, None);
             warnings.push(format!("{locked}; a run would wait for it, {most} at most"));
         } else {
-            state = wait(&task, &reader, &cluster, &state)?;
-            decided = decide(&task, &reader, &cluster, &mut state, &key)?;
+            state = wait(&task, &reader, &state)?;
+            decided = decide(&task, &reader, &mut state, &key)?;
         }
     }
     let Decided { plan, goal, snapshot, deploy } = decided;
-    let apply = std::cell::RefCell::new(Apply::new(&task, &reader, &cluster, &state, goal));
+    let apply = std::cell::RefCell::new(Apply::new(&task, &reader, &state, goal));
     let done = session.carry_out(
         plan,
         |action, intent| apply.borrow_mut().act(action, intent),
@@ -145,7 +145,6 @@ struct Decided {
 fn decide(
     task: &Task,
     reader: &Reader,
-    cluster: &Cluster,
     state: &mut State,
     key: &Option<String>,
 ) -> Result<Decided> {
@@ -165,7 +164,7 @@ fn decide(
         }
         Wanted::RolledBack { which, deploy } => {
             let name = rollback::target(state, task, which, deploy.as_ref())?.name.clone();
-            let survey = state.survey(reader, cluster, &task.subject, &name)?;
+            let survey = state.survey(reader, &task.subject, &name)?;
             let target = rollback::target(state, task, which, deploy.as_ref())?;
             let deploy = target.deploy().map(str::to_owned);
             let (plan, goal) = rollback::plan(state, &survey, task, target, key.clone())?;
@@ -175,9 +174,9 @@ fn decide(
 }
 
 /// Wait for a lock that somebody else holds, and look again.
-fn wait(task: &Task, reader: &Reader, cluster: &Cluster, seen: &State) -> Result<State> {
-    state::wait_for_lock(reader, seen.unfinished.as_ref(), task.lock_timeout)?;
-    let state = state::observe(reader, cluster, &task.subject)?;
+fn wait(task: &Task, reader: &Reader, seen: &State) -> Result<State> {
+    state::wait_for_lock(reader, &seen.unfinished, task.lock_timeout)?;
+    let state = state::observe(reader, &task.subject)?;
     let Some(lock) = state.foreign_lock() else { return Ok(state) };
     let msg = format!("{}; nothing was changed", state.locked(lock, Some(task.lock_timeout)));
     Err(Failure::new("locked", msg).with("lock", lock).into())

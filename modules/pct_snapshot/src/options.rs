@@ -4,6 +4,7 @@ use crate::marker::{Kind, Marker};
 use crate::names::{SnapshotName, Vmid};
 use ansible_module::{Failure, Options as Given};
 use host::deploy_id::DeployId;
+use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,13 +27,6 @@ impl Subject {
         let vmid = Vmid::parse(vmid.trim()).map_err(|why| Failure::bad_option("vmid", why))?;
         let folder: Option<PathBuf> = given.get("state_dir")?;
         let state_dir = folder.unwrap_or_else(|| format!("/var/lib/reversible/pct-{vmid}").into());
-        if !state_dir.is_absolute() {
-            let shown = state_dir.display();
-            return Err(Failure::bad_option(
-                "state_dir",
-                format!("expected an absolute path, got {shown}"),
-            ));
-        }
         Ok(Some(Subject { vmid, state_dir }))
     }
 }
@@ -44,7 +38,8 @@ pub enum Which {
     Latest,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Start {
     AsBefore,
     Always,
@@ -133,7 +128,6 @@ impl Task {
         };
         let graceful = given.seconds("shutdown_timeout")?;
         let shutdown: String = given.get("shutdown")?;
-        let start: String = given.get("start")?;
         // In a rollback the deploy id names the restore point; it is no run.
         let fence = rollback.clone().or(deploy.filter(|_| state == "present"));
         Ok(Task {
@@ -142,11 +136,7 @@ impl Task {
             app,
             retain,
             keep: given.get("keep")?,
-            start: match start.as_str() {
-                "always" => Start::Always,
-                "never" => Start::Never,
-                _ => Start::AsBefore,
-            },
+            start: given.get("start")?,
             graceful: Some(graceful).filter(|_| shutdown == "graceful"),
             boot_timeout: given.seconds("boot_timeout")?,
             ready: ready(given)?,

@@ -38,7 +38,7 @@ pub fn nothing(state: &State, task: &Task) -> Plan<Action> {
 
 /// Clear what a killed run of ours left, and nothing else.
 pub fn repairs(state: &State) -> Vec<Step<Action>> {
-    let since = state.unfinished.as_ref().map_or("", |unfinished| unfinished.since.as_str());
+    let since = state.unfinished.since.as_deref().unwrap_or_default();
     let mut steps = Vec::new();
     if state.own_freeze() {
         // First: nothing else of it can wait for that.
@@ -76,14 +76,10 @@ pub fn delete(snapshot: &Snapshot) -> Action {
 
 /// Only a rollback goes on where a rollback was stopped.
 fn refuse_unfinished_rollback(state: &State) -> Result<(), Failure> {
-    let open = state
-        .unfinished
-        .as_ref()
-        .and_then(|unfinished| Some((unfinished, unfinished.open_rollback()?)));
-    let Some((unfinished, rollback)) = open else { return Ok(()) };
+    let Some(rollback) = &state.unfinished.rollback else { return Ok(()) };
     let id = rollback.key.as_ref().map(|key| format!(" of {key}")).unwrap_or_default();
-    let (to, since) = (&rollback.to, &unfinished.since);
-    let msg = match unfinished.rolled_back {
+    let (to, since) = (&rollback.to, state.unfinished.since.as_deref().unwrap_or_default());
+    let msg = match state.unfinished.rolled_back {
         true => format!(
             "the rollback{id} to {to}, begun at {since}, is done, but not that the container is ready: run \
              it again to finish it (start: never leaves out what is missing); nothing was changed"

@@ -108,8 +108,7 @@ pub fn to_rollback(state: &State, survey: &Survey, target: &Snapshot) -> Vec<Obs
             ),
         ));
     }
-    let kept = survey.target.as_ref().map_or(&[][..], |config| &config.mounts);
-    if state.reach(kept.iter()) == Reach::Newest {
+    if state.reach(&survey.target.mounts) == Reach::Newest {
         for needed in
             state.snapshots.newer_than(target).iter().filter_map(|one| one.needed.as_ref())
         {
@@ -126,10 +125,9 @@ pub fn to_rollback(state: &State, survey: &Survey, target: &Snapshot) -> Vec<Obs
 
 /// Mount points of now whose content a rollback does not touch.
 pub fn uncovered<'a>(state: &'a State, survey: &Survey) -> Vec<&'a Mount> {
-    let covered = |mount: &Mount| {
-        let kept = survey.target.as_ref().map_or(&[][..], |config| &config.mounts);
-        mount.is_volume() && kept.iter().any(|one| one.source == mount.source)
-    };
+    let kept = &survey.target.mounts;
+    let covered =
+        |mount: &Mount| mount.is_volume() && kept.iter().any(|one| one.source == mount.source);
     state.config.mounts.iter().filter(|mount| !covered(mount)).collect()
 }
 

@@ -84,8 +84,7 @@ pub fn plan(
     let mut goal = goal(state, task, target, key);
     let running = state.snapshots.running;
     let resumes = resumes(state, &goal);
-    goal.rolled_back =
-        resumes && state.unfinished.as_ref().is_some_and(|unfinished| unfinished.rolled_back);
+    goal.rolled_back = resumes && state.unfinished.rolled_back;
     if goal.rolled_back {
         // Only the start is left, and whatever was written since stays.
         if goal.starts {
@@ -103,8 +102,7 @@ pub fn plan(
     let repaired = state.own_incomplete().map(|broken| broken.name.as_str());
     let mut names = names(state);
     names.retain(|name| Some(*name) != repaired);
-    let kept_mounts = survey.target.as_ref().map_or(&[][..], |config| &config.mounts);
-    let reach = state.reach(kept_mounts.iter());
+    let reach = state.reach(&survey.target.mounts);
     if reach == Reach::Newest {
         for newer in state.snapshots.newer_than(target) {
             if Some(newer.name.as_str()) == repaired {
@@ -132,9 +130,9 @@ pub fn plan(
         plan.steps.push(Step::new(Action::Stop, stop_text(task)));
     }
     let safety = add_safety(&mut plan, state, task, reach, &mut goal);
-    names.extend(
-        safety.as_deref().filter(|name| !names.contains(name)).into_iter().collect::<Vec<_>>(),
-    );
+    if let Some(safety) = safety.as_deref().filter(|name| !names.contains(name)) {
+        names.push(safety);
+    }
     plan.steps.push(the_rollback(state, survey, task, target));
     if goal.starts {
         plan.steps.push(Step::new(Action::Start, start_text(task)));
@@ -149,8 +147,8 @@ fn names(state: &State) -> Vec<&str> {
 
 fn goal(state: &State, task: &Task, target: &Snapshot, key: Option<String>) -> Goal {
     // A killed run had stopped it, or had not yet.
-    let noted = state.unfinished.as_ref().and_then(|unfinished| unfinished.was_running);
-    let was_running = state.snapshots.running || noted.unwrap_or(false);
+    let noted = state.unfinished.was_running.unwrap_or(false);
+    let was_running = state.snapshots.running || noted;
     let starts = match task.start {
         Start::AsBefore => was_running,
         Start::Always => true,
@@ -174,20 +172,15 @@ fn goal(state: &State, task: &Task, target: &Snapshot, key: Option<String>) -> G
 
 /// Whether a killed run was about just this.
 fn resumes(state: &State, goal: &Goal) -> bool {
-    let open = state.unfinished.as_ref().and_then(|unfinished| unfinished.open_rollback());
-    open.is_some_and(|open| *open == goal.rollback)
+    state.unfinished.rollback.as_ref() == Some(&goal.rollback)
 }
 
 /// Proxmox had begun, holds no lock any more, and the container runs: it was done, or taken in hand
 /// by somebody. To do it again could destroy what was written since.
 fn refuse_unclear(state: &State, goal: &Goal) -> Result<(), Failure> {
-    let Some(unfinished) =
-        state.unfinished.as_ref().filter(|unfinished| unfinished.touched_volumes())
-    else {
-        return Ok(());
-    };
     let Some(key) = &goal.rollback.key else { return Ok(()) };
-    if !state.snapshots.running || state.config.lock.is_some() {
+    let is_clear = !state.snapshots.running || state.config.lock.is_some();
+    if is_clear || !state.unfinished.touched_volumes() {
         return Ok(());
     }
     Err(Failure::new(
@@ -197,7 +190,8 @@ fn refuse_unclear(state: &State, goal: &Goal) -> Result<(), Failure> {
              container since: whether it was rolled back is not known, and doing it again could destroy \
              what was written since; look at it, and roll back under a new rollback_id if it must be; nothing \
              was changed",
-            unfinished.since, goal.rollback.to
+            state.unfinished.since.as_deref().unwrap_or_default(),
+            goal.rollback.to
         ),
     ))
 }
@@ -212,14 +206,13 @@ fn add_safety(
     goal: &mut Goal,
 ) -> Option<String> {
     let all_volumes = state.config.mounts.iter().all(|mount| mount.is_volume());
-    let reach_now = state.reach(state.config.mounts.iter());
-    let unfinished = state.unfinished.as_ref().filter(|_| resumes(state, goal));
-    let taken = unfinished
-        .and_then(|unfinished| unfinished.safety.as_ref())
+    let reach_now = state.reach(&state.config.mounts);
+    let resumes = resumes(state, goal);
+    let taken = (state.unfinished.safety.as_ref().filter(|_| resumes))
         .filter(|name| state.snapshots.find(name).is_some_and(Snapshot::is_complete));
     let why_not = match (reach, reach_now) {
         _ if taken.is_some() => None,
-        _ if unfinished.is_some_and(|unfinished| unfinished.touched_volumes()) => Some(
+        _ if resumes && state.unfinished.touched_volumes() => Some(
             "a run that was killed had begun to roll back without a snapshot of the state before",
         ),
         (Reach::Newest, _) | (_, Reach::Newest) => Some(

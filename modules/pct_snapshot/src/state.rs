@@ -1,7 +1,7 @@
 //! Observe: the container, its snapshots, what a killed run left, and, for a rollback, all that
 //! could stand in its way. Reads only.
 
-use crate::cluster::{Cluster, Reach, Storages};
+use crate::cluster::{Reach, Storages};
 use crate::container::{Config, Mount, Snapshot, Snapshots, Source};
 use crate::filesystems::Frozen;
 use crate::names::Vmid;
@@ -24,7 +24,7 @@ pub struct State {
     pub frozen: bool,
     /// No write ends there.
     pub frozen_mounts: Vec<Frozen>,
-    pub unfinished: Option<UnfinishedRun>,
+    pub unfinished: UnfinishedRun,
     /// The task of Proxmox that runs on behalf of a run of ours that is dead.
     pub busy: Option<String>,
     pub has_quorum: bool,
@@ -32,22 +32,22 @@ pub struct State {
 }
 
 /// What matters for going back to one snapshot.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Survey {
     pub ha: Option<String>,
     pub replicated_to: Vec<String>,
-    /// The configuration that the snapshot keeps; none where it could not be read.
-    pub target: Option<Config>,
+    /// The configuration that the snapshot keeps.
+    pub target: Config,
     /// Snapshots and bookmarks made outside of Proxmox that are newer, on ZFS.
     pub outside: Vec<String>,
     pub written: Option<u64>,
     pub warnings: Vec<String>,
 }
 
-pub fn observe(reader: &Reader, cluster: &Cluster, subject: &Subject) -> Result<State> {
+pub fn observe(reader: &Reader, subject: &Subject) -> Result<State> {
     let was_frozen = freezer::is_frozen(subject.vmid)?;
-    let mut config = reader.config().map_err(|error| missing(error, reader, cluster, subject))?;
-    let storages = cluster.storages(None)?;
+    let mut config = reader.config().map_err(|error| missing(error, reader, subject))?;
+    let storages = reader.cluster.storages(None)?;
     let freezable = freezable(&config, &storages);
     let mut frozen_mounts = filesystems::frozen(subject.vmid, &freezable)?;
     if !frozen_mounts.is_empty() {
@@ -58,7 +58,7 @@ pub fn observe(reader: &Reader, cluster: &Cluster, subject: &Subject) -> Result<
     }
     let unfinished = UnfinishedRun::read(&subject.state_dir)?;
     let lock = config.lock.as_deref();
-    let busy = match lock.and_then(|lock| unfinished.as_ref()?.explains(lock)) {
+    let busy = match lock.and_then(|lock| unfinished.explains(lock)) {
         Some(doing) => reader.active_task(&[doing.what.task()])?,
         None => None,
     };
@@ -73,7 +73,7 @@ pub fn observe(reader: &Reader, cluster: &Cluster, subject: &Subject) -> Result<
         unfinished,
         busy,
         // From files only: a snapshot that cannot be taken says so itself.
-        has_quorum: cluster.has_quorum(None)?,
+        has_quorum: reader.cluster.has_quorum(None)?,
         storages,
     })
 }
@@ -86,14 +86,14 @@ fn freezable(config: &Config, storages: &Storages) -> Vec<PathBuf> {
 /// Wait until nobody else holds the container's lock.
 pub fn wait_for_lock(
     reader: &Reader,
-    unfinished: Option<&UnfinishedRun>,
+    unfinished: &UnfinishedRun,
     patience: Duration,
 ) -> Result<()> {
     let free = poll_until(Deadline::after(patience), FIRST_PAUSE, "the lock", || {
         let lock = reader.config()?.lock;
         let Some(lock) = lock else { return Ok(Some(())) };
         // Our own is free when the task that held it has ended.
-        Ok(match unfinished.and_then(|unfinished| unfinished.explains(&lock)) {
+        Ok(match unfinished.explains(&lock) {
             Some(doing) => reader.active_task(&[doing.what.task()])?.is_none().then_some(()),
             None => None,
         })
@@ -105,14 +105,14 @@ pub fn wait_for_lock(
 }
 
 /// Why the container could not be read.
-fn missing(error: Error, reader: &Reader, cluster: &Cluster, subject: &Subject) -> Error {
+fn missing(error: Error, reader: &Reader, subject: &Subject) -> Error {
     let vmid = subject.vmid;
     match trouble(&error) {
         Some(Trouble::NoContainer) => {}
         _ => return error.context(format!("reading CT {vmid}")),
     }
-    let here = &cluster.node;
-    let msg = match cluster.whereabouts(vmid, reader.pvesh.as_ref()) {
+    let here = &reader.cluster.node;
+    let msg = match reader.cluster.whereabouts(vmid, reader.pvesh.as_ref()) {
         Some((node, true)) => {
             format!("{vmid} is a virtual machine (on node {node}), not a container")
         }
@@ -135,10 +135,7 @@ impl State {
 
     /// Proxmox writes a lock together with what it is about, so both must be ours.
     fn is_ours(&self, lock: &str) -> bool {
-        let Some(doing) = self.unfinished.as_ref().and_then(|unfinished| unfinished.explains(lock))
-        else {
-            return false;
-        };
+        let Some(doing) = self.unfinished.explains(lock) else { return false };
         let there = self.snapshots.find(&doing.name);
         match doing.what {
             What::Snapshot => there.is_some_and(|one| !one.is_complete()),
@@ -163,7 +160,7 @@ impl State {
 
     /// Our own run was killed while Proxmox held the container frozen for its snapshot.
     pub fn own_freeze(&self) -> bool {
-        let doing = self.unfinished.as_ref().and_then(|unfinished| unfinished.doing.as_ref());
+        let doing = self.unfinished.doing.as_ref();
         let is_ours = doing.is_some_and(|doing| doing.what == What::Snapshot);
         self.stands_still() && is_ours && self.foreign_lock().is_none()
     }
@@ -180,9 +177,8 @@ impl State {
 
     /// The incomplete snapshot that our own killed run left.
     pub fn own_incomplete(&self) -> Option<&Snapshot> {
-        let unfinished = self.unfinished.as_ref()?;
         (self.snapshots.all.iter())
-            .find(|one| !one.is_complete() && unfinished.was_about(&one.name))
+            .find(|one| !one.is_complete() && self.unfinished.was_about(&one.name))
     }
 
     pub fn locked(&self, lock: &str, waited: Option<Duration>) -> String {
@@ -215,8 +211,8 @@ impl State {
     }
 
     /// What can be gone back to, by the storages of these mount points.
-    pub fn reach<'a>(&self, mounts: impl Iterator<Item = &'a Mount>) -> Reach {
-        let all: Vec<Reach> = mounts
+    pub fn reach(&self, mounts: &[Mount]) -> Reach {
+        let all: Vec<Reach> = (mounts.iter())
             .filter_map(Mount::storage)
             .map(|storage| self.storages.get(storage).map_or(Reach::Unknown, |one| one.reach()))
             .collect();
@@ -244,27 +240,10 @@ impl State {
     }
 
     /// Look at all that a rollback to `target` depends on.
-    pub fn survey(
-        &mut self,
-        reader: &Reader,
-        cluster: &Cluster,
-        subject: &Subject,
-        target: &str,
-    ) -> Result<Survey> {
-        let pvesh = reader.pvesh.as_ref();
-        self.has_quorum = cluster.has_quorum(pvesh)?;
-        if self.storages.is_empty() {
-            self.storages = cluster.storages(pvesh)?;
-        }
-        let mut survey = Survey {
-            ha: cluster.ha(subject.vmid, pvesh)?,
-            replicated_to: cluster.replicated_to(subject.vmid, pvesh)?,
-            ..Survey::default()
-        };
-        survey.target = Some(reader.config_of(target)?);
-        match self
-            .zfs_rows(&survey.target.iter().flat_map(|one| one.mounts.clone()).collect::<Vec<_>>())
-        {
+    pub fn survey(&mut self, reader: &Reader, subject: &Subject, target: &str) -> Result<Survey> {
+        let mut survey = self.survey_of_all(reader, subject)?;
+        survey.target = reader.config_of(target)?;
+        match self.zfs_rows(&survey.target.mounts) {
             Ok(rows) => {
                 self.note_zfs(&rows);
                 self.add_zfs(&mut survey, &rows, target);
@@ -274,6 +253,20 @@ impl State {
             )),
         }
         Ok(survey)
+    }
+
+    /// As much of it as is the same for all snapshots.
+    pub fn survey_of_all(&mut self, reader: &Reader, subject: &Subject) -> Result<Survey> {
+        let (cluster, pvesh) = (&reader.cluster, reader.pvesh.as_ref());
+        self.has_quorum = cluster.has_quorum(pvesh)?;
+        if self.storages.is_empty() {
+            self.storages = cluster.storages(pvesh)?;
+        }
+        Ok(Survey {
+            ha: cluster.ha(subject.vmid, pvesh)?,
+            replicated_to: cluster.replicated_to(subject.vmid, pvesh)?,
+            ..Survey::default()
+        })
     }
 
     /// What ZFS knows of the snapshots that Proxmox lists.
@@ -288,7 +281,7 @@ impl State {
         let known = |name: &str| self.snapshots.find(name).is_some();
         let replicated = !survey.replicated_to.is_empty();
         survey.outside = zfs::outside(rows, target, &known, replicated);
-        let mounts = survey.target.as_ref().map_or(&[][..], |config| &config.mounts);
+        let mounts = &survey.target.mounts;
         if self.datasets(mounts).len() == mounts.len() {
             survey.written = zfs::written_since(rows, target);
         }

@@ -59,12 +59,14 @@ pub struct Rollback {
     pub key: Option<String>,
 }
 
-#[derive(Clone, Debug)]
+/// The default: there is none.
+#[derive(Clone, Debug, Default)]
 pub struct UnfinishedRun {
     /// When the last run that changed anything began: one that goes on from what another left writes
     /// on in its record.
-    pub since: String,
+    pub since: Option<String>,
     pub doing: Option<Doing>,
+    /// A rollback that was begun, and is not known to have been done and started.
     pub rollback: Option<Rollback>,
     pub was_running: Option<bool>,
     /// The snapshot of the state before the rollback.
@@ -74,16 +76,18 @@ pub struct UnfinishedRun {
 }
 
 impl UnfinishedRun {
-    pub fn read(state_dir: &Path) -> Result<Option<UnfinishedRun>> {
-        let Some(run) = RunNotes::find(state_dir, TASK)? else { return Ok(None) };
-        Ok(Some(UnfinishedRun {
-            since: run.note::<Utc>(BEGAN)?.unwrap_or(run.since()).to_string(),
+    pub fn read(state_dir: &Path) -> Result<UnfinishedRun> {
+        let Some(run) = RunNotes::find(state_dir, TASK)? else {
+            return Ok(UnfinishedRun::default());
+        };
+        Ok(UnfinishedRun {
+            since: Some(run.note::<Utc>(BEGAN)?.unwrap_or(run.since()).to_string()),
             doing: run.note(DOING)?,
             rollback: run.note(ROLLBACK)?,
             was_running: run.note(WAS_RUNNING)?,
             safety: run.note(SAFETY)?,
             rolled_back: run.note(ROLLED_BACK)?.unwrap_or(false),
-        }))
+        })
     }
 
     /// Our own step that holds such a lock.
@@ -95,11 +99,6 @@ impl UnfinishedRun {
     pub fn was_about(&self, name: &str) -> bool {
         let doing = self.doing.as_ref().filter(|doing| doing.what != What::Rollback);
         doing.is_some_and(|doing| doing.name == name)
-    }
-
-    /// A rollback that was begun, and is not known to have been done and started.
-    pub fn open_rollback(&self) -> Option<&Rollback> {
-        self.rollback.as_ref()
     }
 
     /// The volumes may be half way.

@@ -3,6 +3,7 @@
 use crate::names::{Dataset, snapshot_name};
 use ansible_module::{Failure, Options as Given};
 use host::deploy_id::DeployId;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,14 +35,7 @@ impl Subject {
         datasets.dedup();
         let app = word(given, "app")?;
         let state_dir = match (given.get::<Option<PathBuf>>("state_dir")?, &app, datasets.first()) {
-            (Some(folder), _, _) if folder.is_absolute() => Some(folder),
-            (Some(folder), _, _) => {
-                let shown = folder.display();
-                return Err(Failure::bad_option(
-                    "state_dir",
-                    format!("expected an absolute path, got {shown}"),
-                ));
-            }
+            (Some(folder), _, _) => Some(folder),
             (None, Some(app), _) => Some(folder_for(app)),
             (None, None, Some(first)) => Some(folder_for(first.as_str())),
             (None, None, None) => None,
@@ -67,7 +61,8 @@ fn folder_for(subject: &str) -> PathBuf {
     format!("/var/lib/reversible/zfs-{name}").into()
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Method {
     Swap,
     Rollback,
@@ -125,8 +120,7 @@ impl Task {
                 .map_err(|why| Failure::bad_option("prefix", why))?;
             Ok(Point { deploy, snapshot })
         };
-        let method: String = given.get("method")?;
-        let method = if method == "rollback" { Method::Rollback } else { Method::Swap };
+        let method: Method = given.get("method")?;
         let retain: Option<usize> = given.get("retain")?;
         if retain.is_some() && state == "rolled_back" {
             return Err(Failure::bad_option("retain", "a rollback prunes nothing"));

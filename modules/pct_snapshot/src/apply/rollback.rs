@@ -129,7 +129,7 @@ impl Apply<'_> {
     }
 
     fn refuse_moved(&self) -> Result<()> {
-        if !self.cluster.has_quorum(self.reader.pvesh.as_ref())? {
+        if !self.reader.cluster.has_quorum(self.reader.pvesh.as_ref())? {
             let msg =
                 "the cluster has lost its quorum meanwhile, so that Proxmox would stop half way";
             return Err(Failure::new("no_quorum", msg).into());
