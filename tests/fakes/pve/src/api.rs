@@ -1,7 +1,6 @@
 //! What `pvesh get` answers, path by path. Invariant: pure; the world in, a value out.
 
 use crate::args::Args;
-use crate::container::Container;
 use crate::fail::{DIED, Fail};
 use crate::pct;
 use crate::pvesh::Variables;
@@ -21,44 +20,18 @@ pub fn get(world: &World, pattern: &str, vars: &Variables, args: &Args) -> Resul
         return container(world, rest, vars, args);
     }
     Ok(match pattern {
-        "version" | "nodes/{node}/version" => version(world),
-        "nodes" => all_nodes(world).map(|(_, name)| node(name)).collect(),
         "cluster/status" => cluster_status(world),
-        "cluster/resources" => resources(world, args)?,
-        "cluster/replication" => replication(world, None),
+        "cluster/resources" => guests(world, args)?,
         "nodes/{node}/replication" => replication(world, args.value("guest")),
-        "cluster/ha/resources" => world.ha.iter().map(|(sid, state)| ha(sid, state)).collect(),
-        "cluster/ha/resources/{sid}" => {
-            let sid = &vars.other;
-            let missing = || Fail::died(format!("no such resource '{sid}'"));
-            ha(sid, world.ha.get(sid).ok_or_else(missing)?)
-        }
         "storage" => {
-            let wanted = |storage: &Storage| {
-                args.value("type").is_none_or(|kind| storage.kind.name() == kind)
-            };
-            let all = world.storages.iter().filter(|(_, storage)| wanted(storage));
-            all.map(|(name, storage)| configured(name, storage)).collect()
+            world.storages.iter().map(|(name, storage)| configured(name, storage)).collect()
         }
-        "storage/{storage}" => configured(&vars.other, storage(world, &vars.other)?),
-        "nodes/{node}/storage" => {
-            let only = args.value("storage");
-            let all =
-                world.storages.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
-            all.map(|(name, storage)| {
-                let mut shown = usage(storage);
-                shown["storage"] = json!(name);
-                shown
-            })
-            .collect()
-        }
-        "nodes/{node}/storage/{storage}/status" => usage(storage(world, &vars.other)?),
-        "nodes/{node}/tasks" => tasks(world, args)?,
-        "nodes/{node}/tasks/{upid}/status" => task_status(world, &vars.other)?,
+        "storage/{storage}" => configured(&vars.storage, storage(world, &vars.storage)?),
+        "nodes/{node}/storage/{storage}/status" => usage(storage(world, &vars.storage)?),
+        "nodes/{node}/tasks" => tasks(world, args),
         "nodes/{node}/lxc" => {
             let all = world.containers.iter().rev();
-            all.map(|(vmid, container)| Value::Object(pct::as_status(world, *vmid, container)))
-                .collect()
+            all.map(|(vmid, container)| Value::Object(pct::as_status(*vmid, container))).collect()
         }
         _ => return Err(Fail::fake(format!("{pattern} is in no table"))),
     })
@@ -67,60 +40,30 @@ pub fn get(world: &World, pattern: &str, vars: &Variables, args: &Args) -> Resul
 fn container(world: &World, what: &str, vars: &Variables, args: &Args) -> Result<Value, Fail> {
     let vmid = vars.vmid();
     let container = world.container(vmid, ENOENT)?;
-    let snapshot = |name: &str| {
-        let missing = || Fail::died(format!("snapshot '{name}' does not exist"));
-        let snapshot = container.snapshots.get(name).ok_or_else(missing)?;
-        Ok(Value::Object(container.snapshot_json(snapshot)))
-    };
     match what {
         "config" => match args.value("snapshot") {
-            Some(name) => snapshot(name),
+            Some(name) => {
+                let missing = || Fail::died(format!("snapshot '{name}' does not exist"));
+                let snapshot = container.snapshots.get(name).ok_or_else(missing)?;
+                Ok(Value::Object(container.snapshot_json(snapshot)))
+            }
             None => Ok(Value::Object(container.config_json(args.flag("current")))),
         },
-        "snapshot/{snapname}/config" => snapshot(vars.snapname.as_deref().unwrap_or_default()),
         "snapshot" => Ok(Value::Array(pct::snapshots(container))),
         "status/current" => {
-            let mut all = pct::as_status(world, vmid, container);
+            let mut all = pct::as_status(vmid, container);
             let managed = world.ha.get(&format!("ct:{vmid}"));
             let ha = managed
                 .map_or(json!({"managed": 0}), |state| json!({"managed": 1, "state": state}));
             all.insert("ha".to_owned(), ha);
             Ok(Value::Object(all))
         }
-        "feature" => feature(world, container, args),
         _ => Err(Fail::fake(format!("{what} is in no table"))),
     }
 }
 
-fn feature(world: &World, container: &Container, args: &Args) -> Result<Value, Fail> {
-    match args.value("feature") {
-        Some("snapshot") => {
-            Ok(json!({"hasFeature": u8::from(pct::can_snapshot(world, container)?)}))
-        }
-        Some(other) => Err(Fail::fake(format!("the feature {other} is not part of this fake"))),
-        None => {
-            let why = "feature: property is missing and it is not optional";
-            Err(Fail::new(2, format!("400 Parameter verification failed.\n{why}")))
-        }
-    }
-}
-
-fn version(world: &World) -> Value {
-    let (release, version) = match world.version {
-        ..=7 => ("7.4", "7.4-17"),
-        8 => ("8.4", "8.4.1"),
-        _ => ("9.1", "9.1.2"),
-    };
-    json!({"release": release, "repoid": "2a5fa54a8503f96d", "version": version})
-}
-
 fn all_nodes(world: &World) -> impl Iterator<Item = (usize, &String)> {
     [&world.node].into_iter().chain(&world.nodes).enumerate()
-}
-
-fn node(name: &str) -> Value {
-    json!({"node": name, "id": format!("node/{name}"), "type": "node", "status": "online",
-           "level": ""})
 }
 
 fn cluster_status(world: &World) -> Value {
@@ -140,65 +83,20 @@ fn cluster_status(world: &World) -> Value {
     Value::Array(all)
 }
 
-fn resources(world: &World, args: &Args) -> Result<Value, Fail> {
-    let wanted = args.value("type");
-    if let Some(other) = wanted.filter(|kind| !["vm", "storage", "node", "sdn"].contains(kind)) {
-        let why = format!(
-            "type: value '{other}' does not have a value in the enumeration \
-             'vm, storage, node, sdn'"
-        );
-        return Err(Fail::new(2, format!("400 Parameter verification failed.\n{why}")));
+fn guests(world: &World, args: &Args) -> Result<Value, Fail> {
+    if args.value("type") != Some("vm") {
+        return Err(Fail::fake("of the cluster's resources this fake knows those of type vm"));
     }
-    let is = |kind: &str| wanted.is_none_or(|wanted| wanted == kind);
-    let mut all = Vec::new();
-    if is("vm") {
-        all.extend(world.containers.iter().map(|(vmid, container)| guest(world, *vmid, container)));
-        all.extend(world.others.iter().map(|(vmid, other)| {
-            json!({"id": format!("lxc/{vmid}"), "vmid": vmid, "node": other.node, "type": "lxc",
-                   "name": other.name, "status": "running", "template": 0})
-        }));
-    }
-    if is("node") {
-        all.extend(all_nodes(world).map(|(_, name)| node(name)));
-    }
-    if is("storage") {
-        all.extend(world.storages.iter().map(|(name, storage)| {
-            json!({"id": format!("storage/{}/{name}", world.node), "storage": name,
-                   "node": world.node, "type": "storage", "plugintype": storage.kind.name(),
-                   "status": "available", "content": "images,rootdir"})
-        }));
-    }
-    Ok(Value::Array(all))
-}
-
-fn guest(world: &World, vmid: u32, container: &Container) -> Value {
-    let status = pct::as_status(world, vmid, container);
-    let mut entry = json!({
-        "id": format!("lxc/{vmid}"), "vmid": vmid, "node": world.node, "type": "lxc",
-        "name": container.hostname(vmid), "status": status["status"],
-        "template": u8::from(container.is_template()), "maxcpu": status["cpus"],
+    let row = |vmid: &u32, node: &str, name: &str, status: &str| {
+        json!({"id": format!("lxc/{vmid}"), "vmid": vmid, "node": node, "type": "lxc",
+               "name": name, "status": status, "template": 0})
+    };
+    let ours = world.containers.iter().map(|(vmid, container)| {
+        row(vmid, &world.node, &container.hostname(*vmid), container.status())
     });
-    const SAME: [&str; 12] = [
-        "cpu",
-        "disk",
-        "diskread",
-        "diskwrite",
-        "maxdisk",
-        "maxmem",
-        "mem",
-        "netin",
-        "netout",
-        "uptime",
-        "lock",
-        "tags",
-    ];
-    for (key, value) in SAME.iter().filter_map(|key| Some((key, status.get(*key)?))) {
-        entry[key] = value.clone();
-    }
-    if let Some(state) = world.ha.get(&format!("ct:{vmid}")) {
-        entry["hastate"] = json!(state);
-    }
-    entry
+    let others =
+        world.others.iter().map(|(vmid, other)| row(vmid, &other.node, &other.name, "running"));
+    Ok(ours.chain(others).collect())
 }
 
 fn replication(world: &World, guest: Option<&str>) -> Value {
@@ -208,11 +106,6 @@ fn replication(world: &World, guest: Option<&str>) -> Value {
                "target": job.target, "type": "local", "schedule": "*/15"})
     });
     all.collect()
-}
-
-fn ha(sid: &str, state: &str) -> Value {
-    let kind = sid.split(':').next().unwrap_or_default();
-    json!({"sid": sid, "type": kind, "state": state, "digest": DIGEST})
 }
 
 fn storage<'a>(world: &'a World, name: &str) -> Result<&'a Storage, Fail> {
@@ -245,32 +138,11 @@ fn usage(storage: &Storage) -> Value {
            "avail": total - used})
 }
 
-fn tasks(world: &World, args: &Args) -> Result<Value, Fail> {
-    let limit = args.value("limit").and_then(|text| text.parse().ok()).unwrap_or(50);
-    let source = args.value("source").unwrap_or("archive");
+fn tasks(world: &World, args: &Args) -> Value {
+    let is_active = args.value("source") == Some("active");
     let wanted = |task: &&crate::world::Task| {
-        let active = task::active(task);
-        let from = match source {
-            "active" => active,
-            "archive" => !active,
-            _ => true,
-        };
-        from && args.value("vmid").is_none_or(|vmid| vmid == task.id)
-            && args.value("typefilter").is_none_or(|kind| kind == task.kind)
+        task::active(task) == is_active && args.value("vmid").is_none_or(|vmid| vmid == task.id)
     };
     // The newest first.
-    let all = world.tasks.iter().rev().filter(wanted).take(limit);
-    Ok(all.map(|task| task::json(world, task)).collect())
-}
-
-fn task_status(world: &World, upid: &str) -> Result<Value, Fail> {
-    let missing = || Fail::new(2, format!("no such task '{upid}'"));
-    let task = world.tasks.iter().find(|task| task.upid == upid).ok_or_else(missing)?;
-    let mut shown = task::json(world, task);
-    let status = shown["status"].take();
-    shown["status"] = json!(if task::active(task) { "running" } else { "stopped" });
-    if !status.is_null() {
-        shown["exitstatus"] = status;
-    }
-    Ok(shown)
+    world.tasks.iter().rev().filter(wanted).map(|task| task::json(world, task)).collect()
 }

@@ -6,7 +6,6 @@ use crate::faults::{self, Failure, Fault};
 use crate::freezer;
 use crate::home;
 use crate::signals;
-use crate::text;
 use crate::world::{World, real_ms};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
@@ -221,14 +220,5 @@ impl Call {
             return self.say(text);
         }
         let _ = io::stderr().write_all(text.as_bytes());
-    }
-
-    /// One `printf` of text that may lie beyond Latin-1.
-    pub fn print(&self, line: &str, place: &str) {
-        let (bytes, wide) = text::printed(line);
-        if wide {
-            self.warn(&format!("Wide character in printf at {place}.\n"));
-        }
-        self.say_bytes(&bytes);
     }
 }

@@ -145,6 +145,10 @@ impl Container {
         self.config.get("template").is_some_and(|value| value == "1")
     }
 
+    pub fn status(&self) -> &'static str {
+        if self.running { "running" } else { "stopped" }
+    }
+
     pub fn lock(&self) -> Option<&str> {
         self.config.get("lock").map(String::as_str)
     }

@@ -6,16 +6,16 @@ mod read;
 mod rollback;
 mod snapshot;
 
-pub use power::{shutdown, start, stop};
-pub use read::{as_status, can_snapshot, snapshots};
-pub use rollback::rollback;
-pub use snapshot::{delsnapshot, snapshot};
+pub use read::{as_status, snapshots};
 
 use crate::args::{self, Args, Shape};
 use crate::call::Call;
 use crate::fail::Fail;
 use crate::task;
 use crate::world::Task;
+use power::{shutdown, start, stop};
+use rollback::rollback;
+use snapshot::{delsnapshot, snapshot};
 
 const fn shape(
     usage: &'static str,
@@ -27,29 +27,26 @@ const fn shape(
 }
 
 /// What a command does as a task.
-pub type Work = fn(&Call, &Args) -> Result<Task, Fail>;
+type Work = fn(&Call, &Args) -> Result<Task, Fail>;
 
 const VMID: &[&str] = &["vmid"];
 const NAMED: &[&str] = &["vmid", "snapname"];
 
 /// Proxmox's commands that this fake knows.
-pub const SNAPSHOT: Shape<'static> =
+const SNAPSHOT: Shape<'static> =
     shape("pct snapshot <vmid> <snapname> [OPTIONS]", NAMED, &["description"], &[]);
-pub const ROLLBACK: Shape<'static> =
+const ROLLBACK: Shape<'static> =
     shape("pct rollback <vmid> <snapname> [OPTIONS]", NAMED, &[], &["start"]);
-pub const DELSNAPSHOT: Shape<'static> =
+const DELSNAPSHOT: Shape<'static> =
     shape("pct delsnapshot <vmid> <snapname> [OPTIONS]", NAMED, &[], &["force"]);
-pub const START: Shape<'static> =
+const START: Shape<'static> =
     shape("pct start <vmid> [OPTIONS]", VMID, &[], &["skiplock", "debug"]);
-pub const STOP: Shape<'static> =
+const STOP: Shape<'static> =
     shape("pct stop <vmid> [OPTIONS]", VMID, &[], &["skiplock", "overrule-shutdown"]);
-pub const SHUTDOWN: Shape<'static> =
+const SHUTDOWN: Shape<'static> =
     shape("pct shutdown <vmid> [OPTIONS]", VMID, &["timeout"], &["forceStop"]);
-const LIST: Shape<'static> = shape("pct list", &[], &[], &[]);
-const STATUS: Shape<'static> = shape("pct status <vmid> [OPTIONS]", VMID, &[], &["verbose"]);
-const CONFIG: Shape<'static> =
-    shape("pct config <vmid> [OPTIONS]", VMID, &["snapshot"], &["current"]);
-const LISTSNAPSHOT: Shape<'static> = shape("pct listsnapshot <vmid>", VMID, &[], &[]);
+const STATUS: Shape<'static> = shape("pct status <vmid> [OPTIONS]", VMID, &[], &[]);
+const CONFIG: Shape<'static> = shape("pct config <vmid> [OPTIONS]", VMID, &[], &["current"]);
 const UNLOCK: Shape<'static> = shape("pct unlock <vmid>", VMID, &[], &[]);
 const PUSH: Shape<'static> = shape(
     "pct push <vmid> <file> <destination> [OPTIONS]",
@@ -66,10 +63,8 @@ pub fn run(call: &Call) -> Result<i32, Fail> {
     };
     let taken = |shape: &Shape| args::parse(shape, rest);
     match command.as_str() {
-        "list" => read::list(call, &taken(&LIST)?),
         "status" => read::status(call, &taken(&STATUS)?),
         "config" => read::config(call, &taken(&CONFIG)?),
-        "listsnapshot" => read::listsnapshot(call, &taken(&LISTSNAPSHOT)?),
         "unlock" => power::unlock(call, &taken(&UNLOCK)?),
         "exec" => guest::exec(call, &taken(&EXEC)?),
         "push" => guest::push(call, &taken(&PUSH)?),
@@ -88,7 +83,7 @@ pub fn run(call: &Call) -> Result<i32, Fail> {
 }
 
 /// Those of the real one that nothing here answers.
-const KNOWN: [&str; 23] = [
+const KNOWN: [&str; 25] = [
     "clone",
     "console",
     "cpusets",
@@ -99,6 +94,8 @@ const KNOWN: [&str; 23] = [
     "fsck",
     "fstrim",
     "help",
+    "list",
+    "listsnapshot",
     "migrate",
     "mount",
     "move-volume",

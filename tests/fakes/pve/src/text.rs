@@ -1,8 +1,5 @@
 //! Text as Perl and Proxmox handle it: what a description becomes on its way into the file and
-//! back, and on its way out to a terminal.
-
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
+//! back.
 
 /// The lines that the file keeps: empty ones at the end are lost.
 pub fn lines(text: &str) -> impl Iterator<Item = &str> {
@@ -46,20 +43,4 @@ fn utf8_locale() -> bool {
         let locale = locale.to_ascii_lowercase();
         locale.contains("utf-8") || locale.contains("utf8")
     })
-}
-
-/// One `printf` of Perl to a stream without a character set: Latin-1 where that is possible, else
-/// UTF-8 and a warning (which is true).
-pub fn printed(line: &str) -> (Vec<u8>, bool) {
-    let latin: Option<Vec<u8>> = line.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
-    match latin {
-        Some(bytes) => (bytes, false),
-        None => (line.as_bytes().to_vec(), true),
-    }
-}
-
-/// `%F %H:%M:%S` in the local time zone.
-pub fn local_time(epoch: i64) -> String {
-    let Ok(time) = Timestamp::from_second(epoch) else { return String::new() };
-    time.to_zoned(TimeZone::system()).strftime("%F %H:%M:%S").to_string()
 }

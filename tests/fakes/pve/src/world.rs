@@ -14,10 +14,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[serde(deny_unknown_fields, default)]
 pub struct World {
     pub node: String,
-    /// 7, 8 or 9.
-    pub version: u8,
-    /// Columns that a level of `pct listsnapshot` is set in; by default that of the version.
-    pub indent: Option<usize>,
     /// The cluster's name; none for a single node.
     pub cluster: Option<String>,
     /// The other nodes of the cluster.
@@ -129,8 +125,6 @@ impl Default for World {
     fn default() -> World {
         World {
             node: "pve1".to_owned(),
-            version: 8,
-            indent: None,
             cluster: None,
             nodes: Vec::new(),
             quorate: true,

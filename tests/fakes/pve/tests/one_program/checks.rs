@@ -62,7 +62,7 @@ fn a_container_of_another_node_or_none_is_no_file() {
         for command in ["snapshot", "rollback", "delsnapshot"] {
             node.run(&format!("pct {command} {id} s1")).died(&text);
         }
-        for command in ["status", "config", "listsnapshot", "unlock"] {
+        for command in ["status", "config", "unlock"] {
             node.run(&format!("pct {command} {id}")).is(2, "", &format!("{text}\n"));
         }
         node.run(&format!("pct start {id}")).died(&text);
@@ -72,7 +72,7 @@ fn a_container_of_another_node_or_none_is_no_file() {
 #[test]
 fn who_is_not_root_is_told_so_in_proxmox_words() {
     let node = Node::with(json!({"root": false}));
-    for line in ["pct list", "pct snapshot 301 s1", "pvesh get /version --output-format json"] {
+    for line in ["pct status 301", "pct snapshot 301 s1", "pvesh get /storage"] {
         let told = node.run(line);
         assert_eq!((told.rc, told.text()), (Some(255), ""), "{line}");
         assert!(told.err.starts_with("ipcc_send_rec[1] failed: Unknown error -1\n"), "{line}");
@@ -82,7 +82,7 @@ fn who_is_not_root_is_told_so_in_proxmox_words() {
 #[test]
 fn without_the_cluster_s_file_system_nothing_is_answered() {
     let node = Node::with(json!({"pmxcfs": false}));
-    for line in ["pct status 301", "pvesh get /version"] {
+    for line in ["pct status 301", "pvesh get /storage"] {
         let told = node.run(line);
         assert_eq!(told.rc, Some(111), "{line}");
         assert!(told.err.starts_with("ipcc_send_rec[1] failed: Connection refused\n"), "{line}");
@@ -196,5 +196,5 @@ fn what_the_fake_does_not_know_is_loud() {
     assert_eq!(told.rc, Some(255));
     assert!(told.err.starts_with("ERROR: unknown command 'pct frobnicate'\n"), "{}", told.err);
     std::fs::write(node.home().join("faults.json"), r#"[{"command": "pct", "slow": 1}]"#).unwrap();
-    assert_eq!(node.run("pct list").rc, Some(99), "a fault that nobody obeys");
+    assert_eq!(node.run("pct status 301").rc, Some(99), "a fault that nobody obeys");
 }
