@@ -109,7 +109,7 @@ def flips_under_load(edge: Edge, size: Size, ansible: Ansible) -> Users:
     direct, by_playbook = (size.map_flips, size.playbook_flips) if method == "map" else (size.reload_flips, 0)
     apart = APART[method]
     flips: list[tuple[int, str]] = []
-    with edge.load(CONNECTIONS, ws=True, settle=1000) as load:
+    with edge.load(CONNECTIONS, ws=True) as load:
         color = "blue"
         for _flip in range(direct):
             color = OTHER[color]

@@ -151,7 +151,7 @@ def good(took: Took, ok: bool = True) -> Took:
 
 def measure(place: Path, rounds: int) -> tuple[list[Seen], Failures, float, float]:
     load_seen = Failures()
-    options = {"connections": 4, "pause": 5, "settle": 200}
+    options = {"connections": 4, "pause": 5}
     ours, theirs, empty, back, until_back = [], [], [], [], []
     (place / "ours").mkdir()
     (place / "theirs").mkdir()
@@ -178,8 +178,8 @@ def measure(place: Path, rounds: int) -> tuple[list[Seen], Failures, float, floa
             assert shop.serves()[1] == sha(1)
             back.append(took)
             load_seen.add(load.report)
-            turned = next(change for change in load.report["changes"] if change["to"] == color)
-            until_back.append((turned["first_new_ns"] - took.first_began()) / 1e9)
+            turned = next(first for word, first, _last, _many in load.report["runs"] if word == color)
+            until_back.append((turned - took.first_began()) / 1e9)
         before = shop.serves()
         with shop.load(**options) as load:
             took = good(shop.book("deploy_app", release_sha=sha(90)), ok=False)

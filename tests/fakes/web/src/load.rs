@@ -49,7 +49,6 @@ pub fn run(words: &[String]) -> Result<()> {
         "method",
         "timeout",
         "pause",
-        "settle",
         "report",
     ];
     let args = Args::parse(words, &known, &["ws"])?;
@@ -79,10 +78,9 @@ pub fn run(words: &[String]) -> Result<()> {
         waiting: AtomicU64::new(connections + u64::from(args.has("ws"))),
         report: args.get("report")?,
     };
-    let settle = Duration::from_millis(args.get("settle")?.unwrap_or(50));
     listen_to_signals()?;
     let fresh = (connections as f64 * share).round() as u64;
-    let mut report = Report::begin(settle);
+    let mut report = Report::begin();
     thread::scope(|scope| {
         let socket = args.has("ws").then(|| scope.spawn(|| hold_web_socket(&plan)));
         let plan = &plan;

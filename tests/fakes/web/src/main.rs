@@ -18,7 +18,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: web serve --port P --colour C --release R [--listen ADDRESS] [--health PATH] [--control SOCKET]
        web load --url URL --connections N (--seconds S | --requests N) [--fresh-share 0.5]
-                [--header 'Name: value'] [--method GET] [--timeout 5] [--pause MS] [--settle MS]
+                [--header 'Name: value'] [--method GET] [--timeout 5] [--pause MS]
                 [--ws] [--report FILE]
 ";
 

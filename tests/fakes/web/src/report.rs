@@ -13,11 +13,7 @@ const MOST_RUNS: usize = 20_000;
 
 /// Nanoseconds of CLOCK_MONOTONIC, which is one clock for every process of a machine.
 pub fn now() -> u64 {
-    clock(ClockId::CLOCK_MONOTONIC)
-}
-
-fn clock(which: ClockId) -> u64 {
-    clock_gettime(which)
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
         .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }
 
@@ -80,23 +76,12 @@ pub struct Report {
     all: Tally,
     pub lost_workers: u64,
     pub web_socket: Value,
-    settle: u64,
     begun: u64,
-    /// What to add to the monotonic clock to get the time of day.
-    wall: u64,
 }
 
 impl Report {
-    pub fn begin(settle: Duration) -> Report {
-        let begun = now();
-        Report {
-            all: Tally::default(),
-            lost_workers: 0,
-            web_socket: Value::Null,
-            settle: settle.as_nanos() as u64,
-            begun,
-            wall: clock(ClockId::CLOCK_REALTIME) - begun,
-        }
+    pub fn begin() -> Report {
+        Report { all: Tally::default(), lost_workers: 0, web_socket: Value::Null, begun: now() }
     }
 
     pub fn add(&mut self, tally: Tally) {
@@ -135,7 +120,6 @@ impl Report {
             "failures": first_failures,
             "keepalive_retries": all.keepalive_retries,
             "answers": answers,
-            "changes": self.changes(),
             "runs": runs.iter().take(MOST_RUNS).collect::<Vec<_>>(),
             "runs_left_off": runs.len().saturating_sub(MOST_RUNS),
             "milliseconds": self.milliseconds(),
@@ -153,41 +137,6 @@ impl Report {
         let rows = self.all.seen.chunk_by(|one, next| one.word == next.word);
         rows.map(|row| json!([self.name(row[0].word), row[0].at, row[row.len() - 1].at, row.len()]))
             .collect()
-    }
-
-    /// Each time that another word took over: the first answer of it, and the last of the word
-    /// before. What was under way at that moment may still say the old one, so a word counts as
-    /// new again only when it had not been heard for a while, and not right after another change.
-    fn changes(&self) -> Vec<Value> {
-        let seen = &self.all.seen;
-        let mut last_heard: BTreeMap<u16, u64> = BTreeMap::new();
-        // (from, to, place of the first answer)
-        let mut turns: Vec<(u16, u16, usize)> = Vec::new();
-        let mut current = seen.first().map(|seen| seen.word);
-        for (at, one) in seen.iter().enumerate() {
-            let heard = last_heard.insert(one.word, one.at);
-            let turned = turns.last().map(|turn| seen[turn.2].at);
-            let long_ago = |time: u64| one.at - time > self.settle;
-            let is_new = heard.is_none_or(long_ago) && turned.is_none_or(long_ago);
-            if let Some(before) = current.filter(|before| *before != one.word && is_new) {
-                turns.push((before, one.word, at));
-                current = Some(one.word);
-            }
-        }
-        let last_of = |word: u16, turn: usize| {
-            let start = turn.checked_sub(1).map_or(0, |before| turns[before].2);
-            let end = turns.get(turn + 1).map_or(seen.len(), |next| next.2);
-            seen[start..end].iter().rev().find(|seen| seen.word == word).map_or(0, |seen| seen.at)
-        };
-        let describe = |(turn, (from, to, first)): (usize, &(u16, u16, usize))| {
-            let (first, last) = (seen[*first].at, last_of(*from, turn));
-            json!({
-                "from": self.name(*from), "to": self.name(*to),
-                "first_new_ns": first, "last_old_ns": last,
-                "first_new_wall_ns": first + self.wall, "last_old_wall_ns": last + self.wall,
-            })
-        };
-        turns.iter().enumerate().map(describe).collect()
     }
 
     fn milliseconds(&self) -> Value {
@@ -209,37 +158,19 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn report(answers: &[(u64, &str)]) -> Value {
-        let mut report = Report::begin(Duration::from_nanos(50));
-        for (at, word) in answers {
+    #[test]
+    fn answers_of_one_word_in_a_row_are_a_run() {
+        let mut report = Report::begin();
+        for (at, word) in [(10, "blue"), (70, "green"), (90, "green"), (80, "blue")] {
             let mut tally = Tally::default();
             let word = tally.word(word);
-            tally.seen.push(Seen { at: *at, micros: 1, word });
+            tally.seen.push(Seen { at, micros: 1, word });
             report.add(tally);
         }
-        report.finish()
-    }
-
-    #[test]
-    fn a_change_is_seen_with_its_stragglers() {
-        let seen = report(&[
-            (10, "blue"),
-            (70, "green"),
-            (75, "blue"),
-            (90, "green"),
-            (200, "blue"),
-            (210, "green"),
-            (220, "blue"),
-        ]);
-        let changes: Vec<_> = (seen["changes"].as_array().into_iter().flatten())
-            .map(|change| (&change["to"], &change["first_new_ns"], &change["last_old_ns"]))
-            .collect();
-        assert_eq!(
-            changes,
-            [(&json!("green"), &json!(70), &json!(75)), (&json!("blue"), &json!(200), &json!(210))]
-        );
-        assert_eq!(seen["runs"][0], json!(["blue", 10, 10, 1]));
-        assert_eq!(seen["answers"], json!({"blue": 4, "green": 3}));
+        let seen = report.finish();
+        let runs = [("blue", 10), ("green", 70), ("blue", 80), ("green", 90)];
+        assert_eq!(seen["runs"], json!(runs.map(|(word, at)| json!([word, at, at, 1]))));
+        assert_eq!(seen["answers"], json!({"blue": 2, "green": 2}));
     }
 
     #[test]
@@ -250,7 +181,7 @@ mod tests {
             tally.record(now(), false, &Ok(answer));
         }
         tally.record(now(), true, &Err("closed without an answer".to_owned()));
-        let mut report = Report::begin(Duration::ZERO);
+        let mut report = Report::begin();
         report.add(tally);
         let report = report.finish();
         assert_eq!(report["failed"], 4);
