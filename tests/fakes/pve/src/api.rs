@@ -102,7 +102,7 @@ fn guests(world: &World, args: &Args) -> Result<Value, Fail> {
 fn replication(world: &World, guest: Option<&str>) -> Value {
     let wanted = |id: u32| guest.is_none_or(|guest| guest == id.to_string());
     let all = world.replication.iter().filter(|job| wanted(job.guest)).map(|job| {
-        json!({"id": job.id(), "guest": job.guest, "jobnum": job.jobnum, "source": world.node,
+        json!({"id": format!("{}-0", job.guest), "guest": job.guest, "jobnum": 0, "source": world.node,
                "target": job.target, "type": "local", "schedule": "*/15"})
     });
     all.collect()

@@ -1,6 +1,5 @@
-//! Command lines as Proxmox's own parser reads them: options anywhere, with one or two dashes, any
-//! unambiguous beginning, any case, `--name value` and `--name=value`. Invariant: what Proxmox
-//! refuses is refused with its words.
+//! Command lines as Proxmox's own parser reads them: options anywhere, `--name value` and
+//! `--name=value`. Invariant: what Proxmox refuses is refused with its words.
 
 use crate::fail::Fail;
 use std::collections::BTreeMap;
@@ -49,31 +48,28 @@ pub fn parse(shape: &Shape, argv: &[String]) -> Result<Args, Fail> {
             free.extend(words.by_ref().cloned());
             break;
         }
-        let Some(option) = word.strip_prefix('-').filter(|rest| !rest.is_empty()) else {
+        let Some(option) = word.strip_prefix("--") else {
             free.push(word.clone());
             continue;
         };
-        let option = option.strip_prefix('-').unwrap_or(option);
         let (given, glued) = match option.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (option, None),
         };
-        let (name, is_flag) = find(shape, given).map_err(|why| {
-            Fail::new(2, format!("{why}\n400 unable to parse option\n{}", shape.usage))
+        let is_given = |name: &&&'static str| **name == given;
+        let flag = shape.flags.iter().find(is_given);
+        let name = flag.or_else(|| shape.values.iter().find(is_given));
+        let name = name.ok_or_else(|| {
+            refused(&format!("Unknown option: {given}\n400 unable to parse option"))
         })?;
+        let is_flag = flag.is_some();
         let value = match glued {
             Some(value) => value,
             None if is_flag => {
                 words.next_if(|next| !next.starts_with('-')).cloned().unwrap_or_default()
             }
             None => words.next().cloned().ok_or_else(|| {
-                Fail::new(
-                    2,
-                    format!(
-                        "Option {given} requires an argument\n400 unable to parse option\n{}",
-                        shape.usage
-                    ),
-                )
+                refused(&format!("Option {given} requires an argument\n400 unable to parse option"))
             })?,
         };
         if is_flag && truth(&value).is_none() {
@@ -95,22 +91,6 @@ pub fn parse(shape: &Shape, argv: &[String]) -> Result<Args, Fail> {
     }
     check(shape, &args)?;
     Ok(args)
-}
-
-fn find(shape: &Shape, given: &str) -> Result<(&'static str, bool), String> {
-    let low = given.to_ascii_lowercase();
-    let flags = shape.flags.iter().map(|name| (*name, true));
-    let all: Vec<_> = shape.values.iter().map(|name| (*name, false)).chain(flags).collect();
-    if let Some(exact) = all.iter().find(|(name, _)| name.to_ascii_lowercase() == low) {
-        return Ok(*exact);
-    }
-    let begun: Vec<_> =
-        all.iter().filter(|(name, _)| name.to_ascii_lowercase().starts_with(&low)).collect();
-    match begun[..] {
-        [one] if !low.is_empty() => Ok(*one),
-        [] => Err(format!("Unknown option: {given}")),
-        _ => Err(format!("Option {given} is ambiguous")),
-    }
 }
 
 fn truth(value: &str) -> Option<bool> {

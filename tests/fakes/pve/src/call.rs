@@ -29,6 +29,9 @@ pub struct Call {
     pub worker: bool,
 }
 
+/// How long a lock file is waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// When a process began, in the kernel's words; empty when there is none or it is dead already.
 pub fn birth(pid: i32) -> String {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -60,7 +63,7 @@ impl Call {
         let name = format!("{program} {}", argv.first().map_or("", String::as_str));
         let name = name.trim_end();
         let all = faults::read(&home)?;
-        let (faults, refused, latency) = home::change(&home, |world| {
+        let (faults, refused) = home::change(&home, |world| {
             world.calls += 1;
             *world.counts.entry(name.to_owned()).or_default() += 1;
             let mut meant = Vec::new();
@@ -78,14 +81,13 @@ impl Call {
             let path = home.join("calls.jsonl");
             let mut log = OpenOptions::new().create(true).append(true).open(path)?;
             log.write_all(format!("{line}\n").as_bytes())?;
-            Ok((meant, refusal(world, program), world.timings.call))
+            Ok((meant, refusal(world, program)))
         })?;
         let caller = (parent, birth(parent));
         let call = Call { home, program: program.to_owned(), argv, caller, faults, worker: false };
         if let Some(fail) = refused {
             return Err(fail);
         }
-        call.sleep(latency)?;
         call.point("begin")?;
         Ok(call)
     }
@@ -169,33 +171,15 @@ impl Call {
     /// With the lock file of a container's configuration, as Proxmox takes it.
     pub fn locked<T>(&self, vmid: u32, work: impl FnOnce() -> Result<T, Fail>) -> Result<T, Fail> {
         let name = format!("pve-config-{vmid}.lock");
-        self.with_lock_file(&name, &format!("/run/lock/lxc/{name}"), work)
-    }
-
-    /// With the lock that keeps replication and migration away.
-    pub fn migration_locked<T>(
-        &self,
-        vmid: u32,
-        work: impl FnOnce() -> Result<T, Fail>,
-    ) -> Result<T, Fail> {
-        let name = format!("pve-migrate-{vmid}");
-        self.with_lock_file(&name, &format!("/var/lock/pve-manager/{name}"), work)
-    }
-
-    fn with_lock_file<T>(
-        &self,
-        name: &str,
-        shown: &str,
-        work: impl FnOnce() -> Result<T, Fail>,
-    ) -> Result<T, Fail> {
         // Held until it is closed.
-        let file = home::lock_file(&self.home, name)?;
+        let file = home::lock_file(&self.home, &name)?;
         if !home::try_lock(&file)? {
             self.warn("trying to acquire lock...\n");
-            let end = Instant::now() + Duration::from_millis(self.world()?.timings.lock);
+            let end = Instant::now() + LOCK_TIMEOUT;
             while !home::try_lock(&file)? {
                 if Instant::now() >= end {
-                    return Err(Fail::died(format!("can't lock file '{shown}' - got timeout")));
+                    let text = format!("can't lock file '/run/lock/lxc/{name}' - got timeout");
+                    return Err(Fail::died(text));
                 }
                 self.sleep(20)?;
             }

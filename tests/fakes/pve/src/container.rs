@@ -26,8 +26,6 @@ pub struct Container {
     pub started_ms: u64,
     pub snapshots: BTreeMap<String, Snapshot>,
     pub guest: Guest,
-    /// What HA will do, and when.
-    pub power: Option<Power>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -39,13 +37,6 @@ pub struct Snapshot {
     pub snaptime: i64,
     /// `prepare` or `delete` when it is not complete.
     pub snapstate: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Power {
-    pub at_ms: u64,
-    pub running: bool,
 }
 
 /// What is inside.
@@ -66,10 +57,6 @@ pub struct Guest {
     pub shutdown_ms: u64,
     /// A shutdown does nothing.
     pub deaf: bool,
-    /// Warnings of the task that starts it.
-    pub start_warnings: Vec<String>,
-    /// What the start says when a fault makes it fail.
-    pub start_log: Vec<String>,
     pub journal: Vec<String>,
     pub exec: Vec<Answer>,
     /// A folder with its root file system: what nothing above answers is run there for real, files
@@ -86,8 +73,6 @@ pub struct Answer {
     pub stdout: String,
     pub stderr: String,
     pub slow_ms: u64,
-    /// From a start until then it ends with rc 1 and says nothing.
-    pub ready_ms: u64,
 }
 
 impl Default for Guest {
@@ -100,8 +85,6 @@ impl Default for Guest {
             systemd: "running".to_owned(),
             shutdown_ms: 0,
             deaf: false,
-            start_warnings: Vec::new(),
-            start_log: Vec::new(),
             journal: Vec::new(),
             exec: Vec::new(),
             root: String::new(),
@@ -125,9 +108,6 @@ const NUMBERS: [&str; 10] = [
 
 impl Container {
     pub fn settle(&mut self, now: u64) {
-        if let Some(power) = self.power.take_if(|power| power.at_ms <= now) {
-            self.set_running(power.running, power.at_ms);
-        }
         let dies = self.guest.dies_after_ms.map(|ms| self.started_ms + ms);
         if self.running && self.started_ms > 0 && dies.is_some_and(|at| at <= now) {
             self.set_running(false, now);

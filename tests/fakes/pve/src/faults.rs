@@ -16,12 +16,9 @@ pub struct Fault {
     #[serde(default)]
     pub args: Option<String>,
     /// Only the nth of the calls that fit (from the first call that saw this very fault in this
-    /// world); without it and `from`, each of them.
+    /// world); without it each of them.
     #[serde(default)]
     pub nth: Option<u64>,
-    /// From the nth on.
-    #[serde(default)]
-    pub from: Option<u64>,
     /// The point; see the head of `main.rs`.
     #[serde(default = "begin")]
     pub at: String,
@@ -49,9 +46,6 @@ pub struct Failure {
     pub text: String,
     #[serde(default = "died")]
     pub rc: i32,
-    /// On stdout, before.
-    #[serde(default)]
-    pub said: Option<String>,
 }
 
 fn begin() -> String {
@@ -70,13 +64,13 @@ impl Fault {
     }
 
     pub fn counts(&self, hit: u64) -> bool {
-        self.nth.is_none_or(|nth| nth == hit) && self.from.is_none_or(|from| hit >= from)
+        self.nth.is_none_or(|nth| nth == hit)
     }
 }
 
 impl From<Failure> for Fail {
     fn from(failure: Failure) -> Fail {
-        Fail { said: failure.said, ..Fail::new(failure.rc, failure.text) }
+        Fail::new(failure.rc, failure.text)
     }
 }
 

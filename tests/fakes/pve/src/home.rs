@@ -13,12 +13,9 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-/// The folder for whoever was called by this name: the environment names it, or a file beside the
-/// link does, which works where the environment is emptied.
+/// The folder for whoever was called by this name: a file beside the link names it, which works
+/// where the environment is emptied.
 pub fn find(called: &str) -> Result<PathBuf, Fail> {
-    if let Some(home) = std::env::var_os("FAKE_PVE") {
-        return Ok(home.into());
-    }
     let beside = |program: &Path| fs::read_to_string(program.parent()?.join("fake-pve-home")).ok();
     let named = if called.contains('/') {
         beside(Path::new(called))
@@ -29,9 +26,8 @@ pub fn find(called: &str) -> Result<PathBuf, Fail> {
             .find(|program| program.is_file())
             .and_then(|program| beside(&program))
     };
-    let named = named.ok_or_else(|| {
-        Fail::fake(format!("no world: neither FAKE_PVE nor a file fake-pve-home beside {called}"))
-    })?;
+    let named = named
+        .ok_or_else(|| Fail::fake(format!("no world: no file fake-pve-home beside {called}")))?;
     Ok(PathBuf::from(named.trim_end_matches('\n')))
 }
 

@@ -9,17 +9,16 @@
 //! | `calls.jsonl` | one line a call: call, ms, program, argv, pid, caller |
 //! | `etc-pve` | stands for `/etc/pve`: `nodes/<node>/lxc/<id>.conf`, `local`, `lxc` |
 //! | `cgroup` | stands for `/sys/fs/cgroup`: the freezer of each running container |
-//! | `lock` | lock files: `pve-config-<id>.lock`, `pve-migrate-<id>` |
+//! | `lock` | lock files: `pve-config-<id>.lock` |
 //! | `bin` | `pct`, `pvesh`, `lxc-unfreeze`, `lxc-info` (links to this program) and `fake-pve-home`, made by `init` |
 //!
-//! The folder is named by `FAKE_PVE`, or by the file `fake-pve-home` beside the link that was
-//! called: that needs no environment. A test builds it with `cargo build -p pve`, then
+//! The folder is named by the file `fake-pve-home` beside the link that was called: that needs no
+//! environment. A test builds it with `cargo build -p pve`, then
 //!
 //! ```text
 //! fake-pve init HOME [WORLD.json | -]   a world (a small one by default) and HOME/bin
 //! fake-pve patch HOME JSON              a JSON merge patch; null is the default again
 //! fake-pve show HOME                    the world, after whatever has happened by itself
-//! fake-pve hold HOME LOCK MS            hold a lock file: pve-config-301.lock
 //! ```
 //!
 //! and may write `world.json` and `faults.json` itself while nothing runs.
@@ -30,9 +29,8 @@
 //! container; `start` (a `fail` with an empty text says what Proxmox says) and `started`; `end`,
 //! after the result was told.
 //! A fault is `slow_ms`, `patch` (the world changes: a lock appears, quorum goes), `kill_caller`
-//! (SIGKILL to the process that called), `kill_self`, `hang`, `fail`. `nth` and `from` count the
-//! calls that fit the fault. What happens by itself, with time or with the count of calls, stands
-//! in the world as `events`.
+//! (SIGKILL to the process that called), `kill_self`, `hang`, `fail`. `nth` counts the calls that
+//! fit the fault. What happens by itself, with time, stands in the world as `events`.
 //!
 //! A snapshot of a running container freezes it from `locked` until after `volumes`, so a worker that
 //! is killed there leaves it frozen: it counts as running, nothing can be run in it, `shutdown` hangs

@@ -115,31 +115,23 @@ impl World {
         storage.is_some_and(|storage| storage.kind == Kind::Rbd)
     }
 
-    /// The snapshots that stand in the way of a rollback: only ZFS cannot step over newer ones.
-    pub fn blockers(&self, mount: &Mount, snapshot: &str) -> Result<Vec<String>, Fail> {
+    /// Whether no newer snapshot stands in the way: only ZFS cannot step over them.
+    pub fn can_roll_back(&self, mount: &Mount, snapshot: &str) -> Result<(), Fail> {
         let volid = &mount.volid;
         let Some((name, _)) = mount.on_storage() else {
             let text = format!("snapshot rollback file/device '{volid}' is not possible");
             return Err(Fail::died(text));
         };
         if self.storage(name)?.kind != Kind::Zfspool {
-            return Ok(Vec::new());
-        }
-        let kept = self.volumes.get(volid).map_or(&[][..], |volume| &volume.snapshots);
-        let Some(place) = kept.iter().position(|kept| kept.name == snapshot) else {
-            let text = format!("can't rollback, snapshot '{snapshot}' does not exist on '{volid}'");
-            return Err(Fail::died(text));
-        };
-        Ok(kept[place + 1..].iter().map(|kept| kept.name.clone()).collect())
-    }
-
-    pub fn can_roll_back(&self, mount: &Mount, snapshot: &str) -> Result<(), Fail> {
-        if self.blockers(mount, snapshot)?.is_empty() {
             return Ok(());
         }
-        let volid = &mount.volid;
-        let text = format!("can't rollback, '{snapshot}' is not most recent snapshot on '{volid}'");
-        Err(Fail::died(text))
+        let kept = self.volumes.get(volid).map_or(&[][..], |volume| &volume.snapshots);
+        let text = match kept.iter().position(|kept| kept.name == snapshot) {
+            Some(place) if place + 1 == kept.len() => return Ok(()),
+            Some(_) => format!("'{snapshot}' is not most recent snapshot on '{volid}'"),
+            None => format!("snapshot '{snapshot}' does not exist on '{volid}'"),
+        };
+        Err(Fail::died(format!("can't rollback, {text}")))
     }
 
     /// Does it, or fails as the storage's tool fails. `broken` is a fault's reason.

@@ -3,7 +3,7 @@
 //! killed, and ends itself when that is only asked to end.
 
 use crate::call::{Call, birth};
-use crate::fail::{DIED, Fail};
+use crate::fail::Fail;
 use crate::signals;
 use crate::world::{Task, World};
 use nix::sys::signal::{Signal, killpg};
@@ -16,16 +16,13 @@ use std::process::{Command, Stdio};
 /// The variable in which a worker finds its call.
 pub const WORKER: &str = "FAKE_PVE_WORKER";
 
-/// How many warnings the work had, or why it failed.
-pub type Worked = Result<usize, Fail>;
-
 /// Does `work` as a task. In the command this starts a worker and answers with its end; the worker
 /// is the same program, comes here by the same way, and does it.
 pub fn run(
     call: &Call,
     kind: &str,
     vmid: u32,
-    work: impl FnOnce() -> Worked,
+    work: impl FnOnce() -> Result<(), Fail>,
 ) -> Result<Task, Fail> {
     if !call.worker {
         return command(call);
@@ -51,8 +48,7 @@ pub fn run(
     })?;
     let worked = work();
     let status = match &worked {
-        Ok(0) => "OK".to_owned(),
-        Ok(warnings) => format!("WARNINGS: {warnings}"),
+        Ok(()) => "OK".to_owned(),
         Err(fail) => {
             call.say(&fail.said.as_ref().map_or(String::new(), |said| format!("{said}\n")));
             // One line: Proxmox takes one newline away and makes blanks of the others.
@@ -94,17 +90,11 @@ fn command(call: &Call) -> Result<Task, Fail> {
     task.ok_or_else(|| Fail::fake("the worker ended before its task began"))
 }
 
-/// What a task's end leaves on stderr, and whether it failed.
-pub fn report(call: &Call, task: &Task) -> Result<(), Fail> {
+/// Whether a task failed, and what it leaves on stderr then.
+pub fn report(task: &Task) -> Result<(), Fail> {
     match task.status.as_deref() {
         Some("OK") => Ok(()),
-        Some(status) => match status.strip_prefix("WARNINGS: ") {
-            Some(count) => {
-                call.warn(&format!("Task finished with {count} warning(s)!\n"));
-                Ok(())
-            }
-            None => Err(Fail::new(DIED, status)),
-        },
+        Some(status) => Err(Fail::died(status)),
         None => Err(Fail::died("got unexpected control message:  ")),
     }
 }

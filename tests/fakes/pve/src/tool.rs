@@ -8,11 +8,8 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
-const USAGE: &str = "usage: fake-pve init HOME [WORLD.json | -] | patch HOME JSON | show HOME | \
-                     hold HOME LOCK MS";
+const USAGE: &str = "usage: fake-pve init HOME [WORLD.json | -] | patch HOME JSON | show HOME";
 
 /// One container on ZFS with two volumes.
 const SAMPLE: &str = include_str!("sample.json");
@@ -38,7 +35,6 @@ pub fn run(argv: &[String]) -> Result<i32, Fail> {
             let world = home::change(Path::new(home), |world| Ok(world.clone()))?;
             Ok(writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&world)?)?)
         }
-        ["hold", home, lock, ms] => hold(Path::new(home), lock, ms),
         _ => Err(Fail::fake(USAGE)),
     }?;
     Ok(0)
@@ -55,17 +51,4 @@ fn init(home: &Path, world: &str) -> Result<(), Fail> {
         symlink(std::env::current_exe()?, bin.join(name))?;
     }
     Ok(fs::write(bin.join("fake-pve-home"), format!("{}\n", home.display()))?)
-}
-
-/// Says `held` when it holds the lock.
-fn hold(home: &Path, lock: &str, ms: &str) -> Result<(), Fail> {
-    let ms = ms.parse().map_err(|error| Fail::fake(format!("{ms}: {error}")))?;
-    let file = home::lock_file(home, lock)?;
-    if !home::try_lock(&file)? {
-        return Err(Fail::fake(format!("{lock} is held by another")));
-    }
-    writeln!(io::stdout(), "held")?;
-    io::stdout().flush()?;
-    thread::sleep(Duration::from_millis(ms));
-    Ok(())
 }

@@ -34,7 +34,6 @@ pub struct World {
     /// Managed by HA: `ct:301` and the state that HA wants (`started`, `stopped`).
     pub ha: BTreeMap<String, String>,
     pub replication: Vec<Replication>,
-    pub timings: Timings,
     /// The time that snapshots and tasks get, in seconds since 1970; by default the real one.
     pub clock: Option<i64>,
     /// Seconds that this machine's clock is ahead.
@@ -60,40 +59,9 @@ pub struct Other {
 pub struct Replication {
     pub guest: u32,
     pub target: String,
-    #[serde(default)]
-    pub jobnum: u32,
 }
 
-impl Replication {
-    pub fn id(&self) -> String {
-        format!("{}-{}", self.guest, self.jobnum)
-    }
-}
-
-/// In milliseconds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Timings {
-    /// What every call takes before it does anything; about a second on a real node.
-    pub call: u64,
-    /// What the snapshot, rollback or removal of one volume takes.
-    pub volume: u64,
-    /// How long a lock file is waited for.
-    pub lock: u64,
-    /// How long HA takes to do what it was asked for.
-    pub ha: u64,
-    /// What a failed shutdown waits once more; its timeout and 5 s on a real node.
-    pub after_shutdown: u64,
-}
-
-impl Default for Timings {
-    fn default() -> Timings {
-        Timings { call: 0, volume: 0, lock: 10_000, ha: 1_000, after_shutdown: 0 }
-    }
-}
-
-/// A change to the world, as a JSON merge patch, when its time has come or so many calls were
-/// begun (all together).
+/// A change to the world, as a JSON merge patch, when its time has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Event {
@@ -103,8 +71,6 @@ pub struct Event {
     /// After the first call that sees this event.
     #[serde(default)]
     pub after_ms: Option<u64>,
-    #[serde(default)]
-    pub calls: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -137,7 +103,6 @@ impl Default for World {
             volumes: BTreeMap::new(),
             ha: BTreeMap::new(),
             replication: Vec::new(),
-            timings: Timings::default(),
             clock: None,
             clock_offset: 0,
             events: Vec::new(),
@@ -173,12 +138,12 @@ impl World {
         self.containers.get(&vmid).is_some_and(|container| container.running)
     }
 
-    pub fn ha_managed(&self, vmid: u32) -> bool {
-        self.ha.contains_key(&format!("ct:{vmid}"))
-    }
-
-    pub fn replicated(&self, vmid: u32) -> impl Iterator<Item = &Replication> {
-        self.replication.iter().filter(move |job| job.guest == vmid)
+    /// What HA manages is only asked for by `pct`, and happens later.
+    pub fn not_managed(&self, vmid: u32) -> Result<(), Fail> {
+        if self.ha.contains_key(&format!("ct:{vmid}")) {
+            return Err(Fail::fake("starts and stops by HA are not part of this"));
+        }
+        Ok(())
     }
 
     /// Writing a configuration needs quorum: the cluster's file system refuses it otherwise.
@@ -201,12 +166,7 @@ impl World {
                 event.at_ms = Some(now + ms);
             }
         }
-        let calls = self.calls;
-        let due = |event: &Event| match (event.at_ms, event.calls) {
-            (Some(at), _) => at <= now,
-            (None, Some(wanted)) => calls >= wanted,
-            (None, None) => true,
-        };
+        let due = |event: &Event| event.at_ms.is_none_or(|at| at <= now);
         let all = std::mem::take(&mut self.events);
         let (past, future): (Vec<_>, Vec<_>) = all.into_iter().partition(due);
         self.events = future;

@@ -1,9 +1,8 @@
-//! `pct start`, `stop`, `shutdown`, `unlock`. Invariant: what HA manages is only asked for here,
-//! and happens later.
+//! `pct start`, `stop`, `shutdown`, `unlock`. Invariant: what HA manages is left alone.
 
 use crate::args::Args;
 use crate::call::Call;
-use crate::container::{Container, Power};
+use crate::container::Container;
 use crate::fail::{DIED, Fail};
 use crate::task;
 use crate::world::{Task, real_ms};
@@ -16,16 +15,20 @@ fn unlocked(container: &Container) -> Result<(), Fail> {
     }
 }
 
+/// What is checked before there is a task.
 fn must_run(call: &Call, vmid: u32) -> Result<(), Fail> {
-    if call.worker || call.world()?.running(vmid) {
+    let world = call.world()?;
+    world.not_managed(vmid)?;
+    if call.worker || world.running(vmid) {
         return Ok(());
     }
     Err(Fail::died(format!("CT {vmid} not running")))
 }
 
-/// What is checked before there is a task.
-pub fn before_start(call: &Call, vmid: u32) -> Result<(), Fail> {
+/// The same for a start.
+fn before_start(call: &Call, vmid: u32) -> Result<(), Fail> {
     let world = call.world()?;
+    world.not_managed(vmid)?;
     if world.running(vmid) {
         return Err(Fail::died(format!("CT {vmid} already running")));
     }
@@ -40,36 +43,24 @@ pub fn start(call: &Call, args: &Args) -> Result<Task, Fail> {
     if !call.worker {
         before_start(call, vmid)?;
     }
-    let ha = call.world()?.ha_managed(vmid);
-    task::run(call, if ha { "hastart" } else { "vzstart" }, vmid, || start_work(call, vmid))
-}
-
-/// The task itself: how many warnings it had.
-pub fn start_work(call: &Call, vmid: u32) -> Result<usize, Fail> {
-    if call.world()?.ha_managed(vmid) {
-        call.say(&format!("Requesting HA start for CT {vmid}\n"));
-        return ask_ha(call, vmid, true);
-    }
-    call.locked(vmid, || {
-        let world = call.world()?;
-        let container = world.container(vmid, DIED)?;
-        if container.is_template() {
-            return Err(Fail::died("you can't start a CT if it's a template"));
-        }
-        unlocked(container)?;
-        if let Some(failure) = call.fire("start")? {
-            container.guest.start_log.iter().for_each(|line| call.warn(&format!("{line}\n")));
-            let text = match failure.text.as_str() {
-                "" => format!("startup for container '{vmid}' failed"),
-                text => text.to_owned(),
-            };
-            return Err(Fail { text, ..failure.into() });
-        }
-        let warnings = &container.guest.start_warnings;
-        warnings.iter().for_each(|warning| call.warn(&format!("WARN: {warning}\n")));
-        set_running(call, vmid, true)?;
-        call.point("started")?;
-        Ok(warnings.len())
+    task::run(call, "vzstart", vmid, || {
+        call.locked(vmid, || {
+            let world = call.world()?;
+            let container = world.container(vmid, DIED)?;
+            if container.is_template() {
+                return Err(Fail::died("you can't start a CT if it's a template"));
+            }
+            unlocked(container)?;
+            if let Some(failure) = call.fire("start")? {
+                let text = match failure.text.as_str() {
+                    "" => format!("startup for container '{vmid}' failed"),
+                    text => text.to_owned(),
+                };
+                return Err(Fail { text, ..failure.into() });
+            }
+            set_running(call, vmid, true)?;
+            call.point("started")
+        })
     })
 }
 
@@ -80,30 +71,14 @@ fn set_running(call: &Call, vmid: u32, running: bool) -> Result<(), Fail> {
     })
 }
 
-fn ask_ha(call: &Call, vmid: u32, running: bool) -> Result<usize, Fail> {
-    call.change(|world| {
-        let at_ms = real_ms() + world.timings.ha;
-        let state = if running { "started" } else { "stopped" };
-        world.ha.insert(format!("ct:{vmid}"), state.to_owned());
-        world.container_mut(vmid, DIED)?.power = Some(Power { at_ms, running });
-        Ok(0)
-    })
-}
-
 pub fn stop(call: &Call, args: &Args) -> Result<Task, Fail> {
     let vmid = args.vmid();
     must_run(call, vmid)?;
-    let ha = call.world()?.ha_managed(vmid);
-    task::run(call, if ha { "hastop" } else { "vzstop" }, vmid, || {
-        if ha {
-            call.say(&format!("Requesting HA stop for CT {vmid}\n"));
-            return ask_ha(call, vmid, false);
-        }
+    task::run(call, "vzstop", vmid, || {
         call.locked(vmid, || {
             unlocked(call.world()?.container(vmid, DIED)?)?;
             set_running(call, vmid, false)?;
-            call.point("stopped")?;
-            Ok(0)
+            call.point("stopped")
         })
     })
 }
@@ -111,13 +86,8 @@ pub fn stop(call: &Call, args: &Args) -> Result<Task, Fail> {
 pub fn shutdown(call: &Call, args: &Args) -> Result<Task, Fail> {
     let vmid = args.vmid();
     must_run(call, vmid)?;
-    let ha = call.world()?.ha_managed(vmid);
     let seconds = args.value("timeout").and_then(|text| text.parse().ok()).unwrap_or(60u64);
-    task::run(call, if ha { "hastop" } else { "vzshutdown" }, vmid, || {
-        if ha {
-            call.say(&format!("Requesting HA stop for CT {vmid}\n"));
-            return ask_ha(call, vmid, false);
-        }
+    task::run(call, "vzshutdown", vmid, || {
         // The lock file is held for the whole wait.
         call.locked(vmid, || {
             let world = call.world()?;
@@ -135,12 +105,10 @@ pub fn shutdown(call: &Call, args: &Args) -> Result<Task, Fail> {
                     "command 'lxc-stop -n {vmid} --nokill --timeout {seconds}' failed: \
                      exit code 1\n"
                 ));
-                call.sleep(world.timings.after_shutdown)?;
                 return Err(Fail::died("container did not stop"));
             }
             set_running(call, vmid, false)?;
-            call.point("stopped")?;
-            Ok(0)
+            call.point("stopped")
         })
     })
 }

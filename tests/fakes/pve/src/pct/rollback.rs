@@ -2,13 +2,12 @@
 //! before it writes, and writes before it touches a volume; whatever fails in between leaves what
 //! the real one leaves there.
 
-use super::power;
 use super::snapshot::{kept, missing, on_volume, unlocked, volumes, write};
 use crate::args::Args;
 use crate::call::Call;
 use crate::container::{Snapshot, is_unused, mounts};
 use crate::fail::{DIED, Fail};
-use crate::storage::{Deed, Mount};
+use crate::storage::Deed;
 use crate::task;
 use crate::world::{Task, World, real_ms};
 use std::collections::BTreeMap;
@@ -16,34 +15,23 @@ use std::collections::BTreeMap;
 pub fn rollback(call: &Call, args: &Args) -> Result<Task, Fail> {
     let (vmid, name) = (args.vmid(), args.name());
     task::run(call, "vzrollback", vmid, || {
-        call.migration_locked(vmid, || {
-            call.locked(vmid, || begin_rollback(call, vmid, name))?;
-            call.point("locked")?;
-            for (nth, mount) in volumes(call, vmid, name)?.iter().enumerate() {
-                on_volume(call, Deed::Rollback, vmid, nth, mount, name)?;
-            }
-            call.point("volumes")?;
-            write(call, vmid, |world| finish_rollback(world, vmid, name))?;
-            call.point("committed")?;
-            if args.flag("start") {
-                power::before_start(call, vmid)?;
-                // A task within the task: its failure stays within its output.
-                if let Err(fail) = power::start_work(call, vmid) {
-                    call.warn(&format!("{}\n", fail.text));
-                }
-            }
-            Ok(0)
-        })
+        call.locked(vmid, || begin_rollback(call, vmid, name))?;
+        call.point("locked")?;
+        for (nth, mount) in volumes(call, vmid, name)?.iter().enumerate() {
+            on_volume(call, Deed::Rollback, vmid, nth, mount, name)?;
+        }
+        call.point("volumes")?;
+        write(call, vmid, |world| finish_rollback(world, vmid, name))?;
+        call.point("committed")
     })
 }
 
 /// Under the lock file: the checks, the kill of a running container, `lock: rollback`.
 fn begin_rollback(call: &Call, vmid: u32, name: &str) -> Result<(), Fail> {
-    let snapshot = rollback_source(&call.world()?, vmid, name)?;
-    let all = mounts(&snapshot.config);
-    call.world()?.activate(&all)?;
-    drop_replication_snapshots(call, vmid, &all, name)?;
     let world = call.world()?;
+    let snapshot = rollback_source(&world, vmid, name)?;
+    let all = mounts(&snapshot.config);
+    world.activate(&all)?;
     all.iter().try_for_each(|mount| world.can_roll_back(mount, name))?;
     complete(&snapshot)?;
     unlocked(world.container(vmid, DIED)?)?;
@@ -73,40 +61,6 @@ fn complete(snapshot: &Snapshot) -> Result<(), Fail> {
         Err(Fail::died(text))
     };
     snapshot.snapstate.as_ref().map_or(Ok(()), refused)
-}
-
-/// A replicated container's replication snapshots give way; nothing else does.
-fn drop_replication_snapshots(
-    call: &Call,
-    vmid: u32,
-    all: &[Mount],
-    name: &str,
-) -> Result<(), Fail> {
-    let world = call.world()?;
-    if world.replicated(vmid).next().is_none() {
-        return Ok(());
-    }
-    let mut removed = false;
-    for mount in all {
-        let blockers = world.blockers(mount, name)?;
-        if blockers.iter().any(|blocker| !blocker.starts_with("__replicate_")) {
-            world.can_roll_back(mount, name)?;
-        }
-        for blocker in blockers {
-            call.warn(&format!(
-                "WARN: removing replication snapshot '{}@{blocker}'\n",
-                mount.volid
-            ));
-            call.change(|world| world.volume_deed(Deed::Delete, mount, &blocker, None))?;
-            removed = true;
-        }
-    }
-    if removed {
-        call.warn(&format!(
-            "WARN: you shouldn't remove '{name}' before running the next replication!\n"
-        ));
-    }
-    Ok(())
 }
 
 fn finish_rollback(world: &mut World, vmid: u32, name: &str) -> Result<(), Fail> {

@@ -134,28 +134,6 @@ impl Node {
         let text = fs::read_to_string(self.home().join("calls.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
-
-    /// Holds a lock file until the answer is dropped.
-    pub fn hold(&self, lock: &str) -> Held {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fake-pve"))
-            .args(["hold", self.home().to_str().unwrap(), lock, "60000"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = [0; 5];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
-        assert_eq!(&said, b"held\n");
-        Held(child)
-    }
-}
-
-pub struct Held(Child);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 pub fn told(child: Child) -> Told {
