@@ -186,7 +186,8 @@ fn a_lock_of_the_same_kind_that_is_not_ours_is_left_alone() {
         "config": {"lock": "snapshot"},
         "snapshots": {"by-hand": {"snaptime": 1_800_000_000, "snapstate": "prepare"}},
     }}}));
-    let refused = world.run(json!({"deploy_id": FIRST, "lock_timeout": 0}));
+    // The killed command may need a moment to be gone.
+    let refused = world.run(json!({"deploy_id": FIRST, "lock_timeout": 2}));
     assert_eq!(reason(&refused), "locked", "{refused:#}");
     says(&refused, &["a snapshot being taken, or broken off"]);
     assert_eq!(world.container()["config"]["lock"], "snapshot");
