@@ -110,6 +110,12 @@ options:
             connect to in place of the URL's. Its name is still what is asked for, and what the certificate
             must be for.
         type: str
+      socket:
+        description:
+          - >-
+            For V(http): a socket of this machine to connect to in place of the URL's host, which is only a
+            name then.
+        type: path
       ca_file:
         description:
           - >-
@@ -145,6 +151,12 @@ options:
         description:
           - "For V(http): what the body must contain. For V(logs): what a line that counts contains."
         type: str
+      return_content:
+        description:
+          - >-
+            For V(http): whether to return the body of the last answer, of which 1 MiB is read. The default is
+            V(false).
+        type: bool
       release:
         description:
           - "For V(http): the release that the answer must be of, as a commit SHA."
@@ -457,6 +469,10 @@ probes:
       returned: always
       type: str
       sample: status 200, 15 bytes
+    content:
+      description: The body of the last answer.
+      returned: when it was asked for and something answered
+      type: str
     kind:
       description: Its kind.
       returned: always
@@ -559,6 +575,9 @@ MODULE_SPEC = {
                 "connect_to": {
                     "type": "str",
                 },
+                "socket": {
+                    "type": "path",
+                },
                 "ca_file": {
                     "type": "path",
                 },
@@ -580,6 +599,9 @@ MODULE_SPEC = {
                 },
                 "text": {
                     "type": "str",
+                },
+                "return_content": {
+                    "type": "bool",
                 },
                 "release": {
                     "type": "str",

@@ -77,6 +77,8 @@ pub struct Seen {
     pub seen: Map<String, Value>,
     /// Why it is not as it must be.
     pub wrong: Option<String>,
+    /// The body of an answer, where it was asked for.
+    pub content: Option<String>,
 }
 
 impl Seen {
@@ -91,6 +93,11 @@ impl Seen {
 
     pub fn remember(mut self, key: &str, value: Value) -> Seen {
         self.seen.insert(key.to_owned(), value);
+        self
+    }
+
+    pub fn content(mut self, content: Option<String>) -> Seen {
+        self.content = content;
         self
     }
 

@@ -52,6 +52,9 @@ const PROBE: &[Opt] = &[
     Opt::new("connect_to", Kind::Str).about(&[
         "For V(http), V(prometheus), V(alerts): an address and a port, such as V(127.0.0.1:8443), to connect to in place of the URL's. Its name is still what is asked for, and what the certificate must be for.",
     ]),
+    Opt::new("socket", Kind::Path).about(&[
+        "For V(http): a socket of this machine to connect to in place of the URL's host, which is only a name then.",
+    ]),
     Opt::new("ca_file", Kind::Path).about(&[
         "For V(http), V(prometheus), V(alerts): a PEM file of the authorities to trust in place of the machine's own.",
     ]),
@@ -72,6 +75,9 @@ const PROBE: &[Opt] = &[
     ]),
     Opt::new("text", Kind::Str).about(&[
         "For V(http): what the body must contain. For V(logs): what a line that counts contains.",
+    ]),
+    Opt::new("return_content", Kind::Bool).about(&[
+        "For V(http): whether to return the body of the last answer, of which 1 MiB is read. The default is V(false).",
     ]),
     Opt::new("release", Kind::Str).about(&[
         "For V(http): the release that the answer must be of, as a commit SHA.",
@@ -234,6 +240,12 @@ const RESULT: &[Return] = &[
         Return::new("milliseconds", Kind::Float, "always", "How long the last try took."),
         Return::new("why", Kind::Str, "always", "Why it failed, or null."),
         Return::new("value", Kind::Float, "always", "The number that was measured, or null."),
+        Return::new(
+            "content",
+            Kind::Str,
+            "when it was asked for and something answered",
+            "The body of the last answer.",
+        ),
         Return::new(
             "seen",
             Kind::Dict,

@@ -20,6 +20,7 @@ pub struct Row {
     pub why: Option<String>,
     pub value: Option<f64>,
     pub seen: Map<String, Value>,
+    pub content: Option<String>,
 }
 
 impl Row {
@@ -29,6 +30,7 @@ impl Row {
 
     /// What the last try brought; whether it held.
     pub fn take(&mut self, seen: Result<Seen, String>) -> bool {
+        self.content = seen.as_ref().ok().and_then(|seen| seen.content.clone());
         (self.answer, self.why, self.value, self.seen) = match seen {
             Ok(seen) => (Some(seen.answer), seen.wrong, seen.value, seen.seen),
             Err(why) => (None, Some(why), None, Map::new()),
@@ -70,7 +72,7 @@ impl Row {
     }
 
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut row = json!({
             "name": self.name,
             "kind": self.kind,
             "ok": self.ok,
@@ -80,7 +82,11 @@ impl Row {
             "why": self.why,
             "value": self.value,
             "seen": self.seen,
-        })
+        });
+        if let Some(content) = &self.content {
+            row["content"] = json!(content);
+        }
+        row
     }
 }
 

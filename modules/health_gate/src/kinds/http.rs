@@ -19,11 +19,17 @@ pub struct Http {
     expect: Vec<Expect>,
     /// Of the milliseconds that it took.
     bounds: Bounds,
+    /// Whether to return the body of the last answer.
+    returns_content: bool,
 }
 
 impl Http {
     pub fn parse(given: &mut ProbeOptions) -> Result<Http, Failure> {
         let mut request = web::request(given)?;
+        request.socket = given.absolute("socket")?;
+        if request.socket.is_some() && request.connect_to.is_some() {
+            return Err(given.bad("socket", "with it connect_to would not be looked at; give one"));
+        }
         let redirects = given.whole("redirects", 0)?.unwrap_or_default();
         if redirects > MOST_REDIRECTS {
             return Err(given.bad("redirects", format!("{MOST_REDIRECTS} at most")));
@@ -60,7 +66,8 @@ impl Http {
         let one = || Expect { status: status.clone(), ..Expect::default() };
         expect.extend(headers.into_iter().map(|header| Expect { header: Some(header), ..one() }));
         expect.extend(fields.into_iter().map(|json| Expect { json: Some(json), ..one() }));
-        Ok(Http { request, expect, bounds: Bounds::upward(given)? })
+        let returns_content = given.take("return_content")?.unwrap_or_default();
+        Ok(Http { request, expect, bounds: Bounds::upward(given)?, returns_content })
     }
 }
 
@@ -71,7 +78,8 @@ impl Ask for Http {
         let took = (asked.elapsed().as_secs_f64() * 10_000.0).round() / 10.0;
         let more = if answer.truncated { " and more" } else { "" };
         let said = format!("status {}, {} bytes{more}", answer.status, answer.body.len());
-        let seen = Seen::new(said);
+        let body = || String::from_utf8_lossy(&answer.body).into_owned();
+        let seen = Seen::new(said).content(self.returns_content.then(body));
         if let Err(why) = self.expect.iter().try_for_each(|expect| expect.holds(&answer)) {
             // How fast a wrong answer came is nothing to compare with.
             return Ok(seen.judged(Err(why)));
