@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 import typing as t
 
-NOTHING_SAID = "non-zero return code"   # what ansible.builtin.command calls every failure
 LONGEST = 300   # characters of a program's last line
 
 
@@ -22,9 +21,9 @@ def failure_reason(result: t.Any) -> str:
 def hook_failure(result: t.Mapping[str, t.Any], hook: str, program: str) -> str:
     """Of a hook: which program, how it ended, and the last line that it printed. Its other arguments may be secrets."""
     said = str(result.get("msg") or "").strip()
-    if result.get("rc") is None:
+    if result.get("rc") is None or result.get("reason", "command_failed") != "command_failed":   # it was not there, or was ended
         return f"the hook {hook}: {program} did not end: {said or 'no message'}"
-    last = said if said and said != NOTHING_SAID else _last_line(result.get("stderr")) or _last_line(result.get("stdout"))
+    last = _last_line(result.get("stderr")) or _last_line(result.get("stdout"))
     return f"the hook {hook}: {program} ended with {result['rc']}{': ' + last if last else ', and printed nothing'}"
 
 

@@ -14,6 +14,7 @@
 
 mod fresh;
 mod lines;
+mod links;
 mod place;
 
 use std::ffi::{OsStr, OsString};
@@ -32,6 +33,7 @@ use place::{Last, Old, Place};
 
 pub(crate) use lines::open_to_append;
 pub use lines::{End, append_line, whole_lines};
+pub use links::{Named, look, remove, write_link};
 
 use crate::beneath::Dir;
 use crate::clock;
@@ -187,6 +189,27 @@ pub fn make_folder(path: &Path, mode: u32) -> Result<()> {
     place::folder(path, Some(mode))
         .map(drop)
         .with_context(|| format!("cannot make the folder {}", path.display()))
+}
+
+/// Gives a folder that is there, reached by the same rules, another mode or owner (uid, gid); the mode last, since chown takes bits away.
+pub fn dress_folder(
+    path: &Path,
+    mode: Option<u32>,
+    owner: (Option<u32>, Option<u32>),
+) -> Result<()> {
+    let attempt = || -> Result<()> {
+        let dir = place::folder(path, None)?.context("it does not exist")?;
+        // What is held by O_PATH alone takes neither fchmod(2) nor fchown(2).
+        let dir = File::from(std::os::fd::OwnedFd::from(dir.folder(Path::new(""))?));
+        if owner != (None, None) {
+            fchown(&dir, owner.0, owner.1).context("cannot give it another owner")?;
+        }
+        if let Some(mode) = mode {
+            dir.set_permissions(PermissionsExt::from_mode(mode)).context("cannot set its mode")?;
+        }
+        Ok(())
+    };
+    attempt().with_context(|| format!("the folder {}", path.display()))
 }
 
 /// Makes a file that must not be there (O_EXCL; a symbolic link counts as there), with this mode,

@@ -103,13 +103,23 @@ impl SafeFolder {
 /// Refuses a program that somebody but root (or we) could write to or swap for another, wherever
 /// links lead. A link to nothing passes: running it says so.
 pub fn check_program(path: &Path) -> Result<()> {
-    let mut walk = Walk::begin(path, Wanted::Program)?;
+    check(path, Wanted::Program)
+}
+
+/// The same for a file, a socket or a folder that root believes. One that is not there yet passes, where nobody else can make it.
+pub fn check_file(path: &Path) -> Result<()> {
+    check(path, Wanted::File)
+}
+
+fn check(path: &Path, wanted: Wanted) -> Result<()> {
+    let mut walk = Walk::begin(path, wanted)?;
     while let Some(name) = walk.next_name()? {
         if walk.enter(&name)? == Step::Missing {
             break;
         }
     }
-    Ok(())
+    // What is missing is made by whoever may make files here; what is asked for may be a folder itself.
+    if wanted == Wanted::File { walk.judge(Role::Asked) } else { Ok(()) }
 }
 
 #[derive(PartialEq, Eq)]
@@ -121,6 +131,7 @@ enum Step {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Folder,
+    File,
     Program,
 }
 
@@ -154,7 +165,7 @@ impl<'a> Walk<'a> {
 
     fn enter(&mut self, name: &OsStr) -> Result<Step> {
         let Some(found) = self.descent.look(name)? else { return Ok(Step::Missing) };
-        let asked = self.wanted == Wanted::Program && self.descent.is_last();
+        let asked = self.wanted != Wanted::Folder && self.descent.is_last();
         match found.meta.kind {
             Kind::Folder => self.descent.enter(Dir::of(found.held), found.path),
             Kind::Link => {
@@ -164,7 +175,7 @@ impl<'a> Walk<'a> {
                 }
                 self.follow(&found)?;
             }
-            Kind::File if asked => {
+            Kind::File | Kind::Special if asked => {
                 self.judge(Role::Asked)?;
                 self.judge_one(&found.held, &found.path, &found.meta, false)?;
             }
@@ -229,6 +240,7 @@ impl<'a> Walk<'a> {
         let mode = meta.mode & 0o7777;
         let otherwise = match self.wanted {
             Wanted::Folder => "use another folder",
+            Wanted::File => "use another file",
             Wanted::Program => "take its folder out of PATH",
         };
         if !meta.is_trusted() {
@@ -281,6 +293,13 @@ pub struct Unsafe {
     pub component: PathBuf,
     pub problem: String,
     pub advice: String,
+}
+
+impl Unsafe {
+    /// Who could change what, without what it is wanted for.
+    pub fn why(&self) -> String {
+        format!("{} {}", self.component.display(), self.problem)
+    }
 }
 
 impl fmt::Display for Unsafe {

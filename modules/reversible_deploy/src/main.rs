@@ -5,13 +5,14 @@ use std::process::ExitCode;
 
 use ansible_module::Served;
 
-const MODULES: [&[Served]; 9] = [
-    app_files::MODULES,
+const MODULES: [&[Served]; 10] = [
     app_processes::MODULES,
     compose_backup::MODULES,
     deploy_ledger::MODULES,
     haproxy_color_switch::MODULES,
     health_gate::MODULES,
+    host_command::MODULES,
+    host_files::MODULES,
     pct_snapshot::MODULES,
     release_artifact::MODULES,
     zfs_pre_deploy::MODULES,

@@ -44,8 +44,11 @@ ID, SHA = "20261121t084500z-7f3a", "4f2a9c1e0b7d63f58a2c9e4d1b6f7a8c9d0e1f2a"
 REGISTRY = {"url": "http://127.0.0.1:1/{owner}/{package}/{sha}.tar.gz", "owner": "shop", "package": "web", "tries": 1}
 HAPROXY = {"config": "FOLDER/haproxy.cfg", "map": "FOLDER/file", "map_key": "web", "stats_socket": ["FOLDER/pipe"], "state_dir": "FOLDER/new"}
 SOUND: dict[str, dict[str, t.Any]] = {
-    "app_files": {"dest": "FOLDER/new", "files": [{"path": "it", "content": "x", "mode": "0600"}, {"path": "copy", "src": "FOLDER/file"}],
-                  "variables": {"A": "b"}},
+    "host_command": {"argv": ["true"], "chdir": "FOLDER", "stdin": "x", "deadline": 5},
+    "host_files": {"dest": "FOLDER/new", "files": [{"path": "it", "content": "x", "mode": "0600"}, {"path": "copy", "src": "FOLDER/file"},
+                                                   {"path": "link", "state": "link", "target": "it"}, {"path": "old", "state": "absent"}],
+                   "variables": {"A": "b"}},
+    "host_files_info": {"paths": ["FOLDER/file"], "read": ["FOLDER/file"]},
     "app_processes": {"processes": [{"name": "web", "pidfile": "FOLDER/web.pid", "argv": ["/bin/true"], "environment": {"A": "b"}}]},
     "compose_backup": {"project_dir": "FOLDER", "project": "shop", "backup_dir": "FOLDER/new", "deploy_id": ID},
     "compose_backup_info": {"project_dir": "FOLDER", "project": "shop", "backup_dir": "FOLDER/new"},

@@ -17,7 +17,9 @@ HAPROXY = {"config": f"{NOWHERE}/haproxy.cfg", "state_dir": f"{NOWHERE}/state"}
 RELEASE = {"url": "http://127.0.0.1:1/{owner}/{package}/{sha}.tar.gz", "owner": "shop", "package": "web", "dest": f"{NOWHERE}/web"}
 # What is enough for each to be asked. None finds here what it is for, so that none changes anything; in check mode where that can be (async cannot).
 OPTIONS: dict[str, dict[str, t.Any]] = {
-    "app_files": {"dest": NOWHERE, "files": [{"path": "web", "src": f"{NOWHERE}/web"}]},
+    "host_command": {"argv": ["true"], "removes": NOWHERE},
+    "host_files_info": {"paths": [NOWHERE]},
+    "host_files": {"dest": NOWHERE, "files": [{"path": "web", "src": f"{NOWHERE}/web"}]},
     "app_processes": {"processes": [{"name": "web", "pidfile": f"{NOWHERE}/web.pid", "argv": ["true"]}], "state": "stopped"},
     "compose_backup": {"project_dir": NOWHERE, "backup_dir": f"{NOWHERE}/backups", "deploy_id": ID},
     "compose_backup_info": {"project_dir": NOWHERE, "backup_dir": f"{NOWHERE}/backups"},

@@ -124,22 +124,25 @@ def processes() -> Scene:
 
 
 def project() -> Scene:
-    """A release on the bare machine."""
-    clean = """
-        rm -rf /srv/shop /srv/releases; mkdir -p /srv/releases/4f2a9c1/config
+    """A release beside Debian's own HAProxy, whose unit is left as it was."""
+    scene = haproxy()
+    scene.clean += """
+        rm -rf /srv/shop /srv/releases /etc/shop.env; mkdir -p /srv/releases/4f2a9c1/config; systemctl disable --quiet haproxy
         echo 'services: {}' > /srv/releases/4f2a9c1/compose.yaml; echo it > /srv/releases/4f2a9c1/config/it
     """
-    return Scene(clean=clean)
+    return scene
 
 
 SCENES: dict[str, t.Callable[[], Scene]] = {
-    "app_files": project,
     "app_processes": processes,
     "deploy_ledger": ledger,
     "deploy_ledger_info": ledger,
     "health_gate": services,
     "haproxy_color_switch": haproxy,
     "haproxy_color_switch_info": haproxy,
+    "host_command": Scene,
+    "host_files": project,
+    "host_files_info": Scene,
     "pct_snapshot": proxmox,
     "pct_snapshot_info": proxmox,
     "release_artifact": forge,

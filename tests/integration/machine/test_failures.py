@@ -14,7 +14,7 @@ SPEC = importlib.util.spec_from_file_location("failures", ROOT / "collection/plu
 assert SPEC and SPEC.loader
 failures = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(failures)
-FAILED = {"rc": 3, "msg": "non-zero return code"}
+FAILED = {"rc": 3, "msg": "check ended with 3: something", "reason": "command_failed"}
 
 
 @pytest.mark.parametrize("result, ended", [
@@ -23,7 +23,8 @@ FAILED = {"rc": 3, "msg": "non-zero return code"}
     (FAILED, "ended with 3, and printed nothing"),
     (FAILED | {"stderr": "a\x1b[31mred"}, "ended with 3: a [31mred"),
     (FAILED | {"stderr": "x" * 1000}, "ended with 3: ..." + "x" * 300),
-    ({"rc": 2, "msg": "[Errno 2] No such file or directory"}, "ended with 2: [Errno 2] No such file or directory"),
+    ({"rc": 127, "reason": "program_missing", "msg": "check was not run: /bin/check is not there"},
+     "did not end: check was not run: /bin/check is not there"),
     ({"msg": "Timed out after 5 second(s)."}, "did not end: Timed out after 5 second(s)."),
     ({}, "did not end: no message"),
 ], ids=str)

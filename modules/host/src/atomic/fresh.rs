@@ -29,7 +29,7 @@ impl<'a> Fresh<'a> {
     /// 0600.
     pub(super) fn make(dir: &'a Dir, beside: &OsStr) -> io::Result<Fresh<'a>> {
         for _ in 0..MOST_TRIES {
-            let name = OsString::from_vec([&prefix(beside)[..], &random(), SUFFIX].concat());
+            let name = name(beside);
             match dir.make_file(&name, 0o600) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 made => return Ok(Fresh { dir, name, file: made?, has_moved: false }),
@@ -86,6 +86,11 @@ pub(super) fn sweep(dir: &Dir, beside: &OsStr) -> Result<(), (OsString, io::Erro
         }
     }
     Ok(())
+}
+
+/// For what is made beside another, and has not its name yet.
+pub(super) fn name(beside: &OsStr) -> OsString {
+    OsString::from_vec([&prefix(beside)[..], &random(), SUFFIX].concat())
 }
 
 fn prefix(beside: &OsStr) -> Vec<u8> {

@@ -1,7 +1,0 @@
-//! The program of `app_files` by itself; what is shipped is one program of all modules (`modules/reversible_deploy`).
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    ansible_module::serve(env!("CARGO_PKG_NAME"), app_files::MODULES)
-}

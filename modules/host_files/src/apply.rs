@@ -1,0 +1,122 @@
+//! From a step to its effect: files checked, exchanged and removed; units told.
+
+use crate::options::CONTENT_MODE;
+use crate::options::{From, Options};
+use crate::plan::Action;
+use crate::state::source;
+use crate::systemd;
+use crate::tree::{File, Folder};
+use ansible_module::Failure;
+use anyhow::{Context, Result};
+use host::atomic::{self, Replace};
+use host::command::Command;
+use host::folder::SafeFolder;
+use host::lock::Lock;
+use host::program;
+use nix::unistd::geteuid;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// More than another task takes that only writes files.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
+/// A folder that its owner cannot write to could not be filled.
+const OWN: u32 = 0o700;
+const RUN_FOLDER: &str = "/run/reversible-files";
+/// What a folder with a copy that is to be checked begins with.
+const TO_CHECK: &str = "check-";
+/// For a program that only reads a file.
+const CHECKED: Duration = Duration::from_secs(60);
+
+/// For root, whose killed runs are cleaned up after. Whoever is not root has no place for locks.
+pub fn lock() -> Result<Vec<Lock>> {
+    if !geteuid().is_root() {
+        return Ok(Vec::new());
+    }
+    let folder = SafeFolder::ensure(Path::new(RUN_FOLDER), 0o700)?;
+    let lock = Lock::acquire(&folder.join("lock"), "host_files", None, LOCK_TIMEOUT)?;
+    // A copy of what is secret must not stay.
+    for entry in fs::read_dir(folder.path())?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(TO_CHECK) {
+            fs::remove_dir_all(entry.path())
+                .with_context(|| format!("removing {}", entry.path().display()))?;
+        }
+    }
+    Ok(vec![lock])
+}
+
+pub fn act(action: &Action, options: &Options) -> Result<()> {
+    match action {
+        Action::Make(folders) => folders.iter().try_for_each(|folder| {
+            atomic::make_folder(&folder.path, folder.mode | OWN)?;
+            if folder.is_wished() { dress(folder) } else { Ok(()) }
+        }),
+        Action::Dress(folders) => folders.iter().try_for_each(dress),
+        Action::Write(files) => {
+            files.iter().try_for_each(check)?;
+            files.iter().try_for_each(write)
+        }
+        Action::Link(links) => links.iter().try_for_each(|(path, target)| {
+            sweep(path)?;
+            atomic::write_link(path, target)
+        }),
+        Action::Remove(paths) => paths.iter().try_for_each(|path| atomic::remove(path)),
+        Action::ReloadDaemon => systemd::reload_daemon(options.unit_timeout),
+        Action::Units(verb, units) => systemd::act(verb, units, options.unit_timeout),
+    }
+}
+
+fn dress(folder: &Folder) -> Result<()> {
+    atomic::dress_folder(&folder.path, folder.wished, folder.owner)
+}
+
+fn sweep(path: &Path) -> Result<()> {
+    if geteuid().is_root() { atomic::sweep(path) } else { Ok(()) }
+}
+
+fn write(file: &File) -> Result<()> {
+    sweep(&file.path)?;
+    let mut new = Replace::new(&file.path).new_mode(CONTENT_MODE);
+    if let Some(mode) = file.mode {
+        new = new.mode(mode);
+    }
+    if file.owner != (None, None) {
+        let there = atomic::open(&file.path)?.map(|(_, found)| (found.uid(), found.gid()));
+        let own = there.unwrap_or((geteuid().as_raw(), nix::unistd::getegid().as_raw()));
+        new = new.owner(file.owner.0.unwrap_or(own.0), file.owner.1.unwrap_or(own.1));
+    }
+    match &file.from {
+        From::Source(src) => {
+            let (source, metadata) = source(src)?;
+            // Not to its end: it may grow as fast as it is read.
+            new.write_with(&mut |file| {
+                io::copy(&mut (&source).take(metadata.len()), file)?;
+                Ok(())
+            })
+        }
+        from => new.write(from.text().as_bytes()),
+    }
+    .map(drop)
+}
+
+/// All are checked before the first is written. The copy has the name of the file, since some programs go by it.
+fn check(file: &File) -> Result<()> {
+    let Some((first, words)) = file.validate.split_first() else { return Ok(()) };
+    let place = match geteuid().is_root() {
+        true => SafeFolder::ensure(Path::new(RUN_FOLDER), 0o700)?.path().to_owned(),
+        false => std::env::temp_dir(),
+    };
+    let folder = tempfile::Builder::new().prefix(TO_CHECK).tempdir_in(place)?;
+    let copy = folder.path().join(file.path.file_name().unwrap_or_default());
+    write(&File { path: copy.clone(), mode: Some(0o600), owner: (None, None), ..file.clone() })?;
+    let subject = copy.display().to_string();
+    let program = program::find(first)?;
+    let words = words.iter().map(|word| word.replace("%s", &subject));
+    let checked = Command::new(&program).args(words).deadline(CHECKED).run();
+    checked.map(drop).map_err(|failed| {
+        let msg = format!("{} was not replaced: its new content is refused", file.path.display());
+        Failure::new("invalid_content", msg).caused_by(failed.into()).into()
+    })
+}

@@ -1,0 +1,201 @@
+//! Plan: what differs, to what is made, written, linked, removed, started and ended. Pure.
+
+use crate::options::{Options, UnitGoal, UnitWish};
+use crate::state::Seen;
+use crate::systemd::Unit;
+use crate::tree::{File, Folder};
+use ansible_module::Failure;
+use change::{Plan, Step, Undo};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// So many are named.
+const NAMED: usize = 20;
+/// Where a file that changes is one of a unit.
+const UNIT_FOLDERS: [&str; 4] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+
+#[derive(Clone, Debug)]
+pub enum Action {
+    Make(Vec<Folder>),
+    Dress(Vec<Folder>),
+    Write(Vec<File>),
+    Link(Vec<(PathBuf, PathBuf)>),
+    Remove(Vec<PathBuf>),
+    ReloadDaemon,
+    /// The verb of systemctl, and the units.
+    Units(&'static str, Vec<String>),
+}
+
+pub fn plan(options: &Options, seen: &Seen) -> Plan<Action> {
+    let subject = match &options.dest {
+        Some(dest) => format!("the files in {}", dest.display()),
+        None if options.wishes.is_empty() => "units".to_owned(),
+        None => "files".to_owned(),
+    };
+    let mut plan = Plan::nothing(subject, seen.view());
+    let mut step = |action, text| plan.steps.push(Step::new(action, text));
+    let folders =
+        |all: &[Folder]| -> String { named(all.iter().map(|folder| whole(&folder.path))) };
+    let files = |verb: &str, names: String| match &options.dest {
+        Some(dest) => format!("{verb} {names} in {}", dest.display()),
+        None => format!("{verb} {names}"),
+    };
+    if !seen.missing.is_empty() {
+        step(Action::Make(seen.missing.clone()), format!("make {}", folders(&seen.missing)));
+    }
+    if !seen.undressed.is_empty() {
+        let text = format!("set owner and mode of {}", folders(&seen.undressed));
+        step(Action::Dress(seen.undressed.clone()), text);
+    }
+    if !seen.differ.is_empty() {
+        let text = files("write", named(seen.differ.iter().map(|file| seen.name(&file.path))));
+        step(Action::Write(seen.differ.clone()), text);
+    }
+    if !seen.links.is_empty() {
+        let links = seen.links.iter();
+        let each = links.map(|(path, to)| format!("{} to {}", seen.name(path), to.display()));
+        step(Action::Link(seen.links.clone()), files("link", named(each)));
+    }
+    if !seen.surplus.is_empty() {
+        let text = files("remove", named(seen.surplus.iter().map(|path| seen.name(path))));
+        step(Action::Remove(seen.surplus.clone()), text);
+    }
+    let all: Vec<(&UnitWish, &Unit)> = options.units.iter().zip(&seen.units).collect();
+    if changes_units(seen) || all.iter().any(|(wish, unit)| is_stale(wish, unit)) {
+        step(Action::ReloadDaemon, "let systemd read its files again".to_owned());
+    }
+    for (verb, is_due) in VERBS {
+        let due: Vec<String> = (all.iter())
+            .filter(|(wish, unit)| is_due(wish, unit))
+            .map(|(wish, _)| wish.name.clone())
+            .collect();
+        if !due.is_empty() {
+            let text = format!("{verb} {}", named(due.iter().cloned()));
+            step(Action::Units(verb, due), text);
+        }
+    }
+    plan.undo =
+        Undo::None("the files that were there are in the restore point, where there is one".into());
+    plan.after = json!({ "differ": [] });
+    if !all.is_empty() {
+        let after = all.iter().map(|(wish, unit)| (wish.name.clone(), foreseen(wish, unit)));
+        plan.after["units"] = Value::Object(after.collect());
+    }
+    plan
+}
+
+type IsDue = fn(&UnitWish, &Unit) -> bool;
+
+/// In this order: what ends has ended before anything starts.
+const VERBS: [(&str, IsDue); 6] = [
+    ("stop", |wish, unit| wish.state == Some(UnitGoal::Stopped) && !unit.is_down()),
+    ("disable", |wish, unit| wish.enabled == Some(false) && unit.is_enabled() == Some(true)),
+    ("enable", |wish, unit| wish.enabled == Some(true) && unit.is_enabled() == Some(false)),
+    ("start", |wish, unit| {
+        matches!(wish.state, Some(UnitGoal::Started | UnitGoal::Reloaded)) && !unit.runs()
+    }),
+    ("reload", |wish, unit| wish.state == Some(UnitGoal::Reloaded) && unit.runs()),
+    ("restart", |wish, _| wish.state == Some(UnitGoal::Restarted)),
+];
+
+/// One that systemd does not know may have got its file a moment ago.
+fn is_stale(wish: &UnitWish, unit: &Unit) -> bool {
+    let comes =
+        matches!(wish.state, Some(UnitGoal::Started | UnitGoal::Restarted | UnitGoal::Reloaded));
+    unit.is_stale || (!unit.exists() && (comes || wish.enabled == Some(true)))
+}
+
+fn changes_units(seen: &Seen) -> bool {
+    let written = seen.differ.iter().map(|file| file.path.as_path());
+    let linked = seen.links.iter().map(|(path, _)| path.as_path());
+    let removed = seen.surplus.iter().map(PathBuf::as_path);
+    let mut all = written.chain(linked).chain(removed);
+    all.any(|path| UNIT_FOLDERS.iter().any(|folder| path.starts_with(folder)))
+}
+
+fn foreseen(wish: &UnitWish, unit: &Unit) -> Value {
+    let mut view = unit.view();
+    match wish.state {
+        Some(UnitGoal::Stopped) if !unit.is_down() => view["active"] = json!("inactive"),
+        Some(UnitGoal::Started | UnitGoal::Restarted | UnitGoal::Reloaded) => {
+            view["active"] = json!("active");
+        }
+        _ => {}
+    }
+    match (wish.enabled, unit.is_enabled()) {
+        (Some(true), Some(false)) => view["enabled"] = json!("enabled"),
+        (Some(false), Some(true)) => view["enabled"] = json!("disabled"),
+        _ => {}
+    }
+    view
+}
+
+/// The units that are started, once more or for the first time.
+pub fn started(plan: &Plan<Action>) -> Vec<String> {
+    let units = plan.steps.iter().filter_map(|step| match &step.action {
+        Action::Units("start" | "restart", units) => Some(units.clone()),
+        _ => None,
+    });
+    units.flatten().collect()
+}
+
+/// What nobody can start is found before anything is changed.
+pub fn refuse_masked(options: &Options, seen: &Seen) -> Result<(), Failure> {
+    let mut all = options.units.iter().zip(&seen.units);
+    match all.find(|(wish, unit)| unit.is_masked() && wish.state != Some(UnitGoal::Stopped)) {
+        None => Ok(()),
+        Some((wish, _)) => {
+            let name = &wish.name;
+            let msg = format!("nothing was changed: {name} is masked; systemctl unmask {name}");
+            Err(Failure::new("masked", msg))
+        }
+    }
+}
+
+/// Each is as it was asked for.
+pub fn verify(options: &Options, now: &Seen) -> Result<(), Failure> {
+    let refused = |msg: String| Err(Failure::new("not_verified", msg));
+    if !now.has_all_files() {
+        let names = now.names().join(", ");
+        return refused(format!("what was written is not there any more: {names}"));
+    }
+    for (wish, unit) in options.units.iter().zip(&now.units) {
+        let name = &wish.name;
+        let active = unit.view()["active"].as_str().unwrap_or_default().to_owned();
+        match wish.state {
+            Some(UnitGoal::Stopped) if !unit.is_down() => {
+                return refused(format!("{name} was stopped, and is {active}"));
+            }
+            Some(UnitGoal::Started | UnitGoal::Restarted | UnitGoal::Reloaded)
+                if !unit.was_started() =>
+            {
+                let where_to_look = format!("journalctl --unit {name} says why");
+                return refused(format!("{name} was started, and is {active}: {where_to_look}"));
+            }
+            _ => {}
+        }
+        if wish.enabled.is_some_and(|wanted| unit.is_enabled() == Some(!wanted)) {
+            let file = unit.view()["enabled"].as_str().unwrap_or_default().to_owned();
+            return refused(format!("{name} is {file} after systemctl has changed that"));
+        }
+    }
+    Ok(())
+}
+
+fn whole(path: &Path) -> String {
+    path.display().to_string().trim_end_matches('/').to_owned()
+}
+
+fn named(all: impl Iterator<Item = String>) -> String {
+    let all: Vec<String> = all.collect();
+    let shown = all[..all.len().min(NAMED)].join(", ");
+    match all.len().saturating_sub(NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

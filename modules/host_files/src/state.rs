@@ -1,0 +1,202 @@
+//! Observe: what is to be there, and what of it is not. Reads only.
+
+use crate::options::{From, Options, Owner};
+use crate::systemd::{self, Unit};
+use crate::tree::{File, Folder, PERMISSIONS, Tree, read_text};
+use anyhow::{Context, Result, bail, ensure};
+use host::atomic;
+use host::meta::{Kind, Meta};
+use serde_json::{Map, Value, json};
+use std::fs::{self, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+const CHUNK: u64 = 64 << 10;
+/// Of a text that a diff shows.
+const MOST_SHOWN: u64 = 256 << 10;
+
+#[derive(Debug)]
+pub struct Seen {
+    /// Those to be made, from above.
+    pub missing: Vec<Folder>,
+    /// Those that are there, with another mode or owner.
+    pub undressed: Vec<Folder>,
+    pub differ: Vec<File>,
+    /// Symbolic links to be made, and where they lead.
+    pub links: Vec<(PathBuf, PathBuf)>,
+    pub surplus: Vec<PathBuf>,
+    /// In the order of the options.
+    pub units: Vec<Unit>,
+    dest: Option<PathBuf>,
+}
+
+impl Seen {
+    pub fn has_all_files(&self) -> bool {
+        let folders = self.missing.is_empty() && self.undressed.is_empty();
+        folders && self.differ.is_empty() && self.links.is_empty() && self.surplus.is_empty()
+    }
+
+    /// All that is written, linked or removed, as it was named.
+    pub fn names(&self) -> Vec<String> {
+        let files = self.differ.iter().map(|file| &file.path);
+        let all = files.chain(self.links.iter().map(|(path, _)| path)).chain(&self.surplus);
+        all.map(|path| self.name(path)).collect()
+    }
+
+    pub fn name(&self, path: &Path) -> String {
+        let below = self.dest.as_deref().and_then(|dest| path.strip_prefix(dest).ok());
+        below.unwrap_or(path).display().to_string()
+    }
+
+    pub fn view(&self) -> Value {
+        let mut view = Map::from_iter([("differ".to_owned(), json!(self.names()))]);
+        if !self.units.is_empty() {
+            let units = self.units.iter().map(|unit| (unit.name.clone(), unit.view()));
+            view.insert("units".to_owned(), Value::Object(units.collect()));
+        }
+        Value::Object(view)
+    }
+}
+
+pub fn observe(options: &Options) -> Result<Seen> {
+    let tree = Tree::of(options)?;
+    let mut seen = Seen {
+        missing: Vec::new(),
+        undressed: Vec::new(),
+        differ: Vec::new(),
+        links: Vec::new(),
+        surplus: Vec::new(),
+        units: systemd::show(options.units.iter().map(|unit| unit.name.as_str()))?,
+        dest: options.dest.clone(),
+    };
+    for folder in tree.folders {
+        if !atomic::has_folder(&folder.path)? {
+            seen.missing.push(folder);
+        } else if folder.is_wished() && !is_dressed(&folder)? {
+            seen.undressed.push(folder);
+        }
+    }
+    for file in tree.files {
+        if !file.is_there()? {
+            seen.differ.push(file);
+        }
+    }
+    for (path, target) in tree.links {
+        match atomic::look(&path)? {
+            Some(named) if named.target.as_ref() == Some(&target) => {}
+            Some(named) if named.meta.kind != Kind::Link => {
+                bail!("{} is no symbolic link, and nothing else is replaced by one", path.display())
+            }
+            _ => seen.links.push((path, target)),
+        }
+    }
+    for path in tree.absent {
+        if let Some(named) = atomic::look(&path)? {
+            ensure!(
+                named.meta.kind != Kind::Folder || is_empty(&path)?,
+                "{} is a folder with something in it, which is not removed",
+                path.display()
+            );
+            seen.surplus.push(path);
+        }
+    }
+    Ok(seen)
+}
+
+fn is_empty(path: &Path) -> Result<bool> {
+    let listed = || format!("listing {}", path.display());
+    Ok(fs::read_dir(path).with_context(listed)?.next().is_none())
+}
+
+fn is_dressed(folder: &Folder) -> Result<bool> {
+    let looked = || format!("looking at {}", folder.path.display());
+    let is = Meta::read(fs::File::open(&folder.path).with_context(looked)?).with_context(looked)?;
+    let has_mode = folder.wished.is_none_or(|mode| is.mode & PERMISSIONS == mode);
+    Ok(has_mode && is_owned((is.uid, is.gid), folder.owner))
+}
+
+fn is_owned(is: (u32, u32), wanted: Owner) -> bool {
+    wanted.0.is_none_or(|uid| uid == is.0) && wanted.1.is_none_or(|gid| gid == is.1)
+}
+
+impl File {
+    /// Its source is opened in any case: what is wrong with it is found before anything is changed.
+    fn is_there(&self) -> Result<bool> {
+        let (content, length): (Box<dyn Read + '_>, u64) = match &self.from {
+            From::Source(src) => {
+                let (source, metadata) = source(src)?;
+                (Box::new(source), metadata.len())
+            }
+            from => (Box::new(from.text().as_bytes()), from.text().len() as u64),
+        };
+        let Some((there, found)) = atomic::open(&self.path)? else { return Ok(false) };
+        if !self.replace {
+            return Ok(true);
+        }
+        let has_mode = self.mode.is_none_or(|mode| found.mode() & PERMISSIONS == mode);
+        let is_like = has_mode && is_owned((found.uid(), found.gid()), self.owner);
+        Ok(is_like && found.len() == length && same(there, content, length)?)
+    }
+
+    /// What was there and what comes, for a diff; none of what is secret, no text, or long.
+    pub fn texts(&self) -> Option<(String, &str)> {
+        let From::Text(new) = &self.from else { return None };
+        let old = match atomic::open(&self.path).ok()? {
+            Some((_, found)) if found.len() > MOST_SHOWN => return None,
+            Some(_) => read_text(&self.path).ok()??,
+            None => String::new(),
+        };
+        (!self.is_secret && new.len() as u64 <= MOST_SHOWN).then_some((old, new))
+    }
+}
+
+impl From {
+    pub fn text(&self) -> &str {
+        match self {
+            From::Text(text) => text,
+            From::Source(_) | From::Lines(_) => "",
+        }
+    }
+}
+
+pub fn source(src: &Path) -> Result<(fs::File, Metadata)> {
+    match atomic::open(src)? {
+        Some(found) => Ok(found),
+        None => bail!("{} is gone", src.display()),
+    }
+}
+
+fn same(mut one: impl Read, mut other: impl Read, length: u64) -> io::Result<bool> {
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let mut done = 0;
+    while done < length {
+        left.clear();
+        right.clear();
+        (&mut one).take(CHUNK).read_to_end(&mut left)?;
+        (&mut other).take(CHUNK).read_to_end(&mut right)?;
+        if left != right {
+            return Ok(false);
+        }
+        if left.is_empty() {
+            break;
+        }
+        done += left.len() as u64;
+    }
+    Ok(done == length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_to_the_last_byte() {
+        let long = vec![7; 200_000];
+        let mut other = long.clone();
+        assert!(same(&long[..], &other[..], 200_000).unwrap());
+        *other.last_mut().unwrap() = 8;
+        assert!(!same(&long[..], &other[..], 200_000).unwrap());
+        assert!(!same(&long[..5], &long[..5], 6).unwrap(), "both have shrunk");
+    }
+}
