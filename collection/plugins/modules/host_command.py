@@ -94,8 +94,8 @@ cmd:
   type: list
   elements: str
 msg:
-  description: How it ended, and the last line that it printed. Not its arguments, which may be secrets.
-  returned: failure
+  description: On failure how it ended, and the last line that it printed. Not its arguments, which may be secrets.
+  returned: always
   type: str
 rc:
   description: How it ended; the negative number of a signal that ended it.

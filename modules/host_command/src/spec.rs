@@ -54,7 +54,7 @@ const RESULT: &[Return] = &[
     Return::new(
         "msg",
         Kind::Str,
-        "failure",
-        "How it ended, and the last line that it printed. Not its arguments, which may be secrets.",
+        "always",
+        "On failure how it ended, and the last line that it printed. Not its arguments, which may be secrets.",
     ),
 ];

@@ -20,7 +20,7 @@ def run(*argv: str, **more: t.Any) -> dict[str, t.Any]:
 
 def test_what_it_returns(tmp_path: Path) -> None:
     done = run("sh", "-c", 'printf "a $1\\n\\nb\\n\\n"; echo c >&2; pwd; tr a-z A-Z', "x", "$HOME *", chdir=str(tmp_path), stdin="in\n")
-    assert done["changed"] and done["rc"] == 0 and done["cmd"][:2] == ["sh", "-c"], done
+    assert done["changed"] and (done["rc"], done["msg"]) == (0, "") and done["cmd"][:2] == ["sh", "-c"], done
     assert done["stdout_lines"] == ["a $HOME *", "", "b", "", str(tmp_path), "IN"] and done["stderr"] == "c" == done["stderr_lines"][0]
     assert done["stdout"] == "\n".join(done["stdout_lines"]), done
 
