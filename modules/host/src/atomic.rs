@@ -37,6 +37,7 @@ pub use links::{Named, look, remove, write_link};
 
 use crate::beneath::Dir;
 use crate::clock;
+use crate::meta::Meta;
 use crate::reserve;
 
 /// What becomes of the old file.
@@ -178,10 +179,11 @@ fn find(path: &Path) -> Result<Option<Old>> {
     Ok(Place::find(path, Last::Follow)?.and_then(|place| place.old))
 }
 
-/// Whether a folder is there for files to be made in: the way to it is judged as that to a file.
-pub fn has_folder(path: &Path) -> Result<bool> {
-    let found = place::folder(path, None);
-    Ok(found.with_context(|| format!("cannot use the folder {}", path.display()))?.is_some())
+/// What a folder is like that files can be made in, none where it is missing: the way to it is judged as that to a file.
+pub fn folder_meta(path: &Path) -> Result<Option<Meta>> {
+    let attempt =
+        || -> Result<Option<Meta>> { Ok(place::folder(path, None)?.map(Meta::read).transpose()?) };
+    attempt().with_context(|| format!("cannot use the folder {}", path.display()))
 }
 
 /// Makes a folder, and those above it that are missing. One that is there keeps its mode.

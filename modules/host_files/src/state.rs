@@ -71,10 +71,10 @@ pub fn observe(options: &Options) -> Result<Seen> {
         dest: options.dest.clone(),
     };
     for folder in tree.folders {
-        if !atomic::has_folder(&folder.path)? {
-            seen.missing.push(folder);
-        } else if folder.is_wished() && !is_dressed(&folder)? {
-            seen.undressed.push(folder);
+        match atomic::folder_meta(&folder.path)? {
+            None => seen.missing.push(folder),
+            Some(is) if !is_dressed(&folder, &is) => seen.undressed.push(folder),
+            Some(_) => {}
         }
     }
     for file in tree.files {
@@ -109,11 +109,9 @@ fn is_empty(path: &Path) -> Result<bool> {
     Ok(fs::read_dir(path).with_context(listed)?.next().is_none())
 }
 
-fn is_dressed(folder: &Folder) -> Result<bool> {
-    let looked = || format!("looking at {}", folder.path.display());
-    let is = Meta::read(fs::File::open(&folder.path).with_context(looked)?).with_context(looked)?;
+fn is_dressed(folder: &Folder, is: &Meta) -> bool {
     let has_mode = folder.wished.is_none_or(|mode| is.mode & PERMISSIONS == mode);
-    Ok(has_mode && is_owned((is.uid, is.gid), folder.owner))
+    has_mode && is_owned((is.uid, is.gid), folder.owner)
 }
 
 fn is_owned(is: (u32, u32), wanted: Owner) -> bool {

@@ -97,3 +97,42 @@ def test_from_an_empty_machine(edge: Edge) -> None:
     assert back.code != 0 and re.search("HAProxy did not take over .*was put back, and HAProxy serves it[.]$", back.tasks[-1].msg), back.output
     assert edge.on("sha256sum /etc/haproxy/*") == before and edge.ask() == "blue 1111111"
     assert good(edge.play(retries=2)) == []
+
+
+UNIT = "[Service]\nType={kind}\nExecStart={command}\n\n[Install]\nWantedBy=multi-user.target\n"
+
+
+def test_units(edge: Edge) -> None:
+    """host_files with units of its own: those that come, change, fail and go."""
+    def have(state: str, enabled: bool, kind: str = "exec", command: str = "/bin/sleep 61", *options: str) -> t.Any:
+        file = {"path": "/etc/systemd/system/shop.service", "content": UNIT.format(kind=kind, command=command)}
+        units = [{"name": ["shop", "none"] if state == "stopped" else ["shop"], "state": state, "enabled": enabled}]
+        return edge.ansible.play([{"name": "it", "reversible.deploy.host_files": {"files": [file], "units": units}}], "edge1", *options).named("it").result
+
+    def asked(name: str) -> str:
+        return edge.on(f"systemctl show --value --property={name} shop").strip()
+
+    write, reload = "write /etc/systemd/system/shop.service", "let systemd read its files again"
+    try:
+        foreseen = have("started", True, "exec", "/bin/sleep 61", "--check")
+        assert foreseen["plan"] == [write, reload, "enable shop.service", "start shop.service"] and asked("LoadState") == "not-found", foreseen
+        done = have("started", True)
+        assert (done["plan"], done["started"]) == (foreseen["plan"], ["shop.service"]) and asked("ActiveState") == "active", done
+        assert done["after"]["units"] == {"shop.service": {"active": "active", "enabled": "enabled"}} == foreseen["after"]["units"], (done, foreseen)
+        assert have("started", True)["changed"] is False
+        # A run that was killed after it had written: systemd knows that it is behind.
+        edge.on("sed -i 's/61/62/' /etc/systemd/system/shop.service")
+        again = have("restarted", True, command="/bin/sleep 62")
+        assert again["plan"] == [reload, "restart shop.service"] and "sleep 62" in edge.on(f"tr '\\0' ' ' < /proc/{asked('MainPID')}/cmdline"), again
+        assert have("reloaded", True, kind="oneshot", command="/bin/false")["reason"] == "command_failed"
+        failed = have("restarted", True, kind="oneshot", command="/bin/false")
+        assert failed["reason"] == "command_failed" and "Job for shop.service failed" in failed["stderr"], failed
+        ended = have("stopped", False)
+        assert ended["plan"] == [write, reload, "disable shop.service"] and (asked("ActiveState"), asked("UnitFileState")) == ("failed", "disabled"), ended
+        edge.on("rm /etc/systemd/system/shop.service; systemctl mask --quiet shop")
+        masked = edge.ansible.play([{"name": "it", "reversible.deploy.host_files": {"units": [{"name": "shop", "state": "started"}]}, "ignore_errors": True}],
+                                   "edge1").named("it").result
+        assert masked["reason"] == "masked" and "systemctl unmask shop.service" in masked["msg"], masked
+    finally:
+        edge.on("systemctl unmask --quiet shop; systemctl stop shop; rm -f /etc/systemd/system/*/shop.service /etc/systemd/system/shop.service; "
+                "systemctl daemon-reload; systemctl reset-failed")

@@ -286,9 +286,9 @@ fn folders_are_made_on_no_way_that_others_could_lead_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let at = |name: &str| dir.path().join(name);
-    assert!(!atomic::has_folder(&at("a/b")).unwrap());
+    assert!(atomic::folder_meta(&at("a/b")).unwrap().is_none());
     atomic::make_folder(&at("a/b"), 0o755).unwrap();
-    assert!(atomic::has_folder(&at("a/b")).unwrap());
+    assert!(atomic::folder_meta(&at("a/b")).unwrap().is_some());
     fs::set_permissions(at("a"), PermissionsExt::from_mode(0o700)).unwrap();
     atomic::make_folder(&at("a/b"), 0o755).unwrap();
     assert_eq!(mode(&at("a")), 0o700);
@@ -301,14 +301,14 @@ fn folders_are_made_on_no_way_that_others_could_lead_elsewhere() {
     for path in ["theirs/link", "theirs/link/c"] {
         let error = format!("{:#}", atomic::make_folder(&at(path), 0o755).unwrap_err());
         assert!(error.contains("symbolic link that others could have made"), "{error}");
-        assert!(atomic::has_folder(&at(path)).is_err(), "{path}");
+        assert!(atomic::folder_meta(&at(path)).is_err(), "{path}");
     }
     assert!(!at("a/c").exists());
     symlink("nothing", at("to-nothing")).unwrap();
     assert!(atomic::make_folder(&at("to-nothing"), 0o755).is_err() && !at("nothing").exists());
     // Below a link of ours there is room.
     symlink("a", at("ours")).unwrap();
-    assert!(!atomic::has_folder(&at("ours/d/e")).unwrap());
+    assert!(atomic::folder_meta(&at("ours/d/e")).unwrap().is_none());
     assert_eq!(atomic::read(&at("ours/d/file")).unwrap(), None);
     atomic::make_folder(&at("ours/d/e"), 0o755).unwrap();
     assert!(at("a/d/e").is_dir());
