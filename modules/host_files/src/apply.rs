@@ -20,7 +20,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// More than another task takes that only writes files.
+/// More than another task takes that writes files; it may wait for its units then.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
 /// A folder that its owner cannot write to could not be filled.
 const OWN: u32 = 0o700;
@@ -30,13 +30,18 @@ const TO_CHECK: &str = "check-";
 /// For a program that only reads a file.
 const CHECKED: Duration = Duration::from_secs(60);
 
-/// For root, whose killed runs are cleaned up after. Whoever is not root has no place for locks.
-pub fn lock() -> Result<Vec<Lock>> {
-    if !geteuid().is_root() {
+/// For root, whose killed runs are cleaned up after. Whoever is not root has no place for locks; and nobody waits for units of others.
+pub fn lock(options: &Options) -> Result<Vec<Lock>> {
+    if !geteuid().is_root() || !options.has_files() {
         return Ok(Vec::new());
     }
     let folder = SafeFolder::ensure(Path::new(RUN_FOLDER), 0o700)?;
-    let lock = Lock::acquire(&folder.join("lock"), "host_files", None, LOCK_TIMEOUT)?;
+    let lock = Lock::acquire(
+        &folder.join("lock"),
+        "host_files",
+        None,
+        LOCK_TIMEOUT + options.unit_timeout,
+    )?;
     // A copy of what is secret must not stay.
     for entry in fs::read_dir(folder.path())?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(TO_CHECK) {

@@ -150,6 +150,12 @@ impl Options {
     }
 }
 
+impl Options {
+    pub fn has_files(&self) -> bool {
+        self.dest.is_some() || !self.wishes.is_empty()
+    }
+}
+
 /// What `host_files_info` accepts.
 pub struct Asked {
     pub paths: Vec<PathBuf>,
