@@ -5,17 +5,18 @@
 
 use crate::color::Color;
 use crate::gate;
-use crate::haproxy::reader::{ensure_read, readers};
-use crate::haproxy::stat::Count;
-use crate::haproxy::{file, map, reload};
 use crate::history::{Entry, History, Verdict};
 use crate::locks::lock;
 use crate::options::{Method, Subject, Task};
 use crate::plan::{Action, Switch};
+use crate::reload;
 use crate::servers::Fleet;
 use crate::state::{State, SwitchNote, digest};
 use ansible_module::Failure;
 use anyhow::{Context, Result, bail, ensure};
+use haproxy::reader::{ensure_read, readers};
+use haproxy::stat::Count;
+use haproxy::{file, map};
 use host::atomic::{Replace, sweep};
 use host::clock;
 use host::deadline::Deadline;

@@ -5,15 +5,16 @@
 
 use crate::apply::{Apply, entry, write_record};
 use crate::color::Color;
-use crate::haproxy::socket::{is_gone, until_there};
-use crate::haproxy::{file, map, reload};
 use crate::history::Verdict;
 use crate::locks::lock;
 use crate::options::Method;
+use crate::reload;
 use crate::state::{TASK, digest};
 use ansible_module::{Failure, reason};
 use anyhow::{Context, Result, ensure};
 use change::RunNotes;
+use haproxy::socket::{is_gone, until_there};
+use haproxy::{file, map};
 use host::atomic::Replace;
 use host::deadline::seconds;
 use host::none_if_missing;

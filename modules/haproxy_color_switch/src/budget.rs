@@ -5,11 +5,11 @@
 
 use crate::apply::Apply;
 use crate::color::Color;
-use crate::haproxy::stat::Count;
 use crate::options::Budget;
 use crate::servers::Fleet;
 use ansible_module::Failure;
 use anyhow::Result;
+use haproxy::stat::Count;
 use host::deadline::{Deadline, seconds};
 use serde_json::json;
 use std::time::{Duration, Instant};

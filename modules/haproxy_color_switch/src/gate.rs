@@ -2,10 +2,7 @@
 //! HAProxy accepts the new configuration.
 
 use crate::color::Color;
-use crate::haproxy::config::Config;
-use crate::haproxy::file;
-use crate::haproxy::reader::{ensure_replaceable, readers};
-use crate::haproxy::stat::Server;
+use crate::config::Config;
 use crate::locks::LOCKS;
 use crate::options::{Content, Method, Task};
 use crate::plan::Switch;
@@ -14,6 +11,9 @@ use crate::servers::Fleet;
 use crate::state::State;
 use ansible_module::Failure;
 use anyhow::{Context, Result};
+use haproxy::file;
+use haproxy::reader::{ensure_replaceable, readers};
+use haproxy::stat::Server;
 use host::command::Command;
 use host::deadline::{Deadline, seconds};
 use host::folder::SafeFolder;

@@ -10,7 +10,7 @@
 //! what it finds as its own (no drift) and finishes, or goes back. The budget judges by requests
 //! that came while the run looked, before the flip and after it (`Fleet::since`), never by a
 //! counter's whole life. A file is replaced before anything live changes, and compared as HAProxy's
-//! master sees it (`reader.rs`). A way back that was not seen to its end keeps its intent, which
+//! master sees it (`haproxy::reader`). A way back that was not seen to its end keeps its intent, which
 //! explains what is found later. A copy of a configuration that HAProxy checks is locked; a run
 //! removes those that are not.
 
@@ -18,13 +18,14 @@ mod apply;
 mod back;
 mod budget;
 mod color;
+mod config;
 mod gate;
-mod haproxy;
 mod history;
 mod locks;
 mod options;
 mod plan;
 mod question;
+mod reload;
 mod servers;
 mod spec;
 mod state;
@@ -152,8 +153,8 @@ fn show_config(outcome: &mut Outcome, state: &State, task: &Task, switch: &Switc
     if task.subject.method == Method::Reload {
         outcome.diff.push(Diff::States {
             subject: task.subject.config.display().to_string(),
-            before: json!(haproxy::config::without_secrets(&state.text)),
-            after: json!(haproxy::config::without_secrets(new)),
+            before: json!(config::without_secrets(&state.text)),
+            after: json!(config::without_secrets(new)),
         });
     }
 }

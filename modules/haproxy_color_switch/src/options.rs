@@ -1,12 +1,12 @@
 //! The options as typed values, checked where a spec cannot.
 
 use crate::color::{Color, Pattern};
-use crate::haproxy::reload::Reloader;
-use crate::haproxy::socket::Socket;
 use crate::history;
 use crate::question::Question;
+use crate::reload::Reloader;
 use crate::servers::{Group, ServerName};
 use ansible_module::{Failure, Options as Given};
+use haproxy::socket::Socket;
 use host::clock::Utc;
 use host::deploy_id::DeployId;
 use serde::Deserialize;

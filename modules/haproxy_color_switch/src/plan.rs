@@ -1,10 +1,10 @@
 //! Plan: state and task to steps. Pure.
 
 use crate::color::{Color, Pattern};
-use crate::haproxy::config::Config;
-use crate::haproxy::reload::ReloadMethod;
+use crate::config::Config;
 use crate::history::Verdict;
 use crate::options::{Method, Task, Wanted};
+use crate::reload::ReloadMethod;
 use crate::state::State;
 use ansible_module::Failure;
 use change::{Plan, Step, Undo};

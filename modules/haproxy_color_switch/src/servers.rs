@@ -1,9 +1,9 @@
 //! Which servers belong to a colour.
 
 use crate::color::{Color, Pattern};
-use crate::haproxy::socket::Socket;
-use crate::haproxy::stat::{self, Count, Server};
 use anyhow::Result;
+use haproxy::socket::Socket;
+use haproxy::stat::{self, Count, Server};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 

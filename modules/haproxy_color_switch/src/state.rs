@@ -2,16 +2,17 @@
 //! of both colours. Reads only.
 
 use crate::color::{Color, Pattern};
-use crate::haproxy::config::Config;
-use crate::haproxy::socket::Socket;
-use crate::haproxy::stat::Count;
-use crate::haproxy::{file, map, reload};
+use crate::config::Config;
 use crate::history::{History, Verdict};
 use crate::options::{Method, Subject};
+use crate::reload;
 use crate::servers::{Fleet, Group};
 use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Result};
 use change::RunNotes;
+use haproxy::socket::Socket;
+use haproxy::stat::Count;
+use haproxy::{file, map};
 use host::none_if_missing;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 //!
 //! Invariant: of the file only the value of our key changes; every other byte stays.
 
-use super::socket::Socket;
+use crate::socket::Socket;
 use ansible_module::Failure;
 use anyhow::Result;
 use std::path::Path;

@@ -2,7 +2,7 @@
 //!
 //! Columns are found by their names: versions add some in the middle.
 
-use super::socket::Socket;
+use crate::socket::Socket;
 use ansible_module::Failure;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -144,9 +144,9 @@ mod tests {
     #[test]
     fn real_answers_are_read() {
         for (version, text) in [
-            ("2.6", include_str!("../../tests/captured/show-stat-2.6.csv")),
-            ("3.0", include_str!("../../tests/captured/show-stat-3.0.csv")),
-            ("3.2", include_str!("../../tests/captured/show-stat-3.2.csv")),
+            ("2.6", include_str!("../tests/captured/show-stat-2.6.csv")),
+            ("3.0", include_str!("../tests/captured/show-stat-3.0.csv")),
+            ("3.2", include_str!("../tests/captured/show-stat-3.2.csv")),
         ] {
             let servers = parse(text).unwrap_or_else(|why| panic!("{version}: {why}"));
             let seen: Vec<(String, bool, bool)> = (servers.iter())

@@ -4,11 +4,12 @@
 //! a reload that comes 10 to 40 ms after the one before, without a word, and a failed one leaves
 //! the old worker serving.
 
-use super::file;
-use super::socket::{Socket, until_there};
-use super::stat;
 use ansible_module::Failure;
 use anyhow::{Context, Result};
+use haproxy::file;
+use haproxy::process::{children_of, stat_of};
+use haproxy::socket::{Socket, until_there};
+use haproxy::stat;
 use host::command::Command;
 use host::deadline::{self, Deadline};
 use host::program;
@@ -32,8 +33,6 @@ const GLANCE: Duration = Duration::from_millis(250);
 const MASTER_POLL: Duration = Duration::from_millis(100);
 /// For an old worker to hear that it is to end.
 const HEARD: Duration = Duration::from_secs(2);
-/// The kernel's unit of times in /proc, on every architecture that we are built for.
-const TICKS: f64 = 100.0;
 
 /// What was given to reload by.
 #[derive(Debug)]
@@ -299,11 +298,6 @@ impl<'a> Signs<'a> {
     }
 }
 
-pub(super) fn children_of(pid: i32) -> BTreeSet<i32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect()
-}
-
 fn is_marked(master: i32) -> bool {
     let environment = fs::read(format!("/proc/{master}/environ")).unwrap_or_default();
     environment.split(|byte| *byte == 0).any(|set| set.starts_with(b"HAPROXY_MWORKER_WAIT_ONLY="))
@@ -369,30 +363,6 @@ fn age(pid: u32) -> Option<Duration> {
     Duration::from(now).checked_sub(started).or(Some(Duration::ZERO))
 }
 
-/// `/proc/<pid>/stat`; what follows the name in brackets, which may hold anything.
-pub(super) struct Stat(String);
-
-pub(super) fn stat_of(pid: u32) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (head, rest) = text.rsplit_once(')')?;
-    head.contains("haproxy").then(|| Stat(rest.trim_start().to_owned()))
-}
-
-impl Stat {
-    fn field(&self, number: usize) -> Option<&str> {
-        self.0.split(' ').nth(number - 3)
-    }
-
-    pub(super) fn parent(&self) -> Option<i32> {
-        self.field(4)?.parse().ok()
-    }
-
-    fn started(&self) -> Option<Duration> {
-        let ticks: f64 = self.field(22)?.parse().ok()?;
-        Some(Duration::from_secs_f64(ticks / TICKS))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -414,11 +384,11 @@ mod tests {
     #[test]
     fn failed_reloads_are_counted() {
         for (text, expected) in [
-            (include_str!("../../tests/captured/show-proc-2.6.txt"), Some(0)),
-            (include_str!("../../tests/captured/show-proc-3.2.txt"), Some(0)),
-            (include_str!("../../tests/captured/show-proc-failed-2.6.txt"), Some(1)),
-            (include_str!("../../tests/captured/show-proc-failed-3.0.txt"), Some(1)),
-            (include_str!("../../tests/captured/show-proc-failed-3.2.txt"), Some(1)),
+            (include_str!("../tests/captured/show-proc-2.6.txt"), Some(0)),
+            (include_str!("../tests/captured/show-proc-3.2.txt"), Some(0)),
+            (include_str!("../tests/captured/show-proc-failed-2.6.txt"), Some(1)),
+            (include_str!("../tests/captured/show-proc-failed-3.0.txt"), Some(1)),
+            (include_str!("../tests/captured/show-proc-failed-3.2.txt"), Some(1)),
             ("", None),
         ] {
             assert_eq!(failures(text), expected, "{text}");

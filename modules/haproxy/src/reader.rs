@@ -3,9 +3,9 @@
 //!
 //! Invariant: a file that is replaced here is looked at there, before anything live is changed.
 
-use super::reload::{children_of, stat_of};
-use super::socket::Socket;
-use super::stat;
+use crate::process::{children_of, stat_of};
+use crate::socket::Socket;
+use crate::stat;
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use rustix::fs::{

@@ -1,0 +1,39 @@
+//! HAProxy's processes, as /proc has them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+/// The kernel's unit of times in /proc, on every architecture that we are built for.
+const TICKS: f64 = 100.0;
+
+/// `/proc/<pid>/stat`; what follows the name in brackets, which may hold anything.
+pub struct Stat(String);
+
+/// `None` when there is no such process, or when it is not HAProxy.
+pub fn stat_of(pid: u32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (head, rest) = text.rsplit_once(')')?;
+    head.contains("haproxy").then(|| Stat(rest.trim_start().to_owned()))
+}
+
+impl Stat {
+    fn field(&self, number: usize) -> Option<&str> {
+        self.0.split(' ').nth(number - 3)
+    }
+
+    pub fn parent(&self) -> Option<i32> {
+        self.field(4)?.parse().ok()
+    }
+
+    /// Since the machine was started.
+    pub fn started(&self) -> Option<Duration> {
+        let ticks: f64 = self.field(22)?.parse().ok()?;
+        Some(Duration::from_secs_f64(ticks / TICKS))
+    }
+}
+
+pub fn children_of(pid: i32) -> BTreeSet<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
