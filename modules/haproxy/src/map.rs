@@ -1,28 +1,32 @@
 //! A map of HAProxy: in the running process, and in its file.
 //!
-//! Invariant: of the file only the value of our key changes; every other byte stays.
+//! Invariant: of the file only the lines of our key change; every other byte stays.
 
 use crate::socket::Socket;
 use ansible_module::Failure;
 use anyhow::Result;
 use std::path::Path;
 
-/// The value of a key in the running process; `None` when the map does not hold the key.
+/// All keys and values in the running process.
 ///
 /// `show map`, since `get map` looks a value up as a request would, and finds prefixes too.
-pub fn live_value(socket: &Socket, map: &Path, key: &str) -> Result<Option<String>> {
+pub fn live(socket: &Socket, map: &Path) -> Result<Vec<(String, String)>> {
     let answer = socket.ask(&format!("show map {}", map.display()))?;
     if answer.starts_with("Unknown map identifier") {
         return Err(unknown_map(socket, map)?.into());
     }
-    let mut found: Option<String> = None;
-    for line in answer.lines() {
-        // `0x55e7375d45c0 shop-staging blue`
+    // `0x55e7375d45c0 shop-staging blue`
+    let pair = |line: &str| {
         let mut words = line.splitn(3, ' ').skip(1);
-        if words.next() != Some(key) {
-            continue;
-        }
-        let value = words.next().unwrap_or_default().to_owned();
+        Some((words.next()?.to_owned(), words.next().unwrap_or_default().to_owned()))
+    };
+    Ok(answer.lines().filter_map(pair).collect())
+}
+
+/// The value of a key in the running process; `None` when the map does not hold the key.
+pub fn live_value(socket: &Socket, map: &Path, key: &str) -> Result<Option<String>> {
+    let mut found: Option<String> = None;
+    for (_, value) in live(socket, map)?.into_iter().filter(|(known, _)| known == key) {
         match &found {
             Some(other) if *other != value => return Ok(Some(format!("{other} and {value}"))),
             _ => found = Some(value),
@@ -55,13 +59,29 @@ fn unknown_map(socket: &Socket, map: &Path) -> Result<Failure> {
 /// Set the value of a key that the running process has.
 pub fn set_live(socket: &Socket, map: &Path, key: &str, value: &str) -> Result<()> {
     let answer = socket.ask(&format!("set map {} {key} {value}", map.display()))?;
+    done(socket, &answer, &format!("set {key} to {value}"))
+}
+
+/// Add a key that the running process does not have: one that it has would be there twice.
+pub fn add_live(socket: &Socket, map: &Path, key: &str, value: &str) -> Result<()> {
+    let answer = socket.ask(&format!("add map {} {key} {value}", map.display()))?;
+    done(socket, &answer, &format!("add {key} with {value}"))
+}
+
+/// Remove a key from the running process, as often as it is there.
+pub fn remove_live(socket: &Socket, map: &Path, key: &str) -> Result<()> {
+    let answer = socket.ask(&format!("del map {} {key}", map.display()))?;
+    let gone = answer.starts_with("Key not found");
+    done(socket, if gone { "" } else { &answer }, &format!("remove {key}"))
+}
+
+fn done(socket: &Socket, answer: &str, what: &str) -> Result<()> {
     match answer.trim() {
         "" => Ok(()),
-        other => Err(Failure::new(
-            "not_set",
-            format!("HAProxy at {socket} did not set {key} to {value}: {other}"),
-        )
-        .into()),
+        other => {
+            let msg = format!("HAProxy at {socket} did not {what}: {other}");
+            Err(Failure::new("not_set", msg).into())
+        }
     }
 }
 
@@ -102,6 +122,12 @@ pub fn with_value(text: &[u8], key: &str, value: &str) -> Vec<u8> {
     new
 }
 
+/// The text without the lines of the key.
+pub fn without_key(text: &[u8], key: &str) -> Vec<u8> {
+    let lines = text.split_inclusive(|&byte| byte == b'\n');
+    lines.filter(|line| value_in(line, key).is_none()).flatten().copied().collect()
+}
+
 /// Where in a line the value of the key stands. A line that begins with `#` is a comment.
 fn value_in(line: &[u8], key: &str) -> Option<std::ops::Range<usize>> {
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
@@ -140,6 +166,14 @@ mod tests {
         let expected = b"# shop-staging green\n\nshop blue\n  shop-staging\tgreen \r\nother shop-staging\n\xff\xfe odd";
         assert_eq!(new, expected);
         assert_eq!(with_value(&new, "shop-staging", "blue"), FILE);
+    }
+
+    #[test]
+    fn a_key_goes_with_all_of_its_lines() {
+        let left = b"# shop-staging green\n\nshop blue\nother shop-staging\n\xff\xfe odd";
+        assert_eq!(without_key(FILE, "shop-staging"), left);
+        assert_eq!(without_key(b"a 1\nb 2\na 3", "a"), b"b 2\n");
+        assert_eq!(without_key(FILE, "sho"), FILE);
     }
 
     #[test]

@@ -215,8 +215,17 @@ pub fn until_there<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
 
 /// Whether nobody listens: HAProxy has ended.
 pub fn is_gone(error: &anyhow::Error) -> bool {
-    let reasons = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
-    reasons.into_iter().any(|failure| matches!(failure.reason, "not_running" | "no_socket"))
+    has_reason(error, &["not_running", "no_socket"])
+}
+
+/// Whether HAProxy does not know the command.
+pub fn is_unknown(error: &anyhow::Error) -> bool {
+    has_reason(error, &["unknown_command"])
+}
+
+fn has_reason(error: &anyhow::Error, reasons: &[&str]) -> bool {
+    let mut failures = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
+    failures.any(|failure| reasons.contains(&failure.reason))
 }
 
 fn is_slice(error: &io::Error) -> bool {
