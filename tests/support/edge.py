@@ -79,7 +79,7 @@ class Edge:
         processes: int = 1,
         tcp_stats: bool = False,
         tls: bool = False,
-        **shape: t.Any,  # dummies, inter, hard_stop, idle_close, idle, more: see Shape
+        **shape: t.Any,  # dummies, inter, hard_stop, idle_close, idle, more, hold: see Shape
     ):
         self.binary = haproxy_binary(version)
         self.below: list[str] = []  # a program, with its arguments, that is to run HAProxy from its next start on
@@ -117,6 +117,10 @@ class Edge:
         self.options = self.place | (reloads if method == "reload" else {})  # for haproxy_color_switch
         self.map.write_text(f"# which colour is active\nother-app {self.shape.value('blue')}\n{map_key} {self.shape.value(active)}\n",
                             encoding="utf-8")
+        if self.shape.hold:
+            self.shape.needs_bool_conversion = version not in ("2.6", "3.0")
+            self.shape.hold_script.write_text(self.shape.script(), encoding="utf-8")
+            self.shape.hold_map.write_text("", encoding="utf-8")
         self.config.write_text(self.render(active), encoding="utf-8")
         try:
             self._start_apps()
@@ -191,6 +195,17 @@ class Edge:
         """How many requests that app was asked, for each path; and as `frames`, how many of WebSockets it has sent back."""
         return json.loads(self._control(colour, component, replica, "count"))
 
+    def start_app(self, colour: str, component: str = "web", replica: int = 0) -> None:
+        """Back when it answers."""
+        name, port = f"{component}-{colour}{replica}", self.ports[colour, component][replica]
+        argv = [self._web, "serve", "--port", port, "--colour", colour, "--release", RELEASES[colour], "--control",
+                self.folder / f"{name}.control"]
+        self._children.append(daemon.start(self.folder, name, argv))
+        daemon.wait_for(lambda: fetch(f"http://127.0.0.1:{port}/") != "", name, self.folder, name, PATIENCE)
+
+    def stop_app(self, colour: str, component: str = "web", replica: int = 0) -> None:
+        daemon.stop(self.folder, f"{component}-{colour}{replica}")
+
     def start(self) -> None:
         """Start HAProxy; back when it answers, and has checked each server once, whatever came of that."""
         for name, master, stats in zip(self._processes, self.all_masters, self.all_stats):
@@ -246,7 +261,7 @@ class Edge:
         finally:
             for colour, component in self.ports:
                 for at in range(len(self.ports[colour, component])):
-                    daemon.stop(self.folder, f"{component}-{colour}{at}")
+                    self.stop_app(colour, component, at)
             self._reap()
             if self._own and self.folder.exists():
                 shutil.rmtree(self.folder)
@@ -255,12 +270,8 @@ class Edge:
 
     def _start_apps(self) -> None:
         for (colour, component), ports in self.ports.items():
-            for at, port in enumerate(ports):
-                name = f"{component}-{colour}{at}"
-                argv = [self._web, "serve", "--port", port, "--colour", colour, "--release", RELEASES[colour], "--control",
-                        self.folder / f"{name}.control"]
-                self._children.append(daemon.start(self.folder, name, argv))
-                daemon.wait_for(lambda url=f"http://127.0.0.1:{port}/": fetch(url) != "", name, self.folder, name, PATIENCE)
+            for at in range(len(ports)):
+                self.start_app(colour, component, at)
 
     def _control(self, colour: str, component: str, replica: int, line: str) -> str:
         return ask(str(self.folder / f"{component}-{colour}{replica}.control"), line)

@@ -14,8 +14,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from harness import ROOT
+
 COLOURS = ("blue", "green")
 APP = "shop"
+SCRIPT = ROOT / "roles/haproxy/templates/reversible-hold.lua.j2"
 A_BACKEND_HOLDS = 1000  # dummy servers
 
 
@@ -40,6 +43,10 @@ class Shape:
     idle_close: bool = True
     idle: str = "backup"
     more: str = ""  # lines for `defaults`
+    hold: bool = False  # requests can be held: those of the first component by map_key, of another by <component>-staging
+    hold_seconds: int = 60
+    hold_requests: int = 500
+    needs_bool_conversion: bool = False  # HAProxy 3.1 and newer want it said before a script is loaded
 
     def __post_init__(self) -> None:
         assert self.method in ("map", "reload") and self.layout in ("two-backends", "one-backend"), (self.method, self.layout)
@@ -48,6 +55,25 @@ class Shape:
 
     def value(self, colour: str) -> str:
         return self.map_value.replace("{color}", colour)
+
+    @property
+    def hold_map(self) -> Path:
+        return self.map.with_name("holds.map")
+
+    @property
+    def hold_script(self) -> Path:
+        return self.map.with_name("reversible-hold.lua")
+
+    def hold_key(self, component: str) -> str:
+        return self.map_key if component == self.components[0] else f"{component}-staging"
+
+    def script(self) -> str:
+        """What the role makes of its template."""
+        text = SCRIPT.read_text(encoding="utf-8")
+        for name, value in {"map": self.hold_map, "seconds | int": self.hold_seconds, "requests | int": self.hold_requests}.items():
+            text = text.replace(f"{{{{ haproxy_hold_{name} }}}}", str(value))
+        assert "{{" not in text
+        return text
 
     def render(self, colour: str) -> str:
         """The whole file. For the method map the colour does not matter: the map's file says it."""
@@ -60,6 +86,9 @@ class Shape:
         stats = "\n".join(f"    stats socket {address}" for address in self.stats)
         hard_stop = f"    hard-stop-after {self.hard_stop}\n" if self.hard_stop else ""
         idle_close = "    option idle-close-on-response\n" if self.idle_close else ""
+        if self.hold:
+            conversion = "    tune.lua.bool-sample-conversion normal\n" if self.needs_bool_conversion else ""
+            hard_stop += f"    nbthread 2\n{conversion}    lua-load {self.hold_script}\n"
         return f"""\
 global
 {stats}
@@ -78,6 +107,11 @@ defaults
         lines = [f"frontend {APP}", f"    bind 127.0.0.1:{self.url_port}"]
         if self.tls_port:
             lines.append(f"    bind 127.0.0.1:{self.tls_port} ssl crt {self.certificate}")
+        for component in self.components if self.hold else ():
+            others = " ".join(f"/{other}/" for other in self.components[1:])
+            where = f"{{ path_beg /{component}/ }}" if component != self.components[0] else f"!{{ path_beg {others} }}" if others else ""
+            key = self.hold_key(component)
+            lines.append(f"    http-request lua.reversible-hold {key} if {{ str({key}),map({self.hold_map}) -m found }} {where}")
         for component in reversed(self.components):
             first = component == self.components[0]
             condition = "" if first else f" if {{ path_beg /{component}/ }}"
