@@ -31,6 +31,7 @@ TABLE = {
     "test_haproxy_color_switch_reload.py": (OLDEST, "2.6"),   # its master answers a reload before it has been done
     "test_haproxy_faults.py": (OLDEST, "3.2"),
     "test_haproxy_killed.py": (OLDEST, "2.6"),
+    "test_haproxy_hold.py": (OLDEST, "3.2"),
     "test_role_haproxy.py": (OLDEST, "3.2"),
 }
 

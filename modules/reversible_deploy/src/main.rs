@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use ansible_module::Served;
 
-const MODULES: [&[Served]; 10] = [
+const MODULES: [&[Served]; 11] = [
     app_processes::MODULES,
     compose_backup::MODULES,
     deploy_ledger::MODULES,
     haproxy_color_switch::MODULES,
+    haproxy_hold::MODULES,
     health_gate::MODULES,
     host_command::MODULES,
     host_files::MODULES,

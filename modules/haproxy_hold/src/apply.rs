@@ -1,0 +1,194 @@
+//! From a step to its effect.
+//!
+//! Invariant: the end of a hold is in the map before anybody is held, so that a run which is killed
+//! holds nobody for longer.
+
+use crate::options::Task;
+use crate::plan::Action;
+use crate::script::Hold;
+use crate::state::{OldWorker, State, TASK, observe, old_workers};
+use ansible_module::Failure;
+use anyhow::{Context, Result};
+use haproxy::reader::{Reader, ensure_read, ensure_replaceable, readers};
+use haproxy::{file, locks, map, stat};
+use host::atomic::{Replace, sweep};
+use host::deadline::Deadline;
+use host::interrupt;
+use std::path::Path;
+use std::time::Duration;
+
+const POLL: Duration = Duration::from_millis(50);
+/// Those that wait look a few times a second.
+const LET_GO: Duration = Duration::from_secs(3);
+
+pub struct Apply<'a> {
+    pub task: &'a Task,
+    pub state: &'a State,
+    /// The hold that this run makes, or releases.
+    pub hold: Option<Hold>,
+    /// Requests that were under way at last.
+    pub under_way: u64,
+    /// The workers of a reload, as they were when they were told: they end with what they hold.
+    pub left_behind: Vec<OldWorker>,
+    /// Backends that had no server when requests were released.
+    pub without_server: Vec<String>,
+}
+
+impl Apply<'_> {
+    pub fn act(&mut self, action: Action) -> Result<()> {
+        match action {
+            Action::Hold => self.hold(),
+            Action::Drain => self.drain(),
+            Action::WaitForServers => self.wait_for_servers(),
+            Action::Release => self.release(),
+        }
+    }
+
+    fn hold(&mut self) -> Result<()> {
+        let (task, since) = (self.task, self.state.now());
+        let most = u64::try_from(task.most.as_millis()).unwrap_or(u64::MAX);
+        let by = task.deploy.as_ref().map(ToString::to_string);
+        let hold = Hold { since, until: since.saturating_add(most), by };
+        let value = hold.to_string();
+        self.hold = Some(hold);
+        let readers = readers(&self.state.sockets())?;
+        for path in self.state.files.keys() {
+            ensure_replaceable(&readers, path).context("nothing was changed")?;
+        }
+        // A signal ends the run before or after this: it would be held at some HAProxies only.
+        let _shield = interrupt::shield();
+        let held = self.hold_everywhere(&readers, &value);
+        held.map_err(|error| match self.release() {
+            Ok(()) => error.context("no request is held"),
+            Err(more) => error.context(format!(
+                "requests may be held for {} (releasing them failed as well: {more:#})",
+                host::deadline::seconds(task.most)
+            )),
+        })
+    }
+
+    /// The file first: a reload reads it, and what it cannot hold is seen before anybody waits.
+    fn hold_everywhere(&self, readers: &[Reader], value: &str) -> Result<()> {
+        let key = &self.task.key;
+        for path in self.state.files.keys() {
+            let new = self.rewrite(path, |text| map::with_value(text, key, value))?;
+            ensure_read(readers, path, &new)?;
+        }
+        for edge in &self.state.edges {
+            match edge.live.contains_key(key) {
+                true => map::set_live(&edge.socket, &edge.report.map, key, value)?,
+                false => map::add_live(&edge.socket, &edge.report.map, key, value)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The requests that wait first, then the file.
+    fn release(&mut self) -> Result<()> {
+        let key = &self.task.key;
+        let mut first_error = Ok(());
+        for edge in &self.state.edges {
+            let released = map::remove_live(&edge.socket, &edge.report.map, key);
+            first_error = first_error.and(released);
+        }
+        // Not those that were seen before: there may have been a reload since.
+        match old_workers(&self.task.subject) {
+            Ok(old) => self.left_behind = old,
+            Err(error) => first_error = first_error.and(Err(error)),
+        }
+        for worker in &self.left_behind {
+            // It may have ended since, and with it what it held.
+            let _ = worker.ask(&format!("del map {} {key}", worker.report.map.display()));
+        }
+        for path in self.state.files.keys() {
+            let written = self.rewrite(path, |text| map::without_key(text, key));
+            let written = written.map(drop).with_context(|| {
+                format!("HAProxy would hold {key} again if it were reloaded before the hold ends")
+            });
+            first_error = first_error.and(written);
+        }
+        first_error
+    }
+
+    /// Other apps are held by the same file. What is as it should be is not written.
+    fn rewrite(&self, path: &Path, change: impl FnOnce(&[u8]) -> Vec<u8>) -> Result<Vec<u8>> {
+        let task = self.task;
+        let _lock = locks::lock(path, TASK, task.deploy.as_ref(), task.lock_timeout)?;
+        sweep(path)?;
+        let text = file::read(path).with_context(|| format!("reading {}", path.display()))?;
+        let new = change(&text);
+        if new != text {
+            Replace::new(path).write(&new)?;
+        }
+        Ok(new)
+    }
+
+    /// New requests wait, so that those at the servers become fewer; a tunnel may never end.
+    fn drain(&mut self) -> Result<()> {
+        let deadline = Deadline::after(self.task.drain_timeout);
+        loop {
+            self.under_way = 0;
+            for edge in &self.state.edges {
+                for backend in &self.task.backends {
+                    let servers = stat::servers(&edge.socket, Some(backend))?;
+                    self.under_way += servers.iter().map(|server| server.sessions).sum::<u64>();
+                }
+            }
+            if self.under_way == 0 || deadline.passed() {
+                return Ok(());
+            }
+            deadline.sleep(POLL)?;
+        }
+    }
+
+    /// They are released at last, up or not: what waits longer than the hold fails in any case.
+    fn wait_for_servers(&mut self) -> Result<()> {
+        let ends = self.hold.as_ref().map_or(0, |hold| hold.until);
+        let left = Duration::from_millis(ends.saturating_sub(self.state.now()));
+        let deadline = Deadline::after(self.task.up_timeout.min(left));
+        loop {
+            self.without_server.clear();
+            for edge in &self.state.edges {
+                for backend in &self.task.backends {
+                    let servers = stat::servers(&edge.socket, Some(backend))?;
+                    if !servers.iter().any(stat::Server::is_up) {
+                        self.without_server.push(backend.clone());
+                    }
+                }
+            }
+            if self.without_server.is_empty() || deadline.passed() {
+                return Ok(());
+            }
+            deadline.sleep(POLL)?;
+        }
+    }
+}
+
+/// Backends that are named must be there, at every HAProxy.
+pub fn ensure_backends(task: &Task, state: &State) -> Result<()> {
+    for edge in &state.edges {
+        for backend in &task.backends {
+            if stat::servers(&edge.socket, Some(backend))?.is_empty() {
+                let msg = format!(
+                    "HAProxy at {} has no backend {backend} with servers; nothing was changed",
+                    edge.socket
+                );
+                return Err(Failure::new("no_backend", msg).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Those that wait look whether they still have to: back when none is left, or soon.
+pub fn look_again(task: &Task, hold: Option<&Hold>) -> Result<State> {
+    let deadline = Deadline::after(LET_GO);
+    loop {
+        let now = observe(&task.subject)?;
+        let waiting = hold.map_or(0, |hold| now.count(&task.key, hold).waiting);
+        if waiting == 0 || deadline.passed() {
+            return Ok(now);
+        }
+        deadline.sleep(POLL)?;
+    }
+}
