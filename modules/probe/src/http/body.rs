@@ -77,11 +77,7 @@ pub(super) fn read(
     }
 }
 
-pub(super) fn take(
-    incoming: &mut Incoming,
-    wanted: usize,
-    body: &mut Vec<u8>,
-) -> Result<(), Fault> {
+fn take(incoming: &mut Incoming, wanted: usize, body: &mut Vec<u8>) -> Result<(), Fault> {
     let end = body.len() + wanted;
     while body.len() < end {
         if incoming.pending().is_empty() {
@@ -120,11 +116,17 @@ fn chunked(incoming: &mut Incoming, most: usize, body: &mut Vec<u8>) -> Result<b
         if size > wanted as u64 {
             return Ok(true);
         }
-        let mut end = Vec::new();
-        take(incoming, 2, &mut end)?;
-        if end != b"\r\n" {
-            return Err(Fault::Garbage("sent a chunk that does not end where it said"));
-        }
+        chunk_end(incoming)?;
+    }
+}
+
+/// What stands behind the bytes of a chunk.
+pub(super) fn chunk_end(incoming: &mut Incoming) -> Result<(), Fault> {
+    let mut end = Vec::new();
+    take(incoming, 2, &mut end)?;
+    match end == b"\r\n" {
+        true => Ok(()),
+        false => Err(Fault::Garbage("sent a chunk that does not end where it said")),
     }
 }
 

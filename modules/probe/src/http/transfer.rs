@@ -170,11 +170,7 @@ impl Fetching {
         }
         *left -= read as u64;
         if matches!(self.left, Left::Chunk(Some(0))) {
-            let mut end = Vec::new();
-            body::take(&mut self.incoming, 2, &mut end)?;
-            if end != b"\r\n" {
-                return Err(Fault::Garbage("sent a chunk that does not end where it said"));
-            }
+            body::chunk_end(&mut self.incoming)?;
             self.left = Left::Chunk(None);
         }
         Ok(read)
