@@ -97,13 +97,27 @@ fn collect(
     services: &BTreeSet<String>,
     not_data: &mut Vec<NotData>,
 ) -> Users {
+    let mut sources = configured(resolved, services, not_data);
+    mounted(resolved, containers, services, &mut sources);
+    sources
+}
+
+/// A user once for each place where it has the source.
+fn add(sources: &mut Users, source: Source, user: User) {
+    let users = sources.entry(source).or_default();
+    let same = |known: &User| known.service == user.service && known.target == user.target;
+    if !users.iter().any(same) {
+        users.push(user);
+    }
+}
+
+/// What the files say.
+fn configured(
+    resolved: &Resolved,
+    services: &BTreeSet<String>,
+    not_data: &mut Vec<NotData>,
+) -> Users {
     let mut sources = Users::new();
-    let mut add = |source: Source, user: User| {
-        let users = sources.entry(source).or_default();
-        if !users.contains(&user) {
-            users.push(user);
-        }
-    };
     let asked = resolved.services.iter().filter(|(name, _)| services.contains(*name));
     for (name, one) in
         asked.flat_map(|(name, service)| service.mounts.iter().map(move |one| (name, one)))
@@ -111,15 +125,16 @@ fn collect(
         let user =
             User { service: name.clone(), target: one.target.clone(), read_only: one.read_only };
         match (one.kind.as_str(), &one.source) {
-            ("bind", Some(path)) => add(Source::Path(real(Path::new(path))), user),
+            ("bind", Some(path)) => {
+                add(&mut sources, Source::Path(real(Path::new(path))), user);
+            }
             ("volume", Some(key)) => {
                 let known = resolved.volumes.get(key);
                 let name = known.map_or(key.as_str(), |volume| volume.name.as_str()).to_owned();
                 let external = known.is_some_and(|volume| volume.external);
-                add(
-                    Source::Volume { name, key: Some(key.clone()), anonymous: false, external },
-                    user,
-                );
+                let key = Some(key.clone());
+                let source = Source::Volume { name, key, anonymous: false, external };
+                add(&mut sources, source, user);
             }
             // The containers know its name.
             ("volume", None) => {}
@@ -131,6 +146,16 @@ fn collect(
             }),
         }
     }
+    sources
+}
+
+/// What containers have mounted.
+fn mounted(
+    resolved: &Resolved,
+    containers: &[Container],
+    services: &BTreeSet<String>,
+    sources: &mut Users,
+) {
     let known: BTreeMap<String, Source> = (sources.keys())
         .filter_map(|source| match source {
             Source::Volume { name, .. } => Some((name.clone(), source.clone())),
@@ -161,20 +186,13 @@ fn collect(
                 },
                 _ => continue,
             };
-            let users = sources.entry(source).or_default();
-            if !users
-                .iter()
-                .any(|known| known.service == user.service && known.target == user.target)
-            {
-                users.push(user);
-            }
+            add(sources, source, user);
         }
     }
-    sources
 }
 
 /// Where a path leads; the path itself where that cannot be told.
-fn real(path: &Path) -> PathBuf {
+pub fn real(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
@@ -315,7 +333,7 @@ pub fn uses(container: &Container, mount: &Mount) -> bool {
 pub fn is_of(one: &MountPoint, mount: &Mount) -> bool {
     let by_name =
         mount.volume.as_ref().is_some_and(|volume| one.name.as_deref() == Some(&volume.name));
-    let source = one.source.canonicalize().unwrap_or_else(|_| one.source.clone());
+    let source = real(&one.source);
     let overlaps = source.starts_with(&mount.source) || mount.source.starts_with(&source);
     by_name || (overlaps && !source.as_os_str().is_empty())
 }

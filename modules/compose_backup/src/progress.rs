@@ -52,24 +52,15 @@ pub struct Progress {
 
 impl Progress {
     pub fn new(backup_dir: &Path) -> Progress {
-        Progress {
-            path: Some(backup_dir.join(FILE)),
-            what: String::new(),
-            total: None,
-            began: Instant::now(),
-            written: None,
-        }
+        let mut told = Progress::silent();
+        told.path = Some(backup_dir.join(FILE));
+        told
     }
 
     /// For those who change nothing.
     pub fn silent() -> Progress {
-        Progress {
-            path: None,
-            what: String::new(),
-            total: None,
-            began: Instant::now(),
-            written: None,
-        }
+        let (what, total) = (String::new(), None);
+        Progress { path: None, what, total, began: Instant::now(), written: None }
     }
 
     /// The next part of the work.

@@ -7,6 +7,7 @@
 
 use crate::compose::Compose;
 use crate::manifest::{ComposeRecord, Role};
+use crate::mounts::real;
 use host::regular::{self, Links};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ pub fn files_of(compose: &Compose) -> Files {
         for (name, role) in mentioned(&text) {
             let bases = [folder, compose.project_dir.as_path()];
             let Some(path) =
-                bases.iter().map(|base| plain(&base.join(&name))).find(|path| path.is_file())
+                bases.iter().map(|base| real(&base.join(&name))).find(|path| path.is_file())
             else {
                 continue;
             };
@@ -77,7 +78,7 @@ fn found_by_compose(compose: &Compose, env_files: &[PathBuf]) -> Vec<PathBuf> {
     };
     if let Some(list) = variable("COMPOSE_FILE") {
         let separator = variable("COMPOSE_PATH_SEPARATOR").unwrap_or_else(|| ":".to_owned());
-        return list.split(&separator).map(|name| plain(&compose.project_dir.join(name))).collect();
+        return list.split(&separator).map(|name| real(&compose.project_dir.join(name))).collect();
     }
     for folder in compose.project_dir.ancestors() {
         let Some(file) = NAMES.iter().map(|name| folder.join(name)).find(|path| path.is_file())
@@ -100,11 +101,6 @@ fn value_in(text: &str, name: &str) -> Option<String> {
 pub fn text_of(file: &Path) -> Option<String> {
     let bytes = regular::read(file, Links::Follow, LARGEST).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Without `.` and `..`, as far as names alone can tell.
-fn plain(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// The names of files in a compose file, found by its lines: `include:`, `extends: file:` and

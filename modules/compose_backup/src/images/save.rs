@@ -137,7 +137,7 @@ fn look(docker: &Docker, wanted: &[Wanted]) -> Result<Vec<Image>> {
 }
 
 /// A file that is in the folder, hashed in this run.
-struct StoredBackup {
+struct InFolder {
     file: FileRecord,
     linked: bool,
 }
@@ -146,7 +146,7 @@ struct Folder<'a> {
     path: &'a Path,
     earlier: &'a [Earlier],
     /// By name.
-    kept: BTreeMap<String, StoredBackup>,
+    kept: BTreeMap<String, InFolder>,
     /// By diff id: the layer, and its file's name.
     layers: HashMap<String, (LayerRecord, String)>,
 }
@@ -204,7 +204,7 @@ impl Folder<'_> {
     }
 
     fn keep(&mut self, file: FileRecord, linked: bool) {
-        self.kept.insert(file.name.clone(), StoredBackup { file, linked });
+        self.kept.insert(file.name.clone(), InFolder { file, linked });
     }
 
     /// Lets the engine stream these images, and keeps what is new.

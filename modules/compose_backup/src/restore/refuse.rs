@@ -1,7 +1,7 @@
 //! What would make a restore fail half way, or hurt somebody else, and is refused before. Reads only.
 
 use crate::docker::inspect::Container;
-use crate::mounts::{mounted_at, uses};
+use crate::mounts::{mounted_at, real, uses};
 use crate::options::Task;
 use crate::resolved::{self, External};
 use crate::restore::goal::{Content, Goal};
@@ -102,7 +102,7 @@ fn mount_points(goal: &Goal) -> Result<()> {
 fn own_folders(task: &Task, goal: &Goal) -> Result<()> {
     let state = task.subject.state_dir(&goal.project);
     for own in [&task.subject.backup_dir, &state] {
-        let real = own.canonicalize().unwrap_or_else(|_| own.clone());
+        let real = real(own);
         if let Some(part) = goal.work.parts.iter().find(|part| real.starts_with(&part.source)) {
             let msg = format!(
                 "{} lies inside of {}, which is to be exchanged",
