@@ -36,6 +36,20 @@ impl Form {
     }
 }
 
+/// Reads as many bytes as there are, up to all of the room.
+pub fn fill(from: &mut dyn Read, room: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < room.len() {
+        match from.read(&mut room[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
 /// Decodes until the end. The error completes "the archive is damaged: ..."; that nobody reads any
 /// more is none.
 pub fn run(from: impl BufRead, to: &Inlet) -> Result<(), String> {

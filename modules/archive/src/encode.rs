@@ -247,6 +247,5 @@ fn write(mut file: File, ordered: &Receiver<Receiver<io::Result<Vec<u8>>>>) -> i
     drop(wake);
     syncer.join().map_err(|_| io::Error::other("a thread of ours died"))??;
     file.sync_all()?;
-    let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Written { bytes, raw: 0, sha256 })
+    Ok(Written { bytes, raw: 0, sha256: host::hex(&hash.finalize()) })
 }

@@ -130,8 +130,7 @@ impl<A> Plan<A> {
                 part(loss.accept.unwrap_or("plain"), &loss.what);
             }
         }
-        let digest = hash.finalize();
-        let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let hex = host::hex(&hash.finalize()[..6]);
         format!("plan-{hex}")
     }
 

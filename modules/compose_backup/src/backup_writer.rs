@@ -4,8 +4,9 @@
 //! Invariant: no file of a backup is written twice, and each one's sum is that of the bytes that were
 //! written, not of those that were meant.
 
-use crate::manifest::{FileMeta, Sum, hex};
+use crate::manifest::{FileMeta, Sum};
 use anyhow::{Context, Result, ensure};
+use host::hex;
 use host::regular::{self, Links};
 use rustix::fs::XattrFlags;
 use sha2::{Digest, Sha256};

@@ -11,6 +11,7 @@ use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::clock::Utc;
 use host::deploy_id::DeployId;
+use host::hex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -400,8 +401,4 @@ impl Manifest {
                  sha256 of every file: manifest.json, under contents.\n";
         text
     }
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

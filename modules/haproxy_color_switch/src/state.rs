@@ -142,7 +142,7 @@ pub fn observe(subject: &Subject) -> Result<State> {
 }
 
 pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    host::hex(&Sha256::digest(bytes))
 }
 
 enum Found {

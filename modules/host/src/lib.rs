@@ -30,6 +30,7 @@ pub mod deploy_id;
 mod descent;
 pub mod fence;
 pub mod folder;
+mod hex;
 pub mod interrupt;
 pub mod lock;
 pub mod meta;
@@ -45,5 +46,6 @@ pub mod space;
 pub mod spot;
 pub mod walk;
 
+pub use hex::hex;
 pub use missing::none_if_missing;
 pub use reason::reason;

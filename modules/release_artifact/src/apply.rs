@@ -29,7 +29,7 @@ pub fn lock(task: &Task, folder: &Folder) -> Result<Vec<Lock>> {
     let locks = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
     let whole = fs::canonicalize(&folder.dest).unwrap_or_else(|_| folder.dest.clone());
     let digest = Sha256::digest(whole.as_os_str().as_encoded_bytes());
-    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let name = host::hex(&digest[..8]);
     let id = task.fence.as_ref().map(|(id, _)| id);
     Lock::acquire(&locks.join(format!("{name}.lock")), "release_artifact", id, task.lock_timeout)
         .map(|lock| vec![lock])

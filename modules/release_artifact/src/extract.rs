@@ -11,6 +11,7 @@ use crate::owner::Owner;
 use crate::record::{NotedKind, note};
 use crate::stopped::{Stopped, own, refused, said, shown, wrote};
 use anyhow::{Context, Error};
+use archive::decode::fill;
 use archive::names::{parts, stays_inside};
 use archive::sparse::{self, Fault, Pax, Sparse};
 use host::beneath::{Dir, is_no_folder};
@@ -243,7 +244,7 @@ impl Extracting<'_> {
         } else {
             let mut size = 0;
             loop {
-                let read = filled(entry, &mut self.buffer).map_err(damaged)?;
+                let read = fill(entry, &mut self.buffer).map_err(damaged)?;
                 if read == 0 {
                     break;
                 }
@@ -407,20 +408,6 @@ fn sparse_of<R: Read>(
         }
     }
     Ok(pax.finish())
-}
-
-/// As much as there is, up to the whole buffer.
-fn filled(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match from.read(&mut buffer[length..]) {
-            Ok(0) => break,
-            Ok(read) => length += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(length)
 }
 
 #[cfg(test)]

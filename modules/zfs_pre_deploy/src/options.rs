@@ -54,8 +54,7 @@ impl Subject {
 fn folder_for(subject: &str) -> PathBuf {
     let mut name = subject.replace('/', "+");
     if name.len() > LONGEST_FOLDER {
-        let digest = Sha256::digest(subject.as_bytes());
-        let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let hex = host::hex(&Sha256::digest(subject.as_bytes())[..6]);
         name = format!("{}~{hex}", &name[..LONGEST_FOLDER]);
     }
     format!("/var/lib/reversible/zfs-{name}").into()

@@ -19,7 +19,7 @@ impl Hashed {
 
     /// Of what was read until now, in hex.
     pub fn sum(self) -> String {
-        self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        host::hex(&self.hash.finalize())
     }
 }
 

@@ -4,9 +4,9 @@
 //! engine names things (a folder for each layer before 25, `blobs/sha256` since, manifests beside them
 //! on a containerd store), and nothing can be told to be what it is not.
 
-use crate::images::files::hex;
 use crate::images::record::digest_of;
 use anyhow::{Result, ensure};
+use host::hex;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -59,7 +59,7 @@ impl Docs {
             self.bytes <= MOST_BYTES,
             "the engine's stream holds more than {MOST_BYTES} bytes of descriptions"
         );
-        self.by_digest.insert(digest_of(&hex(Sha256::digest(&bytes))), bytes);
+        self.by_digest.insert(digest_of(&hex(&Sha256::digest(&bytes))), bytes);
         Ok(())
     }
 
@@ -101,7 +101,7 @@ mod tests {
 
     fn add(docs: &mut Docs, text: &str) -> String {
         docs.add(text.as_bytes().to_vec()).unwrap();
-        digest_of(&hex(Sha256::digest(text)))
+        digest_of(&hex(&Sha256::digest(text)))
     }
 
     #[test]

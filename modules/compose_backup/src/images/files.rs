@@ -7,8 +7,7 @@
 use crate::images::record::FileRecord;
 use ansible_module::Failure;
 use anyhow::{Context, Result};
-use host::interrupt;
-use sha2::digest::Output;
+use host::{hex, interrupt};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -27,7 +26,7 @@ pub fn write(folder: &Path, name: &str, content: &[u8]) -> Result<FileRecord> {
     let mut file = create(&folder.join(name))?;
     let written = file.write_all(content).and_then(|()| file.sync_all());
     written.with_context(|| format!("cannot write {name}"))?;
-    let sha256 = hex(Sha256::digest(content));
+    let sha256 = hex(&Sha256::digest(content));
     Ok(FileRecord { name: name.to_owned(), sha256, bytes: content.len() as u64 })
 }
 
@@ -40,7 +39,7 @@ pub fn sum(path: &Path) -> Result<(String, u64)> {
         interrupt::check()?;
         let length = file.read(&mut piece).with_context(reading)?;
         if length == 0 {
-            return Ok((hex(hash.finalize()), bytes));
+            return Ok((hex(&hash.finalize()), bytes));
         }
         hash.update(&piece[..length]);
         bytes += length as u64;
@@ -102,10 +101,6 @@ pub fn check(folder: &Path, files: &[FileRecord], progress: super::Progress<'_>)
 
 pub fn remove(folder: &Path, name: &str) -> Result<()> {
     fs::remove_file(folder.join(name)).with_context(|| format!("cannot remove {name}"))
-}
-
-pub fn hex(hash: Output<Sha256>) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

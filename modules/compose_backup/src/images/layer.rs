@@ -3,14 +3,15 @@
 //! Invariant: a layer's file gets its name only after all of it was hashed, and the name is that
 //! hash.
 
-use crate::images::files::{self, hex};
+use crate::images::files;
 use crate::images::record::{FileRecord, LayerRecord, digest_of, layer_file};
 use anyhow::{Context, Error, Result};
-use archive::decode::decoder;
+use archive::decode::{decoder, fill};
 use archive::{Encoder, Form};
+use host::hex;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// What of a layer tells it from others before the rest has come.
@@ -41,7 +42,7 @@ impl Taker<'_> {
             .context("cannot read a layer of the engine's stream")?;
         let mut piece = vec![0; PIECE];
         let mut length = fill(&mut from, &mut piece[..HEAD])?;
-        let head = hex(Sha256::digest(&piece[..length]));
+        let head = hex(&Sha256::digest(&piece[..length]));
         let partial = self.folder.join(PARTIAL);
         let mut encoder = match self.known_heads.contains(&head) {
             true => None,
@@ -59,7 +60,7 @@ impl Taker<'_> {
             (self.progress)(self.seen);
             length = fill(&mut from, &mut piece)?;
         }
-        let diff_id = digest_of(&hex(hash.finalize()));
+        let diff_id = digest_of(&hex(&hash.finalize()));
         let file = match encoder {
             None => None,
             Some(encoder) => {
@@ -86,20 +87,6 @@ pub fn plain<'a>(mut from: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>> {
 fn create(path: &Path, form: Form) -> Result<Encoder> {
     let file = files::create(path)?;
     Encoder::new(file, form)
-}
-
-/// As many bytes as there are, up to all of the room.
-pub fn fill(from: &mut dyn Read, piece: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < piece.len() {
-        match from.read(&mut piece[length..]) {
-            Ok(0) => break,
-            Ok(read) => length += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(length)
 }
 
 #[cfg(test)]
@@ -130,7 +117,7 @@ mod tests {
     #[test]
     fn a_layer_is_the_same_however_it_comes() {
         let plain: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
-        let diff_id = digest_of(&hex(Sha256::digest(&plain)));
+        let diff_id = digest_of(&hex(&Sha256::digest(&plain)));
         let (first, of_plain) = take(&plain, Form::Zstd, &[]);
         let zstd = fs::read(first.path().join(of_plain.file.unwrap().name)).unwrap();
         let (first, of_zstd) = take(&zstd, Form::Gzip, &[]);

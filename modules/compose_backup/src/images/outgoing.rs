@@ -5,11 +5,10 @@
 //! then loads nothing.
 
 use crate::images::Progress;
-use crate::images::files::hex;
 use crate::images::layer::plain;
 use crate::images::record::{ImageRecord, LayerRecord, digest_of, hex_of};
 use anyhow::{Context, Result, ensure};
-use host::interrupt;
+use host::{hex, interrupt};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -119,7 +118,7 @@ impl Read for Proven<'_> {
 impl Proven<'_> {
     fn prove(mut self) -> Result<()> {
         let more = self.from.read(&mut [0])?;
-        let found = digest_of(&hex(self.hash.finalize()));
+        let found = digest_of(&hex(&self.hash.finalize()));
         ensure!(
             more == 0 && found == self.layer.diff_id,
             "the backup's file of the layer {} holds something else; nothing was loaded",
@@ -137,7 +136,7 @@ mod tests {
     /// A folder with one image of one layer, whose bytes are `content`.
     fn image(folder: &Path, content: &[u8], promised: &[u8]) -> ImageRecord {
         let layer = LayerRecord {
-            diff_id: digest_of(&hex(Sha256::digest(promised))),
+            diff_id: digest_of(&hex(&Sha256::digest(promised))),
             bytes: promised.len() as u64,
             head: String::new(),
         };
@@ -147,7 +146,7 @@ mod tests {
         encoder.put(content).unwrap();
         encoder.finish().unwrap();
         let config = b"{}";
-        let config_digest = digest_of(&hex(Sha256::digest(config)));
+        let config_digest = digest_of(&hex(&Sha256::digest(config)));
         let config_name = format!("{}.json", hex_of(&config_digest));
         files::write(folder, &config_name, config).unwrap();
         ImageRecord {

@@ -6,8 +6,9 @@
 //! may be a layer is hashed; both are then found by their digests.
 
 use crate::images::docs::{Docs, LARGEST};
-use crate::images::layer::{Taken, Taker, fill};
+use crate::images::layer::{Taken, Taker};
 use anyhow::{Context, Result};
+use archive::decode::fill;
 use host::interrupt;
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -82,9 +83,9 @@ fn kind_of(head: &[u8], size: u64) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::images::files::hex;
     use crate::images::record::digest_of;
     use archive::Form;
+    use host::hex;
     use sha2::{Digest, Sha256};
     use std::collections::HashSet;
     use std::path::Path;
@@ -134,7 +135,7 @@ mod tests {
             ("empty", &empty),
         ]);
         let received = receive_into(folder.path(), &bytes).unwrap();
-        let id = |bytes: &[u8]| digest_of(&hex(Sha256::digest(bytes)));
+        let id = |bytes: &[u8]| digest_of(&hex(&Sha256::digest(bytes)));
         let mut layers: Vec<_> = received.layers.keys().cloned().collect();
         let mut expected = vec![id(&braces), id(&empty)];
         layers.sort();
