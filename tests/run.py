@@ -31,7 +31,7 @@ ELSEWHERE = {"integration/ssh/test_other_architecture.py": ("both", BOTH), "inte
 LONG = ("faults/zfs/test_zfs_pre_deploy_suspended.py",)
 # What `make test-long` repeats on a machine that is made slow: flips, flows, kills and the ledger, and ZFS under a clock that steps.
 STRESSED = ("integration/haproxy/test_haproxy_color_switch.py", "integration/haproxy/test_haproxy_color_switch_gates.py",
-            "integration/haproxy/test_haproxy_color_switch_reload.py", "faults/haproxy/test_haproxy_killed.py",
+            "integration/haproxy/test_haproxy_color_switch_reload.py", "integration/haproxy/test_haproxy_hold.py", "faults/haproxy/test_haproxy_killed.py",
             "integration/flows/test_flows.py", "faults/flows/test_flows_faults.py", "integration/machine/test_deploy_ledger.py",
             "faults/machine/test_deploy_ledger_faults.py", "faults/machine/test_health_gate_faults.py", "faults/zfs/test_zfs_pre_deploy_faults.py")
 ROUNDS = 3   # about an hour

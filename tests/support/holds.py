@@ -33,7 +33,7 @@ def held(edge: Edge) -> dict[str, dict[str, t.Any]]:
 
 
 def wait_until_waiting(edge: Edge, many: int, key: str = "") -> None:
-    wait_for(lambda: held(edge)[key or edge.map_key]["waiting"] == many, f"{many} requests wait")
+    wait_for(lambda: held(edge).get(key or edge.map_key, {}).get("waiting") == many, f"{many} requests wait")
 
 
 def nothing_is_held(edge: Edge) -> None:

@@ -3,7 +3,7 @@
 //! Invariant: the end of a hold stands in its value, in the time of the HAProxy that holds.
 
 use anyhow::Result;
-use haproxy::socket::{Socket, is_unknown, until_there};
+use haproxy::socket::{Socket, is_unknown};
 use host::clock::Utc;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -85,7 +85,7 @@ pub const COMMAND: &str = "show reversible-holds";
 
 /// What a worker tells; `None` when it does not have the script.
 pub fn ask(socket: &Socket) -> Result<Option<Report>> {
-    match until_there(|| socket.ask(COMMAND)) {
+    match socket.ask(COMMAND) {
         Ok(answer) => Ok(parse(&answer)),
         Err(error) if is_unknown(&error) => Ok(None),
         Err(error) => Err(error),

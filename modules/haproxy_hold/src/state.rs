@@ -75,6 +75,7 @@ pub fn old_workers(subject: &Subject) -> Result<Vec<OldWorker>> {
         return Ok(Vec::new());
     }
     let master = Socket::Unix(subject.master.clone());
+    // Where it does not answer, nobody can be told; what waits there waits until the hold ends.
     let Ok(processes) = master.ask("show proc") else { return Ok(Vec::new()) };
     let pids = script::old_workers(&processes);
     // After a reload that failed, 3.2 counts the worker that serves among the old ones.

@@ -56,6 +56,8 @@ SOUND: dict[str, dict[str, t.Any]] = {
     "deploy_ledger_info": {"app": "shop", "env": "prod", "path": "FOLDER/new", "layers": {"color": {"open": True, "holds": ["blue"]}}},
     "haproxy_color_switch": {**HAPROXY, "color": "green", "prove": {"url": "http://127.0.0.1:1/", "tries": 1}, "probe": {}, "error_budget": {}},
     "haproxy_color_switch_info": HAPROXY,
+    "haproxy_hold": {"map_key": "web", "stats_socket": ["FOLDER/pipe"], "master_socket": "FOLDER/pipe", "state_dir": "FOLDER/new", "deploy_id": ID},
+    "haproxy_hold_info": {"stats_socket": ["FOLDER/pipe"], "master_socket": "FOLDER/pipe"},
     "health_gate": {"probes": [{"name": "it", "kind": "http", "url": "http://127.0.0.1:1/", "headers": {"Host": "x"}},
                                {"name": "program", "kind": "command", "argv": ["true"]}, {"name": "disk", "kind": "disk", "path": "/"}]},
     "pct_snapshot": {"vmid": "100", "deploy_id": ID},

@@ -27,6 +27,8 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     "deploy_ledger_info": {"app": "shop", "env": "prod", "path": f"{NOWHERE}/ledger"},
     "haproxy_color_switch": {**HAPROXY, "color": "green"},
     "haproxy_color_switch_info": HAPROXY,
+    "haproxy_hold": {"map_key": "shop-staging", "stats_socket": [f"{NOWHERE}/admin.sock"]},
+    "haproxy_hold_info": {"stats_socket": [f"{NOWHERE}/admin.sock"]},
     "health_gate": {"probes": [{"name": "it", "kind": "tcp", "host": "127.0.0.1", "port": 1}]},
     "pct_snapshot": {"vmid": 100, "deploy_id": ID},
     "pct_snapshot_info": {"vmid": 100},

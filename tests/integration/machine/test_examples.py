@@ -66,6 +66,20 @@ def haproxy() -> Scene:
     )
 
 
+def holding() -> Scene:
+    """The same, with the script of the role haproxy."""
+    scene, script = haproxy(), (ROOT / "roles/haproxy/templates/reversible-hold.lua.j2").read_text()
+    for name, value in {"map": "/etc/haproxy/holds.map", "seconds | int": "60", "requests | int": "500"}.items():
+        script = script.replace(f"{{{{ haproxy_hold_{name} }}}}", value)
+    rule = "http-request lua.reversible-hold shop-staging if { str(shop-staging),map(/etc/haproxy/holds.map) -m found }"
+    scene.clean = (f": > /etc/haproxy/holds.map\ncat > /etc/haproxy/reversible-hold.lua <<'END'\n{script}\nEND\n" + scene.clean).replace(
+        "    chroot /var", "    lua-load /etc/haproxy/reversible-hold.lua\n    chroot /var").replace(
+        "    use_backend shop-web-", f"    {rule}\n    use_backend shop-web-", 1)
+    assert "lua-load" in scene.clean and rule in scene.clean
+    scene.edits["shop-web.service"] = "web-blue.service"
+    return scene
+
+
 def services() -> Scene:
     edge = system("systemd")["systemd_root"]["edge"]
     return Scene(host="systemd_root", system="systemd", edits={"http://127.0.0.1/": edge["url"]})
@@ -143,6 +157,8 @@ SCENES: dict[str, t.Callable[[], Scene]] = {
     "host_command": Scene,
     "host_files": project,
     "host_files_info": Scene,
+    "haproxy_hold": holding,
+    "haproxy_hold_info": holding,
     "pct_snapshot": proxmox,
     "pct_snapshot_info": proxmox,
     "release_artifact": forge,
