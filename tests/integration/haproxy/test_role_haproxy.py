@@ -7,6 +7,7 @@ One HAProxy of each version serves all tests of this file; each test leaves it w
 """
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import os
 import re
@@ -16,8 +17,10 @@ import subprocess
 import typing as t
 
 import pytest
-from edge_site import KEY, Site
-from harness import EDGES, wait_for
+from edge import call
+from edge_site import COLLECTIONS, KEY, Site
+from harness import EDGES, LOCAL, OLDEST, PIPELINING, Ansible, wait_for
+from runbooks import DOCS, blocks
 
 @pytest.fixture(scope="module", params=["2.6", "3.0", "3.2"] if os.environ.get("REVERSIBLE_LONG") else ["2.6", "3.2"])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Site]:
@@ -211,6 +214,58 @@ def test_a_colour_that_only_the_live_map_has_is_not_lost(site: Site) -> None:
     site.tell(f"set map {site.map} {KEY} blue")
 
 
+def test_an_app_is_held_and_another_is_not(site: Site) -> None:
+    place = {"stats_socket": [site.inputs["haproxy_stats_socket"]], "master_socket": f"{site.folder}/master.sock"}
+    asked = {**place, "map_key": KEY, "backends": ["shop-staging-web-blue"], "state_dir": f"{site.folder}/state"}
+    there = call("haproxy_hold", asked)
+    assert there["changed"] and there["hold"]["held"], there
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(site.ask, "/", "WWW.Shop.Test:8080")
+        wait_for(lambda: call("haproxy_hold_info", place)["holds"][0]["waiting"] == 1, "a request waits")
+        assert site.ask("/read", "blog.test")[0] == 200
+        # The worker that this reload starts holds, too, and those that wait in the old one hear of the release.
+        site.good(retries=2)
+        assert not waits.done() and call("haproxy_hold_info", place)["holds"][0]["held"]
+        back = call("haproxy_hold", {**asked, "state": "released"})
+        assert waits.result(60)[:2] == (200, "web-blue-1")
+    assert back["changed"] and back["hold"]["waited"] == 1 and "warnings" not in back, back
+    assert (site.folder / "holds.map").read_bytes() == b""
+    site.good()
+
+
+@ONE
+def test_a_script_stays_for_the_configuration_that_names_it(site: Site) -> None:
+    place = {"stats_socket": [site.inputs["haproxy_stats_socket"]]}
+    names = site.files()
+    site.good(hold_requests=7, hold_seconds=9)
+    assert call("haproxy_hold_info", place)["limits"] == {"seconds": 9, "requests": 7}
+    [new] = site.files() - names
+    assert re.fullmatch("reversible-hold-[0-9a-f]{12}[.]lua", new) and f"lua-load {site.folder}/{new}\n" in site.config.read_text()
+    site.good(hold=False)
+    assert "lua" not in site.config.read_text() and call("haproxy_hold_info", place)["reason"] == "no_script"
+    site.good()
+    (site.folder / new).unlink()
+    assert site.files() == names
+
+
+def test_the_script_goes_to_a_configuration_that_is_not_the_roles(site: Site) -> None:
+    """As collection/docs/adopting.md has it; with the rest of a configuration around."""
+    theirs = site.folder.parent / "theirs-held"
+    theirs.mkdir()
+    script, held = theirs / "reversible-hold.lua", theirs / "holds.map"
+    include = {"ansible.builtin.include_role": {"name": "reversible.deploy.haproxy", "tasks_from": "hold"},
+               "vars": {"haproxy_hold_script": str(script), "haproxy_hold_map": str(held)}}
+    for changed in (["Have the map of what is held", "Write the script that holds requests"], []):
+        run = Ansible(OLDEST, site.folder.parent, LOCAL, PIPELINING, COLLECTIONS).play([include], "local")
+        assert run.code == 0 and [task.task for task in run.tasks if task.result.get("changed")] == changed, run.output
+    [lines] = [block.text for block in blocks(DOCS / "adopting.md") if block.word == "hold"]
+    config = theirs / "haproxy.cfg"
+    config.write_text("defaults\n    mode http\n    timeout client 1s\n    timeout connect 1s\n    timeout server 1s\n" + lines.replace(
+        "/etc/haproxy", str(theirs)) + f"    bind unix@{theirs}/http.sock\n")
+    checked = subprocess.run([site.program, "-c", "-f", config], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+
+
 @ONE
 def test_a_refused_configuration_replaces_nothing(site: Site) -> None:
     before, names = site.config.read_bytes(), site.files()
@@ -308,12 +363,12 @@ def test_wrong_inputs_are_all_named_before_anything_is_done(site: Site, core: st
         components.append(components[1] | {"name": f"c{len(components)}", "paths": [f"/c{len(components)}"]} | change)
         sentences.append(sentence)
     before, colors = site.config.read_bytes(), site.map.read_bytes()
-    run = site.play(core=core, apps=apps, timeout_server="forever", http_binds=["eth0:80"])
+    run = site.play(core=core, apps=apps, timeout_server="forever", http_binds=["eth0:80"], hold_seconds=601, hold_requests=0)
     assert run.code != 0
     lines = run.tasks[-1].msg.splitlines()
-    for sentence in [*sentences, "haproxy_timeout_server", 'bind "eth0:80"']:
+    for sentence in [*sentences, "haproxy_timeout_server", 'bind "eth0:80"', "haproxy_hold_seconds 601: from 1", "haproxy_hold_requests 0: at least"]:
         assert [line for line in lines if sentence in line], f"{sentence}\n{run.tasks[-1].msg}"
-    assert len(lines) == 1 + len(sentences) + 2, run.tasks[-1].msg
+    assert len(lines) == 1 + len(sentences) + 4, run.tasks[-1].msg
     assert (site.config.read_bytes(), site.map.read_bytes()) == (before, colors)
 
 
