@@ -4,10 +4,13 @@
 """The playbooks on an app that is changed in place, in two containers: deployed, broken on one host only, and taken back everywhere."""
 from __future__ import annotations
 
+import json
 import re
 import typing as t
 
 import pytest
+from edge import Edge, wait_for
+from holds import BACKEND, nothing_is_held, wait_until_waiting
 from in_place import Pair
 from releases import sha
 
@@ -60,3 +63,33 @@ def back_to_the_snapshot_and_forth_again(pair: Pair) -> None:
     # What the rollback has taken can be had back.
     pair.good("rollback", to=newest["deploy_id"], confirm=True)
     assert pair.versions == ["2.0", "2.0"]
+
+
+def test_requests_wait_while_it_changes(pair: Pair) -> None:
+    """A HAProxy before it, whose only server restarts while the app changes."""
+    restarted, hook = pair.folder / "restarted", pair.folder / "restart.yml"
+    hook.write_text(json.dumps([{"name": "Restart it", "ansible.builtin.wait_for": {"path": str(restarted), "timeout": 600}}]))
+    pair.own["lb1"] = {}
+    pair.vars |= {"app_hold_hosts": ["lb1"], "app_hold": 60, "app_hold_backends": [BACKEND], "app_hooks": {"migrate": [str(hook)]}}
+    with Edge() as edge:
+        pair.vars["app_hold_stats_socket"] = [edge.stats]
+        refused = pair.deploy("2.0", sha(2))
+        assert refused.code == 2 and "has not loaded the script" in refused.output, refused.output
+        assert (pair.outcome, pair.versions) == ("failed_reverted", ["1.0", "1.0"]) and pair.calls("snapshot") == []
+    with Edge(hold=True) as edge:
+        pair.vars["app_hold_stats_socket"] = [edge.stats]
+        with edge.load(20) as load:
+            running = pair.start("deploy_app", release_sha=sha(2), pct_app_version="2.0")
+            wait_until_waiting(edge, 20)
+            edge.stop_app("blue")
+            wait_for(lambda: [row["status"] for row in edge.rows() if row["svname"] == "web-blue"] == ["DOWN"], "HAProxy sees that it is down")
+            edge.start_app("blue")
+            restarted.write_text("")
+            run = running.wait(600)
+            assert run.code == 0 and (pair.outcome, pair.versions) == ("done", ["2.0", "2.0"]), run.output
+            asked = sum(edge.counts("blue").values())
+            wait_for(lambda: sum(edge.counts("blue").values()) > asked + 20, "requests go on")
+        assert load.report["failed"] == 0, load.report["kinds"]
+        nothing_is_held(edge)
+        told = [one["hold"] for task in run.tasks for one in task.result.get("results", []) if (one.get("hold") or {}).get("waited")]
+        assert told and not told[-1]["held"] and (told[-1]["waited"], told[-1]["expired"], told[-1]["refused"]) == (20, 0, 0), told
