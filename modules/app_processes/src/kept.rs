@@ -4,10 +4,11 @@
 //! root can change anything, up the path. However long a log has become (its app's user may make it a
 //! file of endless holes), what is read of it has a bound.
 
-use crate::account::Accounts;
+use crate::account;
 use crate::log;
 use crate::options::Process;
 use anyhow::{Context, Result};
+use host::account::Accounts;
 use host::atomic::Replace;
 use host::folder::SafeFolder;
 use host::space::human;
@@ -36,7 +37,7 @@ pub fn last_lines(processes: &[Process], lines: usize) -> Result<Printed> {
     let mut printed = Printed::default();
     for one in processes {
         let Some(path) = &one.log else { continue };
-        let end = log::open_to_read(path, &accounts.of(one)?)
+        let end = log::open_to_read(path, &account::of(&accounts, one)?)
             .and_then(|log| log.map(|log| end_of(&log, lines)).transpose());
         match end {
             Ok(Some(end)) => drop(printed.lines.insert(one.name.clone(), end)),
@@ -80,7 +81,7 @@ pub fn look(processes: &[Process], folder: &Path) -> Result<Unkept> {
     for one in processes {
         let Some(path) = &one.log else { continue };
         let kept = found.as_ref().is_some_and(|folder| file_in(folder, one).exists());
-        if !kept && log::open_to_read(path, &accounts.of(one)?)?.is_some() {
+        if !kept && log::open_to_read(path, &account::of(&accounts, one)?)?.is_some() {
             names.push(one.name.clone());
         }
     }
@@ -94,7 +95,7 @@ pub fn keep(processes: &[Process], unkept: &Unkept) -> Result<()> {
     let folder = folder.with_context(|| cannot_keep(&unkept.folder))?;
     for one in processes.iter().filter(|one| unkept.names.contains(&one.name)) {
         let Some(path) = &one.log else { continue };
-        let Some(log) = log::open_to_read(path, &accounts.of(one)?)? else { continue };
+        let Some(log) = log::open_to_read(path, &account::of(&accounts, one)?)? else { continue };
         Replace::new(&file_in(&folder, one))
             .mode(0o600)
             .write_with(&mut |kept| copy(&log, kept))?;

@@ -3,8 +3,9 @@
 //! Invariant: root opens nothing by a path that another user could change. A log in a folder of such a user
 //! is opened with the rights of the one that the process runs as, who could write there anyway.
 
-use crate::account::Account;
+use crate::account::with_rights_of;
 use anyhow::{Context, Result};
+use host::account::Account;
 use host::beneath::Dir;
 use host::folder::{SafeFolder, Unsafe};
 use host::none_if_missing;
@@ -27,7 +28,7 @@ pub fn open(log: &Path, account: &Account) -> Result<File> {
     let opened = match place(folder, account)? {
         Place::Safe(Some(found)) => open_in(found.dir(), log),
         Place::Safe(None) => open_in(SafeFolder::ensure(folder, NOBODY_ELSE)?.dir(), log),
-        Place::Theirs => account.with_its_rights(|| {
+        Place::Theirs => with_rights_of(account, || {
             DirBuilder::new().recursive(true).mode(NOBODY_ELSE).create(folder)?;
             open_in(&Dir::of(File::open(folder)?.into()), log)
         }),
@@ -42,7 +43,7 @@ pub fn open_to_read(log: &Path, account: &Account) -> Result<Option<File>> {
         Ok(Place::Safe(Some(found))) => read_in(found.dir(), log),
         Ok(Place::Safe(None)) => Ok(None),
         Ok(Place::Theirs) => {
-            account.with_its_rights(|| match none_if_missing(File::open(folder))? {
+            with_rights_of(account, || match none_if_missing(File::open(folder))? {
                 Some(opened) => read_in(&Dir::of(opened.into()), log),
                 None => Ok(None),
             })
@@ -89,8 +90,8 @@ mod tests {
     use std::io::Write;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
-    const ROOT: Account = Account { uid: 0, gid: 0, groups: Vec::new(), known: true };
-    const SHOP: Account = Account { uid: 4301, gid: 4301, groups: Vec::new(), known: false };
+    const ROOT: Account = Account { uid: 0, gid: 0, groups: Vec::new(), home: None };
+    const SHOP: Account = Account { uid: 4301, gid: 4301, groups: Vec::new(), home: None };
 
     #[test]
     fn nothing_of_roots_is_written_through_what_a_user_could_swap() {

@@ -4,11 +4,12 @@
 //! that began when the one we started did: after a crash its id may be somebody else's by now. When it
 //! began stands beside the pid file, which other programs read and must hold nothing but the id.
 
-use crate::account::{Account, Accounts};
+use crate::account;
 use crate::options::Process;
 use crate::{log, pidfile};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
+use host::account::{Account, Accounts};
 use host::command::Command;
 use host::deadline::{Deadline, seconds, sleep};
 use host::program;
@@ -38,16 +39,15 @@ pub struct Doomed {
 /// In the order of the processes; none for one that does not run.
 pub fn look_at_all(processes: &[Process]) -> Result<Vec<Option<Pid>>> {
     let accounts = Accounts::read();
-    processes.iter().map(|one| look(one, &accounts.of(one)?)).collect()
+    processes.iter().map(|one| look(one, &account::of(&accounts, one)?)).collect()
 }
 
 /// What could not be started again is not ended.
 pub fn check_logs(processes: &[Process]) -> Result<()> {
     let accounts = Accounts::read();
     processes.iter().try_for_each(|one| match &one.log {
-        Some(log) => {
-            log::check(log, &accounts.of(one)?).with_context(|| format!("the log of {}", one.name))
-        }
+        Some(log) => log::check(log, &account::of(&accounts, one)?)
+            .with_context(|| format!("the log of {}", one.name)),
         None => Ok(()),
     })
 }
@@ -116,12 +116,12 @@ fn get_ready(processes: &[Process]) -> Result<Ready> {
     let accounts = Accounts::read();
     let sides = processes.iter().map(|one| {
         pidfile::check(&one.pidfile)?;
-        let account = accounts.of(one)?;
+        let account = account::of(&accounts, one)?;
         let log = one.log.as_deref().map(|log| log::open(log, &account)).transpose();
         Ok((account, log.with_context(|| one.name.clone())?))
     });
     let sides: Vec<_> = sides.collect::<Result<_>>()?;
-    let numbers = sides.iter().any(|(account, _)| !account.known);
+    let numbers = sides.iter().any(|(account, _)| account.home.is_none());
     let setpriv = if numbers { Some(program::find("setpriv")?) } else { None };
     Ok(Ready { starter: program::find("start-stop-daemon")?, setpriv, sides })
 }
@@ -183,7 +183,7 @@ fn command(one: &Process, account: &Account, log: Option<&File>, ready: &Ready) 
         command = command.named_env(name, &text);
     }
     let command = match &ready.setpriv {
-        Some(setpriv) if !account.known => {
+        Some(setpriv) if account.home.is_none() => {
             let (uid, gid) = (account.uid.to_string(), account.gid.to_string());
             let command = command.arg("--startas").arg(setpriv).args(["--", "--clear-groups"]);
             command.args(["--reuid", &uid, "--regid", &gid, "--"])
@@ -191,7 +191,7 @@ fn command(one: &Process, account: &Account, log: Option<&File>, ready: &Ready) 
         _ => command.args(["--chuid", &one.user, "--startas"]),
     };
     let argv = one.argv.as_deref().unwrap_or_default();
-    Ok(match account.known {
+    Ok(match account.home.is_some() {
         true => command.args(&argv[..1.min(argv.len())]).arg("--").args(argv.iter().skip(1)),
         false => command.args(argv),
     })
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn only_what_is_ours_is_seen() {
-        let account = |uid| Account { uid, gid: uid, groups: vec![], known: true };
+        let account = |uid| Account { uid, gid: uid, groups: vec![], home: Some("/".into()) };
         let us = account(nix::unistd::getuid().as_raw());
         let folder = tempfile::tempdir().unwrap();
         let mut child = spawn("/bin/sleep", &["60"]);

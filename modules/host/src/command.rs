@@ -17,6 +17,7 @@ use std::time::Duration;
 
 pub use failed::{Cause, Failed, Output};
 
+use crate::account::Account;
 use crate::deadline::Deadline;
 use crate::secret::{self, STARS};
 
@@ -52,6 +53,7 @@ pub struct Command {
     stdin: Stdin,
     stdout_to: Option<File>,
     cwd: Option<PathBuf>,
+    account: Option<Account>,
     deadline: Deadline,
     grace: Duration,
     limit: usize,
@@ -94,6 +96,7 @@ impl Command {
             stdin: Stdin::Nothing,
             stdout_to: None,
             cwd: None,
+            account: None,
             deadline: Deadline::after(DEFAULT_DEADLINE),
             grace: DEFAULT_GRACE,
             limit: DEFAULT_LIMIT,
@@ -175,6 +178,15 @@ impl Command {
     pub fn cwd(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cwd = Some(folder.into());
         self
+    }
+
+    /// Runs it as this account, with its groups and its home. We must be root.
+    pub fn run_as(mut self, account: &Account) -> Self {
+        self.account = Some(account.clone());
+        match &account.home {
+            Some(home) => self.env("HOME", home),
+            None => self,
+        }
     }
 
     /// A span from now, or a deadline that is shared with others.

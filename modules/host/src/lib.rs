@@ -16,11 +16,13 @@
 //! | know what a path is mounted on, and who uses it | [`mounts`], [`space`] |
 //! | read or remove what may be missing           | [`none_if_missing`] |
 //! | know what must not be shown                  | [`secret`]   |
+//! | know who a user is                           | [`account`] |
 //! | name a run and a second                       | [`deploy_id`], [`clock`] |
 //!
 //! Deliberately absent: a shell, threads, name services (we are linked statically), an async
 //! runtime.
 
+pub mod account;
 pub mod atomic;
 pub mod beneath;
 pub mod clock;

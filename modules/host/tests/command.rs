@@ -380,3 +380,20 @@ fn root_hands_on_no_folder_that_another_user_could_change() {
     assert!(again.status.success() && text.lines().any(|it| it.starts_with(&begin)), "{text}");
     assert!(!text.contains(&*theirs.to_string_lossy()), "{text}");
 }
+
+#[test]
+fn as_another_account() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let account = host::account::Account {
+        uid: 4301,
+        gid: 4302,
+        groups: vec![4303],
+        home: Some("/somewhere".into()),
+    };
+    let says = "id -u; id -G; echo $HOME";
+    let done =
+        Command::new(Path::new("/bin/sh")).args(["-c", says]).run_as(&account).run().unwrap();
+    assert_eq!(done.text().unwrap(), "4301\n4302 4303\n/somewhere\n");
+}

@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, killpg, sigaction, sigprocmask,
 };
-use nix::unistd::{Pid, getppid, setsid};
+use nix::unistd::{Gid, Pid, Uid, getppid, setgid, setgroups, setsid, setuid};
 
 use super::capture::Capture;
 use super::failed::{Cause, Failed, Output, shown};
@@ -100,12 +100,24 @@ fn spawn(command: &Command) -> std::io::Result<(Child, Pid)> {
     });
     std.stderr(Stdio::piped());
     let (us, if_we_die) = (Pid::this(), command.if_we_die);
+    let account = command.account.as_ref().map(|account| {
+        let groups: Vec<Gid> = account.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+        (Uid::from_raw(account.uid), Gid::from_raw(account.gid), groups)
+    });
     lock::child_begins(|locks| {
         // SAFETY: `become_child` runs between fork and exec; it only makes system calls, takes no
-        // lock and allocates nothing.
+        // lock and allocates nothing; nor does what sets the account.
         #[allow(unsafe_code)]
         unsafe {
-            std.pre_exec(move || become_child(us, if_we_die, &locks));
+            std.pre_exec(move || {
+                // Before anything that the kernel forgets when the user changes.
+                if let Some((uid, gid, groups)) = &account {
+                    setgroups(groups)?;
+                    setgid(*gid)?;
+                    setuid(*uid)?;
+                }
+                become_child(us, if_we_die, &locks)
+            });
         }
         let child = std.spawn()?;
         let pid = Pid::from_raw(child.id() as i32);
