@@ -59,6 +59,7 @@ pub struct Command {
     limit: usize,
     accepted: Vec<i32>,
     if_we_die: IfWeDie,
+    outlives_reader: bool,
 }
 
 enum Stdin {
@@ -102,6 +103,7 @@ impl Command {
             limit: DEFAULT_LIMIT,
             accepted: vec![0],
             if_we_die: IfWeDie::default(),
+            outlives_reader: false,
         }
     }
 
@@ -216,6 +218,12 @@ impl Command {
 
     pub fn if_we_die(mut self, choice: IfWeDie) -> Self {
         self.if_we_die = choice;
+        self
+    }
+
+    /// Lets it go on when nobody reads any more what it says, as when we are killed (-9). Others end by SIGPIPE then.
+    pub fn outlives_reader(mut self) -> Self {
+        self.outlives_reader = true;
         self
     }
 

@@ -397,3 +397,17 @@ fn as_another_account() {
         Command::new(Path::new("/bin/sh")).args(["-c", says]).run_as(&account).run().unwrap();
     assert_eq!(done.text().unwrap(), "4301\n4302 4303\n/somewhere\n");
 }
+
+#[test]
+fn goes_on_without_a_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    for (outlives, ends) in [(false, false), (true, true)] {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        drop(reader);
+        let mark = folder.path().join(outlives.to_string());
+        let command = sh("echo out; touch \"$1\"").arg(&mark).stdout_to(writer.into());
+        let command = if outlives { command.outlives_reader() } else { command };
+        let _ = command.run();
+        assert_eq!(mark.exists(), ends);
+    }
+}

@@ -100,6 +100,8 @@ fn spawn(command: &Command) -> std::io::Result<(Child, Pid)> {
     });
     std.stderr(Stdio::piped());
     let (us, if_we_die) = (Pid::this(), command.if_we_die);
+    let on_broken_pipe =
+        if command.outlives_reader { SigHandler::SigIgn } else { SigHandler::SigDfl };
     let account = command.account.as_ref().map(|account| {
         let groups: Vec<Gid> = account.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
         (Uid::from_raw(account.uid), Gid::from_raw(account.gid), groups)
@@ -116,7 +118,7 @@ fn spawn(command: &Command) -> std::io::Result<(Child, Pid)> {
                     setgid(*gid)?;
                     setuid(*uid)?;
                 }
-                become_child(us, if_we_die, &locks)
+                become_child(us, if_we_die, on_broken_pipe, &locks)
             });
         }
         let child = std.spawn()?;
@@ -126,7 +128,12 @@ fn spawn(command: &Command) -> std::io::Result<(Child, Pid)> {
 }
 
 /// In the child, before it becomes the program. Only async-signal-safe calls.
-fn become_child(parent: Pid, if_we_die: IfWeDie, locks: &[RawFd]) -> std::io::Result<()> {
+fn become_child(
+    parent: Pid,
+    if_we_die: IfWeDie,
+    on_broken_pipe: SigHandler,
+    locks: &[RawFd],
+) -> std::io::Result<()> {
     setsid()?;
     if if_we_die == IfWeDie::DiesToo {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -136,11 +143,11 @@ fn become_child(parent: Pid, if_we_die: IfWeDie, locks: &[RawFd]) -> std::io::Re
     } else {
         lock::note_child(locks)?;
     }
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: setting the default action runs no handler of ours.
+    let action = SigAction::new(on_broken_pipe, SaFlags::empty(), SigSet::empty());
+    // SAFETY: neither ignoring it nor the default action runs a handler of ours.
     #[allow(unsafe_code)]
     unsafe {
-        sigaction(Signal::SIGPIPE, &default)?;
+        sigaction(Signal::SIGPIPE, &action)?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
