@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use ansible_module::Served;
 
-const MODULES: [&[Served]; 11] = [
+const MODULES: [&[Served]; 12] = [
     app_processes::MODULES,
     compose_backup::MODULES,
     deploy_ledger::MODULES,
@@ -15,6 +15,7 @@ const MODULES: [&[Served]; 11] = [
     host_command::MODULES,
     host_files::MODULES,
     pct_snapshot::MODULES,
+    postgres_restore_point::MODULES,
     release_artifact::MODULES,
     zfs_pre_deploy::MODULES,
 ];

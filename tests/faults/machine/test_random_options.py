@@ -62,6 +62,8 @@ SOUND: dict[str, dict[str, t.Any]] = {
                                {"name": "program", "kind": "command", "argv": ["true"]}, {"name": "disk", "kind": "disk", "path": "/"}]},
     "pct_snapshot": {"vmid": "100", "deploy_id": ID},
     "pct_snapshot_info": {"vmid": "100"},
+    "postgres_restore_point": {"database": "shop", "host": "FOLDER", "os_user": "root", "state_dir": "FOLDER/new", "deploy_id": ID},
+    "postgres_restore_point_info": {"database": "shop", "host": "FOLDER", "os_user": "root", "state_dir": "FOLDER/new"},
     "release_artifact": {**REGISTRY, "dest": "FOLDER/sub", "sha": SHA, "state": "present"},
     "release_artifact_info": {**REGISTRY, "dest": "FOLDER/sub", "sha": SHA},
     "zfs_pre_deploy": {"datasets": ["tank/data"], "deploy_id": ID},

@@ -14,6 +14,7 @@ from harness import COLLECTION, GOES_ON, LOCAL, ROOT, Ansible, staged
 SHIPPED = sorted(path.stem for path in (ROOT / "collection/plugins/modules").glob("*.py"))
 ID, NOWHERE = "20261121t084500z-7f3a", "/nonexistent"
 HAPROXY = {"config": f"{NOWHERE}/haproxy.cfg", "state_dir": f"{NOWHERE}/state"}
+POSTGRES = {"database": "shop", "host": NOWHERE, "os_user": "root"}
 RELEASE = {"url": "http://127.0.0.1:1/{owner}/{package}/{sha}.tar.gz", "owner": "shop", "package": "web", "dest": f"{NOWHERE}/web"}
 # What is enough for each to be asked. None finds here what it is for, so that none changes anything; in check mode where that can be (async cannot).
 OPTIONS: dict[str, dict[str, t.Any]] = {
@@ -32,6 +33,8 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     "health_gate": {"probes": [{"name": "it", "kind": "tcp", "host": "127.0.0.1", "port": 1}]},
     "pct_snapshot": {"vmid": 100, "deploy_id": ID},
     "pct_snapshot_info": {"vmid": 100},
+    "postgres_restore_point": {**POSTGRES, "deploy_id": ID},
+    "postgres_restore_point_info": POSTGRES,
     "release_artifact": {**RELEASE, "sha": "4f2a9c1e0b7d63f58a2c9e4d1b6f7a8c9d0e1f2a"},
     "release_artifact_info": {"dest": f"{NOWHERE}/web"},
     "zfs_pre_deploy": {"datasets": ["tank/data"], "deploy_id": ID},

@@ -1,0 +1,260 @@
+//! Plan of `state: rolled_back`: going back to a restore point or to a parked state. Pure.
+
+use crate::names::{self, Kind};
+use crate::options::{Task, Wanted};
+use crate::plan::{
+    Action, SLOTS, nothing, refuse_server, refuse_unusable, refused, sessions, used, warnings,
+};
+use crate::record::Entry;
+use crate::state::State;
+use crate::unfinished::{Goal, what};
+use anyhow::Result;
+use change::{Loss, Plan, Step, Undo};
+use host::clock;
+
+/// What stands in a sentence for an id that is known only when the run begins.
+const LATER: &str = "<id>";
+
+/// Why one cannot go back to a restore point or parked state, as code and sentence. The info module asks the same.
+pub fn in_the_way(state: &State, entry: &Entry) -> Vec<(&'static str, String)> {
+    let mut why = Vec::new();
+    let name = &entry.name;
+    match state.there(entry) {
+        None => why.push(("not_ours", format!("{name} is not there, or is not what we have made"))),
+        Some(found) => {
+            if found.limit == -2 {
+                why.push((
+                    "invalid_database",
+                    format!("a DROP DATABASE of {name} was stopped half way"),
+                ));
+            }
+            if !found.sessions.is_empty() {
+                why.push((
+                    "sessions",
+                    format!(
+                        "somebody is connected to {name} ({})",
+                        sessions(&found.sessions).join(", ")
+                    ),
+                ));
+            }
+            if !found.prepared.is_empty() {
+                why.push((
+                    "prepared_transactions",
+                    format!("{name} has prepared transactions ({})", found.prepared.join(", ")),
+                ));
+            }
+        }
+    }
+    if entry.major != state.cluster.major() {
+        let now = state.cluster.major();
+        why.push((
+            "other_major",
+            format!("{name} was made by PostgreSQL {}, and this is PostgreSQL {now}", entry.major),
+        ));
+    }
+    let Some(live) = state.cluster.find(&state.database) else {
+        why.push(("no_database", format!("there is no database {}", state.database)));
+        return why;
+    };
+    if !state.known(live.oid, entry.live_oid) {
+        let msg = format!(
+            "{} is another database than the one that was captured (OID {}, then {})",
+            live.name, live.oid, entry.live_oid
+        );
+        why.push(("live_moved", msg));
+    }
+    if !live.prepared.is_empty() {
+        let msg = format!(
+            "{} has prepared transactions ({}): COMMIT PREPARED or ROLLBACK PREPARED them first",
+            live.name,
+            live.prepared.join(", ")
+        );
+        why.push(("prepared_transactions", msg));
+    }
+    why
+}
+
+/// What to go back to, found in our record.
+pub fn incoming<'a>(state: &'a State, wanted: &Wanted) -> Result<&'a Entry> {
+    let (kind, id) = match wanted {
+        Wanted::RolledBack(id) => (Kind::RestorePoint, id.as_str()),
+        Wanted::Undone(id) => (Kind::Parked, id.as_str()),
+        _ => anyhow::bail!("no rollback"),
+    };
+    match state.entry(kind, id) {
+        Some(entry) if state.there(entry).is_some() => Ok(entry),
+        Some(entry) if state.live()?.oid == entry.oid => Err(used(entry)),
+        _ => {
+            let known: Vec<&str> =
+                state.ours(kind).iter().map(|(entry, _)| entry.id.as_str()).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let msg = format!(
+                "there is no {} {id} of {}; there are: {known}",
+                kind.name(),
+                state.database
+            );
+            Err(refused("no_restore_point", msg))
+        }
+    }
+}
+
+/// `id` is that of the parked state; none stands for one that is not known yet.
+pub fn plan(
+    state: &State,
+    task: &Task,
+    key: Option<String>,
+    id: Option<&str>,
+) -> Result<(Plan<Action>, Goal)> {
+    refuse_server(state)?;
+    let live = state.live()?;
+    refuse_unusable(live)?;
+    let incoming = incoming(state, &task.wanted)?;
+    if let Some((reason, why)) = in_the_way(state, incoming).into_iter().next() {
+        return Err(refused(reason, why));
+    }
+    let parked = names::ours(&live.name, Kind::Parked, id.unwrap_or(LATER));
+    if state.cluster.find(&parked).is_some() {
+        return Err(refused(
+            "name_taken",
+            format!("there is a database {parked} already: pass another rollback_id"),
+        ));
+    }
+    let mut plan = nothing(state);
+    plan.identities.push(format!("{} oid {}", live.name, live.oid));
+    plan.identities.push(format!("{} oid {}", incoming.name, incoming.oid));
+    let shown = names::ours(
+        &live.name,
+        Kind::Parked,
+        task.rollback.as_ref().map_or(LATER, |id| id.as_str()),
+    );
+    let mut swap = Step::new(
+        Action::Swap,
+        format!(
+            "end the sessions of {}, set the sequences, and swap names: {} becomes {shown}, {} becomes {}",
+            live.name, live.name, incoming.name, live.name
+        ),
+    );
+    for slot in &live.slots {
+        let what = format!(
+            "the place of the logical slot {slot}: it stays with {shown}, and whoever reads it gets nothing that is written from then on"
+        );
+        swap = swap.loses(Loss::accepted_as(SLOTS, what).bytes(0));
+    }
+    plan.steps.push(Step::new(
+        Action::CheckIncoming,
+        format!("look whether {} is as it was made", incoming.name),
+    ));
+    plan.steps.push(swap);
+    plan.undo = Undo::By(format!(
+        "state: rolled_back with parked: {}",
+        task.rollback.as_ref().map_or(LATER, |id| id.as_str())
+    ));
+    if !state.cluster.replicas.is_empty() {
+        plan.warnings.push(format!(
+            "sessions on replicas ({}) do not notice the swap: they read what is parked until they connect again",
+            state.cluster.replicas.join(", ")
+        ));
+    }
+    plan.warnings.extend(warnings(state, live));
+    plan.after =
+        after_swap(state, incoming, task.rollback.as_ref().map_or(LATER, |id| id.as_str()), &shown);
+    let goal = Goal {
+        what: what(task),
+        key,
+        incoming: incoming.clone(),
+        outgoing: Entry {
+            kind: Kind::Parked,
+            id: id.unwrap_or(LATER).to_owned(),
+            name: parked,
+            oid: live.oid,
+            database: live.name.clone(),
+            live_oid: incoming.oid,
+            at: clock::now().to_string(),
+            major: live.major,
+            comment: live.comment.clone(),
+            ..Entry::default()
+        },
+    };
+    Ok((plan, goal))
+}
+
+fn after_swap(state: &State, incoming: &Entry, id: &str, parked: &str) -> serde_json::Value {
+    let mut view = state.view();
+    view["oid"] = incoming.oid.into();
+    for list in ["restore_points", "parked"] {
+        if let Some(all) = view[list].as_array_mut() {
+            all.retain(|one| one["database"] != incoming.name.as_str());
+        }
+    }
+    if let Some(all) = view["parked"].as_array_mut() {
+        all.push(serde_json::json!({ "id": id, "database": parked }));
+    }
+    view
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Cluster, Database};
+
+    fn state() -> State {
+        let mut cluster = Cluster::parse(include_str!("captured/cluster-15.json")).unwrap();
+        let shop = cluster.databases.iter_mut().find(|one| one.name == "shop").unwrap();
+        (shop.slots, shop.prepared) = (vec![], vec![]);
+        let shop = shop.clone();
+        let entry = Entry {
+            id: "x".into(),
+            name: "p".into(),
+            database: "shop".into(),
+            oid: 7,
+            live_oid: shop.oid,
+            major: 15,
+            ..Entry::default()
+        };
+        let comment = Some(names::comment("shop", Kind::RestorePoint, "x"));
+        cluster.databases.push(Database {
+            name: "p".into(),
+            oid: 7,
+            comment,
+            sessions: vec![],
+            ..shop
+        });
+        State { cluster, entries: vec![entry], database: "shop".into() }
+    }
+
+    fn live(state: &mut State) -> &mut Database {
+        state.cluster.databases.iter_mut().find(|one| one.name == "shop").unwrap()
+    }
+
+    fn reasons(state: &State) -> Vec<&'static str> {
+        in_the_way(state, &state.entries[0]).into_iter().map(|(reason, _)| reason).collect()
+    }
+
+    #[test]
+    fn what_stands_in_the_way_of_going_back() {
+        assert!(reasons(&state()).is_empty());
+        let changed = |change: fn(&mut State)| {
+            let mut state = state();
+            change(&mut state);
+            reasons(&state)
+        };
+        assert_eq!(changed(|state| live(state).oid = 99), ["live_moved"]);
+        assert_eq!(
+            changed(|state| live(state).prepared.push("late".into())),
+            ["prepared_transactions"]
+        );
+        assert_eq!(changed(|state| state.entries[0].major = 14), ["other_major"]);
+        assert_eq!(changed(|state| state.entries[0].oid = 8), ["not_ours"]);
+        assert_eq!(
+            changed(|state| state.cluster.databases.last_mut().unwrap().limit = -2),
+            ["invalid_database"]
+        );
+        assert_eq!(
+            changed(|state| {
+                let sessions = live(state).sessions.clone();
+                state.cluster.databases.last_mut().unwrap().sessions = sessions;
+            }),
+            ["sessions"]
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! Apply of `state: present`: a dump from one snapshot, restored at once into a database beside.
+//!
+//! Invariants: the application goes on writing; what is in the copy is what the snapshot saw, counted in both; only a
+//! copy that was checked and closed is recorded.
+
+use crate::names::{self, Kind};
+use crate::options::Task;
+use crate::order::{close, commenting};
+use crate::properties;
+use crate::psql::{Psql, explained};
+use crate::quote::{identifier, literal};
+use crate::record::{self, Entry};
+use crate::session::Session;
+use crate::state::Database;
+use crate::survey::{self, COUNTERS, Counters, Counts, SEQUENCES, SURVEY, Sequence, Survey};
+use crate::unfinished::{MAKING, Making, WORK};
+use ansible_module::Failure;
+use anyhow::{Context, Result};
+use host::clock;
+use host::command::{Command, IfWeDie};
+use host::deadline::Deadline;
+use host::record::Intent;
+use host::spot::Spot;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// For one statement on catalogs.
+const STATEMENT: Duration = Duration::from_secs(120);
+/// How many differences a message names.
+const NAMED: usize = 5;
+
+/// What is captured, and by which programs.
+pub struct Capture<'a> {
+    pub task: &'a Task,
+    pub psql: &'a Psql,
+    pub live: &'a Database,
+    pub id: String,
+    pub name: String,
+    pub pg_dump: PathBuf,
+    pub pg_restore: PathBuf,
+    pub seen: Option<Seen>,
+}
+
+/// What the snapshot saw.
+pub struct Seen {
+    began: Instant,
+    survey: Survey,
+    counts: Counts,
+    sequences: Vec<Sequence>,
+    counters: Counters,
+}
+
+impl Capture<'_> {
+    /// No other task on this database has the same, nor one on a database of this name in another cluster.
+    pub fn work(&self) -> PathBuf {
+        let name = format!("reversible-postgres-{}-{}", self.id, self.task.subject.name);
+        self.task.work_dir.join(name)
+    }
+
+    fn run(&self, what: &str, command: Command) -> Result<()> {
+        let done = command.deadline(self.task.task_timeout).if_we_die(IfWeDie::DiesToo).run();
+        done.map(drop).map_err(|failed| explained(failed, what).into())
+    }
+
+    pub fn dump(&mut self, intent: &Intent) -> Result<()> {
+        let began = Instant::now();
+        let work = self.work();
+        intent.note(WORK, &work)?;
+        let account = &self.psql.connection.account;
+        let folder = Spot::of(&work)?.make_folder()?;
+        let made = rustix::fs::fchown(
+            &folder,
+            Some(rustix::fs::Uid::from_raw(account.uid)),
+            Some(rustix::fs::Gid::from_raw(account.gid)),
+        );
+        made.with_context(|| format!("giving {} to the account of the clients", work.display()))?;
+        let database = &self.live.name;
+        let longest = self.task.task_timeout.saturating_mul(2);
+        let mut session = Session::open(
+            self.psql,
+            &format!("holding a snapshot of {database}"),
+            database,
+            longest,
+        )?;
+        let mut ask = |sql: &str| session.ask(sql, STATEMENT);
+        // Of PostgreSQL 17 and newer; others do not know it.
+        ask(
+            "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'",
+        )?;
+        ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+        let snapshot = ask("SELECT pg_export_snapshot()")?;
+        let sequences = serde_json::from_str(&ask(SEQUENCES)?)?;
+        let counters = serde_json::from_str(&ask(COUNTERS)?)?;
+        let survey = Survey::parse(&ask(SURVEY)?)?;
+        // It is counted while it is dumped.
+        session.begin(&survey::counting(&survey.tables))?;
+        let command = self.psql.command(&self.pg_dump, Some(database)).args([
+            "--format=directory",
+            "--compress=0",
+            "--no-subscriptions",
+            "--lock-wait-timeout=60000",
+            &format!("--snapshot={snapshot}"),
+            &format!("--jobs={}", self.task.jobs),
+        ]);
+        self.run(&format!("dumping {database}"), command.arg("--file").arg(work.join("dump")))?;
+        let counts =
+            serde_json::from_str(&session.answer(Deadline::after(self.task.task_timeout))?)?;
+        session.ask("COMMIT", STATEMENT)?;
+        session.end()?;
+        self.seen = Some(Seen { began, survey, counts, sequences, counters });
+        Ok(())
+    }
+
+    pub fn restore(&mut self, intent: &Intent) -> Result<()> {
+        let what = format!("making {}", self.name);
+        intent.note(MAKING, &Making { name: self.name.clone(), comment: self.comment() })?;
+        // What it says of itself comes with it, so that nobody takes it for something else.
+        let sql = format!(
+            "{};\n{};",
+            properties::creation(self.live, &self.name),
+            commenting(&self.name, Some(&self.comment()))
+        );
+        if let Err(error) = self.change(&what, &sql) {
+            if reason_of(&error) == Some("name_taken") {
+                // Somebody else has just made one of this name: it is not ours to remove.
+                intent.note(MAKING, &())?;
+            }
+            return Err(error);
+        }
+        let command = self.psql.command(&self.pg_restore, Some(&self.name)).args([
+            "--format=directory",
+            "--exit-on-error",
+            "--no-subscriptions",
+            &format!("--jobs={}", self.task.jobs),
+        ]);
+        self.run(&format!("restoring into {}", self.name), command.arg(self.work().join("dump")))?;
+        let statements = properties::statements(self.live, &self.name);
+        if !statements.is_empty() {
+            self.change(
+                &format!("giving {} its rights and settings", self.name),
+                &format!("{};", statements.join(";\n")),
+            )?;
+        }
+        Spot::of(&self.work())?.remove_all()?;
+        intent.note(WORK, &())
+    }
+
+    fn comment(&self) -> String {
+        names::comment(&self.live.name, Kind::RestorePoint, &self.id)
+    }
+
+    fn change(&self, what: &str, sql: &str) -> Result<()> {
+        self.psql
+            .change(what, self.psql.maintenance(), sql, Deadline::after(self.task.task_timeout))
+            .map(drop)
+    }
+
+    pub fn check(&self) -> Result<()> {
+        let seen = self.seen()?;
+        let deadline = || Deadline::after(self.task.task_timeout);
+        let what = format!("checking {}", self.name);
+        self.psql.change(&what, &self.name, "ANALYZE;", deadline())?;
+        let mut session = Session::open(self.psql, &what, &self.name, self.task.task_timeout)?;
+        let survey = Survey::parse(&session.ask(SURVEY, STATEMENT)?)?;
+        let counts: Counts =
+            serde_json::from_str(&session.ask(&survey::counting(&survey.tables), deadline())?)?;
+        let sequences: Vec<Sequence> = serde_json::from_str(&session.ask(SEQUENCES, STATEMENT)?)?;
+        session.end()?;
+        let mut told = seen.survey.differences(&survey);
+        told.extend(survey::count_differences(&seen.counts, &counts));
+        told.extend(survey::sequences_below(&seen.sequences, &sequences));
+        if told.is_empty() {
+            return Ok(());
+        }
+        let more = told.len().saturating_sub(NAMED);
+        let named = told.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        let msg = format!("{} is not what was dumped: {named}{more}", self.name);
+        Err(Failure::new("not_verified", msg).with("differences", told).into())
+    }
+
+    /// Closed to everybody, then recorded: now it is a restore point.
+    pub fn keep(&self, intent: &Intent) -> Result<()> {
+        let seen = self.seen()?;
+        let limit = format!(
+            "ALTER DATABASE {} WITH CONNECTION LIMIT {};",
+            identifier(&self.name),
+            self.live.limit
+        );
+        self.change(&format!("closing {}", self.name), &limit)?;
+        close(self.psql, &self.name)?;
+        let sql =
+            format!("SELECT oid::bigint FROM pg_database WHERE datname = {}", literal(&self.name));
+        let oid = self.psql.ask("looking at the restore point", self.psql.maintenance(), &sql)?;
+        let entry = Entry {
+            kind: Kind::RestorePoint,
+            id: self.id.clone(),
+            name: self.name.clone(),
+            oid,
+            database: self.live.name.clone(),
+            live_oid: self.live.oid,
+            at: clock::now().to_string(),
+            release: self.task.release.clone(),
+            major: self.live.major,
+            comment: self.live.comment.clone(),
+            digest: Some(seen.survey.digest()),
+            counters: Some(seen.counters.clone()),
+            milliseconds: u64::try_from(seen.began.elapsed().as_millis()).ok(),
+        };
+        record::add(&self.task.subject.state_dir, &entry)?;
+        intent.note(MAKING, &())
+    }
+
+    fn seen(&self) -> Result<&Seen> {
+        self.seen.as_ref().context("nothing was dumped")
+    }
+}
+
+fn reason_of(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|cause| cause.downcast_ref::<Failure>().map(|failure| failure.reason))
+}

@@ -1,0 +1,127 @@
+//! What a dump does not carry, or what nobody has tried with this: found in the database itself, and refused by name.
+
+use crate::plan::refused;
+use crate::state::Database;
+use anyhow::Result;
+use serde::Deserialize;
+
+/// They come with PostgreSQL, and a dump holds all there is of them.
+const EXTENSIONS: [&str; 34] = [
+    "plpgsql",
+    "amcheck",
+    "bloom",
+    "btree_gin",
+    "btree_gist",
+    "citext",
+    "cube",
+    "dict_int",
+    "dict_xsyn",
+    "earthdistance",
+    "fuzzystrmatch",
+    "hstore",
+    "insert_username",
+    "intagg",
+    "intarray",
+    "isn",
+    "lo",
+    "ltree",
+    "moddatetime",
+    "autoinc",
+    "refint",
+    "tcn",
+    "pageinspect",
+    "pg_buffercache",
+    "pg_freespacemap",
+    "pg_prewarm",
+    "pg_stat_statements",
+    "pg_trgm",
+    "pg_visibility",
+    "pgcrypto",
+    "pgrowlocks",
+    "pgstattuple",
+    "tablefunc",
+    "unaccent",
+];
+const ALSO: [&str; 4] = ["uuid-ossp", "sslinfo", "seg", "tsm_system_rows"];
+
+/// What stands in the way of a dump, as the database itself tells it; see [`CARRIED`].
+#[derive(Debug, Default, Deserialize)]
+pub struct Contents {
+    pub extensions: Vec<Extension>,
+    pub servers: Vec<String>,
+    pub event_triggers: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Extension {
+    pub name: String,
+    pub version: String,
+    /// What a restore would install.
+    pub default: Option<String>,
+}
+
+pub const CARRIED: &str = "SELECT json_build_object('extensions', (SELECT json_agg(json_build_object('name', e.extname, 'version', \
+    e.extversion, 'default', a.default_version)) FROM pg_extension e LEFT JOIN pg_available_extensions a ON a.name = e.extname), \
+    'servers', (SELECT coalesce(json_agg(srvname), '[]'::json) FROM pg_foreign_server), \
+    'event_triggers', (SELECT coalesce(json_agg(evtname), '[]'::json) FROM pg_event_trigger))";
+
+/// Once it was looked into.
+pub fn refuse(live: &Database, contents: &Contents) -> Result<()> {
+    let name = &live.name;
+    if !contents.servers.is_empty() {
+        let servers = contents.servers.join(", ");
+        return Err(refused(
+            "not_carried",
+            format!("{name} has foreign servers ({servers}): a copy would reach the same ones"),
+        ));
+    }
+    if !contents.event_triggers.is_empty() {
+        let triggers = contents.event_triggers.join(", ");
+        return Err(refused(
+            "not_carried",
+            format!("{name} has event triggers ({triggers}), which have not been tested with this"),
+        ));
+    }
+    for one in &contents.extensions {
+        if !EXTENSIONS.contains(&one.name.as_str()) && !ALSO.contains(&one.name.as_str()) {
+            let msg = format!(
+                "{name} has the extension {}, which has not been tested with this",
+                one.name
+            );
+            return Err(refused("extension", msg));
+        }
+        if one.default.as_ref() != Some(&one.version) {
+            let would = one.default.as_deref().unwrap_or("none");
+            let msg = format!(
+                "the extension {} of {name} has the version {}, and a restore would install {would}: ALTER EXTENSION {} UPDATE first",
+                one.name, one.version, one.name
+            );
+            return Err(refused("extension", msg));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_dump_does_not_carry() {
+        let live = &Database { name: "shop".into(), ..Database::default() };
+        let extension = |name: &str, default: &str| Contents {
+            extensions: vec![Extension {
+                name: name.into(),
+                version: "1.0".into(),
+                default: Some(default.into()),
+            }],
+            ..Contents::default()
+        };
+        assert!(refuse(live, &extension("hstore", "1.0")).is_ok());
+        assert!(refuse(live, &extension("hstore", "1.1")).is_err());
+        assert!(refuse(live, &extension("timescaledb", "1.0")).is_err());
+        let servers = Contents { servers: vec!["other".into()], ..Contents::default() };
+        let triggers = Contents { event_triggers: vec!["audit".into()], ..Contents::default() };
+        assert!(refuse(live, &servers).is_err() && refuse(live, &triggers).is_err());
+    }
+}

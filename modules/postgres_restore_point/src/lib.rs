@@ -1,0 +1,376 @@
+//! `postgres_restore_point`: a copy of a PostgreSQL database beside it, and the way back to it by a swap of names.
+//! `postgres_restore_point_info` tells which there are.
+//!
+//! A restore point is a database that was dumped from one snapshot while it was used, restored at once, checked against
+//! what the snapshot saw, and closed (`capture.rs`). Going back destroys nothing: both databases are whole, and change
+//! their names in one transaction of the server (`swap.rs`). So a killed run is never half way through it: the OID under
+//! the name says what happened, and `order.rs` does the rest before anything else is planned. Ours is what a comment on
+//! the database says and our record of its OID confirms (`state.rs`).
+
+mod back;
+mod capture;
+mod contents;
+mod info;
+mod names;
+mod options;
+mod order;
+mod plan;
+mod present;
+mod properties;
+mod prune;
+mod psql;
+mod quote;
+mod record;
+mod session;
+mod spec;
+mod state;
+mod survey;
+mod swap;
+mod unfinished;
+
+use ansible_module::{Failure, Invocation, Outcome, Served};
+use anyhow::{Context, Error, Result};
+use capture::Capture;
+use change::{Consent, Plan, RunNotes, Session};
+use contents::Contents;
+use host::folder::SafeFolder;
+use host::interrupt;
+use host::lock::Lock;
+use host::record::Intent;
+use host::space::Space;
+use names::Kind;
+use options::{Subject, TASK, Task, Wanted, new_id};
+use plan::Action;
+use psql::Psql;
+use serde_json::{Value, json};
+use state::State;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use unfinished::{GOAL, Goal, UnfinishedRun, what};
+
+const LOCKS: &str = "/run/reversible-postgres";
+
+/// What this program serves.
+pub const MODULES: &[Served] =
+    &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
+
+fn info(invocation: &Invocation) -> Result<Outcome> {
+    require_root()?;
+    let subject = Subject::parse(&invocation.options)?;
+    info::of(&Psql::find(&subject.connection)?, &subject)
+}
+
+fn require_root() -> Result<(), Failure> {
+    match nix::unistd::geteuid().is_root() {
+        true => Ok(()),
+        false => Err(Failure::new(
+            "permission_denied",
+            "the clients run as os_user, which only root can do",
+        )),
+    }
+}
+
+fn lock(task: &Task) -> Result<Vec<Lock>> {
+    // Not in the state folder: a run that is refused leaves nothing behind there.
+    let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
+    let path = folder.join(format!("{}.lock", task.subject.name));
+    let lock = Lock::acquire(&path, TASK, task.run(), task.lock_timeout);
+    lock.map(|lock| vec![lock])
+        .with_context(|| format!("waiting for another task on {}", task.subject.database))
+}
+
+fn run(invocation: &Invocation) -> Result<Outcome> {
+    require_root()?;
+    let task = Task::parse(&invocation.options)?;
+    let consent = match &task.wanted {
+        Wanted::Present(_) => Consent::none(),
+        _ => Consent::from(invocation)?,
+    };
+    let psql = Psql::find(&task.subject.connection)?;
+    let mut session = Session::new(invocation, consent)
+        .lock(|| lock(&task))?
+        .fence(task.run(), &task.subject.state_dir)?
+        .intent_in(&task.subject.state_dir, TASK);
+    if task.is_rollback() {
+        session = session.goes_back(task.rollback.as_ref());
+    }
+    let unfinished = UnfinishedRun::read(&task.subject.state_dir)?;
+    let mut state = state::observe(&psql, &task.subject)?;
+    let mut ordered = Outcome::default();
+    if unfinished.is_waiting() {
+        let plan = order::plan(&state, &unfinished);
+        if invocation.check_mode && !plan.steps.is_empty() {
+            let mut outcome = session.carry_out(plan, |_, _| Ok(()), || Ok(Value::Null))?;
+            outcome.warnings.push(format!(
+                "a run at {} was stopped half way: this puts in order what it left, and the task is planned after that",
+                unfinished.since
+            ));
+            return Ok(outcome);
+        }
+        if !invocation.check_mode {
+            let _shield = interrupt::shield();
+            ordered = session.put_in_order(plan, |fix, _| order::act(fix, &psql, &task))?;
+            state = state::observe(&psql, &task.subject)?;
+        }
+    }
+    let outcome = match session.done_before(&state.view())? {
+        Some(done) => done,
+        None => planned(&session, invocation, &task, &psql, &state, &unfinished)?,
+    };
+    Ok(with_ordered(outcome, ordered, &unfinished))
+}
+
+fn with_ordered(mut outcome: Outcome, ordered: Outcome, unfinished: &UnfinishedRun) -> Outcome {
+    let sentences: Vec<String> = ordered.plan.unwrap_or_default();
+    if ordered.changed {
+        outcome.changed = true;
+        outcome.warnings.push(format!(
+            "a run at {} was stopped half way; put in order first: {}",
+            unfinished.since,
+            sentences.join("; ")
+        ));
+    }
+    outcome
+}
+
+fn planned(
+    session: &Session<'_>,
+    invocation: &Invocation,
+    task: &Task,
+    psql: &Psql,
+    state: &State,
+    unfinished: &UnfinishedRun,
+) -> Result<Outcome> {
+    match &task.wanted {
+        Wanted::Present(id) => capture(session, task, psql, state, id.as_str()),
+        Wanted::RolledBack(_) | Wanted::Undone(_) => {
+            let same = unfinished
+                .goal
+                .as_ref()
+                .is_some_and(|goal| goal.key.is_none() && goal.what == what(task));
+            match order::reached(state, &unfinished.goal)
+                .filter(|_| same && session.rollback().is_none())
+            {
+                // Just finished for the run that was killed; without an id nothing else says that it is done.
+                Some(parked) => {
+                    let parked = json!({ "id": parked.id, "database": parked.name });
+                    let outcome = session.carry_out(
+                        plan::nothing(state),
+                        |_, _| Ok(()),
+                        || Ok(state.view()),
+                    )?;
+                    Ok(outcome.fact("parked", parked))
+                }
+                None => go_back(session, invocation, task, psql, state),
+            }
+        }
+        _ => {
+            let plan = prune::absent(state, task)?;
+            let outcome = session.carry_out(
+                plan,
+                |action, _| act_removal(action, psql, task),
+                || seen(psql, task),
+            );
+            Ok(outcome?.fact("deploy_id", json!(null)).fact("restore_point", json!(null)))
+        }
+    }
+}
+
+fn act_removal(action: &Action, psql: &Psql, task: &Task) -> Result<()> {
+    match action {
+        Action::Remove(removal) => prune::drop_database(psql, task, removal),
+        _ => anyhow::bail!("a removal does nothing else"),
+    }
+}
+
+/// What is there now.
+fn seen(psql: &Psql, task: &Task) -> Result<Value> {
+    Ok(state::observe(psql, &task.subject)?.view())
+}
+
+fn capture(
+    session: &Session<'_>,
+    task: &Task,
+    psql: &Psql,
+    state: &State,
+    id: &str,
+) -> Result<Outcome> {
+    let is_new = !present::is_captured(state, id);
+    let live = state.live()?;
+    let name = names::ours(&live.name, Kind::RestorePoint, id);
+    let mut capture = None;
+    let mut warned = None;
+    if is_new {
+        present::refuse(state, id)?;
+        let contents: Contents =
+            psql.ask(&format!("looking into {}", live.name), &live.name, contents::CARRIED)?;
+        contents::refuse(live, &contents)?;
+        let major = state.cluster.major();
+        let new = Capture {
+            task,
+            psql,
+            live,
+            id: id.to_owned(),
+            name: name.clone(),
+            pg_dump: psql.tool("pg_dump", major)?,
+            pg_restore: psql.tool("pg_restore", major)?,
+            seen: None,
+        };
+        warned = require_room(task, state, live.bytes)?;
+        capture = Some(new);
+    }
+    let mut plan = present::plan(state, task, id)?;
+    plan.warnings.extend(warned);
+    let done = session.carry_out(
+        plan,
+        |action, intent| match (action, &mut capture) {
+            (Action::Remove(_), _) => act_removal(action, psql, task),
+            (_, Some(capture)) => {
+                let intent = intent.context("a change without a record of it")?;
+                match action {
+                    Action::Dump => capture.dump(intent),
+                    Action::Restore => capture.restore(intent),
+                    Action::Check => capture.check(),
+                    Action::Keep => capture.keep(intent),
+                    _ => anyhow::bail!("a capture does nothing else"),
+                }
+            }
+            _ => anyhow::bail!("nothing is captured"),
+        },
+        || {
+            let now = state::observe(psql, &task.subject)?;
+            let is_there = now
+                .ours(Kind::RestorePoint)
+                .iter()
+                .any(|(entry, found)| entry.id == id && !found.allow);
+            anyhow::ensure!(is_there, "{name} is not there, ours and closed");
+            Ok(now.view())
+        },
+    );
+    let outcome = done.map_err(|error| give_up(error, psql, task))?;
+    Ok(outcome.fact("deploy_id", id).fact("restore_point", name))
+}
+
+/// The dump, the copy, and the WAL of the copy. What cannot be seen from here is said.
+fn require_room(task: &Task, state: &State, bytes: u64) -> Result<Option<String>> {
+    let is_here = task.subject.connection.host.as_ref().is_none_or(|host| host.starts_with('/'));
+    let data = state.cluster.data_directory.as_deref().filter(|_| is_here);
+    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
+    let data = data.filter(|path| device(path).is_some());
+    let space = |times: u64| Space { bytes: bytes.saturating_mul(times), inodes: None };
+    let what = format!("a restore point of {}", state.database);
+    let Some(data) = data else {
+        Space::require(&what, &task.work_dir, space(1))?;
+        let told =
+            "the disk of the server cannot be seen from here: whether there is room is not known";
+        return Ok(Some(told.into()));
+    };
+    if device(data) == device(&task.work_dir) {
+        Space::require(&what, data, space(3))?;
+    } else {
+        Space::require(&what, &task.work_dir, space(1))?;
+        Space::require(&what, data, space(2))?;
+    }
+    Ok(None)
+}
+
+fn go_back(
+    session: &Session<'_>,
+    invocation: &Invocation,
+    task: &Task,
+    psql: &Psql,
+    state: &State,
+) -> Result<Outcome> {
+    let key = session.rollback().map(str::to_owned);
+    let id = match (&task.rollback, invocation.check_mode) {
+        (Some(id), _) => Some(id.to_string()),
+        (None, true) => None,
+        (None, false) => Some(new_id()?.to_string()),
+    };
+    let (plan, goal) = back::plan(state, task, key, id.as_deref())?;
+    let live = state.live()?;
+    let written = info::written(state, &goal.incoming, info::counters(psql, state).as_ref());
+    let sessions = plan::sessions(&live.sessions);
+    let done = session.carry_out(
+        plan,
+        |action, intent| match action {
+            Action::CheckIncoming => {
+                begin(intent, &goal)?;
+                swap::check(psql, &goal.incoming)
+            }
+            Action::Swap => swap::swap(psql, task, &goal),
+            _ => anyhow::bail!("a rollback does nothing else"),
+        },
+        || {
+            let now = state::observe(psql, &task.subject)?;
+            let live = now.live()?;
+            anyhow::ensure!(
+                live.oid == goal.incoming.oid && live.allow,
+                "{} is not what it should be now",
+                live.name
+            );
+            anyhow::ensure!(
+                now.there(&goal.outgoing).is_some_and(|parked| !parked.allow),
+                "{} is not there, ours and closed",
+                goal.outgoing.name
+            );
+            Ok(now.view())
+        },
+    );
+    let mut outcome = done.map_err(|error| give_up(error, psql, task))?;
+    if !invocation.check_mode {
+        outcome.undo = Some(format!("state: rolled_back with parked: {}", goal.outgoing.id));
+    }
+    let point = (goal.incoming.kind == Kind::RestorePoint).then_some(&goal.incoming);
+    Ok(outcome
+        .fact("deploy_id", json!(point.map(|point| &point.id)))
+        .fact("restore_point", json!(point.map(|point| &point.name)))
+        .fact("parked", json!({ "id": goal.outgoing.id, "database": goal.outgoing.name }))
+        .fact("written", written)
+        .fact("sessions", sessions))
+}
+
+/// Notes before the first change what cannot be seen later.
+fn begin(intent: Option<&Intent>, goal: &Goal) -> Result<()> {
+    intent.context("a change without a record of it")?.note(GOAL, goal)
+}
+
+/// After a failure: what the next run would put in order is put in order at once, where that can be done.
+fn give_up(error: Error, psql: &Psql, task: &Task) -> Error {
+    let _shield = interrupt::shield();
+    let known = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
+    let reason = known
+        .last()
+        .map(|failure| failure.reason)
+        .or_else(|| host::reason(&error))
+        .unwrap_or("failed");
+    match put_in_order(psql, task) {
+        Ok(None) => error,
+        Ok(Some(tale)) => Failure::new(reason, tale).caused_by(error).into(),
+        Err(why) => {
+            let tale = format!(
+                "what was begun could not be put in order ({why:#}); run the same task again, which does that first"
+            );
+            Failure::new(reason, tale).caused_by(error).into()
+        }
+    }
+}
+
+/// What became of what was begun; none when nothing was.
+fn put_in_order(psql: &Psql, task: &Task) -> Result<Option<String>> {
+    let unfinished = UnfinishedRun::read(&task.subject.state_dir)?;
+    if !unfinished.is_waiting() {
+        return Ok(None);
+    }
+    let state = state::observe(psql, &task.subject)?;
+    let plan: Plan<order::Fix> = order::plan(&state, &unfinished);
+    plan.steps.iter().try_for_each(|step| order::act(&step.action, psql, task))?;
+    let tale = match order::reached(&state, &unfinished.goal) {
+        Some(parked) => {
+            format!("the names are swapped, and what was live is parked as {}", parked.name)
+        }
+        None => "everything is as it was before".to_owned(),
+    };
+    RunNotes::close(&task.subject.state_dir, TASK)?;
+    Ok(Some(tale))
+}

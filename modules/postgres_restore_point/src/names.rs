@@ -1,0 +1,105 @@
+//! Names of databases: those that the user gives, and those that we give.
+//!
+//! Invariant: a name of ours fits into the 63 bytes that PostgreSQL keeps of a name, and two of them are the same only
+//! for the same database and the same id.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// PostgreSQL cuts what is longer, without an error.
+pub const LONGEST: usize = 63;
+
+/// What a database of ours is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    RestorePoint,
+    Parked,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::RestorePoint => "restore point",
+            Kind::Parked => "parked state",
+        }
+    }
+
+    fn infix(self) -> &'static str {
+        match self {
+            Kind::RestorePoint => "__before_",
+            Kind::Parked => "__failed_",
+        }
+    }
+}
+
+/// The name of the restore point or parked state with this id.
+pub fn ours(database: &str, kind: Kind, id: &str) -> String {
+    let end = format!("{}{id}", kind.infix());
+    let room = LONGEST.saturating_sub(end.len());
+    if database.len() <= room {
+        return format!("{database}{end}");
+    }
+    // Two long names that begin alike must not meet.
+    let mark = format!("~{}", short_hash(database));
+    format!("{}{mark}{end}", cut(database, room.saturating_sub(mark.len())))
+}
+
+pub fn short_hash(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(3).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The beginning of a text, in whole characters.
+fn cut(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
+/// The comment by which a database says that it is ours. Our record must name it as well.
+pub fn comment(database: &str, kind: Kind, id: &str) -> String {
+    format!("reversible.deploy: {} {id} of {database}", kind.name())
+}
+
+pub fn check(option: &str, name: &str) -> Result<(), ansible_module::Failure> {
+    let why = match name {
+        "" => "expected the name of a database".to_owned(),
+        name if name.contains('\0') => "a name holds no NUL".to_owned(),
+        name if name.contains(['\n', '\r']) => {
+            "a name with a line break is not supported".to_owned()
+        }
+        name if name.len() > LONGEST => {
+            format!("{name} has {} bytes, PostgreSQL keeps {LONGEST}", name.len())
+        }
+        "template0" | "template1" => format!("{name} is what new databases are made of"),
+        _ => return Ok(()),
+    };
+    Err(ansible_module::Failure::bad_option(option, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "20261121t084500z-7f3a";
+
+    #[test]
+    fn names_of_ours() {
+        assert_eq!(ours("shop", Kind::RestorePoint, ID), format!("shop__before_{ID}"));
+        let long = "a".repeat(63);
+        let name = ours(&long, Kind::Parked, ID);
+        assert_eq!(name.len(), LONGEST);
+        assert_ne!(name, ours(&"a".repeat(62), Kind::Parked, ID));
+        let wide = ours(&"ü".repeat(31), Kind::Parked, ID);
+        assert!(wide.len() <= LONGEST && wide.starts_with('ü') && wide.ends_with(ID), "{wide}");
+    }
+
+    #[test]
+    fn names_that_are_refused() {
+        for name in ["shop", "My \"Shop\"", "it's", "a=b", "template2", &"a".repeat(63)] {
+            assert!(check("database", name).is_ok(), "{name}");
+        }
+        for name in ["", "template1", "a\nb", &"a".repeat(64)] {
+            assert!(check("database", name).is_err(), "{name}");
+        }
+    }
+}

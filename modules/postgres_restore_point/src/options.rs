@@ -1,0 +1,247 @@
+//! What `postgres_restore_point` accepts, typed and checked once.
+
+use crate::names::{self, short_hash};
+use crate::psql::Connection;
+use ansible_module::{Failure, Options as Given};
+use host::account::Accounts;
+use host::deploy_id::DeployId;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The name of this task's intent.
+pub const TASK: &str = "postgres_restore_point";
+
+/// Which database of which server, and where our records of it are.
+#[derive(Debug)]
+pub struct Subject {
+    pub database: String,
+    pub connection: Connection,
+    pub state_dir: PathBuf,
+    /// Of its lock, and of its folders.
+    pub name: String,
+}
+
+impl Subject {
+    /// For both modules.
+    pub fn parse(given: &Given) -> Result<Subject, Failure> {
+        let database: String = given.get("database")?;
+        names::check("database", &database)?;
+        let maintenance: String = given.get("maintenance_database")?;
+        names::check("maintenance_database", &maintenance)?;
+        if maintenance == database {
+            let why = format!(
+                "{database} is what is captured: name another database to connect to meanwhile"
+            );
+            return Err(Failure::bad_option("maintenance_database", why));
+        }
+        let os_user: String = given.get("os_user")?;
+        let account = Accounts::read().find(&os_user).ok_or_else(|| {
+            Failure::bad_option(
+                "os_user",
+                format!("{os_user} does not stand in /etc/passwd of the target"),
+            )
+        })?;
+        let port: Option<u64> = given.get("port")?;
+        let port = port.map(u16::try_from).transpose();
+        let connection = Connection {
+            host: given.get::<Option<String>>("host")?.filter(|host| !host.is_empty()),
+            port: port
+                .map_err(|_| Failure::bad_option("port", "expected a number from 1 to 65535"))?,
+            user: given.get("user")?,
+            account,
+            programs: given.get("programs")?,
+            maintenance,
+        };
+        for (option, value) in [("host", &connection.host), ("user", &connection.user)] {
+            if value.as_ref().is_some_and(|value| value.contains(['\0', '\n'])) {
+                return Err(Failure::bad_option(option, "it holds a NUL or a line break"));
+            }
+        }
+        let app: Option<String> = word(given, "app")?;
+        let base = match (given.get::<Option<PathBuf>>("state_dir")?, app) {
+            (Some(folder), _) => folder,
+            (None, Some(app)) => format!("/var/lib/reversible/postgres-{app}").into(),
+            (None, None) => "/var/lib/reversible/postgres".into(),
+        };
+        let name = name_of(&connection, &database);
+        Ok(Subject { state_dir: base.join(&name), name, database, connection })
+    }
+}
+
+/// What distinguishes this database of this server from all others, as the name of a file. Neither the record of one
+/// database nor a run that was killed may be taken for another's.
+fn name_of(on: &Connection, database: &str) -> String {
+    let sound = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '+' };
+    let plain: String = database.chars().map(sound).collect();
+    format!("{plain}~{}", short_hash(&format!("{:?} {:?} {database}", on.host, on.port)))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Present(DeployId),
+    RolledBack(DeployId),
+    /// Make a parked state live again.
+    Undone(String),
+    Absent(DeployId),
+    AbsentParked(String),
+    /// Prune only.
+    Pruned,
+}
+
+#[derive(Debug)]
+pub struct Task {
+    pub subject: Subject,
+    pub wanted: Wanted,
+    pub release: Option<String>,
+    pub jobs: usize,
+    pub work_dir: PathBuf,
+    pub retain: Option<usize>,
+    pub keep: Vec<String>,
+    pub swap_timeout: Duration,
+    pub lock_timeout: Duration,
+    pub task_timeout: Duration,
+    pub rollback: Option<DeployId>,
+    fence: Option<DeployId>,
+}
+
+impl Task {
+    pub fn parse(given: &Given) -> Result<Task, Failure> {
+        let subject = Subject::parse(given)?;
+        let state: String = given.get("state")?;
+        let deploy: Option<DeployId> = given.get("deploy_id")?;
+        let rollback: Option<DeployId> = given.get("rollback_id")?;
+        let parked = parked(given)?;
+        let retain: Option<usize> = given.get("retain")?;
+        if retain.is_some() && state == "rolled_back" {
+            return Err(Failure::bad_option("retain", "a rollback prunes nothing"));
+        }
+        let wanted = match (state.as_str(), deploy.clone(), parked) {
+            ("present", _, Some(_)) => {
+                return Err(Failure::bad_option(
+                    "parked",
+                    "it goes with state: rolled_back or absent",
+                ));
+            }
+            ("present", Some(id), None) => Wanted::Present(id),
+            ("present", None, None) => Wanted::Present(new_id()?),
+            ("rolled_back", Some(id), None) => Wanted::RolledBack(id),
+            ("rolled_back", None, Some(id)) => Wanted::Undone(id),
+            ("absent", Some(id), None) => Wanted::Absent(id),
+            ("absent", None, Some(id)) => Wanted::AbsentParked(id),
+            ("absent", None, None) if retain.is_some() => Wanted::Pruned,
+            _ => {
+                let msg = "deploy_id or parked must say what this is about";
+                return Err(Failure::new("bad_options", msg));
+            }
+        };
+        // In a rollback the deploy id names the restore point; it is no run.
+        let fence = rollback.clone().or(deploy.filter(|_| state == "present"));
+        Ok(Task {
+            subject,
+            wanted,
+            release: word(given, "release")?,
+            jobs: given.get("jobs")?,
+            work_dir: given.get("work_dir")?,
+            retain,
+            keep: given.get("keep")?,
+            swap_timeout: given.seconds("swap_timeout")?,
+            lock_timeout: given.seconds("lock_timeout")?,
+            task_timeout: given.seconds("task_timeout")?,
+            rollback,
+            fence,
+        })
+    }
+
+    /// The id of the run itself, which is the fence.
+    pub fn run(&self) -> Option<&DeployId> {
+        self.fence.as_ref()
+    }
+
+    pub fn is_rollback(&self) -> bool {
+        matches!(self.wanted, Wanted::RolledBack(_) | Wanted::Undone(_))
+    }
+}
+
+pub fn new_id() -> Result<DeployId, Failure> {
+    DeployId::generate().map_err(|why| Failure::new("failed", "no id for it").caused_by(why))
+}
+
+fn parked(given: &Given) -> Result<Option<String>, Failure> {
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    match given.get::<Option<String>>("parked")? {
+        Some(text) if text.is_empty() || text.len() > 32 || !text.bytes().all(sound) => {
+            let expected = "expected the id of a parked state, such as 20261121t090000z-1c2d";
+            Err(Failure::bad_option("parked", format!("{expected}, got {text:?}")))
+        }
+        other => Ok(other),
+    }
+}
+
+fn word(given: &Given, name: &'static str) -> Result<Option<String>, Failure> {
+    let value: Option<String> = given.get(name)?;
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@+-".contains(&byte);
+    match value {
+        Some(text)
+            if text.is_empty()
+                || text.len() > 100
+                || text.starts_with(['-', '.'])
+                || !text.bytes().all(sound) =>
+        {
+            let expected = "one word of letters, digits and any of . _ : @ + -";
+            Err(Failure::bad_option(name, format!("expected {expected}, got {text:?}")))
+        }
+        other => Ok(other),
+    }
+}
+
+#[cfg(test)]
+impl Task {
+    /// About the database `shop`, with nothing but defaults.
+    pub fn sample(wanted: Wanted) -> Task {
+        let account = host::account::Account { uid: 0, gid: 0, groups: Vec::new(), home: None };
+        let connection = Connection {
+            host: None,
+            port: None,
+            user: None,
+            account,
+            programs: None,
+            maintenance: "postgres".into(),
+        };
+        Task {
+            subject: Subject {
+                database: "shop".into(),
+                connection,
+                state_dir: "/var/lib/reversible/postgres/shop".into(),
+                name: "shop".into(),
+            },
+            wanted,
+            release: None,
+            jobs: 2,
+            work_dir: "/var/tmp".into(),
+            retain: None,
+            keep: Vec::new(),
+            swap_timeout: Duration::ZERO,
+            lock_timeout: Duration::ZERO,
+            task_timeout: Duration::ZERO,
+            rollback: None,
+            fence: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_database_has_a_name_of_its_own() {
+        let mut on = Task::sample(Wanted::Pruned).subject.connection;
+        let name = |on: &Connection, database: &str| name_of(on, database);
+        let first = name(&on, "My \"Shop\"/..");
+        assert!(first.starts_with("My++Shop++..~"), "{first}");
+        assert_ne!(name(&on, "a b"), name(&on, "a+b"));
+        assert!(name(&on, &"ü".repeat(31)).len() < 100);
+        on.port = Some(5433);
+        assert_ne!(name(&on, "My \"Shop\"/.."), first);
+    }
+}

@@ -1,0 +1,208 @@
+//! What a killed run has left is put in order before anything else is planned; and so is what a run that fails leaves.
+//!
+//! Invariant: afterwards one complete database has the name, accepts connections, and nothing half-made is there. A swap
+//! is one transaction of the server: it happened or it did not, and the OID under the name says which.
+
+use crate::options::Task;
+use crate::psql::Psql;
+use crate::quote::{identifier, literal};
+use crate::record::{self, Entry};
+use crate::state::State;
+use crate::unfinished::{Goal, Making, UnfinishedRun};
+use anyhow::Result;
+use change::{Plan, Step};
+use host::deadline::Deadline;
+use host::folder::SafeFolder;
+use host::record::Done;
+use host::spot::Spot;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const CHANGE: Duration = Duration::from_secs(60);
+
+pub enum Fix {
+    /// The name may be connected to again.
+    Open(String),
+    Close(String),
+    RemoveHalfMade(String),
+    RemoveWork(PathBuf),
+    /// A swap that was done and not recorded.
+    RecordSwap(Box<Goal>),
+}
+
+pub fn plan(state: &State, unfinished: &UnfinishedRun) -> Plan<Fix> {
+    let mut plan = Plan::nothing(&state.database, state.view());
+    let mut step = |fix, text: String| plan.steps.push(Step::new(fix, text));
+    let live = state.cluster.find(&state.database);
+    if let Some(goal) = &unfinished.goal {
+        let (incoming, outgoing) = (&goal.incoming, &goal.outgoing);
+        if let Some(live) =
+            live.filter(|live| !live.allow && [incoming.oid, outgoing.oid].contains(&live.oid))
+        {
+            step(Fix::Open(live.name.clone()), format!("let {} be connected to again", live.name));
+        }
+        let swapped = live.is_some_and(|live| live.oid == incoming.oid);
+        if swapped
+            && !state
+                .entries
+                .iter()
+                .any(|entry| entry.oid == outgoing.oid && entry.name == outgoing.name)
+        {
+            let text = format!("record that {} is parked as {}", outgoing.database, outgoing.name);
+            step(Fix::RecordSwap(Box::new(goal.clone())), text);
+        }
+        if state.there(incoming).is_some_and(|found| found.allow) {
+            step(
+                Fix::Close(incoming.name.clone()),
+                format!("let nobody connect to {}", incoming.name),
+            );
+        }
+    }
+    if let Some(Making { name, comment }) = &unfinished.making {
+        let is_whole =
+            state.entries.iter().any(|entry| entry.name == *name && state.there(entry).is_some());
+        let half_made = state.cluster.find(name).is_some_and(|found| match &found.comment {
+            Some(said) => said == comment,
+            // It was made a moment ago: nobody else makes one that lets nobody in.
+            None => found.limit == 0,
+        });
+        if half_made && !is_whole {
+            step(
+                Fix::RemoveHalfMade(name.clone()),
+                format!("remove {name}, which was not finished"),
+            );
+        }
+    }
+    if let Some(work) = &unfinished.work {
+        step(Fix::RemoveWork(work.clone()), format!("remove the dump in {}", work.display()));
+    }
+    plan
+}
+
+pub fn act(fix: &Fix, psql: &Psql, task: &Task) -> Result<()> {
+    let change = |what: &str, sql: String| {
+        psql.change(what, psql.maintenance(), &sql, Deadline::after(CHANGE)).map(drop)
+    };
+    match fix {
+        Fix::Open(name) => change(
+            "opening the database again",
+            format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true;", identifier(name)),
+        ),
+        Fix::Close(name) => close(psql, name),
+        // Nobody but the run that was killed knows of it: clients of its own may still be there.
+        Fix::RemoveHalfMade(name) => change(
+            "removing what was not finished",
+            format!("DROP DATABASE IF EXISTS {} WITH (FORCE);", identifier(name)),
+        ),
+        Fix::RemoveWork(path) => match Spot::find(path)? {
+            Some(spot) => spot.remove_all(),
+            None => Ok(()),
+        },
+        Fix::RecordSwap(goal) => record_swap(task, goal),
+    }
+}
+
+/// Nobody may connect to a restore point or a parked state.
+pub fn close(psql: &Psql, name: &str) -> Result<()> {
+    let sql = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false;", identifier(name));
+    psql.change(&format!("closing {name}"), psql.maintenance(), &sql, Deadline::after(CHANGE))
+        .map(drop)
+}
+
+/// That this rollback is done is recorded, so that it is not done again, and then what was parked: whoever finds the
+/// second finds the first.
+pub fn record_swap(task: &Task, goal: &Goal) -> Result<()> {
+    if let Some(key) = &goal.key {
+        let folder = SafeFolder::ensure(&task.subject.state_dir, 0o700)?;
+        Done::record(folder.path(), key, &Value::Null)?;
+    }
+    record::add(&task.subject.state_dir, &goal.outgoing)
+}
+
+/// The comment of a database as a statement.
+pub fn commenting(name: &str, comment: Option<&str>) -> String {
+    let text = comment.map_or("NULL".to_owned(), literal);
+    format!("COMMENT ON DATABASE {} IS {text}", identifier(name))
+}
+
+/// Whether the goal was just reached by a run that was killed: what that task asked for is what is live.
+pub fn reached<'a>(state: &State, goal: &'a Option<Goal>) -> Option<&'a Entry> {
+    let goal = goal.as_ref()?;
+    let live = state.cluster.find(&state.database)?;
+    (live.oid == goal.incoming.oid).then_some(&goal.outgoing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{self, Kind};
+    use crate::state::{Cluster, Database};
+
+    fn state(comment: Option<&str>, limit: i64) -> State {
+        let mut cluster = Cluster::parse(include_str!("captured/cluster-15.json")).unwrap();
+        let comment = comment.map(str::to_owned);
+        cluster.databases.push(Database {
+            name: "p".into(),
+            oid: 7,
+            comment,
+            limit,
+            ..Database::default()
+        });
+        State { cluster, entries: vec![], database: "shop".into() }
+    }
+
+    fn steps(state: &State, unfinished: &UnfinishedRun) -> Vec<String> {
+        plan(state, unfinished).sentences()
+    }
+
+    #[test]
+    fn only_what_was_being_made_is_removed() {
+        let making =
+            Making { name: "p".into(), comment: names::comment("shop", Kind::RestorePoint, "x") };
+        let run = UnfinishedRun { making: Some(making.clone()), ..UnfinishedRun::default() };
+        let removed = ["remove p, which was not finished"];
+        assert_eq!(steps(&state(Some(&making.comment), -1), &run), removed);
+        assert_eq!(steps(&state(None, 0), &run), removed);
+        assert!(steps(&state(None, -1), &run).is_empty(), "somebody else's");
+        assert!(steps(&state(Some("mine"), 0), &run).is_empty(), "somebody else's");
+        let mut whole = state(Some(&making.comment), -1);
+        whole.entries.push(Entry {
+            id: "x".into(),
+            name: "p".into(),
+            oid: 7,
+            database: "shop".into(),
+            ..Entry::default()
+        });
+        assert!(steps(&whole, &run).is_empty(), "it was finished");
+    }
+
+    #[test]
+    fn a_swap_happened_or_it_did_not() {
+        let mark = names::comment("shop", Kind::RestorePoint, "x");
+        let mut state = state(Some(&mark), -1);
+        let live = state.live().unwrap().oid;
+        let entry = Entry { database: "shop".into(), ..Entry::default() };
+        let goal = Goal {
+            what: String::new(),
+            key: None,
+            incoming: Entry { id: "x".into(), name: "p".into(), oid: 7, ..entry.clone() },
+            outgoing: Entry { kind: Kind::Parked, name: "f".into(), oid: live, ..entry },
+        };
+        let run = UnfinishedRun { goal: Some(goal.clone()), ..UnfinishedRun::default() };
+        assert!(steps(&state, &run).is_empty());
+        state.cluster.databases.last_mut().unwrap().allow = true;
+        let shop = state.cluster.databases.iter_mut().find(|one| one.name == "shop").unwrap();
+        shop.allow = false;
+        assert_eq!(
+            steps(&state, &run),
+            ["let shop be connected to again", "let nobody connect to p"]
+        );
+        let shop = state.cluster.databases.iter_mut().find(|one| one.name == "shop").unwrap();
+        (shop.oid, shop.allow) = (7, true);
+        assert_eq!(steps(&state, &run)[0], "record that shop is parked as f");
+        state.entries.push(goal.outgoing.clone());
+        assert!(reached(&state, &run.goal).is_some());
+        assert!(!steps(&state, &run).iter().any(|step| step.starts_with("record")));
+    }
+}

@@ -1,0 +1,113 @@
+//! What all plans of this module have in common: their actions, and what neither a capture nor a rollback can do
+//! without. `present.rs`, `back.rs` and `prune.rs` make them. Pure.
+//!
+//! Invariant: whatever would stop half way is refused before the first change.
+
+use crate::record::Entry;
+use crate::state::{Database, Session, State};
+use ansible_module::Failure;
+use anyhow::Result;
+use change::Plan;
+use std::collections::BTreeMap;
+
+/// Consent to what becomes of a logical slot.
+pub const SLOTS: &str = "logical_slots";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Dump,
+    Restore,
+    Check,
+    Keep,
+    CheckIncoming,
+    Swap,
+    Remove(Box<Removal>),
+}
+
+/// A database of ours that is dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    pub entry: Entry,
+}
+
+pub fn nothing(state: &State) -> Plan<Action> {
+    Plan::nothing(&state.database, state.view())
+}
+
+pub fn refused(reason: &'static str, why: String) -> anyhow::Error {
+    Failure::new(reason, format!("{why}; nothing was changed")).into()
+}
+
+/// What neither a capture nor a rollback can do without.
+pub fn refuse_server(state: &State) -> Result<()> {
+    let cluster = &state.cluster;
+    if cluster.in_recovery {
+        return Err(refused(
+            "in_recovery",
+            "the server is in recovery (a replica): go to its primary".into(),
+        ));
+    }
+    if !cluster.superuser {
+        return Err(refused(
+            "not_superuser",
+            format!("{} is no superuser: name one in `user`", cluster.user),
+        ));
+    }
+    Ok(())
+}
+
+pub fn refuse_unusable(live: &Database) -> Result<()> {
+    if live.limit == -2 {
+        return Err(refused(
+            "invalid_database",
+            format!("a DROP DATABASE of {} was stopped half way", live.name),
+        ));
+    }
+    if !live.allow {
+        let msg = format!("somebody has set ALLOW_CONNECTIONS of {} to false", live.name);
+        return Err(refused("not_accepting", msg));
+    }
+    Ok(())
+}
+
+pub fn warnings(state: &State, live: &Database) -> Vec<String> {
+    let mut told = Vec::new();
+    if !live.prepared.is_empty() {
+        told.push(format!(
+            "prepared transactions of {} ({}) are not in a copy, and must have ended before a rollback",
+            live.name,
+            live.prepared.join(", ")
+        ));
+    }
+    let (was, is) = (&live.collation_version, &live.actual_collation_version);
+    if was.is_some() && is.is_some() && was != is {
+        told.push(format!(
+            "the collation of {} has changed under it (it was made with {}, the system has {}): its indexes may be wrong",
+            state.database,
+            was.as_deref().unwrap_or_default(),
+            is.as_deref().unwrap_or_default()
+        ));
+    }
+    told
+}
+
+/// Who is connected, counted by user and application.
+pub fn sessions(all: &[Session]) -> Vec<String> {
+    let mut by: BTreeMap<String, usize> = BTreeMap::new();
+    for one in all {
+        let user = one.user.as_deref().unwrap_or("the server itself");
+        let application =
+            if one.application.is_empty() { "unnamed" } else { one.application.as_str() };
+        *by.entry(format!("{user}: {application}")).or_default() += 1;
+    }
+    by.into_iter().map(|(who, count)| format!("{who} ({count})")).collect()
+}
+
+/// Of a restore point that is what is live.
+pub fn used(entry: &Entry) -> anyhow::Error {
+    let msg = format!(
+        "the restore point {} was made live, and is none any more: what was written since cannot be taken back by it",
+        entry.id
+    );
+    refused("restore_point_used", msg)
+}

@@ -1,0 +1,111 @@
+//! Our own record of the databases that we have made or parked: one line of JSON each, in the state folder.
+//!
+//! Invariant: only what is whole stands in it. A database that lacks its line was never finished, one whose line names
+//! another OID is somebody else's.
+
+use crate::names::Kind;
+use crate::survey::Counters;
+use anyhow::{Context, Result};
+use host::atomic::{append_line, whole_lines};
+use host::folder::SafeFolder;
+use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
+use std::path::Path;
+
+const FILE: &str = "databases";
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub kind: Kind,
+    /// The deploy id of a restore point, the rollback id of a parked state.
+    pub id: String,
+    pub name: String,
+    pub oid: u32,
+    /// What it is a restore point of, or was live as.
+    pub database: String,
+    /// What was live when it was made.
+    pub live_oid: u32,
+    pub at: String,
+    pub release: Option<String>,
+    /// The server's major version.
+    pub major: u32,
+    /// The comment of the database itself, which it has again when it is live.
+    pub comment: Option<String>,
+    /// Of what is in it, where it was looked at.
+    pub digest: Option<String>,
+    /// How many rows had been written when it was captured.
+    pub counters: Option<Counters>,
+    /// How long its capture took.
+    pub milliseconds: Option<u64>,
+}
+
+impl Default for Entry {
+    fn default() -> Entry {
+        Entry {
+            kind: Kind::RestorePoint,
+            id: String::new(),
+            name: String::new(),
+            oid: 0,
+            database: String::new(),
+            live_oid: 0,
+            at: String::new(),
+            release: None,
+            major: 0,
+            comment: None,
+            digest: None,
+            counters: None,
+            milliseconds: None,
+        }
+    }
+}
+
+pub fn add(state_dir: &Path, entry: &Entry) -> Result<()> {
+    append_line(&state_dir.join(FILE), serde_json::to_string(entry)?.as_bytes()).map(drop)
+}
+
+/// In the order in which they were made; a later line about the same database holds.
+pub fn read(state_dir: &Path) -> Result<Vec<Entry>> {
+    let Some(folder) = SafeFolder::find(state_dir)? else { return Ok(Vec::new()) };
+    let path = folder.join(FILE);
+    let content = match std::fs::read(&path) {
+        Ok(content) => content,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let (lines, _torn) = whole_lines(&content);
+    let mut all: Vec<Entry> = Vec::new();
+    for (number, line) in lines.enumerate() {
+        let entry: Entry = serde_json::from_slice(line).with_context(|| {
+            format!("line {} of {} is broken; take it out", number + 1, path.display())
+        })?;
+        all.retain(|known| known.oid != entry.oid);
+        all.push(entry);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_a_database_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(
+            folder.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o700),
+        )
+        .unwrap();
+        assert!(read(folder.path()).unwrap().is_empty());
+        let point = Entry { oid: 7, name: "shop__before_x".into(), ..Entry::default() };
+        let parked = Entry { kind: Kind::Parked, name: "shop__failed_y".into(), ..point.clone() };
+        add(folder.path(), &point).unwrap();
+        add(folder.path(), &Entry { oid: 8, ..Entry::default() }).unwrap();
+        add(folder.path(), &parked).unwrap();
+        let all = read(folder.path()).unwrap();
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[1], parked);
+        std::fs::write(folder.path().join(FILE), "{}\n").unwrap();
+        assert!(read(folder.path()).is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! A session that stays open while we do something else: it holds a snapshot, or keeps a door open.
+//!
+//! Invariants: it ends when its input does, which the kernel closes when we are killed; every answer has a deadline;
+//! an error of the server is an error of ours, statement by statement.
+
+use crate::psql::{Psql, explained, meaning};
+use ansible_module::Failure;
+use anyhow::{Context, Result, bail};
+use host::command::{Failed, IfWeDie, Output};
+use host::deadline::Deadline;
+use host::interrupt;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// What the last line of an answer begins with.
+const MARK: &str = "reversible.deploy:answered";
+/// How often a wait looks for a signal.
+const LOOK_EVERY: u16 = 50;
+/// To end, when it has nothing more to do.
+const END: Duration = Duration::from_secs(20);
+
+pub struct Session {
+    what: String,
+    input: Option<File>,
+    output: File,
+    heard: Vec<u8>,
+    asked: u32,
+    client: Option<JoinHandle<Result<Output, Failed>>>,
+}
+
+impl Session {
+    /// A session that ends with us, `longest` from now at the latest.
+    pub fn open(psql: &Psql, what: &str, database: &str, longest: Duration) -> Result<Session> {
+        Session::start(psql, what, database, longest, &[], IfWeDie::DiesToo)
+    }
+
+    /// A session that carries out these statements when its input ends: also when we are killed before it was told to. A
+    /// transaction that is open then is rolled back first.
+    pub fn with_last_words(
+        psql: &Psql,
+        what: &str,
+        database: &str,
+        longest: Duration,
+        words: &[String],
+    ) -> Result<Session> {
+        Session::start(psql, what, database, longest, words, IfWeDie::GoesOn)
+    }
+
+    fn start(
+        psql: &Psql,
+        what: &str,
+        database: &str,
+        longest: Duration,
+        words: &[String],
+        if_we_die: IfWeDie,
+    ) -> Result<Session> {
+        let (read_input, input) = pipe_with(PipeFlags::CLOEXEC).context("a pipe")?;
+        let (output, write_output) = pipe_with(PipeFlags::CLOEXEC).context("a pipe")?;
+        // No ON_ERROR_STOP: the last words are said whatever happened before, and each answer says whether it is an error.
+        let mut command = psql.client(database).args(["-f", "-"]);
+        if !words.is_empty() {
+            // In a new session: what the other one has begun ends with it.
+            command = command.args(["-c", "\\connect"]).outlives_reader();
+        }
+        for word in words {
+            command = command.args(["-c", word.as_str()]);
+        }
+        let command = command
+            .stdin_from(read_input.into())
+            .stdout_to(write_output.into())
+            .deadline(longest)
+            .if_we_die(if_we_die);
+        let client = thread::spawn(move || {
+            let ended = command.run();
+            // With its end of the pipe, which the reader waits for.
+            drop(command);
+            ended
+        });
+        let mut session = Session {
+            what: what.to_owned(),
+            input: Some(input.into()),
+            output: output.into(),
+            heard: Vec::new(),
+            asked: 0,
+            client: Some(client),
+        };
+        session.ask("SELECT 1", Deadline::after(END))?;
+        Ok(session)
+    }
+
+    /// Begins a statement without waiting for its answer, which [`Session::answer`] gives.
+    pub fn begin(&mut self, statement: &str) -> Result<()> {
+        self.asked += 1;
+        let line = format!(
+            "{statement};\n\\echo '{MARK}' {} :ERROR :SQLSTATE :LAST_ERROR_MESSAGE\n",
+            self.asked
+        );
+        let input = self.input.as_mut().context("the session has ended")?;
+        match input.write_all(line.as_bytes()) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.gone()),
+        }
+    }
+
+    /// One statement, and what it answers.
+    pub fn ask(&mut self, statement: &str, deadline: impl Into<Deadline>) -> Result<String> {
+        self.begin(statement)?;
+        self.answer(deadline.into())
+    }
+
+    pub fn answer(&mut self, deadline: Deadline) -> Result<String> {
+        loop {
+            if let Some(answer) = self.take_answer()? {
+                return Ok(answer);
+            }
+            interrupt::check()?;
+            if deadline.passed() {
+                let msg = format!(
+                    "{}: no answer within {}",
+                    self.what,
+                    host::deadline::seconds(deadline.span())
+                );
+                return Err(Failure::new("timed_out", msg).into());
+            }
+            let mut fds = [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::from(LOOK_EVERY)) {
+                Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
+                Ok(_) => {}
+                Err(error) => return Err(error).context("waiting for psql"),
+            }
+            let mut buffer = [0; 64 << 10];
+            match self.output.read(&mut buffer).context("reading what psql says")? {
+                0 => return Err(self.gone()),
+                n => self.heard.extend_from_slice(&buffer[..n]),
+            }
+        }
+    }
+
+    /// The answer that was heard in whole.
+    fn take_answer(&mut self) -> Result<Option<String>> {
+        if !self.heard.ends_with(b"\n") {
+            return Ok(None);
+        }
+        let heard = String::from_utf8_lossy(&self.heard).into_owned();
+        let Some(answer) = answer_in(&heard) else { return Ok(None) };
+        self.heard.clear();
+        match answer {
+            Answer::Text(text) => Ok(Some(text)),
+            Answer::Error(message) => {
+                let (reason, cure) = meaning(&message.to_lowercase());
+                let cure = if cure.is_empty() { String::new() } else { format!(" ({cure})") };
+                Err(Failure::new(reason, format!("{}: {message}{cure}", self.what)).into())
+            }
+        }
+    }
+
+    /// Why it has ended although nobody asked it to.
+    fn gone(&mut self) -> anyhow::Error {
+        self.input = None;
+        let ended = self.client.take().map(JoinHandle::join);
+        match ended {
+            Some(Ok(Err(failed))) => explained(failed, &self.what).into(),
+            Some(Ok(Ok(output))) => {
+                let said = output.stderr_shown();
+                let (reason, _) = meaning(&said.to_lowercase());
+                Failure::new(
+                    reason,
+                    format!("{}: the session has ended: {}", self.what, said.trim()),
+                )
+                .into()
+            }
+            _ => {
+                Failure::new("unreachable", format!("{}: the session has ended", self.what)).into()
+            }
+        }
+    }
+
+    /// Lets it say its last words and waits until it is gone.
+    pub fn end(mut self) -> Result<()> {
+        self.input = None;
+        let Some(client) = self.client.take() else { return Ok(()) };
+        match client.join() {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(failed)) => Err(explained(failed, &self.what).into()),
+            Err(_) => bail!("a thread of ours has died"),
+        }
+    }
+}
+
+impl Drop for Session {
+    /// Its last words are said before we go on.
+    fn drop(&mut self) {
+        self.input = None;
+        if let Some(client) = self.client.take() {
+            let _ = client.join();
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Text(String),
+    Error(String),
+}
+
+fn answer_in(heard: &str) -> Option<Answer> {
+    let at = match heard.starts_with(MARK) {
+        true => 0,
+        false => heard.find(&format!("\n{MARK}"))? + 1,
+    };
+    let (line, _) = heard[at..].split_once('\n')?;
+    let mut words = line[MARK.len()..].trim_start().splitn(4, ' ');
+    let (_number, error, _state) = (words.next(), words.next()?, words.next());
+    match error {
+        "false" => Some(Answer::Text(heard[..at].trim_end_matches('\n').to_owned())),
+        _ => Some(Answer::Error(words.next().unwrap_or_default().to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers() {
+        let text = |text: &str| Some(Answer::Text(text.into()));
+        assert_eq!(answer_in("reversible.deploy:answered 1 false 00000 \n"), text(""));
+        assert_eq!(
+            answer_in("5\n6\nreversible.deploy:answered 2 false 00000 division by zero\n"),
+            text("5\n6")
+        );
+        let error = Some(Answer::Error("division by zero".into()));
+        assert_eq!(answer_in("reversible.deploy:answered 3 true 22012 division by zero\n"), error);
+        for part in ["", "5\n", "5\nreversible.deploy:answered 2 false"] {
+            assert_eq!(answer_in(part), None, "{part}");
+        }
+    }
+}

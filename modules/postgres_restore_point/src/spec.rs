@@ -1,0 +1,211 @@
+//! The options of `postgres_restore_point` and `postgres_restore_point_info`, and what they return. `options.rs` makes
+//! typed values of them.
+
+use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
+
+const WHERE: &[Opt] = &[
+    Opt::new("database", Kind::Str).required().about(&["The database, by the name that applications connect to."]),
+    Opt::new("host", Kind::Str).about(&[
+        "The folder of the server's socket, or a host name. What the client programs take by default without it.",
+        "The server must run on the target itself for its free disk space to be seen.",
+    ]),
+    Opt::new("port", Kind::Positive).about(&["The port, which is also part of the socket's name."]),
+    Opt::new("user", Kind::Str).about(&[
+        "The user of the database, who must be a superuser. O(os_user) without it.",
+        "There is no option for a password: C(.pgpass) in the home of O(os_user) is read.",
+    ]),
+    Opt::new("os_user", Kind::Str).default(Default::Str("postgres")).about(&[
+        "The account of the target that the client programs run as.",
+    ]),
+    Opt::new("programs", Kind::AbsolutePath).about(&[
+        "The folder of C(psql), C(pg_dump) and C(pg_restore), of the server's own major version.",
+        "They are found where the packages of Debian and of PostgreSQL put them, then on PATH.",
+    ]),
+    Opt::new("maintenance_database", Kind::Str).default(Default::Str("postgres")).about(&[
+        "Another database of the same cluster, which is connected to while O(database) is renamed.",
+    ]),
+    Opt::new("app", Kind::Str).about(&[
+        "The app (with its environment, such as V(shop-prod)) that the database belongs to. It names O(state_dir).",
+    ]),
+    Opt::new("state_dir", Kind::AbsolutePath).about(&[
+        "The folder of this module's own records. It must be root's, on a path that no one else can write to.",
+        "The default is C(/var/lib/reversible/postgres-<app>), and C(/var/lib/reversible/postgres) without O(app). Each database of each server has a folder of its own in it.",
+    ]),
+];
+
+const WHAT: &[Opt] = &[
+    Opt::new("state", Kind::Str).default(Default::Str("present")).choices(&["present", "rolled_back", "absent"]).about(&[
+        "V(present) makes a restore point, unless it is there: a copy of the database beside it, from one snapshot, checked, and closed to everybody.",
+        "V(rolled_back) makes the restore point of O(deploy_id) live by a swap of names, or with O(parked) a parked state. What was live is parked as a whole.",
+        "V(absent) removes the restore point of O(deploy_id), or the state named by O(parked). With O(retain) alone it only prunes.",
+    ]),
+    Opt::new("deploy_id", Kind::Str).about(&[
+        "The id of the deploy. For O(state=present) a run with an older id than the last one seen is refused.",
+        "Without it a restore point is given an id.",
+    ]),
+    Opt::new("parked", Kind::Str).about(&[
+        "The id of a parked state: the O(rollback_id) of the rollback that parked it, as the result and M(reversible.deploy.postgres_restore_point_info) tell it.",
+    ]),
+    Opt::new("release", Kind::Str).about(&["The release that is live when the restore point is made. It is recorded."]),
+    Opt::new("jobs", Kind::Positive).default(Default::Int(2)).about(&[
+        "How many tables are dumped, and restored, at the same time.",
+    ]),
+    Opt::new("work_dir", Kind::AbsolutePath).default(Default::Str("/var/tmp")).about(&[
+        "Where the dump lies until it is restored, in a folder that only O(os_user) can enter.",
+    ]),
+    Opt::new("retain", Kind::Positive).about(&[
+        "How many restore points of this database are kept, and how many parked states. Older ones are removed, after the new one was seen to be there.",
+        "Only what this module has made counts and is removed: told by its comment and by our record of its OID. What somebody is connected to is left, with a warning.",
+    ]),
+    Opt::new("keep", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
+        "Deploy ids of restore points and ids of parked states that are never removed.",
+    ]),
+    Opt::new("swap_timeout", Kind::Seconds).default(Default::Float(10.0)).about(&[
+        "For how many seconds sessions may be shut out while they are ended and the names are swapped. After that the database is as it was before.",
+    ]),
+    Opt::new("lock_timeout", Kind::Seconds).default(Default::Float(60.0)).about(&[
+        "For how many seconds to wait for another task of this module on the same database.",
+    ]),
+    Opt::new("task_timeout", Kind::Seconds).default(Default::Float(3600.0)).about(&[
+        "For how many seconds the dump may take, and the restore.",
+    ]),
+];
+
+pub const MODULE: Module = Module {
+    name: "postgres_restore_point",
+    short: "Make a restore point of a PostgreSQL database before a deploy, and go back to it",
+    about: &[
+        "Copies a database while it is used: it is dumped from one snapshot and restored at once into a database beside it, which refuses connections. That database is the restore point.",
+        "Going back is a swap of two names. What was live is parked under another name, so that going back destroys nothing and can be undone.",
+        "What would stop half way is refused before the first change: no room, programs of another major version, what a dump cannot carry, prepared transactions, a server in recovery.",
+        "A run that was killed is finished or taken back by the next one.",
+    ],
+    version_added: "0.1.0",
+    options: &[WHERE, WHAT, change::ROLLBACK_ID, change::CONSENT],
+    rules: &[
+        Rule::RequiredIfAny("state", "rolled_back", &["deploy_id", "parked"]),
+        Rule::RequiredIfAny("state", "absent", &["deploy_id", "parked", "retain"]),
+        Rule::MutuallyExclusive(&["deploy_id", "parked"]),
+    ],
+    check_mode: Support::Full,
+    diff_mode: Support::Full,
+    notes: &[
+        "Needs root and PostgreSQL 15 or newer on the target, and a superuser of it.",
+        "Capturing takes as much disk as the database for the dump in O(work_dir), and twice as much where the server has its data: for the copy and for its WAL, which goes to replicas and archives as well.",
+        "While it is dumped, an C(ALTER TABLE) waits for the dump, and whatever uses that table waits behind it. The dump has ended when this module has.",
+        "A database with extensions other than those that come with PostgreSQL, with foreign servers, event triggers or subscriptions is refused by name: they have not been tested with this.",
+        "In a swap all sessions of the database are ended, and new ones refused for a moment. Applications must connect again by themselves.",
+        "No sequence of what becomes live stands before that of what is parked, so no number is given out twice.",
+        "Sessions of a physical replica do not notice the swap: they read the parked database until they connect again. Logical slots stay with the parked database.",
+        "What was written since is an estimate by PostgreSQL's own counters: they count work that was rolled back, miss TRUNCATE, and begin anew after a crash.",
+    ],
+    seealso: &[
+        "reversible.deploy.postgres_restore_point_info",
+        "reversible.deploy.zfs_pre_deploy",
+        "reversible.deploy.deploy_ledger",
+    ],
+    examples: include_str!("examples.yml"),
+    returns: &[change::RESULT, DONE],
+};
+
+const DONE: &[Return] = &[
+    Return::new("deploy_id", Kind::Str, "success", "The id of the restore point that this was about, or null."),
+    Return::new("restore_point", Kind::Str, "success", "The database that is, or was, this restore point, or null.")
+        .sample(r#""shop__before_20261121t084500z-7f3a""#),
+    Return::new("parked", Kind::Dict, "for a rollback", "What is parked, or would be.").contains(&[
+        Return::new("id", Kind::Str, "always", "Its id, for O(parked)."),
+        Return::new("database", Kind::Str, "always", "The name that it has."),
+    ]),
+    Return::new("written", Kind::Dict, "for a rollback", "An estimate of what was written since the restore point, which is parked; null when it cannot be told.").contains(WRITTEN),
+    Return::new("sessions", Kind::List, "for a rollback", "The sessions that are ended, or would be, as user and application.")
+        .sample(r#"["shop: checkout (4)"]"#),
+];
+
+const WRITTEN: &[Return] = &[
+    Return::new("inserted", Kind::Int, "always", "Rows that were inserted."),
+    Return::new("updated", Kind::Int, "always", "Rows that were updated."),
+    Return::new("deleted", Kind::Int, "always", "Rows that were deleted."),
+    Return::new(
+        "tables",
+        Kind::Dict,
+        "always",
+        "The same for each table, as a list of three numbers.",
+    ),
+    Return::new(
+        "wal_bytes",
+        Kind::Int,
+        "always",
+        "Bytes of WAL that the whole cluster has written since.",
+    ),
+];
+
+pub const INFO: Module = Module {
+    name: "postgres_restore_point_info",
+    short: "Tell which restore points of a PostgreSQL database there are",
+    about: &[
+        "Tells the restore points and parked states of a database, whether one can go back to each, and an estimate of what that would cost.",
+    ],
+    version_added: "0.1.0",
+    options: &[WHERE],
+    rules: &[],
+    check_mode: Support::Full,
+    diff_mode: Support::None,
+    notes: &[],
+    seealso: &["reversible.deploy.postgres_restore_point"],
+    examples: include_str!("examples_info.yml"),
+    returns: &[SEEN],
+};
+
+const SEEN: &[Return] = &[
+    Return::new("restore_points", Kind::List, "success", "The restore points, the oldest first.")
+        .contains(&[
+            Return::new("deploy_id", Kind::Str, "always", "The deploy."),
+            Return::new("database", Kind::Str, "always", "The database that it is."),
+            Return::new("oid", Kind::Int, "always", "Its OID."),
+            Return::new("time", Kind::Str, "always", "When it was made, in UTC."),
+            Return::new("release", Kind::Str, "always", "The release that was live, or null."),
+            Return::new("bytes", Kind::Int, "always", "The disk that it takes."),
+            Return::new("seconds", Kind::Float, "always", "How long it took to make it."),
+            Return::new(
+                "ready_to_roll_back",
+                Kind::Bool,
+                "always",
+                "Whether one could go back to it now.",
+            ),
+            Return::new("why", Kind::List, "always", "Why not, in sentences."),
+            Return::new(
+                "written",
+                Kind::Dict,
+                "always",
+                "An estimate of what was written since, or null.",
+            )
+            .contains(WRITTEN),
+        ]),
+    Return::new("parked", Kind::List, "success", "The parked states, the oldest first.").contains(
+        &[
+            Return::new("id", Kind::Str, "always", "The id, for C(parked)."),
+            Return::new("database", Kind::Str, "always", "The name that it has."),
+            Return::new("oid", Kind::Int, "always", "Its OID."),
+            Return::new("time", Kind::Str, "always", "Since when."),
+            Return::new("bytes", Kind::Int, "always", "The disk that it takes."),
+        ],
+    ),
+    Return::new("live", Kind::Dict, "success", "The database itself, or null.").contains(&[
+        Return::new("oid", Kind::Int, "always", "Its OID."),
+        Return::new("bytes", Kind::Int, "always", "The disk that it takes."),
+        Return::new("sessions", Kind::Int, "always", "How many sessions there are."),
+    ]),
+    Return::new(
+        "server_version",
+        Kind::Int,
+        "success",
+        "The server's version, as PostgreSQL numbers it.",
+    )
+    .sample("170012"),
+    Return::new(
+        "unfinished",
+        Kind::Str,
+        "success",
+        "Since when a run that was killed waits to be finished, or null.",
+    ),
+];
