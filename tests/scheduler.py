@@ -40,6 +40,7 @@ KINDS = {
     "docker": Kind("a Docker engine with Compose", ("docker",)),
     "zfs": Kind("OpenZFS in an emulated machine", ("zfs",), one_worker=True),
     "incus": Kind("an Incus with a bridge and a pool", ("incus",), one_worker=True),
+    "postgres": Kind("a cluster of PostgreSQL", ("postgres",)),
     "flows": Kind("the playbooks behind a real HAProxy"),
 }
 
