@@ -262,5 +262,5 @@ def _runs(pid: int) -> bool:
     """A zombie does not: on some machines nobody takes what is left of it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):   # it may end between opening and reading
         return False

@@ -147,9 +147,9 @@ def stuck_in_the_swap(server: Server, shop: Shop, **options: t.Any) -> t.Iterato
 
 def children_of(pid: int) -> dict[int, str]:
     found = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            with contextlib.suppress(OSError):
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):   # a thread, or a child, may just have ended
+            for child in task.read_text().split():
                 found[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     return found
 
