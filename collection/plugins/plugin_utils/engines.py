@@ -16,6 +16,8 @@ def incus_instances(said: str, names: t.Sequence[str]) -> dict[str, t.Any]:
     found = {}
     for one in json.loads(said):
         if one["name"] in names:
+            if not one["config"]:
+                raise ValueError(f"Incus does not say what {one['name']} is (its status is {one['status']}): see the log of its daemon, and try again")
             marks = {key.removeprefix("user.reversible."): text for key, text in one["config"].items() if key.startswith("user.reversible.")}
             cards = ((one.get("state") or {}).get("network") or {}).items()
             global_ones = [at for card, said_of in cards if card != "lo" for at in said_of.get("addresses") or [] if at["scope"] == "global"]

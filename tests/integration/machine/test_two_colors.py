@@ -115,6 +115,8 @@ def test_what_incus_says_of_instances() -> None:
     seen = engines.incus_instances(said, ["a", "b", "c"])
     assert {name: (one["address"], one["is_whole"]) for name, one in seen.items()} == {"a": ("[fd00::1]", True), "b": ("10.0.0.1", False), "c": ("", False)}
     assert seen["a"]["app"] == "shop" and seen["b"]["app"] == seen["b"]["supervisor"] == ""
+    with pytest.raises(ValueError, match="does not say what a is"):
+        engines.incus_instances('[{"name": "a", "status": "Error", "config": null, "state": null}]', ["a"])
 
 
 def test_what_goes_into_a_container_and_out_of_it() -> None:
