@@ -149,6 +149,8 @@ def test_deploys_into_units(shop: OnSystemd, monkeypatch: pytest.MonkeyPatch) ->
     assert "shop-staging-web-green.service" in bad.output and re.search(r"Active: (activating|failed)", bad.output), bad.output
     # The newest lines of this start, and none of what the colour has said before with another release.
     assert "try 11 of eleven" in bad.output and "try 2 of eleven" not in bad.output and f"of {sha(1)} in" not in bad.output, bad.output
+    # They cannot run, and are not started for ever.
+    assert set(shop.show("green", "ActiveState")) <= {"inactive", "failed"} and shop.units("blue") == UP
     assert f"cannot reach ******** as {USER}" in bad.output and "Gr%nn" not in bad.output, bad.output
     file = shop.folder / "status.json"
     status = done(shop.run("status", status_file=str(file)))
