@@ -41,11 +41,16 @@ def killed_at_changes(shop: Shop, options: dict[str, t.Any], prepare: t.Callable
 
     assert run() == 0 and run() == 0   # the first makes folders, too
     calls = re.findall(r"(?m)^(\w+)\(", log.read_text())
-    many = len(calls) if LONG else many
+    many, killed = len(calls) if LONG else many, 0
     for at in (number * (len(calls) - 1) // (many - 1) for number in range(many)):
         kind, number = calls[at], calls[:at + 1].count(calls[at])
-        assert run("-e", f"inject={kind}:signal=SIGKILL:when={number}") == -signal.SIGKILL
-        yield f"{kind} {number}"
+        code = run("-e", f"inject={kind}:signal=SIGKILL:when={number}")
+        # Where sessions end sooner than in the run that was counted, the last of its changes do not come.
+        assert code in (0, -signal.SIGKILL)
+        if code:
+            killed += 1
+            yield f"{kind} {number}"
+    assert killed > many * 2 // 3, f"killed {killed} times of {many}"
 
 
 def nothing_is_left(shop: Shop, databases: set[str]) -> None:
@@ -101,9 +106,10 @@ def test_a_rollback_that_is_killed(version: str, tmp_path: Path) -> None:
                 shop.server.sql(f"ALTER DATABASE {quoted(told['database'])} RENAME TO {quoted(point)}")
                 shop.server.sql(f"COMMENT ON DATABASE {quoted(point)} IS 'reversible.deploy: restore point {DEPLOY} of shop'")
                 [record] = shop.state_dir.glob("*/databases")
-                made = next(line for line in record.read_text().splitlines() if f'"oid":{other}' in line and '"restore_point"' in line)
-                with record.open("a") as file:
-                    file.write(made + "\n")
+                lines = record.read_text().splitlines()
+                made = next(line for line in lines if f'"oid":{other}' in line and '"restore_point"' in line)
+                # Nor has the first database been parked: a rollback with the id of one that was taken back would find that recorded.
+                record.write_text("".join(f"{line}\n" for line in [*lines, made] if f'"oid":{first}' not in line))
                 (record.parent / "rollbacks.done").unlink(missing_ok=True)
 
         options = shop.options(**ROLLBACK)
