@@ -60,7 +60,8 @@ def compose_sides(components: t.Sequence[t.Mapping[str, t.Any]], layout: t.Mappi
 
 
 def probe(name: str, url: str, component: t.Mapping[str, t.Any], asked: t.Mapping[str, t.Any]) -> Probe:
-    """A probe of one component; of one that speaks no HTTP, whether it takes connections. `asked` has `often`, how often it is tried, and `release`, unless one look is enough, which asks for no release."""
+    """A probe of one component; of one that speaks no HTTP, whether it takes connections. `asked` has `often`, how often it is tried, and `release`,
+    unless one look is enough, which asks for no release."""
     if component.get("kind") == "tcp":
         place = urlsplit(url)
         return {"name": name, "kind": "tcp", "host": place.hostname, "port": place.port, **asked["often"]}
