@@ -101,6 +101,7 @@ class Bench(Shop):
 
     def prepare_baseline(self) -> None:
         """The state that the old way keeps in files, and its template."""
+        self.root.parent.mkdir()
         self.state_dir.mkdir()
         (self.state_dir / "active-color").write_text("blue\n")
         (self.folder / "haproxy.cfg.j2").write_text(self.render("{{ color }}"))

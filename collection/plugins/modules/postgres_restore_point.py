@@ -210,7 +210,7 @@ notes:
     again. Logical slots stay with the parked database.
   - >-
     What was written since is an estimate by PostgreSQL's own counters: they count work that was rolled back,
-    miss TRUNCATE, and begin anew after a crash.
+    miss TRUNCATE, and start again from zero after a crash.
 seealso:
   - module: reversible.deploy.postgres_restore_point_info
   - module: reversible.deploy.zfs_pre_deploy

@@ -97,7 +97,7 @@ pub const MODULE: Module = Module {
         "In a swap all sessions of the database are ended, and new ones refused for a moment. Applications must connect again by themselves.",
         "No sequence of what becomes live stands before that of what is parked, so no number is given out twice.",
         "Sessions of a physical replica do not notice the swap: they read the parked database until they connect again. Logical slots stay with the parked database.",
-        "What was written since is an estimate by PostgreSQL's own counters: they count work that was rolled back, miss TRUNCATE, and begin anew after a crash.",
+        "What was written since is an estimate by PostgreSQL's own counters: they count work that was rolled back, miss TRUNCATE, and start again from zero after a crash.",
     ],
     seealso: &[
         "reversible.deploy.postgres_restore_point_info",
