@@ -150,6 +150,7 @@ def test_deploys_into_units(shop: OnSystemd, monkeypatch: pytest.MonkeyPatch) ->
     # The newest lines of this start, and none of what the colour has said before with another release.
     assert "try 11 of eleven" in bad.output and "try 2 of eleven" not in bad.output and f"of {sha(1)} in" not in bad.output, bad.output
     # They cannot run, and are not started for ever.
+    assert "is stopped and disabled." in bad.output, bad.output
     assert set(shop.show("green", "ActiveState")) <= {"inactive", "failed"} and shop.units("blue") == UP
     assert f"cannot reach ******** as {USER}" in bad.output and "Gr%nn" not in bad.output, bad.output
     file = shop.folder / "status.json"
@@ -157,6 +158,19 @@ def test_deploys_into_units(shop: OnSystemd, monkeypatch: pytest.MonkeyPatch) ->
     colors = json.loads(file.read_text())["hosts"]["app1"]["colors"]
     seen = {color: (side["release"], side["well"]) for color, side in colors.items()}
     assert seen == {"blue": (sha(2), True), "green": (sha(3), False)}, status.output
+    a_probe_ends_nothing(shop)
+
+
+def a_probe_ends_nothing(shop: OnSystemd) -> None:
+    """Nor does it when it fails, and systemd has had to start the unit again since the deploy: it may be the one that serves."""
+    shop.on(f"kill -9 {shop.show('blue', 'MainPID')[0]}")
+    wait_for(lambda: shop.show("blue", "NRestarts")[0] == "1" and shop.serves() == ("blue", sha(2)), "it serves again")
+    probe = {"ansible.builtin.include_role": {"name": "reversible.deploy.host_app", "tasks_from": "probe"}}
+    inputs = shop.vars | {"app_env": "staging", "app_color": "blue", "app_release_sha": sha(9), "deploy_id": "20261121t084500z-7f3a",
+                          "host_app_supervisor": "systemd"}
+    failed = shop.within.play([probe], "app1", vars=inputs)
+    assert failed.code == 2 and f"expected {sha(9)}" in failed.output and "stopped and disabled" not in failed.output, failed.output
+    assert shop.units("blue") == UP and shop.serves() == ("blue", sha(2))
 
 
 def secrets_are_kept(shop: OnSystemd) -> None:
