@@ -1,10 +1,11 @@
 //! Which files and folders of the checkout the archive holds, and where.
 
 /// From the root, and where they stand in the copy.
-pub const FILES: [(&str, &str); 4] = [
+pub const FILES: [(&str, &str); 5] = [
     ("galaxy.yml", "galaxy.yml"),
     ("README.md", "README.md"),
     ("LICENSE", "LICENSE"),
+    ("collection/bindep.txt", "bindep.txt"),
     ("collection/CHANGELOG.rst", "CHANGELOG.rst"),
 ];
 
