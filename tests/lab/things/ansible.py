@@ -4,13 +4,15 @@
 """Virtual environments: each supported ansible-core with a Python that it wants, the linters, pytest, Molecule."""
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from labkit import CACHE, Fail, Skip, apt, run, say
+from labkit import CACHE, HERE, Fail, Skip, apt, run, say
 from labkit.cache import entry
 from things import python
 
@@ -31,8 +33,13 @@ PYTHONS = {
 }
 # What is not released yet.
 CANDIDATES = {"2.22": "rc1"}
-# What decides about what is published: these versions, until somebody looks at what newer ones say. With others, a new number in the entry's name.
-PUBLISHING = ["antsibull-changelog==0.36.0", "galaxy-importer==0.4.44"]
+# The tools whose versions pins.txt says, by the environment that they stand in. What a Hub checks an archive with brings the ansible-lint that it runs.
+PINS = HERE / "pins.txt"
+ENVIRONMENTS = {
+    "linters": ("ansible-lint", "antsibull-changelog", "antsibull-docs", "galaxy-importer", "pytest", "reuse", "yamllint"),
+    "molecule": ("molecule",),
+    "pytest": ("pytest",),
+}
 # The get-pip that ansible-test of 2.16 and 2.17, of 2.18 and 2.19, of 2.20 to 2.22 looks for.
 GET_PIP = ("23_1_2", "24_2", "25_2")
 ANY = ("3.13", "3.12", "3.14", "3.11", "3.10")
@@ -42,13 +49,17 @@ def ansible(release: str) -> Path:
     return _venv(f"ansible-{release}", PYTHONS[release], [f"ansible-core~={release}.0{CANDIDATES.get(release, '')}"], "ansible-playbook")
 
 
+def pins() -> dict[str, str]:
+    """The version of each tool, by its name."""
+    return dict(re.findall(r"(?m)^([a-z-]+)==(\S+)$", PINS.read_text()))
+
+
 def linters() -> Path:
-    """One environment, since what a Hub checks an archive with brings the ansible-lint that it runs."""
-    return _venv("linters-1", ANY, [*PUBLISHING, "ansible-lint", "yamllint", "pytest", "ansible-core"], "ansible-lint")
+    return _pinned("linters", ANY, ["ansible-core"], "ansible-lint")
 
 
 def pytest() -> Path:
-    return _venv("pytest", ANY, ["ansible-core", "pytest", "pyyaml"], "pytest")
+    return _pinned("pytest", ANY, ["ansible-core", "pyyaml"], "pytest")
 
 
 def molecule() -> Path:
@@ -56,7 +67,7 @@ def molecule() -> Path:
     for release, pythons in PYTHONS.items():
         with suppress(Skip):
             _find(pythons)
-            return _venv(f"molecule-{release}", pythons, ["molecule", f"ansible-core=={release}.*"], "molecule")
+            return _pinned("molecule", pythons, [f"ansible-core=={release}.*"], "molecule")
     raise Skip("no Python on this machine runs an ansible-core")
 
 
@@ -79,6 +90,13 @@ THINGS = {
     "molecule": molecule,
     "pytest": pytest,
 }
+
+
+def _pinned(environment: str, pythons: tuple[str, ...], packages: list[str], proof: str) -> Path:
+    """Other versions are another entry."""
+    known = pins()
+    wanted = [f"{name}=={known[name]}" for name in ENVIRONMENTS[environment]] + packages
+    return _venv(f"{environment}-{hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]}", pythons, wanted, proof)
 
 
 def _venv(name: str, pythons: tuple[str, ...], packages: list[str], proof: str) -> Path:
