@@ -234,6 +234,24 @@ def yamllint(job: Job) -> None:
     job.run(tool(job, "linters") / "bin/yamllint", "--strict", ".")
 
 
+def reuse(job: Job) -> None:
+    job.run(tool(job, "linters") / "bin/reuse", "lint")
+
+
+def docsite(job: Job) -> None:
+    """What a docsite is made of: every page of a module, role and filter is whole, and what it refers to is there. When there is time, the pages."""
+    folder = tool(job, "linters") / "bin"
+    with copy_of_archive(job) as place:
+        env = {"PATH": f"{folder}:{PLAIN_PATH}", "ANSIBLE_COLLECTIONS_PATH": place.parents[2]}
+        job.run(folder / "antsibull-docs", "lint-collection-docs", "--plugin-docs", ".", cwd=place, env=env)
+        if job.long:
+            pages = place.parents[2] / "pages"
+            pages.mkdir(mode=0o700)
+            job.run(folder / "antsibull-docs", "collection", "--use-current", "--fail-on-error", "--dest-dir", pages, "reversible.deploy", env=env)
+        else:
+            job.write("left to make test-long: the pages themselves")
+
+
 def changelog(job: Job) -> None:
     """The fragments are sound. The changelog is what antsibull-changelog makes of what is there, so CHANGELOG.rst is what changelog.yaml yields, and
     every module of a released version is in both. A role and a playbook have no version of their own: each is named in the changelog or in a fragment.
@@ -312,12 +330,25 @@ def galaxy(job: Job) -> None:
         found = json.loads((Path(name) / "importer_result.json").read_text())["contents"]
     if complaints := re.findall(r"(?m)^(?:CRITICAL|ERROR|WARNING): .*", said):
         raise Failed("; ".join(complaints))
+    execution_environment(job, folder)
     names = {kind: {item["name"] for item in found if item["content_type"] == kind} for kind in ("module", "role", "playbook")}
     wanted = {"module": {path.stem for path in (ROOT / "collection/plugins/modules").glob("*.py")},
               "role": {path.name for path in (ROOT / "roles").iterdir()}, "playbook": {path.name for path in (ROOT / "playbooks").glob("*.yml")}}
     if names != wanted:
         raise Failed(f"it has found {names}")
-    job.passed = 1 + sum(map(len, names.values()))
+    job.passed = 2 + sum(map(len, names.values()))
+
+
+def execution_environment(job: Job, folder: Path) -> None:
+    """ansible-builder reads what the collection needs, and takes the example; the image itself would come from a registry of containers."""
+    with copy_of_archive(job) as place:
+        said = job.run(folder / "ansible-builder", "introspect", place.parents[2])
+        if "openssh-client" not in said:
+            raise Failed("ansible-builder does not find what an execution environment needs for the collection (bindep.txt)")
+        example = place / "docs/examples/execution-environment.yml"
+        for name in re.findall(r"(?m)^  - src: (\S+)$", example.read_text()):
+            shutil.copy(archive_file(job), example.with_name(name))
+        job.run(folder / "ansible-builder", "create", "--file", example, "--context", place.parents[2] / "context")
 
 
 def syntax(job: Job) -> None:
@@ -427,6 +458,8 @@ STAGES = [
     Stage("both", "the collection staged for both architectures", both, ("dist",), cargo=True, counts=False),
     Stage("deny", "licences, sources and known vulnerabilities of the crates", deny),
     Stage("yamllint", "YAML", yamllint),
+    Stage("reuse", "every file says whose it is and its licence", reuse),
+    Stage("docsite", "the pages of a docsite are whole", docsite, ("archive",)),
     Stage("changelog", "the changelog's fragments, and that it is what they and the modules make it", changelog),
     Stage("shellcheck", "shell scripts", shellcheck),
     Stage("ansible-lint", "what the archive installs, and what only the checkout has, in the production profile", ansible_lint, ("archive",)),
