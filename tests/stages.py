@@ -345,7 +345,7 @@ def execution_environment(job: Job, folder: Path) -> None:
         said = job.run(folder / "ansible-builder", "introspect", place.parents[2])
         if "openssh-client" not in said:
             raise Failed("ansible-builder does not find what an execution environment needs for the collection (bindep.txt)")
-        example = place / "docs/examples/execution-environment.yml"
+        example = place / "docs/execution-environment.yml"
         for name in re.findall(r"(?m)^  - src: (\S+)$", example.read_text()):
             shutil.copy(archive_file(job), example.with_name(name))
         job.run(folder / "ansible-builder", "create", "--file", example, "--context", place.parents[2] / "context")

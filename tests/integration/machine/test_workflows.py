@@ -30,7 +30,7 @@ def named(path: Path) -> str:
 def test_there_are_those_that_the_documents_name() -> None:
     names = ["cleanup-failed", "deploy", "restore-test", "rollback"]
     assert [named(path) for path in FLOWS] == [f"{forge} {name}" for forge in FORGES for name in names]
-    assert [path.name for path in OWN] == ["ci.yml"]
+    assert [path.name for path in OWN] == ["ci.yml", "release.yml", "renew.yml"]
 
 
 @pytest.mark.parametrize("path", OWN + FLOWS, ids=named)
@@ -45,8 +45,9 @@ def test_a_workflow_is_sound(path: Path) -> None:
         checked = subprocess.run(argv, input=f"#!/bin/bash\n{script}", capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stdout
     for secret in re.findall(r"secrets\.(\w+)", text):
-        head = (path.parent / "deploy.yml").read_text(encoding="utf-8").partition("name: deploy")[0]
-        assert secret in head, f"{secret}: named at the head of deploy.yml, where users look"
+        where = path if path in OWN else path.parent / "deploy.yml"
+        head = where.read_text(encoding="utf-8").partition("\nname: ")[0]
+        assert secret in head, f"{secret}: named at the head of {where.name}, where users look"
 
 
 @pytest.mark.parametrize("path", FLOWS, ids=named)
