@@ -45,7 +45,7 @@ fn read_in(folder: &SafeFolder, path: &Path) -> Result<Option<String>> {
 
 /// Where a process is about to be started, which wants the folder to be there.
 pub fn check(pidfile: &Path) -> Result<()> {
-    folder_of(pidfile).and_then(SafeFolder::check).map(drop)
+    folder_of(pidfile).and_then(SafeFolder::open).map(drop)
 }
 
 pub fn write_note(pidfile: &Path, began: &str) -> Result<()> {

@@ -62,7 +62,7 @@ pub fn restore(
     into: Dir,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Counts> {
-    let tree = Tree::at(into.try_clone().context("cannot keep the folder open")?, Mounts::Stay)?;
+    let tree = Tree::at(into.try_clone().context("cannot keep the folder open")?, Mounts::Refuse)?;
     ensure!(tree.walk().next().is_none(), NotEmpty);
     let mut index = IndexReader::new(index)?;
     let counts = thread::scope(|scope| {

@@ -75,7 +75,7 @@ impl<'a> Session<'a> {
         if let Some(run) = run {
             match SafeFolder::find(state_dir)? {
                 Some(folder) => Fence::check(folder.path(), run)?,
-                None => Fence::check_first(run)?,
+                None => Fence::check_clock(run)?,
             }
             self.fence = Some((run.clone(), state_dir.to_owned()));
         }

@@ -30,7 +30,7 @@ struct Seen {
 pub fn lower(invocation: &Invocation, folder: Option<&Path>, to: &DeployId) -> Result<Outcome> {
     // A fence has a lock of its own.
     let session = Session::new(invocation, Consent::from(invocation)?);
-    Fence::check_first(to)?;
+    Fence::check_clock(to)?;
     let seen = observe(folder)?;
     let mut plan = plan(&seen, to);
     if let (Some(folder), [Seen { ahead: false, fence, .. }]) = (folder, &seen[..]) {
@@ -108,7 +108,7 @@ fn newest_right(folder: &Path, fence: &DeployId) -> Result<Option<DeployId>> {
         return Err(Failure::new("ledger_damaged", msg).into());
     }
     let right = ledger.deploys.into_iter().map(|deploy| deploy.id).filter(|id| id < fence);
-    Ok(right.filter(|id| Fence::check_first(id).is_ok()).max())
+    Ok(right.filter(|id| Fence::check_clock(id).is_ok()).max())
 }
 
 /// Only those that are ahead of the clock: any other says which runs are dead. And none below a deploy

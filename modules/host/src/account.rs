@@ -1,4 +1,6 @@
-//! The accounts of this machine, from its files: the names of LDAP and the like are unknown to us, who are linked statically.
+//! Reads the accounts of this machine from /etc/passwd and /etc/group.
+//!
+//! Accounts of LDAP and the like are not found: a statically linked program has no name service.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,9 +9,9 @@ use std::fs;
 pub struct Account {
     pub uid: u32,
     pub gid: u32,
-    /// The groups that it is a member of besides.
+    /// Its supplementary groups.
     pub groups: Vec<u32>,
-    /// None for a mere number, which does not stand in /etc/passwd.
+    /// `None` for a number that has no entry in /etc/passwd.
     pub home: Option<OsString>,
 }
 
@@ -25,11 +27,12 @@ impl Accounts {
         Accounts { passwd: text("/etc/passwd"), group: text("/etc/group") }
     }
 
-    /// By name or by number. A number without an account has the group of the same number, and no other.
+    /// Finds an account by its name or its number. A number that has no entry gets the group of the
+    /// same number, and no supplementary groups.
     pub fn find(&self, user: &str) -> Option<Account> {
         // The highest number means "leave it as it is" to the kernel.
         let number: Option<u32> = user.parse().ok().filter(|uid| *uid != u32::MAX);
-        let known = self.passwd.lines().find_map(|line| {
+        let entry = self.passwd.lines().find_map(|line| {
             let fields: Vec<&str> = line.split(':').collect();
             let [name, _, uid, gid, ..] = fields[..] else { return None };
             let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);
@@ -37,7 +40,7 @@ impl Accounts {
             let home = fields.get(5).map(OsString::from).unwrap_or_else(|| "/".into());
             asked.then(|| Account { uid, gid, groups: self.groups_of(name), home: Some(home) })
         });
-        known.or(number.map(|uid| Account { uid, gid: uid, groups: Vec::new(), home: None }))
+        entry.or(number.map(|uid| Account { uid, gid: uid, groups: Vec::new(), home: None }))
     }
 
     fn groups_of(&self, user: &str) -> Vec<u32> {

@@ -1,21 +1,21 @@
 //! Changing files so that a reader, a crash or a full disk finds the old content or the new, never
 //! something between.
 //!
-//! [`Replace`] writes a new file beside the old and renames it over; [`write_new`] makes a file
-//! that must not be there yet; [`append_line`] adds one line to a file of lines. Invariants: what
-//! was reported as written is on the disk (file and folder synced); after an error the old content
-//! is untouched and no file of ours is left beside it. What goes back finds room on a full disk
+//! [`Replace`] writes a temporary file next to the old one and renames it over; [`write_new`] makes
+//! a file that must not exist yet; [`append_line`] adds one line to a file of lines. Invariants:
+//! what was reported as written is on the disk (file and folder synced); after an error the old
+//! content is untouched and the temporary file is removed. A rollback finds room even on a full disk
 //! ([`crate::reserve`]).
 //!
-//! A symbolic link at the target, or on the way to it, is followed (its target is replaced, the link
-//! stays) when root or we own the link, and nobody else can write to the folder it lies in; else it is
-//! refused. A link to nothing is refused. The folder is held, so that nobody who owns a part of the
-//! path leads us elsewhere meanwhile. Other names of the file (hard links) keep the old content.
+//! A symbolic link at the end of the path, or on the way, is followed (its target is replaced, the
+//! link stays) when root or the user that runs us owns it and nobody else can write to its folder;
+//! any other link, and a dangling one, is refused. The folder is held open, so that whoever owns a
+//! part of the path cannot lead a write elsewhere meanwhile. Hard links keep the old content.
 
-mod fresh;
 mod lines;
 mod links;
-mod place;
+mod location;
+mod temp_file;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
@@ -28,30 +28,30 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use fresh::Fresh;
-use place::{Last, Old, Place};
+use location::{LastLink, Location, Old};
+use temp_file::TempFile;
 
 pub(crate) use lines::open_to_append;
 pub use lines::{End, append_line, whole_lines};
-pub use links::{Named, look, remove, write_link};
+pub use links::{Entry, entry, remove, write_link};
 
 use crate::beneath::Dir;
 use crate::clock;
 use crate::meta::Meta;
 use crate::reserve;
 
-/// What becomes of the old file.
+/// Whether the old file is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backup {
     #[default]
     None,
-    /// It stays as `<name>.<UTC time>.bak` beside the new one: the very same file (a hard link), a
-    /// copy where there are no hard links.
+    /// It is kept as `<name>.<UTC time>.bak` in the same folder: as a hard link, or as a copy where
+    /// the file system has no hard links.
     Keep,
 }
 
-/// Replacing a file. Owner, mode and extended attributes (SELinux label, ACLs) of the old one are
-/// carried over, unless given here.
+/// Replaces a file. Owner, mode and extended attributes (SELinux label, ACLs) are those of the old
+/// file, unless they are set here.
 #[derive(Debug)]
 #[must_use = "nothing is replaced until it is written"]
 pub struct Replace<'a> {
@@ -62,19 +62,14 @@ pub struct Replace<'a> {
     backup: Backup,
 }
 
-/// What a replacement has left.
+/// The result of a replacement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replaced {
-    /// The file itself: where a symbolic link led.
+    /// The path of the file itself, after symbolic links were followed.
     pub path: PathBuf,
-    pub was: Was,
+    /// Whether there was an old file.
+    pub existed: bool,
     pub backup: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Was {
-    Absent,
-    There,
 }
 
 impl<'a> Replace<'a> {
@@ -82,19 +77,19 @@ impl<'a> Replace<'a> {
         Replace { path, mode: None, new_mode: 0o600, owner: None, backup: Backup::None }
     }
 
-    /// The mode of the new file, whatever the old one's was.
+    /// Sets the mode of the new file, whatever mode the old one has.
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = Some(mode);
         self
     }
 
-    /// The mode when there is no old file (0600 unless said otherwise).
+    /// Sets the mode for the case that there is no old file (0600 by default).
     pub fn new_mode(mut self, mode: u32) -> Self {
         self.new_mode = mode;
         self
     }
 
-    /// Uid and gid of the new file, whatever the old one's were.
+    /// Sets uid and gid of the new file, whoever owns the old one.
     pub fn owner(mut self, uid: u32, gid: u32) -> Self {
         self.owner = Some((uid, gid));
         self
@@ -110,7 +105,7 @@ impl<'a> Replace<'a> {
             .with_context(|| self.cannot())
     }
 
-    /// For content that does not fit into memory.
+    /// Replaces the file by what `fill` writes: for content that does not fit into memory.
     pub fn write_with(self, fill: &mut dyn FnMut(&mut File) -> Result<()>) -> Result<Replaced> {
         self.attempt(fill).with_context(|| self.cannot())
     }
@@ -120,24 +115,23 @@ impl<'a> Replace<'a> {
     }
 
     fn attempt(&self, fill: &mut dyn FnMut(&mut File) -> Result<()>) -> Result<Replaced> {
-        let place = place_of(self.path, Last::Follow)?;
-        let mut new = new_in(&place)?;
+        let location = locate(self.path, LastLink::Follow)?;
+        let mut new = make_temp_file(&location)?;
         fill(new.file())?;
-        self.dress(new.file(), place.old.as_ref())?;
+        self.set_attributes(new.file(), location.old.as_ref())?;
         new.file().sync_all().context("cannot sync the new file")?;
-        let backup = match (&place.old, self.backup) {
-            (Some(old), Backup::Keep) => Some(keep(&place, old)?),
+        let backup = match (&location.old, self.backup) {
+            (Some(old), Backup::Keep) => Some(back_up(&location, old)?),
             _ => None,
         };
-        new.replace(&place.name).context("cannot rename the new file over the old")?;
-        place.sync()?;
-        let was = if place.old.is_some() { Was::There } else { Was::Absent };
-        Ok(Replaced { path: place.file_path(), was, backup })
+        new.replace(&location.name).context("cannot rename the new file over the old")?;
+        location.sync()?;
+        Ok(Replaced { path: location.file_path(), existed: location.old.is_some(), backup })
     }
 
-    /// Gives the new file its owner, attributes and mode. The mode comes last: chown takes bits
-    /// away, and an ACL holds them too.
-    fn dress(&self, new: &File, old: Option<&Old>) -> Result<()> {
+    /// Gives the new file its owner, attributes and mode. The mode comes last: chown(2) clears the
+    /// set-id bits, and an ACL changes the group bits.
+    fn set_attributes(&self, new: &File, old: Option<&Old>) -> Result<()> {
         let has = new.metadata()?;
         let (uid, gid) = self
             .owner
@@ -157,8 +151,8 @@ impl<'a> Replace<'a> {
     }
 }
 
-/// What a replacement would find: none where there is no file. What [`Replace`] refuses is refused
-/// here as well, and no pipe keeps us waiting.
+/// Reads a file that [`Replace`] would replace; `None` where there is none. What `Replace` refuses
+/// is refused here as well, and reading never blocks on a named pipe.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     let attempt = || -> Result<Option<Vec<u8>>> {
         let Some(old) = find(path)? else { return Ok(None) };
@@ -169,39 +163,41 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     attempt().with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// The same file held open, for content that does not fit into memory.
+/// Opens the same file instead of reading it: for content that does not fit into memory.
 pub fn open(path: &Path) -> Result<Option<(File, Metadata)>> {
     let found = find(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(found.map(|old| (old.file, old.metadata)))
 }
 
 fn find(path: &Path) -> Result<Option<Old>> {
-    Ok(Place::find(path, Last::Follow)?.and_then(|place| place.old))
+    Ok(Location::find(path, LastLink::Follow)?.and_then(|location| location.old))
 }
 
-/// What a folder is like that files can be made in, none where it is missing: the way to it is judged as that to a file.
+/// Reads the metadata of a folder; `None` where it is missing. Its path is checked as that of a file.
 pub fn folder_meta(path: &Path) -> Result<Option<Meta>> {
-    let attempt =
-        || -> Result<Option<Meta>> { Ok(place::folder(path, None)?.map(Meta::read).transpose()?) };
+    let attempt = || -> Result<Option<Meta>> {
+        Ok(location::folder(path, None)?.map(Meta::read).transpose()?)
+    };
     attempt().with_context(|| format!("cannot use the folder {}", path.display()))
 }
 
-/// Makes a folder, and those above it that are missing. One that is there keeps its mode.
+/// Makes a folder and its missing parents. One that exists keeps its mode.
 pub fn make_folder(path: &Path, mode: u32) -> Result<()> {
-    place::folder(path, Some(mode))
+    location::folder(path, Some(mode))
         .map(drop)
         .with_context(|| format!("cannot make the folder {}", path.display()))
 }
 
-/// Gives a folder that is there, reached by the same rules, another mode or owner (uid, gid); the mode last, since chown takes bits away.
-pub fn dress_folder(
+/// Changes the mode or the owner (uid, gid) of an existing folder. Its path is checked as that of a
+/// file. The mode comes last, since chown(2) clears the set-id bits.
+pub fn set_folder_attributes(
     path: &Path,
     mode: Option<u32>,
     owner: (Option<u32>, Option<u32>),
 ) -> Result<()> {
     let attempt = || -> Result<()> {
-        let dir = place::folder(path, None)?.context("it does not exist")?;
-        // What is held by O_PATH alone takes neither fchmod(2) nor fchown(2).
+        let dir = location::folder(path, None)?.context("it does not exist")?;
+        // An O_PATH descriptor takes neither fchmod(2) nor fchown(2).
         let dir = File::from(std::os::fd::OwnedFd::from(dir.folder(Path::new(""))?));
         if owner != (None, None) {
             fchown(&dir, owner.0, owner.1).context("cannot give it another owner")?;
@@ -211,43 +207,43 @@ pub fn dress_folder(
         }
         Ok(())
     };
-    attempt().with_context(|| format!("the folder {}", path.display()))
+    attempt().with_context(|| format!("cannot change the folder {}", path.display()))
 }
 
-/// Makes a file that must not be there (O_EXCL; a symbolic link counts as there), with this mode,
-/// whole or not at all.
+/// Makes a new file with this mode and content, completely or not at all. Whatever already has the
+/// name, even a symbolic link, is an error.
 pub fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let attempt = || -> Result<()> {
-        let place = place_of(path, Last::Leave)?;
-        let mut new = new_in(&place)?;
+        let location = locate(path, LastLink::Keep)?;
+        let mut new = make_temp_file(&location)?;
         new.file().write_all(content)?;
         new.file().set_permissions(PermissionsExt::from_mode(mode))?;
         new.file().sync_all()?;
-        new.take(&place.name)?;
-        place.sync()
+        new.rename(&location.name)?;
+        location.sync()
     };
     reserve::writing(path, attempt)
         .with_context(|| format!("cannot write the new file {}", path.display()))
 }
 
-/// Makes renames and new names in a folder last.
+/// Syncs a folder, so that renames and new names in it survive a crash.
 pub fn sync_folder(folder: &Path) -> Result<()> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .with_context(|| format!("cannot sync the folder {}", folder.display()))
 }
 
-/// The folder must be there.
-fn place_of(path: &Path, last: Last) -> Result<Place> {
-    Place::find(path, last)?.with_context(|| {
+/// Finds the folder and the name of a file; the folder must exist.
+fn locate(path: &Path, last: LastLink) -> Result<Location> {
+    Location::find(path, last)?.with_context(|| {
         format!("cannot make a file in {}: No such file or directory", folder_of(path).display())
     })
 }
 
-/// 0600 until it is dressed.
-fn new_in(place: &Place) -> Result<Fresh<'_>> {
-    Fresh::make(&place.dir, &place.name)
-        .with_context(|| format!("cannot make a file in {}", place.folder_path().display()))
+/// Makes a temporary file for this name, with mode 0600.
+fn make_temp_file(location: &Location) -> Result<TempFile<'_>> {
+    TempFile::make(&location.dir, &location.name)
+        .with_context(|| format!("cannot make a file in {}", location.folder_path().display()))
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -258,38 +254,38 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Removes what a replacement of this file that was killed (-9) has left beside it. Only under a
-/// lock that all who replace the file hold.
+/// Removes the temporary files of killed (-9) replacements of this file. The caller must hold the lock
+/// that everyone who replaces the file takes.
 pub fn sweep(path: &Path) -> Result<()> {
-    let place = place_of(path, Last::Leave)?;
-    fresh::sweep(&place.dir, &place.name).map_err(|(name, error)| {
-        let left = place.path_of(&name);
+    let location = locate(path, LastLink::Keep)?;
+    temp_file::sweep(&location.dir, &location.name).map_err(|(name, error)| {
+        let leftover = location.path_of(&name);
         anyhow::Error::from(error)
-            .context(format!("cannot remove {}, left by a killed run", left.display()))
+            .context(format!("cannot remove {}, left by a killed run", leftover.display()))
     })
 }
 
-/// Keeps the old file under another name, on the disk before the old name is taken.
-fn keep(place: &Place, old: &Old) -> Result<PathBuf> {
-    let stem = [place.name.as_bytes(), b".", clock::now().compact().as_bytes()].concat();
+/// Keeps the old file under another name, and syncs that before the old name is replaced.
+fn back_up(location: &Location, old: &Old) -> Result<PathBuf> {
+    let stem = [location.name.as_bytes(), b".", clock::now().compact().as_bytes()].concat();
     for n in 0..1000 {
         let suffix = if n == 0 { ".bak".to_owned() } else { format!(".{n}.bak") };
         let name = OsString::from_vec([&stem, suffix.as_bytes()].concat());
-        let dir = &place.dir;
-        let kept = match dir.hard_link(&place.name, dir, &name) {
-            // Of this file system, or of this file, there are no hard links.
+        let dir = &location.dir;
+        let kept = match dir.hard_link(&location.name, dir, &name) {
+            // The file system has no hard links, or does not allow one of this file.
             Err(error) if error.kind() != ErrorKind::AlreadyExists => copy_to(dir, &name, old),
             linked => linked,
         };
         match kept {
             Ok(()) => {
-                place.sync()?;
-                return Ok(place.path_of(&name));
+                location.sync()?;
+                return Ok(location.path_of(&name));
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => {
                 return Err(error).with_context(|| {
-                    format!("cannot keep the old file as {}", place.path_of(&name).display())
+                    format!("cannot keep the old file as {}", location.path_of(&name).display())
                 });
             }
         }
@@ -313,8 +309,8 @@ fn copy_to(dir: &Dir, name: &OsStr, old: &Old) -> std::io::Result<()> {
 
 const ACL: &[u8] = b"system.posix_acl_access";
 
-/// Copies all extended attributes but those that are computed from the content (IMA, EVM). What the
-/// new file got from its folder (a default ACL) and the old one did not have is taken away.
+/// Copies all extended attributes but those that are computed from the content (IMA, EVM). An ACL
+/// that the new file inherited from its folder is removed if the old file has none.
 fn copy_attributes(from: &File, to: &File) -> Result<()> {
     let wanted = attributes(from).context("cannot list the extended attributes of the old file")?;
     for (name, value) in &wanted {
@@ -324,10 +320,7 @@ fn copy_attributes(from: &File, to: &File) -> Result<()> {
         rustix::fs::fsetxattr(to, name.as_slice(), value, XattrFlags::empty())
             .map_err(std::io::Error::from)
             .with_context(|| {
-                format!(
-                    "cannot carry over the extended attribute {}",
-                    String::from_utf8_lossy(name)
-                )
+                format!("cannot copy the extended attribute {}", String::from_utf8_lossy(name))
             })?;
     }
     if !wanted.iter().any(|(name, _)| name == ACL) {
@@ -335,7 +328,7 @@ fn copy_attributes(from: &File, to: &File) -> Result<()> {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             Err(error) => {
                 return Err(std::io::Error::from(error))
-                    .context("cannot remove an ACL that the folder gave to the new file");
+                    .context("cannot remove the ACL that the new file inherited from its folder");
             }
         }
     }

@@ -1,11 +1,12 @@
-//! A folder that is held, and what is in it or below it: the one way to what another user may own.
+//! A folder that is held open, and everything in it or below it: the only way to reach files in a
+//! folder that another user may own.
 //!
 //! Whoever owns a part of the tree may rename, swap and delete meanwhile, and put links anywhere.
-//! Invariants: no link is followed, neither on the way nor at its end, so that nothing outside of the
-//! folder is opened, made, changed or removed (openat2 with RESOLVE_BENEATH; on Linux before 5.6
-//! component by component with O_NOFOLLOW); nothing that is opened keeps us waiting, be it a pipe or
-//! somebody's lease; a new name replaces nothing, and an exchange is one call of the kernel, so that
-//! there is no moment in which one of the two names is missing.
+//! Invariants: no symbolic link is followed, neither on the way nor at the end, so that nothing outside
+//! of the folder is opened, made, changed or removed (openat2(2) with RESOLVE_BENEATH; on Linux before
+//! 5.6 component by component with O_NOFOLLOW); opening never blocks, be it on a pipe or on a lease; a
+//! new name replaces nothing, and an exchange is one system call, so that neither of the two names is
+//! ever missing.
 //!
 //! A `name` is one plain component, a `path` is relative and may have many.
 
@@ -40,21 +41,21 @@ pub struct Dir {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resolver {
     Openat2,
-    /// Without openat2: a bind mount of the folder's own filesystem below it is not recognised as a
-    /// mount.
+    /// For kernels without openat2(2). A bind mount of the folder's own filesystem below it is not
+    /// recognised as a mount.
     Stepwise,
 }
 
-/// What to do where another filesystem (or the same one again) is mounted below the folder.
+/// What to do if another filesystem (or the same one again) is mounted below the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mounts {
-    /// Not entered: an error of the kind [`ErrorKind::CrossesDevices`].
-    Stay,
+    /// Do not enter it: an error of the kind [`ErrorKind::CrossesDevices`].
+    Refuse,
     Cross,
 }
 
-/// Which file or folder it is, whatever its name: within one folder, and also after a reboot. The time of
-/// its birth tells it from one that got the number of a removed one; some file systems have none.
+/// Identifies a file or folder within one folder, whatever its name, and also after a reboot. The birth
+/// time distinguishes it from a newer one with a reused inode number; some file systems have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     inode: u64,
@@ -62,7 +63,7 @@ pub struct Identity {
 }
 
 impl Dir {
-    /// By an absolute path that leads through no link.
+    /// Opens an absolute path that contains no symbolic link.
     pub fn open(path: &Path) -> io::Result<Dir> {
         let below = path
             .strip_prefix("/")
@@ -70,22 +71,22 @@ impl Dir {
         Dir::root()?.folder(below)
     }
 
-    /// `/`, for being passed through.
+    /// Opens `/` by O_PATH, to start a path from.
     pub(crate) fn root() -> io::Result<Dir> {
         Ok(Dir::of(rustix::fs::openat(CWD, "/", LOOK | OFlags::DIRECTORY, Mode::empty())?))
     }
 
-    /// A folder that is open already, be it only by O_PATH.
+    /// Wraps a folder that is open already, even if only by O_PATH.
     pub fn of(fd: OwnedFd) -> Dir {
         let mut dir = Dir { fd, resolver: Resolver::Openat2 };
-        // EPERM: what a container's seccomp filter says to a call that it does not know.
+        // EPERM: the answer of a container's seccomp filter to a system call that it does not know.
         if let Err(Errno::NOSYS | Errno::PERM) = dir.resolve(Path::new("."), LOOK, Mounts::Cross) {
             dir.resolver = Resolver::Stepwise;
         }
         dir
     }
 
-    /// As on a kernel without openat2.
+    /// Behaves as on a kernel without openat2(2).
     #[cfg(test)]
     pub(crate) fn stepwise(self) -> Dir {
         assert_eq!(self.resolver, Resolver::Openat2, "the tests want a kernel with openat2");
@@ -96,7 +97,7 @@ impl Dir {
         Ok(Dir { fd: self.fd.try_clone()?, ..*self })
     }
 
-    /// A folder below (empty: this one), for being listed and for making entries in it.
+    /// Opens a folder below (an empty path: this one), to list it and to make entries in it.
     pub fn folder(&self, path: &Path) -> io::Result<Dir> {
         Ok(self.below(path, Mounts::Cross)?)
     }
@@ -105,12 +106,12 @@ impl Dir {
         Ok(Dir { fd: self.resolve(path, FOLDER, mounts)?, resolver: self.resolver })
     }
 
-    /// Whatever is there, held by O_PATH: a link itself, and a pipe or a device without being opened.
+    /// Opens anything by O_PATH: a link itself; a pipe or a device without its being opened.
     pub fn look(&self, path: &Path) -> io::Result<OwnedFd> {
         Ok(self.resolve(path, LOOK, Mounts::Cross)?)
     }
 
-    /// What stat(2) says; none when there is nothing.
+    /// Returns what lstat(2) says; `None` if nothing has the name.
     pub fn stat(&self, name: &OsStr) -> io::Result<Option<Meta>> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
         {
@@ -120,7 +121,7 @@ impl Dir {
         }
     }
 
-    /// What stands there; none when nothing does.
+    /// Identifies what has this name; `None` if nothing has it.
     pub fn identity(&self, name: &OsStr) -> io::Result<Option<Identity>> {
         let mask = StatxFlags::INO | StatxFlags::BTIME;
         match rustix::fs::statx(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW, mask) {
@@ -134,28 +135,28 @@ impl Dir {
         }
     }
 
-    /// A regular file, for reading.
+    /// Opens a regular file for reading.
     pub fn open_file(&self, name: &OsStr) -> io::Result<File> {
         regular::open_held(rustix::fs::openat(&self.fd, name, LOOK, Mode::empty())?)
     }
 
-    /// A regular file, for adding to its end; made where it is missing.
+    /// Opens a regular file for appending, and makes it if it is missing.
     pub fn append_to(&self, name: &OsStr, mode: u32) -> io::Result<File> {
         let how = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK;
         let mode = Mode::from_raw_mode(mode);
         match rustix::fs::openat(&self.fd, name, how | OFlags::NOCTTY | ALWAYS, mode) {
             Err(Errno::LOOP) => Err(regular::is_link()),
-            opened => regular::only(opened?.into()),
+            opened => regular::require_regular(opened?.into()),
         }
     }
 
-    /// A new file; one that is there, be it a link, is an error.
+    /// Makes a new file; whatever already has the name, even a link, is an error.
     pub fn make_file(&self, name: &OsStr, mode: u32) -> io::Result<File> {
         let how = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | ALWAYS;
         Ok(rustix::fs::openat(&self.fd, name, how, Mode::from_raw_mode(mode))?.into())
     }
 
-    /// A new and empty folder; one that is there is an error.
+    /// Makes a new and empty folder; whatever already has the name is an error.
     pub fn make_folder(&self, name: &OsStr, mode: u32) -> io::Result<()> {
         Ok(rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode))?)
     }
@@ -164,21 +165,21 @@ impl Dir {
         Ok(rustix::fs::symlinkat(target, &self.fd, name)?)
     }
 
-    /// A pipe or a device, which only its owner may read so far.
+    /// Makes a pipe or a device that only its owner may read.
     pub fn make_special(&self, name: &OsStr, kind: FileType, device: u64) -> io::Result<()> {
         Ok(rustix::fs::mknodat(&self.fd, name, kind, Mode::RUSR, device)?)
     }
 
-    /// A further name, in the folder `to`, for a file of this one.
+    /// Makes a hard link, in the folder `to`, to a file of this folder.
     pub fn hard_link(&self, name: &OsStr, to: &Dir, new_name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::linkat(&self.fd, name, &to.fd, new_name, AtFlags::empty())?)
     }
 
-    /// To another name in the folder `to`, which must be free.
+    /// Renames an entry to a name in the folder `to` that must not exist yet.
     pub fn rename(&self, name: &OsStr, to: &Dir, new_name: &OsStr) -> io::Result<()> {
         let done = self.rename_with(name, to, new_name, RenameFlags::NOREPLACE);
         let Err(Errno::INVAL | Errno::NOSYS) = done else { return Ok(done?) };
-        // A file system that does not know the flag, nor hard links of what is no file.
+        // The file system does not know the flag; and it has no hard links of folders.
         match self.hard_link(name, to, new_name) {
             Ok(()) => self.remove(name),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
@@ -187,12 +188,12 @@ impl Dir {
         }
     }
 
-    /// To another name in the folder `to`; what has it is replaced.
+    /// Renames an entry to a name in the folder `to`; what has that name is replaced.
     pub(crate) fn replace(&self, name: &OsStr, to: &Dir, new_name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::renameat(&self.fd, name, &to.fd, new_name)?)
     }
 
-    /// Each takes the place of the other; both must be there.
+    /// Exchanges two entries, which must both exist.
     pub(crate) fn exchange(
         &self,
         name: &OsStr,
@@ -212,9 +213,9 @@ impl Dir {
         rustix::fs::renameat_with(&self.fd, name, &to.fd, new_name, flags)
     }
 
-    /// The names in it, `.` and `..` among them, in no order.
+    /// Lists the entries, including `.` and `..`, in no order.
     pub(crate) fn list(&self) -> Result<rustix::fs::Dir, Errno> {
-        // What is held by O_PATH cannot be read.
+        // An O_PATH descriptor cannot be read.
         rustix::fs::Dir::new(rustix::fs::openat(&self.fd, ".", FOLDER, Mode::empty())?)
     }
 
@@ -227,23 +228,23 @@ impl Dir {
         Ok(true)
     }
 
-    /// Whatever is no folder.
+    /// Removes anything but a folder.
     pub fn remove(&self, name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)
     }
 
-    /// A folder that is empty.
+    /// Removes an empty folder.
     pub fn remove_folder(&self, name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)?)
     }
 
-    /// Makes new names, and that names are gone, last.
+    /// Syncs the folder, so that new, renamed and removed names survive a crash.
     pub fn sync(&self) -> io::Result<()> {
-        // What is held by O_PATH cannot be synced.
+        // An O_PATH descriptor cannot be synced.
         Ok(rustix::fs::fsync(rustix::fs::openat(&self.fd, ".", FOLDER, Mode::empty())?)?)
     }
 
-    /// Opens a path below; the flags say how, and whether what is there must be a folder.
+    /// Opens a path below this folder with these open(2) flags.
     pub(crate) fn resolve(
         &self,
         path: &Path,
@@ -287,20 +288,19 @@ impl Dir {
             }
             let fd = rustix::fs::openat(from, piece, flags, Mode::empty())?;
             let crossed = || Ok(rustix::fs::fstat(&fd)?.st_dev != rustix::fs::fstat(from)?.st_dev);
-            return match mounts == Mounts::Stay && crossed()? {
+            return match mounts == Mounts::Refuse && crossed()? {
                 true => Err(Errno::XDEV),
                 false => Ok(fd),
             };
         }
         let mut resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        if mounts == Mounts::Stay {
+        if mounts == Mounts::Refuse {
             resolve |= ResolveFlags::NO_XDEV;
         }
         loop {
             match rustix::fs::openat2(from, piece, flags, Mode::empty(), resolve) {
-                // The kernel could not be sure because of a rename elsewhere: it asks us to try
-                // again.
+                // EAGAIN: a concurrent rename somewhere; the kernel asks to try again.
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 other => return other,
             }
@@ -320,20 +320,19 @@ impl From<Dir> for OwnedFd {
     }
 }
 
-/// Whether a path could not be opened since a link, or something else that is no folder, stands on it.
+/// Whether a path could not be opened because a component is a link or anything else but a folder.
 pub fn is_no_folder(error: &io::Error) -> bool {
     let loops = Some(Errno::LOOP.raw_os_error());
     error.kind() == ErrorKind::NotADirectory || error.raw_os_error() == loops
 }
 
-/// Where a link points to that is held by O_PATH.
+/// Reads the target of a link that is held by O_PATH.
 pub(crate) fn read_link(held: &OwnedFd) -> Result<PathBuf, Errno> {
     let target = rustix::fs::readlinkat(held, "", Vec::new())?;
     Ok(PathBuf::from(OsStr::from_bytes(target.as_bytes())))
 }
 
-/// The longest front of whole components with at most `longest` bytes (but one component at least),
-/// and what is behind it.
+/// Splits a path after as many components as fit into `longest` bytes, but at least one.
 fn split(path: &[u8], longest: usize) -> (&[u8], &[u8]) {
     if path.len() <= longest {
         return (path, b"");

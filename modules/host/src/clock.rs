@@ -1,4 +1,4 @@
-//! UTC to the second, as ids, records and the ledger write it: `2026-11-21T08:45:00Z`.
+//! UTC times with seconds, as in ids, records and the ledger: `2026-11-21T08:45:00Z`.
 //!
 //! Invariant: what is formatted parses back to the same second; only real dates and times parse.
 //! Years 1970 to 9999; no leap second.
@@ -13,19 +13,19 @@ use serde::{Deserialize, Serialize};
 /// 9999-12-31T23:59:59Z
 const LAST: i64 = 253_402_300_799;
 
-/// A second in UTC. Ordered by time; in JSON a string.
+/// A time in UTC, in whole seconds; in JSON a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Utc(i64);
 
-/// Now, from the wall clock.
+/// Reads the wall clock.
 pub fn now() -> Utc {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     Utc(i64::try_from(since).unwrap_or(LAST).min(LAST))
 }
 
 impl Utc {
-    /// From seconds since 1970; `None` outside of the years 1970 to 9999.
+    /// Converts seconds since 1970; `None` outside of the years 1970 to 9999.
     pub fn from_unix(seconds: i64) -> Option<Utc> {
         (0..=LAST).contains(&seconds).then_some(Utc(seconds))
     }
@@ -34,7 +34,7 @@ impl Utc {
         self.0
     }
 
-    /// From a calendar date and a time of day; `None` when there is no such second.
+    /// Converts a calendar date and a time of day; `None` if they do not exist.
     pub fn from_civil(date: (i64, i64, i64), time: (i64, i64, i64)) -> Option<Utc> {
         let ((y, m, d), (hour, minute, second)) = (date, time);
         let real = (1970..=9999).contains(&y)
@@ -46,7 +46,7 @@ impl Utc {
         real.then(|| Utc(((days_from_civil(y, m, d) * 24 + hour) * 60 + minute) * 60 + second))
     }
 
-    /// `20261121t084500z`: the front of a deploy id, and the middle of a backup's name.
+    /// Formats it as in `20261121t084500z`: as in deploy ids and names of backups.
     pub fn compact(self) -> String {
         let ((y, m, d), (hour, minute, second)) = self.civil();
         format!("{y:04}{m:02}{d:02}t{hour:02}{minute:02}{second:02}z")
@@ -70,19 +70,19 @@ impl FromStr for Utc {
 
     fn from_str(text: &str) -> Result<Utc> {
         let b = text.as_bytes();
-        let shape = b.len() == 20
+        let well_formed = b.len() == 20
             && b.iter().zip(b"dddd-dd-ddTdd:dd:ddZ").all(|(c, want)| match want {
                 b'd' => c.is_ascii_digit(),
                 _ => c == want,
             });
-        ensure!(shape, "{text:?} is not a time such as 2026-11-21T08:45:00Z");
+        ensure!(well_formed, "{text:?} is not a time such as 2026-11-21T08:45:00Z");
         let at = |from: usize, to: usize| {
             b[from..to].iter().fold(0, |n, c| n * 10 + i64::from(c - b'0'))
         };
         match Utc::from_civil((at(0, 4), at(5, 7), at(8, 10)), (at(11, 13), at(14, 16), at(17, 19)))
         {
             Some(utc) => Ok(utc),
-            None => bail!("{text:?} is no real date and time (years 1970 to 9999)"),
+            None => bail!("{text:?} does not exist in the calendar (years 1970 to 9999)"),
         }
     }
 }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn every_day_there_and_back() {
+    fn every_day_converts_both_ways() {
         let mut before = String::new();
         for day in 0..=LAST / 86_400 {
             let (y, m, d) = civil_from_days(day);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time() {
+    fn malformed_times_are_refused() {
         for text in [
             "",
             "2026-11-21",

@@ -1,10 +1,10 @@
-//! Running another program. A command is a value: program, arguments, input, environment, deadline,
-//! and what is secret in it.
+//! Runs other programs. A command is a value: program, arguments, input, environment, deadline, and
+//! its secrets.
 //!
-//! Invariants: no shell, ever; the environment holds only what is said here; every run ends at its
-//! deadline or at a signal, whatever the program and its children do; memory is bounded by the
-//! output limit; a secret is never in a message. A secret argument cannot be said: anyone on
-//! the machine can read it in /proc.
+//! Invariants: no shell, ever; the environment holds only what is set here; every run ends at its
+//! deadline or at a signal, whatever the program and its children do; memory is bounded by the output
+//! limit; no message contains a secret. There is no way to pass a secret as an argument: anyone on the
+//! machine could read it in /proc.
 
 mod capture;
 mod failed;
@@ -25,24 +25,23 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 const DEFAULT_LIMIT: usize = 4 << 20;
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
-/// What becomes of a command when we are killed (-9) while it runs.
+/// What happens to a command if this process is killed (-9) while it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IfWeDie {
-    /// It goes on. The default, because a command cut in half (`zfs rollback`, `pct restore`)
-    /// leaves more harm than one that ends on its own. The next run cannot trip over it: the child
-    /// writes its process id and start time into every lock file that we hold before it becomes the
-    /// program, and [`crate::lock::Lock`] is not given while a child of a dead holder is alive.
-    /// (Letting the child inherit the lock itself would be simpler, but daemons that a command
-    /// starts would inherit it too and keep it for ever.)
+    /// It goes on. This is the default, because interrupting a command (`zfs rollback`, `pct restore`)
+    /// does more harm than letting it end. The next run cannot collide with it: before exec(2) the child
+    /// writes its process id and start time into every lock file that this process holds, and
+    /// [`crate::lock::Lock`] is not granted while a child of a dead holder is alive. (Letting the child
+    /// inherit the lock would be simpler, but a daemon that it starts would keep it for ever.)
     #[default]
     GoesOn,
-    /// It is killed at once (PR_SET_PDEATHSIG; its own children are not). For what only reads and
-    /// may run for long: a log follower, a probe. Only to be used from the thread that lives as
-    /// long as the process: the kernel counts the death of the spawning thread.
+    /// It is killed at once (PR_SET_PDEATHSIG; its own children are not). For long commands that only
+    /// read: a log follower, a probe. Only for commands that the main thread starts: the kernel acts on
+    /// the death of the spawning thread.
     DiesToo,
 }
 
-/// A command to be run. Built step by step, run once or more often.
+/// A command that can be run once or several times.
 #[must_use = "a command does nothing until it is run"]
 pub struct Command {
     program: PathBuf,
@@ -68,7 +67,7 @@ enum Stdin {
     File(File),
 }
 
-/// Shows what [`Command::shown`] shows, and nothing else: the other fields hold secrets.
+/// Prints only what [`Command::shown`] returns: the other fields may hold secrets.
 impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.shown()).finish()
@@ -76,9 +75,9 @@ impl std::fmt::Debug for Command {
 }
 
 impl Command {
-    /// `program` as [`crate::program::find`] gives it. The environment is empty but for `LC_ALL=C`,
-    /// `LANGUAGE=C`, PATH with the sbin folders, and our own HOME and TZ. Standard input is
-    /// /dev/null. The deadline is 60 s from now unless another is set.
+    /// Makes a command from a path as [`crate::program::find`] returns it. Its environment holds only
+    /// `LC_ALL=C`, `LANGUAGE=C`, PATH with the sbin folders, and HOME and TZ of this process. Standard
+    /// input is /dev/null, and the deadline 60 s from now, unless others are set.
     pub fn new(program: &Path) -> Command {
         let mut env: Vec<(OsString, OsString)> = vec![
             ("PATH".into(), crate::program::search_path_value()),
@@ -122,8 +121,8 @@ impl Command {
         self.shown.push(arg.to_string_lossy().into_owned());
     }
 
-    /// Something that must not be shown wherever it turns up (part of an argument, of the input, of
-    /// a file that the program reads).
+    /// Adds a text that is censored wherever it turns up in messages, as a part of an argument, of the
+    /// input, or of a file that the program reads.
     pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
         self.secrets.add(secret.as_ref());
         self
@@ -131,7 +130,7 @@ impl Command {
 
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         let name = name.as_ref();
-        self.env.retain(|(known, _)| known != name);
+        self.env.retain(|(other, _)| other != name);
         self.env.push((name.to_owned(), value.as_ref().to_owned()));
         self
     }
@@ -141,7 +140,8 @@ impl Command {
         self.env(name, value).secret(value.as_encoded_bytes())
     }
 
-    /// A variable that a user has named: a secret where its name says so, as is the password of a URL.
+    /// Sets a variable that a user has chosen: its value is a secret if its name says so, and so is the
+    /// password of a URL.
     pub fn named_env(self, name: &str, value: &str) -> Self {
         match (secret::is_named(name), secret::password_of_url(value)) {
             (true, _) => self.secret_env(name, value),
@@ -150,8 +150,8 @@ impl Command {
         }
     }
 
-    /// Hands on these variables of ours, those that are set.
-    pub fn keep_env(self, names: &[&str]) -> Self {
+    /// Passes on those of these variables that are set in this process.
+    pub fn inherit_env(self, names: &[&str]) -> Self {
         names.iter().fold(self, |command, name| match std::env::var_os(name) {
             Some(value) => command.env(name, value),
             None => command,
@@ -163,15 +163,15 @@ impl Command {
         self
     }
 
-    /// Reads from a file or a pipe instead: for what does not fit into memory. The command can then
-    /// be run once only.
+    /// Reads standard input from a file or a pipe: for input that does not fit into memory. The command
+    /// can then be run only once.
     pub fn stdin_from(mut self, file: File) -> Self {
         self.stdin = Stdin::File(file);
         self
     }
 
-    /// Sends standard output into a file or a pipe instead of keeping it: dumps and archives.
-    /// Secrets are not censored there.
+    /// Writes standard output into a file or a pipe instead of keeping it: for dumps and archives, where
+    /// secrets are not censored.
     pub fn stdout_to(mut self, file: File) -> Self {
         self.stdout_to = Some(file);
         self
@@ -182,7 +182,7 @@ impl Command {
         self
     }
 
-    /// Runs it as this account, with its groups and its home. We must be root.
+    /// Runs it as this account, with its groups and its home. This process must be root.
     pub fn run_as(mut self, account: &Account) -> Self {
         self.account = Some(account.clone());
         match &account.home {
@@ -191,26 +191,26 @@ impl Command {
         }
     }
 
-    /// A span from now, or a deadline that is shared with others.
+    /// Sets the deadline, or a span from now.
     pub fn deadline(mut self, deadline: impl Into<Deadline>) -> Self {
         self.deadline = deadline.into();
         self
     }
 
-    /// How long the process group has between SIGTERM and SIGKILL (5 s unless said otherwise).
+    /// Sets how long the process group has between SIGTERM and SIGKILL (5 s by default).
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// How many bytes of stdout, and of stderr, are kept: one half from the beginning, the other
-    /// from the end (4 MiB unless said otherwise). [`Output::text`] refuses what was cut.
+    /// Sets how many bytes of stdout, and of stderr, are kept: one half from the beginning, the other
+    /// from the end (4 MiB by default). [`Output::text`] refuses output that was cut.
     pub fn output_limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
         self
     }
 
-    /// Exit codes that are answers, not failures (0 alone unless said otherwise).
+    /// Sets the exit codes that are not failures (only 0 by default).
     pub fn accept(mut self, codes: &[i32]) -> Self {
         self.accepted = codes.to_vec();
         self
@@ -221,13 +221,14 @@ impl Command {
         self
     }
 
-    /// Lets it go on when nobody reads any more what it says, as when we are killed (-9). Others end by SIGPIPE then.
+    /// Lets it go on when nobody reads its output any more, as after this process was killed (-9). Other
+    /// commands end by SIGPIPE then.
     pub fn outlives_reader(mut self) -> Self {
         self.outlives_reader = true;
         self
     }
 
-    /// The command as it may be shown: program and arguments, secrets as `********`.
+    /// Returns program and arguments with secrets as `********`, for messages.
     pub fn shown(&self) -> Vec<String> {
         let program = self.program.to_string_lossy();
         std::iter::once(&*program)
@@ -236,32 +237,32 @@ impl Command {
             .collect()
     }
 
-    /// Runs it to its end. A signal that is pending ends it (or keeps it from beginning), unless a
-    /// shield is up.
+    /// Runs it to its end. A pending signal ends it, or keeps it from starting, unless there is a
+    /// [`crate::interrupt::Shield`].
     pub fn run(&self) -> Result<Output, Failed> {
         run::run(self)
     }
 }
 
-/// What must not be shown. Longest first, so that a secret that contains another is taken whole; a
-/// short one is hidden only where it is all there is.
+/// The secrets of a command, the longest first, so that a secret that contains another is replaced as a
+/// whole. A short one is replaced only where it is the whole text.
 #[derive(Default, Clone)]
 pub(crate) struct Secrets(Vec<Vec<u8>>);
 
 impl Secrets {
     fn add(&mut self, secret: &[u8]) {
-        // Whoever passes "password\n" must not see "password" in a message either.
+        // A secret that was given as "password\n" must not show as "password" in a message either.
         let secret = secret.trim_ascii();
-        if !secret.is_empty() && !self.0.iter().any(|known| known == secret) {
+        if !secret.is_empty() && !self.0.iter().any(|other| other == secret) {
             self.0.push(secret.to_vec());
         }
-        self.0.sort_by_key(|known| std::cmp::Reverse(known.len()));
+        self.0.sort_by_key(|other| std::cmp::Reverse(other.len()));
     }
 
     pub(crate) fn censor(&self, bytes: &[u8]) -> Vec<u8> {
         let whole = bytes.trim_ascii();
         if self.0.iter().any(|secret| secret == whole) {
-            // What stands around it (the end of its line) stays.
+            // White space around it (the end of the line) is kept.
             let around = bytes.len() - bytes.trim_ascii_start().len();
             let (before, after) = (&bytes[..around], &bytes[around + whole.len()..]);
             return [before, STARS.as_bytes(), after].concat();
@@ -294,12 +295,12 @@ impl Secrets {
         String::from_utf8_lossy(&self.censor(text.as_bytes())).into_owned()
     }
 
-    /// How many bytes at the end of `head` could be the beginning of a secret that was cut there.
+    /// Returns how many bytes at the end of `head` could be the beginning of a secret that was cut there.
     fn begun_at_end(&self, head: &[u8]) -> usize {
         self.longest(|secret, n| head.ends_with(&secret[..n]))
     }
 
-    /// How many bytes at the beginning of `tail` could be the rest of a secret that was cut there.
+    /// Returns how many bytes at the beginning of `tail` could be the rest of a secret that was cut there.
     fn ended_at_start(&self, tail: &[u8]) -> usize {
         self.longest(|secret, n| tail.starts_with(&secret[secret.len() - n..]))
     }

@@ -1,4 +1,4 @@
-//! Waiting with an end: monotonic deadlines, sleeps, and asking again with growing pauses.
+//! Bounded waiting: monotonic deadlines, sleeps, and polling with growing pauses.
 //!
 //! Invariant: no wait goes past its deadline, and each ends within [`LOOK_EVERY`] of a signal.
 
@@ -9,10 +9,10 @@ use anyhow::Result;
 
 use crate::interrupt::{self, Interrupted, LOOK_EVERY};
 
-/// The longest span that is kept apart from "for ever": a century does not overflow any clock.
+/// The longest span: a century, which does not overflow any clock.
 const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// The pause that [`poll_until`] begins with unless the caller knows better.
+/// The usual first pause for [`poll_until`].
 pub const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -29,7 +29,7 @@ impl Deadline {
         Deadline { at: Instant::now() + span, span }
     }
 
-    /// What is left, zero when it has passed.
+    /// Returns the time until the deadline, zero if it has passed.
     pub fn remaining(&self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
@@ -38,12 +38,12 @@ impl Deadline {
         self.remaining().is_zero()
     }
 
-    /// The whole span that it was made with: for messages.
+    /// Returns the whole span that it was made with: for messages.
     pub fn span(&self) -> Duration {
         self.span
     }
 
-    /// The earlier of the two: a step inside of a run has its own deadline and the run's.
+    /// Returns the earlier of the two: a step of a run has its own deadline and that of the run.
     pub fn or_sooner(self, other: Deadline) -> Deadline {
         if other.at < self.at { other } else { self }
     }
@@ -60,22 +60,22 @@ impl From<Duration> for Deadline {
     }
 }
 
-/// Sleeps, unless a signal is or becomes pending.
+/// Sleeps; an error as soon as a signal is pending.
 pub fn sleep(pause: Duration) -> Result<(), Interrupted> {
     let end = Instant::now() + pause.min(FAR);
     loop {
         interrupt::check()?;
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let remaining = end.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
             return Ok(());
         }
-        std::thread::sleep(left.min(LOOK_EVERY));
+        std::thread::sleep(remaining.min(LOOK_EVERY));
     }
 }
 
-/// Asks at once, then again and again with pauses that grow from `first_pause` to two seconds,
-/// until `ask` gives `Some`, fails, or the deadline has passed ([`TimedOut`]) or a signal came
-/// ([`Interrupted`]). It asks at least once, and a last time at the deadline. `what` completes
+/// Calls `ask` at once, then again with pauses that grow from `first_pause` to two seconds, until it
+/// returns `Some` or fails, the deadline has passed ([`TimedOut`]) or a signal came
+/// ([`Interrupted`]). It is called at least once, and a last time at the deadline. `what` completes
 /// "timed out after 30 s waiting for ...".
 pub fn poll_until<T>(
     deadline: Deadline,
@@ -97,7 +97,7 @@ pub fn poll_until<T>(
     }
 }
 
-/// A wait came to its deadline.
+/// A wait that reached its deadline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimedOut {
     pub what: String,
@@ -112,7 +112,7 @@ impl fmt::Display for TimedOut {
 
 impl std::error::Error for TimedOut {}
 
-/// `30 s` or `0.25 s`: durations in messages.
+/// Formats a duration for messages: `30 s` or `0.25 s`.
 pub fn seconds(span: Duration) -> String {
     match (span.as_secs(), span.subsec_millis()) {
         (s, 0) => format!("{s} s"),

@@ -1,7 +1,7 @@
-//! The id of one run, `20261121t084500z-7f3a`: UTC time and four random hex digits.
+//! The id of a run, `20261121t084500z-7f3a`: UTC time and four random hex digits.
 //!
-//! Invariant: a `DeployId` is well formed and its date and time are real, so ids order by time just
-//! as their text does.
+//! Invariant: a `DeployId` is well formed and its date and time exist, so ids are ordered by time just
+//! as their texts are.
 
 use std::fmt;
 use std::fs::File;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{self, Utc};
 
-/// Parsed once; ordered by time.
+/// A checked id of a run; ordered by time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DeployId {
@@ -24,14 +24,14 @@ pub struct DeployId {
 impl DeployId {
     pub fn parse(text: &str) -> Result<DeployId> {
         let b = text.as_bytes();
-        let shape = b.len() == 21
+        let well_formed = b.len() == 21
             && b.iter().zip(b"ddddddddtddddddz-xxxx").all(|(c, want)| match want {
                 b'd' => c.is_ascii_digit(),
                 b'x' => matches!(c, b'0'..=b'9' | b'a'..=b'f'),
                 _ => c == want,
             });
         ensure!(
-            shape,
+            well_formed,
             "{text:?} is not a deploy id: it must look like 20261121t084500z-7f3a (UTC date, time and four hex digits, in lower case)"
         );
         match time_of(b) {
@@ -40,7 +40,7 @@ impl DeployId {
         }
     }
 
-    /// A new id, from the clock and the kernel's random numbers.
+    /// Makes a new id from the clock and the kernel's random numbers.
     pub fn generate() -> Result<DeployId> {
         let mut random = [0; 2];
         File::open("/dev/urandom")
@@ -50,19 +50,19 @@ impl DeployId {
         Ok(DeployId { text: format!("{}-{:04x}", at.compact(), u16::from_be_bytes(random)), at })
     }
 
-    /// The id of the same run, moved to one second after another one.
+    /// Returns an id with the same random digits, and the time one second after that of `other`.
     pub fn after(&self, other: &DeployId) -> Result<DeployId> {
         let at =
             Utc::from_unix(other.time() + 1).context("there is no time after the year 9999")?;
         Ok(DeployId { text: format!("{}{}", at.compact(), &self.text[16..]), at })
     }
 
-    /// When the run was given its id.
+    /// Returns when the id was made.
     pub fn utc(&self) -> Utc {
         self.at
     }
 
-    /// The same in seconds since 1970.
+    /// Returns when the id was made, in seconds since 1970.
     pub fn time(&self) -> i64 {
         self.at.unix()
     }
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_id() {
+    fn malformed_ids_are_refused() {
         for text in [
             "",
             "20261121t084500z",

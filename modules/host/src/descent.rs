@@ -1,8 +1,8 @@
-//! From `/` down to where a path leads, one component after the other, each held by descriptor.
+//! Resolves a path from `/` down, one component after the other, each held by a descriptor.
 //!
-//! The kernel follows nothing: at each link whoever goes down judges whether it is followed, by its text.
-//! Invariant: `..` in the text of a link leads to the folder that we came through, whatever it is called
-//! by now.
+//! The kernel follows no link: at each link the caller decides whether to follow its target.
+//! Invariant: `..` in the target of a link leads to the folder that the descent came through, whatever
+//! its name is by now.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -19,16 +19,16 @@ const MOST_LINKS: usize = 16;
 
 pub(crate) struct Descent {
     pub(crate) dir: Dir,
-    /// Of the folder that we are in, without links.
+    /// The path of the current folder, without links.
     pub(crate) path: PathBuf,
     above: Vec<(Dir, PathBuf)>,
     todo: VecDeque<OsString>,
     links: usize,
-    /// How much was to be walked behind the first link.
+    /// How many components of the path were still to do after the first link.
     behind: usize,
 }
 
-/// What a component is, held by O_PATH.
+/// A component of a path, held by O_PATH.
 pub(crate) struct Found {
     pub(crate) held: OwnedFd,
     pub(crate) meta: Meta,
@@ -60,17 +60,17 @@ impl Descent {
         None
     }
 
-    /// Whether the name that was taken last is the last one.
+    /// Whether the name that was returned last is the last one.
     pub(crate) fn is_last(&self) -> bool {
         self.todo.is_empty()
     }
 
-    /// Whether it is of a link's text and not of the path's own.
+    /// Whether that name is from the target of a link and not from the path itself.
     pub(crate) fn is_in_link(&self) -> bool {
         self.links > 0 && self.todo.len() >= self.behind
     }
 
-    /// None: there is nothing.
+    /// Looks at a name in the current folder; `None` if nothing has it.
     pub(crate) fn look(&self, name: &OsStr) -> Result<Option<Found>> {
         let path = self.path.join(name);
         let held = none_if_missing(self.dir.look(Path::new(name)));
@@ -85,7 +85,7 @@ impl Descent {
         self.above.push(above);
     }
 
-    /// Goes on where the link leads; false: it is one too many.
+    /// Goes on at the target of a link; false if it was one link too many.
     pub(crate) fn follow(&mut self, target: &Path) -> bool {
         self.links += 1;
         self.behind = self.behind.min(self.todo.len());
@@ -109,7 +109,7 @@ impl Descent {
 }
 
 impl Found {
-    /// Where a link leads, as its text stands.
+    /// Reads the target of a link.
     pub(crate) fn target(&self) -> Result<PathBuf> {
         read_link(&self.held)
             .with_context(|| format!("cannot read the link {}", self.path.display()))

@@ -1,10 +1,9 @@
-//! The fence: each target keeps the highest deploy id that it has seen, and refuses older ones, so
-//! that a run that was superseded (its controller hung, its network came back) can change nothing
-//! any more.
+//! The fence: each target keeps the highest deploy id that it has seen and refuses older ones, so that
+//! a superseded run (its controller hung, its network came back) cannot change anything any more.
 //!
-//! Invariants: the id on the disk only grows, but where a person lowers one that is more than a day
-//! ahead of the clock; an id that is so far ahead is refused and never written; the file is changed
-//! under a lock and atomically; one that cannot be read is an error, never "no fence".
+//! Invariants: the id on the disk only grows, unless a person lowers one that is more than a day ahead
+//! of the clock; an id that is so far ahead is refused and never written; the file is changed under a
+//! lock and atomically; an unreadable file is an error, never "no fence".
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,20 +21,20 @@ const FILE: &str = "fence";
 const LOCK: &str = "fence.lock";
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Two clocks may differ by that much, in seconds. An id that is further ahead comes from a wrong
-/// clock or from a hand, and would lock out every right one until then.
+/// How many seconds two clocks may differ. An id that is further ahead comes from a wrong clock or was
+/// made by hand, and would lock out every correct one until then.
 const MOST_AHEAD: i64 = 86_400;
 
 fn too_far_ahead(id: &DeployId, now: Utc) -> bool {
     id.time() > now.unix() + MOST_AHEAD
 }
 
-/// The fence of the target whose state folder is given (a [`crate::folder::SafeFolder`]).
+/// The operations on the fence of a target, by its state folder (a [`crate::folder::SafeFolder`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Fence;
 
 impl Fence {
-    /// The highest id seen, `None` when there was none yet.
+    /// Reads the highest id seen; `None` if there was none yet.
     pub fn read(dir: &Path) -> Result<Option<DeployId>> {
         let path = dir.join(FILE);
         let content = read_in(dir, &path)
@@ -46,28 +45,28 @@ impl Fence {
         id.map(Some).with_context(|| {
             let shown: String = String::from_utf8_lossy(&content).chars().take(60).collect();
             format!(
-                "cannot read the fence {}: it holds {shown:?} instead of one deploy id and a newline; write the newest deploy id that you \
+                "cannot read the fence {}: it contains {shown:?} instead of one deploy id and a newline; write the newest deploy id that you \
                  know of into it",
                 path.display()
             )
         })
     }
 
-    /// Refuses an id that is older than the fence ([`Superseded`]) or from the future ([`Ahead`]);
-    /// changes nothing: for check mode.
+    /// Refuses an id that is older than the fence ([`Superseded`]) or in the future ([`Ahead`]), without
+    /// raising the fence: for check mode.
     pub fn check(dir: &Path, id: &DeployId) -> Result<()> {
         match Self::read(dir)? {
             Some(by) if *id < by => {
                 Err(Superseded { id: id.clone(), by, fence: dir.join(FILE) }.into())
             }
-            // The fence was not ahead when it was raised: this clock has gone back since, and cannot judge.
+            // The fence was not ahead when it was raised, so this clock was set back since: do not rely on it.
             Some(by) if too_far_ahead(&by, clock::now()) => Ok(()),
-            _ => Self::check_first(id),
+            _ => Self::check_clock(id),
         }
     }
 
-    /// The same where there is no fence yet.
-    pub fn check_first(id: &DeployId) -> Result<()> {
+    /// Refuses an id that is more than a day ahead of the clock ([`Ahead`]).
+    pub fn check_clock(id: &DeployId) -> Result<()> {
         let now = clock::now();
         match too_far_ahead(id, now) {
             true => Err(Ahead { id: id.clone(), now }.into()),
@@ -75,7 +74,7 @@ impl Fence {
         }
     }
 
-    /// The fence where it is more than a day ahead of this machine's clock: one of the two is wrong.
+    /// Returns the fence if it is more than a day ahead of this machine's clock: one of the two is wrong.
     pub fn ahead(dir: &Path) -> Result<Option<DeployId>> {
         Ok(Self::read(dir)?.filter(|seen| too_far_ahead(seen, clock::now())))
     }
@@ -83,10 +82,10 @@ impl Fence {
     /// Lowers a fence that is more than a day ahead of the clock, and no other one.
     pub fn lower(dir: &Path, to: &DeployId) -> Result<()> {
         let _lock = Lock::acquire(&dir.join(LOCK), "fence", Some(to), PATIENCE)?;
-        Self::check_first(to)?;
+        Self::check_clock(to)?;
         ensure!(
             Self::ahead(dir)?.is_some(),
-            "the fence {} is not ahead of this machine's clock any more; it stays as it is",
+            "the fence {} is not ahead of this machine's clock any more; it was not changed",
             dir.join(FILE).display()
         );
         Self::write(dir, to)
@@ -97,7 +96,7 @@ impl Fence {
         Replace::new(&dir.join(FILE)).write(format!("{id}\n").as_bytes()).map(drop)
     }
 
-    /// Refuses an older id, lets the same one pass, and raises the fence to a newer one.
+    /// Refuses an older id, accepts the same one, and raises the fence to a newer one.
     pub fn check_and_raise(dir: &Path, id: &DeployId) -> Result<()> {
         let _lock = Lock::acquire(&dir.join(LOCK), "fence", Some(id), PATIENCE)?;
         Self::check(dir, id)?;
@@ -108,7 +107,7 @@ impl Fence {
     }
 }
 
-/// A newer deploy has been here.
+/// The target has seen a newer deploy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superseded {
     pub id: DeployId,
@@ -124,7 +123,7 @@ impl fmt::Display for Superseded {
             "deploy {id} was superseded by {by} (begun {at}, see {fence}); nothing was changed; "
         )?;
         let now = clock::now();
-        // Otherwise one controller with a wrong clock would lock everybody out for good.
+        // One controller with a wrong clock must not lock out everybody for ever.
         match too_far_ahead(&self.by, now) {
             true => write!(
                 f,
@@ -138,7 +137,7 @@ impl fmt::Display for Superseded {
 
 impl std::error::Error for Superseded {}
 
-/// An id that would lock out every run until its time has come.
+/// An id so far in the future that it would lock out every other run until then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ahead {
     pub id: DeployId,
@@ -165,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_from_the_future_comes_with_its_cure() {
+    fn superseded_by_a_future_id_says_how_to_lower_the_fence() {
         let id = |text| DeployId::parse(text).unwrap();
         let said = |by| {
             let fence = PathBuf::from("/x/fence");

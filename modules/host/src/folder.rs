@@ -1,17 +1,16 @@
-//! A folder that no one but root (or we) can write to, rename, or swap for another: for state,
-//! locks, ledgers, caches.
+//! A folder that only root or the current user can write to, rename or replace: for state, locks,
+//! ledgers, caches.
 //!
-//! The path is walked from `/` down ([`crate::descent`]). Each component
-//! must be a folder that belongs to root or to us and that group and others cannot write to (an ACL
-//! that lets somebody else write shows in the group bits). Three exceptions:
-//! * A symbolic link is followed when root or we own it, and its target is walked under the same
+//! The path is resolved from `/` down ([`crate::descent`]). Each component must be a folder that
+//! belongs to root or to the current user and that group and others cannot write to (an ACL that lets
+//! somebody else write shows in the group bits). Three exceptions:
+//! * A symbolic link is followed if root or the current user owns it; its target is checked by the same
 //!   rules: /var/run -> /run.
-//! * A sticky folder of root's, such as /tmp, may lie above (never be the folder itself): what is
-//!   ours in it cannot be renamed by others, and each next component is checked to be ours or
-//!   root's.
-//! * A group that nobody but root is in may write (`groups.rs`).
+//! * A parent (never the folder itself) may be a sticky folder of root's, such as /tmp: others cannot
+//!   rename our files in it, and the next component is checked to belong to root or to the current user.
+//! * A group that has no member but root may write (`groups.rs`).
 //!
-//! A program that we run is held to the same ([`check_program`]): its folder, and the file itself.
+//! A program is checked by the same rules ([`check_program`]): its folder, and the file itself.
 
 mod groups;
 
@@ -30,7 +29,7 @@ use crate::descent::{Descent, Found, meta_of};
 use crate::meta::{Kind, Meta};
 use crate::reserve;
 
-/// A folder that was found to be safe; its descriptor stays open.
+/// A folder that was found to be safe, held open.
 #[derive(Debug)]
 pub struct SafeFolder {
     path: PathBuf,
@@ -38,45 +37,44 @@ pub struct SafeFolder {
 }
 
 impl SafeFolder {
-    /// Keeps room in this folder for what goes back on a full disk, where there is room for it.
+    /// Reserves space in this folder for rollbacks on a full disk, if the disk has room for it.
     pub fn keep_reserve(&self) {
-        reserve::keep(&self.path);
+        reserve::ensure(&self.path);
     }
 
-    /// The folder, made where it is missing (all missing components get `mode`). One that is there
-    /// and ours, but readable more widely than `mode` says, is narrowed.
+    /// Opens the folder, and makes it if it is missing (all missing components get `mode`). Permissions
+    /// of an existing folder of ours that `mode` does not include are removed.
     pub fn ensure(path: &Path, mode: u32) -> Result<SafeFolder> {
         let mode = mode & 0o755;
-        let mut walk = Walk::begin(path, Wanted::Folder)?;
-        while let Some(name) = walk.next_name()? {
-            if walk.enter(&name)? == Step::Missing {
-                walk.make(&name, mode)?;
+        let mut descent = CheckedDescent::begin(path, Wanted::Folder)?;
+        while let Some(name) = descent.next_name()? {
+            if descent.enter(&name)? == Step::Missing {
+                descent.make(&name, mode)?;
             }
         }
-        let folder = walk.end()?;
+        let folder = descent.end()?;
         folder.narrow(mode)?;
         Ok(folder)
     }
 
-    /// The folder, or `None` when it (or one above it) is missing; what is there above it has been
-    /// checked.
+    /// Opens the folder; `None` if it or one of its parents is missing. The existing parents are checked.
     pub fn find(path: &Path) -> Result<Option<SafeFolder>> {
-        let mut walk = Walk::begin(path, Wanted::Folder)?;
-        while let Some(name) = walk.next_name()? {
-            if walk.enter(&name)? == Step::Missing {
+        let mut descent = CheckedDescent::begin(path, Wanted::Folder)?;
+        while let Some(name) = descent.next_name()? {
+            if descent.enter(&name)? == Step::Missing {
                 return Ok(None);
             }
         }
-        walk.end().map(Some)
+        descent.end().map(Some)
     }
 
-    /// The folder, which must be there.
-    pub fn check(path: &Path) -> Result<SafeFolder> {
+    /// Opens the folder, which must exist.
+    pub fn open(path: &Path) -> Result<SafeFolder> {
         Self::find(path)?
             .with_context(|| format!("cannot use the folder {}: it does not exist", path.display()))
     }
 
-    /// Where it really is: without symbolic links.
+    /// Returns its real path, without symbolic links.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -85,7 +83,7 @@ impl SafeFolder {
         self.path.join(name)
     }
 
-    /// For what is in it.
+    /// Returns the held folder, to work with its entries.
     pub fn dir(&self) -> &Dir {
         &self.dir
     }
@@ -100,26 +98,27 @@ impl SafeFolder {
     }
 }
 
-/// Refuses a program that somebody but root (or we) could write to or swap for another, wherever
-/// links lead. A link to nothing passes: running it says so.
+/// Refuses a program that anybody but root or the current user could change or replace, wherever links
+/// lead. A dangling link is accepted: running it fails.
 pub fn check_program(path: &Path) -> Result<()> {
     check(path, Wanted::Program)
 }
 
-/// The same for a file, a socket or a folder that root believes. One that is not there yet passes, where nobody else can make it.
+/// Refuses a file, a socket or a folder in the same way. One that does not exist yet is accepted if
+/// nobody else could make it.
 pub fn check_file(path: &Path) -> Result<()> {
     check(path, Wanted::File)
 }
 
 fn check(path: &Path, wanted: Wanted) -> Result<()> {
-    let mut walk = Walk::begin(path, wanted)?;
-    while let Some(name) = walk.next_name()? {
-        if walk.enter(&name)? == Step::Missing {
+    let mut descent = CheckedDescent::begin(path, wanted)?;
+    while let Some(name) = descent.next_name()? {
+        if descent.enter(&name)? == Step::Missing {
             break;
         }
     }
-    // What is missing is made by whoever may make files here; what is asked for may be a folder itself.
-    if wanted == Wanted::File { walk.judge(Role::Asked) } else { Ok(()) }
+    // A missing file could be made by whoever may write here; and the path may name a folder itself.
+    if wanted == Wanted::File { descent.check_current(Position::Target) } else { Ok(()) }
 }
 
 #[derive(PartialEq, Eq)]
@@ -135,30 +134,29 @@ enum Wanted {
     Program,
 }
 
-struct Walk<'a> {
+struct CheckedDescent<'a> {
     asked: &'a Path,
     wanted: Wanted,
     descent: Descent,
 }
 
-impl<'a> Walk<'a> {
-    fn begin(asked: &'a Path, wanted: Wanted) -> Result<Walk<'a>> {
-        let walk = Walk { asked, wanted, descent: Descent::begin(asked)? };
+impl<'a> CheckedDescent<'a> {
+    fn begin(asked: &'a Path, wanted: Wanted) -> Result<CheckedDescent<'a>> {
+        let descent = CheckedDescent { asked, wanted, descent: Descent::begin(asked)? };
         if !asked.is_absolute() {
-            return walk.refuse(asked, "is not an absolute path", "give the path from / on");
+            return descent.refuse(asked, "is not an absolute path", "give the path from / on");
         }
         if asked.components().any(|part| part == Component::ParentDir) {
-            return walk.refuse(asked, "contains \"..\"", "give the path without it");
+            return descent.refuse(asked, "contains \"..\"", "give the path without it");
         }
-        Ok(walk)
+        Ok(descent)
     }
 
-    /// The next component, once the folder that we are in is known to be fit for being passed
-    /// through.
+    /// Returns the next component, after checking the current folder as a parent.
     fn next_name(&mut self) -> Result<Option<OsString>> {
         let name = self.descent.next_name();
         if name.is_some() {
-            self.judge(Role::Above)?;
+            self.check_current(Position::Parent)?;
         }
         Ok(name)
     }
@@ -169,15 +167,15 @@ impl<'a> Walk<'a> {
         match found.meta.kind {
             Kind::Folder => self.descent.enter(Dir::of(found.held), found.path),
             Kind::Link => {
-                // Else a link of root's in a folder like /tmp: another hard link to it has the same owner.
+                // In a folder like /tmp anybody can make a hard link to a link of root's, with the same owner.
                 if asked {
-                    self.judge(Role::Asked)?;
+                    self.check_current(Position::Target)?;
                 }
                 self.follow(&found)?;
             }
             Kind::File | Kind::Special if asked => {
-                self.judge(Role::Asked)?;
-                self.judge_one(&found.held, &found.path, &found.meta, false)?;
+                self.check_current(Position::Target)?;
+                self.check_entry(&found.held, &found.path, &found.meta, false)?;
             }
             _ => {
                 let advice = "move it away, or use another folder";
@@ -196,7 +194,11 @@ impl<'a> Walk<'a> {
         }
         match self.descent.follow(&target) {
             true => Ok(()),
-            false => self.refuse(&link.path, "is one symbolic link too many", "give the real path"),
+            false => self.refuse(
+                &link.path,
+                "is reached by too many symbolic links",
+                "give the real path",
+            ),
         }
     }
 
@@ -208,40 +210,38 @@ impl<'a> Walk<'a> {
         };
         reserve::writing(&path, made)
             .with_context(|| format!("cannot make the folder {}", path.display()))?;
-        // Opened and judged like one that was there: in a sticky folder somebody else may have been
-        // faster.
+        // Checked like an existing one: in a sticky folder somebody else may have been faster.
         let dir = here
             .folder(Path::new(name))
             .with_context(|| format!("cannot open {}", path.display()))?;
         if meta_of(&dir, &path)?.uid == geteuid().as_raw() {
             chmod(&dir, mode, &path)?;
         }
-        here.sync().with_context(|| {
-            format!("cannot sync the folder that {} was made in", path.display())
-        })?;
+        here.sync()
+            .with_context(|| format!("cannot sync the parent folder of {}", path.display()))?;
         self.descent.enter(dir, path);
         Ok(())
     }
 
     fn end(self) -> Result<SafeFolder> {
-        self.judge(Role::Asked)?;
+        self.check_current(Position::Target)?;
         Ok(SafeFolder { path: self.descent.path, dir: self.descent.dir })
     }
 
-    /// Is the folder that we are in safe?
-    fn judge(&self, role: Role) -> Result<()> {
+    /// Checks that the current folder is safe.
+    fn check_current(&self, role: Position) -> Result<()> {
         let Descent { dir, path, .. } = &self.descent;
         let meta = meta_of(dir, path)?;
-        let sticky = role == Role::Above && meta.mode & 0o1000 != 0 && meta.uid == 0;
-        self.judge_one(dir, path, &meta, sticky)
+        let sticky = role == Position::Parent && meta.mode & 0o1000 != 0 && meta.uid == 0;
+        self.check_entry(dir, path, &meta, sticky)
     }
 
-    fn judge_one(&self, held: impl AsFd, path: &Path, meta: &Meta, sticky: bool) -> Result<()> {
+    fn check_entry(&self, held: impl AsFd, path: &Path, meta: &Meta, sticky: bool) -> Result<()> {
         let mode = meta.mode & 0o7777;
         let otherwise = match self.wanted {
             Wanted::Folder => "use another folder",
             Wanted::File => "use another file",
-            Wanted::Program => "take its folder out of PATH",
+            Wanted::Program => "remove its folder from PATH",
         };
         if !meta.is_trusted() {
             let what = format!("belongs to uid {} (mode {mode:04o})", meta.uid);
@@ -274,19 +274,19 @@ impl<'a> Walk<'a> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Above,
-    Asked,
+enum Position {
+    Parent,
+    Target,
 }
 
-/// What is held by O_PATH cannot be given to fchmod(2).
+/// Changes the mode of a folder that may be held by O_PATH, which fchmod(2) does not take.
 fn chmod(dir: &Dir, mode: u32, path: &Path) -> Result<()> {
     rustix::fs::chmodat(dir, ".", Mode::from_raw_mode(mode), AtFlags::empty())
         .map_err(io::Error::from)
         .with_context(|| format!("cannot set the mode of {}", path.display()))
 }
 
-/// A folder that somebody else could write to or swap.
+/// A folder that somebody else could write to or replace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsafe {
     pub folder: PathBuf,
@@ -296,7 +296,7 @@ pub struct Unsafe {
 }
 
 impl Unsafe {
-    /// Who could change what, without what it is wanted for.
+    /// Returns who could change which component, without the advice.
     pub fn why(&self) -> String {
         format!("{} {}", self.component.display(), self.problem)
     }

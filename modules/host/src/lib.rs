@@ -3,23 +3,23 @@
 //! | to ...                                        | see          |
 //! |-----------------------------------------------|--------------|
 //! | find and run a program                        | [`program`], [`command`] |
-//! | wait: with an end, and ended by a signal      | [`deadline`], [`interrupt`] |
+//! | wait until a deadline or a signal             | [`deadline`], [`interrupt`] |
 //! | keep others out                               | [`lock`] (one machine, one task), [`fence`] (older deploys) |
-//! | know after kill -9 what had been begun        | [`record`]   |
+//! | know after kill -9 what was begun             | [`record`]   |
 //! | change a file and lose nothing                | [`atomic`]   |
-//! | go back on a full disk                        | [`reserve`]  |
-//! | have a folder that no one else can swap       | [`folder`]   |
-//! | use what someone else owns                    | [`beneath`]: a folder, held |
+//! | roll back on a full disk                      | [`reserve`]  |
+//! | use a folder that nobody else can replace     | [`folder`]   |
+//! | work in a folder of another user              | [`beneath`]  |
 //! | rename, or exchange two names at once         | [`spot`]     |
 //! | read a tree that someone else owns            | [`walk`], [`meta`] |
 //! | read a file that someone else could have made | [`regular`]  |
 //! | know what a path is mounted on, and who uses it | [`mounts`], [`space`] |
-//! | read or remove what may be missing           | [`none_if_missing`] |
-//! | know what must not be shown                  | [`secret`]   |
-//! | know who a user is                           | [`account`] |
-//! | name a run and a second                       | [`deploy_id`], [`clock`] |
+//! | read or remove what may be missing            | [`none_if_missing`] |
+//! | know which values are secret                  | [`secret`]   |
+//! | look up a user                                | [`account`]  |
+//! | make ids and times                            | [`deploy_id`], [`clock`] |
 //!
-//! Deliberately absent: a shell, threads, name services (we are linked statically), an async
+//! Deliberately absent: a shell, threads, name services (the programs are statically linked), an async
 //! runtime.
 
 pub mod account;

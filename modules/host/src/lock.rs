@@ -1,10 +1,10 @@
-//! One task on one target at a time: `flock` on a file that says who holds it.
+//! One task on one target at a time: `flock` on a file that names its holder.
 //!
-//! Invariants: the lock is the kernel's, so it ends with its holder, however that ends; what stands
-//! in the file only serves messages and the search for children. The file is never deleted (two
-//! processes could then hold "the" lock on two files). A lock is not given while a command that a
-//! dead holder had started is alive: see [`crate::command::IfWeDie`]. A full disk, which is just when
-//! one has to go back, refuses neither the lock nor a command: then no name and no child is written.
+//! Invariants: the lock is the kernel's, so it ends with its holder, however that ends; the content of
+//! the file only serves messages and the search for children. The file is never deleted (two processes
+//! could then hold "the" lock on two files). A lock is not granted while a command that a dead holder
+//! started is alive: see [`crate::command::IfWeDie`]. On a full disk, when a rollback may be needed most,
+//! the lock is still taken and commands are still run: then no holder and no child is written.
 //!
 //! The file: one line of JSON about the holder, then a line `child <content of /proc/<pid>/stat>`
 //! for each running command.
@@ -29,7 +29,7 @@ use crate::deadline::{Deadline, seconds};
 use crate::deploy_id::DeployId;
 use crate::reserve;
 
-/// Who holds a lock, as it stands in the file.
+/// Who holds a lock, as written in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     pub pid: u32,
@@ -49,7 +49,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// A lock that is ours until it is dropped.
+/// A lock that is held until it is dropped.
 #[derive(Debug)]
 #[must_use = "the lock is released as soon as it is dropped"]
 pub struct Lock {
@@ -58,8 +58,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock at `path` (its folder must be there and safe), waiting until the deadline at
-    /// most ([`Held`]) or until a signal comes. `what` is for others to read: the module's name.
+    /// Takes the lock at `path` (its folder must exist and be safe). It waits until the deadline
+    /// ([`Held`]) or a signal. `what` is shown to others: the module's name.
     pub fn acquire(
         path: &Path,
         what: &str,
@@ -92,7 +92,7 @@ impl Lock {
     }
 
     fn attempt(path: &Path) -> Result<Attempt> {
-        // Again when somebody deleted or replaced the file meanwhile: what we hold then is not what
+        // Again if somebody deleted or replaced the file meanwhile: then this is not the file that
         // others would lock.
         for _ in 0..10 {
             let file = open(path)?;
@@ -110,7 +110,7 @@ impl Lock {
             }
         }
         bail!(
-            "cannot lock {}: the file is replaced again and again; find out by whom",
+            "cannot lock {}: another process replaces the file again and again; find out which one",
             path.display()
         )
     }
@@ -124,7 +124,7 @@ impl Lock {
             since: clock::now(),
         };
         let line = serde_json::to_string(&holder)? + "\n";
-        let what = || format!("cannot write our name into the lock file {}", path.display());
+        let what = || format!("cannot write the holder into the lock file {}", path.display());
         file.set_len(0).with_context(what)?;
         let length = match file.write_all(line.as_bytes()) {
             Err(error) if is_full(&error) => {
@@ -142,11 +142,11 @@ impl Drop for Lock {
     fn drop(&mut self) {
         let mut registry = registry();
         registry.locks.retain(|(fd, _)| *fd != self.file.as_raw_fd());
-        // A child that could not be killed stays written there, for the next holder to find.
+        // A child that could not be killed stays noted there, for the next holder to find.
         if registry.children == 0 {
             let _ = self.file.set_len(0);
         }
-        // Said, since a child that is not yet its program has the file open as well.
+        // Explicitly, since a child that has not yet called exec(2) has the file open as well.
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
@@ -178,8 +178,8 @@ fn read(mut file: &File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The locks of this process and its running commands, so that no command can be started without
-/// being noted.
+/// The locks of this process and the number of its running commands: every command is noted in every
+/// lock file.
 struct Registry {
     /// Descriptor, and length of the holder's line.
     locks: Vec<(RawFd, u64)>,
@@ -187,7 +187,7 @@ struct Registry {
 }
 
 impl Registry {
-    /// Takes the notes away, once no child is left.
+    /// Removes the notes of children from the lock files once no child runs any more.
     fn forget_children(&self) {
         if self.children > 0 {
             return;
@@ -207,8 +207,8 @@ fn registry() -> MutexGuard<'static, Registry> {
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a child with the descriptors of our locks, to be given to [`note_child`]; no lock is
-/// taken or dropped meanwhile.
+/// Starts a child. `spawn` gets the descriptors of the lock files, to pass them to [`note_child`]; no
+/// lock is taken or dropped meanwhile.
 pub(crate) fn child_begins<T>(
     spawn: impl FnOnce(Vec<RawFd>) -> std::io::Result<T>,
 ) -> std::io::Result<T> {
@@ -216,14 +216,14 @@ pub(crate) fn child_begins<T>(
     let started = spawn(registry.locks.iter().map(|(fd, _)| *fd).collect());
     match started {
         Ok(_) => registry.children += 1,
-        // It may have noted itself before it failed to become the program.
+        // It may have noted itself before exec(2) failed.
         Err(_) => registry.forget_children(),
     }
     started
 }
 
-/// In the child, between fork and exec: writes its process id and start time into the lock files.
-/// Async-signal-safe.
+/// Writes process id and start time of a child into the lock files. Called in the child between fork
+/// and exec; async-signal-safe.
 pub(crate) fn note_child(locks: &[RawFd]) -> std::io::Result<()> {
     if locks.is_empty() {
         return Ok(());
@@ -234,8 +234,7 @@ pub(crate) fn note_child(locks: &[RawFd]) -> std::io::Result<()> {
     let stat = rustix::fs::open(c"/proc/self/stat", how, Mode::empty())?;
     let n = 6 + rustix::io::read(&stat, &mut line[6..])?;
     for fd in locks {
-        // SAFETY: the registry is locked by our parent while we are started, so the descriptors are
-        // open.
+        // SAFETY: the parent holds the registry while it starts the child, so the descriptors are open.
         #[allow(unsafe_code)]
         let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
         match rustix::io::write(fd, &line[..n]) {
@@ -246,7 +245,7 @@ pub(crate) fn note_child(locks: &[RawFd]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A child was reaped.
+/// Notes that a child was reaped.
 pub(crate) fn child_ended() {
     let mut registry = registry();
     registry.children = registry.children.saturating_sub(1);
@@ -260,7 +259,7 @@ pub struct Orphan {
     pub comm: String,
 }
 
-/// Those children noted in a lock file that are still the same process, and alive.
+/// Returns the children noted in a lock file that are still alive.
 fn orphans(content: &str) -> Vec<Orphan> {
     let noted = content.lines().filter_map(|line| Stat::parse(line.strip_prefix("child ")?));
     let alive = |noted: Stat| {
@@ -272,7 +271,7 @@ fn orphans(content: &str) -> Vec<Orphan> {
     noted.filter_map(alive).collect()
 }
 
-/// `/proc/<pid>/stat`: `pid (comm) state ppid ... starttime`, where comm may hold spaces and
+/// `/proc/<pid>/stat`: `pid (comm) state ppid ... starttime`, where comm may contain spaces and
 /// parentheses; starttime is field 22.
 struct Stat {
     pid: u32,
@@ -295,16 +294,16 @@ impl Stat {
     }
 }
 
-/// By whom a lock is held.
+/// Who holds a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum By {
-    /// A living process; `None` when its name could not be read.
+    /// A living process; `None` if what it wrote could not be read.
     Holder(Option<Holder>),
-    /// Commands of a holder that is dead.
+    /// Commands of a dead holder.
     Orphans(Vec<Orphan>),
 }
 
-/// The lock could not be had before the deadline.
+/// A lock that could not be taken before the deadline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     pub path: PathBuf,
@@ -318,7 +317,7 @@ impl fmt::Display for Held {
         match &self.by {
             By::Holder(Some(holder)) => write!(f, "held by {holder}")?,
             By::Holder(None) => {
-                f.write_str("held by another process, which has not written its name")?
+                f.write_str("held by another process, which has not written who it is")?
             }
             By::Orphans(orphans) => {
                 let names: Vec<_> = orphans
@@ -327,7 +326,7 @@ impl fmt::Display for Held {
                     .collect();
                 write!(
                     f,
-                    "an earlier run was killed, but a command of it still goes on: {}",
+                    "an earlier run was killed, but one of its commands still runs: {}",
                     names.join(", ")
                 )?;
             }

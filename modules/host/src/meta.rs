@@ -1,4 +1,4 @@
-//! What stat(2) says of a file, a folder, or a link itself.
+//! The metadata of a file, a folder, or a link itself, from stat(2).
 
 use std::io;
 use std::os::fd::AsFd;
@@ -22,21 +22,21 @@ pub struct Meta {
     pub uid: u32,
     pub gid: u32,
     pub size: u64,
-    /// What of it lies on the disk: less than `size` in a file with holes.
+    /// The bytes allocated on the disk: less than `size` for a file with holes.
     pub allocated: u64,
     /// Seconds since 1970, and nanoseconds.
     pub modified: (i64, u32),
-    /// Moves with every change of content, owner, mode, attributes and links; nobody can set it.
+    /// The time of the last change of content, owner, mode, attributes or links; nobody can set it.
     pub changed: (i64, u32),
     pub links: u64,
     pub dev: u64,
     pub ino: u64,
-    /// Of a device.
+    /// The device number of a device file.
     pub rdev: u64,
 }
 
 impl Meta {
-    /// Of something that is held open.
+    /// Reads the metadata of an open file.
     pub fn read(of: impl AsFd) -> io::Result<Meta> {
         Ok(Meta::of(&rustix::fs::fstat(of)?))
     }
@@ -48,7 +48,7 @@ impl Meta {
             FileType::Symlink => Kind::Link,
             _ => Kind::Special,
         };
-        // The fields' types differ from one architecture to the next.
+        // The types of the fields differ between architectures.
         #[allow(clippy::unnecessary_cast)]
         Meta {
             kind,
@@ -70,7 +70,7 @@ impl Meta {
         (self.dev, self.ino, self.kind) == (other.dev, other.ino, other.kind)
     }
 
-    /// Owned by root or by us.
+    /// Whether root or the current user owns it.
     pub(crate) fn is_trusted(&self) -> bool {
         self.uid == 0 || self.uid == nix::unistd::geteuid().as_raw()
     }

@@ -1,9 +1,9 @@
-//! What is mounted where: `/proc/self/mountinfo`, read as the kernel writes it
-//! (proc_pid_mountinfo(5)).
+//! What is mounted where, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 //!
-//! Invariant: a path's mount is the one that the kernel would use: asked by mount id (statx), so
-//! that a mount that lies over another, or that was made over a folder above, is distinguished. Only
-//! where the kernel cannot say (Linux before 5.8) the longest mount point decides.
+//! Invariant: the mount of a path is the one that the kernel uses: it is asked for the mount id
+//! (statx(2)), so that a mount on top of another one, or one that hides a parent folder, is
+//! distinguished. Only where the kernel does not return it (Linux before 5.8) the longest mount point
+//! decides.
 
 mod holders;
 
@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 pub use holders::{
-    Census, Holder, How, Unseen, User, What, holders, holders_where, users_of, users_of_any,
+    Census, Filesystem, Holder, Unseen, Usage, User, holders, holders_where, users_of, users_of_any,
 };
 
 /// One line of mountinfo.
@@ -23,54 +23,56 @@ pub use holders::{
 pub struct Mount {
     pub id: u64,
     pub parent: u64,
-    /// Of the filesystem: the same for all mounts of it.
+    /// The device number of the filesystem, the same for all its mounts.
     pub dev: (u32, u32),
-    /// Which folder of the filesystem is mounted: `/` but for bind mounts and subvolumes.
+    /// The folder of the filesystem that is mounted: `/`, except for bind mounts and subvolumes.
     pub root: PathBuf,
     pub mountpoint: PathBuf,
     pub fstype: String,
     /// A device, a dataset's name, `tmpfs`, ...
     pub source: OsString,
     pub options: String,
-    /// Of the filesystem, whatever one mount of it adds: `rw`, ...
+    /// The options of the filesystem, which are the same for all its mounts: `rw`, ...
     pub super_options: String,
-    /// Its peer group: what is unmounted on one of them is unmounted on all.
+    /// The peer group: what is unmounted on one member is unmounted on all.
     pub shares: Option<u64>,
-    /// The peer groups that it follows: what is unmounted there is unmounted on it too.
+    /// The peer groups that it is a slave of: what is unmounted there is unmounted here too.
     pub follows: Vec<u64>,
 }
 
-/// The mounts of one mount namespace, in the kernel's order: a later one lies over an earlier one
-/// at the same place.
+/// The mounts of one mount namespace, in the kernel's order: a later one is on top of an earlier one
+/// with the same mount point.
 #[derive(Clone, Debug)]
 pub struct Mounts(Vec<Mount>);
 
-/// How a path's filesystem stands to that of another path.
+/// The relation of a path's filesystem to that of another path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
-    /// Both are on one filesystem (dataset, subvolumes of one btrfs): what rolls the one back rolls
-    /// the other back.
+    /// Both are on one filesystem (dataset, subvolumes of one btrfs): a rollback of one rolls back the
+    /// other.
     Same,
-    /// Another filesystem, mounted somewhere below the other path's mount: it stays when that is
-    /// rolled back, but is in the way when that is unmounted.
+    /// Another filesystem, mounted somewhere below the other path's mount: a rollback of that does not
+    /// touch it, but it prevents unmounting that.
     Below,
+    /// Another filesystem that is not mounted below the other one.
     Apart,
 }
 
 impl Mounts {
-    /// Of our own namespace.
+    /// Reads the mounts of this process's namespace.
     pub fn read() -> Result<Mounts> {
         let bytes = std::fs::read("/proc/self/mountinfo")
             .context("cannot read the mounts from /proc/self/mountinfo")?;
         Self::parse(&bytes).context("cannot understand /proc/self/mountinfo")
     }
 
-    /// Mount points need not be UTF-8, hence bytes. A line that has not all its columns is refused.
+    /// Parses mountinfo, as bytes since mount points need not be UTF-8. A line without all its columns is
+    /// refused.
     pub fn parse(mountinfo: &[u8]) -> Result<Mounts> {
         let lines = mountinfo.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let parsed = lines.map(|line| {
             parse_line(line)
-                .with_context(|| format!("odd line {:?}", String::from_utf8_lossy(line)))
+                .with_context(|| format!("malformed line {:?}", String::from_utf8_lossy(line)))
         });
         parsed.collect::<Result<_>>().map(Mounts)
     }
@@ -79,7 +81,7 @@ impl Mounts {
         self.0.iter()
     }
 
-    /// The mount that an existing path is on; a symbolic link at its end is followed.
+    /// Returns the mount that an existing path is on; symbolic links are followed.
     pub fn on(&self, path: &Path) -> Result<&Mount> {
         let real = path
             .canonicalize()
@@ -93,13 +95,13 @@ impl Mounts {
         })
     }
 
-    /// The same for a path that may not be there yet: of the nearest folder above it that is.
+    /// Returns the mount of a path that may not exist yet: that of its nearest existing parent.
     pub fn on_nearest(&self, path: &Path) -> Result<&Mount> {
-        let there = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-        self.on(there)
+        let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+        self.on(existing)
     }
 
-    /// How the filesystem of `path` stands to that of `other`. Neither need be there yet.
+    /// Returns the relation of the filesystem of `path` to that of `other`; neither path needs to exist.
     pub fn relation(&self, path: &Path, other: &Path) -> Result<Relation> {
         let (ours, theirs) = (self.on_nearest(path)?, self.on_nearest(other)?);
         if ours.dev == theirs.dev {
@@ -109,7 +111,7 @@ impl Mounts {
         Ok(if above { Relation::Below } else { Relation::Apart })
     }
 
-    /// The mounts that a mount stands on, the nearest first. A namespace's first mount is its own
+    /// Returns the mounts above a mount, the nearest first. The root mount of a namespace is its own
     /// parent, or has one that is not shown.
     pub fn above<'a>(&'a self, mount: &'a Mount) -> impl Iterator<Item = &'a Mount> {
         let parent = |mount: &&'a Mount| {
@@ -120,7 +122,7 @@ impl Mounts {
 
     fn longest(&self, real: &Path) -> Option<&Mount> {
         let beneath = self.0.iter().filter(|mount| real.starts_with(&mount.mountpoint));
-        // `max_by_key` takes the last of equals: the mount that lies on top.
+        // `max_by_key` returns the last of equals: the mount on top.
         beneath.max_by_key(|mount| mount.mountpoint.components().count())
     }
 }
@@ -136,8 +138,8 @@ fn mount_id(path: &Path) -> Option<u64> {
     (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`; between the
-/// sixth column and ` - ` any number of optional ones.
+/// Parses `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`; between the
+/// sixth column and ` - ` there are any number of optional ones.
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = number(fields.next()?)?;
@@ -180,7 +182,7 @@ fn number(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// The kernel writes space, tab, newline, `\` and `#` as `\` and three octal digits.
+/// Decodes a field: the kernel writes space, tab, newline, `\` and `#` as `\` and three octal digits.
 fn unescape(field: &[u8]) -> OsString {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -208,7 +210,7 @@ mod tests {
     const SAMPLE: &[u8] = include_bytes!("mounts/mountinfo-sample.txt");
 
     #[test]
-    fn reads_a_real_one() {
+    fn parses_a_real_mountinfo() {
         let mounts = Mounts::parse(SAMPLE).unwrap();
         let find = |mountpoint: &str| {
             mounts.iter().find(|mount| mount.mountpoint == Path::new(mountpoint)).unwrap()
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_cut() {
+    fn truncated_lines_are_refused() {
         let line = b"36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw";
         assert!(parse_line(line).is_some());
         for end in 0..line.len() - 2 {
@@ -233,7 +235,10 @@ mod tests {
             assert!(whole.is_none(), "{end}: {whole:?}");
         }
         assert!(
-            Mounts::parse(b"36 35 98:0 / /mnt rw\n").unwrap_err().to_string().contains("odd line")
+            Mounts::parse(b"36 35 98:0 / /mnt rw\n")
+                .unwrap_err()
+                .to_string()
+                .contains("malformed line")
         );
     }
 

@@ -1,10 +1,8 @@
-//! Finding a program: PATH, then the folders that PATH lacks in a login without a shell (sbin above
-//! all).
+//! Finds programs in PATH, then in the folders that PATH often lacks in an ssh command (above all sbin).
 //!
-//! Invariants: what is found is an absolute path; empty and relative PATH entries are passed over,
-//! so that the current folder is never searched. Root runs nothing, and hands no folder on to what
-//! it runs, that another user could change. A program that is named by its absolute path is the
-//! choice of its user.
+//! Invariants: what is found is an absolute path; empty and relative PATH entries are skipped, so that
+//! the current folder is never searched. Root runs no program that another user could change, and passes
+//! no such folder on in PATH. A program that the user names by its absolute path is not checked.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -22,14 +20,14 @@ use crate::folder::{self, SafeFolder};
 const ALSO: [&str; 6] =
     ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"];
 
-/// The absolute path of `name`; else [`Missing`] with all the folders that were looked into, or
+/// Returns the absolute path of `name`; else [`Missing`] with all folders that were searched, or
 /// [`Unsafe`].
 pub fn find(name: &str) -> Result<PathBuf> {
     Ok(look(name)??)
 }
 
-/// The same for those who can do without it: what is unsafe is an error all the same, since
-/// somebody may wait for us to run it.
+/// Finds a program that the caller can do without. An unsafe one is still an error: somebody may have put
+/// it there for root to run.
 pub fn look(name: &str) -> Result<Result<PathBuf, Missing>, Unsafe> {
     look_in(name, search_path())
 }
@@ -45,7 +43,7 @@ fn look_in(name: &str, folders: Vec<PathBuf>) -> Result<Result<PathBuf, Missing>
     Ok(found)
 }
 
-/// PATH's absolute folders, then those of [`ALSO`] that are not among them.
+/// Returns PATH's absolute folders, then those of [`ALSO`] that are not among them.
 pub fn search_path() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = Vec::new();
@@ -57,8 +55,8 @@ pub fn search_path() -> Vec<PathBuf> {
     folders
 }
 
-/// The same as one value for a child's environment; for a child of root's without the folders that
-/// another user could change: it searches, too.
+/// Returns the value of PATH for commands. For commands of root it has no folder that another user could
+/// change, since these commands search it as well.
 pub(crate) fn search_path_value() -> OsString {
     static VALUE: OnceLock<OsString> = OnceLock::new();
     let value = || {
@@ -82,12 +80,12 @@ fn find_in(name: &str, folders: Vec<PathBuf>) -> Result<PathBuf, Missing> {
     found.ok_or_else(|| Missing { name: name.to_owned(), folders })
 }
 
-/// A file that we may run.
+/// Whether it is a file that this process may execute.
 fn is_program(path: &Path) -> bool {
     path.is_file() && accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }
 
-/// No such program.
+/// A program that was not found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
     pub name: String,
@@ -115,7 +113,7 @@ impl fmt::Display for Missing {
 
 impl std::error::Error for Missing {}
 
-/// Root is not to run it: another user could have put it there.
+/// A program that root must not run, since another user could have put it there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsafe {
     pub name: String,
@@ -148,7 +146,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn finds_what_is_there() {
+    fn finds_existing_programs() {
         assert!(find("sh").unwrap().is_absolute());
         assert_eq!(find("/bin/sh").unwrap(), Path::new("/bin/sh"));
         let path = search_path();
@@ -194,16 +192,16 @@ mod tests {
             let text = error.to_string();
             assert_eq!(crate::reason(&error.into()), Some("unsafe_program"));
             assert!(text.starts_with(&begin) && text.contains(words), "{text}");
-            assert!(text.contains("; take its folder out of PATH, or: ch"), "{text}");
+            assert!(text.contains("; remove its folder from PATH, or: ch"), "{text}");
         };
         refused(&theirs, "theirs belongs to uid 4301 (mode 0755)");
         refused(&shared, "shared can be written to by its group, gid 4302");
         assert!(find(&safe).unwrap().is_ok());
-        // What stands in no folder of PATH is nobody's trap, and a whole path is its user's choice.
+        // A program that is in no folder of PATH is only missing, and an absolute path is not checked.
         assert!(look_in("other", vec![theirs.clone()]).unwrap().is_err());
         let path = theirs.join("tool");
         assert_eq!(look_in(path.to_str().unwrap(), Vec::new()).unwrap().unwrap(), path);
-        // A link of root's to what is theirs, and a file of theirs.
+        // A link of root's to a program of the other user, and one of theirs in a safe folder.
         let linked = temp.path().join("linked");
         std::fs::create_dir(&linked).unwrap();
         std::os::unix::fs::symlink(theirs.join("tool"), linked.join("tool")).unwrap();
@@ -216,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn says_where_it_looked() {
+    fn the_error_names_the_searched_folders() {
         let error = look("no-such-tool-here").unwrap().unwrap_err();
         let text = error.to_string();
         assert_eq!(crate::reason(&error.into()), Some("program_missing"));

@@ -1,17 +1,17 @@
-//! From an error to its stable code.
+//! The stable code of an error.
 //!
-//! Invariant: a code, once released, keeps its meaning: playbooks compare it.
+//! Invariant: a released code keeps its meaning: playbooks compare it.
 
 use std::io::ErrorKind;
 
 use crate::{command, deadline, fence, folder, interrupt, lock, program, record, space, spot};
 
-/// The code of the first error in the chain that has one.
+/// Returns the code of the first error in the chain that has one.
 pub fn reason(error: &anyhow::Error) -> Option<&'static str> {
-    error.chain().find_map(of_one)
+    error.chain().find_map(code)
 }
 
-fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+fn code(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     if let Some(failed) = error.downcast_ref::<command::Failed>() {
         return Some(failed.reason());
     }

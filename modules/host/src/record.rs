@@ -1,14 +1,13 @@
-//! What has to be known after a kill -9: what had been begun ([`Intent`]), and which rollbacks are
-//! done ([`Done`]).
+//! Records that survive a kill -9: which change was begun ([`Intent`]), and which rollbacks are done
+//! ([`Done`]).
 //!
-//! Invariants: an intent is on the disk before the first change and stays until the change is
-//! finished or taken back; a note is on the disk when `note` returns, so write it before the step
-//! that it is about; a record that cannot be read is an error, never "nothing was begun". Order at
-//! the end of a rollback: `Done::record`, then `Intent::finish`; killed between them, the next run
-//! finds both.
+//! Invariants: an intent is on the disk before the first change and stays until the change is finished
+//! or reverted; a note is on the disk when `note` returns, so write it before its step; an unreadable
+//! record is an error, never "nothing was begun". Order at the end of a rollback: `Done::record`, then
+//! `Intent::finish`; after a kill between them the next run finds both.
 //!
-//! The folder is the target's state folder ([`crate::folder::SafeFolder`]), outside of what is
-//! rolled back; the caller holds the task's lock.
+//! The folder is the target's state folder ([`crate::folder::SafeFolder`]), which no rollback touches;
+//! the caller holds the task's lock.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -25,15 +24,15 @@ use crate::clock::{self, Utc};
 use crate::lock::Lock;
 use crate::missing::read_in;
 
-/// How many rollbacks are remembered at least.
+/// How many rollbacks are kept on record at least.
 pub const DONE_KEPT: usize = 200;
-/// Pruned only from here on, so that the file is not rewritten each time.
+/// How many records the file may have before it is pruned: so it is not rewritten each time.
 const DONE_MOST: usize = 250;
 const DONE_LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A change that was begun. Dropping it leaves it on the disk, for the next run.
+/// The record of a change that was begun. Dropping it keeps the file, for the next run.
 #[derive(Debug)]
-#[must_use = "an intent must be finished once its change is done or taken back"]
+#[must_use = "an intent must be finished once its change is done or reverted"]
 pub struct Intent {
     task: String,
     path: PathBuf,
@@ -52,30 +51,30 @@ pub struct Note {
     pub value: Value,
 }
 
-/// What an earlier run had begun and not finished.
+/// A change that an earlier run began and did not finish.
 #[derive(Debug)]
 pub struct Found<V> {
     pub since: Utc,
     pub value: V,
     /// In the order in which they were written.
     pub notes: Vec<Note>,
-    /// To note further steps, and to finish it.
+    /// For further notes, and to finish it.
     pub intent: Intent,
 }
 
 impl<V> Found<V> {
-    /// The last note with this key.
+    /// Returns the last note with this key.
     pub fn note(&self, key: &str) -> Option<&Value> {
         self.notes.iter().rev().find(|note| note.key == key).map(|note| &note.value)
     }
 }
 
 impl Intent {
-    /// Writes down what is about to be changed. Refused ([`Unfinished`]) while an earlier intent of
-    /// the task stands.
+    /// Records what is about to be changed. Refused ([`Unfinished`]) while there is an earlier intent of
+    /// the task.
     pub fn begin(dir: &Path, task: &str, value: &impl Serialize) -> Result<Intent> {
         let value = serde_json::to_value(value)
-            .with_context(|| format!("cannot write down the intent of {task}"))?;
+            .with_context(|| format!("cannot record the intent of {task}"))?;
         Self::begin_value(dir, task, value)
     }
 
@@ -88,23 +87,23 @@ impl Intent {
         match write_new(&path, line.as_bytes(), 0o600) {
             Ok(()) => Ok(Intent { task: task.to_owned(), path }),
             Err(error) if exists(&error) => Err(Unfinished { task: task.to_owned(), path }.into()),
-            Err(error) => Err(error.context(format!("cannot write down the intent of {task}"))),
+            Err(error) => Err(error.context(format!("cannot record the intent of {task}"))),
         }
     }
 
-    /// Adds what cannot be observed again: a parked name, a pause, a lock of ours.
+    /// Adds a fact that a later run cannot observe: a parked name, a pause, a lock.
     pub fn note(&self, key: &str, value: &impl Serialize) -> Result<()> {
         let note = Note { key: key.to_owned(), value: serde_json::to_value(value)? };
         // Not recreated when somebody has removed it: the intent itself would be missing.
         ensure!(
             self.path.exists(),
-            "cannot note {key}: the intent {} is gone",
+            "cannot note {key}: somebody has removed the intent {}",
             self.path.display()
         );
         append_line(&self.path, serde_json::to_string(&note)?.as_bytes()).map(drop)
     }
 
-    /// The change is done, or taken back.
+    /// Removes the record: the change is done or reverted.
     pub fn finish(self) -> Result<()> {
         let done = std::fs::remove_file(&self.path)
             .with_context(|| format!("cannot remove the intent {}", self.path.display()));
@@ -115,14 +114,14 @@ impl Intent {
         &self.task
     }
 
-    /// What an earlier run of this task had begun and not finished.
+    /// Reads what an earlier run of this task began and did not finish.
     pub fn unfinished<V: DeserializeOwned>(dir: &Path, task: &str) -> Result<Option<Found<V>>> {
         let Some(found) = Self::unfinished_value(dir, task)? else {
             return Ok(None);
         };
         let Found { since, value, notes, intent } = found;
         let value = serde_json::from_value(value).with_context(|| {
-            format!("cannot understand the intent {} (of another version?)", intent.path.display())
+            format!("cannot read the intent {} (of another version?)", intent.path.display())
         })?;
         Ok(Some(Found { since, value, notes, intent }))
     }
@@ -139,7 +138,7 @@ impl Intent {
             Ok((begun, lines.map(serde_json::from_slice).collect::<Result<_, _>>()?))
         };
         let (Begun { task: of, since, value }, notes) = parsed().with_context(|| {
-            format!("cannot read the intent {}: find out what {task} was doing, put that right by hand, then remove the file", path.display())
+            format!("cannot read the intent {}: find out what {task} was doing, repair that by hand, then remove the file", path.display())
         })?;
         ensure!(
             of == task,
@@ -150,7 +149,7 @@ impl Intent {
     }
 }
 
-/// An intent stands in the way of a new one.
+/// An earlier intent of the task, which prevents a new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
     pub task: String,
@@ -161,7 +160,7 @@ impl fmt::Display for Unfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "cannot begin {}: an earlier run did not finish (see {}); finish it or take it back first",
+            "cannot begin {}: an earlier run did not finish (see {}); finish or revert it first",
             self.task,
             self.path.display()
         )
@@ -170,7 +169,7 @@ impl fmt::Display for Unfinished {
 
 impl std::error::Error for Unfinished {}
 
-/// Rollbacks that are done: the same id again is no second rollback.
+/// The record of a finished rollback, so that the same id is not rolled back twice.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Done {
     /// The deploy id of the run that rolled back, or the plan id that was confirmed.
@@ -180,13 +179,13 @@ pub struct Done {
 }
 
 impl Done {
-    /// The record of this rollback, when it is done.
+    /// Finds the record of a rollback.
     pub fn recorded(dir: &Path, rollback_id: &str) -> Result<Option<Done>> {
         Ok(Self::all(dir)?.into_iter().rfind(|done| done.rollback_id == rollback_id))
     }
 
-    /// Remembers that it is done, and what came of it. The oldest are forgotten, the newest
-    /// [`DONE_KEPT`] never.
+    /// Records that a rollback is done, and its result. Old records are pruned, never the newest
+    /// [`DONE_KEPT`].
     pub fn record(dir: &Path, rollback_id: &str, value: &impl Serialize) -> Result<()> {
         let (path, at) = (dir.join(DONE_FILE), clock::now());
         let done =
@@ -208,7 +207,7 @@ impl Done {
         Ok(())
     }
 
-    /// All that are remembered, oldest first.
+    /// Reads all records, the oldest first.
     pub fn all(dir: &Path) -> Result<Vec<Done>> {
         let path = dir.join(DONE_FILE);
         let content = read_in(dir, &path)
@@ -238,7 +237,9 @@ const DONE_LOCK: &str = "rollbacks.lock";
 fn path_of(dir: &Path, task: &str) -> Result<PathBuf> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if task.is_empty() || task.len() > 100 || !task.chars().all(plain) {
-        bail!("{task:?} is no name for a task: letters, digits, \"_\", \"-\" and \".\" only");
+        bail!(
+            "{task:?} is not a valid name of a task: only letters, digits, \"_\", \"-\" and \".\""
+        );
     }
     Ok(dir.join(format!("intent.{task}")))
 }

@@ -1,9 +1,9 @@
-//! Files that another user could have made: opened without waiting for anybody.
+//! Opens files that another user could have made, without ever blocking.
 //!
-//! Invariants: nothing but a regular file is ever really opened (it is looked at by O_PATH first), so
-//! no pipe keeps us waiting and no device is set off; a lease that the file's owner holds is an error
-//! ([`ErrorKind::WouldBlock`]), and the owner is asked to give it up; what is read into memory has a
-//! bound.
+//! Invariants: nothing but a regular file is opened for reading (its kind is checked by O_PATH first),
+//! so no pipe blocks and no device is triggered; a lease that the owner of the file holds is an error
+//! ([`ErrorKind::WouldBlock`]), and the kernel asks the owner to give it up; what is read into memory is
+//! bounded.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -15,14 +15,14 @@ use rustix::io::Errno;
 
 use crate::meta::{Kind, Meta};
 
-/// What to do where the path itself is a symbolic link.
+/// What to do if the path itself is a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
     Refuse,
     Follow,
 }
 
-/// A regular file, for reading.
+/// Opens a regular file for reading.
 pub fn open(path: &Path, links: Links) -> io::Result<File> {
     let mut flags = OFlags::PATH | OFlags::CLOEXEC;
     if links == Links::Refuse {
@@ -31,9 +31,9 @@ pub fn open(path: &Path, links: Links) -> io::Result<File> {
     open_held(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
 }
 
-/// What is held by O_PATH, for reading, if it is a regular file.
+/// Opens for reading what is held by O_PATH, if it is a regular file.
 pub fn open_held(held: impl AsFd) -> io::Result<File> {
-    judge(&held)?;
+    check_is_regular(&held)?;
     let path = format!("/proc/self/fd/{}", held.as_fd().as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
@@ -45,16 +45,16 @@ pub fn open_held(held: impl AsFd) -> io::Result<File> {
     }
 }
 
-/// A file that was opened without waiting, if it is a regular one.
-pub(crate) fn only(file: File) -> io::Result<File> {
-    judge(&file).map(|()| file)
+/// Returns a file that was opened without blocking, if it is a regular one.
+pub(crate) fn require_regular(file: File) -> io::Result<File> {
+    check_is_regular(&file).map(|()| file)
 }
 
 pub(crate) fn is_link() -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, "it is a symbolic link; give the real path")
 }
 
-fn judge(held: impl AsFd) -> io::Result<()> {
+fn check_is_regular(held: impl AsFd) -> io::Result<()> {
     match Meta::read(held)?.kind {
         Kind::File => Ok(()),
         Kind::Link => Err(is_link()),
@@ -62,14 +62,14 @@ fn judge(held: impl AsFd) -> io::Result<()> {
     }
 }
 
-/// The content of a regular file of at most that many bytes.
+/// Reads a regular file; an error if it has more than `most` bytes.
 pub fn read(path: &Path, links: Links, most: u64) -> io::Result<Vec<u8>> {
     let file = open(path, links)?;
     let longer = || {
         let why = format!("it is longer than {}", crate::space::human(most));
         io::Error::new(ErrorKind::FileTooLarge, why)
     };
-    // A file of holes is told by its length before anything is read.
+    // The length is checked first: a sparse file may be huge.
     if file.metadata()?.len() > most {
         return Err(longer());
     }
@@ -88,7 +88,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn only_regular_files_and_no_longer_than_they_may_be() {
+    fn only_regular_files_up_to_the_limit_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         fs::write(at("file"), "12345").unwrap();

@@ -1,11 +1,12 @@
-//! Room that is kept for the way back: on a full disk a flip back, a restore and the record of a
-//! deploy need a few small files, and nobody has the time to make room first.
+//! Disk space that is reserved for rollbacks: on a full disk a flip back, a restore and the record of a
+//! deploy need a few small files, and there is no time to free space first.
 //!
-//! A state folder keeps a file that is really allocated ([`SafeFolder::keep_reserve`](crate::folder::SafeFolder::keep_reserve)). What goes back, or closes what was
-//! begun, says so ([`open`]); from then on a write of [`crate::atomic`] that finds the disk full takes
-//! a piece of the reserve for it and tries again. Invariants: what goes forward never uses it, so a
-//! deploy on a full disk is refused before it has changed anything; a reserve that cannot be kept is
-//! no error; it is made whole by the next run that finds room.
+//! A state folder has a file of allocated blocks
+//! ([`SafeFolder::keep_reserve`](crate::folder::SafeFolder::keep_reserve)). A run that rolls back, or
+//! closes what was begun, calls [`open`]; from then on a write of [`crate::atomic`] that finds the disk
+//! full frees a piece of the reserve and tries again. Invariants: a deploy never uses the reserve, so on
+//! a full disk it is refused before it has changed anything; a reserve that cannot be made is no error;
+//! the next run that finds room makes it complete again.
 
 use std::fs::File;
 use std::io::Write;
@@ -23,38 +24,38 @@ use crate::space::{self, Space};
 /// The file in a state folder.
 pub const FILE: &str = ".reserve";
 pub const SIZE: u64 = 256 << 10;
-/// Freed at once. Not all of it: on a full disk others write, too, and take what is free.
+/// How much is freed at a time. Not all of it, since other processes on a full disk take what is free.
 const PIECE: u64 = 64 << 10;
-/// So much must be free besides: it must not be what fills the disk.
-const BESIDES: u64 = 3 * SIZE;
+/// How much must be free in addition: the reserve must not be what fills the disk.
+const SPARE: u64 = 3 * SIZE;
 
 const NO_LINK: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits() as i32;
 
 static OPEN: AtomicBool = AtomicBool::new(false);
-static KEPT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+static RESERVES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Keeps a reserve in a state folder, where there is room for it, and remembers it for this run.
-pub(crate) fn keep(folder: &Path) {
+/// Makes the reserve of a state folder if there is room for it, and remembers it for this run.
+pub(crate) fn ensure(folder: &Path) {
     let path = folder.join(FILE);
-    // It is a precaution: a run that could do its work does not fail for it.
+    // The reserve is a precaution: a run does not fail because of it.
     let _ = fill(&path, folder);
-    let mut kept = kept();
+    let mut kept = reserves();
     if !kept.contains(&path) {
         kept.push(path);
     }
 }
 
-/// From here on this run may use what is kept: it goes back, or closes what was begun.
+/// Allows this run to use the reserve from now on: it rolls back, or closes what was begun.
 pub fn open() {
     OPEN.store(true, Ordering::Relaxed);
 }
 
-/// Tries a write at `path`, and again with a piece of a reserve of the same filesystem as long as the
-/// disk is full and there is one. After an error the attempt must have left nothing.
+/// Calls `attempt`, a write at `path`. While the disk is full, frees a piece of a reserve on the same
+/// filesystem and tries again. A failed attempt must leave nothing behind.
 pub(crate) fn writing<T>(path: &Path, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match attempt() {
-            Err(error) if space::is_full(&error) => match spend_at(path) {
+            Err(error) if space::is_full(&error) => match free_piece_near(path) {
                 Ok(true) => {}
                 Ok(false) => return Err(error),
                 Err(also) => return Err(error.context(format!("{also:#}"))),
@@ -64,14 +65,14 @@ pub(crate) fn writing<T>(path: &Path, mut attempt: impl FnMut() -> Result<T>) ->
     }
 }
 
-fn kept() -> MutexGuard<'static, Vec<PathBuf>> {
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+fn reserves() -> MutexGuard<'static, Vec<PathBuf>> {
+    RESERVES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn fill(path: &Path, folder: &Path) -> Result<()> {
     let found = none_if_missing(path.symlink_metadata())?;
     let has = found.map_or(0, |found| found.len().min(found.blocks().saturating_mul(512)));
-    if has >= SIZE || Space::free(folder)?.bytes < SIZE - has + BESIDES {
+    if has >= SIZE || Space::free(folder)?.bytes < SIZE - has + SPARE {
         return Ok(());
     }
     let mut file = File::options()
@@ -83,13 +84,13 @@ fn fill(path: &Path, folder: &Path) -> Result<()> {
         .open(path)?;
     let written = file.write_all(&noise()).and_then(|()| file.sync_all());
     if written.is_err() {
-        // The disk has become full: what is half a reserve is all of what is missing now.
+        // The disk has become full meanwhile: give back what was taken.
         std::fs::remove_file(path)?;
     }
     Ok(written?)
 }
 
-/// What no filesystem stores in less room than it has: some leave zeros out, some compress.
+/// Returns bytes that take their full size on any filesystem: some skip zeros, some compress.
 fn noise() -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
@@ -102,17 +103,17 @@ fn noise() -> Vec<u8> {
     (0..SIZE / 8).flat_map(|_| next()).collect()
 }
 
-/// Frees a piece of a reserve on the filesystem of that path; whether there was one.
-fn spend_at(path: &Path) -> Result<bool> {
+/// Frees a piece of a reserve on the filesystem of that path; false if there is none.
+fn free_piece_near(path: &Path) -> Result<bool> {
     if !OPEN.load(Ordering::Relaxed) {
         return Ok(false);
     }
     let folder = path.parent().unwrap_or(Path::new("/"));
     let device = folder.metadata().map(|metadata| metadata.dev()).ok();
-    for reserve in kept().iter() {
+    for reserve in reserves().iter() {
         let Ok(metadata) = reserve.symlink_metadata() else { continue };
         if Some(metadata.dev()) == device && metadata.is_file() {
-            spend(reserve, metadata.len())
+            free_piece(reserve, metadata.len())
                 .with_context(|| format!("cannot use the reserve {}", reserve.display()))?;
             return Ok(true);
         }
@@ -120,13 +121,13 @@ fn spend_at(path: &Path) -> Result<bool> {
     Ok(false)
 }
 
-fn spend(reserve: &Path, length: u64) -> Result<()> {
+fn free_piece(reserve: &Path, length: u64) -> Result<()> {
     let file = File::options().write(true).custom_flags(NO_LINK).open(reserve)?;
     match length.saturating_sub(PIECE) {
-        // With it goes an inode, where those have run out.
+        // Removing the file also frees an inode, in case these have run out.
         0 => std::fs::remove_file(reserve)?,
-        left => file.set_len(left)?,
+        remaining => file.set_len(remaining)?,
     }
-    // Of the whole filesystem: some free what is given up only when all of it is on the disk.
+    // The whole filesystem is synced: some free blocks only then.
     Ok(syncfs(&file)?)
 }

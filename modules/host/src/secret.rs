@@ -1,15 +1,15 @@
-//! What is a secret among values that have names (variables of an environment, headers), and in URLs.
+//! Recognises secrets among named values (environment variables, headers) and in URLs.
 //!
-//! Not all of them are: replacing a plain `PGUSER: app` in what is printed would destroy it. The collection's
-//! `plugin_utils/censor.py` says the same on the controller.
+//! Not every value is a secret: censoring a plain `PGUSER: app` would make output unreadable. The collection's
+//! `plugin_utils/censor.py` follows the same rules on the controller.
 
 use std::borrow::Cow;
 
-/// What stands in place of a secret.
+/// The text that replaces a secret.
 pub(crate) const STARS: &str = "********";
 
-/// Inside of a text a secret is replaced from so many characters. Shorter ones stand in too many
-/// words: replacing "a" destroys every sentence, and tells that it is "a".
+/// The number of characters from which a secret is replaced inside of a text. Shorter ones occur in too
+/// many words: replacing "a" would destroy every sentence, and reveal that it is "a".
 pub const SHORTEST_INSIDE: usize = 6;
 
 const PARTS: [&str; 11] = [
@@ -27,11 +27,12 @@ const PARTS: [&str; 11] = [
 ];
 const WORDS: [&str; 3] = ["key", "pass", "auth"];
 
-/// Whether a value is a secret by its name: `PGPASSWORD`, `X-Api-Key`, `accessToken`; `KEYBOARD` is not.
+/// Whether a name says that its value is a secret: `PGPASSWORD`, `X-Api-Key` and `accessToken` do,
+/// `KEYBOARD` does not.
 pub fn is_named(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     PARTS.iter().any(|part| lower.contains(part))
-        || words(name).any(|word| WORDS.iter().any(|known| word.eq_ignore_ascii_case(known)))
+        || words(name).any(|word| WORDS.iter().any(|secret| word.eq_ignore_ascii_case(secret)))
 }
 
 fn words(name: &str) -> impl Iterator<Item = &str> {
@@ -49,11 +50,11 @@ fn words(name: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The password of a text that is a URL as a whole.
+/// Returns the password of a text that is a URL.
 pub fn password_of_url(text: &str) -> Option<&str> {
     let (scheme, rest) = text.trim().split_once("://")?;
-    let known = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
-    if scheme.is_empty() || !scheme.chars().all(known) {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    if scheme.is_empty() || !scheme.chars().all(allowed) {
         return None;
     }
     let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
@@ -61,7 +62,7 @@ pub fn password_of_url(text: &str) -> Option<&str> {
     login.split_once(':').map(|(_, password)| password).filter(|password| !password.is_empty())
 }
 
-/// A text, with the passwords of all URLs in it replaced.
+/// Replaces the passwords of all URLs in a text.
 pub fn without_url_passwords(text: &str) -> Cow<'_, str> {
     let ends = |c: char| c.is_whitespace() || "/?#\"'`<>".contains(c);
     let mut shown = String::new();
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell() {
+    fn secrets_are_recognised_by_their_names() {
         for name in [
             "PGPASSWORD",
             "Authorization",

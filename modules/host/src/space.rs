@@ -1,7 +1,7 @@
-//! Is there room? Free bytes and inodes of the filesystem that a path is on.
+//! Free bytes and inodes of the filesystem that a path is on.
 //!
-//! Invariant: what only root may use (the reserved blocks of ext4) does not count as free: it keeps
-//! a machine alive whose disk is full.
+//! Invariant: blocks that only root may use (the reserved blocks of ext4) do not count as free: they
+//! keep a machine with a full disk alive.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -12,14 +12,14 @@ use rustix::fs::statvfs;
 
 use crate::mounts::Mounts;
 
-/// Whether an error says that there is no room, on the disk or in a quota.
+/// Whether an error says that the disk or a quota is full.
 pub(crate) fn is_full(error: &anyhow::Error) -> bool {
     let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
     error.chain().filter_map(kind_of).any(|kind| full.contains(&kind))
 }
 
-/// Which error of the system it is. By kind, not by number: one that tempfile has put a path into has no
-/// number any more.
+/// Returns the kind of a system error. Not its number: an error that tempfile has added a path to has
+/// none.
 pub(crate) fn kind_of(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
     if let Some(errno) = error.downcast_ref::<rustix::io::Errno>() {
         return Some(errno.kind());
@@ -38,15 +38,16 @@ pub struct Space {
 }
 
 impl Space {
-    /// Free on the filesystem of an existing path.
+    /// Reads what is free on the filesystem of an existing path.
     pub fn free(path: &Path) -> Result<Space> {
-        let stat = statvfs(path)
-            .with_context(|| format!("cannot tell how much is free on {}", path.display()))?;
+        let stat = statvfs(path).with_context(|| {
+            format!("cannot find out how much space is free on {}", path.display())
+        })?;
         let inodes = (stat.f_files > 0).then_some(stat.f_favail);
         Ok(Space { bytes: stat.f_bavail.saturating_mul(stat.f_frsize), inodes })
     }
 
-    /// Refuses ([`NoSpace`]) unless so much is free. `what` begins the sentence: "the backup of
+    /// Fails with [`NoSpace`] unless this much is free. `what` begins the message: "the backup of
     /// shop-prod".
     pub fn require(what: &str, path: &Path, needed: Space) -> Result<()> {
         let free = Self::free(path)?;
@@ -56,7 +57,7 @@ impl Space {
         if needed.bytes <= free.bytes && enough(free.inodes, needed.inodes) {
             return Ok(());
         }
-        // In a chroot the mount may be out of sight; what is free is known all the same.
+        // In a chroot the mount may not be visible; what is free is known nevertheless.
         let mountpoint = Mounts::read()?.on(path).ok().map(|mount| mount.mountpoint.clone());
         Err(NoSpace { what: what.to_owned(), path: path.to_owned(), mountpoint, needed, free }
             .into())
@@ -85,7 +86,7 @@ impl fmt::Display for NoSpace {
         };
         write!(
             f,
-            "{} needs {needed}, {free} free on {path}{}; make room, or use another place",
+            "{} needs {needed}, but only {free} is free on {path}{}; free some space, or use another folder",
             self.what,
             at.unwrap_or_default()
         )
@@ -94,7 +95,7 @@ impl fmt::Display for NoSpace {
 
 impl std::error::Error for NoSpace {}
 
-/// `0 B`, `1023 B`, `1.5 KiB`, `3.2 GiB`.
+/// Formats a size: `0 B`, `1023 B`, `1.5 KiB`, `3.2 GiB`.
 pub fn human(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
@@ -142,7 +143,7 @@ mod tests {
         let text = error.to_string();
         assert!(
             text.starts_with("a test needs 1.0 EiB, ")
-                && text.contains("free on / (mounted at /); make room"),
+                && text.contains("is free on / (mounted at /); free some space"),
             "{text}"
         );
         assert_eq!(crate::reason(&error), Some("no_space"));

@@ -1,8 +1,8 @@
-//! A name in a folder that is held ([`crate::beneath`]), with the path that messages name: looking at it,
-//! renaming it, and exchanging it for another.
+//! A name in a folder that is held open ([`crate::beneath`]), with its path for messages: to identify what
+//! has the name, to rename it, and to exchange two names.
 //!
-//! Invariant: the folder is reached without following any link, so that nobody who owns a part of the
-//! path can lead a rename elsewhere.
+//! Invariant: the folder is opened without following any link, so that whoever owns a part of the path
+//! cannot lead a rename elsewhere.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -22,16 +22,16 @@ pub struct Spot {
 }
 
 impl Spot {
-    /// `path` must be absolute and lead through no link.
+    /// Opens the parent folder of `path`, which must be absolute and contain no link.
     pub fn of(path: &Path) -> Result<Spot> {
         Spot::find(path)?
-            .with_context(|| format!("the folder around {} is missing", path.display()))
+            .with_context(|| format!("the parent folder of {} is missing", path.display()))
     }
 
-    /// None when a folder above it is missing.
+    /// Opens the parent folder of `path`; `None` if it is missing.
     pub fn find(path: &Path) -> Result<Option<Spot>> {
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
-            bail!("{} has no folder around it", path.display());
+            bail!("{} has no parent folder", path.display());
         };
         let opened = none_if_missing(Dir::open(above))
             .with_context(|| format!("opening {} without following links", above.display()))?;
@@ -42,13 +42,13 @@ impl Spot {
         &self.path
     }
 
-    /// What stands there; None when nothing does.
+    /// Identifies what has the name; `None` if nothing has it.
     pub fn identity(&self) -> Result<Option<Identity>> {
         let seen = self.dir.identity(&self.name);
         seen.with_context(|| format!("looking at {}", self.path.display()))
     }
 
-    /// To another name, which must be free.
+    /// Renames it to a name that must not exist yet.
     pub fn rename(&self, to: &Spot) -> Result<()> {
         self.dir.rename(&self.name, &to.dir, &to.name).with_context(|| {
             format!("renaming {} to {}", self.path.display(), to.path.display())
@@ -56,14 +56,14 @@ impl Spot {
         self.sync(to)
     }
 
-    /// Each takes the place of the other, in one call of the kernel; both must be there.
+    /// Exchanges two names in one system call; both must exist.
     pub fn exchange(&self, other: &Spot) -> Result<()> {
         let done = self.dir.exchange(&self.name, &other.dir, &other.name);
         done.map_err(|error| CannotExchange::of(&self.path, &other.path, error))?;
         self.sync(other)
     }
 
-    /// A new and empty folder of this name, 0700; one that is there is an error.
+    /// Makes a new and empty folder with mode 0700; it is an error if the name exists.
     pub fn make_folder(&self) -> Result<Dir> {
         let made = self.dir.make_folder(&self.name, 0o700);
         made.with_context(|| format!("making {}", self.path.display()))?;
@@ -76,12 +76,12 @@ impl Spot {
         opened.with_context(|| format!("opening {}", self.path.display()))
     }
 
-    /// Removes a folder of this name if it is empty. Whatever else is there stays.
+    /// Removes a folder of this name if it is empty, and nothing else.
     pub fn remove_if_empty(&self) {
         let _ = self.dir.remove_folder(&self.name);
     }
 
-    /// With all that is in it. Gone already is fine.
+    /// Removes it with everything in it. Nothing there is no error.
     pub fn remove_all(&self) -> Result<()> {
         let removed = self.dir.remove_all(&self.name);
         removed.with_context(|| format!("removing {}", self.path.display()))
@@ -92,11 +92,11 @@ impl Spot {
     }
 }
 
-/// Tries an exchange with two new and empty folders of these names, which are gone afterwards.
+/// Tries an exchange with two new and empty folders of these names, and removes them afterwards.
 pub fn try_exchange(one: &Path, other: &Path) -> Result<()> {
     let both = [Spot::of(one)?, Spot::of(other)?];
     for spot in &both {
-        // Of a run that was killed while it tried.
+        // A run may have been killed while it tried.
         spot.remove_if_empty();
         spot.make_folder()?;
     }
@@ -106,20 +106,21 @@ pub fn try_exchange(one: &Path, other: &Path) -> Result<()> {
     done
 }
 
-/// Why two names cannot be exchanged, and what to do.
+/// The reason why two names cannot be exchanged, and what to do.
 #[derive(Debug)]
 pub struct CannotExchange(String);
 
 impl CannotExchange {
     fn of(one: &Path, other: &Path, error: Errno) -> CannotExchange {
-        let both = format!("{} and {} cannot be exchanged at once", one.display(), other.display());
+        let both =
+            format!("{} and {} cannot be exchanged in one step", one.display(), other.display());
         CannotExchange(match error {
             Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP => format!(
-                "{both}: the file system does not know how (renameat2 with RENAME_EXCHANGE); move the data to ext4, \
+                "{both}: the file system does not support it (renameat2 with RENAME_EXCHANGE); move the data to ext4, \
                  xfs, btrfs, tmpfs, f2fs, or OpenZFS 2.2 or newer"
             ),
             Errno::XDEV => format!(
-                "{both}: they lie on two file systems, or in a lower layer of an overlay; move the data to a plain \
+                "{both}: they are on two file systems, or in a lower layer of an overlay; move the data to a plain \
                  folder of one file system"
             ),
             Errno::BUSY => format!(
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_keeps_both_and_tells_which_is_which() {
+    fn an_exchange_keeps_both_and_their_identities() {
         let (_temp, root) = root();
         fs::create_dir(root.join("folder")).unwrap();
         fs::write(root.join("file"), "x").unwrap();
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn trying_leaves_nothing_behind() {
+    fn trying_an_exchange_leaves_no_files() {
         let (_temp, root) = root();
         fs::create_dir(root.join("one")).unwrap();
         try_exchange(&root.join("one"), &root.join("other")).unwrap();
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_made_and_never_taken() {
+    fn only_new_folders_are_made() {
         let (_temp, root) = root();
         let spot = Spot::of(&root.join("new")).unwrap();
         spot.make_folder().unwrap();

@@ -1,10 +1,9 @@
-//! Reading a tree that somebody else owns (a container's volume), by descriptor.
+//! Reads a tree that another user owns (a container's volume), by descriptors.
 //!
-//! The owner may rename, swap and delete while we read, and put symbolic links anywhere.
-//! Invariants: nothing outside of the root is ever opened or looked at ([`crate::beneath`]); a
-//! file that is opened is the very file that was looked at; no device or pipe is opened, so none
-//! can block us or be set off, and no owner's lease is waited for. Two descriptors are open, and no
-//! call nests, however deep the tree is.
+//! The owner may rename, swap and delete meanwhile, and put symbolic links anywhere. Invariants: nothing
+//! outside of the root is ever opened or looked at ([`crate::beneath`]); a file that is opened is the very
+//! file that was looked at; no device or pipe is opened, so none can block or be triggered, and no lease is
+//! waited for. Only two descriptors are open, and no call is recursive, however deep the tree is.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -31,7 +30,7 @@ pub struct Entry {
     pub meta: Meta,
 }
 
-/// An entry that could not be read. It is for the caller to say whether that is fatal.
+/// An entry that could not be read. The caller decides whether that is fatal.
 #[derive(Debug)]
 pub struct Missed {
     pub path: PathBuf,
@@ -40,13 +39,13 @@ pub struct Missed {
 
 #[derive(Debug)]
 pub enum Cause {
-    /// Gone since its folder was read.
+    /// It was removed after its folder was read.
     Vanished,
-    /// Something else stands in its place now.
+    /// It was replaced by something else.
     Swapped,
-    /// A mount, where mounts are not crossed.
+    /// It is a mount point, and mounts are not crossed.
     OtherFilesystem,
-    /// Its owner holds a lease on it, and was asked to give it up.
+    /// Its owner holds a lease on it, and the kernel has asked the owner to give it up.
     Leased(io::Error),
     Io(io::Error),
 }
@@ -55,7 +54,7 @@ impl fmt::Display for Missed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot read {}: ", self.path.display())?;
         match &self.cause {
-            Cause::Vanished => f.write_str("it is gone"),
+            Cause::Vanished => f.write_str("it was removed meanwhile"),
             Cause::Swapped => f.write_str("it was replaced by something else meanwhile"),
             Cause::OtherFilesystem => f.write_str("another filesystem is mounted there"),
             Cause::Leased(error) | Cause::Io(error) => error.fmt(f),
@@ -82,7 +81,7 @@ fn missed(path: &Path, errno: Errno) -> Missed {
     Missed { path: path.to_owned(), cause }
 }
 
-/// A tree to be read.
+/// A tree that can be read.
 #[derive(Debug)]
 pub struct Tree {
     root: Dir,
@@ -91,9 +90,9 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The root itself is opened by its path, which must be safe up to here
-    /// ([`crate::folder::SafeFolder`]), or come from the owner's own manager (docker says where its
-    /// volume is); a symbolic link as last component is refused.
+    /// Opens the root by its path, which must be safe ([`crate::folder::SafeFolder`]) or come from the
+    /// program that manages it (docker says where its volume is). A symbolic link as last component is
+    /// refused.
     pub fn open(root: &Path, mounts: Mounts) -> Result<Tree> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let what = || format!("cannot open the tree {}", root.display());
@@ -103,50 +102,50 @@ impl Tree {
         Self::at(Dir::of(fd), mounts).with_context(what)
     }
 
-    /// Of a folder that is held already.
+    /// Reads the tree of a folder that is held already.
     pub fn at(root: Dir, mounts: Mounts) -> Result<Tree> {
         let meta = Meta::read(&root)?;
         Ok(Tree { root, meta, mounts })
     }
 
-    /// Of the root.
+    /// Returns the metadata of the root.
     pub fn meta(&self) -> &Meta {
         &self.meta
     }
 
-    /// All entries below the root, each folder before what is in it, otherwise in no order.
+    /// Yields all entries below the root, each folder before its content, otherwise in no order.
     pub fn walk(&self) -> Walk<'_> {
         Walk { tree: self, current: None, pending: vec![(PathBuf::new(), self.meta)] }
     }
 
-    /// All entries below the root in the order of [`order`].
+    /// Yields all entries below the root in the order of [`order`].
     pub fn sorted(&self) -> Sorted<'_> {
         Sorted::new(self)
     }
 
-    /// A folder by its path (empty: the root itself), for looking into it and for making entries in it.
+    /// Opens a folder by its path (empty: the root itself), to look into it and to make entries in it.
     pub fn folder(&self, path: &Path) -> Result<Dir, Missed> {
         self.root.below(path, self.mounts).map_err(|errno| missed(path, errno))
     }
 
-    /// One entry by its path.
+    /// Looks at an entry by its path.
     pub fn entry(&self, path: &Path) -> Result<Entry, Missed> {
         Ok(self.look(path)?.1)
     }
 
-    /// One entry by its path, held by O_PATH, whatever becomes of the path.
+    /// Looks at an entry by its path, and holds it by O_PATH, whatever happens to the path.
     pub fn look(&self, path: &Path) -> Result<(OwnedFd, Entry), Missed> {
         let fd = self.resolve(path, OFlags::PATH)?;
         let stat = rustix::fs::fstat(&fd).map_err(|errno| missed(path, errno))?;
         Ok((fd, Entry { path: path.to_owned(), meta: Meta::of(&stat) }))
     }
 
-    /// The regular file, for reading: the very one that was looked at.
+    /// Opens the very regular file that was looked at, for reading.
     pub fn open_file(&self, entry: &Entry) -> Result<File, Missed> {
         Self::open_held(&self.hold(entry)?, entry)
     }
 
-    /// A regular file that is held already, for reading.
+    /// Opens a regular file that is held already, for reading.
     pub fn open_held(held: &OwnedFd, entry: &Entry) -> Result<File, Missed> {
         regular::open_held(held).map_err(|error| {
             let cause = match error.kind() {
@@ -157,13 +156,13 @@ impl Tree {
         })
     }
 
-    /// Where the link points to.
+    /// Reads the target of a link.
     pub fn read_link(&self, entry: &Entry) -> Result<PathBuf, Missed> {
         let fd = self.hold(entry)?;
         read_link(&fd).map_err(|errno| missed(&entry.path, errno))
     }
 
-    /// An O_PATH descriptor of the very entry that was looked at, of any kind.
+    /// Opens the very entry that was looked at, of any kind, by O_PATH.
     pub fn hold(&self, entry: &Entry) -> Result<OwnedFd, Missed> {
         self.open_same(&entry.path, &entry.meta, OFlags::PATH)
     }
@@ -182,7 +181,7 @@ impl Tree {
     }
 }
 
-/// The entries of a tree, one after the other.
+/// The iterator over the entries of a tree.
 #[derive(Debug)]
 pub struct Walk<'a> {
     tree: &'a Tree,
@@ -191,7 +190,7 @@ pub struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Do not enter the folder that was yielded last.
+    /// Skips the content of the folder that was yielded last.
     pub fn pass_over(&mut self, folder: &Entry) {
         if self.pending.last().is_some_and(|(path, _)| *path == folder.path) {
             self.pending.pop();

@@ -83,7 +83,7 @@ fn hanging_child_is_ended_at_the_deadline() {
     assert!(begun.elapsed() < ms(60_000), "{:?}", begun.elapsed());
     assert_eq!(
         (&failed.cause, failed.signal),
-        (&Cause::TimedOut { after: ms(3000), left: None }, Some(15))
+        (&Cause::TimedOut { after: ms(3000), stuck: None }, Some(15))
     );
     assert!(
         failed.to_string().ends_with("was stopped: it was not done after 3 s: working"),
@@ -244,7 +244,7 @@ fn the_environment_is_what_is_said() {
     expected.sort();
     assert_eq!(names(env()), expected);
     assert_eq!(
-        names(env().keep_env(&["CARGO_MANIFEST_DIR", "NO_SUCH_VARIABLE"])).len(),
+        names(env().inherit_env(&["CARGO_MANIFEST_DIR", "NO_SUCH_VARIABLE"])).len(),
         expected.len() + 1
     );
     let output = env().env("LC_ALL", "C.UTF-8").env("X", "a b\nc").cwd("/usr").run().unwrap();

@@ -33,7 +33,7 @@ fn a_signal_ends_every_wait_but_not_behind_a_shield() {
     signal.join().unwrap();
     std::fs::remove_file(ready).unwrap();
     assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
-    assert_eq!(failed.cause, Cause::Interrupted { signal: Signal::SIGTERM, left: None });
+    assert_eq!(failed.cause, Cause::Interrupted { signal: Signal::SIGTERM, stuck: None });
     assert_eq!(
         (failed.reason(), failed.rc),
         ("interrupted", Some(0)),

@@ -123,7 +123,7 @@ fn whatever_stands_in_the_file_does_not_matter() {
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let error = Lock::acquire(&path, "us", None, Duration::ZERO).unwrap_err();
     assert!(
-        error.to_string().contains("held by another process, which has not written its name"),
+        error.to_string().contains("held by another process, which has not written who it is"),
         "{error}"
     );
     drop(file);
@@ -172,7 +172,7 @@ fn a_command_of_a_dead_holder_keeps_the_lock() {
     let pid = child().unwrap();
     let error = Lock::acquire(&path, "us", None, Duration::from_millis(100)).unwrap_err();
     assert!(
-        error.to_string().contains(&format!("a command of it still goes on: pid {pid} (sleep)")),
+        error.to_string().contains(&format!("one of its commands still runs: pid {pid} (sleep)")),
         "{error}"
     );
     // It is still found when somebody has tried and given up; and when it ends, the lock can be
@@ -223,7 +223,7 @@ fn a_full_disk_refuses_neither_the_lock_nor_a_command() {
     let lock = Lock::acquire(&path, "second", Some(&id(1)), LONG).unwrap();
     let held = Lock::acquire(&path, "third", None, Duration::ZERO).unwrap_err();
     assert_eq!(held.downcast_ref::<Held>().unwrap().by, By::Holder(None));
-    assert!(held.to_string().contains("has not written its name"), "{held}");
+    assert!(held.to_string().contains("has not written who it is"), "{held}");
     Command::new(Path::new("/bin/true")).run().unwrap();
     fs::remove_file(&filler).unwrap();
     let part = Command::new(Path::new("/bin/cat")).arg(&path).run().unwrap();

@@ -74,7 +74,7 @@ pub fn act(action: &Action, options: &Options) -> Result<()> {
 }
 
 fn dress(folder: &Folder) -> Result<()> {
-    atomic::dress_folder(&folder.path, folder.wished, folder.owner)
+    atomic::set_folder_attributes(&folder.path, folder.wished, folder.owner)
 }
 
 fn sweep(path: &Path) -> Result<()> {

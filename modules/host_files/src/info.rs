@@ -31,7 +31,7 @@ pub fn of(asked: &Asked) -> Result<Outcome> {
 fn look(path: &Path) -> Result<Map<String, Value>> {
     let mut one = Map::new();
     let mut put = |key: &str, value: Value| one.insert(key.to_owned(), value);
-    let named = atomic::look(path)?;
+    let named = atomic::entry(path)?;
     put("exists", json!(named.is_some()));
     put("kind", json!(named.as_ref().map_or("absent", |named| kind(&named.meta))));
     if let Some(named) = &named {

@@ -83,7 +83,7 @@ pub fn observe(options: &Options) -> Result<Seen> {
         }
     }
     for (path, target) in tree.links {
-        match atomic::look(&path)? {
+        match atomic::entry(&path)? {
             Some(named) if named.target.as_ref() == Some(&target) => {}
             Some(named) if named.meta.kind != Kind::Link => {
                 bail!("{} is no symbolic link, and nothing else is replaced by one", path.display())
@@ -92,7 +92,7 @@ pub fn observe(options: &Options) -> Result<Seen> {
         }
     }
     for path in tree.absent {
-        if let Some(named) = atomic::look(&path)? {
+        if let Some(named) = atomic::entry(&path)? {
             ensure!(
                 named.meta.kind != Kind::Folder || is_empty(&path)?,
                 "{} is a folder with something in it, which is not removed",

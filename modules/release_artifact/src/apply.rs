@@ -64,7 +64,7 @@ impl<'a> Apply<'a> {
         for name in &self.state.leftovers {
             discard(&self.folder.releases().join(name))?;
             if let Some(sha) = name.strip_suffix(REMOVING).and_then(ReleaseSha::parse) {
-                Record::remove(&SafeFolder::check(&self.folder.records())?, &sha)?;
+                Record::remove(&SafeFolder::open(&self.folder.records())?, &sha)?;
             }
         }
         Ok(())
@@ -114,7 +114,7 @@ impl<'a> Apply<'a> {
             .with_context(|| format!("cannot rename {}", whole.display()))?;
         sync_folder(&releases)?;
         discard(&going)?;
-        Record::remove(&SafeFolder::check(&self.folder.records())?, sha)?;
+        Record::remove(&SafeFolder::open(&self.folder.records())?, sha)?;
         self.removed.push(sha.clone());
         Ok(())
     }

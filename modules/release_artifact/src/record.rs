@@ -129,7 +129,7 @@ pub enum NotedKind<'a> {
 /// How a release differs from its listing, in a sentence about the first entry that does. What
 /// programs have added (caches, pid files) is no difference.
 pub fn difference(listing: &Path, release: &Path) -> Result<Option<String>> {
-    let tree = Tree::open(release, Mounts::Stay)?;
+    let tree = Tree::open(release, Mounts::Refuse)?;
     let cannot = || format!("cannot read {}", listing.display());
     let Some(file) = none_if_missing(File::open(listing)).with_context(cannot)? else {
         return Ok(Some("the listing of what was unpacked is missing".into()));

@@ -144,7 +144,7 @@ impl State {
 
     /// How a release of ours differs from what was unpacked.
     pub fn damage(&self, sha: &ReleaseSha) -> Result<Option<String>> {
-        let records = SafeFolder::check(&self.folder.records())?;
+        let records = SafeFolder::open(&self.folder.records())?;
         let release = self.folder.releases().join(sha.as_str());
         difference(&listing_of(&records, sha), &release)
             .with_context(|| format!("cannot compare release {sha} with its listing"))

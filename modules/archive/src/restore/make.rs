@@ -64,7 +64,7 @@ impl<'a> Maker<'a> {
 
     fn leave_one(&mut self) -> Result<()> {
         match self.open.pop() {
-            Some((line, attributes)) => self.dress_folder(&line, &attributes),
+            Some((line, attributes)) => self.set_folder_attributes(&line, &attributes),
             None => Ok(()),
         }
     }
@@ -189,7 +189,7 @@ impl<'a> Maker<'a> {
         Ok(())
     }
 
-    fn dress_folder(&mut self, line: &Line, attributes: &Attributes) -> Result<()> {
+    fn set_folder_attributes(&mut self, line: &Line, attributes: &Attributes) -> Result<()> {
         let folder = File::from(OwnedFd::from(self.tree.folder(&line.path)?));
         self.dress(&folder, line, attributes).with_context(|| {
             format!("cannot give the folder {} its owner, mode and times", line.path.display())

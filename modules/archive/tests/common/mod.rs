@@ -31,7 +31,7 @@ pub fn in_memory() -> tempfile::TempDir {
 }
 
 pub fn tree(path: &Path) -> Tree {
-    Tree::open(path, Mounts::Stay).unwrap()
+    Tree::open(path, Mounts::Refuse).unwrap()
 }
 
 pub fn all(tree: &Tree) -> Source<'_> {

@@ -33,7 +33,7 @@ pub fn command(name: &str, deadline: Deadline) -> Result<Command, String> {
     let program = program::find(name)
         .map_err(|_| format!("cannot run {name}: this machine has no such program"))?;
     Ok(Command::new(&program)
-        .keep_env(&CLIENTS)
+        .inherit_env(&CLIENTS)
         .deadline(deadline)
         .grace(GRACE)
         .output_limit(MOST)

@@ -1,7 +1,7 @@
-//! Files of lines (records, notes, ledgers): one line added at a time, torn ones recognised.
+//! Files of lines (records, notes, ledgers): adds one line at a time and recognises torn ones.
 //!
-//! Invariant: a line that was reported as written is whole and on the disk; a torn one was never reported, so it is cut away by the
-//! next append and left out by readers.
+//! Invariant: a line that was reported as written is complete and on the disk; a torn one was never
+//! reported, so the next append cuts it off and readers skip it.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -17,35 +17,35 @@ use super::{folder_of, sync_folder};
 use crate::deadline::{Deadline, poll_until};
 use crate::reserve;
 
-/// How long an append waits for another one: each takes one write and one sync.
+/// How long an append waits for others: each of them takes one write and one sync.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What [`append_line`] found at the end of the file.
+/// How the file ended before [`append_line`] added to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     Whole,
-    /// An earlier append was cut short: this was its line, which has been taken away. Whoever wrote
-    /// it was never told that it is written.
+    /// An earlier append was cut short; its incomplete line was removed. It was never reported as
+    /// written.
     Torn(Vec<u8>),
 }
 
-/// Adds a line (without its newline) to a file of lines, made 0600 when it is not there. Appends
-/// exclude each other (flock), the line is on the disk when this returns, and after an error (a
-/// full disk) the file is as long as it was.
+/// Adds a line (given without its newline) to a file of lines, which is made with mode 0600 if it is
+/// missing. Appends exclude each other (flock), the line is on the disk when this returns, and after
+/// an error (a full disk) the file has its old length.
 pub fn append_line(path: &Path, line: &[u8]) -> Result<End> {
     reserve::writing(path, || append(path, line))
         .with_context(|| format!("cannot append a line to {}", path.display()))
 }
 
 fn append(path: &Path, line: &[u8]) -> Result<End> {
-    ensure!(!line.contains(&b'\n'), "the line holds a newline");
+    ensure!(!line.contains(&b'\n'), "the line contains a newline");
     let mut file = open_lines(path)?;
     let new = file.metadata()?.len() == 0;
     let (length, torn) = whole_length(&mut file)?;
     let end = match torn {
         torn if torn.is_empty() => End::Whole,
         torn => {
-            file.set_len(length).context("cannot cut the torn last line away")?;
+            file.set_len(length).context("cannot cut off the torn last line")?;
             End::Torn(torn)
         }
     };
@@ -53,9 +53,8 @@ fn append(path: &Path, line: &[u8]) -> Result<End> {
     bytes.extend_from_slice(line);
     bytes.push(b'\n');
     if let Err(error) = file.write_all(&bytes).and_then(|()| file.sync_all()) {
-        file.set_len(length).with_context(|| {
-            format!("{error}; and the file could not be made as long as it was")
-        })?;
+        file.set_len(length)
+            .with_context(|| format!("{error}; and the file could not be cut to its old length"))?;
         return Err(error.into());
     }
     if new {
@@ -64,9 +63,10 @@ fn append(path: &Path, line: &[u8]) -> Result<End> {
     Ok(end)
 }
 
-/// A file of ours, made 0600 where it is missing: no link, and nothing else than a regular file.
+/// Opens a regular file for appending, and makes it with mode 0600 if it is missing. A symbolic link
+/// or anything else that is not a regular file is refused.
 pub(crate) fn open_to_append(path: &Path) -> Result<File> {
-    // Not blocking: to open a named pipe would wait for its other end.
+    // Non-blocking: opening a named pipe would wait for its other end.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::options()
         .read(true)
@@ -95,7 +95,7 @@ fn open_lines(path: &Path) -> Result<File> {
     )
 }
 
-/// The length up to the last newline, and what stands behind it.
+/// Returns the length up to the last newline, and the bytes after it.
 fn whole_length(file: &mut File) -> Result<(u64, Vec<u8>)> {
     let mut torn: Vec<u8> = Vec::new();
     let mut from = file.metadata()?.len();
@@ -115,8 +115,8 @@ fn whole_length(file: &mut File) -> Result<(u64, Vec<u8>)> {
     Ok((0, torn))
 }
 
-/// The whole lines of a file's content, and a torn last one. A torn line was never reported as
-/// written: leave it out.
+/// Splits a file's content into its complete lines and a torn last one. A torn line was never
+/// reported as written: skip it.
 pub fn whole_lines(content: &[u8]) -> (impl Iterator<Item = &[u8]>, Option<&[u8]>) {
     let length = content.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let (whole, torn) = content.split_at(length);

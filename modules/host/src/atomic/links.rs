@@ -1,6 +1,6 @@
-//! What a name is, without following it; symbolic links made and exchanged; names removed.
+//! Looks at a name without following it, makes and replaces symbolic links, and removes names.
 //!
-//! Invariant: the way to the name is judged as that to a file that is replaced; what stands there is never followed.
+//! Invariant: the path is checked as that of a file that is replaced; what has the name is never followed.
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -9,27 +9,27 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::fresh;
-use super::place::{Last, Place};
-use super::place_of;
+use super::locate;
+use super::location::{LastLink, Location};
+use super::temp_file;
 use crate::beneath::read_link;
 use crate::meta::{Kind, Meta};
 
 const MOST_TRIES: usize = 1000;
 
-/// What has a name.
+/// What exists under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
+pub struct Entry {
     pub meta: Meta,
-    /// Where it leads, of a symbolic link.
+    /// The target of a symbolic link.
     pub target: Option<PathBuf>,
 }
 
-/// None: nothing has it, or a folder on the way is missing.
-pub fn look(path: &Path) -> Result<Option<Named>> {
-    let attempt = || -> Result<Option<Named>> {
-        let Some(place) = Place::find(path, Last::Leave)? else { return Ok(None) };
-        let held = match place.dir.look(Path::new(&place.name)) {
+/// Looks at what has this name; `None` if nothing has it or a parent folder is missing.
+pub fn entry(path: &Path) -> Result<Option<Entry>> {
+    let attempt = || -> Result<Option<Entry>> {
+        let Some(location) = Location::find(path, LastLink::Keep)? else { return Ok(None) };
+        let held = match location.dir.look(Path::new(&location.name)) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             held => held?,
         };
@@ -38,31 +38,33 @@ pub fn look(path: &Path) -> Result<Option<Named>> {
             Kind::Link => Some(read_link(&held)?),
             _ => None,
         };
-        Ok(Some(Named { meta, target }))
+        Ok(Some(Entry { meta, target }))
     };
     attempt().with_context(|| format!("cannot look at {}", path.display()))
 }
 
-/// Makes a symbolic link, in place of one that is there. What is no link is never replaced.
+/// Makes a symbolic link, or replaces one. Anything else that has the name is never replaced.
 pub fn write_link(path: &Path, target: &Path) -> Result<()> {
     let attempt = || -> Result<()> {
-        let place = place_of(path, Last::Leave)?;
-        match place.dir.stat(&place.name)? {
-            Some(meta) if meta.kind != Kind::Link => bail!("something else has this name"),
+        let location = locate(path, LastLink::Keep)?;
+        match location.dir.stat(&location.name)? {
+            Some(meta) if meta.kind != Kind::Link => {
+                bail!("something that is not a symbolic link has this name")
+            }
             _ => {}
         }
         for _ in 0..MOST_TRIES {
-            let name = fresh::name(&place.name);
-            match place.dir.make_link(&name, target.as_os_str()) {
+            let name = temp_file::name(&location.name);
+            match location.dir.make_link(&name, target.as_os_str()) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error.into()),
                 Ok(()) => {
-                    let moved = place.dir.replace(&name, &place.dir, &place.name);
+                    let moved = location.dir.replace(&name, &location.dir, &location.name);
                     if moved.is_err() {
-                        let _ = place.dir.remove(&name);
+                        let _ = location.dir.remove(&name);
                     }
                     moved?;
-                    return place.sync();
+                    return location.sync();
                 }
             }
         }
@@ -71,17 +73,19 @@ pub fn write_link(path: &Path, target: &Path) -> Result<()> {
     attempt().with_context(|| format!("cannot make the symbolic link {}", path.display()))
 }
 
-/// Removes a file, a link (not what it leads to), a pipe, or a folder that is empty.
+/// Removes a file, a link (not its target), a pipe, or an empty folder. One that is missing is no error.
 pub fn remove(path: &Path) -> Result<()> {
     let attempt = || -> Result<()> {
-        let Some(place) = Place::find(path, Last::Leave)? else { return Ok(()) };
-        ensure!(place.name != OsStr::from_bytes(b"."), "it has no name");
-        match place.dir.stat(&place.name)? {
+        let Some(location) = Location::find(path, LastLink::Keep)? else { return Ok(()) };
+        ensure!(location.name != OsStr::from_bytes(b"."), "the path has no file name");
+        match location.dir.stat(&location.name)? {
             None => return Ok(()),
-            Some(meta) if meta.kind == Kind::Folder => place.dir.remove_folder(&place.name)?,
-            Some(_) => place.dir.remove(&place.name)?,
+            Some(meta) if meta.kind == Kind::Folder => {
+                location.dir.remove_folder(&location.name)?
+            }
+            Some(_) => location.dir.remove(&location.name)?,
         }
-        place.sync()
+        location.sync()
     };
     attempt().with_context(|| format!("cannot remove {}", path.display()))
 }
@@ -92,31 +96,31 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn links_are_exchanged_and_nothing_else() {
-        let place = tempfile::tempdir().unwrap();
-        let at = |name: &str| place.path().join(name);
+    fn only_links_are_replaced() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
         fs::write(at("file"), "x").unwrap();
         for target in ["file", "../elsewhere"] {
             write_link(&at("link"), Path::new(target)).unwrap();
             assert_eq!(fs::read_link(at("link")).unwrap(), Path::new(target));
-            let named = look(&at("link")).unwrap().unwrap();
+            let named = entry(&at("link")).unwrap().unwrap();
             assert_eq!((named.meta.kind, named.target), (Kind::Link, Some(target.into())));
         }
         assert!(write_link(&at("file"), Path::new("link")).is_err());
         assert_eq!(fs::read(at("file")).unwrap(), b"x");
-        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 2, "something is left");
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 2, "a leftover file");
     }
 
     #[test]
-    fn what_is_removed() {
-        let place = tempfile::tempdir().unwrap();
-        let at = |name: &str| place.path().join(name);
+    fn removes_everything_but_full_folders() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
         fs::create_dir_all(at("full/empty")).unwrap();
         fs::write(at("full/file"), "x").unwrap();
         std::os::unix::fs::symlink("full", at("link")).unwrap();
         for name in ["link", "none", "none/below"] {
             remove(&at(name)).unwrap();
-            assert_eq!(look(&at(name)).unwrap(), None);
+            assert_eq!(entry(&at(name)).unwrap(), None);
         }
         assert!(remove(&at("full")).is_err() && at("full/file").exists());
         for name in ["full/file", "full/empty", "full"] {

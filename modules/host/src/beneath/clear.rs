@@ -1,8 +1,8 @@
-//! Taking away all that is in a folder, or a tree with all that is in it.
+//! Removes everything in a folder, or a whole tree.
 //!
 //! Invariants: nothing outside of the folder is removed, whatever its owner renames meanwhile; no other
-//! file system is entered, so that something mounted below is an error and not lost. Going on after
-//! having been killed is just beginning again.
+//! file system is entered, so that something mounted below is an error and not lost. A killed removal is
+//! simply started again.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
@@ -18,7 +18,7 @@ use crate::meta::{Kind, Meta};
 use crate::none_if_missing;
 
 impl Dir {
-    /// Removes what has this name, with all that is in it. That there is nothing is fine.
+    /// Removes whatever has this name, with everything in it. Nothing there is no error.
     pub fn remove_all(&self, name: &OsStr) -> Result<()> {
         let removed = match self.stat(name)? {
             None => return Ok(()),
@@ -28,20 +28,20 @@ impl Dir {
             }
             Some(_) => self.remove(name),
         };
-        gone(removed, name)
+        ignore_missing(removed, name)
     }
 
-    /// Removes all that is in it. The folder itself stays.
+    /// Removes everything in the folder, but not the folder itself.
     pub fn clear(&self) -> Result<()> {
         let root = self.folder(Path::new("")).context("cannot open the folder")?;
         let dev = Meta::read(&root)?.dev;
-        let mut way = vec![Level::new(OsString::new(), root)?];
-        while let Some(level) = way.last_mut() {
+        let mut levels = vec![Level::new(OsString::new(), root)?];
+        while let Some(level) = levels.last_mut() {
             interrupt::check()?;
             let Some(name) = level.folders.pop() else {
-                let done = way.pop();
-                if let (Some(above), Some(done)) = (way.last(), done) {
-                    gone(above.dir.remove_folder(&done.name), &done.name)?;
+                let done = levels.pop();
+                if let (Some(above), Some(done)) = (levels.last(), done) {
+                    ignore_missing(above.dir.remove_folder(&done.name), &done.name)?;
                 }
                 continue;
             };
@@ -49,11 +49,13 @@ impl Dir {
                 Ok(dir) => {
                     let other = Meta::read(&dir)?.dev != dev;
                     ensure!(!other, "another file system is mounted at {name:?}; unmount it first");
-                    way.push(Level::new(name, dir)?);
+                    levels.push(Level::new(name, dir)?);
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                // Something else stands there now.
-                Err(error) if is_no_folder(&error) => gone(level.dir.remove(&name), &name)?,
+                // It was replaced by something that is not a folder.
+                Err(error) if is_no_folder(&error) => {
+                    ignore_missing(level.dir.remove(&name), &name)?
+                }
                 Err(error) => return Err(error).with_context(|| format!("cannot open {name:?}")),
             }
         }
@@ -68,7 +70,7 @@ struct Level {
 }
 
 impl Level {
-    /// Removes what is no folder, and keeps the names of those that are.
+    /// Removes everything in it but folders, whose names it collects.
     fn new(name: OsString, dir: Dir) -> Result<Level> {
         let mut folders = Vec::new();
         for entry in dir.list().context("cannot read a folder")? {
@@ -82,17 +84,17 @@ impl Level {
                 continue;
             }
             match dir.remove(name) {
-                // Where the file system does not tell the kind, the refusal does.
+                // Some file systems do not report the type of an entry.
                 Err(error) if error.kind() == ErrorKind::IsADirectory => {
                     folders.push(name.to_owned());
                 }
-                removed => gone(removed, name)?,
+                removed => ignore_missing(removed, name)?,
             }
         }
         Ok(Level { name, dir, folders })
     }
 }
 
-fn gone(removed: io::Result<()>, name: &OsStr) -> Result<()> {
+fn ignore_missing(removed: io::Result<()>, name: &OsStr) -> Result<()> {
     none_if_missing(removed).map(drop).with_context(|| format!("cannot remove {name:?}"))
 }

@@ -1,4 +1,4 @@
-//! What is held, with and without openat2.
+//! A held folder, with and without openat2(2).
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -66,7 +66,7 @@ fn nothing_is_replaced() {
 }
 
 #[test]
-fn a_pipe_keeps_nobody_waiting() {
+fn opening_a_pipe_does_not_block() {
     let (_temp, root) = root();
     let fifo = rustix::fs::FileType::Fifo;
     rustix::fs::mknodat(CWD, root.join("pipe"), fifo, Mode::RWXU, 0).unwrap();
@@ -85,9 +85,9 @@ fn a_tree_is_removed_and_no_more() {
         fs::create_dir_all(root.join("gone/deep/er")).unwrap();
         dir.remove_all(OsStr::new("gone")).unwrap();
         dir.remove_all(OsStr::new("gone")).unwrap();
-        let left: Vec<PathBuf> =
+        let remaining: Vec<PathBuf> =
             fs::read_dir(&root).unwrap().map(|one| one.unwrap().path()).collect();
-        assert_eq!(left, [root.join("kept")]);
+        assert_eq!(remaining, [root.join("kept")]);
     }
 }
 

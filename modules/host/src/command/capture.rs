@@ -1,6 +1,6 @@
-//! What is kept of a stream that may never end: its beginning and its end.
+//! Keeps the beginning and the end of a stream that may never end.
 //!
-//! Invariant: at most `limit` bytes are kept, and one and a half times as many held.
+//! Invariant: at most `limit` bytes are returned, and at most one and a half times as many held in memory.
 
 use super::Secrets;
 
@@ -29,13 +29,14 @@ impl Capture {
         self.tail.extend_from_slice(bytes);
     }
 
-    /// What was kept, with a line in the middle that says how much is missing, and that number.
+    /// Returns what was kept, with a line in the middle that says how many bytes are missing, and that
+    /// number.
     pub(super) fn finish(mut self, secrets: &Secrets) -> (Vec<u8>, u64) {
         let surplus = self.tail.len().saturating_sub(self.half);
         self.tail.drain(..surplus);
         let cut = self.total - (self.head.len() + self.tail.len()) as u64;
         if cut > 0 {
-            // Half a secret at the cut is no longer found by comparing: take it away here.
+            // A secret that was cut in half would not be recognised any more: remove its rest.
             let begun = secrets.begun_at_end(&self.head);
             self.head.truncate(self.head.len() - begun);
             self.tail.drain(..secrets.ended_at_start(&self.tail));
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn head_and_tail_for_every_way_of_cutting() {
+    fn head_and_tail_for_every_chunk_size() {
         let all: Vec<u8> = (0..40).map(|n| b'a' + n % 26).collect();
         for chunk in 1..=40 {
             for limit in [1, 2, 10, 11, 39, 40, 80] {

@@ -1,6 +1,6 @@
-//! How a command ended: its output, or why it failed.
+//! The result of a command: its output, or why it failed.
 //!
-//! Invariant: everything in [`Failed`] may be shown: it is valid UTF-8 and its secrets are stars.
+//! Invariant: everything in [`Failed`] may be shown: it is valid UTF-8 and its secrets are censored.
 
 use std::fmt;
 use std::path::Path;
@@ -12,13 +12,13 @@ use nix::sys::signal::Signal;
 use super::Secrets;
 use crate::deadline::seconds;
 
-/// What a command that succeeded has left.
+/// The output of a command that succeeded.
 pub struct Output {
-    /// The command as it may be shown.
+    /// Program and arguments, censored.
     pub cmd: Vec<String>,
     /// 0, or another of the accepted exit codes.
     pub rc: i32,
-    /// Exactly what was written, for parsers. Not censored: show [`Self::stdout_shown`] instead.
+    /// Exactly what it printed, for parsers. It is not censored: show [`Self::stdout_shown`] instead.
     pub stdout: Vec<u8>,
     /// As `stdout`.
     pub stderr: Vec<u8>,
@@ -29,7 +29,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Standard output for a parser: refused when something was cut out of it or when it is not
+    /// Returns standard output for a parser; an error if something was cut out of it or if it is not
     /// UTF-8.
     pub fn text(&self) -> Result<&str> {
         let cmd = sentence(&self.cmd);
@@ -42,7 +42,7 @@ impl Output {
             .map_err(|error| anyhow!("cannot read what {cmd} printed: {error}"))
     }
 
-    /// Standard output as JSON.
+    /// Parses standard output as JSON.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
         let text = self.text()?;
         serde_json::from_str(text).with_context(|| {
@@ -54,12 +54,12 @@ impl Output {
         })
     }
 
-    /// For messages: lossy and censored.
+    /// Returns it for messages: lossy and censored.
     pub fn stdout_shown(&self) -> String {
         shown(&self.stdout, &self.secrets)
     }
 
-    /// For messages: lossy and censored.
+    /// Returns it for messages: lossy and censored.
     pub fn stderr_shown(&self) -> String {
         shown(&self.stderr, &self.secrets)
     }
@@ -81,29 +81,28 @@ impl fmt::Debug for Output {
 /// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The program (or its interpreter, or the folder to run it in) is not there.
+    /// The program, its interpreter, or the folder to run it in does not exist.
     NotFound,
-    /// It ended by itself with an exit code that was not accepted, or by a signal that we did not
-    /// send.
+    /// It ended with an exit code that was not accepted, or by a signal that this process did not send.
     NonZero,
-    /// It came to its deadline. `left` is the process id when even SIGKILL did not end it (it hangs
-    /// in the kernel).
-    TimedOut { after: Duration, left: Option<i32> },
-    /// We were asked to stop.
-    Interrupted { signal: Signal, left: Option<i32> },
+    /// It was not done at its deadline. `stuck` is its process id if even SIGKILL did not end it (it
+    /// hangs in the kernel).
+    TimedOut { after: Duration, stuck: Option<i32> },
+    /// This process was asked to stop.
+    Interrupted { signal: Signal, stuck: Option<i32> },
     /// It could not be started or watched.
     Io(String),
 }
 
-/// A command that failed. All of it may be shown.
+/// A command that failed. All fields may be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
     /// Program and arguments.
     pub cmd: Vec<String>,
     pub cause: Cause,
-    /// The exit code, when there was one.
+    /// The exit code, if it has one.
     pub rc: Option<i32>,
-    /// The signal that it died of.
+    /// The signal that ended it.
     pub signal: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -123,9 +122,8 @@ impl Failed {
         }
     }
 
-    /// The last line that it printed, on stderr if it printed anything there: most programs name
-    /// the cause in it.
-    fn last_words(&self) -> Option<String> {
+    /// Returns the last line of stderr, or else of stdout: most programs name the cause in it.
+    fn last_line(&self) -> Option<String> {
         let last = |text: &str| {
             text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(|line| clip(line, 300))
         };
@@ -136,7 +134,7 @@ impl Failed {
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cmd = sentence(&self.cmd);
-        let left = match &self.cause {
+        let stuck = match &self.cause {
             Cause::NotFound => {
                 return write!(f, "cannot run {cmd}: no such program, interpreter or folder");
             }
@@ -150,22 +148,22 @@ impl fmt::Display for Failed {
                 }
                 None
             }
-            Cause::TimedOut { after, left } => {
+            Cause::TimedOut { after, stuck } => {
                 write!(f, "{cmd} was stopped: it was not done after {}", seconds(*after))?;
-                *left
+                *stuck
             }
-            Cause::Interrupted { signal, left } => {
+            Cause::Interrupted { signal, stuck } => {
                 write!(f, "{cmd} was stopped by {}", signal.as_str())?;
-                *left
+                *stuck
             }
         };
-        if let Some(pid) = left {
+        if let Some(pid) = stuck {
             write!(
                 f,
                 " (process {pid} hangs in the kernel, could not be killed, and may still go on)"
             )?;
         }
-        self.last_words().map_or(Ok(()), |words| write!(f, ": {words}"))
+        self.last_line().map_or(Ok(()), |line| write!(f, ": {line}"))
     }
 }
 
@@ -179,7 +177,7 @@ fn signal_name(signal: Option<i32>) -> String {
     }
 }
 
-/// The command as it reads in a sentence: `zfs snapshot tank/a@x`.
+/// Formats a command for a sentence: `zfs snapshot tank/a@x`.
 fn sentence(cmd: &[String]) -> String {
     let name = |path: &str| {
         Path::new(path)
@@ -234,7 +232,7 @@ mod tests {
         let killed =
             Failed { rc: None, signal: Some(9), stderr: String::new(), ..failed(Cause::NonZero) };
         assert_eq!(killed.to_string(), "zfs snapshot tank/a@x failed (killed by SIGKILL)");
-        let late = failed(Cause::TimedOut { after: Duration::from_secs(30), left: Some(7) });
+        let late = failed(Cause::TimedOut { after: Duration::from_secs(30), stuck: Some(7) });
         assert_eq!(
             late.to_string(),
             "zfs snapshot tank/a@x was stopped: it was not done after 30 s (process 7 hangs in the kernel, could not be killed, \

@@ -1,9 +1,9 @@
-//! Starting a command, feeding and hearing it, and ending it: one loop over poll(2), no threads.
+//! Starts a command, writes its input, reads its output and ends it: one loop over poll(2), no threads.
 //!
-//! The child leads a session of its own: its group can be killed as a whole, and a program that
-//! wants to ask a person for something on /dev/tty fails at once instead of stopping for ever in
-//! the background. Invariant: after the child has ended (or could not be killed) the loop ends
-//! within [`DRAIN`], even when a grandchild still holds the pipes.
+//! The child leads a session of its own: its group can be killed as a whole, and a program that wants to
+//! prompt on /dev/tty fails at once instead of stopping for ever in the background. Invariant: after the
+//! child has ended (or could not be killed) the loop ends within [`DRAIN`], even if a grandchild still
+//! holds the pipes.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -25,35 +25,34 @@ use super::{Command, IfWeDie, Stdin};
 use crate::interrupt::{self, LOOK_EVERY};
 use crate::lock;
 
-/// How long output is still read after the child has ended, when somebody else holds its pipes.
+/// How long output is still read after the child has ended, if another process holds its pipes.
 const DRAIN: Duration = Duration::from_millis(200);
-/// How long a killed process may take to be gone before it is given up: it hangs in the kernel.
+/// How long a process may take to end after SIGKILL before it counts as stuck in the kernel.
 const LAST_WAIT: Duration = Duration::from_secs(5);
-/// Without a pidfd (Linux before 5.3), the end of a child that keeps its pipes open is looked for
-/// this often.
+/// How often the end of a child is looked for without a pidfd (Linux before 5.3).
 const WITHOUT_PIDFD: Duration = Duration::from_millis(10);
 
 pub(super) fn run(command: &Command) -> Result<Output, Failed> {
     let begun = Instant::now();
     if let Some(signal) = interrupt::pending() {
-        return Err(Failed::new(command.shown(), Cause::Interrupted { signal, left: None }));
+        return Err(Failed::new(command.shown(), Cause::Interrupted { signal, stuck: None }));
     }
     let io = |error: std::io::Error| Failed::new(command.shown(), Cause::Io(error.to_string()));
     let (child, pid) = spawn(command).map_err(|error| match error.kind() {
         ErrorKind::NotFound => Failed::new(command.shown(), Cause::NotFound),
         _ => io(error),
     })?;
-    let mut watch = Watch::new(command, child, pid).map_err(|error| {
+    let mut running = RunningChild::new(command, child, pid).map_err(|error| {
         let _ = killpg(pid, Signal::SIGKILL);
         io(error)
     })?;
-    let ended = watch.until_its_end(command);
-    match watch.exit {
+    let ended = running.until_its_end(command);
+    match running.exit {
         Some(_) => lock::child_ended(),
-        // It hangs in the kernel, or we could not go on watching it. It stays noted in our locks.
+        // It hangs in the kernel, or watching it failed. It stays noted in the lock files.
         None => drop(killpg(pid, Signal::SIGKILL)),
     }
-    let Watch { stdout, stderr, exit, .. } = watch;
+    let RunningChild { stdout, stderr, exit, .. } = running;
     let secrets = &command.secrets;
     let ((stdout, cut_out), (stderr, cut_err)) =
         (stdout.kept.finish(secrets), stderr.kept.finish(secrets));
@@ -112,7 +111,7 @@ fn spawn(command: &Command) -> std::io::Result<(Child, Pid)> {
         #[allow(unsafe_code)]
         unsafe {
             std.pre_exec(move || {
-                // Before anything that the kernel forgets when the user changes.
+                // First, since the kernel resets other settings when the user changes.
                 if let Some((uid, gid, groups)) = &account {
                     setgroups(groups)?;
                     setgid(*gid)?;
@@ -153,19 +152,19 @@ fn become_child(
     Ok(())
 }
 
-/// One output pipe and what was kept of it.
-struct Ear {
+/// An output pipe and what was kept of its output.
+struct OutputPipe {
     pipe: Option<File>,
     kept: Capture,
 }
 
-impl Ear {
-    fn new(pipe: Option<impl Into<OwnedFd>>, limit: usize) -> std::io::Result<Ear> {
-        Ok(Ear { pipe: pipe.map(nonblocking).transpose()?, kept: Capture::new(limit) })
+impl OutputPipe {
+    fn new(pipe: Option<impl Into<OwnedFd>>, limit: usize) -> std::io::Result<OutputPipe> {
+        Ok(OutputPipe { pipe: pipe.map(nonblocking).transpose()?, kept: Capture::new(limit) })
     }
 
     /// Reads once; closes the pipe at its end.
-    fn hear(&mut self, buffer: &mut [u8]) {
+    fn read_once(&mut self, buffer: &mut [u8]) {
         let Some(pipe) = &mut self.pipe else { return };
         match pipe.read(buffer) {
             Ok(0) => self.pipe = None,
@@ -177,7 +176,7 @@ impl Ear {
     }
 }
 
-/// How far the ending of a child has come.
+/// How far ending a child has come.
 enum Stage {
     Running,
     /// SIGTERM was sent.
@@ -192,29 +191,29 @@ enum Stage {
     },
 }
 
-struct Watch<'a> {
+struct RunningChild<'a> {
     child: Child,
     pid: Pid,
     pidfd: Option<OwnedFd>,
     stdin: Option<File>,
     to_write: &'a [u8],
-    stdout: Ear,
-    stderr: Ear,
+    stdout: OutputPipe,
+    stderr: OutputPipe,
     exit: Option<ExitStatus>,
     stage: Stage,
 }
 
-impl<'a> Watch<'a> {
-    fn new(command: &'a Command, mut child: Child, pid: Pid) -> std::io::Result<Watch<'a>> {
+impl<'a> RunningChild<'a> {
+    fn new(command: &'a Command, mut child: Child, pid: Pid) -> std::io::Result<RunningChild<'a>> {
         let pidfd = rustix::process::Pid::from_raw(pid.as_raw()).and_then(|pid| {
             rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
         });
-        Ok(Watch {
+        Ok(RunningChild {
             pidfd,
             stdin: child.stdin.take().map(nonblocking).transpose()?,
             to_write: if let Stdin::Bytes(bytes) = &command.stdin { bytes } else { &[] },
-            stdout: Ear::new(child.stdout.take(), command.limit)?,
-            stderr: Ear::new(child.stderr.take(), command.limit)?,
+            stdout: OutputPipe::new(child.stdout.take(), command.limit)?,
+            stderr: OutputPipe::new(child.stderr.take(), command.limit)?,
             exit: None,
             stage: Stage::Running,
             child,
@@ -222,19 +221,19 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// `Ok` when the child ended by itself.
+    /// Waits for the end of the child; `Ok` if it ended without being stopped.
     fn until_its_end(&mut self, command: &Command) -> Result<(), Cause> {
         let mut buffer = vec![0; 64 << 10];
         let mut drain_until = None;
         loop {
             self.wait_a_little(command, drain_until.is_some())?;
             self.feed();
-            self.stdout.hear(&mut buffer);
-            self.stderr.hear(&mut buffer);
+            self.stdout.read_once(&mut buffer);
+            self.stderr.read_once(&mut buffer);
             if self.exit.is_none() {
                 self.exit = self.child.try_wait().map_err(|error| Cause::Io(error.to_string()))?;
             }
-            self.step(command);
+            self.advance(command);
             let silent = self.stdout.pipe.is_none() && self.stderr.pipe.is_none();
             match &self.stage {
                 Stage::Running if self.exit.is_some() => {
@@ -249,7 +248,7 @@ impl<'a> Watch<'a> {
                 {
                     let until = *drain_until.get_or_insert_with(|| Instant::now() + DRAIN);
                     if silent || Instant::now() >= until {
-                        return Err(self.blame(cause.clone()));
+                        return Err(self.with_stuck_process(cause.clone()));
                     }
                 }
                 _ => {}
@@ -257,21 +256,21 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Moves on from one stage of ending to the next when its time has come.
-    fn step(&mut self, command: &Command) {
+    /// Goes from one stage of ending the child to the next when it is time.
+    fn advance(&mut self, command: &Command) {
         match &self.stage {
             Stage::Running if self.exit.is_none() => {
                 let cause = match interrupt::pending() {
-                    Some(signal) => Cause::Interrupted { signal, left: None },
+                    Some(signal) => Cause::Interrupted { signal, stuck: None },
                     None if command.deadline.passed() => {
-                        Cause::TimedOut { after: command.deadline.span(), left: None }
+                        Cause::TimedOut { after: command.deadline.span(), stuck: None }
                     }
                     None => return,
                 };
                 let _ = killpg(self.pid, Signal::SIGTERM);
                 self.stage = Stage::Asked { cause, kill_at: Instant::now() + command.grace };
             }
-            // The leader may be gone and others of its group not: they get the same time to end.
+            // The leader may have ended and others of its group not: they get the same time.
             Stage::Asked { cause, kill_at } => {
                 let gone = self.exit.is_some() && killpg(self.pid, None) == Err(Errno::ESRCH);
                 if gone || Instant::now() >= *kill_at {
@@ -286,17 +285,17 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Names the process that could not be killed.
-    fn blame(&self, cause: Cause) -> Cause {
+    /// Adds the id of the process if it could not be killed.
+    fn with_stuck_process(&self, cause: Cause) -> Cause {
         let hangs = self.exit.is_none().then(|| self.pid.as_raw());
         match cause {
-            Cause::TimedOut { after, .. } => Cause::TimedOut { after, left: hangs },
-            Cause::Interrupted { signal, .. } => Cause::Interrupted { signal, left: hangs },
+            Cause::TimedOut { after, .. } => Cause::TimedOut { after, stuck: hangs },
+            Cause::Interrupted { signal, .. } => Cause::Interrupted { signal, stuck: hangs },
             other => other,
         }
     }
 
-    /// Sleeps until there is something to read, to write or to reap, or for a short while.
+    /// Waits until there is something to read, to write or to reap, or for a short while.
     fn wait_a_little(&self, command: &Command, draining: bool) -> Result<(), Cause> {
         let pidfd = self.pidfd.as_ref().filter(|_| self.exit.is_none());
         let mut fds: Vec<PollFd> = Vec::with_capacity(4);
@@ -320,7 +319,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Writes what fits; closes the child's input when all is written, or when it reads no more.
+    /// Writes what fits into the pipe, and closes it when all is written or the child reads no more.
     fn feed(&mut self) {
         let Some(pipe) = &mut self.stdin else { return };
         if !self.to_write.is_empty() {
@@ -331,8 +330,8 @@ impl<'a> Watch<'a> {
                 {
                     return;
                 }
-                // EPIPE: not every program reads all of its input; its exit code says whether that
-                // was right.
+                // EPIPE: not every program reads all of its input; its exit code says whether that is an
+                // error.
                 Err(_) => self.to_write = &[],
             }
         }

@@ -1,19 +1,19 @@
-//! Groups that give nobody else the right to write: a folder of root's may be writable by them.
+//! Groups that have no member but root: a safe folder may be writable by them.
 //!
 //! Debian ships /usr/local as root:staff 2775, and rsyslog on Ubuntu makes /var/log root:syslog 2775;
-//! with a umask of 002 root's own folders are root:root 775. An administrator expects these to do. What
-//! counts is who is in the group, and not its number: below 1000 are also the groups of all services, of
-//! the very apps that must not swap what root uses. So a group is root's when nobody else is in it; and
-//! that of /var/log also with the daemon that writes the machine's logs.
-//! Known are the groups of /etc/group: we are linked statically and have no name service.
+//! with a umask of 002 root's own folders are root:root 775. Administrators expect these to be accepted.
+//! What counts is who is in the group, not its number: the groups of services also have numbers below
+//! 1000, and these are the apps that must not replace what root uses. So a group counts as root's if it
+//! has no other member; that of /var/log may also have the daemon that writes the system log.
+//! Only /etc/group is read: a statically linked program has no name service.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
-/// Whether the group bits of this folder, or program, let nobody but root write.
+/// Whether the group bits of this folder or program let nobody but root write.
 pub(super) fn is_roots(fd: impl AsFd, gid: u32, path: &Path) -> bool {
-    // With an ACL the group bits say what anybody has who stands in it.
+    // With an ACL the group bits are its mask: they say nothing about the group.
     !has_acl(fd) && {
         let text = |file| fs::read_to_string(file).unwrap_or_default();
         is_roots_group(gid, path, &text("/etc/group"), &text("/etc/passwd"))
@@ -21,11 +21,11 @@ pub(super) fn is_roots(fd: impl AsFd, gid: u32, path: &Path) -> bool {
 }
 
 fn has_acl(fd: impl AsFd) -> bool {
-    // An O_PATH descriptor has no attributes of its own.
+    // fgetxattr(2) does not take an O_PATH descriptor.
     let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
     let mut too_short = [0_u8; 1];
     let asked = rustix::fs::getxattr(path, "system.posix_acl_access", &mut too_short[..]);
-    // Any other error: there is one, or it is not known.
+    // After any other error there may be one.
     !matches!(asked, Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP))
 }
 
@@ -35,7 +35,7 @@ fn is_roots_group(gid: u32, path: &Path, group: &str, passwd: &str) -> bool {
         let [name, _, number, members] = fields[..] else { return None };
         (number.parse() == Ok(gid)).then_some((name, members))
     });
-    // One that stands nowhere is that of a process that somebody has given the mere number.
+    // A group without an entry may be that of a process that was started with the mere number.
     let (Some((name, members)), None) = (lines.next(), lines.next()) else { return false };
     let of_logs = name == "syslog" && path == Path::new("/var/log");
     let listed = members.split(',').filter(|member| !member.is_empty());

@@ -1,10 +1,10 @@
-//! Who keeps a filesystem busy: the mounts of it in every mount namespace, and the processes that
+//! Finds out what keeps a filesystem busy: its mounts in all mount namespaces, and the processes that
 //! use it.
 //!
-//! A process that holds a mount only in its own namespace goes on writing into it after it was
-//! unmounted here, and nothing shows that here. Invariants: a namespace that cannot be looked into
-//! is named ([`Unseen`]), never passed over; processes that end meanwhile are no error. Costs one
-//! mountinfo for each namespace (and root folder) and one readlink for each thread.
+//! A process that has a mount in its own namespace goes on writing to it after it was unmounted here,
+//! and nothing shows that here. Invariants: a namespace that cannot be examined is reported
+//! ([`Unseen`]), never skipped; processes that end meanwhile are no error. It costs one mountinfo for
+//! each namespace (and root folder) and one readlink(2) for each thread.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -19,18 +19,18 @@ use super::{Mount, Mounts};
 
 /// Which filesystem is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What<'a> {
+pub enum Filesystem<'a> {
     /// By its source: a dataset's name, a device.
     Source(&'a OsStr),
     /// By its device number, as in [`Mount::dev`]: finds bind mounts under whatever name.
     Dev((u32, u32)),
 }
 
-impl What<'_> {
+impl Filesystem<'_> {
     fn is(&self, mount: &Mount) -> bool {
         match self {
-            What::Source(source) => mount.source == *source,
-            What::Dev(dev) => mount.dev == *dev,
+            Filesystem::Source(source) => mount.source == *source,
+            Filesystem::Dev(dev) => mount.dev == *dev,
         }
     }
 }
@@ -38,7 +38,7 @@ impl What<'_> {
 /// A mount of the filesystem in some namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// A process in that namespace (the lowest number), and its name.
+    /// The process with the lowest number in that namespace, and its name.
     pub pid: u32,
     pub comm: String,
     /// The inode of the namespace, as `lsns` shows it.
@@ -49,24 +49,25 @@ pub struct Holder {
     /// A dataset's name, a device.
     pub source: OsString,
     pub dev: (u32, u32),
-    /// The peer group of the mount that it stands on, and those that that one follows.
-    pub on: (Option<u64>, Vec<u64>),
+    /// The peer group of its parent mount, and the groups that that one is a slave of.
+    pub parent_groups: (Option<u64>, Vec<u64>),
 }
 
 impl Holder {
-    /// Whether it is unmounted by itself when `other` is, as in the namespaces that systemd makes
-    /// for services. Where the kernel does not show it, it is not.
+    /// Whether the kernel unmounts it together with `other`, as in the namespaces that systemd makes for
+    /// services. If the kernel does not show it, the answer is no.
     pub fn goes_with(&self, other: &Holder) -> bool {
-        let group = other.on.0.filter(|_| self.mountpoint == other.mountpoint);
-        group.is_some_and(|group| self.on.0 == Some(group) || self.on.1.contains(&group))
+        let group = other.parent_groups.0.filter(|_| self.mountpoint == other.mountpoint);
+        let (shares, follows) = &self.parent_groups;
+        group.is_some_and(|group| *shares == Some(group) || follows.contains(&group))
     }
 }
 
-/// A namespace that could not be looked into: who may be asked about it, and why not.
+/// A namespace that could not be examined: where it was found, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unseen {
-    /// The process whose mounts could not be read, or the file that keeps a namespace without
-    /// processes.
+    /// The process whose mounts could not be read, or the file that keeps a namespace without processes
+    /// alive.
     pub at: PathBuf,
     pub why: String,
 }
@@ -74,16 +75,16 @@ pub struct Unseen {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
     pub holders: Vec<Holder>,
-    /// A gate that must fail closed asks that this is empty.
+    /// A check that must not miss any holder requires that this is empty.
     pub unseen: Vec<Unseen>,
 }
 
-/// All mounts of a filesystem in all mount namespaces.
-pub fn holders(what: What<'_>) -> Result<Census> {
+/// Finds all mounts of a filesystem in all mount namespaces.
+pub fn holders(what: Filesystem<'_>) -> Result<Census> {
     holders_where(&|mount| what.is(mount))
 }
 
-/// The same for several filesystems, in one walk through the processes.
+/// Finds the mounts of several filesystems in one pass over the processes.
 pub fn holders_where(wanted: &dyn Fn(&Mount) -> bool) -> Result<Census> {
     let mut census = Census::default();
     let mut seen_views = HashSet::new();
@@ -98,8 +99,7 @@ pub fn holders_where(wanted: &dyn Fn(&Mount) -> bool) -> Result<Census> {
                     continue;
                 }
             };
-            // In one namespace, a process with a root folder of its own sees only the mounts
-            // beneath that.
+            // Within a namespace, a process with its own root folder sees only the mounts below it.
             let root = task
                 .join("root")
                 .metadata()
@@ -127,7 +127,7 @@ pub fn holders_where(wanted: &dyn Fn(&Mount) -> bool) -> Result<Census> {
                 mountpoint: mount.mountpoint.clone(),
                 source: mount.source.clone(),
                 dev: mount.dev,
-                on: mounts
+                parent_groups: mounts
                     .above(mount)
                     .next()
                     .map(|on| (on.shares, on.follows.clone()))
@@ -136,14 +136,14 @@ pub fn holders_where(wanted: &dyn Fn(&Mount) -> bool) -> Result<Census> {
             census.holders.extend(found);
         }
     }
-    // The same mount is seen through several root folders: once is enough.
+    // A mount that is seen from several root folders is listed once.
     let mut once = HashSet::new();
     census.holders.retain(|holder| once.insert((holder.mount_ns, holder.mount_id)));
     for (space, at) in kept_spaces {
         if seen_spaces.insert(space) {
             census.unseen.push(Unseen {
                 at,
-                why: format!("it keeps the mount namespace {space}, in which no process is"),
+                why: format!("it keeps the mount namespace {space} alive, which has no process"),
             });
         }
     }
@@ -158,17 +158,17 @@ fn kept_space(mount: &Mount) -> Option<(u64, PathBuf)> {
 }
 
 fn unseen(census: &mut Census, task: &Path, error: &std::io::Error) {
-    // Gone since the folder was read, a zombie, or a task that is just ending: they hold nothing
-    // any more.
+    // A thread that has ended since the folder was read, a zombie, or one that is just ending: they hold
+    // nothing any more.
     let ended = matches!(error.raw_os_error(), Some(code) if code == nix::libc::ENOENT || code == nix::libc::ESRCH || code == nix::libc::EINVAL);
     if !ended {
         census.unseen.push(Unseen { at: task.to_owned(), why: error.to_string() });
     }
 }
 
-/// What a process uses of a filesystem.
+/// How a process uses a filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum How {
+pub enum Usage {
     Cwd,
     Root,
     Exe,
@@ -182,21 +182,21 @@ pub enum How {
 pub struct User {
     pub pid: u32,
     pub comm: String,
-    pub how: How,
+    pub how: Usage,
     /// The file or folder, as the process sees it.
     pub path: PathBuf,
     /// Which filesystem it is on: [`Mount::dev`].
     pub dev: (u32, u32),
 }
 
-/// The processes that use a filesystem, in whatever namespace, also after a lazy unmount; each
-/// once, with the first use that was found. Only root sees those of others. The kernel's own uses
-/// (loop devices, swap, exports) are not among them.
+/// Finds the processes that use a filesystem, in any namespace, also after a lazy unmount; each once,
+/// with the first use that was found. Only root sees the processes of others. The kernel's own uses
+/// (loop devices, swap, exports) are not found.
 pub fn users_of(mount: &Mount) -> Result<Vec<User>> {
     users_of_any(&[mount.dev])
 }
 
-/// The same for several filesystems (by [`Mount::dev`]), in one walk through the processes.
+/// Finds the users of several filesystems (by [`Mount::dev`]) in one pass over the processes.
 pub fn users_of_any(devs: &[(u32, u32)]) -> Result<Vec<User>> {
     let of_any = holders_where(&|mount| devs.contains(&mount.dev))?;
     let ids = of_any.holders.iter().map(|holder| (holder.mount_id, holder.dev)).collect();
@@ -214,28 +214,28 @@ struct Wanted {
     /// By mount id.
     ids: HashMap<u64, (u32, u32)>,
     devs: HashSet<(u32, u32)>,
-    /// As they stand in a process's `maps`.
+    /// By the device number as written in a process's `maps`.
     maps: HashMap<String, (u32, u32)>,
 }
 
 impl Wanted {
-    fn used_by(&self, pid: u32) -> Option<(How, PathBuf, (u32, u32))> {
+    fn used_by(&self, pid: u32) -> Option<(Usage, PathBuf, (u32, u32))> {
         let process = PathBuf::from(format!("/proc/{pid}"));
-        let named = [(How::Cwd, "cwd"), (How::Root, "root"), (How::Exe, "exe")]
+        let named = [(Usage::Cwd, "cwd"), (Usage::Root, "root"), (Usage::Exe, "exe")]
             .map(|(how, name)| (how, process.join(name)));
         let open = std::fs::read_dir(process.join("fd"))
             .into_iter()
             .flatten()
             .flatten()
-            .map(|fd| (How::Fd, fd.path()));
+            .map(|fd| (Usage::Fd, fd.path()));
         let mut links = named.into_iter().chain(open);
         let used = links.find_map(|(how, link)| Some((how, self.holds(&link)?, link)));
         used.map(|(how, dev, link)| (how, link.read_link().unwrap_or(link), dev))
             .or_else(|| self.maps(&process))
     }
 
-    /// By mount id and by device: btrfs and overlay say another device number in stat(2) than in
-    /// mountinfo, and a mount that was lazily unmounted is in no mountinfo any more.
+    /// Compares by mount id and by device: btrfs and overlay have another device number in stat(2) than in
+    /// mountinfo, and a lazily unmounted filesystem is in no mountinfo any more.
     fn holds(&self, link: &Path) -> Option<(u32, u32)> {
         let flags = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
         let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
@@ -245,8 +245,8 @@ impl Wanted {
         by_id.or(self.devs.get(&(found.stx_dev_major, found.stx_dev_minor))).copied()
     }
 
-    /// `7f..-7f.. r-xp 00000000 fe:01 1234   /usr/lib/x.so`, proc_pid_maps(5).
-    fn maps(&self, process: &Path) -> Option<(How, PathBuf, (u32, u32))> {
+    /// Looks for a mapped file: `7f..-7f.. r-xp 00000000 fe:01 1234   /usr/lib/x.so`, proc_pid_maps(5).
+    fn maps(&self, process: &Path) -> Option<(Usage, PathBuf, (u32, u32))> {
         let maps = std::fs::read(process.join("maps")).ok()?;
         maps.split(|byte| *byte == b'\n').find_map(|line| {
             let mut fields = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
@@ -254,7 +254,7 @@ impl Wanted {
             let is_file = fields.next()? != b"0";
             let slash = line.iter().position(|byte| *byte == b'/')?;
             let path = PathBuf::from(OsStr::from_bytes(&line[slash..]));
-            is_file.then_some((How::Map, path, *dev))
+            is_file.then_some((Usage::Map, path, *dev))
         })
     }
 }
@@ -267,7 +267,7 @@ fn pids() -> Result<Vec<u32>> {
     Ok(pids)
 }
 
-/// Threads can have mount namespaces of their own.
+/// Lists the threads of a process, since each can have a mount namespace of its own.
 fn tasks(pid: u32) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/task"));
     entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()

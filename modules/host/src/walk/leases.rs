@@ -1,8 +1,8 @@
-//! Files on which their owner holds a lease: the kernel opens them for others only once it is given
+//! Files on which their owner holds a lease: the kernel lets others open them only when the lease is given
 //! up, or `lease-break-time` after the owner was asked to.
 //!
-//! Invariant: however many files are leased, and however often a lease is taken again, all waiting
-//! together ends after that time and a little more.
+//! Invariant: however many files are leased, and however often a lease is taken again, the total time
+//! waited is that time and a little more.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -17,32 +17,33 @@ use crate::meta::Kind;
 use crate::regular::{self, Links};
 use crate::{deadline, interrupt};
 
-/// Unless the machine says otherwise.
+/// The kernel's default of `lease-break-time`.
 const KERNEL_WAITS: Duration = Duration::from_secs(45);
 const MORE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long is still waited for leases while one tree is read.
+/// The time that may still be spent on waiting for leases while one tree is read.
 #[derive(Debug)]
 pub struct Leases {
-    left: Duration,
+    budget: Duration,
     asked: bool,
 }
 
 impl Default for Leases {
     fn default() -> Leases {
-        let told = std::fs::read_to_string("/proc/sys/fs/lease-break-time");
-        let told = told.ok().and_then(|text| text.trim().parse().ok());
-        Leases { left: told.map_or(KERNEL_WAITS, Duration::from_secs) + MORE, asked: false }
+        let configured = std::fs::read_to_string("/proc/sys/fs/lease-break-time");
+        let configured = configured.ok().and_then(|text| text.trim().parse().ok());
+        Leases { budget: configured.map_or(KERNEL_WAITS, Duration::from_secs) + MORE, asked: false }
     }
 }
 
 impl Leases {
-    /// As [`Tree::open_held`]. The first leased file lets one pass over the tree ask for all of them.
+    /// Opens a file as [`Tree::open_held`] does, and waits for its lease. At the first leased file, the
+    /// owners of all leased files of the tree are asked, so that their times run in parallel.
     pub fn open(&mut self, tree: &Tree, held: &OwnedFd, entry: &Entry) -> Result<File> {
         loop {
             match Tree::open_held(held, entry) {
-                Err(Missed { cause: Cause::Leased(_), .. }) if !self.left.is_zero() => {}
+                Err(Missed { cause: Cause::Leased(_), .. }) if !self.budget.is_zero() => {}
                 opened => return Ok(opened?),
             }
             let began = Instant::now();
@@ -54,11 +55,11 @@ impl Leases {
         }
     }
 
-    /// As [`regular::open`], of a path that may be a link.
+    /// Opens a file as [`regular::open`] does, following links, and waits for its lease.
     pub fn open_path(&mut self, path: &Path) -> Result<File> {
         loop {
             match regular::open(path, Links::Follow) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock && !self.left.is_zero() => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock && !self.budget.is_zero() => {}
                 opened => return Ok(opened?),
             }
             self.pause(Instant::now())?;
@@ -67,12 +68,12 @@ impl Leases {
 
     fn pause(&mut self, began: Instant) -> Result<()> {
         deadline::sleep(PAUSE)?;
-        self.left = self.left.saturating_sub(began.elapsed());
+        self.budget = self.budget.saturating_sub(began.elapsed());
         Ok(())
     }
 }
 
-/// An attempt to open a leased file asks its owner. What cannot be opened is met again by the reader.
+/// Asks the owners of all leased files: an attempt to open one does that. Errors are left to the reader.
 fn ask_for_all(tree: &Tree) -> Result<()> {
     for entry in tree.walk().flatten().filter(|entry| entry.meta.kind == Kind::File) {
         interrupt::check()?;

@@ -1,9 +1,9 @@
-//! The walk in an order that does not depend on the file system, so that two walks, or a walk and a
-//! list of an earlier one, can be compared as they go.
+//! A walk in an order that does not depend on the file system, so that two walks, or a walk and the list
+//! of an earlier one, can be compared entry by entry.
 //!
-//! Invariants: a folder comes right before all that is in it, and names in one folder come by their
-//! bytes, which is the order of [`order`]. The names of the folders on the way down are kept in memory
-//! and nothing else: a million names in one folder take some 30 MB.
+//! Invariants: a folder comes right before its content, and the names in a folder are ordered by their
+//! bytes, which is the order of [`order`]. Only the names in the folders on the current path are in memory:
+//! a million names in one folder take some 30 MB.
 
 use std::cmp::Ordering;
 use std::ffi::{CString, OsStr};
@@ -17,20 +17,20 @@ use rustix::io::Errno;
 use super::{Entry, FOLDER, Missed, Tree, missed};
 use crate::meta::{Kind, Meta};
 
-/// Which of two paths the sorted walk reaches first.
+/// Compares two paths by the order in which the sorted walk yields them.
 pub fn order(one: &Path, other: &Path) -> Ordering {
-    // A name holds no zero byte: as one, the slash puts a folder's content before longer names.
+    // No name contains a zero byte: a slash that compares as one puts a folder's content before longer names.
     let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
     let (one, other) = (one.as_os_str().as_bytes(), other.as_os_str().as_bytes());
     one.iter().map(key).cmp(other.iter().map(key))
 }
 
-/// The entries of a tree, sorted.
+/// The iterator over the sorted entries of a tree.
 #[derive(Debug)]
 pub struct Sorted<'a> {
     tree: &'a Tree,
     levels: Vec<Level>,
-    /// The lowest level's folder, opened again after coming back to it.
+    /// The folder of the last level; it is opened again after its subfolders.
     here: Option<OwnedFd>,
     pending: Option<(PathBuf, Meta)>,
 }
@@ -49,7 +49,7 @@ impl<'a> Sorted<'a> {
         Sorted { tree, levels: Vec::new(), here: None, pending }
     }
 
-    /// Do not enter the folder that was yielded last.
+    /// Skips the content of the folder that was yielded last.
     pub fn pass_over(&mut self, folder: &Entry) {
         if self.pending.as_ref().is_some_and(|(path, _)| *path == folder.path) {
             self.pending = None;
@@ -68,7 +68,7 @@ impl<'a> Sorted<'a> {
         Ok(())
     }
 
-    /// The next name of the lowest level; `None` at the end of the folder.
+    /// Looks at the next name of the last level; `None` at the end of the folder.
     fn look(&mut self) -> Option<Result<Entry, Missed>> {
         let (folder, meta) = {
             let level = self.levels.last()?;
@@ -131,35 +131,35 @@ impl Iterator for Sorted<'_> {
     }
 }
 
-/// The names of one folder, sorted: one long text and where each begins.
+/// The sorted names of a folder: one long text, and position and length of each name.
 #[derive(Debug)]
 struct Names {
     text: Vec<u8>,
-    places: Vec<(u32, u16)>,
+    positions: Vec<(u32, u16)>,
 }
 
 impl Names {
     fn read(folder: &OwnedFd) -> rustix::io::Result<Names> {
-        let mut names = Names { text: Vec::new(), places: Vec::new() };
+        let mut names = Names { text: Vec::new(), positions: Vec::new() };
         for entry in Dir::read_from(folder)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if matches!(name, b"." | b"..") {
                 continue;
             }
-            // Four GiB of names in one folder: no file system that is known has them.
+            // No known file system has four GiB of names in one folder.
             let at = u32::try_from(names.text.len()).map_err(|_| Errno::FBIG)?;
-            names.places.push((at, name.len() as u16));
+            names.positions.push((at, name.len() as u16));
             names.text.extend_from_slice(name);
         }
         let text = &names.text;
         let name = |(at, length): &(u32, u16)| &text[*at as usize..][..*length as usize];
-        names.places.sort_unstable_by(|one, other| name(one).cmp(name(other)));
+        names.positions.sort_unstable_by(|one, other| name(one).cmp(name(other)));
         Ok(names)
     }
 
     fn get(&self, at: usize) -> Option<&[u8]> {
-        let (at, length) = self.places.get(at)?;
+        let (at, length) = self.positions.get(at)?;
         self.text.get(*at as usize..)?.get(..*length as usize)
     }
 }

@@ -1,4 +1,4 @@
-//! The walk, with and without openat2, while the tree's owner works against us.
+//! The walk, with and without openat2(2), while the owner of the tree interferes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,7 +23,7 @@ fn paths(tree: &Tree) -> BTreeSet<PathBuf> {
 }
 
 #[test]
-fn all_there_is() {
+fn every_entry_is_yielded() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::create_dir_all(at("a/b/c")).unwrap();
@@ -33,7 +33,7 @@ fn all_there_is() {
         .unwrap();
     let odd = std::ffi::OsString::from_vec(b"\xff\n \\\x01".to_vec());
     fs::write(dir.path().join(&odd), "odd").unwrap();
-    for tree in trees(dir.path(), Mounts::Stay) {
+    for tree in trees(dir.path(), Mounts::Refuse) {
         let expected = ["a", "a/b", "a/b/c", "a/file", "a/link", "pipe"].map(PathBuf::from);
         assert_eq!(paths(&tree), expected.into_iter().chain([PathBuf::from(&odd)]).collect());
         let order: Vec<_> = tree.walk().map(|entry| entry.unwrap().path).collect();
@@ -93,15 +93,15 @@ fn nothing_outside_is_reached() {
         }
         assert_eq!(paths(&tree).len(), 4);
     }
-    assert!(Tree::open(&dir.path().join("root/slash"), Mounts::Stay).is_err());
-    assert!(Tree::open(&dir.path().join("outside"), Mounts::Stay).is_err());
+    assert!(Tree::open(&dir.path().join("root/slash"), Mounts::Refuse).is_err());
+    assert!(Tree::open(&dir.path().join("outside"), Mounts::Refuse).is_err());
 }
 
 #[test]
 fn what_was_swapped_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    for tree in trees(dir.path(), Mounts::Stay) {
+    for tree in trees(dir.path(), Mounts::Refuse) {
         for name in ["file", "to-link", "to-folder", "to-device", "gone"] {
             let _ = fs::remove_file(at(name)).or_else(|_| fs::remove_dir(at(name)));
             fs::write(at(name), name).unwrap();
@@ -134,7 +134,7 @@ fn what_was_swapped_is_noticed() {
 }
 
 #[test]
-fn deeper_than_a_path_may_be_long() {
+fn trees_may_be_deeper_than_the_longest_path() {
     let dir = tempfile::tempdir().unwrap();
     let name = "d".repeat(40);
     let mut at = rustix::fs::openat(CWD, dir.path(), OFlags::PATH, Mode::empty()).unwrap();
@@ -145,7 +145,7 @@ fn deeper_than_a_path_may_be_long() {
     let bottom =
         rustix::fs::openat(&at, "bottom", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
     rustix::io::write(&bottom, b"here").unwrap();
-    for tree in trees(dir.path(), Mounts::Stay) {
+    for tree in trees(dir.path(), Mounts::Refuse) {
         let entries: Vec<Entry> = tree.walk().map(Result::unwrap).collect();
         assert_eq!(entries.len(), 301);
         let bottom = entries.last().unwrap();
@@ -164,7 +164,7 @@ fn mounts_are_entered_only_when_asked() {
     nix::mount::mount(Some("x"), &inner, Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>)
         .unwrap();
     fs::write(inner.join("file"), "").unwrap();
-    let results: Vec<_> = [Mounts::Stay, Mounts::Cross]
+    let results: Vec<_> = [Mounts::Refuse, Mounts::Cross]
         .into_iter()
         .flat_map(|mounts| trees(dir.path(), mounts))
         .map(|tree| tree.walk().collect::<Vec<_>>())
@@ -185,7 +185,7 @@ fn mounts_are_entered_only_when_asked() {
 /// The owner swaps a folder for a link to / and a file for a link to a secret, as fast as it can,
 /// while we walk.
 #[test]
-fn a_renamer_never_gets_us_out() {
+fn renames_never_lead_out_of_the_tree() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::create_dir_all(at("root/t-a/t-b")).unwrap();
@@ -263,7 +263,7 @@ fn sorted_as_paths_compare() {
         fs::write(at(file), "").unwrap();
     }
     fs::write(dir.path().join(std::ffi::OsString::from_vec(b"a\xff\n".to_vec())), "").unwrap();
-    for tree in trees(dir.path(), Mounts::Stay) {
+    for tree in trees(dir.path(), Mounts::Refuse) {
         let sorted: Vec<PathBuf> = tree.sorted().map(|entry| entry.unwrap().path).collect();
         assert!(sorted.windows(2).all(|pair| order(&pair[0], &pair[1]).is_lt()), "{sorted:?}");
         assert_eq!(sorted.iter().cloned().collect::<BTreeSet<_>>(), paths(&tree));
@@ -290,7 +290,7 @@ fn sorted_and_a_folder_that_goes_away() {
         for file in ["a/b/1", "a/c", "d"] {
             fs::write(at(file), "").unwrap();
         }
-        let tree = &trees(dir.path(), Mounts::Stay)[trial];
+        let tree = &trees(dir.path(), Mounts::Refuse)[trial];
         let mut found = Vec::new();
         for entry in tree.sorted() {
             if entry.as_ref().is_ok_and(|entry| entry.path == Path::new("a/b/1")) {
@@ -322,11 +322,11 @@ fn leased_as(file: &fs::File) -> i32 {
     }
 }
 
-/// Nothing is given up before all have been asked: whoever asks one after the other waits for the
-/// kernel's patience with each.
+/// No lease is given up before all owners were asked: asking one after the other would wait the whole
+/// `lease-break-time` for each.
 #[test]
 fn leased_files_are_asked_for_all_at_once() {
-    // What the kernel asks an owner with; it would end this process.
+    // The kernel asks the owner of a lease by SIGIO, which would end this process.
     let ignore = nix::sys::signal::SigHandler::SigIgn;
     // SAFETY: it is ignored, so no handler runs.
     #[allow(unsafe_code)]
@@ -339,7 +339,7 @@ fn leased_files_are_asked_for_all_at_once() {
         lease(&file, libc::F_WRLCK);
         file
     });
-    let tree = Tree::open(dir.path(), Mounts::Stay).unwrap();
+    let tree = Tree::open(dir.path(), Mounts::Refuse).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let guard = crate::deadline::Deadline::after(std::time::Duration::from_secs(60));

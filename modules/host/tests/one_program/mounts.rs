@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use crate::common::{Tmpfs, soon};
 use host::mounts::{
-    Holder, How, Mount, Mounts, Relation, What, holders, holders_where, users_of, users_of_any,
+    Filesystem, Holder, Mount, Mounts, Relation, Usage, holders, holders_where, users_of,
+    users_of_any,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -109,7 +110,7 @@ fn namespace(pid: &str) -> u64 {
 /// Only those in this namespace: whoever makes a namespace of his own meanwhile (another test, a
 /// container manager) gets copies of our mounts, too.
 fn holders_in(space: u64, dev: (u32, u32)) -> Vec<Holder> {
-    let mut found = holders(What::Dev(dev)).unwrap().holders;
+    let mut found = holders(Filesystem::Dev(dev)).unwrap().holders;
     found.retain(|holder| holder.mount_ns == space);
     found
 }
@@ -120,7 +121,7 @@ fn a_mount_that_only_another_namespace_holds() {
     let data = Tmpfs::new(&dir.path().join("data"), "size=64k");
     let (dev, ours) = (on(&data.0).dev, namespace("self"));
     assert_eq!(holders_in(ours, dev).len(), 1);
-    let by_source = holders(What::Source("host-test".as_ref())).unwrap().holders;
+    let by_source = holders(Filesystem::Source("host-test".as_ref())).unwrap().holders;
     assert!(by_source.iter().any(|holder| holder.mountpoint == data.0));
 
     // In its own namespace, and under another name as well.
@@ -207,11 +208,11 @@ fn a_namespace_without_processes_is_named() {
         unshare.arg(format!("--mount={}", file.display())).arg("true").status().unwrap()
     };
     assert!((0..20).any(|_| keep().success()));
-    let census = holders(What::Source("no-such-source".as_ref())).unwrap();
+    let census = holders(Filesystem::Source("no-such-source".as_ref())).unwrap();
     umount2(&file, MntFlags::MNT_DETACH).unwrap();
     assert!(census.holders.is_empty());
     let kept = census.unseen.iter().find(|unseen| unseen.at == file).expect("not named");
-    assert!(kept.why.contains("in which no process is"), "{kept:?}");
+    assert!(kept.why.contains("which has no process"), "{kept:?}");
 }
 
 #[test]
@@ -228,10 +229,10 @@ fn who_uses_it_and_how() {
         maps.lines().find(|line| line.contains("libgcc_s")).unwrap().split_once('/').unwrap().1;
     fs::copy(Path::new("/").join(library), data.0.join("library")).unwrap();
     let others = [
-        (How::Cwd, Other::new("cd \"$1\"; exec sleep 60", &data.0)),
-        (How::Exe, Other::new("exec \"$1/sleep\" 60", &data.0)),
-        (How::Fd, Other::new("exec sleep 60 3< \"$1/file\"", &data.0)),
-        (How::Map, Other::new("LD_PRELOAD=\"$1/library\" exec sleep 60", &data.0)),
+        (Usage::Cwd, Other::new("cd \"$1\"; exec sleep 60", &data.0)),
+        (Usage::Exe, Other::new("exec \"$1/sleep\" 60", &data.0)),
+        (Usage::Fd, Other::new("exec sleep 60 3< \"$1/file\"", &data.0)),
+        (Usage::Map, Other::new("LD_PRELOAD=\"$1/library\" exec sleep 60", &data.0)),
     ];
     assert!(soon(|| users_of(&mount).unwrap().len() == 4));
     let check = |mount: &Mount| {

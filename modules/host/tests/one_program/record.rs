@@ -61,7 +61,7 @@ fn begun_noted_found_and_finished() {
     found.intent.note("paused", &()).unwrap();
     assert_eq!(Intent::unfinished::<Swap>(dir.path(), "swap").unwrap().unwrap().notes.len(), 3);
     let error = Intent::unfinished::<u8>(dir.path(), "swap").unwrap_err();
-    assert!(format!("{error:#}").contains("cannot understand the intent"), "{error:#}");
+    assert!(format!("{error:#}").contains("cannot read the intent"), "{error:#}");
     found.intent.finish().unwrap();
     assert!(names(dir.path()).is_empty());
 }
@@ -98,7 +98,7 @@ fn torn_at_every_byte() {
         fs::write(&path, &whole[..length]).unwrap();
         let found = Intent::unfinished::<Swap>(dir.path(), "swap");
         if newlines(length) == 0 {
-            assert!(found.unwrap_err().to_string().contains("put that right by hand"));
+            assert!(found.unwrap_err().to_string().contains("repair that by hand"));
             continue;
         }
         let found = found.unwrap().unwrap();

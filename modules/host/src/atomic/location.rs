@@ -1,8 +1,8 @@
-//! Where a file is replaced: its folder, held, and what has the name there.
+//! The location of a file that is to be replaced: its folder, held open, its name, and the old file.
 //!
-//! Invariant: the folder is reached by [`crate::descent`], and a symbolic link on the way, or at
-//! its end, is followed only when root or we own it and nobody else can write to the folder that it lies
-//! in. So a user who owns a part of the path can move what is his, but leads nothing elsewhere.
+//! Invariant: the folder is reached by [`crate::descent`], and a symbolic link on the way or at the end
+//! is followed only if root or the user that runs us owns it and nobody else can write to its folder. So a
+//! user who owns a part of the path can move their own files, but cannot lead a write elsewhere.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
@@ -16,12 +16,12 @@ use crate::descent::{Descent, Found, meta_of};
 use crate::meta::Kind;
 use crate::regular;
 
-pub(super) struct Place {
+pub(super) struct Location {
     pub(super) dir: Dir,
-    /// Of the folder, without links.
+    /// The path of the folder, without links.
     path: PathBuf,
     pub(super) name: OsString,
-    /// What is to be replaced, when there is something.
+    /// The file that is to be replaced, if there is one.
     pub(super) old: Option<Old>,
 }
 
@@ -30,18 +30,18 @@ pub(super) struct Old {
     pub(super) metadata: Metadata,
 }
 
-/// What to do where the last name is a link.
+/// What to do if the last name of a path is a symbolic link.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Last {
+pub(super) enum LastLink {
     Follow,
-    /// It is only a name: what has it is not looked at.
-    Leave,
+    /// Do not look at what has the name.
+    Keep,
 }
 
-impl Place {
-    /// None: a folder of the path is missing.
-    pub(super) fn find(path: &Path, last: Last) -> Result<Option<Place>> {
-        Walk::begin(path)?.go(last)
+impl Location {
+    /// Finds the location of a path; `None` if a folder of the path is missing.
+    pub(super) fn find(path: &Path, last: LastLink) -> Result<Option<Location>> {
+        Walk::begin(path)?.run(last)
     }
 
     pub(super) fn path_of(&self, name: &OsStr) -> PathBuf {
@@ -56,19 +56,19 @@ impl Place {
         &self.path
     }
 
-    /// Makes renames and new names in it last.
+    /// Syncs the folder, so that renames and new names in it survive a crash.
     pub(super) fn sync(&self) -> Result<()> {
         self.dir.sync().with_context(|| format!("cannot sync the folder {}", self.path.display()))
     }
 }
 
-/// Down to a folder, by the same rules. What is missing is made when there is a mode for it; else the
-/// answer is none.
+/// Opens a folder by the same rules. A missing one is made with the mode in `make`; without a mode the
+/// answer is `None`.
 pub(super) fn folder(path: &Path, make: Option<u32>) -> Result<Option<Dir>> {
     let mut walk = Walk::begin(path)?;
     while let Some(name) = walk.descent.next_name() {
         let mut found = walk.descent.look(&name)?;
-        // A link to nothing is no place to make a folder in.
+        // No folder is made where a dangling link points to.
         if found.is_none() && !walk.descent.is_in_link() {
             let Some(mode) = make else { return Ok(None) };
             match walk.descent.dir.make_folder(&name, mode) {
@@ -91,31 +91,31 @@ pub(super) fn folder(path: &Path, make: Option<u32>) -> Result<Option<Dir>> {
 
 struct Walk {
     descent: Descent,
-    /// The last name of the path was that of a link, which must lead to something.
-    must_be_there: bool,
+    /// The last name of the path was a link, whose target must exist.
+    must_exist: bool,
 }
 
 impl Walk {
     fn begin(path: &Path) -> Result<Walk> {
-        Ok(Walk { descent: Descent::begin(path)?, must_be_there: false })
+        Ok(Walk { descent: Descent::begin(path)?, must_exist: false })
     }
 
-    fn go(mut self, last: Last) -> Result<Option<Place>> {
+    fn run(mut self, last: LastLink) -> Result<Option<Location>> {
         while let Some(name) = self.descent.next_name() {
             let is_last = self.descent.is_last();
-            if is_last && last == Last::Leave {
-                return Ok(Some(self.ends(name, None)));
+            if is_last && last == LastLink::Keep {
+                return Ok(Some(self.finish(name, None)));
             }
             let Some(found) = self.descent.look(&name)? else {
-                if is_last && !self.must_be_there {
-                    return Ok(Some(self.ends(name, None)));
+                if is_last && !self.must_exist {
+                    return Ok(Some(self.finish(name, None)));
                 }
                 ensure!(!self.descent.is_in_link(), self.missing(&name));
                 return Ok(None);
             };
             match found.meta.kind {
                 Kind::Link => {
-                    self.must_be_there |= is_last;
+                    self.must_exist |= is_last;
                     self.follow(&found)?;
                 }
                 Kind::Folder if !is_last => self.descent.enter(Dir::of(found.held), found.path),
@@ -123,7 +123,7 @@ impl Walk {
                     let file = regular::open_held(&found.held)
                         .with_context(|| format!("cannot open {}", found.path.display()))?;
                     let metadata = file.metadata()?;
-                    return Ok(Some(self.ends(name, Some(Old { file, metadata }))));
+                    return Ok(Some(self.finish(name, Some(Old { file, metadata }))));
                 }
                 _ if is_last => bail!("{} is not a regular file", found.path.display()),
                 _ => bail!("{} is not a folder", found.path.display()),
@@ -132,9 +132,9 @@ impl Walk {
         bail!("the path has no file name")
     }
 
-    fn ends(self, name: OsString, old: Option<Old>) -> Place {
+    fn finish(self, name: OsString, old: Option<Old>) -> Location {
         let Descent { dir, path, .. } = self.descent;
-        Place { dir, path, name, old }
+        Location { dir, path, name, old }
     }
 
     fn missing(&self, name: &OsStr) -> String {
@@ -143,18 +143,18 @@ impl Walk {
     }
 
     fn follow(&mut self, link: &Found) -> Result<()> {
-        let around = meta_of(&self.descent.dir, &self.descent.path)?;
-        let closed = around.is_trusted() && (around.mode & 0o022 == 0 || around.mode & 0o1000 != 0);
+        let parent = meta_of(&self.descent.dir, &self.descent.path)?;
+        let closed = parent.is_trusted() && (parent.mode & 0o022 == 0 || parent.mode & 0o1000 != 0);
         let path = link.path.display();
         ensure!(
             link.meta.is_trusted() && closed,
             "{path} is a symbolic link that others could have made (owner uid {}; its folder: uid {}, mode {:04o}): give the real path",
             link.meta.uid,
-            around.uid,
-            around.mode & 0o7777
+            parent.uid,
+            parent.mode & 0o7777
         );
-        let is_one_of_few = self.descent.follow(&link.target()?);
-        ensure!(is_one_of_few, "{path} is one symbolic link too many: give the real path");
+        let is_allowed = self.descent.follow(&link.target()?);
+        ensure!(is_allowed, "{path}: too many symbolic links: give the real path");
         Ok(())
     }
 }

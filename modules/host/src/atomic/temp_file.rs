@@ -1,4 +1,4 @@
-//! A new file of ours in a held folder, for the name of another: dropping it removes it.
+//! A temporary file in the folder of the file that it will replace; dropping it removes it.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::{OsStr, OsString};
@@ -11,28 +11,28 @@ use rustix::io::Errno;
 
 use crate::beneath::Dir;
 
-/// Of the other's name, this much goes into the new one's: a name may have 255 bytes.
+/// How much of the target's name is used in that of the temporary file: a name has at most 255 bytes.
 const LONGEST_NAME: usize = 200;
 const RANDOM: usize = 6;
 const SUFFIX: &[u8] = b".new";
 const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 const MOST_TRIES: usize = 1000;
 
-pub(super) struct Fresh<'a> {
+pub(super) struct TempFile<'a> {
     dir: &'a Dir,
     name: OsString,
     file: File,
-    has_moved: bool,
+    is_renamed: bool,
 }
 
-impl<'a> Fresh<'a> {
-    /// 0600.
-    pub(super) fn make(dir: &'a Dir, beside: &OsStr) -> io::Result<Fresh<'a>> {
+impl<'a> TempFile<'a> {
+    /// Makes an empty file with mode 0600.
+    pub(super) fn make(dir: &'a Dir, target: &OsStr) -> io::Result<TempFile<'a>> {
         for _ in 0..MOST_TRIES {
-            let name = name(beside);
+            let name = name(target);
             match dir.make_file(&name, 0o600) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                made => return Ok(Fresh { dir, name, file: made?, has_moved: false }),
+                made => return Ok(TempFile { dir, name, file: made?, is_renamed: false }),
             }
         }
         Err(ErrorKind::AlreadyExists.into())
@@ -42,35 +42,36 @@ impl<'a> Fresh<'a> {
         &mut self.file
     }
 
-    /// Takes the place of what has this name.
+    /// Renames it to the target's name, replacing what has it.
     pub(super) fn replace(mut self, name: &OsStr) -> io::Result<()> {
         self.dir.replace(&self.name, self.dir, name)?;
-        self.has_moved = true;
+        self.is_renamed = true;
         Ok(())
     }
 
-    /// Takes this name, which must be free.
-    pub(super) fn take(mut self, name: &OsStr) -> io::Result<()> {
+    /// Renames it to a name that must not exist yet.
+    pub(super) fn rename(mut self, name: &OsStr) -> io::Result<()> {
         self.dir.rename(&self.name, self.dir, name)?;
-        self.has_moved = true;
+        self.is_renamed = true;
         Ok(())
     }
 }
 
-impl Drop for Fresh<'_> {
+impl Drop for TempFile<'_> {
     fn drop(&mut self) {
-        if !self.has_moved {
+        if !self.is_renamed {
             let _ = self.dir.remove(&self.name);
         }
     }
 }
 
-/// Removes what was made for this name by one that was killed; the name that could not be removed, too.
-pub(super) fn sweep(dir: &Dir, beside: &OsStr) -> Result<(), (OsString, io::Error)> {
-    let of_all = |error: Errno| (beside.to_owned(), error.into());
-    let prefix = prefix(beside);
-    for entry in dir.list().map_err(of_all)? {
-        let entry = entry.map_err(of_all)?;
+/// Removes the temporary files that killed runs left for this target. The error names the file that
+/// could not be removed.
+pub(super) fn sweep(dir: &Dir, target: &OsStr) -> Result<(), (OsString, io::Error)> {
+    let cannot_list = |error: Errno| (target.to_owned(), error.into());
+    let prefix = prefix(target);
+    for entry in dir.list().map_err(cannot_list)? {
+        let entry = entry.map_err(cannot_list)?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
         let random = name.as_bytes().strip_prefix(&prefix[..]);
         let random = random.and_then(|rest| rest.strip_suffix(SUFFIX));
@@ -88,13 +89,13 @@ pub(super) fn sweep(dir: &Dir, beside: &OsStr) -> Result<(), (OsString, io::Erro
     Ok(())
 }
 
-/// For what is made beside another, and has not its name yet.
-pub(super) fn name(beside: &OsStr) -> OsString {
-    OsString::from_vec([&prefix(beside)[..], &random(), SUFFIX].concat())
+/// Returns a random name for a temporary file of this target.
+pub(super) fn name(target: &OsStr) -> OsString {
+    OsString::from_vec([&prefix(target)[..], &random(), SUFFIX].concat())
 }
 
-fn prefix(beside: &OsStr) -> Vec<u8> {
-    let name = beside.as_bytes();
+fn prefix(target: &OsStr) -> Vec<u8> {
+    let name = target.as_bytes();
     [b".", &name[..name.len().min(LONGEST_NAME)], b"."].concat()
 }
 
