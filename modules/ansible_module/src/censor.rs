@@ -1,10 +1,10 @@
-//! Secrets, replaced in everything that is printed.
+//! Replaces secrets in everything that is printed.
 //!
-//! The list belongs to the process, so that a panic and a signal find it too. A value that is a
-//! secret is hidden whole. Inside of a text only what is long enough is replaced, and never a part
-//! of our own words (names, keys, sentences): that would destroy them, and tell what was replaced.
-//! The keys that make up the protocol (`changed`, `reason`, ...) are kept with their values. The
-//! controller does the same by `plugin_utils/censor.py`.
+//! The list is global, so that the handlers of panics and signals can use it. A value that is a secret
+//! is hidden as a whole. Inside of a text only long secrets are replaced, and never one that is also a
+//! part of this program's own texts (names, keys, messages): that would destroy them, and reveal the
+//! secret. Keys of the protocol (`changed`, `reason`, ...) keep their values. The controller does the
+//! same in `plugin_utils/censor.py`.
 
 use crate::spec::Opt;
 use host::secret::{self, SHORTEST_INSIDE};
@@ -14,28 +14,28 @@ use std::cell::OnceCell;
 use std::fs;
 use std::sync::{Mutex, PoisonError};
 
-/// Ansible's own words for a value that is a secret as a whole.
+/// Ansible's own text for a value that is a secret as a whole.
 const WHOLE: &str = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER";
 const PART: &str = "********";
-/// A line of a secret of several lines (a private key) is a secret of its own from this length.
+/// The length from which a line of a multi-line secret (a private key) is also a secret of its own.
 const LINE: usize = 8;
 
 static SECRETS: Mutex<Vec<Secret>> = Mutex::new(Vec::new());
 
 struct Secret {
     text: String,
-    /// Whether it is replaced inside of texts; found out when it first stands in one.
+    /// Whether it is replaced inside of texts; determined when it first occurs in one.
     inside: OnceCell<bool>,
 }
 
 impl Secret {
     fn is_replaced_inside(&self) -> bool {
-        *self.inside.get_or_init(|| !is_word_of_ours(&self.text))
+        *self.inside.get_or_init(|| !is_own_word(&self.text))
     }
 }
 
-/// Whether a text is short, or a part of the static text of this program, wherever in it.
-fn is_word_of_ours(text: &str) -> bool {
+/// Whether a text is short, or occurs anywhere in the binary of this program.
+fn is_own_word(text: &str) -> bool {
     if text.chars().nth(SHORTEST_INSIDE - 1).is_none() {
         return true;
     }
@@ -55,7 +55,7 @@ fn contains(all: &[u8], part: &[u8]) -> bool {
     false
 }
 
-/// Remember every string and number inside `value` as a secret.
+/// Remembers every string and number inside `value` as a secret.
 pub(crate) fn remember(value: &Value) {
     match value {
         Value::String(text) => remember_text(text),
@@ -66,13 +66,13 @@ pub(crate) fn remember(value: &Value) {
     }
 }
 
-/// Remember what is a secret by its name in a dictionary: `Authorization`, and not `Host`.
+/// Remembers the values of a dictionary whose names say that they are secret: `Authorization`, not `Host`.
 pub(crate) fn remember_named(map: &Map<String, Value>) {
     for (name, value) in map {
         match value {
             value if secret::is_named(name) => {
                 remember(value);
-                // A server that repeats what it got may leave out that it is a Bearer's.
+                // A server that repeats the header may omit the word "Bearer".
                 if let Some((_, credentials)) = value.as_str().and_then(|it| it.split_once(' ')) {
                     remember_long(credentials.trim());
                 }
@@ -83,7 +83,8 @@ pub(crate) fn remember_named(map: &Map<String, Value>) {
     }
 }
 
-/// Remember the passwords of all URLs among the options. Short ones are often names as well (`app:app@db`), and are hidden in URLs alone.
+/// Remembers the passwords of all URLs among the options. Short ones, which are often also names
+/// (`app:app@db`), are hidden only in URLs.
 pub(crate) fn remember_urls(value: &Value) {
     match value {
         Value::String(text) => secret::password_of_url(text).into_iter().for_each(remember_long),
@@ -106,19 +107,19 @@ fn remember_text(text: &str) {
     }
     let mut secrets = SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
     for form in forms {
-        // What a child prints as JSON has the secret in its escaped form.
+        // JSON that a command prints contains the secret in its escaped form.
         let quoted = Value::String(form.to_owned()).to_string();
         for form in [form, &quoted[1..quoted.len() - 1]] {
-            if !form.is_empty() && !secrets.iter().any(|known| known.text == form) {
+            if !form.is_empty() && !secrets.iter().any(|secret| secret.text == form) {
                 secrets.push(Secret { text: form.to_owned(), inside: OnceCell::new() });
             }
         }
     }
-    // The longest first: a secret may be a part of another one.
+    // The longest first, since a secret may be a part of another one.
     secrets.sort_by_key(|secret| std::cmp::Reverse(secret.text.len()));
 }
 
-/// The options as an invocation shows them: the value of a secret one is hidden, whatever it holds.
+/// Returns the options as an invocation shows them: the whole value of a secret option is hidden.
 pub(crate) fn shown(options: &[&Opt], values: &Map<String, Value>) -> Map<String, Value> {
     let show = |(name, value): (&String, &Value)| {
         let value = match options.iter().find(|option| option.name == name) {
@@ -140,17 +141,18 @@ fn below(option: &Opt, value: &Value) -> Value {
     }
 }
 
-/// For one line outside of a result.
+/// Censors a line that is not part of a result.
 pub(crate) fn line(text: &str) -> String {
     let secrets = SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
     hide(&secrets, text).into_owned()
 }
 
+/// Censors a whole result.
 pub(crate) fn result(result: Map<String, Value>) -> Map<String, Value> {
     let secrets = SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
     let censored = result.into_iter().map(|(key, value)| {
         let value = match (key.as_str(), value) {
-            // The parts of a diff are protocol too: before, after, prepared.
+            // The keys of a diff also belong to the protocol: before, after, prepared.
             ("diff", Value::Array(parts)) => parts
                 .into_iter()
                 .map(|part| match part {
@@ -189,10 +191,10 @@ fn walk(secrets: &[Secret], value: Value) -> Value {
     }
 }
 
-/// A key is a name of ours, or data of the user's: there, what is long enough and not ours is replaced.
+/// Censors a key, which is a name of this program or data of the user: only inside, never as a whole.
 fn hide_key(secrets: &[Secret], key: &str) -> String {
     let key = hide_inside(secrets, key);
-    // ansible-core 2.19 and later take dictionaries with such keys for their own.
+    // ansible-core 2.19 and later use such keys for their own purposes.
     match key.strip_prefix("__ansible_") {
         Some(rest) => format!("ansible_{rest}"),
         None => key.into_owned(),

@@ -1,7 +1,7 @@
-//! One value to one type, exactly as Ansible's own `AnsibleModule` does it (ansible-core 2.19).
+//! Coerces a value to a type, exactly as Ansible's own `AnsibleModule` does it (ansible-core 2.19).
 //!
-//! `k=v` arguments always arrive as strings, YAML keeps its types, and templates give the one or
-//! the other by version, so every type takes several forms.
+//! `k=v` arguments always arrive as strings, YAML keeps its types, and templates produce either,
+//! depending on the version, so every type accepts several forms.
 
 use crate::spec::Kind;
 use serde_json::{Map, Value, json};
@@ -16,7 +16,7 @@ pub(crate) use python::{str as python_str, type_name};
 const TRUE: [&str; 6] = ["y", "yes", "on", "1", "true", "t"];
 const FALSE: [&str; 6] = ["n", "no", "off", "0", "false", "f"];
 
-/// The coerced value, or why it cannot be.
+/// Coerces a value; the error says why that is not possible.
 pub(crate) fn coerce(kind: Kind, value: Value) -> Result<Value, String> {
     match kind {
         Kind::Raw => Ok(value),
@@ -31,11 +31,11 @@ pub(crate) fn coerce(kind: Kind, value: Value) -> Result<Value, String> {
     }
 }
 
-/// A hundred years: beyond it, points in time cannot be counted.
+/// A hundred years: a longer span could overflow a clock.
 const LONGEST: f64 = 100.0 * 365.0 * 86_400.0;
 
-/// What is wrong with a value that was coerced to this kind, if anything is.
-pub(crate) fn misfit(kind: Kind, value: &Value) -> Option<String> {
+/// Says what is wrong with a coerced value of this kind, if anything is.
+pub(crate) fn range_error(kind: Kind, value: &Value) -> Option<String> {
     let (fits, expected) = match kind {
         Kind::Seconds => {
             let fits = value.as_f64().is_some_and(|span| (0.0..=LONGEST).contains(&span));
@@ -51,8 +51,8 @@ pub(crate) fn misfit(kind: Kind, value: &Value) -> Option<String> {
     (!fits).then(|| format!("expected {expected}, got {value}"))
 }
 
-/// YAML turns `yes` and `off` into booleans, which arrive as "True" and "False": where exactly one
-/// of the choices is such a word, that one was meant.
+/// Finds the choice that YAML turned into a boolean: `yes` and `off` arrive as "True" and "False". There
+/// must be exactly one such choice.
 pub(crate) fn choice_from_bool<'a>(text: &str, choices: &[&'a str]) -> Option<&'a str> {
     let words = match text {
         "True" => &TRUE,
@@ -104,7 +104,7 @@ fn to_int(value: &Value) -> Result<i64, String> {
             (None, None) => Err(refused()),
         },
         Value::String(text) => {
-            // Through Python's Decimal, which takes underscores anywhere.
+            // Ansible uses Python's Decimal, which accepts underscores anywhere.
             let plain = text.trim().replace('_', "");
             match plain.parse::<i64>() {
                 Ok(int) => Ok(int),
@@ -118,7 +118,7 @@ fn to_int(value: &Value) -> Result<i64, String> {
     }
 }
 
-/// 2^53: beyond it, a number that was written with other digits may become the same float.
+/// 2^53: beyond it, two different integers may become the same float.
 const EXACT_F64: f64 = 9_007_199_254_740_992.0;
 /// The largest float below 2^63.
 const EXACT_I64: f64 = 9_223_372_036_854_774_784.0;
@@ -139,7 +139,7 @@ fn to_float(value: &Value) -> Result<f64, String> {
         .ok_or_else(|| format!("{} cannot be converted to a float", python::class(value)))
 }
 
-/// Python allows single underscores between digits.
+/// Removes single underscores between digits, which Python allows.
 fn without_underscores(text: &str) -> String {
     let bytes = text.as_bytes();
     let digit = |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(u8::is_ascii_digit);
@@ -169,7 +169,7 @@ pub(crate) fn to_dict(value: Value) -> Result<Map<String, Value>, String> {
     }
 }
 
-/// `k1=v1, k2="v 2"`, with quotes and backslashes as in Ansible.
+/// Parses `k1=v1, k2="v 2"`, with quotes and backslashes as in Ansible.
 fn key_values(text: &str) -> Result<Map<String, Value>, String> {
     let mut fields = vec![String::new()];
     let mut quote = None;
@@ -202,7 +202,7 @@ fn key_values(text: &str) -> Result<Map<String, Value>, String> {
         .collect()
 }
 
-/// `10G`, `1.5 KB`, `512`: a number of bytes.
+/// Parses a number of bytes: `10G`, `1.5 KB`, `512`.
 fn to_bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(char, &str, &str, f64); 9] = [
         ('B', "byte", "B", 1.0),
@@ -226,22 +226,24 @@ fn to_bytes(text: &str) -> Result<u64, String> {
         None => 1.0,
         Some(first) => {
             let key = first.to_ascii_uppercase();
-            let known = UNITS.iter().find(|(letter, ..)| *letter == key).ok_or_else(refused)?;
-            let fits = unit.len() == 1 || unit == known.2 || unit.to_lowercase() == known.1;
+            let known_unit =
+                UNITS.iter().find(|(letter, ..)| *letter == key).ok_or_else(refused)?;
+            let fits =
+                unit.len() == 1 || unit == known_unit.2 || unit.to_lowercase() == known_unit.1;
             if !fits {
                 return Err(refused());
             }
-            known.3
+            known_unit.3
         }
     };
     let bytes = (number * factor).round_ties_even();
     if bytes > 9.2e18 {
-        return Err(format!("{text} is more bytes than there can be"));
+        return Err(format!("{text} is too many bytes"));
     }
     Ok(bytes as u64)
 }
 
-/// `$VAR`, `${VAR}`, `~` and `~user`, as Python's expandvars and expanduser do it.
+/// Expands `$VAR`, `${VAR}`, `~` and `~user` as Python's expandvars and expanduser do.
 fn expand_path(path: &str) -> String {
     let path = expand_variables(path);
     let Some(rest) = path.strip_prefix('~') else { return path };
@@ -276,8 +278,8 @@ fn expand_variables(path: &str) -> String {
             }
         };
         // A name that no variable can have makes env::var panic.
-        let name_is_sound = !name.is_empty() && !name.contains(['=', '\0']);
-        match name_is_sound.then(|| env::var(name).ok()).flatten() {
+        let name_is_valid = !name.is_empty() && !name.contains(['=', '\0']);
+        match name_is_valid.then(|| env::var(name).ok()).flatten() {
             Some(value) => out.push_str(&value),
             None => out.push_str(&rest[at..at + 1 + end]),
         }
@@ -291,7 +293,7 @@ fn own_uid() -> u32 {
     nix::unistd::getuid().as_raw()
 }
 
-/// Read from the file: a static program has no name service.
+/// Reads a home from /etc/passwd: a static program has no name service.
 fn home_of(matches: impl Fn(&str, u32) -> bool) -> Option<String> {
     let passwd = fs::read_to_string("/etc/passwd").ok()?;
     passwd.lines().find_map(|line| {

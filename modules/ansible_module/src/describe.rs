@@ -1,4 +1,4 @@
-//! The spec as JSON, which the documentation is written from (`--spec`).
+//! Formats the spec as JSON (`--spec`), from which the documentation is written.
 
 use crate::spec::{Kind, Module, Opt, Return, Rule, Support};
 use serde_json::{Map, Value, json};

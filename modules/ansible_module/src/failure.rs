@@ -1,10 +1,10 @@
-//! Why a module failed, for a person and for a program.
+//! The failure of a module, for people and for programs.
 
 use anyhow::Error;
 use serde_json::{Map, Value, json};
 use std::fmt;
 
-/// A failure with a stable code, and what else the result should say.
+/// A failure with a stable code and further keys for the result.
 ///
 /// It travels inside `anyhow::Error`; context added on the way becomes part of the message.
 #[derive(Debug)]
@@ -20,20 +20,20 @@ impl Failure {
         Failure { reason, msg: msg.into(), details: Map::new(), cause: None }
     }
 
-    /// What is wrong with one option, for what a spec cannot say.
+    /// Makes the failure for a bad option that a spec could not detect.
     pub fn bad_option(name: &str, why: impl fmt::Display) -> Failure {
         Failure::new("bad_options", format!("argument '{name}': {why}"))
     }
 
-    /// Another key of the failed result.
+    /// Adds a key to the failed result.
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Failure {
         self.details.insert(key.to_owned(), value.into());
         self
     }
 
-    /// What led to this failure; its sentence and its evidence become part of the result.
+    /// Adds the cause of this failure; its message and evidence become part of the result.
     ///
-    /// A cause inside keeps both findable: `anyhow` hides the type of what is passed to `context`.
+    /// With a cause, both errors can be downcast: `anyhow` hides the type of what is passed to `context`.
     pub fn caused_by(mut self, cause: Error) -> Failure {
         self.cause = Some(cause);
         self
@@ -52,15 +52,15 @@ impl std::error::Error for Failure {
     }
 }
 
-/// The code of an error: the innermost, which is nearest to what went wrong.
+/// Returns the code of an error: the innermost, which is nearest to its origin.
 pub fn reason(error: &Error) -> &'static str {
     let failures = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
     let innermost = failures.last().map(|failure| failure.reason);
     innermost.or_else(|| host::reason(error)).unwrap_or("failed")
 }
 
-/// The failed result: `msg` is the whole chain in one sentence, `reason` the innermost code,
-/// and the evidence of a failed command stands beside it.
+/// Makes the failed result: `msg` is the whole chain in one sentence, `reason` the innermost code; the
+/// output of a failed command is added.
 pub(crate) fn to_result(error: &Error) -> Map<String, Value> {
     let mut result = Map::new();
     result.insert("failed".into(), json!(true));
@@ -80,15 +80,15 @@ pub(crate) fn to_result(error: &Error) -> Map<String, Value> {
         }
     }
     let reason = reason(error);
-    if let Some(cure) = cure(reason) {
-        result.insert("msg".into(), json!(format!("{}; {cure}", chain(error))));
+    if let Some(next_step) = next_step(reason) {
+        result.insert("msg".into(), json!(format!("{}; {next_step}", chain(error))));
     }
     result.insert("reason".into(), json!(reason));
     result
 }
 
-/// What to do next, where it is the same for every module.
-fn cure(reason: &str) -> Option<&'static str> {
+/// Returns what to do next, where it is the same for every module.
+fn next_step(reason: &str) -> Option<&'static str> {
     match reason {
         "permission_denied" if !nix::unistd::geteuid().is_root() => {
             Some("the task does not run as root: add become: true")
@@ -120,7 +120,7 @@ mod tests {
     use anyhow::Context;
 
     #[test]
-    fn context_becomes_the_message_and_the_code_stays() {
+    fn context_is_added_to_the_message_but_not_to_the_code() {
         let failed: anyhow::Result<()> =
             Err(Failure::new("lock_held", "held by pid 7").with("holder", 7).into());
         let error = failed.context("opening the ledger").unwrap_err();

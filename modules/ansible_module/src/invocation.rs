@@ -1,4 +1,4 @@
-//! Reading the arguments of one run, and taking Ansible's own keys away from them.
+//! Reads the arguments of a run and separates Ansible's own keys from the options.
 
 use crate::censor;
 use crate::failure::Failure;
@@ -11,7 +11,7 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// More than any sane task; less than what makes the target suffer.
+/// The most that is read: more than any sane task has, and little enough for any target.
 const MOST_BYTES: u64 = 64 << 20;
 
 /// How Ansible called this module, and with which options.
@@ -26,38 +26,38 @@ pub struct Invocation {
     pub options: Options,
 }
 
-/// The validated options: each is there, coerced, or null.
+/// The validated options: every option of the spec, coerced, or null.
 #[derive(Clone, Debug, Default)]
 pub struct Options(Map<String, Value>);
 
 impl Options {
-    /// The option as a type of the module's own, which checks what a spec cannot say.
+    /// Deserialises an option to a type of the module, which can check what a spec cannot say.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, Failure> {
         let value = self.0.get(name).cloned().unwrap_or(Value::Null);
         serde_json::from_value(value)
             .map_err(|why| Failure::new("bad_options", format!("argument '{name}': {why}")))
     }
 
-    /// An option of kind `Seconds`.
+    /// Returns an option of kind `Seconds`.
     pub fn seconds(&self, name: &str) -> Result<Duration, Failure> {
         self.get(name).map(Duration::from_secs_f64)
     }
 
-    /// As the result repeats them.
+    /// Returns the options as the result shows them, censored.
     pub(crate) fn shown(&self, module: &Module) -> Value {
         let options: Vec<&Opt> = module.all_options().collect();
         Value::Object(censor::shown(&options, &self.0))
     }
 }
 
-/// What a run was asked for, before the options are looked at.
+/// The arguments of a run, before the options are validated.
 pub(crate) struct Request {
-    given: Map<String, Value>,
+    options: Map<String, Value>,
     ansible: Map<String, Value>,
 }
 
 impl Request {
-    /// `source` is the path of a file of arguments, or `-` for stdin.
+    /// Reads the arguments from a file, or from stdin if `source` is `-`.
     pub(crate) fn read(source: &str) -> Result<Request, Failure> {
         let what = if source == "-" { "standard input" } else { source };
         let mut bytes = Vec::new();
@@ -67,9 +67,7 @@ impl Request {
                 File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes))
             }
         };
-        read.map_err(|why| {
-            bad_arguments(format!("the arguments in {what} cannot be read: {why}"))
-        })?;
+        read.map_err(|why| bad_arguments(format!("cannot read the arguments in {what}: {why}")))?;
         if bytes.len() as u64 > MOST_BYTES {
             let most = MOST_BYTES >> 20;
             return Err(bad_arguments(format!("the arguments in {what} are over {most} MiB")));
@@ -83,25 +81,26 @@ impl Request {
                 "the arguments in {what} are empty; expected a JSON object of options"
             )));
         }
-        // serde_json names a line and a column and quotes nothing, so no secret gets out here.
+        // The message of serde_json names a line and a column and quotes nothing, so it contains no secret.
         let all: Map<String, Value> = serde_json::from_slice(bytes).map_err(|why| {
             bad_arguments(format!(
                 "the arguments in {what} are not a JSON object in valid UTF-8: {why}"
             ))
         })?;
-        let (ansible, given) = all.into_iter().partition(|(key, _)| key.starts_with("_ansible_"));
-        Ok(Request { given, ansible })
+        let (ansible, options): (_, Map<String, Value>) =
+            all.into_iter().partition(|(key, _)| key.starts_with("_ansible_"));
+        Ok(Request { options, ansible })
     }
 
-    /// The name of the module that is asked for, without its collection and architecture: one
-    /// binary serves `x` and `x_info`.
+    /// Returns the name of the requested module without its collection and architecture: one binary
+    /// serves `x` and `x_info`.
     pub(crate) fn module_name(&self) -> &str {
         let full = self.ansible.get("_ansible_module_name").and_then(Value::as_str);
         let name = full.and_then(|name| name.rsplit('.').next()).unwrap_or_default();
         ["_x86_64", "_aarch64"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
     }
 
-    /// The task's `environment:`, which the fast path sends here to keep it off command lines.
+    /// Returns the task's `environment:`, which the fast path sends here to keep it off command lines.
     pub(crate) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
         let map = self.ansible.get("_ansible_reversible_environment").and_then(Value::as_object);
         map.into_iter()
@@ -112,7 +111,7 @@ impl Request {
             })
     }
 
-    /// The name of the file for [`crate::progress`]; whoever does not watch gives none.
+    /// Returns the name of the file for [`crate::progress`], if the controller watches this run.
     pub(crate) fn progress(&self) -> Option<&str> {
         self.ansible.get("_ansible_reversible_progress").and_then(Value::as_str)
     }
@@ -129,7 +128,7 @@ impl Request {
         self.ansible.get("_ansible_verbosity").and_then(Value::as_u64).unwrap_or(0)
     }
 
-    /// The invocation of `module`, and warnings about its options.
+    /// Validates the options for `module`; returns its invocation and warnings about the options.
     pub(crate) fn into_invocation(
         self,
         module: &'static Module,
@@ -140,7 +139,7 @@ impl Request {
         let tmpdir = (self.ansible.get("_ansible_tmpdir").and_then(Value::as_str))
             .filter(|path| !path.is_empty())
             .map(PathBuf::from);
-        let (options, warnings) = validate(module, self.given)?;
+        let (options, warnings) = validate(module, self.options)?;
         let options = Options(options);
         let module = module.name;
         Ok((Invocation { module, check_mode, diff, verbosity, tmpdir, options }, warnings))
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_ansible_are_taken_away_and_unknown_ones_accepted() {
+    fn keys_of_ansible_are_removed_even_unknown_ones() {
         let request = Request::parse(
             br#"{"app": "x", "_ansible_check_mode": true, "_ansible_diff": "True", "_ansible_new": {},
                  "_ansible_module_name": "ansible.legacy.deploy_ledger_info_aarch64",
@@ -171,7 +170,7 @@ mod tests {
             "a file",
         );
         let request = request.unwrap_or_else(|failure| panic!("{failure}"));
-        assert_eq!(request.given.len(), 1);
+        assert_eq!(request.options.len(), 1);
         assert_eq!(request.module_name(), "deploy_ledger_info");
         assert!(request.flag("_ansible_check_mode") && request.flag("_ansible_diff"));
         assert_eq!(request.environment().collect::<Vec<_>>(), [("A", "b")]);

@@ -5,13 +5,13 @@
 //! knows no outside program, and it is the only one that writes to stdout.
 //!
 //! - `spec`: what a module accepts and returns, as data
-//! - `coerce`: one value to one type, as Ansible's own module does it
-//! - `validate`: all options of a task against the spec
-//! - `invocation`: reading the arguments, taking Ansible's own keys away
-//! - `failure`, `outcome`: what a module answers
-//! - `censor`: secrets, replaced in everything that is printed
-//! - `progress`: what a long task is at, for whoever watches it run
-//! - `serve`: the process around it: panic, signals, `--spec`, the one line
+//! - `coerce`: converts a value to a type, as Ansible's own module does it
+//! - `validate`: checks all options of a task against the spec
+//! - `invocation`: reads the arguments and separates Ansible's own keys
+//! - `failure`, `outcome`: the results of a module
+//! - `censor`: replaces secrets in everything that is printed
+//! - `progress`: shows the progress of a long task to the controller
+//! - `serve`: the process around a module: panics, signals, `--spec`, the one line
 
 mod censor;
 mod coerce;
@@ -30,5 +30,5 @@ pub use outcome::{Diff, Outcome, StepDone};
 pub use serve::{Served, serve};
 pub use spec::{Default, Kind, Module, Opt, Return, Rule, Support};
 
-// Fuzzed and compared with Ansible's own parser from outside.
+// Public for tests that fuzz it and compare it with Ansible's own parser.
 pub use validate::validate;

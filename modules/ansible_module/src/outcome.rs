@@ -1,4 +1,4 @@
-//! What a module answers when it did not fail.
+//! The result of a module that did not fail.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -15,7 +15,7 @@ pub struct StepDone {
 pub enum Diff {
     /// Two states, shown line by line.
     States { subject: String, before: Value, after: Value },
-    /// Text that is shown as it is.
+    /// Text that is shown unchanged.
     Text(String),
 }
 

@@ -1,8 +1,8 @@
-//! What a long task is at, for whoever watches it run: one line in a file beside the binary.
+//! Shows the progress of a long task: one line in a file next to the binary, which the controller reads.
 //!
-//! The controller chooses the name of the file (`_ansible_reversible_progress`), since it knows of this
-//! run before we do; the folder is ours: the cache that this binary was started from.
-//! Invariants: nothing that goes wrong here reaches the task; after the end there is no file.
+//! The controller chooses the name of the file (`_ansible_reversible_progress`), which it must know before
+//! the run starts; the folder is the cache that this binary was started from. Invariants: an error here
+//! never reaches the task; after the end there is no file.
 
 use crate::censor;
 use std::fs::{self, File};
@@ -11,27 +11,27 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-static TO: Mutex<Option<PathBuf>> = Mutex::new(None);
+static PROGRESS_FILE: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-/// The line takes the place of the one before; secrets in it are replaced. Telling more often than once a second is of no use to anybody.
+/// Replaces the progress line; secrets in it are censored. More than one line a second is of no use.
 pub fn report(line: &str) {
-    if let Ok(to) = TO.lock() {
+    if let Ok(to) = PROGRESS_FILE.lock() {
         if let Some(path) = &*to {
             let _ = write(path, &censor::line(line));
         }
     }
 }
 
-/// From here on lines go to the file of that name, if it can be one.
+/// Writes lines to the file of that name from now on, if the name is valid.
 pub(crate) fn begin(name: &str) {
-    if let (Ok(mut to), Some(folder)) = (TO.lock(), folder()) {
+    if let (Ok(mut to), Some(folder)) = (PROGRESS_FILE.lock(), folder()) {
         *to = path_of(&folder, name);
     }
 }
 
-/// Nobody waits here: a thread that panicked may hold the lock.
+/// Removes the file. It does not wait for the lock, which a thread that panicked may hold.
 pub(crate) fn end() {
-    if let Ok(mut to) = TO.try_lock() {
+    if let Ok(mut to) = PROGRESS_FILE.try_lock() {
         if let Some(path) = to.take() {
             let _ = fs::remove_file(path);
         }
@@ -42,22 +42,22 @@ fn folder() -> Option<PathBuf> {
     std::env::current_exe().ok()?.parent().map(Path::to_path_buf)
 }
 
-/// Sixteen hex digits, so that no name leads elsewhere.
+/// Returns the path for a name of sixteen hex digits; no other name is accepted, so none leads elsewhere.
 fn path_of(folder: &Path, name: &str) -> Option<PathBuf> {
     let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     let good = name.len() == 16 && name.bytes().all(hex);
     good.then(|| folder.join(format!(".progress-{name}")))
 }
 
-/// Whole or not at all: it is read at any moment.
+/// Replaces the file atomically, since it may be read at any moment.
 fn write(path: &Path, line: &str) -> io::Result<()> {
-    let beside = path.with_extension("new");
+    let temporary = path.with_extension("new");
     let line: String =
         line.chars().map(|c| if c.is_control() { ' ' } else { c }).chain(['\n']).collect();
     let mut file =
-        File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(line.as_bytes())?;
-    fs::rename(&beside, path)
+    fs::rename(&temporary, path)
 }
 
 #[cfg(test)]
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_there_until_the_end() {
+    fn the_line_exists_until_the_end() {
         begin("0123456789abcdef");
         report("half\tof it");
         report("copying a\nb");

@@ -1,5 +1,5 @@
-//! The process around a module: which module is asked for, the one line that is printed, and that
-//! it is printed too when the module panics or is told to stop.
+//! The process around a module: it finds the requested module and prints exactly one line, also if the
+//! module panics or a signal asks it to stop.
 
 use crate::censor;
 use crate::describe;
@@ -19,30 +19,30 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// A module and what carries it out. One binary may serve several.
+/// A module and its implementation. One binary may serve several.
 #[derive(Clone, Copy)]
 pub struct Served {
     pub spec: &'static Module,
     pub run: fn(&Invocation) -> Result<Outcome>,
 }
 
-/// How long a module may take to put things in order after a signal, before it is stopped in
-/// whatever it does. Restoring (under `host::interrupt::shield`) gets the longer time.
+/// How long a module may take to clean up after a signal, before it is stopped whatever it does. A
+/// restore (under `host::interrupt::shield`) gets the longer time.
 const GRACE: Duration = Duration::from_secs(5);
 const GRACE_WHILE_RESTORING: Duration = Duration::from_secs(60);
 
 static PRINTED: AtomicBool = AtomicBool::new(false);
 
-/// The whole `main` of a program of modules. One of them may have the program's own name: it is meant
-/// where the options name none.
+/// The `main` function of a program of modules. A module with the program's own name is used if the options
+/// name none.
 pub fn serve(own: &str, modules: &[Served]) -> ExitCode {
     let mut arguments =
         env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
     match (arguments.next().as_deref(), arguments.next()) {
-        (Some("--version"), None) => say(&format!("{own} {}", env!("CARGO_PKG_VERSION"))),
+        (Some("--version"), None) => print_line(&format!("{own} {}", env!("CARGO_PKG_VERSION"))),
         (Some("--spec"), None) => {
             let specs: Value = modules.iter().map(|served| describe::module(served.spec)).collect();
-            say(&specs.to_string())
+            print_line(&specs.to_string())
         }
         (Some(source), None) => {
             panic::set_hook(Box::new(|info| print_and_exit(panicked(info), 1)));
@@ -119,14 +119,14 @@ fn set_environment(request: &Request) {
     }
 }
 
-fn say(line: &str) -> ExitCode {
+fn print_line(line: &str) -> ExitCode {
     match writeln!(io::stdout(), "{line}") {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-/// Print the result, unless one was printed already.
+/// Prints the result, unless one was printed already.
 fn print(result: Map<String, Value>, code: u8) -> ExitCode {
     if PRINTED.swap(true, Ordering::SeqCst) {
         // The signal thread is printing; it ends the process.
@@ -144,8 +144,8 @@ fn print(result: Map<String, Value>, code: u8) -> ExitCode {
     }
 }
 
-/// Ansible splits what a module printed with Python's splitlines, which knows more line ends than
-/// JSON escapes.
+/// Escapes line ends: Ansible splits output by Python's splitlines, which knows more of them than JSON
+/// escapes.
 fn one_line(json: &str) -> String {
     let mut line = String::with_capacity(json.len() + 1);
     for c in json.chars() {
@@ -170,15 +170,15 @@ fn panicked(info: &panic::PanicHookInfo<'_>) -> Map<String, Value> {
         .unwrap_or("no message");
     let at = info.location().map(|at| format!(" ({}:{})", at.file(), at.line()));
     let msg = format!(
-        "the module met a bug of its own and stopped: {what}{}; look at the target before you run \
+        "the module stopped because of a bug in it: {what}{}; look at the target before you run \
          the task again",
         at.unwrap_or_default()
     );
     to_result(&Failure::new("panic", msg).into())
 }
 
-/// SIGTERM and SIGINT become a request to stop, which waits and commands notice; a module that
-/// does not come back in time is ended here, and says so.
+/// Turns SIGTERM and SIGINT into a request to stop, which waits and commands notice; a module that does
+/// not end in time is ended here, with a message.
 ///
 /// SIGHUP is ignored: a controller that goes away must not stop a change half way.
 fn listen_for_signals() {
@@ -186,7 +186,7 @@ fn listen_for_signals() {
     stop.add(Signal::SIGTERM);
     stop.add(Signal::SIGINT);
     ignore_hangup();
-    // Threads made from here on inherit the mask, so that only the thread below gets them.
+    // New threads inherit the mask, so that only the thread below receives the signals.
     if stop.thread_block().is_err() {
         return;
     }
@@ -203,19 +203,19 @@ fn listen_for_signals() {
         print_and_exit(to_result(&Failure::new("interrupted", msg).into()), 128 + signal as i32);
     };
     let thread = thread::Builder::new().name("signals".into()).stack_size(64 << 10);
-    // Without the thread a signal would be held back for ever: let it end the process instead.
+    // Without the thread a signal would be blocked for ever: let it end the process instead.
     if thread.spawn(wait).is_err() {
         let _ = stop.thread_unblock();
     }
 }
 
-/// A shield hides the signal from whoever asks.
+/// Whether a restore is going on: its shield hides the signal.
 fn restoring() -> bool {
     host::interrupt::pending().is_none()
 }
 
 #[allow(unsafe_code)]
 fn ignore_hangup() {
-    // SAFETY: SIG_IGN runs no code of ours.
+    // SAFETY: SIG_IGN runs no handler.
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGHUP, SigHandler::SigIgn) };
 }

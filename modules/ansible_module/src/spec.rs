@@ -1,7 +1,7 @@
-//! The option spec of a module, as constant data.
+//! The spec of a module's options, as constant data.
 //!
-//! One spec drives coercion here, validation on the controller and the documentation, so none of
-//! the three can say something else than the others.
+//! One spec is used for coercion here, validation on the controller and the documentation, so the three
+//! cannot contradict each other.
 
 /// The type of an option, under Ansible's own name for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Kind {
         }
     }
 
-    /// The name of what Ansible's own type does not say, which the controller checks as well.
+    /// Returns the name of the restriction beyond Ansible's own type, which the controller checks as well.
     pub fn form(self) -> Option<&'static str> {
         match self {
             Kind::Seconds => Some("seconds"),
@@ -63,7 +63,7 @@ pub enum Default {
     List(&'static [&'static str]),
 }
 
-/// One option. Built by `Opt::new("name", Kind::Str)` and the methods below.
+/// An option. Built by `Opt::new("name", Kind::Str)` and the methods below.
 #[derive(Clone, Copy, Debug)]
 pub struct Opt {
     pub name: &'static str,
@@ -120,7 +120,7 @@ impl Opt {
         self
     }
 
-    /// Ansible's `no_log`: the value appears in nothing that is printed.
+    /// Sets Ansible's `no_log`: nothing that is printed contains the value.
     pub const fn secret(mut self) -> Opt {
         self.secret = true;
         self
@@ -162,7 +162,7 @@ pub enum Support {
 pub struct Return {
     pub name: &'static str,
     pub about: &'static str,
-    /// When it is there, in Ansible's words: `always`, `success`, `failure`, ...
+    /// When it is returned, in Ansible's words: `always`, `success`, `failure`, ...
     pub returned: &'static str,
     pub kind: Kind,
     /// An example, as JSON text; empty for none.
@@ -191,7 +191,7 @@ impl Return {
     }
 }
 
-/// A module: its name, its options and what is said about it.
+/// The spec of a module: its name, its options and its documentation.
 ///
 /// Options and returned keys come in groups, so that those which several modules share are
 /// written once.

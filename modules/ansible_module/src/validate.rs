@@ -1,26 +1,26 @@
-//! All options of a task against the spec: names, rules, types, choices, defaults.
+//! Checks all options of a task against the spec: names, rules, types, choices, defaults.
 //!
-//! What is wrong is said all at once, in the words that Ansible's users know. Two differences from
-//! `AnsibleModule`, where its versions disagree among themselves: an option given as null counts
-//! as not given, and unknown options come with the name that was probably meant.
+//! All problems are reported at once, in the words that Ansible's users know. There are two differences
+//! from `AnsibleModule`: an option that is null counts as not set (there its versions disagree), and for an
+//! unknown option the most similar name is suggested.
 
 use crate::censor;
-use crate::coerce::{choice_from_bool, coerce, misfit, python_str, to_dict, type_name};
+use crate::coerce::{choice_from_bool, coerce, python_str, range_error, to_dict, type_name};
 use crate::failure::Failure;
 use crate::spec::{Default, Kind, Module, Opt, Rule};
 use serde_json::{Map, Value, json};
 
-/// The options with every value coerced and every default filled in, and warnings.
+/// Coerces all values and fills in the defaults; returns the options and warnings.
 pub fn validate(
     module: &Module,
-    given: Map<String, Value>,
+    values: Map<String, Value>,
 ) -> Result<(Map<String, Value>, Vec<String>), Failure> {
     let options: Vec<&Opt> = module.all_options().collect();
     let mut check = Check { module: module.name, problems: Vec::new(), warnings: Vec::new() };
-    let known = check.level(&options, given, module.rules, &[]);
-    known.values().for_each(censor::remember_urls);
+    let values = check.level(&options, values, module.rules, &[]);
+    values.values().for_each(censor::remember_urls);
     if check.problems.is_empty() {
-        return Ok((known, check.warnings));
+        return Ok((values, check.warnings));
     }
     Err(Failure::new("bad_options", check.problems.join("; ")))
 }
@@ -32,18 +32,18 @@ struct Check {
 }
 
 impl Check {
-    /// One level of options: those of the module, or the sub-options at `context`.
+    /// Checks one level of options: those of the module, or the sub-options at `context`.
     fn level(
         &mut self,
         options: &[&Opt],
-        given: Map<String, Value>,
+        raw: Map<String, Value>,
         rules: &[Rule],
         context: &[&str],
     ) -> Map<String, Value> {
         let mut values = Map::new();
         let mut unknown = Vec::new();
-        for (name, value) in given {
-            let Some(option) = options.iter().find(|option| option.answers_to(&name)) else {
+        for (name, value) in raw {
+            let Some(option) = options.iter().find(|option| option.has_name(&name)) else {
                 unknown.push(name);
                 continue;
             };
@@ -115,7 +115,7 @@ impl Check {
     }
 
     fn form(&mut self, option: &Opt, kind: Kind, value: &Value, context: &[&str]) {
-        if let Some(why) = misfit(kind, value) {
+        if let Some(why) = range_error(kind, value) {
             self.problem(format!("argument '{}': {why}", option.name), context);
         }
     }
@@ -243,9 +243,9 @@ impl Check {
         rules: &[Rule],
         context: &[&str],
     ) {
-        let given = |name: &str| values.get(name).is_some_and(|value| !value.is_null());
+        let is_set = |name: &str| values.get(name).is_some_and(|value| !value.is_null());
         let absent = |names: &[&'static str]| -> Vec<&'static str> {
-            names.iter().copied().filter(|name| !given(name)).collect()
+            names.iter().copied().filter(|name| !is_set(name)).collect()
         };
         for rule in rules {
             let problem = match *rule {
@@ -278,7 +278,7 @@ impl Check {
                 }
                 Rule::RequiredBy(name, needed) => {
                     let missing = absent(needed);
-                    (given(name) && !missing.is_empty()).then(|| {
+                    (is_set(name) && !missing.is_empty()).then(|| {
                         format!("missing parameter(s) required by '{name}': {}", missing.join(", "))
                     })
                 }
@@ -297,7 +297,7 @@ impl Check {
     }
 }
 
-/// A dictionary is looked at as what it is, also where it was given as text.
+/// Remembers the secrets of an option. A dictionary is parsed even if it is given as text.
 fn remember(option: &Opt, value: &Value) {
     match (option.kind, to_dict(value.clone())) {
         (Kind::Dict, Ok(map)) => censor::remember_named(&map),
@@ -306,7 +306,7 @@ fn remember(option: &Opt, value: &Value) {
 }
 
 impl Opt {
-    fn answers_to(&self, name: &str) -> bool {
+    fn has_name(&self, name: &str) -> bool {
         self.name == name || self.aliases.contains(&name)
     }
 
@@ -342,7 +342,7 @@ fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String
             (if one_begins_the_other(&wrong, name) { 1 } else { distance(&wrong, name) }, name)
         })
         .min()
-        // A third of the letters wrong is a typo; more is another word.
+        // Up to a third of the letters may be wrong; with more it is another word.
         .filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1));
     match nearest {
         Some((_, name)) => format!(" Did you mean {name}?"),
@@ -350,12 +350,12 @@ fn did_you_mean<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String
     }
 }
 
-/// `opened` for `open`, `vm` would say too little.
+/// Whether one word begins with the other, as `opened` with `open`; words like `vm` are too short for that.
 fn one_begins_the_other(a: &str, b: &str) -> bool {
     a.len().min(b.len()) >= 3 && (a.starts_with(b) || b.starts_with(a))
 }
 
-/// How many letters to add, take away, change or swap with a neighbour.
+/// Returns how many letters must be added, removed, changed or swapped with a neighbour.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     if a.len() > 64 || b.len() > 64 {

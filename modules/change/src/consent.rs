@@ -1,4 +1,4 @@
-//! Consent: a step that destroys data runs only when someone agreed to just that.
+//! Consent: a step that destroys data runs only if somebody agreed to exactly that.
 
 use crate::notes::Begun;
 use crate::plan::Plan;
@@ -6,7 +6,7 @@ use ansible_module::{Default, Failure, Invocation, Kind, Opt};
 use host::space::human;
 use serde_json::{Value, json};
 
-/// The options of a module that may destroy something.
+/// The options of every module that may destroy something.
 pub const CONSENT: &[Opt] = &[
     Opt::new("confirm", Kind::Str).default(Default::Str("false")).about(&[
         "Agreement to what the plan destroys.",
@@ -29,7 +29,7 @@ enum Confirm {
     Plan(String),
 }
 
-/// What the task agreed to.
+/// What the task agrees to.
 pub struct Consent {
     confirm: Confirm,
     accept: Vec<String>,
@@ -37,7 +37,7 @@ pub struct Consent {
 }
 
 impl Consent {
-    /// For modules that destroy nothing: any loss in a plan is then refused.
+    /// Returns the consent of modules that destroy nothing: any loss in a plan is refused.
     pub fn none() -> Consent {
         Consent { confirm: Confirm::No, accept: Vec::new(), max_loss: None }
     }
@@ -62,7 +62,7 @@ impl Consent {
         Ok(Consent { confirm, accept: options.get("accept")?, max_loss: options.get("max_loss")? })
     }
 
-    /// The plan that a person has seen and confirmed.
+    /// Returns the id of the plan that a person has seen and confirmed.
     pub fn confirmed_plan(&self) -> Option<&str> {
         match &self.confirm {
             Confirm::Plan(id) => Some(id),
@@ -70,10 +70,10 @@ impl Consent {
         }
     }
 
-    /// Whether `plan` may be carried out. The refusal says what would be lost and what to pass.
+    /// Checks that `plan` may be carried out. The refusal says what would be lost and what to pass.
     ///
-    /// What was confirmed for a run that was then killed holds for the rest of it, as long as the
-    /// rest destroys nothing else.
+    /// The consent to a run that was then killed also covers the rest of its plan, as long as that
+    /// destroys nothing else.
     pub(crate) fn check<A>(&self, plan: &Plan<A>, begun: Option<&Begun>) -> Result<(), Failure> {
         let id = plan.id();
         if let Confirm::Plan(seen) = &self.confirm {
@@ -158,7 +158,7 @@ impl Consent {
 fn listed<A>(plan: &Plan<A>) -> String {
     let parts: Vec<String> = (plan.losses())
         .map(|loss| match loss.bytes {
-            // What holds no data, such as a hold or a mount point.
+            // Something without data, such as a hold or a mount point.
             Some(0) if loss.accept.is_some() => loss.what.clone(),
             Some(bytes) => format!("{} ({})", loss.what, human(bytes)),
             None => loss.what.clone(),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_destroyed_unasked() {
+    fn nothing_is_destroyed_without_consent() {
         assert_eq!(reason(Consent::none()), "needs_consent");
         assert_eq!(reason(consent(Confirm::No, &["newer_snapshots"], None)), "needs_consent");
         assert_eq!(reason(consent(Confirm::PlainAction, &[], None)), "needs_consent");
@@ -210,14 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_was_seen_covers_just_itself() {
+    fn a_confirmed_plan_covers_only_itself() {
         assert_eq!(reason(consent(Confirm::Plan(plan().id()), &[], None)), "agreed");
         let other = Confirm::Plan("plan-000000000000".into());
         assert_eq!(reason(consent(other, &["newer_snapshots"], None)), "plan_moved");
     }
 
     #[test]
-    fn no_more_is_lost_than_was_allowed() {
+    fn no_more_than_max_loss_is_lost() {
         let seen = || Confirm::Plan(plan().id());
         assert_eq!(reason(consent(seen(), &[], Some(15))), "agreed");
         assert_eq!(reason(consent(seen(), &[], Some(14))), "over_max_loss");

@@ -1,22 +1,22 @@
-//! A plan: the steps a module would take, and what each of them destroys.
+//! A plan: the steps of a module, and what each of them destroys.
 //!
-//! Invariant: the plan id depends on identities and sentences only. Sizes and times stand beside
-//! them (`Loss::bytes`), so that a plan which a person has seen stays the same plan while bytes
-//! are written, and becomes another one when a snapshot, a holder or a clone comes or goes.
+//! Invariant: the plan id depends only on identities and sentences. Sizes are separate (`Loss::bytes`),
+//! so that a plan that a person has seen stays the same while data is written, and becomes another one
+//! when a snapshot, a holder or a clone appears or disappears.
 
 use ansible_module::{Diff, Outcome};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// Something that would be gone afterwards.
+/// Something that a step destroys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
-    /// The word that `accept` must hold for it; none for the plain action, which `confirm: true`
+    /// The word that `accept` must contain for it; `None` for the plain action, which `confirm: true`
     /// covers.
     pub accept: Option<&'static str>,
-    /// What is lost, by name; no size.
+    /// What is lost, by name and without its size.
     pub what: String,
-    /// How much it is, when that can be known.
+    /// How much is lost, if that can be measured.
     pub bytes: Option<u64>,
 }
 
@@ -39,7 +39,7 @@ impl Loss {
     }
 }
 
-/// One step: what to do, said in a sentence, and what it destroys.
+/// A step: what to do, also as a sentence, and what it destroys.
 #[derive(Clone, Debug)]
 pub struct Step<A> {
     pub action: A,
@@ -58,11 +58,11 @@ impl<A> Step<A> {
     }
 }
 
-/// How a plan can be undone once it was carried out.
+/// How a plan can be undone after it was carried out.
 #[derive(Clone, Debug)]
 pub enum Undo {
     By(String),
-    /// It cannot, and why.
+    /// It cannot be undone, for this reason.
     None(String),
 }
 
@@ -75,24 +75,24 @@ impl Undo {
     }
 }
 
-/// What a module would do. An empty list of steps means that nothing has to change.
+/// The steps of a module. An empty list means that nothing has to change.
 #[derive(Clone, Debug)]
 pub struct Plan<A> {
-    /// What is changed, by its exact name: part of the id.
+    /// The exact name of what is changed; part of the id.
     pub subject: String,
-    /// What the plan was made from and must still be there when it is carried out: guids, names,
-    /// holders. Part of the id.
+    /// What the plan was made from and must still exist when it is carried out: guids, names, holders;
+    /// part of the id.
     pub identities: Vec<String>,
     pub steps: Vec<Step<A>>,
     pub undo: Undo,
-    /// The state now, and the state that the plan leads to, as they are shown.
+    /// The current state and the predicted one, as they are shown.
     pub before: Value,
     pub after: Value,
     pub warnings: Vec<String>,
 }
 
 impl<A> Plan<A> {
-    /// A plan that changes nothing.
+    /// Makes a plan that changes nothing.
     pub fn nothing(subject: impl Into<String>, state: Value) -> Plan<A> {
         Plan {
             subject: subject.into(),
@@ -113,11 +113,11 @@ impl<A> Plan<A> {
         self.steps.iter().map(|step| step.text.clone()).collect()
     }
 
-    /// `plan-` and 12 hex digits. The prefix keeps YAML from reading digits as a number.
+    /// Returns `plan-` and 12 hex digits. The prefix keeps YAML from reading digits as a number.
     pub fn id(&self) -> String {
         let mut hash = Sha256::new();
         let mut part = |kind: &str, text: &str| {
-            // Lengths keep two parts from reading as one.
+            // With lengths, two parts never hash like one.
             hash.update(format!("{kind} {} {text}\n", text.len()));
         };
         part("subject", &self.subject);
@@ -134,8 +134,8 @@ impl<A> Plan<A> {
         format!("plan-{hex}")
     }
 
-    /// The result as far as it is known before the first step.
-    pub(crate) fn described(&self) -> Outcome {
+    /// Makes the result as far as it is known before the first step.
+    pub(crate) fn describe(&self) -> Outcome {
         let mut outcome = Outcome {
             changed: !self.steps.is_empty(),
             plan: Some(self.sentences()),
@@ -158,7 +158,7 @@ impl<A> Plan<A> {
         outcome
     }
 
-    /// The plan as a person reads it under `--diff`.
+    /// Formats the plan for `--diff`.
     pub(crate) fn rendered(&self) -> String {
         let mut text = format!("{} for {}\n", self.id(), self.subject);
         for (number, step) in self.steps.iter().enumerate() {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_follows_identities_and_not_sizes() {
+    fn the_id_depends_on_identities_and_not_on_sizes() {
         let id = plan().id();
         assert_eq!(id.len(), 17);
         let mut grown = plan();
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_do_not_run_into_each_other() {
+    fn parts_are_hashed_separately() {
         let mut one = plan();
         one.identities = vec!["a".into(), "b".into()];
         let mut other = plan();

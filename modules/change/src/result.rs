@@ -1,4 +1,4 @@
-//! The result of a module that changes something: its keys, and what a failed step says.
+//! The result of a module that changes something: its keys, and the failure of a step.
 
 use crate::plan::Plan;
 use ansible_module::{Failure, Kind, Return, StepDone};
@@ -47,8 +47,13 @@ pub const RESULT: &[Return] = &[
         .sample(r#""superseded""#),
 ];
 
-/// The failure of a step, with what had been done before it.
-pub(crate) fn stopped<A>(error: Error, plan: &Plan<A>, step: &str, done: &[StepDone]) -> Error {
+/// Makes the failure of a step, with the steps that were done before it.
+pub(crate) fn step_failure<A>(
+    error: Error,
+    plan: &Plan<A>,
+    step: &str,
+    done: &[StepDone],
+) -> Error {
     let reason = (error.chain())
         .find_map(|cause| cause.downcast_ref::<Failure>().map(|failure| failure.reason))
         .or_else(|| host::reason(&error))

@@ -1,16 +1,16 @@
-//! One run of a task that changes something, from its lock to its result.
+//! A run of a task that changes something, from its lock to its result.
 //!
 //! The order is the same in every module: parse the options, [`Session::new`], [`lock`](Session::lock),
 //! [`fence`](Session::fence); observe; [`done_before`](Session::done_before); decide on a plan; and
 //! [`carry_out`](Session::carry_out), which asks for consent, raises the fence, writes the intent, does
 //! the steps and looks again.
 //!
-//! Invariant: a run that is refused, for whatever reason, has raised no fence and made no folder.
+//! Invariant: a refused run, for whatever reason, has raised no fence and made no folder.
 
 use crate::consent::Consent;
 use crate::notes::Begun;
 use crate::plan::Plan;
-use crate::result::stopped;
+use crate::result::step_failure;
 use ansible_module::{Diff, Invocation, Kind, Opt, Outcome, StepDone, progress};
 use anyhow::{Error, Result};
 use host::deploy_id::DeployId;
@@ -23,7 +23,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The option of a module that can roll back. `deploy_id` is described by each module itself.
+/// The option of modules that can roll back. Each module documents `deploy_id` itself.
 pub const ROLLBACK_ID: &[Opt] = &[Opt::new("rollback_id", Kind::Str).about(&[
     "The deploy id of the run that rolls back.",
     "A rollback that was done under this id is not done again, whatever was written since.",
@@ -32,16 +32,16 @@ pub const ROLLBACK_ID: &[Opt] = &[Opt::new("rollback_id", Kind::Str).about(&[
 pub struct Session<'a> {
     invocation: &'a Invocation,
     consent: Consent,
-    /// Held to the end.
+    /// The locks, held to the end.
     locks: Vec<Lock>,
     /// The id of the run itself, and the folder of its fence.
     fence: Option<(DeployId, PathBuf)>,
     records: Option<Records>,
-    /// Under which id a rollback is done once.
+    /// The id under which a rollback is done only once.
     rollback: Option<String>,
 }
 
-/// Where the intent of a plan is written before its first step, and that a rollback was done.
+/// Where the intent of a plan and finished rollbacks are recorded.
 #[derive(Clone)]
 struct Records {
     state_dir: PathBuf,
@@ -68,9 +68,9 @@ impl<'a> Session<'a> {
         Ok(self)
     }
 
-    /// Refuses a run that a newer one has superseded on this target, or whose id is from the future.
-    /// `run` is the rollback's own id, else the deploy's; without one there is no fence. The fence is
-    /// only looked at here: what raises it is the first step.
+    /// Refuses a run that a newer one has superseded on this target, or whose id is in the future. `run`
+    /// is the rollback's own id, else the deploy's; without one there is no fence. The fence is only
+    /// checked here; it is raised right before the first step.
     pub fn fence(mut self, run: Option<&DeployId>, state_dir: &Path) -> Result<Session<'a>> {
         if let Some(run) = run {
             match SafeFolder::find(state_dir)? {
@@ -82,16 +82,16 @@ impl<'a> Session<'a> {
         Ok(self)
     }
 
-    /// Writes an intent into this folder before the first step, and finishes it after the last. A module
-    /// whose steps are one atomic write each needs none.
+    /// Records an intent in this folder before the first step, and removes it after the last. A module whose
+    /// steps are one atomic write each needs none.
     pub fn intent_in(mut self, state_dir: &Path, module: &'static str) -> Session<'a> {
         self.records = Some(Records { state_dir: state_dir.to_owned(), module });
         self
     }
 
-    /// This run goes back: it is done once under its id, or under that of the plan that was confirmed,
-    /// and may use what is kept for it on a full disk.
-    pub fn goes_back(mut self, rollback: Option<&DeployId>) -> Session<'a> {
+    /// Marks this run as a rollback: it is done only once under its id, or under that of the confirmed plan,
+    /// and may use the reserved space on a full disk.
+    pub fn as_rollback(mut self, rollback: Option<&DeployId>) -> Session<'a> {
         reserve::open();
         self.rollback = match rollback {
             Some(id) => Some(id.to_string()),
@@ -100,37 +100,36 @@ impl<'a> Session<'a> {
         self
     }
 
-    /// The id under which this rollback is done once, where it has one.
+    /// Returns the id under which this rollback is done only once, if it has one.
     pub fn rollback(&self) -> Option<&str> {
         self.rollback.as_deref()
     }
 
-    /// The result of a rollback that was already done under its id: nothing, whatever was written since.
-    /// To be asked before anything is planned. `state` is what is there now.
+    /// Returns the result of a rollback that was already done under its id: nothing is changed, whatever was
+    /// written since. Called before anything is planned. `state` is the current state.
     pub fn done_before(&self, state: &Value) -> Result<Option<Outcome>> {
         let (Some(id), Some(records)) = (&self.rollback, &self.records) else { return Ok(None) };
         let Some(folder) = SafeFolder::find(&records.state_dir)? else { return Ok(None) };
         let Some(done) = Done::recorded(folder.path(), id)? else { return Ok(None) };
         if !self.invocation.check_mode {
-            // Killed between the two last writes: what it had begun is done as well.
+            // The run was killed between its two last writes: its intent is done as well.
             let same = |begun: &Found<Begun>| begun.value.rollback.as_ref() == Some(id);
             if let Some(begun) = records.unfinished()?.filter(same) {
                 begun.intent.finish()?;
             }
         }
-        let mut outcome = Plan::<()>::nothing(id, state.clone()).described();
+        let mut outcome = Plan::<()>::nothing(id, state.clone()).describe();
         outcome
             .warnings
             .push(format!("rollback {id} was done at {}; it is not done again", done.at));
         Ok(Some(outcome))
     }
 
-    /// Carries the plan out: asks for consent, raises the fence, writes the intent, does the steps, looks
-    /// again. In check mode it only describes the plan.
+    /// Carries the plan out: checks consent, raises the fence, records the intent, does the steps, verifies.
+    /// In check mode it only describes the plan.
     ///
-    /// `act` does one action; it gets the intent to note in it what cannot be observed again. `verify`
-    /// observes once more and fails when the world is not what the plan promised; what it returns is the
-    /// `after` of the result.
+    /// `act` does one action; it can note in the intent what a later run cannot observe. `verify` observes
+    /// once more and fails if the plan did not have its effect; it returns the `after` of the result.
     pub fn carry_out<A>(
         &self,
         plan: Plan<A>,
@@ -140,9 +139,9 @@ impl<'a> Session<'a> {
         self.run(plan, act, verify)
     }
 
-    /// Puts in order what a killed run has left, before this run plans. It may destroy nothing, and raises
-    /// no fence: what this run is about may be refused yet.
-    pub fn put_in_order<A>(
+    /// Cleans up after an unfinished run, before this run plans. It may destroy nothing, and raises no fence,
+    /// since this run may still be refused.
+    pub fn recover<A>(
         &self,
         plan: Plan<A>,
         act: impl FnMut(&A, Option<&Intent>) -> Result<()>,
@@ -164,16 +163,16 @@ impl<'a> Session<'a> {
         mut act: impl FnMut(&A, Option<&Intent>) -> Result<()>,
         verify: impl FnOnce() -> Result<Value>,
     ) -> Result<Outcome> {
-        let mut outcome = plan.described();
+        let mut outcome = plan.describe();
         if self.invocation.check_mode {
             return Ok(outcome);
         }
         let begun = self.records.as_ref().map(Records::unfinished).transpose()?.flatten();
         if let Some(begun) = &begun {
-            // To the end of what was begun: also on a full disk.
+            // What was begun is finished even on a full disk.
             reserve::open();
             outcome.warnings.push(format!(
-                "a run at {} was stopped half way through {} ({}); this one goes on from what it left",
+                "a run at {} was stopped half way through {} ({}); this run goes on from there",
                 begun.since, begun.value.plan_id, begun.value.subject
             ));
         }
@@ -196,16 +195,16 @@ impl<'a> Session<'a> {
                 .map_err(Error::from)
                 .and_then(|()| act(&step.action, intent.as_ref()));
             if let Err(error) = done {
-                return Err(stopped(error, &plan, &step.text, &outcome.steps));
+                return Err(step_failure(error, &plan, &step.text, &outcome.steps));
             }
             let seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
             outcome.steps.push(StepDone { step: step.text.clone(), seconds });
         }
         let after = verify().map_err(|error| {
-            let what = "every step was done, but looking again showed otherwise";
-            stopped(error, &plan, what, &outcome.steps)
+            let what = "every step was done, but the state afterwards is not as expected";
+            step_failure(error, &plan, what, &outcome.steps)
         })?;
-        // In this order: a rollback that is not known to be done would be done again.
+        // In this order: a rollback that is not recorded as done would be done again.
         self.record_done(&after)?;
         intent.map_or(Ok(()), Intent::finish)?;
         if let Some(Diff::States { after: shown, .. }) = outcome.diff.first_mut() {
@@ -215,7 +214,7 @@ impl<'a> Session<'a> {
         Ok(outcome)
     }
 
-    /// Lets every older run be refused from now on.
+    /// Refuses every older run from now on.
     fn raise_fence(&self) -> Result<()> {
         let Some((run, state_dir)) = &self.fence else { return Ok(()) };
         Fence::check_and_raise(state_folder(state_dir)?.path(), run)
@@ -256,9 +255,9 @@ impl Begun {
     }
 }
 
-/// Makes the folder by the first thing that has to be written, so that a run that is refused leaves
-/// nothing behind; with room in it that is kept for the way back. One that is there keeps its mode: a
-/// module may have made it for others to read.
+/// Makes the state folder right before the first write, so that a refused run leaves nothing behind, and
+/// reserves space in it for rollbacks. An existing folder keeps its mode: a module may have made it for
+/// others to read.
 fn state_folder(state_dir: &Path) -> Result<SafeFolder> {
     let folder = match SafeFolder::find(state_dir)? {
         Some(folder) => folder,
@@ -304,7 +303,7 @@ mod tests {
     const NEW: &str = "20260102t000000z-0001";
 
     #[test]
-    fn only_a_run_that_is_not_refused_makes_its_folder() {
+    fn a_refused_run_makes_no_folder() {
         let above = tempfile::tempdir().unwrap();
         let state_dir = above.path().join("deep/state");
         let loses = Step::new((), "roll back").loses(Loss::plain("all"));
@@ -320,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_is_refused_raises_no_fence() {
+    fn a_refused_run_raises_no_fence() {
         let state = tempfile::tempdir().unwrap();
         carried_out(state.path(), OLD, Step::new((), "take")).unwrap();
         let loses = Step::new((), "roll back").loses(Loss::plain("all"));

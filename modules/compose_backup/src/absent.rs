@@ -1,16 +1,16 @@
-//! `state: absent`: a backup removed, or what restores have parked.
+//! `state: absent`: removes a backup, or what restores have parked.
 
 use crate::backup_dir::BackupDir;
 use crate::data;
 use crate::observed::Observed;
 use crate::options::Which;
-use crate::plan::{Action, leftovers};
+use crate::plan::{Action, cleanup_steps};
 use change::{Loss, Plan, Step, Undo};
 use std::path::Path;
 
 pub const LAST: &str = "last_backup";
 
-/// The plan, and the name of the backup that it removes.
+/// Returns the plan, and the name of the backup that it removes.
 pub fn plan(
     observed: &Observed,
     which: Option<&Which>,
@@ -18,17 +18,17 @@ pub fn plan(
     scratch: &Path,
 ) -> (Plan<Action>, Option<String>) {
     let Observed { stored, parked, .. } = observed;
-    let mut steps = leftovers(stored, observed.unfinished.as_ref());
+    let mut steps = cleanup_steps(stored, observed.unfinished.as_ref());
     let name = which.and_then(|which| find(stored, which));
     if let Some(name) = &name {
-        let others = stored.sound().any(|(kept, _)| kept.name != *name);
+        let others = stored.valid().any(|(backup, _)| backup.name != *name);
         let what = format!("{name} of {}", observed.subject());
         let loss = match others {
             true => Loss::plain(what),
-            false => Loss::accepted_as(LAST, format!("{what}, the last backup that there is")),
+            false => Loss::accepted_as(LAST, format!("{what}, the last remaining backup")),
         };
         let bytes =
-            stored.find(name).and_then(|kept| Some(kept.manifest.as_ref().ok()?.sizes.bytes));
+            stored.find(name).and_then(|backup| Some(backup.manifest.as_ref().ok()?.sizes.bytes));
         let loss = Loss { bytes, ..loss };
         steps.push(Step::new(Action::Remove(name.clone()), format!("remove {name}")).loses(loss));
     }
@@ -40,7 +40,7 @@ pub fn plan(
             [] => format!("the record of restore {}", one.id),
             paths if one.work.was_put_back => {
                 format!(
-                    "what a restore that was taken back had put in place, with what was written to it: {}",
+                    "what a reverted restore had put in place, with what was written to it: {}",
                     paths.join(", ")
                 )
             }
@@ -58,7 +58,7 @@ pub fn plan(
     let plan = Plan {
         identities: vec![format!("backup folder {}", stored.dir.display())],
         steps,
-        undo: Undo::None("what is removed is gone".into()),
+        undo: Undo::None("what is removed cannot be recovered".into()),
         after,
         ..Plan::nothing(observed.subject(), before)
     };
@@ -67,9 +67,9 @@ pub fn plan(
 
 fn find(stored: &BackupDir, which: &Which) -> Option<String> {
     match which {
-        // A damaged one may be removed by its name.
-        Which::Named(name) => stored.find(name).map(|kept| kept.name.clone()),
-        Which::Deploy(id) => stored.of_deploy(id.as_str()).map(|(kept, _)| kept.name.clone()),
+        // A damaged backup may be removed by its name.
+        Which::Named(name) => stored.find(name).map(|backup| backup.name.clone()),
+        Which::Deploy(id) => stored.of_deploy(id.as_str()).map(|(backup, _)| backup.name.clone()),
         Which::Latest => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Apply: steps to effects.
+//! Carries out the steps of a plan.
 
 use crate::backup::{self, Backup};
 use crate::freeze::{self, Frozen};
@@ -6,8 +6,8 @@ use crate::manifest::Manifest;
 use crate::observed::Observed;
 use crate::parked;
 use crate::plan::Action;
-use crate::restore::back::{self, Back};
 use crate::restore::goal::Goal;
+use crate::restore::revert::{self, Revert};
 use crate::restore::run::Restore;
 use crate::restore::work;
 use crate::state::TASK;
@@ -56,19 +56,19 @@ impl<'a> Apply<'a> {
                 intent.note(freeze::NOTE, &Frozen::default())
             }
             Action::RestorePrevious(work) => {
-                let back = Back { tools, state_dir };
+                let revert = Revert { tools, state_dir };
                 let mut work = work.clone();
-                self.thawed.extend(back.go_back(&mut work, intent)?);
-                self.warnings.extend(work.set_aside());
-                self.warnings.extend(back::kept(&work));
+                self.thawed.extend(revert.run(&mut work, intent)?);
+                self.warnings.extend(work.set_aside_warning());
+                self.warnings.extend(revert::kept_warning(&work));
                 intent.note(work::NOTE, &Value::Null)
             }
             Action::Finish(work) => {
-                let goal = Goal::begun(state_dir, work, true)?;
+                let goal = Goal::resume(state_dir, work, true)?;
                 let mut restore = Restore::new(task, tools, state_dir, &stored.dir, goal);
-                restore.finish(intent).with_context(|| {
-                    format!("the killed restore {} could not be finished", work.id)
-                })?;
+                restore
+                    .finish(intent)
+                    .with_context(|| format!("cannot finish the killed restore {}", work.id))?;
                 self.thawed.extend(restore.goal.to_run());
                 self.warnings.extend(restore.into_warnings());
                 intent.note(work::NOTE, &Value::Null)
@@ -92,7 +92,7 @@ impl<'a> Apply<'a> {
             Action::Drop(id) => {
                 let all = parked::read(state_dir)?;
                 match all.iter().find(|one| one.id == *id) {
-                    Some(one) => parked::release(state_dir, &one.work),
+                    Some(one) => parked::remove(state_dir, &one.work),
                     None => Ok(()),
                 }
             }
@@ -108,32 +108,32 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// Puts things in order after a step that failed. What could be taken back needs no next run.
+    /// Cleans up after a failed step. If everything could be reverted, no intent is left for the next run.
     pub fn give_up(&mut self, error: Error) -> Error {
         let state_dir = &self.observed.state_dir;
         let error = match self.restore.as_mut().filter(|restore| restore.work_is_noted) {
-            Some(restore) => match taken_back(state_dir, restore, error) {
+            Some(restore) => match revert(state_dir, restore, error) {
                 Ok(error) => error,
-                // It could not be put back: the intent stays for the next run.
+                // It could not be reverted: the intent is left for the next run.
                 Err(error) => return error,
             },
             None => error,
         };
-        let settled = match UnfinishedRun::read(state_dir) {
+        let reverted = match UnfinishedRun::read(state_dir) {
             Ok(Some(unfinished)) => {
                 unfinished.frozen.is_none() && (unfinished.work.is_none() || self.restore.is_some())
             }
             _ => false,
         };
-        if settled {
-            // Else the next run finds it, and has nothing left to do for it.
+        if reverted {
+            // If this fails, the next run finds the intent, and has nothing to do for it.
             let _ = RunNotes::close(state_dir, TASK);
         }
         error
     }
 }
 
-fn taken_back(state_dir: &Path, restore: &mut Restore<'_>, error: Error) -> Result<Error, Error> {
+fn revert(state_dir: &Path, restore: &mut Restore<'_>, error: Error) -> Result<Error, Error> {
     match RunNotes::find(state_dir, TASK) {
         Ok(Some(run)) => restore.give_up(error, run.intent()),
         Ok(None) => Err(error),

@@ -1,8 +1,7 @@
-//! Making a backup: everything into a folder that counts for nothing, proven, synced, and then given
-//! its name.
+//! Makes a backup: everything is written into a temporary folder, verified, synced, and then renamed.
 //!
-//! Invariant: containers are frozen only between the two passes over the data, and run again before
-//! anything else is done, whatever happens in between.
+//! Invariant: containers are frozen only during the last pass over the data, and are started again before
+//! anything else is done, whatever happens.
 
 use crate::backup_dir::{self, BackupDir, PARTIAL};
 use crate::backup_writer::BackupWriter;
@@ -39,7 +38,7 @@ pub struct Backup<'a> {
 }
 
 impl Backup<'_> {
-    /// What is half made when something fails is removed again.
+    /// Makes a backup. If it fails, the incomplete folder is removed.
     pub fn make(&self, intent: &Intent) -> Result<Manifest> {
         let dir = SafeFolder::ensure(&self.task.subject.backup_dir, 0o700)?;
         let stored = BackupDir::read(dir.path())?;
@@ -49,7 +48,7 @@ impl Backup<'_> {
         intent.note(unfinished::PARTIAL, &partial)?;
         let made = self.fill(&dir, &stored, &name, &partial, intent);
         if made.is_err() && dir.join(&partial).exists() {
-            // Not at the price of the error that counts.
+            // An error here must not hide the first one.
             let _shield = host::interrupt::shield();
             let _ = backup_dir::remove(dir.path(), &partial);
         }
@@ -59,7 +58,7 @@ impl Backup<'_> {
         Ok(manifest)
     }
 
-    /// What comes after a backup may count on the services: a deploy, a gate.
+    /// Waits until the services are healthy again, since what follows may depend on them: a deploy, a gate.
     fn wait_for_health(&self, manifest: &mut Manifest) -> Result<()> {
         let were_healthy = (self.survey.records.values().flat_map(|one| &one.containers))
             .filter(|one| one.health.as_deref() == Some("healthy"))
@@ -71,9 +70,9 @@ impl Backup<'_> {
         let sick = freeze::wait_for_health(&self.tools.docker, &ids, self.task.wait)?;
         if !sick.is_empty() {
             let names = sick.join(", ");
-            manifest
-                .warnings
-                .push(format!("{names} was healthy before the backup, and is not yet again"));
+            manifest.warnings.push(format!(
+                "{names} was healthy before the backup, and is not healthy again yet"
+            ));
         }
         Ok(())
     }
@@ -90,7 +89,7 @@ impl Backup<'_> {
         let mut progress = Progress::new(dir.path());
         let mut writer = BackupWriter::begin(&dir.join(partial))?;
         let mut manifest = self.begin_manifest(stored, name)?;
-        let files = self.keep_files(&mut writer)?;
+        let files = self.copy_files(&mut writer)?;
         manifest.logs = dumps::logs(
             task.logs,
             self.tools,
@@ -100,7 +99,7 @@ impl Backup<'_> {
             &mut manifest.warnings,
         )?;
         manifest.dumps = dumps::take(task, self.tools, project, &mut writer, &mut progress)?;
-        self.keep_images(&mut writer, &mut manifest, &mut progress)?;
+        self.save_images(&mut writer, &mut manifest, &mut progress)?;
         let mut data =
             Data::new(stored, &survey.found.mounts, task.compression.into(), &mut writer)?;
         let copied_live = task.mode != Mode::Live && survey.to_copy >= LIVE_FROM;
@@ -127,12 +126,12 @@ impl Backup<'_> {
             manifest.warnings.push(format!("changed while they were read: {names}"));
         }
         writer.sync()?;
-        progress.begin("proving the backup", None);
-        manifest.verify.checksums = Some(sums::prove(&writer, &mut progress)?);
+        progress.begin("verifying the backup", None);
+        manifest.verify.checksums = Some(sums::verify_new(&writer, &mut progress)?);
         manifest.contents = writer.contents.clone();
         manifest.sizes = sizes(&writer, &manifest);
         if task.proof == Proof::Restore {
-            progress.begin("restoring the backup to prove it", None);
+            progress.begin("restoring the backup to verify it", None);
             manifest.write(&writer.folder)?;
             let verdict = verify::restore(self.tools, task, &manifest, &writer.folder)?;
             manifest.verify.restore = Some(verdict);
@@ -140,11 +139,11 @@ impl Backup<'_> {
         manifest.write(&writer.folder)?;
         writer.sync()?;
         std::fs::rename(&writer.folder, dir.join(name))
-            .context("giving the new backup its name")?;
+            .context("renaming the new backup to its final name")?;
         host::atomic::sync_folder(dir.path())?;
         match manifest.is_good() {
             true => stored.write_pointer(name)?,
-            false => return Err(unproven(&manifest).into()),
+            false => return Err(not_verified(&manifest).into()),
         }
         Ok(manifest)
     }
@@ -188,39 +187,39 @@ impl Backup<'_> {
         })
     }
 
-    /// The resolved configuration, and every file that made it.
-    fn keep_files(&self, writer: &mut BackupWriter) -> Result<Vec<FileRecord>> {
+    /// Copies the resolved configuration and every file that it was made from.
+    fn copy_files(&self, writer: &mut BackupWriter) -> Result<Vec<FileRecord>> {
         writer.subfolder("config/files")?;
         let resolved = serde_json::to_vec_pretty(&self.project.resolved.value)?;
         writer.bytes("config/compose.json", &resolved)?;
         let secrets = self.project.resolved.files.iter().map(|path| (path, Role::Secret));
-        let known = self.project.files.all.iter().map(|(path, role)| (path, *role));
+        let project_files = self.project.files.all.iter().map(|(path, role)| (path, *role));
         let mut records: Vec<FileRecord> = Vec::new();
         let mut leases = Leases::default();
-        for (path, role) in known.chain(secrets) {
+        for (path, role) in project_files.chain(secrets) {
             if records.iter().any(|one| one.path == *path) || path.is_dir() {
                 continue;
             }
             let n = records.len() + 1;
-            let mut keep = || -> Result<FileRecord> {
+            let mut copy = || -> Result<FileRecord> {
                 let mut file = leases.open_path(path)?;
                 let meta = backup_writer::meta_of(&file)?;
                 writer.copy(&format!("config/files/{n}"), &mut file)?;
                 Ok(FileRecord { n, path: path.clone(), role, meta })
             };
-            let kept = keep().map_err(|error| {
+            let record = copy().map_err(|error| {
                 let msg = format!(
-                    "{} belongs to the project and cannot be kept; no backup was made",
+                    "cannot copy {}, which belongs to the project; no backup was made",
                     path.display()
                 );
                 Failure::new("unreadable", msg).caused_by(error)
             })?;
-            records.push(kept);
+            records.push(record);
         }
         Ok(records)
     }
 
-    fn keep_images(
+    fn save_images(
         &self,
         writer: &mut BackupWriter,
         manifest: &mut Manifest,
@@ -237,12 +236,12 @@ impl Backup<'_> {
             &to,
             task.compression.into(),
             deadline,
-            &mut |bytes| progress.at(bytes),
+            &mut |bytes| progress.update(bytes),
         )?;
         for file in &saved.files {
             let name = format!("images/{}", file.name);
             let sum = Sum { sha256: file.sha256.clone(), bytes: file.bytes };
-            // Each was hashed while it was kept; one that other backups have too is a link.
+            // Each was hashed while it was written; a file that other backups also have is a link.
             match writer.path(&name).metadata().is_ok_and(|meta| meta.nlink() > 1) {
                 true => writer.has_linked(&name, &sum),
                 false => writer.wrote(&name, &sum.sha256, sum.bytes),
@@ -256,15 +255,17 @@ impl Backup<'_> {
         let survey = self.survey;
         let meaning = match self.task.mode {
             Mode::Stop => {
-                "the containers that write were stopped: the data is what they leave when they end"
+                "the containers that write were stopped: the data is as they leave it when they end"
             }
             Mode::Pause => {
-                "the containers that write were paused one after the other: the data is as after a power failure at best"
+                "the containers that write were paused one after the other: the data is at best as after a power failure"
             }
-            Mode::Live => "the containers went on: what they wrote meanwhile may be there in part",
+            Mode::Live => {
+                "the containers kept running: what they wrote meanwhile may be incomplete"
+            }
         };
         Consistency {
-            mode: self.task.mode.word().to_owned(),
+            mode: self.task.mode.name().to_owned(),
             meaning: meaning.to_owned(),
             frozen: survey.frozen.names(),
             freeze_ms: millis(times.stop + times.copy + times.start),
@@ -277,17 +278,18 @@ impl Backup<'_> {
     }
 }
 
-/// Below this everything is copied while the containers are frozen: a pass before saves nothing.
+/// The amount of data from which a first pass before the freeze saves time.
 const LIVE_FROM: u64 = 64 << 20;
 
-/// It is kept, as it may be all that there is; nothing is pruned for it.
-fn unproven(manifest: &Manifest) -> Failure {
+/// The failure of a backup that did not pass its verification. It is kept, since it may be the only one, and
+/// nothing is pruned.
+fn not_verified(manifest: &Manifest) -> Failure {
     let verdict = manifest.verify.restore.clone().unwrap_or_default();
     let why =
         verdict.get("why").and_then(Value::as_str).unwrap_or("no reason was given").to_owned();
     let msg = format!(
-        "{} is complete, but did not come up as a project of its own: {why}; it is kept, does not count as the \
-         latest, and nothing was pruned",
+        "{} is complete, but could not be started as a project of its own: {why}; it is kept, does not count as \
+         the latest, and nothing was pruned",
         manifest.name
     );
     Failure::new("not_verified", msg).with("backup", manifest.name.clone()).with("verdict", verdict)
@@ -307,8 +309,8 @@ fn sizes(writer: &BackupWriter, manifest: &Manifest) -> Sizes {
     }
 }
 
-/// Removes a backup of ours, and points to the newest that is left.
+/// Removes a backup, and updates the pointer to the newest remaining one.
 pub fn remove(dir: &Path, name: &str) -> Result<()> {
     backup_dir::remove(dir, name)?;
-    BackupDir::repoint(dir)
+    BackupDir::update_pointer(dir)
 }

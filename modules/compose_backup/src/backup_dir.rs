@@ -1,9 +1,8 @@
-//! The backup folder: which backups there are, which is the newest, what a new one is called, and
-//! which ones may go.
+//! The backup folder: its backups, the newest one, the name of a new one, and which ones to prune.
 //!
-//! Invariants: a backup counts when its folder has its final name and its manifest is sound; the
-//! order is that of the sequence numbers, never that of file times or of the clock; the pointer file
-//! is an export that is compared and never believed.
+//! Invariants: a backup counts if its folder has its final name and its manifest is valid; the order is
+//! that of the sequence numbers, never that of file times or of the clock; the pointer file is only an
+//! export: it is compared, but never relied on.
 
 #[cfg(test)]
 mod tests;
@@ -23,21 +22,21 @@ pub const PARTIAL: &str = ".partial";
 pub struct StoredBackup {
     pub name: String,
     pub path: PathBuf,
-    /// Why it cannot be used, where it cannot.
+    /// The manifest, or why it cannot be used.
     pub manifest: Result<Manifest>,
 }
 
 #[derive(Debug, Default)]
 pub struct BackupDir {
     pub dir: PathBuf,
-    /// The newest first; those that cannot be read come last.
+    /// The backups, the newest first; unreadable ones come last.
     pub backups: Vec<StoredBackup>,
-    /// Names of folders that were not completed, with their ending.
+    /// The names of incomplete folders, with their suffix.
     pub partial: Vec<String>,
     pub warnings: Vec<String>,
 }
 
-/// `backup-20261121-084500`, and `-2` and so on where two meet.
+/// Whether it is a name such as `backup-20261121-084500`, or with `-2` and so on if that was taken.
 pub fn is_name(name: &str) -> bool {
     let Some(rest) = name.strip_prefix("backup-") else { return false };
     let mut parts = rest.split('-');
@@ -53,7 +52,7 @@ pub fn is_name(name: &str) -> bool {
 }
 
 impl BackupDir {
-    /// A folder that is not there holds nothing.
+    /// Reads a backup folder; a missing one has no backups.
     pub fn read(dir: &Path) -> Result<BackupDir> {
         let mut stored = BackupDir { dir: dir.to_owned(), ..BackupDir::default() };
         let Some(folder) = SafeFolder::find(dir)? else { return Ok(stored) };
@@ -66,7 +65,7 @@ impl BackupDir {
                 continue;
             }
             match name.strip_suffix(PARTIAL) {
-                Some(begun) if is_name(begun) => stored.partial.push(name),
+                Some(complete) if is_name(complete) => stored.partial.push(name),
                 None if is_name(&name) => {
                     let path = folder.join(&name);
                     stored.backups.push(StoredBackup {
@@ -80,8 +79,8 @@ impl BackupDir {
         }
         stored.partial.sort();
         stored.backups.sort_by(|one, other| {
-            let key = |kept: &StoredBackup| {
-                kept.manifest.as_ref().map_or(0, |manifest| manifest.sequence)
+            let key = |backup: &StoredBackup| {
+                backup.manifest.as_ref().map_or(0, |manifest| manifest.sequence)
             };
             key(other).cmp(&key(one)).then_with(|| other.name.cmp(&one.name))
         });
@@ -89,51 +88,51 @@ impl BackupDir {
         Ok(stored)
     }
 
-    /// The pointer says something else than what is there.
-    pub fn is_misdirected(&self) -> bool {
+    /// Whether the pointer file does not name the newest backup.
+    pub fn is_pointer_wrong(&self) -> bool {
         !self.warnings.is_empty()
     }
 
     fn compare_pointer(&mut self) {
         let Ok(text) = std::fs::read_to_string(self.dir.join(POINTER)) else { return };
-        let newest = self.newest().map(|(kept, _)| kept.name.as_str());
+        let newest = self.newest().map(|(backup, _)| backup.name.as_str());
         if Some(text.trim()) != newest {
             self.warnings.push(format!(
-                "{POINTER} says {:?}, and the newest complete backup is {}; the file is not used",
+                "{POINTER} contains {:?}, but the newest complete backup is {}; the file is not used",
                 text.trim().chars().take(60).collect::<String>(),
                 newest.unwrap_or("none")
             ));
         }
     }
 
-    /// Those whose manifest can be read, the newest first.
-    pub fn sound(&self) -> impl Iterator<Item = (&StoredBackup, &Manifest)> {
-        self.backups.iter().filter_map(|kept| Some((kept, kept.manifest.as_ref().ok()?)))
+    /// Returns the backups with a valid manifest, the newest first.
+    pub fn valid(&self) -> impl Iterator<Item = (&StoredBackup, &Manifest)> {
+        self.backups.iter().filter_map(|backup| Some((backup, backup.manifest.as_ref().ok()?)))
     }
 
-    /// The newest that did not fail its proof.
+    /// Returns the newest backup that did not fail its verification.
     pub fn newest(&self) -> Option<(&StoredBackup, &Manifest)> {
-        self.sound().find(|(_, manifest)| manifest.is_good())
+        self.valid().find(|(_, manifest)| manifest.is_good())
     }
 
     pub fn find(&self, name: &str) -> Option<&StoredBackup> {
-        self.backups.iter().find(|kept| kept.name == name)
+        self.backups.iter().find(|backup| backup.name == name)
     }
 
     pub fn of_deploy(&self, id: &str) -> Option<(&StoredBackup, &Manifest)> {
-        self.sound().find(|(_, manifest)| manifest.deploy_id.as_str() == id && manifest.is_good())
+        self.valid().find(|(_, manifest)| manifest.deploy_id.as_str() == id && manifest.is_good())
     }
 
-    /// A folder is for one project: the pointer and retention would mix them up.
-    pub fn refuse_others(&self, project: &str) -> Result<(), Failure> {
-        match self.sound().find(|(_, manifest)| manifest.project != project) {
-            Some((kept, manifest)) => Err(Failure::new(
+    /// Refuses a folder with backups of another project: the pointer and retention would mix them up.
+    pub fn refuse_other_projects(&self, project: &str) -> Result<(), Failure> {
+        match self.valid().find(|(_, manifest)| manifest.project != project) {
+            Some((backup, manifest)) => Err(Failure::new(
                 "foreign_backup_dir",
                 format!(
-                    "{} holds {} of project {}, and a folder is for one project: give another \
+                    "{} contains {} of project {}, but a backup folder is for one project: give another \
                      backup_dir for {project}; nothing was changed",
                     self.dir.display(),
-                    kept.name,
+                    backup.name,
                     manifest.project
                 ),
             )),
@@ -142,10 +141,10 @@ impl BackupDir {
     }
 
     pub fn next_sequence(&self) -> u64 {
-        self.sound().map(|(_, manifest)| manifest.sequence).max().unwrap_or(0) + 1
+        self.valid().map(|(_, manifest)| manifest.sequence).max().unwrap_or(0) + 1
     }
 
-    /// A name that no backup has, and none that was begun.
+    /// Returns a name that no backup has, not even an incomplete one.
     pub fn new_name(&self, at: Utc) -> String {
         let time = at.compact();
         let plain = format!("backup-{}-{}", &time[..8], &time[9..15]);
@@ -157,23 +156,24 @@ impl BackupDir {
         std::iter::once(plain.clone()).chain(numbered).find(|name| !taken(name)).unwrap_or(plain)
     }
 
-    /// The names that go when `retain` are to be left, one of which is about to be made and proven.
+    /// Returns the names to remove so that `retain` backups remain, counting the one that is about to be
+    /// made, if any.
     pub fn surplus(&self, retain: usize, keep: &[String], making_one: bool) -> Vec<String> {
         let room = if making_one { retain.saturating_sub(1) } else { retain.max(1) };
         let (mut good, mut names) = (0, Vec::new());
-        for (kept, manifest) in self.sound() {
+        for (backup, manifest) in self.valid() {
             let goes = match manifest.is_good() {
                 true => {
                     good += 1;
                     good > room
                 }
-                // One that failed its proof is better than none.
+                // A backup that failed its verification is better than none.
                 false => making_one || good > 0,
             };
             let named =
-                keep.iter().any(|one| *one == kept.name || one == manifest.deploy_id.as_str());
+                keep.iter().any(|one| *one == backup.name || one == manifest.deploy_id.as_str());
             if goes && !named {
-                names.push(kept.name.clone());
+                names.push(backup.name.clone());
             }
         }
         names
@@ -187,10 +187,10 @@ impl BackupDir {
             .map(drop)
     }
 
-    /// Points to the newest that is left, or to nothing.
-    pub fn repoint(dir: &Path) -> Result<()> {
+    /// Updates the pointer to the newest backup, or removes it.
+    pub fn update_pointer(dir: &Path) -> Result<()> {
         let stored = BackupDir::read(dir)?;
-        let newest = stored.newest().map(|(kept, _)| kept.name.clone());
+        let newest = stored.newest().map(|(backup, _)| backup.name.clone());
         match newest {
             Some(name) => stored.write_pointer(&name),
             None => {
@@ -201,14 +201,15 @@ impl BackupDir {
     }
 }
 
-/// Takes a folder of ours away. Its name goes first, so that what is half removed counts as nothing.
+/// Removes a folder. It is renamed first, so that a half-removed one does not count as a backup.
 pub fn remove(dir: &Path, name: &str) -> Result<()> {
     let mut path = dir.join(name);
     if is_name(name) {
-        let doomed = dir.join(format!("{name}{PARTIAL}"));
-        std::fs::rename(&path, &doomed).with_context(|| format!("removing {}", path.display()))?;
+        let incomplete = dir.join(format!("{name}{PARTIAL}"));
+        std::fs::rename(&path, &incomplete)
+            .with_context(|| format!("removing {}", path.display()))?;
         host::atomic::sync_folder(dir)?;
-        path = doomed;
+        path = incomplete;
     }
     std::fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
     host::atomic::sync_folder(dir)

@@ -1,8 +1,7 @@
-//! Writing the files of a backup: 0600, hashed while they are written, and the plain files of a
-//! project with what their owner made of them.
+//! Writes the files of a backup with mode 0600 and hashes them; reads and restores the metadata of a
+//! project's files.
 //!
-//! Invariant: no file of a backup is written twice, and each one's sum is that of the bytes that were
-//! written, not of those that were meant.
+//! Invariant: no file of a backup is written twice, and its sum is that of the bytes that were written.
 
 use crate::manifest::{FileMeta, Sum};
 use anyhow::{Context, Result, ensure};
@@ -17,16 +16,16 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// A folder that is about to become a backup.
+/// A folder that will become a backup.
 pub struct BackupWriter {
     pub folder: PathBuf,
     pub contents: BTreeMap<String, Sum>,
-    /// Names of those that are hard links to files of earlier backups.
+    /// The names of hard links to files of earlier backups.
     linked: BTreeSet<String>,
 }
 
 impl BackupWriter {
-    /// Makes the folder, which must not be there.
+    /// Makes the folder, which must not exist.
     pub fn begin(folder: &Path) -> Result<BackupWriter> {
         DirBuilder::new()
             .mode(0o700)
@@ -50,7 +49,7 @@ impl BackupWriter {
         Ok(path)
     }
 
-    /// A new file, for writing. Its sum is to be given to [`Self::wrote`].
+    /// Makes a new file. Its sum must be passed to [`Self::wrote`] afterwards.
     pub fn create(&self, name: &str) -> Result<File> {
         let path = self.folder.join(name);
         let new = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
@@ -61,7 +60,7 @@ impl BackupWriter {
         self.contents.insert(name.to_owned(), Sum { sha256: sha256.to_owned(), bytes });
     }
 
-    /// Links a file of an earlier backup, when it is what its sum says.
+    /// Links a file of an earlier backup if its sum is right.
     pub fn link(&mut self, from: &Path, name: &str, sum: &Sum) -> Result<bool> {
         let to = self.folder.join(name);
         let regular =
@@ -77,7 +76,7 @@ impl BackupWriter {
         Ok(same)
     }
 
-    /// A file that was linked by someone else.
+    /// Records a file that the caller has linked.
     pub fn has_linked(&mut self, name: &str, sum: &Sum) {
         self.wrote(name, &sum.sha256, sum.bytes);
         self.linked.insert(name.to_owned());
@@ -91,7 +90,7 @@ impl BackupWriter {
         self.linked.iter().filter_map(|name| self.contents.get(name)).map(|sum| sum.bytes).sum()
     }
 
-    /// It is not part of the backup after all.
+    /// Removes a file from the backup.
     pub fn unlink(&mut self, name: &str) -> Result<()> {
         self.contents.remove(name);
         self.linked.remove(name);
@@ -102,7 +101,7 @@ impl BackupWriter {
         self.copy(name, &mut &*content).map(drop)
     }
 
-    /// All that can be read.
+    /// Copies everything that can be read into a new file.
     pub fn copy(&mut self, name: &str, from: &mut dyn Read) -> Result<u64> {
         let mut to = self.create(name)?;
         let mut hash = Sha256::new();
@@ -124,14 +123,14 @@ impl BackupWriter {
         Ok(total)
     }
 
-    /// What a command has written into a file of [`Self::create`].
-    pub fn hash_of(&mut self, name: &str) -> Result<u64> {
+    /// Hashes and records a file of [`Self::create`] that a command has written.
+    pub fn hash_file(&mut self, name: &str) -> Result<u64> {
         let (sha256, bytes) = sum_of(&self.folder.join(name))?;
         self.wrote(name, &sha256, bytes);
         Ok(bytes)
     }
 
-    /// Everything is on the disk when this returns.
+    /// Syncs everything to the disk.
     pub fn sync(&self) -> Result<()> {
         let folder = File::open(&self.folder).context("opening the new backup")?;
         rustix::fs::syncfs(&folder).map_err(std::io::Error::from).context("syncing the new backup")
@@ -157,7 +156,7 @@ pub fn sum_of(path: &Path) -> Result<(String, u64)> {
     }
 }
 
-/// Owner, mode, time and extended attributes of an open file.
+/// Reads owner, mode, time and extended attributes of an open file.
 pub fn meta_of(file: &File) -> Result<FileMeta> {
     let meta = file.metadata()?;
     ensure!(meta.is_file(), "it is not a regular file");
@@ -183,8 +182,9 @@ pub fn meta_of(file: &File) -> Result<FileMeta> {
     })
 }
 
-/// The mode comes after the owner, which takes bits away; the time comes last.
-pub fn dress(file: &File, meta: &FileMeta) -> Result<()> {
+/// Sets owner, extended attributes, mode and time of a file. The mode comes after the owner, since chown(2)
+/// clears bits; the time comes last.
+pub fn set_meta(file: &File, meta: &FileMeta) -> Result<()> {
     fchown(file, Some(meta.uid), Some(meta.gid)).context("giving it to its owner")?;
     for (name, value) in &meta.xattrs {
         let (name, value) = (unhex(name)?, unhex(value)?);
@@ -198,7 +198,7 @@ pub fn dress(file: &File, meta: &FileMeta) -> Result<()> {
 }
 
 fn unhex(text: &str) -> Result<Vec<u8>> {
-    ensure!(text.is_ascii() && text.len() % 2 == 0, "odd text in a manifest");
+    ensure!(text.is_ascii() && text.len() % 2 == 0, "malformed hexadecimal text in a manifest");
     (0..text.len()).step_by(2).map(|at| Ok(u8::from_str_radix(&text[at..at + 2], 16)?)).collect()
 }
 
@@ -221,23 +221,23 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_dressed_as_it_was() {
+    fn metadata_is_read_and_set() {
         let temp = tempfile::tempdir().unwrap();
         let [one, other] =
             ["one", "other"].map(|name| File::create(temp.path().join(name)).unwrap());
         let mut meta = meta_of(&one).unwrap();
         (meta.mode, meta.mtime) = (0o640, (1_700_000_000, 5));
         meta.xattrs.push((hex(b"user.note"), hex(b"x y")));
-        // Not every file system of a test has them.
-        if dress(&other, &meta).is_err() {
+        // Not every file system supports extended attributes.
+        if set_meta(&other, &meta).is_err() {
             meta.xattrs.clear();
-            dress(&other, &meta).unwrap();
+            set_meta(&other, &meta).unwrap();
         }
         assert_eq!(meta_of(&other).unwrap(), meta);
     }
 
     #[test]
-    fn a_pipe_is_not_waited_for() {
+    fn hashing_a_pipe_does_not_block() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         let fifo = rustix::fs::FileType::Fifo;

@@ -1,9 +1,8 @@
-//! Compose, through `docker compose` or the standalone `docker-compose`: reading a project's
-//! configuration and bringing services up.
+//! Compose, as `docker compose` or the standalone `docker-compose`: reads a project's configuration and
+//! brings services up.
 //!
-//! Invariants: the environment of the task goes to compose, since it is what `${VERSION}` means;
-//! nothing is built and nothing is pulled; values of the project's env files are secrets in every
-//! command's output.
+//! Invariants: Compose gets the environment of the task, for variables such as `${VERSION}`; nothing is
+//! built or pulled; the values of the project's env files are censored in the output of every command.
 
 use crate::docker::{Docker, explained};
 use crate::resolved::Resolved;
@@ -18,11 +17,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const QUESTION: Duration = Duration::from_secs(120);
-/// The project's own text, with all of its environment.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
+/// The longest configuration, with its whole environment.
 const LONGEST_CONFIG: usize = 64 << 20;
 
-/// Where docker looks for its plugins, after the folder of whoever runs it.
+/// Where docker looks for its plugins, after the home of its user.
 const PLUGINS: [&str; 4] = [
     "/usr/local/lib/docker/cli-plugins",
     "/usr/local/libexec/docker/cli-plugins",
@@ -30,15 +29,15 @@ const PLUGINS: [&str; 4] = [
     "/usr/libexec/docker/cli-plugins",
 ];
 
-/// The program.
+/// The installed Compose.
 #[derive(Clone, Debug)]
 pub struct Program {
-    way: Way,
+    installation: Installation,
 }
 
 #[derive(Clone, Debug)]
-enum Way {
-    /// With the plugin itself, where it lies in one of docker's usual folders.
+enum Installation {
+    /// The docker plugin, with its path if it is in one of docker's usual folders.
     Plugin(Option<PathBuf>),
     Standalone(PathBuf),
 }
@@ -46,16 +45,16 @@ enum Way {
 impl Program {
     pub fn find(docker: &Docker) -> Result<Program> {
         let plugin = plugin();
-        // Three programs are started to ask docker for it: not where it can be seen.
-        if plugin.is_some() || docker.run(of_docker(docker).args(VERSION)).is_ok() {
-            return Ok(Program { way: Way::Plugin(plugin) });
+        // Docker is asked only if the plugin cannot be seen: that starts three programs.
+        if plugin.is_some() || docker.run(docker_compose(docker).args(VERSION)).is_ok() {
+            return Ok(Program { installation: Installation::Plugin(plugin) });
         }
         let missing = |cause: Error| {
             let msg = "there is no Compose v2 here: neither `docker compose` nor a `docker-compose` of version 2";
             Error::from(Failure::new("program_missing", msg).caused_by(cause))
         };
         let standalone = program::look("docker-compose")?.map_err(|why| missing(why.into()))?;
-        let found = Program { way: Way::Standalone(standalone.clone()) };
+        let found = Program { installation: Installation::Standalone(standalone.clone()) };
         let version = found.version(docker).map_err(missing)?;
         match version.starts_with("0.") || version.starts_with("1.") {
             true => Err(missing(anyhow::anyhow!("{} is {version}", standalone.display()))),
@@ -64,21 +63,22 @@ impl Program {
     }
 
     pub fn version(&self, docker: &Docker) -> Result<String> {
-        let out = docker.run(self.question(docker).args(VERSION))?;
+        let out = docker.run(self.query(docker).args(VERSION))?;
         Ok(out.text()?.trim().trim_start_matches('v').to_owned())
     }
 
     fn command(&self, docker: &Docker) -> Command {
-        match &self.way {
-            Way::Plugin(_) => of_docker(docker),
-            Way::Standalone(program) => Command::new(program),
+        match &self.installation {
+            Installation::Plugin(_) => docker_compose(docker),
+            Installation::Standalone(program) => Command::new(program),
         }
     }
 
-    /// The same for what changes nothing: docker would start the plugin twice, to see what it is and to run it.
-    fn question(&self, docker: &Docker) -> Command {
-        match &self.way {
-            Way::Plugin(Some(plugin)) => Command::new(plugin),
+    /// Returns the command for queries. It starts the plugin directly: docker would start it twice, to inspect
+    /// it and to run it.
+    fn query(&self, docker: &Docker) -> Command {
+        match &self.installation {
+            Installation::Plugin(Some(plugin)) => Command::new(plugin),
             _ => self.command(docker),
         }
     }
@@ -86,11 +86,12 @@ impl Program {
 
 const VERSION: [&str; 2] = ["version", "--short"];
 
-fn of_docker(docker: &Docker) -> Command {
+fn docker_compose(docker: &Docker) -> Command {
     docker.command().arg("compose")
 }
 
-/// The plugin that docker would run, unless it is told of further folders, or another user could change it.
+/// Finds the plugin that docker would run, unless docker is configured with further folders or another user
+/// could change the plugin.
 fn plugin() -> Option<PathBuf> {
     let own = match std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()) {
         Some(folder) => PathBuf::from(folder),
@@ -99,17 +100,17 @@ fn plugin() -> Option<PathBuf> {
     let settings = std::fs::read_to_string(own.join("config.json")).unwrap_or_default();
     let folders = [own.join("cli-plugins")].into_iter().chain(PLUGINS.map(PathBuf::from));
     let found = folders.map(|folder| folder.join("docker-compose")).find(|path| path.exists())?;
-    let usual = !settings.contains("cliPluginsExtraDirs") && found.is_absolute();
-    (usual && folder::check_program(&found).is_ok()).then_some(found)
+    let is_usual = !settings.contains("cliPluginsExtraDirs") && found.is_absolute();
+    (is_usual && folder::check_program(&found).is_ok()).then_some(found)
 }
 
-/// A project, as compose is told of it.
+/// A project, with the options that Compose gets.
 #[derive(Clone, Debug)]
 pub struct Compose {
     pub docker: Docker,
     pub program: Program,
     pub project_dir: PathBuf,
-    /// Empty: compose looks for them.
+    /// The compose files; if empty, Compose looks for them.
     pub files: Vec<PathBuf>,
     pub env_files: Vec<PathBuf>,
     pub project: Option<String>,
@@ -121,11 +122,11 @@ pub struct Compose {
 pub struct Up<'a> {
     pub services: &'a [String],
     pub scale: &'a BTreeMap<String, usize>,
-    /// Else containers are made where they are missing, and none is started.
+    /// Whether to start containers; if not, missing ones are only created.
     pub start: bool,
-    /// Services that these depend on are left alone.
+    /// Whether to leave out the services that these depend on.
     pub alone: bool,
-    /// Compose itself waits until all are running and healthy.
+    /// Whether Compose waits until all are running and healthy.
     pub wait: bool,
     pub patience: Duration,
 }
@@ -144,7 +145,7 @@ impl Compose {
         }
     }
 
-    /// The values of an env file are to be shown nowhere.
+    /// Censors the values of an env file.
     pub fn hide_values_of(&mut self, text: &str) {
         let values = text.lines().filter_map(|line| {
             let (name, value) = line.trim().split_once('=')?;
@@ -161,14 +162,14 @@ impl Compose {
     }
 
     fn command(&self) -> Command {
-        self.told(self.program.command(&self.docker))
+        self.with_project(self.program.command(&self.docker))
     }
 
-    fn question(&self) -> Command {
-        self.told(self.program.question(&self.docker))
+    fn query(&self) -> Command {
+        self.with_project(self.program.query(&self.docker))
     }
 
-    fn told(&self, command: Command) -> Command {
+    fn with_project(&self, command: Command) -> Command {
         let fixed = ["LC_ALL", "LANGUAGE", "PATH"];
         let command = (std::env::vars_os())
             .filter(|(name, _)| !fixed.iter().any(|own| name == own))
@@ -191,24 +192,26 @@ impl Compose {
         if let Some(project) = &self.project {
             command = command.arg("--project-name").arg(project);
         }
-        command.deadline(QUESTION).output_limit(LONGEST_CONFIG)
+        command.deadline(QUERY_TIMEOUT).output_limit(LONGEST_CONFIG)
     }
 
-    /// The resolved configuration: all files merged, all variables replaced.
+    /// Reads the resolved configuration: all files merged, all variables replaced.
     pub fn config(&self) -> Result<Resolved> {
-        let command = self.question().args(["config", "--format", "json"]);
-        let out = command.run().map_err(|failed| self.broken(failed))?;
+        let command = self.query().args(["config", "--format", "json"]);
+        let out = command.run().map_err(|failed| self.explained(failed))?;
         let value: Value = out.json()?;
         Resolved::parse(value).map_err(|why| {
-            let msg =
-                format!("what compose says of {} is not understood", self.project_dir.display());
+            let msg = format!(
+                "cannot parse the configuration that compose prints for {}",
+                self.project_dir.display()
+            );
             Failure::new("compose_invalid", msg).caused_by(why).into()
         })
     }
 
-    /// The hash that each service's containers would bear if they were created now.
+    /// Reads the hash that each service's containers would have as a label if they were created now.
     pub fn hashes(&self) -> BTreeMap<String, String> {
-        let asked = self.question().args(["config", "--hash", "*"]).run();
+        let asked = self.query().args(["config", "--hash", "*"]).run();
         let Ok(out) = asked else { return BTreeMap::new() };
         let line = |line: &str| -> Option<(String, String)> {
             let (service, hash) = line.split_once(' ')?;
@@ -218,7 +221,7 @@ impl Compose {
     }
 
     pub fn up(&self, up: &Up<'_>) -> Result<Output> {
-        let mut command = self.command().deadline(up.patience + QUESTION).args([
+        let mut command = self.command().deadline(up.patience + QUERY_TIMEOUT).args([
             "up",
             if up.start { "--detach" } else { "--no-start" },
             "--no-build",
@@ -238,34 +241,34 @@ impl Compose {
         run.map_err(|failed| explained(failed, &self.docker.host))
     }
 
-    /// Why compose cannot read the project.
-    fn broken(&self, failed: Failed) -> Error {
-        // What lies there as a plugin need not be one that this docker runs.
+    /// Explains why Compose cannot read the project.
+    fn explained(&self, failed: Failed) -> Error {
+        // The plugin may not work with this docker.
         if let Err(why) = self.program.version(&self.docker) {
-            let msg = "Compose v2 is installed here and does not run";
+            let msg = "Compose v2 is installed here, but it cannot be run";
             return Failure::new("program_missing", msg).caused_by(why).into();
         }
-        let said = failed.stderr.to_lowercase();
+        let text = failed.stderr.to_lowercase();
         let dir = self.project_dir.display();
-        let first = failed.stderr.trim().lines().last().unwrap_or_default().to_owned();
-        let failure = if said.contains("no configuration file provided") {
+        let last = failed.stderr.trim().lines().last().unwrap_or_default().to_owned();
+        let failure = if text.contains("no configuration file provided") {
             Failure::new(
                 "no_project",
                 format!("there is no compose file in {dir}; give project_dir or files"),
             )
-        } else if said.contains("env file")
-            || (said.contains(".env") && said.contains("no such file"))
+        } else if text.contains("env file")
+            || (text.contains(".env") && text.contains("no such file"))
         {
-            let msg = format!("an env file of {dir} is missing: {first}; nothing was changed");
+            let msg = format!("an env file of {dir} is missing: {last}; nothing was changed");
             Failure::new("env_file_missing", msg)
-        } else if said.contains("no such file") {
+        } else if text.contains("no such file") {
             Failure::new(
                 "no_project",
-                format!("a file of the project in {dir} is missing: {first}; nothing was changed"),
+                format!("a file of the project in {dir} is missing: {last}; nothing was changed"),
             )
         } else {
             let msg =
-                format!("compose cannot read the project in {dir}: {first}; nothing was changed");
+                format!("compose cannot read the project in {dir}: {last}; nothing was changed");
             Failure::new("compose_invalid", msg)
         };
         failure.caused_by(failed.into()).into()

@@ -1,7 +1,7 @@
-//! The data of the mounts, copied in one or two passes, with what earlier backups hold linked in.
+//! Copies the data of the mounts in one or two passes, and links what earlier backups already have.
 //!
-//! Invariants: a linked file was hashed in this run and is what the earlier manifest says, else
-//! everything of that mount is copied again; the last pass sees the tree as it is while nothing writes.
+//! Invariants: a linked file was hashed in this run and has the sum of the earlier manifest, else the whole
+//! mount is copied again; during the last pass nothing writes to the data.
 
 use crate::backup_dir::BackupDir;
 use crate::backup_writer::BackupWriter;
@@ -19,7 +19,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// An entry costs about so much beside its content.
+/// The approximate size of an entry without its content.
 const ENTRY: u64 = 100;
 
 impl From<Compression> for Form {
@@ -33,42 +33,46 @@ impl From<Compression> for Form {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// Everything runs, and another pass follows.
+    /// All containers run, and another pass follows.
     Live,
-    /// Everything runs, and no other pass follows.
+    /// All containers run, and no other pass follows.
     OnlyLive,
-    /// Who writes is paused.
+    /// Containers that write are paused.
     Paused,
-    /// Nobody writes.
+    /// Nothing writes.
     Quiet,
 }
 
-/// The same mount in the newest backup that has it.
+/// A mount in the newest backup that has it.
 #[derive(Clone, Debug)]
-pub struct Before {
+pub struct EarlierCopy {
     folder: PathBuf,
     mount: Mount,
     sums: BTreeMap<String, Sum>,
 }
 
-impl Before {
-    pub fn of(stored: &BackupDir, mount: &Mount) -> Option<Before> {
+impl EarlierCopy {
+    pub fn of(stored: &BackupDir, mount: &Mount) -> Option<EarlierCopy> {
         let name = |one: &Mount| one.volume.as_ref().map(|volume| volume.name.clone());
         let same = |one: &&Mount| {
             one.source == mount.source
                 && name(one) == name(mount)
                 && (one.kind == Kind::File) == (mount.kind == Kind::File)
         };
-        stored.sound().find_map(|(kept, manifest)| {
+        stored.valid().find_map(|(kept, manifest)| {
             let before = manifest.mounts.iter().find(same)?;
             let names = before.segments.iter().map(|one| &one.file).chain([&before.index]);
             let sums =
                 names.filter_map(|name| Some((name.clone(), manifest.contents.get(name)?.clone())));
-            Some(Before { folder: kept.path.clone(), mount: before.clone(), sums: sums.collect() })
+            Some(EarlierCopy {
+                folder: kept.path.clone(),
+                mount: before.clone(),
+                sums: sums.collect(),
+            })
         })
     }
 
-    fn is_worn(&self) -> bool {
+    fn should_start_over(&self) -> bool {
         let segments = &self.mount.segments;
         let stored = segments.iter().map(|one| (one.number, one.stored)).collect();
         let used =
@@ -81,7 +85,7 @@ impl Before {
     }
 }
 
-/// Where a mount is read from.
+/// The tree of a mount, or the single file of it.
 struct MountTree {
     tree: Tree,
     only: Option<OsString>,
@@ -95,7 +99,7 @@ impl MountTree {
     fn at(path: &Path, is_file: bool) -> Result<MountTree> {
         let (root, only) = match is_file {
             true => {
-                let parent = path.parent().context("a file without a folder")?;
+                let parent = path.parent().context("a file has no parent folder")?;
                 (parent, path.file_name().map(OsString::from))
             }
             false => (path, None),
@@ -107,22 +111,23 @@ impl MountTree {
         Source { tree: &self.tree, only: self.only.as_deref(), leave_out: &[] }
     }
 
-    /// What an index does not know as it is now, as it lies on the disk; all of it where there is no index.
+    /// Returns the size on disk of everything that has changed since the index; of everything without one.
     fn changed(&self, since: Option<IndexReader>, scratch: &Path) -> Result<u64> {
         let totals = Scan::new(&self.source(), since, Writers::Gone, scratch)?.totals;
         Ok(totals.to_copy + ENTRY * totals.to_copy_entries)
     }
 }
 
-/// How much of a mount would be copied, as it lies on the disk.
-pub fn estimate(mount: &Mount, before: Option<&Before>, scratch: &Path) -> Result<u64> {
+/// Estimates how much of a mount would be copied, as its size on disk.
+pub fn estimate(mount: &Mount, before: Option<&EarlierCopy>, scratch: &Path) -> Result<u64> {
     let tree = MountTree::open(mount)?;
-    let before = before.filter(|before| !before.is_worn()).and_then(|before| before.index().ok());
+    let before =
+        before.filter(|before| !before.should_start_over()).and_then(|before| before.index().ok());
     tree.changed(before, scratch).map_err(|why| unreadable(mount, why))
 }
 
-/// How much of what lies at `path` has been written since it was put into `index`, at most: a file whose
-/// change time says nothing counts as written. With no index, or one that cannot be read, all of it.
+/// Returns an upper bound of what was written below `path` since `index` was made: a file whose change time
+/// says nothing counts as written. Without a readable index everything counts.
 pub fn written(path: &Path, index: Option<&Path>, scratch: &Path) -> Result<u64> {
     let is_file = !path.symlink_metadata()?.is_dir();
     let tree = MountTree::at(path, is_file)?;
@@ -135,22 +140,22 @@ pub fn written(path: &Path, index: Option<&Path>, scratch: &Path) -> Result<u64>
 
 pub struct Data {
     form: Form,
-    mounts: Vec<One>,
+    mounts: Vec<MountCopy>,
 }
 
-/// One mount while it is copied.
-struct One {
+/// A mount that is being copied.
+struct MountCopy {
     mount: Mount,
     tree: MountTree,
-    /// What is linked from an earlier backup, and what was made so far.
+    /// The segments that are linked from an earlier backup and those that were made so far.
     segments: Vec<SegmentRecord>,
-    /// The newest index, in a file that is below the new backup or below an earlier one.
+    /// The newest index, in the new backup or in an earlier one.
     index: Option<PathBuf>,
     captured: Captured,
 }
 
 impl Data {
-    /// Links what earlier backups hold.
+    /// Links what earlier backups already have.
     pub fn new(
         stored: &BackupDir,
         mounts: &[Mount],
@@ -160,14 +165,16 @@ impl Data {
         writer.subfolder("data")?;
         let mounts = mounts.iter().map(|mount| {
             let tree = MountTree::open(mount).map_err(|why| unreadable(mount, why))?;
-            let mut one = One {
+            let mut one = MountCopy {
                 mount: mount.clone(),
                 tree,
                 segments: Vec::new(),
                 index: None,
                 captured: Captured::default(),
             };
-            if let Some(before) = Before::of(stored, mount).filter(|before| !before.is_worn()) {
+            if let Some(before) =
+                EarlierCopy::of(stored, mount).filter(|before| !before.should_start_over())
+            {
                 one.link(&before, writer)?;
             }
             Ok(one)
@@ -191,9 +198,9 @@ impl Data {
         Ok(())
     }
 
-    /// Sockets in the data: the programs that listen recreate them.
+    /// Returns the sockets in the data, which are not copied: programs make them when they listen.
     pub fn sockets(&self) -> Vec<NotData> {
-        let of_one = |one: &One| {
+        let of_one = |one: &MountCopy| {
             let paths = one.captured.sockets.first.clone();
             let (root, user) = (one.mount.source.clone(), one.mount.users.first().cloned());
             let named = paths.into_iter().map(move |path| NotData {
@@ -207,7 +214,7 @@ impl Data {
         self.mounts.iter().flat_map(of_one).collect()
     }
 
-    /// The records for the manifest, and what changed each time that it was read.
+    /// Returns the records for the manifest, and the files that changed each time they were read.
     pub fn finish(self, writer: &mut BackupWriter) -> Result<(Vec<Mount>, Vec<String>)> {
         let (mut mounts, mut changed) = (Vec::new(), Vec::new());
         for one in self.mounts {
@@ -228,28 +235,28 @@ impl Data {
     }
 }
 
-impl One {
-    /// All files or none: an index is worth nothing without one of its segments.
-    fn link(&mut self, before: &Before, writer: &mut BackupWriter) -> Result<()> {
+impl MountCopy {
+    /// Links all files of an earlier copy or none, since an index is useless without one of its segments.
+    fn link(&mut self, before: &EarlierCopy, writer: &mut BackupWriter) -> Result<()> {
         let mut linked = Vec::new();
         for segment in before.mount.segments.iter().filter(|one| one.used > 0 || one.stored == 0) {
             let ending = segment.file.split_once(".tar.").map_or("zst", |(_, ending)| ending);
             let file = format!("data/{}.{}.tar.{ending}", self.mount.n, segment.number);
             let sum = before.sums.get(&segment.file);
-            let known = sum.is_some_and(|sum| {
+            let is_linked = sum.is_some_and(|sum| {
                 writer.link(&before.folder.join(&segment.file), &file, sum).unwrap_or(false)
             });
-            if !known {
+            if !is_linked {
                 host::interrupt::check()?;
                 return linked.iter().try_for_each(|one: &SegmentRecord| writer.unlink(&one.file));
             }
             linked.push(SegmentRecord { file, ..segment.clone() });
         }
         let path = before.folder.join(&before.mount.index);
-        let sound = before.sums.get(&before.mount.index).is_some_and(|sum| {
+        let is_intact = before.sums.get(&before.mount.index).is_some_and(|sum| {
             crate::backup_writer::sum_of(&path).is_ok_and(|(sha256, _)| sha256 == sum.sha256)
         });
-        if !sound {
+        if !is_intact {
             return linked.iter().try_for_each(|one| writer.unlink(&one.file));
         }
         self.segments = linked;
@@ -265,7 +272,7 @@ impl One {
         writer: &mut BackupWriter,
         progress: &mut Progress,
     ) -> Result<()> {
-        // Copying before the freeze is of no use where nothing tells what changed since.
+        // A copy before the freeze is useless if later changes cannot be detected.
         if pass == Pass::Live && !archive::scan::tells_changes(&self.tree.tree)? {
             return Ok(());
         }
@@ -287,8 +294,8 @@ impl One {
         };
         let mut segment = Segment::new(writer.create(&name)?, form, number)?;
         let mut lines = IndexWriter::new(writer.create(&index)?, Form::Zstd)?;
-        let captured =
-            scan.copy(&source, how, &mut segment, &mut lines, &mut |now| progress.at(now.bytes))?;
+        let captured = scan
+            .copy(&source, how, &mut segment, &mut lines, &mut |now| progress.update(now.bytes))?;
         let written = segment.finish()?;
         let listed = lines.finish()?;
         match captured.copied.entries {
@@ -327,13 +334,13 @@ impl One {
     }
 }
 
-/// Says which mount it was, and keeps the reason.
+/// Adds the mount to an error and keeps its reason.
 fn unreadable(mount: &Mount, why: Error) -> Error {
     let code = archive::reason(&why);
     let context = format!("copying {}", mount.title());
     match code {
         Some("unreadable") => {
-            let msg = format!("{} cannot be read whole; no backup was made", mount.title());
+            let msg = format!("cannot read all of {}; no backup was made", mount.title());
             Failure::new("unreadable", msg).caused_by(why).into()
         }
         Some("bad_archive") => Failure::new("damaged", context).caused_by(why).into(),

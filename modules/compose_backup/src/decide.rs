@@ -1,10 +1,10 @@
-//! From what a run has found to its plan, and to what carries it out.
+//! Decides on the plan of a run, and on what carries it out.
 
 use crate::backup::Backup;
 use crate::manifest::Manifest;
 use crate::observed::Observed;
 use crate::options::Wanted;
-use crate::plan::{Action, leftovers};
+use crate::plan::{Action, cleanup_steps};
 use crate::restore;
 use crate::restore::goal::Goal;
 use crate::restore::run::Restore;
@@ -20,25 +20,24 @@ pub struct Decided<'a> {
     pub plan: Plan<Action>,
     pub backup: Option<Backup<'a>>,
     pub restore: Option<Restore<'a>>,
-    /// The backup that it is about, when there is one already.
+    /// The existing backup that the task refers to.
     pub about: Option<(String, Option<Manifest>)>,
 }
 
 impl Observed {
-    /// What a killed run has left stopped or half exchanged, to be put in order first, unless this run
-    /// goes on with just that.
-    pub fn left_behind(&self, key: Option<&str>) -> Option<Plan<Action>> {
+    /// Returns the plan that cleans up after an unfinished run, unless this run continues exactly that run.
+    pub fn cleanup_plan(&self, key: Option<&str>) -> Option<Plan<Action>> {
         let unfinished = self.unfinished.as_ref()?;
         let nothing = unfinished.work.is_none() && unfinished.frozen.is_none();
         if self.resumed(key).is_some() || nothing || matches!(self.task.wanted, Wanted::Thawed) {
             return None;
         }
-        let steps = leftovers(&self.stored, Some(unfinished));
+        let steps = cleanup_steps(&self.stored, Some(unfinished));
         Some(Plan { steps, ..Plan::nothing(self.subject(), self.view()) })
     }
 
-    /// What a killed run has begun, when this is the same restore again. With no id to tell, one whose
-    /// services have run since is another: what was written then is to be parked, as it is asked for.
+    /// Returns the unfinished restore if this run continues it. Without an id, a restore whose services have run
+    /// since counts as another one: what was written since must be parked.
     fn resumed(&self, key: Option<&str>) -> Option<(&Work, bool)> {
         let unfinished = self.unfinished.as_ref()?;
         let work = unfinished.work.as_ref().filter(|work| work.kept.is_none())?;
@@ -48,8 +47,8 @@ impl Observed {
             Wanted::Undone(id) => work.undo_of.as_ref() == Some(id),
             _ => false,
         };
-        let is_mine = key.map_or(!unfinished.goes_forward, |key| key == work.id);
-        (same && is_mine).then_some((work, unfinished.goes_forward))
+        let is_same_run = key.map_or(!unfinished.goes_forward, |key| key == work.id);
+        (same && is_same_run).then_some((work, unfinished.goes_forward))
     }
 
     pub fn survey(&self, scratch: &Path) -> Result<Option<Survey>> {
@@ -89,7 +88,7 @@ impl Observed {
                 return Err(Failure::new("no_project", format!("{why:#}")).into());
             }
             (Wanted::Thawed, _) => {
-                let steps = leftovers(stored, self.unfinished.as_ref());
+                let steps = cleanup_steps(stored, self.unfinished.as_ref());
                 Decided { plan: Plan { steps, ..nothing.plan }, ..nothing }
             }
             (Wanted::Absent { which, parked }, _) => {
@@ -98,7 +97,7 @@ impl Observed {
             }
             (Wanted::Restored(_) | Wanted::Undone(_), _) => {
                 let mut goal = match self.resumed(key) {
-                    Some((work, has_run)) => Goal::begun(&self.state_dir, work, has_run)?,
+                    Some((work, has_run)) => Goal::resume(&self.state_dir, work, has_run)?,
                     None => Goal::of(self, key)?,
                 };
                 goal.warnings = restore::refuse::check(task, tools, &goal)?;

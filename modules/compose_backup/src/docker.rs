@@ -1,8 +1,8 @@
-//! The engine: what is asked over its socket (`docker/socket.rs`), what is told to it through the
-//! `docker` program, and what its errors mean. What it answers is in `docker/inspect.rs`.
+//! The Docker engine: queries go over its socket (`docker/socket.rs`), changes through the `docker` program.
+//! The answers are in `docker/inspect.rs`.
 //!
-//! Invariants: an engine that does not answer is never taken for one that has nothing; names and
-//! ids are passed after `--` or as values of options; nothing is pulled.
+//! Invariants: an engine that does not answer is an error, never an empty answer; names and ids are passed
+//! after `--` or as values of options; nothing is pulled.
 
 pub mod inspect;
 mod socket;
@@ -22,35 +22,35 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// One order to the engine. A stop has its own, longer one.
-const ORDER: Duration = Duration::from_secs(60);
-/// What a stop may take beyond the time that the container has.
+/// The deadline of a change. Stopping has its own, longer one.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a stop may take beyond the time that the container has.
 const STOP_MARGIN: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 pub struct Docker {
     program: PathBuf,
-    /// Where the engine listens, as docker itself says: `unix:///var/run/docker.sock`.
+    /// The address of the engine in docker's notation: `unix:///var/run/docker.sock`.
     pub host: String,
     given_host: Option<String>,
     socket: Socket,
-    /// Asked once: it stays what it is as long as a task runs.
+    /// The engine's description, which is read once.
     engine: OnceLock<Engine>,
 }
 
-/// What the engine is.
+/// The description of an engine.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Engine {
     pub server_version: String,
-    /// `overlay2`, or `overlayfs` on a containerd store.
+    /// The storage driver: `overlay2`, or `overlayfs` with the containerd image store.
     #[serde(default)]
     pub driver: String,
     pub docker_root_dir: PathBuf,
 }
 
 impl Docker {
-    /// Finds the program, and asks it where its engine is.
+    /// Finds the program and the address of its engine.
     pub fn find(given_host: Option<&str>) -> Result<Docker> {
         let program = program::look("docker")?.map_err(|missing| {
             Failure::new("program_missing", "this machine has no docker").caused_by(missing.into())
@@ -69,12 +69,12 @@ impl Docker {
         Ok(Docker { socket: Socket::at(&host), host, ..docker })
     }
 
-    /// A command of docker with nothing but docker's own variables.
+    /// Returns a docker command whose environment has only docker's own variables.
     pub fn command(&self) -> Command {
         let own = |(name, _): &(OsString, OsString)| {
             name.to_str().is_some_and(|name| name.starts_with("DOCKER_"))
         };
-        let command = Command::new(&self.program).deadline(ORDER);
+        let command = Command::new(&self.program).deadline(CHANGE_TIMEOUT);
         let command = std::env::vars_os()
             .filter(own)
             .fold(command, |one, (name, value)| one.env(name, value));
@@ -88,33 +88,34 @@ impl Docker {
         self.given_host.as_deref()
     }
 
-    /// Paths of an engine on another machine say nothing here.
+    /// Whether the engine is on this machine, so that its paths are valid here.
     pub fn is_local(&self) -> bool {
         self.host.starts_with("unix://") || self.host.starts_with('/')
     }
 
-    /// Whether it answers at all; what it is, it starts programs of its own to find out.
-    pub fn reach(&self) -> Result<()> {
+    /// Checks that the engine answers. It does not read `/info`, for which the engine starts programs.
+    pub fn ping(&self) -> Result<()> {
         self.socket.version().map(drop)
     }
 
     pub fn engine(&self) -> Result<&Engine> {
-        if let Some(known) = self.engine.get() {
-            return Ok(known);
+        if let Some(engine) = self.engine.get() {
+            return Ok(engine);
         }
         let engine = self.socket.ask("/info")?;
-        let engine = engine.with_context(|| format!("what is at {} is no engine", self.host))?;
+        let engine =
+            engine.with_context(|| format!("there is no Docker engine at {}", self.host))?;
         Ok(self.engine.get_or_init(|| engine))
     }
 
-    /// The containers of a project, one-off ones (`compose run`) apart, by their names.
+    /// Returns the containers of a project sorted by name, without one-off ones (`compose run`).
     pub fn containers_of(&self, project: &str) -> Result<Vec<Container>> {
-        let mine = json!({"label": [format!("{PROJECT}={project}")]});
-        let all = self.containers(&mine)?;
+        let filters = json!({"label": [format!("{PROJECT}={project}")]});
+        let all = self.containers(&filters)?;
         Ok(all.into_iter().filter(|one| !one.is_one_off()).collect())
     }
 
-    /// All containers of the engine.
+    /// Returns all containers of the engine.
     pub fn all_containers(&self) -> Result<Vec<Container>> {
         self.containers(&json!({}))
     }
@@ -127,19 +128,19 @@ impl Docker {
         }
         let filters = escaped(&filters.to_string());
         let listed = self.socket.ask(&format!("/containers/json?all=1&filters={filters}"))?;
-        let listed: Vec<Listed> = listed.context("the engine has no list of its containers")?;
+        let listed: Vec<Listed> = listed.context("the engine does not list its containers")?;
         let ids: Vec<&str> = listed.iter().map(|one| one.id.as_str()).collect();
         let mut all = self.inspect_containers(&ids)?;
         all.sort_by(|one, other| one.name().cmp(other.name()));
         Ok(all)
     }
 
-    /// Those that are there, in the order of `names`; a name that is missing is passed over.
+    /// Inspects containers in the order of `names`; missing ones are skipped.
     pub fn inspect_containers(&self, names: &[&str]) -> Result<Vec<Container>> {
         self.each_container(names, "")
     }
 
-    /// The same containers again, with what each has written to its own layer.
+    /// Inspects the same containers again, with the size of each one's writable layer.
     pub fn with_own_layers(&self, containers: &[&Container]) -> Result<Vec<Container>> {
         let ids: Vec<&str> = containers.iter().map(|one| one.id.as_str()).collect();
         self.each_container(&ids, "?size=1")
@@ -158,19 +159,19 @@ impl Docker {
         Ok(self.inspect::<Value>("networks", name, "")?.is_some())
     }
 
-    /// What `docker image inspect` prints of the image of this id or name.
+    /// Inspects the image with this id or name.
     pub fn image<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         self.inspect("images", name, "/json")
     }
 
-    /// Makes a volume of the local driver with these labels. One that is there stays as it is.
+    /// Makes a volume of the local driver with these labels. An existing one is not changed.
     pub fn create_volume(&self, name: &str, labels: &[(String, String)]) -> Result<()> {
         let labels = labels.iter().map(|(key, value)| format!("--label={key}={value}"));
         let create = self.command().args(["volume", "create", "--driver=local"]).args(labels);
         self.run(create.arg("--").arg(name)).map(drop)
     }
 
-    /// With no name the engine would answer with the list of all.
+    /// Inspects an object. An empty name is not sent, since the engine would list all objects.
     fn inspect<T: DeserializeOwned>(&self, kind: &str, name: &str, of: &str) -> Result<Option<T>> {
         match name.is_empty() {
             true => Ok(None),
@@ -178,41 +179,41 @@ impl Docker {
         }
     }
 
-    /// `docker stop`; with no time given each container has its own.
+    /// Stops containers; without a time each container has its own.
     pub fn stop(&self, ids: &[&str], patience: Option<u64>) -> Result<()> {
         let time = patience.map(|seconds| format!("--time={seconds}"));
         let most = Duration::from_secs(patience.unwrap_or(600)) + STOP_MARGIN;
-        self.order("stop", time.as_deref(), ids, most)
+        self.change("stop", time.as_deref(), ids, most)
     }
 
     pub fn start(&self, ids: &[&str]) -> Result<()> {
-        self.order("start", None, ids, ORDER * 2)
+        self.change("start", None, ids, CHANGE_TIMEOUT * 2)
     }
 
     pub fn pause(&self, ids: &[&str]) -> Result<()> {
-        self.order("pause", None, ids, ORDER)
+        self.change("pause", None, ids, CHANGE_TIMEOUT)
     }
 
     pub fn unpause(&self, ids: &[&str]) -> Result<()> {
-        self.order("unpause", None, ids, ORDER)
+        self.change("unpause", None, ids, CHANGE_TIMEOUT)
     }
 
-    /// Its volumes stay.
+    /// Removes a container, but not its volumes.
     pub fn remove_container(&self, id: &str) -> Result<()> {
-        self.order("rm", None, &[id], ORDER)
+        self.change("rm", None, &[id], CHANGE_TIMEOUT)
     }
 
-    /// Makes a container that is never to run: it has no network, and no program.
+    /// Makes a container that never runs: it has no network and no program.
     pub fn create_container(&self, options: Vec<String>, image: &str) -> Result<()> {
         let create = self.command().args(["container", "create", "--pull=never", "--network=none"]);
         self.run(create.args(options).arg("--").args([image, "no-program"])).map(drop)
     }
 
     pub fn set_restart_policy(&self, policy: &RestartPolicy, ids: &[&str]) -> Result<()> {
-        self.order("update", Some(&format!("--restart={policy}")), ids, ORDER)
+        self.change("update", Some(&format!("--restart={policy}")), ids, CHANGE_TIMEOUT)
     }
 
-    fn order(&self, what: &str, option: Option<&str>, ids: &[&str], most: Duration) -> Result<()> {
+    fn change(&self, what: &str, option: Option<&str>, ids: &[&str], most: Duration) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -220,13 +221,13 @@ impl Docker {
         self.run(command.arg("--").args(ids)).map(drop)
     }
 
-    /// Runs a command in a container, its output into a file.
+    /// Runs a command in a container and writes its output into a file.
     pub fn exec_into(&self, id: &str, words: &[String], to: File, most: Duration) -> Result<()> {
         let exec = self.command().deadline(most).stdout_to(to);
         self.run(exec.args(["container", "exec", "--", id]).args(words)).map(drop)
     }
 
-    /// The last lines that a container has written, both streams.
+    /// Returns the last lines of a container's log, both streams.
     pub fn logs(&self, id: &str, lines: u64) -> Result<Vec<u8>> {
         let tail = format!("--tail={lines}");
         let logs = self.command().args(["container", "logs", "--timestamps", &tail, "--", id]);
@@ -264,7 +265,7 @@ fn host_of_environment() -> Option<String> {
     std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty())
 }
 
-/// What a failed command of docker means.
+/// Explains a failed docker command.
 pub fn explained(failed: Failed, host: &str) -> Error {
     let said = format!("{}\n{}", failed.stderr, failed.stdout).to_lowercase();
     match reason_of(&said) {
@@ -297,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_silent_engine_is_told_from_a_missing_thing() {
+    fn an_unreachable_engine_is_recognised() {
         for said in [
             "cannot connect to the docker daemon at unix:///run/x.sock. is the docker daemon running?",
             "failed to connect to the docker api at unix:///run/x.sock; check if the path is correct",

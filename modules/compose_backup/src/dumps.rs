@@ -1,7 +1,7 @@
-//! Dumps and logs: what containers say, kept as files.
+//! Dumps and logs: the output of containers, saved as files.
 //!
-//! Invariant: a dump whose command failed, or that is empty, fails the backup: it is what the
-//! operator relies on.
+//! Invariant: a dump whose command failed, or that is empty, fails the backup, since the operator relies on
+//! it.
 
 use crate::backup_writer::BackupWriter;
 use crate::manifest::{DumpRecord, LogRecord};
@@ -12,7 +12,7 @@ use ansible_module::Failure;
 use anyhow::Result;
 use std::collections::BTreeSet;
 
-/// Before anything is done: every dump has a running container.
+/// Checks, before anything is done, that every dump has a running container.
 pub fn check(task: &Task, project: &Project) -> Result<(), Failure> {
     for dump in &task.dumps {
         let container =
@@ -57,7 +57,7 @@ pub fn take(
             Failure::new("bad_dump", msg)
         };
         said.map_err(|error| failed("failed".into()).caused_by(error))?;
-        let bytes = writer.hash_of(&name)?;
+        let bytes = writer.hash_file(&name)?;
         if bytes == 0 {
             return Err(failed("printed nothing".into()).into());
         }
@@ -68,8 +68,8 @@ pub fn take(
     Ok(records)
 }
 
-/// The last lines of every container, one file a service. A log that cannot be had (a driver that
-/// keeps none) is no reason to have no backup: it is said.
+/// Saves the last lines of every container's log, a file for each service. A log that cannot be read (its
+/// driver keeps none) is only a warning.
 pub fn logs(
     lines: u64,
     tools: &Tools,
@@ -92,7 +92,7 @@ pub fn logs(
                     text.extend(log);
                 }
                 Err(error) => {
-                    warnings.push(format!("the log of {} is not kept: {error:#}", container.name()))
+                    warnings.push(format!("cannot save the log of {}: {error:#}", container.name()))
                 }
             }
         }

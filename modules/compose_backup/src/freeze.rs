@@ -1,8 +1,8 @@
-//! Stopping or pausing what writes, and starting it again whatever happens.
+//! Stops or pauses the containers that write, and starts them again whatever happens.
 //!
-//! Invariants: what is frozen stands in the intent before the first container is touched; a guard
-//! that goes away thaws, under a shield from signals; thawing looks at each container as it is now,
-//! so that it may be repeated, and goes on past one that fails.
+//! Invariants: the intent names the frozen containers before the first one is touched; dropping the guard
+//! thaws, under a shield from signals; thawing looks at the current state of each container, so it may be
+//! repeated, and continues after one that fails.
 
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 pub const NOTE: &str = "frozen";
-/// For how long the start of a container waits until those that it depends on are healthy.
+/// How long the start of a container waits for its dependencies to be healthy.
 const HEALTHY: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -24,12 +24,12 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Held {
     pub id: String,
     pub name: String,
-    /// Somebody had paused it before.
+    /// Whether it had been paused before.
     #[serde(default)]
     pub was_paused: bool,
 }
 
-/// What was running, in the order in which it is started.
+/// The containers that were running, by levels, in the order in which they are started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frozen {
     pub paused: bool,
@@ -37,7 +37,7 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    /// The running ones among `containers`, by the levels of their services.
+    /// Collects the running ones of `containers` by the levels of their services.
     pub fn of(containers: &[&Container], levels: &[Vec<String>], mode: Mode) -> Frozen {
         let level_of = |container: &Container| {
             let service = container.service().unwrap_or_default();
@@ -64,8 +64,8 @@ impl Frozen {
         self.levels.is_empty()
     }
 
-    /// Stops or pauses all: what depends on others first. A signal has to wait: a stop that is cut
-    /// short goes on in the engine, after somebody has looked and found everything running.
+    /// Stops or pauses all, dependents first. Signals have to wait: an interrupted stop would go on in the
+    /// engine after the next run has found everything running.
     pub fn stop(&self, docker: &Docker, patience: Option<u64>) -> Result<()> {
         let _shield = interrupt::shield();
         for level in self.levels.iter().rev() {
@@ -86,7 +86,7 @@ pub struct Times {
     pub start: Duration,
 }
 
-/// While it lives, containers do not run.
+/// Frozen containers, which are started again when it is dropped.
 pub struct Guard<'a> {
     docker: &'a Docker,
     intent: &'a Intent,
@@ -96,7 +96,7 @@ pub struct Guard<'a> {
     done: bool,
 }
 
-/// Notes what is about to be frozen, and does it. When it fails half way, the rest runs again.
+/// Notes what is about to be frozen, and freezes it. If that fails half way, everything is started again.
 pub fn freeze<'a>(
     docker: &'a Docker,
     intent: &'a Intent,
@@ -133,20 +133,20 @@ impl Drop for Guard<'_> {
             return;
         }
         let _shield = interrupt::shield();
-        // When it fails the note stays, and the next run tries again.
+        // If it fails, the note is kept, and the next run tries again.
         if thaw(self.docker, self.frozen).is_ok() {
             let _ = self.intent.note(NOTE, &Frozen::default());
         }
     }
 }
 
-/// Starts what is not running, those first on which others depend, and pauses again what somebody had paused
-/// before. Names what was started.
+/// Starts the containers that are not running, dependencies first, and pauses again those that had been
+/// paused. Returns the names of those that were started.
 pub fn thaw(docker: &Docker, frozen: &Frozen) -> Result<Vec<String>> {
     let (mut started, mut failed): (Vec<String>, Vec<(String, Error)>) = (Vec::new(), Vec::new());
     for (n, level) in frozen.levels.iter().enumerate() {
         let ids: Vec<&str> = level.iter().map(|held| held.id.as_str()).collect();
-        // One that is gone was removed by somebody: there is nothing to start.
+        // A container that was removed meanwhile is skipped.
         let now = docker.inspect_containers(&ids)?;
         let was_paused =
             |one: &&Container| level.iter().any(|held| held.was_paused && held.id == one.id);
@@ -155,9 +155,9 @@ pub fn thaw(docker: &Docker, frozen: &Frozen) -> Result<Vec<String>> {
         let down: Vec<&Container> = now.iter().filter(|one| !one.state.running).collect();
         for (which, start) in [(&paused, false), (&down, true)] {
             let ids: Vec<&str> = which.iter().map(|one| one.id.as_str()).collect();
-            let told = if start { docker.start(&ids) } else { docker.unpause(&ids) };
+            let done = if start { docker.start(&ids) } else { docker.unpause(&ids) };
             let names = which.iter().map(|one| one.name().to_owned());
-            match told {
+            match done {
                 Ok(()) => started.extend(names),
                 Err(error) => failed.push((names.collect::<Vec<_>>().join(", "), error)),
             }
@@ -175,7 +175,7 @@ pub fn thaw(docker: &Docker, frozen: &Frozen) -> Result<Vec<String>> {
         None => docker.pause(&to_pause).map(|()| started),
         Some((names, error)) => {
             let msg = format!(
-                "{names} could not be started again; find out why, then run the module with state: thawed"
+                "cannot start {names} again; find out why, then run the module with state: thawed"
             );
             Err(Failure::new("not_thawed", msg)
                 .with("frozen", frozen.names())
@@ -185,7 +185,7 @@ pub fn thaw(docker: &Docker, frozen: &Frozen) -> Result<Vec<String>> {
     }
 }
 
-/// Waits until those that were healthy before are so again; names those that are not.
+/// Waits until these containers are healthy again; returns the names of those that are not.
 pub fn wait_for_health(docker: &Docker, ids: &[&str], patience: Duration) -> Result<Vec<String>> {
     let mut sick = Vec::new();
     let waited =
@@ -202,7 +202,7 @@ pub fn wait_for_health(docker: &Docker, ids: &[&str], patience: Duration) -> Res
     }
 }
 
-/// As compose would do it for `depends_on`; no failure, since who depends on them finds out.
+/// Waits for dependencies, as Compose does for `depends_on`. It never fails: their dependents would.
 fn wait_until_healthy(docker: &Docker, ids: &[&str]) {
     let _ = poll_until(Deadline::after(HEALTHY), LOOK, "dependencies to be healthy", || {
         let now = docker.inspect_containers(ids)?;

@@ -1,4 +1,4 @@
-//! `compose_backup_info`: the backups, what is parked, what was left, and how far a task is.
+//! `compose_backup_info`: the backups, what is parked, the unfinished run, and the progress of a running task.
 
 use crate::backup_dir::{BackupDir, StoredBackup};
 use crate::mounts::mounted_at;
@@ -32,12 +32,12 @@ pub fn info(invocation: &Invocation) -> Result<Outcome> {
             })
         })
         .collect();
-    // What is shown must not touch the folder.
+    // This module must not write to the folder.
     let mut silent = Progress::silent();
     let mounts = Mounts::read()?;
-    let backups = stored.backups.iter().map(|kept| described(kept, check, &mounts, &mut silent));
+    let backups = stored.backups.iter().map(|backup| describe(backup, check, &mounts, &mut silent));
     let backups = backups.collect::<Result<Vec<Value>>>()?;
-    let latest = stored.newest().map(|(kept, _)| kept.name.clone());
+    let latest = stored.newest().map(|(backup, _)| backup.name.clone());
     Ok(Outcome { warnings: stored.warnings.clone(), ..Outcome::default() }
         .fact("backups", backups)
         .fact("latest", json!(latest))
@@ -48,19 +48,19 @@ pub fn info(invocation: &Invocation) -> Result<Outcome> {
         .fact("progress", json!(progress::read(&stored.dir))))
 }
 
-fn described(
-    kept: &StoredBackup,
+fn describe(
+    backup: &StoredBackup,
     check: bool,
     mounts: &Mounts,
     progress: &mut Progress,
 ) -> Result<Value> {
-    let manifest = kept.manifest.as_ref().ok();
+    let manifest = backup.manifest.as_ref().ok();
     let mut why: Vec<String> =
-        kept.manifest.as_ref().err().map(|error| format!("{error:#}")).into_iter().collect();
+        backup.manifest.as_ref().err().map(|error| format!("{error:#}")).into_iter().collect();
     if let Some(manifest) = manifest {
-        why.extend(sums::glance(&kept.path, manifest));
+        why.extend(sums::check_sizes(&backup.path, manifest));
         if check && why.is_empty() {
-            match sums::check(&kept.path, manifest, progress) {
+            match sums::check(&backup.path, manifest, progress) {
                 Err(error) if host::reason(&error) == Some("interrupted") => return Err(error),
                 Err(error) => why.push(format!("{error:#}")),
                 Ok(()) => {}
@@ -68,7 +68,7 @@ fn described(
         }
         if !manifest.is_good() {
             why.push(
-                "it did not come up when it was proven; give its name to restore it all the same"
+                "it could not be started when it was verified; give its name to restore it nevertheless"
                     .into(),
             );
         }
@@ -78,8 +78,8 @@ fn described(
         why.extend(manifest.mounts.iter().filter_map(|mount| mounted_at(mounts, &mount.source)));
     }
     Ok(json!({
-        "name": kept.name,
-        "path": kept.path,
+        "name": backup.name,
+        "path": backup.path,
         "project": manifest.map(|one| &one.project),
         "at": manifest.map(|one| one.at),
         "deploy_id": manifest.map(|one| &one.deploy_id),

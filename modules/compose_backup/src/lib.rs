@@ -1,17 +1,16 @@
-//! `compose_backup`: a Docker Compose project backed up before a deploy, and put back.
-//! `compose_backup_info` tells which backups there are and what is going on.
+//! `compose_backup`: backs a Docker Compose project up before a deploy, and restores it.
+//! `compose_backup_info` lists the backups and what is going on.
 //!
-//! The module stages what is restored next to what is there, stops, takes the restart policies
-//! away, and exchanges each folder in one call of the kernel (`host::spot`): no path of a service
-//! is ever missing, so that nobody makes an empty folder there. Which is which is known by inode
-//! and birth time, noted before the first exchange, and not by names: what is neither is set aside
-//! under a name that is reported. Before it the engine's time of start of every container is noted.
-//! A killed run goes forward when one of them has another since: what it is about is kept whole in
-//! the state folder (`goal.json`). Whichever way it goes, both sides are kept: no code removes what
-//! has stood in its place but `state: absent` (`absent.rs`), and `retain` for what a consent has
-//! named. Which replica has which anonymous volume no configuration can say: where a container is
-//! gone, a stand-in that never runs bears its volumes, and Compose hands them on to the one that
-//! replaces it (`containers.rs`).
+//! A restore stages the data next to the current one, stops the services, disables their restart policies,
+//! and exchanges each folder in one system call (`host::spot`): no path of a service is ever missing, so
+//! nothing makes an empty folder there. Old and new data are identified by inode and birth time, which are
+//! noted before the first exchange, and not by names; anything else that is found there is set aside under a
+//! name that is reported. The engine's start time of every container is noted as well: if a container was
+//! started since, a killed restore is finished instead of reverted; all that this needs is in the state
+//! folder (`goal.json`). In both cases old and new data are kept: only `state: absent` (`absent.rs`) removes
+//! data that was live, and `retain` data whose loss was agreed to. No configuration says which replica has
+//! which anonymous volume: if a container is missing, a stand-in that never runs gets its volumes, and
+//! Compose passes them on to the container that replaces it (`containers.rs`).
 
 mod absent;
 mod apply;
@@ -45,12 +44,11 @@ mod unfinished;
 mod verify;
 
 use ansible_module::{Failure, Invocation, Outcome, Served};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use apply::Apply;
 use backup_dir::BackupDir;
 use change::{Consent, Session};
 use decide::Decided;
-use host::folder::SafeFolder;
 use host::lock::Lock;
 use manifest::Manifest;
 use observed::Observed;
@@ -61,7 +59,7 @@ use std::path::Path;
 
 const LOCKS: &str = "/run/reversible-compose";
 
-/// What this program serves.
+/// The modules of this crate.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info::info }];
 
@@ -72,8 +70,8 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         _ => Consent::from(invocation)?,
     };
     let tools = Tools::find(&task.subject)?;
-    tools.docker.reach()?;
-    // Whoever held the lock before may have changed everything: what counts is read after this.
+    tools.docker.ping()?;
+    // The previous holder of the lock may have changed everything, so the state is read after this.
     let mut locked = None;
     let session = Session::new(invocation, consent).lock(|| {
         let (lock, project) = lock(&task, &tools)?;
@@ -84,11 +82,11 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let stored = BackupDir::read(&task.subject.backup_dir)?;
     let project = match (&now, &task.wanted) {
         (Ok(now), _) => now.name().to_owned(),
-        // A backup of what cannot be read is no backup.
+        // A project that cannot be read cannot be backed up.
         (Err(_), Wanted::Present) => return now.map(|_| Outcome::default()),
         (Err(_), _) => state::name_of(Some(&tools), &task.subject, &stored)?,
     };
-    stored.refuse_others(&project)?;
+    stored.refuse_other_projects(&project)?;
     if let Some(locked) = locked.filter(|locked| *locked != project) {
         let msg = format!(
             "the project was {locked} a moment ago and is {project} now: run the task again; nothing was changed"
@@ -98,28 +96,30 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let state_dir = task.subject.state_dir(&project);
     let mut session = session.fence(task.run(), &state_dir)?.intent_in(&state_dir, TASK);
     if task.is_restore() {
-        session = session.goes_back(task.rollback.as_ref());
+        session = session.as_rollback(task.rollback.as_ref());
     }
     let observed = Observed::read(task, tools, project, state_dir, now)?;
-    let left = match invocation.check_mode {
+    let cleanup_plan = match invocation.check_mode {
         true => None,
-        false => observed.left_behind(session.rollback()),
+        false => observed.cleanup_plan(session.rollback()),
     };
-    let Some(left) = left else { return carry_out(&observed, invocation, &session) };
+    let Some(cleanup_plan) = cleanup_plan else {
+        return carry_out(&observed, invocation, &session);
+    };
     let mut apply = Apply::new(&observed, None, None);
-    let mut before = session.put_in_order(left, |action, intent| apply.act(action, intent))?;
+    let mut before = session.recover(cleanup_plan, |action, intent| apply.act(action, intent))?;
     before.warnings.extend(apply.warnings);
     let before = before.fact("thawed", apply.thawed);
-    // What was looked at until here was the state that the killed run had left.
+    // The state observed so far was that before the cleanup.
     let Observed { task, tools, project, state_dir, .. } = observed;
     let now = Project::read(&tools, &task.subject);
     let observed = Observed::read(task, tools, project, state_dir, now)?;
     let after = carry_out(&observed, invocation, &session)?;
-    Ok(joined(before, after))
+    Ok(merged(before, after))
 }
 
-/// The result of a run that first had to put in order what a killed one had left.
-fn joined(before: Outcome, mut after: Outcome) -> Outcome {
+/// Merges the results of the cleanup after an unfinished run and of this run.
+fn merged(before: Outcome, mut after: Outcome) -> Outcome {
     after.changed |= before.changed;
     after.steps.splice(0..0, before.steps);
     after.warnings.splice(0..0, before.warnings);
@@ -131,15 +131,13 @@ fn joined(before: Outcome, mut after: Outcome) -> Outcome {
     after
 }
 
-/// One task at a time for a project, and the project's name. Not in the state folder: a run that is refused
-/// leaves nothing behind there.
+/// Takes the lock of the project, and returns it with the project's name.
 fn lock(task: &Task, tools: &Tools) -> Result<(Lock, String)> {
     let project =
         state::name_of(Some(tools), &task.subject, &BackupDir::read(&task.subject.backup_dir)?)?;
-    let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
-    let path = folder.join(format!("{project}.lock"));
-    let lock = Lock::acquire(&path, TASK, task.run(), task.lock_timeout)
-        .with_context(|| format!("waiting for another task on project {project}"))?;
+    let subject = format!("project {project}");
+    let locks = Path::new(LOCKS);
+    let lock = Lock::acquire_in(locks, &project, &subject, TASK, task.run(), task.lock_timeout)?;
     Ok((lock, project))
 }
 
@@ -162,23 +160,23 @@ fn carry_out(
         |action, intent| apply.act(action, intent),
         || Ok(state::view(&BackupDir::read(&observed.task.subject.backup_dir)?)),
     );
-    if observed.stored.is_misdirected() && !invocation.check_mode {
-        // Only an export: what is wrong with it has been said.
-        let _ = BackupDir::repoint(&observed.stored.dir);
+    if observed.stored.is_pointer_wrong() && !invocation.check_mode {
+        // It is only an export, and there is a warning about it.
+        let _ = BackupDir::update_pointer(&observed.stored.dir);
     }
     let outcome = done.map_err(|error| apply.give_up(error))?;
-    Ok(told(outcome, apply, about, invocation.check_mode))
+    Ok(with_facts(outcome, apply, about, invocation.check_mode))
 }
 
-/// What the result says beside the plan.
-fn told(
+/// Adds the keys of the result that are not those of the plan.
+fn with_facts(
     outcome: Outcome,
     apply: Apply<'_>,
     about: Option<(String, Option<Manifest>)>,
     check_mode: bool,
 ) -> Outcome {
     let Apply { observed, made, restore, pruned, thawed, warnings, .. } = apply;
-    let fresh = made.is_some();
+    let is_new = made.is_some();
     let (name, manifest) = match (made, about) {
         (Some(made), _) => (Some(made.name.clone()), Some(made)),
         (None, Some((name, manifest))) => (Some(name), manifest),
@@ -193,10 +191,10 @@ fn told(
     outcome.warnings.extend(observed.stored.warnings.clone());
     outcome.warnings.extend(warnings);
     if let (Wanted::Present, Some(manifest)) = (&observed.task.wanted, manifest) {
-        if fresh {
-            let said = manifest.warnings.iter().filter(|one| !outcome.warnings.contains(one));
-            let said: Vec<String> = said.cloned().collect();
-            outcome.warnings.extend(said);
+        if is_new {
+            let new = manifest.warnings.iter().filter(|one| !outcome.warnings.contains(one));
+            let new: Vec<String> = new.cloned().collect();
+            outcome.warnings.extend(new);
         }
         outcome = outcome
             .fact("freeze_ms", manifest.consistency.freeze_ms)

@@ -1,7 +1,7 @@
-//! `manifest.json`: what a backup holds and how it came to be; `manifest.sha256`: its sum;
-//! `manifest.txt`: the same for a person, with how to restore by hand.
+//! `manifest.json`: the content of a backup and how it was made; `manifest.sha256`: its sum;
+//! `manifest.txt`: the same as text, with how to restore by hand.
 //!
-//! Invariant: a manifest of a newer format, a cut one, or one whose sum differs is never used.
+//! Invariant: a manifest of a newer format, a truncated one, or one whose sum differs is never used.
 
 #[cfg(test)]
 pub mod tests;
@@ -28,7 +28,7 @@ pub struct Manifest {
     pub format: u64,
     pub program: String,
     pub name: String,
-    /// Counts up in a backup folder, so that a clock that goes back makes nothing look older.
+    /// Increases in a backup folder, so that the order does not depend on the clock.
     pub sequence: u64,
     pub at: Utc,
     pub deploy_id: DeployId,
@@ -38,7 +38,7 @@ pub struct Manifest {
     pub engine: EngineRecord,
     pub compose: ComposeRecord,
     pub services: BTreeMap<String, ServiceRecord>,
-    /// Services of the project that were not asked for.
+    /// Services of the project that are not in the backup.
     pub left_out: Vec<String>,
     pub images: Vec<ImageRecord>,
     pub mounts: Vec<Mount>,
@@ -49,7 +49,7 @@ pub struct Manifest {
     pub logs: Vec<LogRecord>,
     pub consistency: Consistency,
     pub sizes: Sizes,
-    /// Every file of the backup but the manifest's own.
+    /// The sums of all files of the backup, except the manifest's own.
     pub contents: BTreeMap<String, Sum>,
     pub verify: Verdicts,
     pub warnings: Vec<String>,
@@ -66,7 +66,7 @@ pub struct EngineRecord {
 pub struct ComposeRecord {
     /// The compose files, in the order in which they were merged.
     pub files: Vec<PathBuf>,
-    /// Those that the task named, rather than compose or we found.
+    /// Whether the task named the files, so that they were not searched for.
     pub given_files: bool,
     pub env_files: Vec<PathBuf>,
     pub profiles: Vec<String>,
@@ -74,13 +74,13 @@ pub struct ComposeRecord {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ServiceRecord {
-    /// The name by which compose asks for it.
+    /// The name of the image in the configuration.
     pub image: String,
     pub image_id: Option<String>,
     pub running: bool,
     pub scale: usize,
     pub config_hash: Option<String>,
-    /// The files have changed since its containers were created.
+    /// Whether the files have changed since its containers were created.
     pub drift: bool,
     pub containers: Vec<ContainerRecord>,
     pub depends_on: BTreeMap<String, String>,
@@ -94,10 +94,10 @@ pub struct ContainerRecord {
     pub state: String,
     pub exit_code: i64,
     pub health: Option<String>,
-    /// Which of its service's containers it is, from 1.
+    /// Its number among the containers of its service, from 1.
     #[serde(default)]
     pub number: u32,
-    /// Its anonymous volumes, by where they are mounted.
+    /// Its anonymous volumes, by their mount points.
     #[serde(default)]
     pub volumes: BTreeMap<PathBuf, String>,
 }
@@ -107,8 +107,8 @@ impl ContainerRecord {
         self.state == "paused"
     }
 
-    /// As the engine counts: one that is paused, or about to be started again, runs.
-    pub fn ran(&self) -> bool {
+    /// Whether it was running in the engine's sense, which includes paused and restarting.
+    pub fn was_running(&self) -> bool {
         matches!(self.state.as_str(), "running" | "paused" | "restarting")
     }
 }
@@ -130,7 +130,7 @@ pub struct Mount {
     pub source: PathBuf,
     pub volume: Option<VolumeRecord>,
     pub users: Vec<User>,
-    /// `data/<n>.index.zst`.
+    /// The name of its index: `data/<n>.index.zst`.
     pub index: String,
     pub segments: Vec<SegmentRecord>,
     pub entries: u64,
@@ -176,9 +176,9 @@ impl Mount {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentRecord {
     pub number: u32,
-    /// `data/<n>.<number>.tar.zst`.
+    /// The name of its file: `data/<n>.<number>.tar.zst`.
     pub file: String,
-    /// Bytes of content in it, and how many of them the index still wants.
+    /// The bytes of content in it, and how many of them the index still uses.
     pub stored: u64,
     pub used: u64,
 }
@@ -224,7 +224,7 @@ pub enum Role {
 /// A compose file, an env file, or a file of `secrets:` and `configs:`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FileRecord {
-    /// `config/files/<n>`.
+    /// The number in its name: `config/files/<n>`.
     pub n: usize,
     pub path: PathBuf,
     pub role: Role,
@@ -237,7 +237,7 @@ pub struct FileMeta {
     pub uid: u32,
     pub gid: u32,
     pub mtime: (i64, u32),
-    /// Names and values, in hex.
+    /// The extended attributes: names and values in hex.
     pub xattrs: Vec<(String, String)>,
 }
 
@@ -258,26 +258,26 @@ pub struct LogRecord {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Consistency {
     pub mode: String,
-    /// What one may expect of the data, in a sentence.
+    /// What can be expected of the data, in a sentence.
     pub meaning: String,
-    /// The containers that were frozen, by name.
+    /// The names of the containers that were frozen.
     pub frozen: Vec<String>,
     pub freeze_ms: u64,
     pub stop_ms: u64,
     pub copy_ms: u64,
     pub start_ms: u64,
     pub changed_while_read: Vec<String>,
-    /// Containers of others that write to the same data and were not frozen.
+    /// Containers of other projects that write to the same data and were not frozen.
     pub foreign_writers: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Sizes {
-    /// Of the files of this backup, those that are linked included.
+    /// The size of this backup's files, including the linked ones.
     pub bytes: u64,
     pub bytes_new: u64,
     pub bytes_linked: u64,
-    /// What the mounts hold.
+    /// The size of the data in the mounts.
     pub data: u64,
 }
 
@@ -294,13 +294,13 @@ pub struct Verdicts {
 }
 
 impl Manifest {
-    /// It was not tried, or it came up as a project of its own.
+    /// Whether it did not fail its verification by a restore.
     pub fn is_good(&self) -> bool {
         let ok = self.verify.restore.as_ref().and_then(|verdict| verdict.get("ok"));
         ok != Some(&Value::Bool(false))
     }
 
-    /// The manifest of the backup in this folder.
+    /// Reads the manifest of the backup in this folder.
     pub fn read(folder: &Path) -> Result<Manifest> {
         let path = folder.join(JSON);
         let damaged = |why: String| {
@@ -317,11 +317,11 @@ impl Manifest {
         struct Format {
             format: u64,
         }
-        // Before its sum: another version may sum in another way.
+        // Checked before the sum: another version may compute it differently.
         if let Ok(Format { format }) = serde_json::from_slice(&content) {
             if format > FORMAT {
                 let msg = format!(
-                    "{} is of format {format}, and this version knows {FORMAT}: use the version of the \
+                    "{} has format {format}, but this version supports {FORMAT}: use the version of the \
                      collection that made it, or a newer one",
                     path.display()
                 );
@@ -335,7 +335,7 @@ impl Manifest {
         serde_json::from_slice(&content).map_err(|why| damaged(why.to_string()).into())
     }
 
-    /// The three files, 0600, in a folder that is not in use yet.
+    /// Writes the three files with mode 0600 into a folder that is not in use yet.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let mut content = serde_json::to_vec_pretty(self)?;
         content.push(b'\n');
@@ -348,7 +348,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// For a person, who may have nothing but tar and zstd.
+    /// Formats the manifest for people, who may have only tar and zstd.
     pub fn text(&self) -> String {
         let mut text = format!(
             "Backup {} of the Compose project {}\ntaken {} (deploy {}{})\n\n",
@@ -394,10 +394,10 @@ impl Manifest {
         for file in &self.files {
             text += &format!("  config/files/{}: {}\n", file.n, file.path.display());
         }
-        text += "\nTo restore without any tool of ours: unpack the segments of a mount into an empty folder, in their order,\n\
+        text += "\nTo restore by hand: unpack the segments of a mount into an empty folder, in their order,\n\
                  later ones over earlier ones, with\n  zstd -dc data/<n>.<k>.tar.zst | tar --numeric-owner --xattrs --xattrs-include='*' -xpf - -C <folder>\n\
                  (gzip -dc for .gz), then remove what data/<n>.index.zst does not name (the last word of each line; %20 is a\n\
-                 blank and so on). config/compose.json is the whole configuration, for docker compose -f.\n\
+                 space and so on). config/compose.json is the whole configuration, for docker compose -f.\n\
                  sha256 of every file: manifest.json, under contents.\n";
         text
     }

@@ -1,9 +1,8 @@
-//! Which data a project has: from the resolved configuration and from what its containers have
-//! mounted, each source once.
+//! Finds the data of a project, in the resolved configuration and in the mounts of its containers, each
+//! source once.
 //!
-//! Invariant: a mount is data that is backed up, or it is named as none (a socket, a tmpfs, the
-//! kernel's own file systems) or as excluded by the task; none is passed over in silence. What is
-//! missing is an error.
+//! Invariant: a mount is either backed up, or recorded as not being data (a socket, a tmpfs, the kernel's own
+//! file systems) or as excluded by the task; none is silently skipped. A missing source is an error.
 
 use crate::docker::Docker;
 use crate::docker::inspect::{Container, MountPoint, Volume, is_anonymous};
@@ -17,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-/// File systems that hold the kernel's state, and nobody's data.
+/// File systems with the kernel's state, which is not data.
 const KERNELS_OWN: &[&str] = &[
     "proc",
     "sysfs",
@@ -45,7 +44,7 @@ pub struct Found {
     pub excluded: Vec<Excluded>,
 }
 
-/// A mount before it was looked at.
+/// The source of a mount, before it was inspected.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     Path(PathBuf),
@@ -54,7 +53,7 @@ enum Source {
 
 type Users = BTreeMap<Source, Vec<User>>;
 
-/// `excluded`: source paths, names of volumes, or `service:/target`.
+/// Finds the mounts. `excluded` are source paths, names of volumes, or `service:/target`.
 pub fn find(
     docker: &Docker,
     resolved: &Resolved,
@@ -64,19 +63,19 @@ pub fn find(
 ) -> Result<Found> {
     let mut found = Found::default();
     let sources = collect(resolved, containers, services, &mut found.not_data);
-    let mut left: BTreeSet<&String> = excluded.iter().collect();
+    let mut unmatched: BTreeSet<&String> = excluded.iter().collect();
     for (source, users) in sources {
         let words = names_of(&source, &users);
         if let Some(by) = excluded.iter().find(|one| words.contains(one)) {
-            left.retain(|one| !words.contains(one));
+            unmatched.retain(|one| !words.contains(one));
             found.excluded.push(Excluded { what: title(&source), by: by.clone() });
             continue;
         }
         look(docker, source, users, &mut found)?;
     }
-    if let Some(odd) = left.first() {
+    if let Some(odd) = unmatched.first() {
         let msg = format!(
-            "argument 'exclude': {odd:?} is no mount of project {}: expected a source path, the \
+            "argument 'exclude': {odd:?} is not a mount of project {}: expected a source path, the \
              name of a volume, or service:/target",
             resolved.project
         );
@@ -89,8 +88,8 @@ pub fn find(
     Ok(found)
 }
 
-/// Every source with who uses it. What a container has mounted counts beside what the files say
-/// now: they may have changed since it was created.
+/// Collects every source and its users. The mounts of containers are added to those in the files, which may
+/// have changed since the containers were created.
 fn collect(
     resolved: &Resolved,
     containers: &[Container],
@@ -102,16 +101,16 @@ fn collect(
     sources
 }
 
-/// A user once for each place where it has the source.
+/// Adds a user, once for each mount point.
 fn add(sources: &mut Users, source: Source, user: User) {
     let users = sources.entry(source).or_default();
-    let same = |known: &User| known.service == user.service && known.target == user.target;
+    let same = |other: &User| other.service == user.service && other.target == user.target;
     if !users.iter().any(same) {
         users.push(user);
     }
 }
 
-/// What the files say.
+/// Collects the mounts in the configuration.
 fn configured(
     resolved: &Resolved,
     services: &BTreeSet<String>,
@@ -136,20 +135,20 @@ fn configured(
                 let source = Source::Volume { name, key, anonymous: false, external };
                 add(&mut sources, source, user);
             }
-            // The containers know its name.
+            // Its name is known from the containers.
             ("volume", None) => {}
             (kind, source) => not_data.push(NotData {
                 source: source.clone().unwrap_or_default().into(),
                 target: one.target.clone(),
                 service: name.clone(),
-                why: format!("a mount of type {kind} holds no data that lasts"),
+                why: format!("a mount of type {kind} has no persistent data"),
             }),
         }
     }
     sources
 }
 
-/// What containers have mounted.
+/// Adds the mounts of containers.
 fn mounted(
     resolved: &Resolved,
     containers: &[Container],
@@ -191,7 +190,7 @@ fn mounted(
     }
 }
 
-/// Where a path leads; the path itself where that cannot be told.
+/// Resolves links in a path; returns the path itself if that fails.
 pub fn real(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
@@ -216,8 +215,8 @@ fn names_of(source: &Source, users: &[User]) -> Vec<String> {
 
 fn missing(what: &str, users: &[User]) -> anyhow::Error {
     let msg = format!(
-        "{what} does not exist, and {} needs it: a backup without it would be worth nothing; start \
-         the project once, correct its files, or name it in exclude; nothing was changed",
+        "{what} does not exist, and {} needs it: a backup without it would be useless; start the \
+         project once, correct its files, or name it in exclude; nothing was changed",
         services_of(users).join(", ")
     );
     Failure::new("mount_missing", msg).into()
@@ -248,7 +247,7 @@ fn look_at_path(path: PathBuf, users: Vec<User>, found: &mut Found) -> Result<()
         () if kind.is_socket() => Some("a socket"),
         () if kind.is_fifo() => Some("a pipe"),
         () if kind.is_char_device() || kind.is_block_device() => Some("a device"),
-        () if is_kernels_own(&path)? => Some("the kernel's own, not files of anybody"),
+        () if is_kernels_own(&path)? => Some("a file system of the kernel"),
         () => None,
     };
     if let Some(why) = not_data {
@@ -281,8 +280,8 @@ fn look_at_volume(
         (false, Some(folder)) => real(&folder),
         (false, None) => {
             let msg = format!(
-                "volume {} is of driver {} with options of its own, whose data this machine does not \
-                 have as a folder: back it up by a dump, and name it in exclude; nothing was changed",
+                "volume {} has driver {} with options, and its data is not in a folder of this machine: back it up \
+                 by a dump, and name it in exclude; nothing was changed",
                 volume.name, volume.driver
             );
             return Err(Failure::new("unsupported_volume", msg).into());
@@ -303,29 +302,29 @@ fn look_at_volume(
     let mut mount = Mount::new(kind, source, Some(record), users);
     if !plain {
         mount.restorable = false;
-        mount.why = Some("the volume has options of its own".into());
+        mount.why = Some("the volume has driver options".into());
     }
     found.mounts.push(mount);
     Ok(())
 }
 
-/// What lies inside of another source is backed up with that one; its users become that one's.
+/// Merges sources that are inside of others into those, with their users.
 fn without_inner(mut mounts: Vec<Mount>) -> Vec<Mount> {
     mounts.sort_by(|one, other| one.source.cmp(&other.source));
     let mut outer: Vec<Mount> = Vec::new();
     for mount in mounts {
-        let around = outer
+        let outer_mount = outer
             .iter_mut()
             .find(|one| one.kind != Kind::File && mount.source.starts_with(&one.source));
-        match around {
-            Some(around) => around.users.extend(mount.users),
+        match outer_mount {
+            Some(outer_mount) => outer_mount.users.extend(mount.users),
             None => outer.push(mount),
         }
     }
     outer
 }
 
-/// Whether a container has this mount, under whichever name.
+/// Whether a container uses this mount, under any name.
 pub fn uses(container: &Container, mount: &Mount) -> bool {
     container.mounts.iter().any(|one| is_of(one, mount))
 }
@@ -338,12 +337,12 @@ pub fn is_of(one: &MountPoint, mount: &Mount) -> bool {
     by_name || (overlaps && !source.as_os_str().is_empty())
 }
 
-/// Why what is at `source` cannot be exchanged, as things are mounted now. A backup says it when it is made
-/// and when it is looked at, and not only when it is needed.
+/// Explains why `source` cannot be exchanged, if something is mounted there. This is reported when a backup
+/// is made or listed, and not only when it is restored.
 pub fn mounted_at(mounts: &HostMounts, source: &Path) -> Option<String> {
     let odd = mounts.iter().find(|mount| mount.mountpoint.starts_with(source))?;
     Some(format!(
-        "{} is to be exchanged by renaming, and {} is mounted there: unmount it, bind the service to a \
+        "{} cannot be exchanged by renaming, since {} is mounted there: unmount it, bind the service to a \
          folder below the mount point, or restore that data by hand (manifest.txt says how)",
         source.display(),
         odd.mountpoint.display()
@@ -360,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_inside_of_another_goes_with_it() {
+    fn inner_sources_are_merged_into_outer_ones() {
         let all =
             vec![mount("/srv/a/b", "inner"), mount("/srv/ab", "other"), mount("/srv/a", "outer")];
         let kept = without_inner(all);
@@ -376,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_hold_no_data_are_named() {
+    fn paths_that_are_not_data_are_recorded() {
         let temp = tempfile::tempdir().unwrap();
         let socket = temp.path().join("s.sock");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();

@@ -1,4 +1,4 @@
-//! What a run has found before it plans.
+//! The observed state, on which the plan is based.
 
 use crate::backup_dir::BackupDir;
 use crate::options::Task;
@@ -17,7 +17,7 @@ pub struct Observed {
     pub stored: BackupDir,
     pub parked: Vec<Parked>,
     pub unfinished: Option<UnfinishedRun>,
-    /// The project's files as they are now, where they can be read.
+    /// The project as it is now, or why it cannot be read.
     pub now: Result<Project>,
 }
 
@@ -41,7 +41,7 @@ impl Observed {
         })
     }
 
-    /// Of what is planned: a sentence's subject.
+    /// Returns the subject of the plan.
     pub fn subject(&self) -> String {
         format!("project {}", self.project)
     }

@@ -1,12 +1,12 @@
-//! The options as typed values, checked where a spec cannot.
+//! The options as typed values, with the checks that a spec cannot do.
 
-use ansible_module::{Failure, Options as Given};
+use ansible_module::{Failure, Options};
 use host::deploy_id::DeployId;
 use serde::Deserialize;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-/// Where the project lies, and where our own things do.
+/// The project, and the folders of this module.
 #[derive(Clone, Debug)]
 pub struct Subject {
     pub project_dir: Option<PathBuf>,
@@ -20,35 +20,35 @@ pub struct Subject {
 }
 
 impl Subject {
-    pub fn parse(given: &Given) -> Result<Subject, Failure> {
-        let project_dir: Option<PathBuf> = given.get("project_dir")?;
+    pub fn parse(options: &Options) -> Result<Subject, Failure> {
+        let project_dir: Option<PathBuf> = options.get("project_dir")?;
         let project_dir = project_dir.map(|path| plain("project_dir", path)).transpose()?;
-        let beside = |name: &'static str| -> Result<Vec<PathBuf>, Failure> {
-            let list: Vec<PathBuf> = given.get(name)?;
+        let in_project = |name: &'static str| -> Result<Vec<PathBuf>, Failure> {
+            let list: Vec<PathBuf> = options.get(name)?;
             let full = |path: PathBuf| match &project_dir {
                 Some(folder) => folder.join(path),
                 None => path,
             };
             list.into_iter().map(|path| plain(name, full(path))).collect()
         };
-        let (files, env_files) = (beside("files")?, beside("env_files")?);
-        let project: Option<String> = given.get("project")?;
+        let (files, env_files) = (in_project("files")?, in_project("env_files")?);
+        let project: Option<String> = options.get("project")?;
         if let Some(odd) = project.as_ref().filter(|name| !is_project(name)) {
             let msg = format!(
                 "expected lower case letters, digits, _ and -, a letter or digit first, got {odd:?}"
             );
             return Err(Failure::bad_option("project", msg));
         }
-        let state_dir: Option<PathBuf> = given.get("state_dir")?;
+        let state_dir: Option<PathBuf> = options.get("state_dir")?;
         Ok(Subject {
             project_dir: project_dir.or_else(|| files.first()?.parent().map(Path::to_owned)),
             files,
             env_files,
             project,
-            profiles: given.get("profiles")?,
-            backup_dir: plain("backup_dir", given.get("backup_dir")?)?,
+            profiles: options.get("profiles")?,
+            backup_dir: plain("backup_dir", options.get("backup_dir")?)?,
             state_dir: state_dir.map(|path| plain("state_dir", path)).transpose()?,
-            docker_host: given.get("docker_host")?,
+            docker_host: options.get("docker_host")?,
         })
     }
 
@@ -83,7 +83,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    pub fn word(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Mode::Stop => "stop",
             Mode::Pause => "pause",
@@ -137,27 +137,27 @@ pub struct Task {
 }
 
 impl Task {
-    pub fn parse(given: &Given) -> Result<Task, Failure> {
-        let deploy: Option<DeployId> = given.get("deploy_id")?;
-        let name: Option<String> = given.get("name")?;
+    pub fn parse(options: &Options) -> Result<Task, Failure> {
+        let deploy: Option<DeployId> = options.get("deploy_id")?;
+        let name: Option<String> = options.get("name")?;
         if let Some(odd) = name.as_ref().filter(|name| !crate::backup_dir::is_name(name)) {
             return Err(Failure::bad_option(
                 "name",
                 format!("expected backup-YYYYMMDD-HHMMSS, got {odd:?}"),
             ));
         }
-        let latest = given.get::<Option<bool>>("latest")?.unwrap_or(false);
+        let latest = options.get::<Option<bool>>("latest")?.unwrap_or(false);
         let which = match (name, &deploy, latest) {
             (Some(name), _, _) => Some(Which::Named(name)),
             (None, Some(id), false) => Some(Which::Deploy(id.clone())),
             (None, _, true) => Some(Which::Latest),
             (None, None, false) => None,
         };
-        let undo: Option<String> = given.get("undo")?;
-        let state: String = given.get("state")?;
+        let undo: Option<String> = options.get("undo")?;
+        let state: String = options.get("state")?;
         let wanted = match state.as_str() {
             "restored" => match (undo, which) {
-                (Some(id), _) => Wanted::Undone(word("undo", id)?),
+                (Some(id), _) => Wanted::Undone(restore_id("undo", id)?),
                 (None, Some(which)) => Wanted::Restored(which),
                 (None, None) => {
                     return Err(Failure::bad_option(
@@ -168,14 +168,16 @@ impl Task {
             },
             "thawed" => Wanted::Thawed,
             "absent" => {
-                let parked: Vec<String> = given.get("parked")?;
-                let parked =
-                    parked.into_iter().map(|id| word("parked", id)).collect::<Result<_, _>>()?;
+                let parked: Vec<String> = options.get("parked")?;
+                let parked = parked
+                    .into_iter()
+                    .map(|id| restore_id("parked", id))
+                    .collect::<Result<_, _>>()?;
                 Wanted::Absent { which, parked }
             }
             _ => Wanted::Present,
         };
-        let dumps: Vec<Dump> = given.get("dumps")?;
+        let dumps: Vec<Dump> = options.get("dumps")?;
         for dump in &dumps {
             if !is_file_name(&dump.name) || dump.command.is_empty() {
                 let msg = format!("dump {:?} needs a plain file name and a command", dump.name);
@@ -189,29 +191,29 @@ impl Task {
             }
         }
         Ok(Task {
-            subject: Subject::parse(given)?,
+            subject: Subject::parse(options)?,
             wanted,
             deploy,
-            rollback: given.get("rollback_id")?,
-            services: given.get("services")?,
-            release: given.get("release")?,
-            exclude: given.get("exclude")?,
-            mode: given.get("consistency")?,
+            rollback: options.get("rollback_id")?,
+            services: options.get("services")?,
+            release: options.get("release")?,
+            exclude: options.get("exclude")?,
+            mode: options.get("consistency")?,
             dumps,
-            logs: given.get("logs")?,
-            retain: given.get("retain")?,
-            keep: given.get("keep")?,
-            min_free: given.get("min_free")?,
-            compression: given.get("compression")?,
-            proof: given.get("verify")?,
-            stop_timeout: given.get("stop_timeout")?,
-            wait: given.seconds("wait_timeout")?,
-            timeout: given.seconds("timeout")?,
-            lock_timeout: given.seconds("lock_timeout")?,
+            logs: options.get("logs")?,
+            retain: options.get("retain")?,
+            keep: options.get("keep")?,
+            min_free: options.get("min_free")?,
+            compression: options.get("compression")?,
+            proof: options.get("verify")?,
+            stop_timeout: options.get("stop_timeout")?,
+            wait: options.seconds("wait_timeout")?,
+            timeout: options.seconds("timeout")?,
+            lock_timeout: options.seconds("lock_timeout")?,
         })
     }
 
-    /// The id of the run itself, which is the fence.
+    /// Returns the id of this run, for the fence.
     pub fn run(&self) -> Option<&DeployId> {
         match self.wanted {
             Wanted::Present => self.deploy.as_ref(),
@@ -225,8 +227,9 @@ impl Task {
 }
 
 fn plain(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
-    let plain = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
-    match plain {
+    let is_plain =
+        path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
+    match is_plain {
         true => Ok(path.components().collect()),
         false => Err(Failure::bad_option(
             name,
@@ -235,8 +238,8 @@ fn plain(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {
     }
 }
 
-/// An id that becomes part of a path.
-fn word(name: &str, id: String) -> Result<String, Failure> {
+/// Checks an id that becomes a part of a path.
+fn restore_id(name: &str, id: String) -> Result<String, Failure> {
     match is_file_name(&id) {
         true => Ok(id),
         false => {
@@ -246,14 +249,14 @@ fn word(name: &str, id: String) -> Result<String, Failure> {
 }
 
 pub fn is_file_name(name: &str) -> bool {
-    let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    !name.is_empty() && name.len() <= 100 && name.bytes().all(sound) && !name.starts_with('.')
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    !name.is_empty() && name.len() <= 100 && name.bytes().all(allowed) && !name.starts_with('.')
 }
 
 fn is_project(name: &str) -> bool {
-    let sound =
+    let allowed =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
     let first =
         name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    first && name.len() <= 200 && name.bytes().all(sound)
+    first && name.len() <= 200 && name.bytes().all(allowed)
 }

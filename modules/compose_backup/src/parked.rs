@@ -1,7 +1,6 @@
-//! What restores have parked: a record each in the state folder, and letting go of it.
+//! The records, in the state folder, of what restores have parked.
 //!
-//! Invariant: a record stands as long as something that it names is there; what is removed is what a
-//! record names, and nothing else.
+//! Invariant: a record exists as long as something that it names; only what a record names is removed.
 
 use crate::restore::work::Work;
 use anyhow::{Context, Result};
@@ -19,7 +18,7 @@ pub struct Parked {
     pub work: Work,
 }
 
-/// The newest first.
+/// Reads all records, the newest first.
 pub fn read(state_dir: &Path) -> Result<Vec<Parked>> {
     let Some(folder) = SafeFolder::find(&state_dir.join(FOLDER))? else { return Ok(Vec::new()) };
     let list = || format!("listing {}", folder.path().display());
@@ -41,7 +40,7 @@ pub fn read(state_dir: &Path) -> Result<Vec<Parked>> {
     Ok(all)
 }
 
-/// A file of a restore in the state folder, which is made where it is missing.
+/// Returns the path of a restore's file in the state folder, which is made if it is missing.
 pub fn file(state_dir: &Path, id: &str, ending: &str) -> Result<PathBuf> {
     let folder = SafeFolder::ensure(&state_dir.join(FOLDER), 0o700)?;
     Ok(folder.join(format!("{id}.{ending}")))
@@ -53,20 +52,20 @@ pub fn write(state_dir: &Path, work: &Work) -> Result<()> {
 }
 
 /// Removes what a restore has parked, then its record.
-pub fn release(state_dir: &Path, work: &Work) -> Result<()> {
+pub fn remove(state_dir: &Path, work: &Work) -> Result<()> {
     for path in work.parked() {
         if let Some(spot) = Spot::find(path)? {
-            spot.remove_all().with_context(|| format!("dropping {}", path.display()))?;
+            spot.remove_all().with_context(|| format!("removing {}", path.display()))?;
         }
     }
     forget(state_dir, &work.id)
 }
 
-/// The files of a restore in the state folder. The record goes last.
+/// Removes the files of a restore in the state folder, the record last.
 pub fn forget(state_dir: &Path, id: &str) -> Result<()> {
     for ending in ["compose.json", "before.json", "goal.json", "done.json"] {
         none_if_missing(std::fs::remove_file(file(state_dir, id, ending)?))
-            .with_context(|| format!("forgetting restore {id}"))?;
+            .with_context(|| format!("removing the record of restore {id}"))?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What can be done, as data, and the steps that a killed run has left to every run.
+//! The actions of this module, and the steps that clean up after an unfinished run.
 
 use crate::backup_dir::BackupDir;
 use crate::freeze::Frozen;
@@ -8,17 +8,17 @@ use change::Step;
 
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Start what a killed run has left stopped or paused.
+    /// Start what an unfinished run has stopped or paused.
     Thaw(Frozen),
-    /// Take a restore back that was killed half way.
+    /// Revert an unfinished restore.
     RestorePrevious(Box<Work>),
-    /// Bring a killed restore to its end, since services have run on what it had put in place.
+    /// Finish a killed restore, since services have run on the restored data.
     Finish(Box<Work>),
-    /// Remove a folder of a backup that was not completed.
+    /// Remove the folder of an incomplete backup.
     Clear(String),
     Backup,
     Prune(String),
-    /// Let go of what a restore has parked.
+    /// Remove what a restore has parked.
     Drop(String),
     Remove(String),
     /// The stages of a restore, in their order.
@@ -30,26 +30,24 @@ pub enum Action {
     Start,
 }
 
-/// What comes first in every run but one that goes on with the same restore.
-pub fn leftovers(stored: &BackupDir, unfinished: Option<&UnfinishedRun>) -> Vec<Step<Action>> {
+/// Returns the first steps of every run, except one that continues the same restore.
+pub fn cleanup_steps(stored: &BackupDir, unfinished: Option<&UnfinishedRun>) -> Vec<Step<Action>> {
     let mut steps = Vec::new();
     match unfinished {
         Some(UnfinishedRun { work: Some(work), goes_forward: true, .. }) => {
             let text = format!(
-                "finish the killed restore {}: services have run on what it has put in place; what was there \
-                 before stays parked",
+                "finish the killed restore {}: services have run on the restored data; the previous data stays parked",
                 work.id
             );
             steps.push(Step::new(Action::Finish(Box::new(work.clone())), text));
         }
         Some(UnfinishedRun { work: Some(work), .. }) => {
-            let text = format!("put back what the killed restore {} has replaced", work.id);
+            let text = format!("put back what the killed restore {} had replaced", work.id);
             steps.push(Step::new(Action::RestorePrevious(Box::new(work.clone())), text));
         }
         Some(UnfinishedRun { frozen: Some(frozen), .. }) => {
             let how = if frozen.paused { "paused" } else { "stopped" };
-            let text =
-                format!("thaw {}, which a killed run has left {how}", frozen.names().join(", "));
+            let text = format!("thaw {}, which a killed run left {how}", frozen.names().join(", "));
             steps.push(Step::new(Action::Thaw(frozen.clone()), text));
         }
         _ => {}

@@ -1,18 +1,18 @@
-//! `state: present`: what a backup needs, as a plan.
+//! `state: present`: the plan of a backup.
 
 use crate::freeze::Frozen;
 use crate::observed::Observed;
 use crate::options::{Mode, Task};
-use crate::plan::{Action, leftovers};
+use crate::plan::{Action, cleanup_steps};
 use crate::state::Project;
 use crate::survey::Survey;
 use change::{Plan, Step, Undo};
 use serde_json::json;
 
-/// A backup of this deploy is there, or `survey` says what a new one takes.
+/// Makes the plan. Without a `survey` there already is a backup of this deploy.
 pub fn plan(observed: &Observed, project: &Project, survey: Option<&Survey>) -> Plan<Action> {
     let Observed { task, stored, parked, .. } = observed;
-    let mut steps = leftovers(stored, observed.unfinished.as_ref());
+    let mut steps = cleanup_steps(stored, observed.unfinished.as_ref());
     if let Some(survey) = survey {
         steps.push(Step::new(Action::Backup, sentence(task, project, survey)));
     }
@@ -21,8 +21,8 @@ pub fn plan(observed: &Observed, project: &Project, survey: Option<&Survey>) -> 
             let text = format!("prune {name}");
             steps.push(Step::new(Action::Prune(name), text));
         }
-        // The newest of them is the way back from the last restore: it outlives this backup. What nobody
-        // has agreed to lose is left to `state: absent`.
+        // The newest of them undoes the last restore, so it is not removed for this backup. What nobody
+        // agreed to lose is only removed by `state: absent`.
         let agreed =
             parked.iter().filter(|one| !one.work.was_put_back && one.work.found.is_empty());
         for old in agreed.skip(retain).filter(|one| !task.keep.contains(&one.id)) {
@@ -49,8 +49,8 @@ pub fn plan(observed: &Observed, project: &Project, survey: Option<&Survey>) -> 
 
 fn sentence(task: &Task, project: &Project, survey: &Survey) -> String {
     let meanwhile = match (task.mode, &survey.frozen) {
-        (Mode::Live, _) => "everything goes on meanwhile".to_owned(),
-        (_, frozen) if frozen.is_empty() => "nothing that runs writes to the data".to_owned(),
+        (Mode::Live, _) => "everything keeps running meanwhile".to_owned(),
+        (_, frozen) if frozen.is_empty() => "no running container writes to the data".to_owned(),
         (Mode::Pause, frozen) => format!("{} paused while the data is copied", are(frozen)),
         (Mode::Stop, frozen) => format!("{} stopped while the data is copied", are(frozen)),
     };

@@ -1,8 +1,7 @@
-//! How far a long task is: told to whoever runs it, and `.progress.json` in the backup folder for whoever
-//! looks from outside.
+//! The progress of a long task: reported to ansible-playbook, and written to `.progress.json` in the backup
+//! folder.
 //!
-//! Invariant: it is written at most once a second, and what goes wrong with it stops nothing: it is
-//! for people.
+//! Invariant: it is written at most once a second, and an error here never stops the task.
 
 use ansible_module::progress::report;
 use host::clock::{self, Utc};
@@ -17,18 +16,18 @@ pub const FILE: &str = ".progress.json";
 const EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Shown {
+pub struct State {
     pub what: String,
     pub bytes: u64,
-    /// As far as it is known.
+    /// The total size, if it is known.
     pub total: Option<u64>,
-    /// Bytes a second since this part began.
+    /// Bytes per second since this part began.
     pub rate: u64,
     pub at: Utc,
     pub pid: u32,
 }
 
-impl Shown {
+impl State {
     fn sentence(&self) -> String {
         let done = match self.total {
             Some(total) => format!("{} of {}", human(self.bytes), human(total)),
@@ -42,7 +41,7 @@ impl Shown {
 }
 
 pub struct Progress {
-    /// None: nobody is told.
+    /// The file; `None` for no report at all.
     path: Option<PathBuf>,
     what: String,
     total: Option<u64>,
@@ -52,27 +51,27 @@ pub struct Progress {
 
 impl Progress {
     pub fn new(backup_dir: &Path) -> Progress {
-        let mut told = Progress::silent();
-        told.path = Some(backup_dir.join(FILE));
-        told
+        let mut progress = Progress::silent();
+        progress.path = Some(backup_dir.join(FILE));
+        progress
     }
 
-    /// For those who change nothing.
+    /// Makes a progress that reports nothing, for modules that must not write.
     pub fn silent() -> Progress {
         let (what, total) = (String::new(), None);
         Progress { path: None, what, total, began: Instant::now(), written: None }
     }
 
-    /// The next part of the work.
+    /// Begins the next part of the work.
     pub fn begin(&mut self, what: impl Into<String>, total: Option<u64>) {
         self.what = what.into();
         self.total = total;
         self.began = Instant::now();
         self.written = None;
-        self.at(0);
+        self.update(0);
     }
 
-    pub fn at(&mut self, bytes: u64) {
+    pub fn update(&mut self, bytes: u64) {
         if self.written.is_some_and(|last| last.elapsed() < EVERY) {
             return;
         }
@@ -85,7 +84,7 @@ impl Progress {
             clippy::cast_precision_loss
         )]
         let rate = (bytes as f64 / seconds) as u64;
-        let shown = Shown {
+        let state = State {
             what: self.what.clone(),
             bytes,
             total: self.total,
@@ -94,22 +93,22 @@ impl Progress {
             pid: std::process::id(),
         };
         if self.path.is_some() {
-            report(&shown.sentence());
+            report(&state.sentence());
         }
-        let _ = self.write(&shown);
+        let _ = self.write(&state);
     }
 
-    fn write(&self, shown: &Shown) -> std::io::Result<()> {
+    fn write(&self, state: &State) -> std::io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let beside = path.with_extension("json.new");
+        let temporary = path.with_extension("json.new");
         let mut file = std::fs::File::options()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(&beside)?;
-        file.write_all(&serde_json::to_vec(shown)?)?;
-        std::fs::rename(&beside, path)
+            .open(&temporary)?;
+        file.write_all(&serde_json::to_vec(state)?)?;
+        std::fs::rename(&temporary, path)
     }
 }
 
@@ -122,11 +121,11 @@ impl Drop for Progress {
     }
 }
 
-/// What a living task says; what a killed one has left is nothing.
-pub fn read(backup_dir: &Path) -> Option<Shown> {
+/// Reads the progress of a running task; that of a killed one is ignored.
+pub fn read(backup_dir: &Path) -> Option<State> {
     let content = std::fs::read(backup_dir.join(FILE)).ok()?;
-    let shown: Shown = serde_json::from_slice(&content).ok()?;
-    Path::new(&format!("/proc/{}", shown.pid)).exists().then_some(shown)
+    let state: State = serde_json::from_slice(&content).ok()?;
+    Path::new(&format!("/proc/{}", state.pid)).exists().then_some(state)
 }
 
 #[cfg(test)]
@@ -135,18 +134,18 @@ mod tests {
 
     #[test]
     fn as_a_sentence() {
-        let shown = |bytes, total| {
+        let state = |bytes, total| {
             let (at, pid, what) = (clock::now(), 1, "data of /srv/x".to_owned());
-            Shown { what, bytes, total, rate: 180 << 20, at, pid }.sentence()
+            State { what, bytes, total, rate: 180 << 20, at, pid }.sentence()
         };
         let gib = 1 << 30;
-        assert_eq!(shown(0, Some(gib)), "data of /srv/x");
-        assert_eq!(shown(gib, Some(4 * gib)), "data of /srv/x: 1.0 GiB of 4.0 GiB, 180.0 MiB/s");
-        assert_eq!(shown(gib, None), "data of /srv/x: 1.0 GiB, 180.0 MiB/s");
+        assert_eq!(state(0, Some(gib)), "data of /srv/x");
+        assert_eq!(state(gib, Some(4 * gib)), "data of /srv/x: 1.0 GiB of 4.0 GiB, 180.0 MiB/s");
+        assert_eq!(state(gib, None), "data of /srv/x: 1.0 GiB, 180.0 MiB/s");
     }
 
     #[test]
-    fn can_be_read_while_it_lives() {
+    fn it_can_be_read_until_it_is_dropped() {
         let temp = tempfile::tempdir().unwrap();
         let mut progress = Progress::new(temp.path());
         progress.begin("data of /srv/x", Some(10));

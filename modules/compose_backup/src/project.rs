@@ -1,9 +1,9 @@
-//! Which files a project is made of: the compose files, those that they include or extend, env
-//! files, and the files of `secrets:` and `configs:`.
+//! Finds the files of a project: the compose files, those that they include or extend, env files, and the
+//! files of `secrets:` and `configs:`.
 //!
-//! Invariant: the resolved configuration is what counts; these files are kept beside it so that they
-//! can be put back. One that is found here and is none costs nothing; one that only compose can
-//! find (a name with a variable in it) is still in the resolved configuration with what it said.
+//! Invariant: the resolved configuration is authoritative; these files are saved in addition, to be restored.
+//! A file that is found here by mistake does no harm; the content of a file that only Compose can find (a
+//! name with a variable in it) is still in the resolved configuration.
 
 use crate::compose::Compose;
 use crate::manifest::{ComposeRecord, Role};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 const NAMES: &[&str] =
     &["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
-/// More is no text of a person's.
+/// The largest file that is read; compose files are small.
 const LARGEST: u64 = 4 << 20;
 
 #[derive(Clone, Debug)]
@@ -25,8 +25,11 @@ pub struct Files {
 
 pub fn files_of(compose: &Compose) -> Files {
     let env_files = env_files(compose);
-    let given = !compose.files.is_empty();
-    let files = if given { compose.files.clone() } else { found_by_compose(compose, &env_files) };
+    let given_files = !compose.files.is_empty();
+    let files = match given_files {
+        true => compose.files.clone(),
+        false => default_files(compose, &env_files),
+    };
     let mut all = BTreeMap::new();
     for file in &env_files {
         all.insert(file.clone(), Role::Env);
@@ -40,7 +43,7 @@ pub fn files_of(compose: &Compose) -> Files {
         let Some(text) = text_of(&file) else { continue };
         all.insert(file.clone(), Role::Compose);
         let folder = file.parent().unwrap_or(Path::new("/"));
-        for (name, role) in mentioned(&text) {
+        for (name, role) in referenced_files(&text) {
             let bases = [folder, compose.project_dir.as_path()];
             let Some(path) =
                 bases.iter().map(|base| real(&base.join(&name))).find(|path| path.is_file())
@@ -54,10 +57,10 @@ pub fn files_of(compose: &Compose) -> Files {
         }
     }
     let profiles = compose.profiles.clone();
-    Files { record: ComposeRecord { files, given_files: given, env_files, profiles }, all }
+    Files { record: ComposeRecord { files, given_files, env_files, profiles }, all }
 }
 
-/// Those that exist.
+/// Returns the env files that Compose would use.
 pub fn env_files(compose: &Compose) -> Vec<PathBuf> {
     if !compose.env_files.is_empty() {
         return compose.env_files.clone();
@@ -70,8 +73,8 @@ pub fn env_files(compose: &Compose) -> Vec<PathBuf> {
     files.into_iter().filter(|file| file.is_file()).collect()
 }
 
-/// What compose takes when it is told of no file.
-fn found_by_compose(compose: &Compose, env_files: &[PathBuf]) -> Vec<PathBuf> {
+/// Finds the compose files as Compose does when none is named.
+fn default_files(compose: &Compose, env_files: &[PathBuf]) -> Vec<PathBuf> {
     let variable = |name: &str| {
         let of_file = || env_files.iter().find_map(|file| value_in(&text_of(file)?, name));
         std::env::var(name).ok().or_else(of_file).filter(|value| !value.is_empty())
@@ -103,11 +106,11 @@ pub fn text_of(file: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The names of files in a compose file, found by its lines: `include:`, `extends: file:` and
-/// `env_file:`, as a word, a list or in braces.
-fn mentioned(text: &str) -> Vec<(String, Role)> {
+/// Finds the names of files in the lines of a compose file: `include:`, `extends: file:` and `env_file:`, as a
+/// word, a list or in braces.
+fn referenced_files(text: &str) -> Vec<(String, Role)> {
     let mut found = Vec::new();
-    // The key whose list we are in, and how far it is indented.
+    // The key of the current list, and its indentation.
     let mut inside: Option<(Role, usize)> = None;
     for line in text.lines() {
         let line = line.split(" #").next().unwrap_or_default();
@@ -164,7 +167,7 @@ mod tests {
                     extends:\n      file: common.yml\n      service: x\n  db:\n    env_file:\n      - \"db.env\"\n      - path: \
                     opt.env\n        required: false\n    volumes:\n      - ./data:/data\n  job:\n    extends: {file: jobs.yml, service: j}\n    \
                     env_file: [a.env, 'b.env', $X]\nsecrets:\n  key:\n    file: ./key.txt\n";
-        let found = mentioned(text);
+        let found = referenced_files(text);
         let of = |role: Role| -> Vec<&str> {
             found.iter().filter(|(_, one)| *one == role).map(|(name, _)| name.as_str()).collect()
         };

@@ -1,7 +1,7 @@
-//! What `docker compose config --format json` says, as far as it matters here. Pure.
+//! The parts of `docker compose config --format json` that are used here. Pure.
 //!
-//! Invariant: the text itself is kept as it was printed; what is read from it has `$$` made `$`
-//! again, as compose does when it reads its own output.
+//! Invariant: the value is kept as it was printed; in texts that are read from it, `$$` becomes `$`, as when
+//! Compose reads its own output.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
@@ -20,19 +20,19 @@ pub struct Resolved {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// None: it is built, and compose names it after the project and the service.
+    /// The image; `None` if it is built and named after the project and the service.
     pub image: Option<String>,
-    pub mounts: Vec<Asked>,
+    pub mounts: Vec<ConfiguredMount>,
     pub depends_on: BTreeMap<String, String>,
     pub scale: usize,
     pub environment: Vec<String>,
 }
 
-/// A mount as the configuration asks for it.
+/// A mount in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct ConfiguredMount {
     pub kind: String,
-    /// A path, the key of a volume, or nothing for an anonymous volume.
+    /// A path, the key of a volume, or `None` for an anonymous volume.
     pub source: Option<String>,
     pub target: PathBuf,
     pub read_only: bool,
@@ -44,7 +44,7 @@ pub struct NamedVolume {
     pub external: bool,
 }
 
-/// What somebody else makes, and Compose only looks for.
+/// A network or volume that Compose expects to exist.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum External {
     Network(String),
@@ -53,8 +53,8 @@ pub enum External {
 
 impl Resolved {
     pub fn parse(value: Value) -> Result<Resolved> {
-        let root = value.as_object().context("it is no object")?;
-        let project = text(root, "name").context("it has no name of the project")?;
+        let root = value.as_object().context("it is not an object")?;
+        let project = text(root, "name").context("it has no project name")?;
         let mut services = BTreeMap::new();
         for (name, service) in objects(root, "services") {
             services.insert(
@@ -73,53 +73,51 @@ impl Resolved {
         Ok(Resolved { project, services, volumes, files, value })
     }
 
-    /// The name of a service's image.
+    /// Returns the name of a service's image.
     pub fn image_of(&self, service: &str) -> String {
         let given = self.services.get(service).and_then(|one| one.image.clone());
         given.unwrap_or_else(|| format!("{}-{service}", self.project))
     }
 
-    /// Values of the services' environment: they may be secrets.
+    /// Returns the values of the services' environment, which may be secrets.
     pub fn environment(&self) -> impl Iterator<Item = String> + '_ {
         self.services.values().flat_map(|service| service.environment.iter().cloned())
     }
 
-    /// Services in levels: each depends on earlier ones only.
+    /// Sorts the services into levels: each depends only on earlier ones.
     pub fn levels(&self) -> Vec<Vec<String>> {
-        let mut left: BTreeMap<&String, BTreeSet<&String>> = (self.services.iter())
-            .map(|(name, service)| {
-                (
-                    name,
-                    service
-                        .depends_on
-                        .keys()
-                        .filter(|one| self.services.contains_key(*one))
-                        .collect(),
-                )
-            })
-            .collect();
-        let mut levels = Vec::new();
-        while !left.is_empty() {
-            let mut level: Vec<&String> =
-                left.iter().filter(|(_, needs)| needs.is_empty()).map(|(name, _)| *name).collect();
-            if level.is_empty() {
-                // A circle, which compose itself refuses: in any order then.
-                level = left.keys().copied().collect();
-            }
-            left.retain(|name, _| !level.contains(name));
-            left.values_mut().for_each(|needs| needs.retain(|one| !level.contains(one)));
-            levels.push(level.into_iter().cloned().collect());
-        }
-        levels
+        levels(self.services.iter().map(|(name, service)| (name, &service.depends_on)))
     }
+}
+
+/// Sorts services, given with their dependencies, into levels: each depends only on earlier ones.
+pub fn levels<'a>(
+    services: impl Iterator<Item = (&'a String, &'a BTreeMap<String, String>)>,
+) -> Vec<Vec<String>> {
+    let services: BTreeMap<&String, &BTreeMap<String, String>> = services.collect();
+    let known = |name: &&String| services.contains_key(*name);
+    let mut waiting: BTreeMap<&String, BTreeSet<&String>> = (services.iter())
+        .map(|(name, depends_on)| (*name, depends_on.keys().filter(known).collect()))
+        .collect();
+    let mut levels = Vec::new();
+    while !waiting.is_empty() {
+        let free: Vec<&String> =
+            waiting.iter().filter(|(_, needs)| needs.is_empty()).map(|(name, _)| *name).collect();
+        // Compose refuses a circle; here the rest is taken in any order.
+        let level = if free.is_empty() { waiting.keys().copied().collect() } else { free };
+        waiting.retain(|name, _| !level.contains(name));
+        waiting.values_mut().for_each(|needs| needs.retain(|one| !level.contains(one)));
+        levels.push(level.into_iter().cloned().collect());
+    }
+    levels
 }
 
 impl Service {
     fn parse(service: &Map<String, Value>) -> Result<Service> {
         let mut mounts = Vec::new();
         for one in service.get("volumes").and_then(Value::as_array).into_iter().flatten() {
-            let Some(one) = one.as_object() else { bail!("a mount is no object: {one}") };
-            mounts.push(Asked {
+            let Some(one) = one.as_object() else { bail!("a mount is not an object: {one}") };
+            mounts.push(ConfiguredMount {
                 kind: text(one, "type").context("a mount has no type")?,
                 source: text(one, "source"),
                 target: text(one, "target").context("a mount has no target")?.into(),
@@ -155,8 +153,8 @@ impl Service {
     }
 }
 
-/// What others have made and some service of a configuration uses. Compose looks for all of it, whichever
-/// services are to start (as of 2.26; newer versions look for what those use).
+/// Returns the external networks and volumes that any service uses. Compose checks all of them, whichever
+/// services it starts (as of 2.26; newer versions check those of the started services).
 pub fn external(config: &Value) -> BTreeSet<External> {
     let mut found = BTreeSet::new();
     let Some(root) = config.as_object() else { return found };
@@ -165,7 +163,7 @@ pub fn external(config: &Value) -> BTreeSet<External> {
         is_external(one).then(|| text(one, "name").unwrap_or_else(|| key.to_owned()))
     };
     for (_, service) in objects(root, "services") {
-        // Most have no options, and null for them.
+        // A network without options has the value null.
         let networks = service.get("networks").and_then(Value::as_object).into_iter().flatten();
         let names = networks.filter_map(|(key, _)| name_of("networks", key));
         found.extend(names.map(External::Network));
@@ -203,7 +201,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn reads_what_compose_prints() {
+    fn a_configuration_is_parsed() {
         let resolved = Resolved::parse(json!({
             "name": "shop",
             "services": {
@@ -233,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_make() {
+    fn external_networks_and_volumes_are_found() {
         let config = json!({
             "services": {
                 "web": {"networks": {"default": null, "front": {"aliases": ["w"]}},
@@ -249,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_configuration() {
+    fn malformed_configurations_are_refused() {
         assert!(Resolved::parse(json!([])).is_err());
         assert!(Resolved::parse(json!({"services": {}})).is_err());
         let odd = json!({"name": "x", "services": {"a": {"volumes": ["a:b"]}}});

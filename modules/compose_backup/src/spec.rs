@@ -118,7 +118,7 @@ const DUMP: &[Opt] = &[
 
 pub const MODULE: Module = Module {
     name: "compose_backup",
-    short: "Back a Docker Compose project up, and put it back",
+    short: "Back a Docker Compose project up, and restore it",
     about: &[
         "A backup holds what a project is: its images (pulled ones and built ones), its resolved configuration with every compose and env file, its bind mounts and volumes, dumps, the state of its containers and their last log lines.",
         "What did not change since the last backup is kept once: unchanged images and files cost nothing.",

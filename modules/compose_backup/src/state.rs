@@ -1,4 +1,4 @@
-//! Observe: the project as its files and its containers have it. Reads only.
+//! Observes the project: its files, its containers and its configuration. Reads only.
 
 use crate::backup_dir::BackupDir;
 use crate::compose::{Compose, Program};
@@ -15,10 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The name of this task's intent and locks.
+/// The name of this module's intents and locks.
 pub const TASK: &str = "compose_backup";
 
-/// What answers here.
+/// The programs that are used.
 pub struct Tools {
     pub docker: Docker,
     pub program: Program,
@@ -34,7 +34,7 @@ impl Tools {
         let docker = Docker::find(subject.docker_host.as_deref())?;
         if !docker.is_local() {
             let msg = format!(
-                "the engine at {} is on another machine, whose files cannot be seen from here: run \
+                "the engine at {} is on another machine, whose files cannot be read from here: run \
                  the task on that machine; nothing was changed",
                 docker.host
             );
@@ -44,7 +44,7 @@ impl Tools {
         Ok(Tools { docker, program })
     }
 
-    /// A project as it was recorded: through its files where they mean the same as `config`.
+    /// Returns Compose for a recorded project, and whether its files still resolve to `config`.
     pub fn recorded(
         &self,
         project: &str,
@@ -68,7 +68,7 @@ impl Tools {
         (compose, same)
     }
 
-    /// How compose is told of the project, without having asked it.
+    /// Returns Compose for the project of the task, without running it.
     pub fn compose(&self, subject: &Subject) -> Result<Compose> {
         let mut compose = match &subject.project_dir {
             Some(folder) => self.compose_in(subject, folder)?,
@@ -89,7 +89,7 @@ impl Tools {
     fn compose_in(&self, subject: &Subject, folder: &Path) -> Result<Compose> {
         if !folder.is_dir() {
             let msg = format!(
-                "there is no folder {}; give project_dir; nothing was changed",
+                "the folder {} does not exist; give project_dir; nothing was changed",
                 folder.display()
             );
             return Err(Failure::new("no_project", msg).into());
@@ -100,14 +100,14 @@ impl Tools {
         Ok(compose)
     }
 
-    /// Where the project lies, as its containers remember it.
+    /// Finds the project's folder and files in the labels of its containers.
     fn compose_of_labels(&self, subject: &Subject) -> Result<Compose> {
         let name = subject.project.as_deref().unwrap_or_default();
         let containers = self.docker.containers_of(name)?;
         let labelled = containers.iter().find_map(|one| Some((one, one.label(WORKING_DIR)?)));
         let Some((container, folder)) = labelled else {
             let msg = format!(
-                "project {name} has no containers that say where it lies: give project_dir; nothing was changed"
+                "no container of project {name} has the label with its folder: give project_dir; nothing was changed"
             );
             return Err(Failure::new("no_project", msg).into());
         };
@@ -123,7 +123,7 @@ impl Tools {
     }
 }
 
-/// The project, resolved.
+/// The resolved project.
 pub struct Project {
     pub compose: Compose,
     pub resolved: Resolved,
@@ -137,9 +137,9 @@ impl Project {
         let mut compose = tools.compose(subject)?;
         let mut resolved = compose.config()?;
         let containers = tools.docker.containers_of(&resolved.project)?;
-        // A service of a profile that is not enabled here counts when it has containers.
-        let known: BTreeSet<&str> = resolved.services.keys().map(String::as_str).collect();
-        if containers.iter().any(|one| one.service().is_some_and(|name| !known.contains(name))) {
+        // A service of a profile that is not enabled counts if it has containers.
+        let enabled: BTreeSet<&str> = resolved.services.keys().map(String::as_str).collect();
+        if containers.iter().any(|one| one.service().is_some_and(|name| !enabled.contains(name))) {
             let more = profiles_of(&compose, &containers);
             if !more.is_empty() {
                 compose.profiles.extend(more);
@@ -157,13 +157,13 @@ impl Project {
         &self.resolved.project
     }
 
-    /// All services: those of the files, and those that only have containers yet.
+    /// Returns all services: those of the files, and those that only have containers.
     pub fn all_services(&self) -> BTreeSet<String> {
         let of_containers = self.containers.iter().filter_map(|one| one.service());
         self.resolved.services.keys().cloned().chain(of_containers.map(str::to_owned)).collect()
     }
 
-    /// The services that are asked for; no list means all.
+    /// Returns the requested services; an empty list means all.
     pub fn chosen(&self, asked: &[String]) -> Result<BTreeSet<String>, Failure> {
         let all = self.all_services();
         if let Some(odd) = asked.iter().find(|name| !all.contains(*name)) {
@@ -182,17 +182,17 @@ impl Project {
         self.containers.iter().filter(move |one| one.service() == Some(service))
     }
 
-    /// A service as it is now, for the manifest.
+    /// Records the current state of a service, for the manifest.
     pub fn service(&self, name: &str) -> ServiceRecord {
         let containers: Vec<ContainerRecord> =
             self.containers_of(name).map(container_record).collect();
         let hash = self.hashes.get(name);
         let created_with: Vec<&str> =
             self.containers_of(name).filter_map(|one| one.label(CONFIG_HASH)).collect();
-        let known = self.resolved.services.get(name);
+        let configured = self.resolved.services.get(name);
         let running = self.containers_of(name).filter(|one| one.state.running).count();
         ServiceRecord {
-            image: match known {
+            image: match configured {
                 Some(_) => self.resolved.image_of(name),
                 None => self
                     .containers_of(name)
@@ -200,23 +200,27 @@ impl Project {
                     .map(|one| one.config.image.clone())
                     .unwrap_or_default(),
             },
-            // Of several, what a running one has; they differ only while a deploy is half way.
+            // That of a running container if there are several; they differ only during a deploy.
             image_id: (self.containers_of(name).max_by_key(|one| one.state.running))
                 .map(|one| one.image.clone()),
             running: running > 0,
-            scale: if running > 0 { running } else { known.map_or(1, |service| service.scale) },
+            scale: if running > 0 {
+                running
+            } else {
+                configured.map_or(1, |service| service.scale)
+            },
             drift: hash.is_some_and(|hash| created_with.iter().any(|one| one != hash))
                 && self.containers_of(name).any(|one| self.files_are_newer_than(one)),
             config_hash: hash.cloned(),
             containers,
-            depends_on: known.map(|service| service.depends_on.clone()).unwrap_or_default(),
+            depends_on: configured.map(|service| service.depends_on.clone()).unwrap_or_default(),
         }
     }
 }
 
 impl Project {
-    /// The hash alone says too much: some versions of compose count env files differently here than
-    /// when they create a container.
+    /// Whether the files are newer than a container. The hash alone is not enough: some versions of Compose
+    /// hash env files differently here than when they create a container.
     fn files_are_newer_than(&self, container: &Container) -> bool {
         let Some(created) = container.created() else { return true };
         let modified = |path: &PathBuf| path.metadata().map_or(0, |meta| meta.mtime());
@@ -240,7 +244,7 @@ fn container_record(container: &Container) -> ContainerRecord {
     }
 }
 
-/// The profiles of services that have containers.
+/// Returns the profiles of services that have containers.
 fn profiles_of(compose: &Compose, containers: &[Container]) -> Vec<String> {
     let mut all = compose.clone();
     all.profiles = vec!["*".to_owned()];
@@ -254,12 +258,13 @@ fn profiles_of(compose: &Compose, containers: &[Container]) -> Vec<String> {
     unique.into_iter().filter(|one| !compose.profiles.contains(one)).collect()
 }
 
-/// The project's name where its files may be gone: as given, as the backups say, or as compose says.
+/// Finds the name of a project whose files may be missing: from the option, from the backups, or from
+/// Compose.
 pub fn name_of(tools: Option<&Tools>, subject: &Subject, stored: &BackupDir) -> Result<String> {
     if let Some(name) = &subject.project {
         return Ok(name.clone());
     }
-    if let Some((_, manifest)) = stored.sound().next() {
+    if let Some((_, manifest)) = stored.valid().next() {
         return Ok(manifest.project.clone());
     }
     match tools {
@@ -271,8 +276,8 @@ pub fn name_of(tools: Option<&Tools>, subject: &Subject, stored: &BackupDir) -> 
     }
 }
 
-/// What is shown as `before` and `after`.
+/// Returns what is shown as `before` and `after`.
 pub fn view(stored: &BackupDir) -> Value {
-    let backups: Vec<&str> = stored.sound().map(|(kept, _)| kept.name.as_str()).collect();
+    let backups: Vec<&str> = stored.valid().map(|(kept, _)| kept.name.as_str()).collect();
     serde_json::json!({ "backups": backups })
 }

@@ -1,7 +1,7 @@
-//! Sums of a backup's files: a new one proven, an old one checked before anything is exchanged for it.
+//! Checks the sums of a backup's files: of a new backup, and of one that is about to be restored.
 //!
-//! Invariant: what a restore uses was hashed in that very run, each byte read once. So the data is
-//! hashed while it is staged, an image only when it is to be loaded, and all else here.
+//! Invariant: everything that a restore uses was hashed in that run, and read only once. So data is hashed
+//! while it is staged, an image only if it is loaded, and everything else here.
 
 use crate::backup_writer::{self, BackupWriter};
 use crate::manifest::{Manifest, Mount, Sum};
@@ -15,22 +15,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 
-/// Reads again what was written. What is linked was read in this run, when it was linked.
-pub fn prove(writer: &BackupWriter, progress: &mut Progress) -> Result<Value> {
+/// Reads and checks the new files of a backup. Linked files were already hashed in this run.
+pub fn verify_new(writer: &BackupWriter, progress: &mut Progress) -> Result<Value> {
     let new = writer.contents.iter().filter(|(name, _)| !writer.is_linked(name));
     let read = compare(&writer.folder, new, progress)?;
     Ok(json!({ "at": clock::now(), "files": writer.contents.len(), "read_again": read }))
 }
 
-/// Every file of a backup is there and is what its manifest says.
+/// Checks that every file of a backup exists and has its sum.
 pub fn check(folder: &Path, manifest: &Manifest, progress: &mut Progress) -> Result<()> {
     compare(folder, manifest.contents.iter(), progress).map(drop)
 }
 
-/// Before a restore: every file is there with its size, and those that nobody else hashes are what the
-/// manifest says.
-pub fn begin(folder: &Path, manifest: &Manifest, progress: &mut Progress) -> Result<()> {
-    if let Some(odd) = glance(folder, manifest) {
+/// Checks, before a restore, that every file exists with its size, and the sums of those that are not hashed
+/// later.
+pub fn check_before_restore(
+    folder: &Path,
+    manifest: &Manifest,
+    progress: &mut Progress,
+) -> Result<()> {
+    if let Some(odd) = check_sizes(folder, manifest) {
         return Err(unusable(&format!("{}/{odd}", folder.display())).into());
     }
     let segments = manifest.mounts.iter().flat_map(|mount| &mount.segments);
@@ -40,7 +44,7 @@ pub fn begin(folder: &Path, manifest: &Manifest, progress: &mut Progress) -> Res
     compare(folder, others, progress).map(drop)
 }
 
-/// The segments of a mount, to be hashed while they are put back.
+/// Opens the segments of a mount, which are hashed while they are restored.
 pub fn stored(folder: &Path, manifest: &Manifest, mount: &Mount) -> Result<Vec<Stored>> {
     let segments = mount.segments.iter().map(|one| {
         let path = folder.join(&one.file);
@@ -54,7 +58,7 @@ pub fn stored(folder: &Path, manifest: &Manifest, mount: &Mount) -> Result<Vec<S
     segments.collect()
 }
 
-/// What was found while the data was put back.
+/// Makes the failure for data that was found to be damaged while it was restored.
 pub fn damaged(folder: &Path, mount: &Mount, why: anyhow::Error) -> anyhow::Error {
     let names: Vec<&str> = mount.segments.iter().map(|one| one.file.as_str()).collect();
     let what = format!("the data of {} in {}", mount.title(), folder.display());
@@ -63,11 +67,11 @@ pub fn damaged(folder: &Path, mount: &Mount, why: anyhow::Error) -> anyhow::Erro
 }
 
 fn unusable(how: &str) -> Failure {
-    Failure::new("damaged", format!("{how}: this backup cannot be used; take another"))
+    Failure::new("damaged", format!("{how}: this backup cannot be used; use another one"))
 }
 
-/// Every file is there and has its size: what can be told without reading.
-pub fn glance(folder: &Path, manifest: &Manifest) -> Option<String> {
+/// Checks that every file exists and has its size, without reading it; returns the first problem.
+pub fn check_sizes(folder: &Path, manifest: &Manifest) -> Option<String> {
     manifest.contents.iter().find_map(|(name, sum)| match folder.join(name).symlink_metadata() {
         Ok(meta) if meta.is_file() && meta.len() == sum.bytes => None,
         Ok(meta) => Some(format!("{name} has {} bytes instead of {}", meta.len(), sum.bytes)),
@@ -95,10 +99,10 @@ fn compare<'a>(
             return Err(damaged(&format!("has {bytes} bytes instead of {}", sum.bytes)).into());
         }
         if sha256 != sum.sha256 {
-            return Err(damaged("is not what was written: its sum differs").into());
+            return Err(damaged("was changed: its sum differs").into());
         }
         (read, count) = (read + bytes, count + 1);
-        progress.at(read);
+        progress.update(read);
     }
     Ok(count)
 }

@@ -1,7 +1,7 @@
-//! What a backup would hold and what stands in its way: looked at before anything is changed.
+//! Surveys a backup before anything is changed: what it will contain, and what prevents it.
 
 use crate::backup_dir::BackupDir;
-use crate::data::{self, Before};
+use crate::data::{self, EarlierCopy};
 use crate::docker::inspect::Container;
 use crate::freeze::Frozen;
 use crate::images::{self, Earlier, FileRecord, Wanted};
@@ -18,7 +18,7 @@ use host::space::{Space, human};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Every entry of a backup and of its index needs next to nothing beside its content.
+/// The inodes that a backup needs; its files are few.
 const INODES: u64 = 200;
 
 pub struct Survey {
@@ -27,15 +27,15 @@ pub struct Survey {
     pub found: Found,
     pub wanted: Vec<Wanted>,
     pub earlier: Vec<Earlier>,
-    /// What is frozen while the data is copied.
+    /// The containers that are frozen while the data is copied.
     pub frozen: Frozen,
     pub foreign_writers: Vec<String>,
-    /// What has to be copied of the data, as it lies on the disk.
+    /// The size on disk of the data that has to be copied.
     pub to_copy: u64,
     pub warnings: Vec<String>,
 }
 
-/// `scratch` is a folder for files without names.
+/// Surveys the project. `scratch` is a folder for temporary files.
 pub fn survey(
     task: &Task,
     tools: &Tools,
@@ -57,16 +57,16 @@ pub fn survey(
         services.iter().map(|name| (name.clone(), project.service(name))).collect();
     let wanted = wanted(tools, project, &records)?;
     let earlier: Vec<Earlier> =
-        stored.sound().map(|(kept, manifest)| earlier_of(&kept.path, manifest)).collect();
+        stored.valid().map(|(kept, manifest)| earlier_of(&kept.path, manifest)).collect();
     let mut to_copy = 0;
     for mount in &found.mounts {
-        let before = Before::of(stored, mount);
+        let before = EarlierCopy::of(stored, mount);
         to_copy += data::estimate(mount, before.as_ref(), scratch)?;
     }
     let image_bytes = images::estimate(docker, &wanted, &earlier)?;
     require_space(task, to_copy, image_bytes)?;
     if image_bytes > 0 {
-        // Before it streams an image, the engine unpacks it once more in its own folder.
+        // EarlierCopy it streams an image, the engine unpacks it once more in its own folder.
         let root = &docker.engine()?.docker_root_dir;
         if root.exists() {
             let needed = Space { bytes: image_bytes, inodes: None };
@@ -84,12 +84,12 @@ pub fn survey(
         .collect();
     if !foreign_writers.is_empty() {
         warnings.push(format!(
-            "{} is no service of project {} and writes to the same data; it is not frozen",
+            "{} is not a service of project {}, but writes to the same data; it is not frozen",
             foreign_writers.join(", "),
             project.name()
         ));
     }
-    // One that somebody has paused cannot write, and stays as it is.
+    // A paused container cannot write, and is not touched.
     let writers: Vec<&Container> = (project.containers.iter())
         .filter(|one| !one.state.paused)
         .filter(|one| found.mounts.iter().any(|mount| writes_to(one, mount)))
@@ -116,7 +116,7 @@ pub fn writes_to(container: &Container, mount: &Mount) -> bool {
     container.mounts.iter().any(|one| one.writable && is_of(one, mount))
 }
 
-/// The images of the services: what their containers run, else what compose would run.
+/// Collects the images of the services: those of their containers, else those that Compose would run.
 fn wanted(
     tools: &Tools,
     project: &Project,
@@ -130,9 +130,8 @@ fn wanted(
                 Some(image) => image.id,
                 None => {
                     let msg = format!(
-                        "service {service} of project {} has no container, and its image {} is not in \
-                         the engine: pull or build it, or leave the service out with services; nothing \
-                         was changed",
+                        "service {service} of project {} has no container, and the engine does not have its image {}: \
+                         pull or build it, or exclude the service with services; nothing was changed",
                         project.name(),
                         record.image
                     );
@@ -161,17 +160,18 @@ pub fn earlier_of(path: &Path, manifest: &Manifest) -> Earlier {
     Earlier { folder: path.join("images"), images: manifest.images.clone(), files: files.collect() }
 }
 
-/// Our own folders must lie outside of what is backed up, whatever way leads there.
+/// Refuses folders of this module that are inside of what is backed up, or the other way round, by whatever
+/// path.
 fn refuse_inside(own: &[(&PathBuf, &str)], mounts: &[Mount]) -> Result<()> {
     let host = HostMounts::read()?;
     for (path, option) in own {
         for mount in mounts {
-            let inside = mount.kind != Kind::File && lies_in(&host, path, &mount.source)?;
-            if inside || lies_in(&host, &mount.source, path)? {
+            let inside = mount.kind != Kind::File && is_inside(&host, path, &mount.source)?;
+            if inside || is_inside(&host, &mount.source, path)? {
                 let relation = if inside { "inside of" } else { "around" };
                 let msg = format!(
-                    "{option} {} lies {relation} {}, which is to be backed up: give another folder, or name \
-                     the mount in exclude; nothing was changed",
+                    "{option} {} is {relation} {}, which is backed up: use another folder, or name the mount in \
+                     exclude; nothing was changed",
                     path.display(),
                     mount.title()
                 );
@@ -182,16 +182,18 @@ fn refuse_inside(own: &[(&PathBuf, &str)], mounts: &[Mount]) -> Result<()> {
     Ok(())
 }
 
-/// By device and place on it, so that a second mount of the same folder is no way around.
-fn lies_in(host: &HostMounts, path: &Path, folder: &Path) -> Result<bool> {
-    let (one, other) = (place_of(host, path)?, place_of(host, folder)?);
+/// Whether a path is inside of a folder, by device and path on it, so that a second mount of the same folder
+/// is recognised.
+fn is_inside(host: &HostMounts, path: &Path, folder: &Path) -> Result<bool> {
+    let (one, other) = (device_and_path(host, path)?, device_and_path(host, folder)?);
     Ok(one.0 == other.0 && one.1.starts_with(&other.1))
 }
 
-fn place_of(host: &HostMounts, path: &Path) -> Result<((u32, u32), PathBuf)> {
-    let there = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-    let real = there.canonicalize().with_context(|| format!("looking at {}", there.display()))?;
-    let rest = path.strip_prefix(there).unwrap_or(Path::new(""));
+fn device_and_path(host: &HostMounts, path: &Path) -> Result<((u32, u32), PathBuf)> {
+    let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+    let real =
+        existing.canonicalize().with_context(|| format!("looking at {}", existing.display()))?;
+    let rest = path.strip_prefix(existing).unwrap_or(Path::new(""));
     let mount = host.on(&real)?;
     let below = real.strip_prefix(&mount.mountpoint).unwrap_or(Path::new(""));
     Ok((mount.dev, mount.root.join(below).join(rest)))
@@ -199,16 +201,16 @@ fn place_of(host: &HostMounts, path: &Path) -> Result<((u32, u32), PathBuf)> {
 
 fn require_space(task: &Task, data: u64, images: u64) -> Result<()> {
     let dir = &task.subject.backup_dir;
-    let there = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
-    // Layers are mostly text and programs; data may be compressed already.
+    let existing = dir.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+    // Layers, mostly text and programs, compress well; data may be compressed already.
     let needed = data + images / 2 + task.min_free;
     let what = format!(
-        "a backup of {} data and {} images beside {} that must stay free",
+        "a backup of {} data and {} images, with {} that must stay free,",
         human(data),
         human(images),
         human(task.min_free)
     );
-    Space::require(&what, there, Space { bytes: needed, inodes: Some(INODES) })
+    Space::require(&what, existing, Space { bytes: needed, inodes: Some(INODES) })
 }
 
 fn warnings(records: &BTreeMap<String, ServiceRecord>, found: &Found) -> Vec<String> {
@@ -217,15 +219,15 @@ fn warnings(records: &BTreeMap<String, ServiceRecord>, found: &Found) -> Vec<Str
         records.iter().filter(|(_, one)| one.drift).map(|(name, _)| name.as_str()).collect();
     if !drifted.is_empty() {
         warnings.push(format!(
-            "the compose or env files have changed since the containers of {} were created: the backup has \
-             the files as they are now, and the images and data of what runs; back up before new files are put in place",
+            "the compose or env files have changed since the containers of {} were created: the backup has the current \
+             files, but the images and data of the running containers; make backups before files are changed",
             drifted.join(", ")
         ));
     }
     for mount in found.mounts.iter().filter(|mount| !mount.restorable) {
         let why = mount.why.as_deref().unwrap_or_default();
         warnings.push(format!(
-            "{} is backed up, and cannot be restored by this module: {why}",
+            "{} is backed up, but cannot be restored by this module: {why}",
             mount.title()
         ));
     }
@@ -237,19 +239,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_inside_of_each_other_are_seen_by_their_place() {
+    fn folders_inside_of_each_other_are_recognised() {
         let temp = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(temp.path().join("data/x")).unwrap();
         std::os::unix::fs::symlink(temp.path().join("data"), temp.path().join("alias")).unwrap();
         let host = HostMounts::read().unwrap();
-        let lies = |path: &str, folder: &str| {
-            lies_in(&host, &temp.path().join(path), &temp.path().join(folder)).unwrap()
+        let inside = |path: &str, folder: &str| {
+            is_inside(&host, &temp.path().join(path), &temp.path().join(folder)).unwrap()
         };
         assert!(
-            lies("data/x/not/there", "data")
-                && lies("alias/backups", "data")
-                && lies("data", "data")
+            inside("data/x/not/there", "data")
+                && inside("alias/backups", "data")
+                && inside("data", "data")
         );
-        assert!(!lies("data2", "data") && !lies("data", "data/x"));
+        assert!(!inside("data2", "data") && !inside("data", "data/x"));
     }
 }

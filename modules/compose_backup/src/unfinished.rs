@@ -1,4 +1,4 @@
-//! What a run that was killed has left: as it noted it before each step.
+//! The unfinished run, from what it noted before each step.
 
 use crate::docker::Docker;
 use crate::freeze::{self, Frozen};
@@ -13,16 +13,16 @@ pub const PARTIAL: &str = "partial";
 #[derive(Clone, Debug)]
 pub struct UnfinishedRun {
     pub since: String,
-    /// Containers that it had stopped or paused.
+    /// The containers that it had stopped or paused.
     pub frozen: Option<Frozen>,
-    /// The restore that it was about, as far as it had come.
+    /// Its restore, with its progress.
     pub work: Option<Work>,
-    /// Services have run on what it had put in place: it is finished, and not taken back.
+    /// Whether services have run on the restored data, so that it is finished instead of reverted.
     pub goes_forward: bool,
 }
 
 impl UnfinishedRun {
-    /// As `read`, and looks at the engine for which way the restore is to go.
+    /// Reads the unfinished run, and asks the engine whether it must be finished or reverted.
     pub fn observe(state_dir: &Path, docker: &Docker) -> Result<Option<UnfinishedRun>> {
         let Some(mut unfinished) = UnfinishedRun::read(state_dir)? else { return Ok(None) };
         if let Some(work) = &unfinished.work {
@@ -31,6 +31,7 @@ impl UnfinishedRun {
         Ok(Some(unfinished))
     }
 
+    /// Reads the unfinished run without asking the engine.
     pub fn read(state_dir: &Path) -> Result<Option<UnfinishedRun>> {
         let Some(run) = RunNotes::find(state_dir, TASK)? else { return Ok(None) };
         Ok(Some(UnfinishedRun {

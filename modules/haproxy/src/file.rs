@@ -1,12 +1,12 @@
-//! Files that a task names: maps, configurations, pid files.
+//! Reads files that a task names: maps, configurations, pid files.
 //!
-//! Invariant: what is no regular file is neither waited for nor read without end.
+//! Invariant: anything but a regular file is refused, so that no read blocks or has no end.
 
 use host::regular::{self, Links};
 use std::io;
 use std::path::Path;
 
-/// A map of a million names is smaller.
+/// The largest file that is read; a map of a million names is smaller.
 const LARGEST: u64 = 64 << 20;
 
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {

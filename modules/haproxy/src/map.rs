@@ -1,15 +1,15 @@
-//! A map of HAProxy: in the running process, and in its file.
+//! A map of HAProxy, in the running process and in its file.
 //!
-//! Invariant: of the file only the lines of our key change; every other byte stays.
+//! Invariant: in the file only the lines of the key change; every other byte stays the same.
 
 use crate::socket::Socket;
 use ansible_module::Failure;
 use anyhow::Result;
 use std::path::Path;
 
-/// All keys and values in the running process.
+/// Reads all keys and values in the running process.
 ///
-/// `show map`, since `get map` looks a value up as a request would, and finds prefixes too.
+/// It uses `show map`, since `get map` looks a value up as a request would, and also matches prefixes.
 pub fn live(socket: &Socket, map: &Path) -> Result<Vec<(String, String)>> {
     let answer = socket.ask(&format!("show map {}", map.display()))?;
     if answer.starts_with("Unknown map identifier") {
@@ -23,10 +23,10 @@ pub fn live(socket: &Socket, map: &Path) -> Result<Vec<(String, String)>> {
     Ok(answer.lines().filter_map(pair).collect())
 }
 
-/// The value of a key in the running process; `None` when the map does not hold the key.
+/// Returns the value of a key in the running process; `None` if the map does not have the key.
 pub fn live_value(socket: &Socket, map: &Path, key: &str) -> Result<Option<String>> {
     let mut found: Option<String> = None;
-    for (_, value) in live(socket, map)?.into_iter().filter(|(known, _)| known == key) {
+    for (_, value) in live(socket, map)?.into_iter().filter(|(other, _)| other == key) {
         match &found {
             Some(other) if *other != value => return Ok(Some(format!("{other} and {value}"))),
             _ => found = Some(value),
@@ -43,39 +43,39 @@ fn unknown_map(socket: &Socket, map: &Path) -> Result<Failure> {
         .filter(|name| !name.is_empty() && *name != "file")
         .collect();
     let known = match known.as_slice() {
-        [] => "it has no map at all".to_owned(),
+        [] => "it has no maps".to_owned(),
         names => format!("it has {}", names.join(", ")),
     };
     Ok(Failure::new(
         "unknown_map",
         format!(
-            "HAProxy at {socket} has no map {}: {known}; write the path as its configuration does, \
-             and reload HAProxy once when the map is new there",
+            "HAProxy at {socket} has no map {}: {known}; write the path as in its configuration, and reload \
+             HAProxy if the map is new there",
             map.display()
         ),
     ))
 }
 
-/// Set the value of a key that the running process has.
+/// Sets the value of a key that the running process has.
 pub fn set_live(socket: &Socket, map: &Path, key: &str, value: &str) -> Result<()> {
     let answer = socket.ask(&format!("set map {} {key} {value}", map.display()))?;
-    done(socket, &answer, &format!("set {key} to {value}"))
+    check_done(socket, &answer, &format!("set {key} to {value}"))
 }
 
-/// Add a key that the running process does not have: one that it has would be there twice.
+/// Adds a key that the running process does not have: an existing one would be there twice.
 pub fn add_live(socket: &Socket, map: &Path, key: &str, value: &str) -> Result<()> {
     let answer = socket.ask(&format!("add map {} {key} {value}", map.display()))?;
-    done(socket, &answer, &format!("add {key} with {value}"))
+    check_done(socket, &answer, &format!("add {key} with {value}"))
 }
 
-/// Remove a key from the running process, as often as it is there.
+/// Removes all entries of a key from the running process.
 pub fn remove_live(socket: &Socket, map: &Path, key: &str) -> Result<()> {
     let answer = socket.ask(&format!("del map {} {key}", map.display()))?;
-    let gone = answer.starts_with("Key not found");
-    done(socket, if gone { "" } else { &answer }, &format!("remove {key}"))
+    let is_missing = answer.starts_with("Key not found");
+    check_done(socket, if is_missing { "" } else { &answer }, &format!("remove {key}"))
 }
 
-fn done(socket: &Socket, answer: &str, what: &str) -> Result<()> {
+fn check_done(socket: &Socket, answer: &str, what: &str) -> Result<()> {
     match answer.trim() {
         "" => Ok(()),
         other => {
@@ -85,7 +85,7 @@ fn done(socket: &Socket, answer: &str, what: &str) -> Result<()> {
     }
 }
 
-/// The value of a key in the text of a map file.
+/// Returns the value of a key in the text of a map file.
 pub fn file_value(text: &[u8], key: &str) -> Option<String> {
     let mut found: Option<String> = None;
     for line in text.split_inclusive(|&byte| byte == b'\n') {
@@ -99,13 +99,13 @@ pub fn file_value(text: &[u8], key: &str) -> Option<String> {
     found
 }
 
-/// The text with another value for the key, which is added when it is not there.
+/// Returns the text with a new value for the key, which is added if it is missing.
 pub fn with_value(text: &[u8], key: &str, value: &str) -> Vec<u8> {
-    let (mut new, mut there) = (Vec::with_capacity(text.len() + 32), false);
+    let (mut new, mut found) = (Vec::with_capacity(text.len() + 32), false);
     for line in text.split_inclusive(|&byte| byte == b'\n') {
         match value_in(line, key) {
             Some(at) => {
-                there = true;
+                found = true;
                 new.extend_from_slice(&line[..at.start]);
                 new.extend_from_slice(value.as_bytes());
                 new.extend_from_slice(&line[at.end..]);
@@ -113,7 +113,7 @@ pub fn with_value(text: &[u8], key: &str, value: &str) -> Vec<u8> {
             None => new.extend_from_slice(line),
         }
     }
-    if !there {
+    if !found {
         if !new.is_empty() && !new.ends_with(b"\n") {
             new.push(b'\n');
         }
@@ -122,13 +122,13 @@ pub fn with_value(text: &[u8], key: &str, value: &str) -> Vec<u8> {
     new
 }
 
-/// The text without the lines of the key.
+/// Returns the text without the lines of the key.
 pub fn without_key(text: &[u8], key: &str) -> Vec<u8> {
     let lines = text.split_inclusive(|&byte| byte == b'\n');
     lines.filter(|line| value_in(line, key).is_none()).flatten().copied().collect()
 }
 
-/// Where in a line the value of the key stands. A line that begins with `#` is a comment.
+/// Returns the position of the key's value in a line. A line that begins with `#` is a comment.
 fn value_in(line: &[u8], key: &str) -> Option<std::ops::Range<usize>> {
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let start = line.iter().position(|byte| !blank(byte))?;
@@ -169,9 +169,9 @@ mod tests {
     }
 
     #[test]
-    fn a_key_goes_with_all_of_its_lines() {
-        let left = b"# shop-staging green\n\nshop blue\nother shop-staging\n\xff\xfe odd";
-        assert_eq!(without_key(FILE, "shop-staging"), left);
+    fn all_lines_of_a_key_are_removed() {
+        let expected = b"# shop-staging green\n\nshop blue\nother shop-staging\n\xff\xfe odd";
+        assert_eq!(without_key(FILE, "shop-staging"), expected);
         assert_eq!(without_key(b"a 1\nb 2\na 3", "a"), b"b 2\n");
         assert_eq!(without_key(FILE, "sho"), FILE);
     }

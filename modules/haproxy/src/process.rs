@@ -1,16 +1,16 @@
-//! HAProxy's processes, as /proc has them.
+//! HAProxy's processes, from /proc.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-/// The kernel's unit of times in /proc, on every architecture that we are built for.
+/// The clock ticks per second of times in /proc, on all supported architectures.
 const TICKS: f64 = 100.0;
 
-/// `/proc/<pid>/stat`; what follows the name in brackets, which may hold anything.
+/// The fields of `/proc/<pid>/stat` after the name in brackets, which may contain anything.
 pub struct Stat(String);
 
-/// `None` when there is no such process, or when it is not HAProxy.
+/// Reads the fields of a process; `None` if there is no such process or it is not HAProxy.
 pub fn stat_of(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (head, rest) = text.rsplit_once(')')?;
@@ -26,7 +26,7 @@ impl Stat {
         self.field(4)?.parse().ok()
     }
 
-    /// Since the machine was started.
+    /// Returns when the process was started, counted from the start of the machine.
     pub fn started(&self) -> Option<Duration> {
         let ticks: f64 = self.field(22)?.parse().ok()?;
         Some(Duration::from_secs_f64(ticks / TICKS))

@@ -1,7 +1,7 @@
-//! Files as a reload of HAProxy reads them: in the mount namespace of its master. A container, or a
-//! systemd unit, may see another file at the same path than we do.
+//! Files as a reload of HAProxy reads them: in the mount namespace of its master. In a container or a
+//! systemd unit, another file may be at the same path.
 //!
-//! Invariant: a file that is replaced here is looked at there, before anything live is changed.
+//! Invariant: a file that was replaced here is read there before anything live is changed.
 
 use crate::process::{children_of, stat_of};
 use crate::socket::Socket;
@@ -21,17 +21,16 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Who will read a file, and from where.
+/// A process that reads a file, and its root folder.
 #[derive(Debug)]
 pub struct Reader {
     title: String,
     root: OwnedFd,
 }
 
-/// The masters of the HAProxy processes that answer at these sockets, and this machine itself.
+/// Finds the masters of the HAProxy processes that answer at these sockets, and adds this machine itself.
 ///
-/// A process without a master reloads nothing, and one that is not on this machine cannot be looked
-/// at: these are left out.
+/// Processes without a master, which cannot reload, and processes on other machines are not included.
 pub fn readers(sockets: &[Socket]) -> Result<Vec<Reader>> {
     let mut masters = BTreeSet::new();
     for socket in sockets {
@@ -50,7 +49,7 @@ pub fn readers(sockets: &[Socket]) -> Result<Vec<Reader>> {
     Ok(readers)
 }
 
-/// Refuse a file that cannot be replaced for all of them. Nothing is changed by asking.
+/// Refuses a file that cannot be replaced for all readers. Nothing is changed.
 pub fn ensure_replaceable(readers: &[Reader], path: &Path) -> Result<()> {
     for reader in readers {
         let Some(file) = reader.open(path, OFlags::PATH)? else {
@@ -58,7 +57,7 @@ pub fn ensure_replaceable(readers: &[Reader], path: &Path) -> Result<()> {
         };
         let seen = statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS);
         let seen = seen.with_context(|| format!("looking at {}", path.display()))?;
-        // Such a mount keeps the old file when another is renamed over it.
+        // Such a mount still shows the old file after another one is renamed over it.
         if seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
             return Err(reader.refused(path, "is a mount of this one file"));
         }
@@ -66,7 +65,7 @@ pub fn ensure_replaceable(readers: &[Reader], path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The file was replaced: do all of them read that?
+/// Checks that all readers see the new content after the file was replaced.
 pub fn ensure_read(readers: &[Reader], path: &Path, content: &[u8]) -> Result<()> {
     for reader in readers {
         let Some(file) = reader.open(path, OFlags::RDONLY | OFlags::NOCTTY)? else {
@@ -84,12 +83,12 @@ pub fn ensure_read(readers: &[Reader], path: &Path, content: &[u8]) -> Result<()
 }
 
 impl Reader {
-    /// Links lead where they lead in its root; `None` when it has no such file.
+    /// Opens a file, resolving links within the root of the reader; `None` if it does not exist there.
     fn open(&self, path: &Path, flags: OFlags) -> Result<Option<OwnedFd>> {
         let flags = flags | OFlags::CLOEXEC;
         let in_root = ResolveFlags::IN_ROOT;
         let file = match openat2(&self.root, path, flags, Mode::empty(), in_root) {
-            // Linux before 5.6, or a filter that does not know it: a link may lead astray then.
+            // Linux before 5.6, or a seccomp filter that does not know it: then links are resolved here.
             Err(Errno::NOSYS | Errno::PERM) => {
                 let path = path.strip_prefix("/").unwrap_or(path);
                 openat(&self.root, path, flags, Mode::empty())
@@ -107,8 +106,8 @@ impl Reader {
     fn refused(&self, path: &Path, why: &str) -> anyhow::Error {
         let folder = path.parent().unwrap_or(path).display();
         let msg = format!(
-            "{} {why} {}, so that a reload would not read what is written here; mount its folder \
-             {folder} there instead, which follows",
+            "{} {why} {}, so that a reload would not read what is written here; mount its folder {folder} \
+             there instead",
             path.display(),
             self.title
         );
@@ -116,19 +115,23 @@ impl Reader {
     }
 }
 
-/// The masters that may be meant; one, but where neither the socket nor its pid tells them apart.
+/// Finds the master of the process at a socket; several candidates if neither the socket nor its pid
+/// identifies it.
 fn masters_at(socket: &Socket) -> Result<BTreeSet<i32>> {
-    // Who has made the socket: the master, or from 3.1 on the first worker, which may have ended.
-    if let Some(master) = socket.maker()?.and_then(master_of) {
+    // The socket was made by the master, or from 3.1 on by the first worker, which may have ended.
+    if let Some(master) = socket.creator()?.and_then(master_of) {
         return Ok(BTreeSet::from([master]));
     }
     let worker = stat::worker(socket, PATIENCE)?;
     let processes = fs::read_dir("/proc").context("listing /proc")?.flatten();
     let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
-    Ok(pids.filter(|pid| calls_itself(*pid) == Some(worker)).filter_map(master_of).collect())
+    Ok(pids
+        .filter(|pid| pid_in_own_namespace(*pid) == Some(worker))
+        .filter_map(master_of)
+        .collect())
 }
 
-/// The master of a worker, or the process itself when it is one.
+/// Returns the master of a worker, or the process itself if it is a master.
 fn master_of(pid: u32) -> Option<i32> {
     let parent = stat_of(pid)?.parent()?;
     if u32::try_from(parent).ok().and_then(stat_of).is_some() {
@@ -139,8 +142,8 @@ fn master_of(pid: u32) -> Option<i32> {
     children_of(master).iter().any(is_worker).then_some(master)
 }
 
-/// The pid of a process in its own namespace, as HAProxy tells it.
-fn calls_itself(pid: u32) -> Option<u32> {
+/// Returns the pid of a process in its own namespace, which is the one that HAProxy reports.
+fn pid_in_own_namespace(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     pids.split_ascii_whitespace().last()?.parse().ok()

@@ -1,7 +1,7 @@
-//! One command to a socket of HAProxy, and its answer.
+//! Sends a command to a socket of HAProxy and reads its answer.
 //!
-//! Invariants: every answer has a deadline and a limit. The sending half is closed after the
-//! command, or the master's socket would wait for more and the read would hang.
+//! Invariants: every answer has a deadline and a size limit. The sending half is closed after the command:
+//! otherwise the master's socket would wait for more, and the read would hang.
 
 use ansible_module::Failure;
 use anyhow::{Context, Result};
@@ -16,11 +16,11 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// HAProxy answers in milliseconds; a reload by the master takes as long as the configuration is.
+/// The usual deadline; HAProxy answers in milliseconds, except to a reload of a large configuration.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// So often a wait looks for a signal.
+/// How often a wait checks for a signal.
 const SLICE: Duration = Duration::from_millis(50);
-/// `show stat` of 10,000 servers is about 5 MB.
+/// The longest answer; `show stat` of 10,000 servers is about 5 MB.
 const MOST: u64 = 64 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,13 +29,13 @@ pub enum Socket {
     Tcp(SocketAddr),
 }
 
-enum Line {
+enum Connection {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
 
 impl Socket {
-    /// A path, or an address with a port; HAProxy's own prefixes for them are understood.
+    /// Parses a path, or an address with a port, with or without HAProxy's own prefixes for them.
     pub fn parse(text: &str) -> Result<Socket, String> {
         let bare = ["unix@", "ipv4@", "ipv6@"].iter().find_map(|kind| text.strip_prefix(kind));
         let bare = bare.unwrap_or(text);
@@ -50,7 +50,7 @@ impl Socket {
         })
     }
 
-    /// The answer to one command, without the empty lines at its end.
+    /// Sends a command and returns its answer without the empty lines at its end.
     pub fn ask(&self, command: &str) -> Result<String> {
         self.ask_for(command, PATIENCE)
     }
@@ -78,42 +78,42 @@ impl Socket {
         Ok(text.to_owned())
     }
 
-    /// The process that has made the socket, as our machine numbers it; it may have ended since.
-    pub fn maker(&self) -> Result<Option<u32>> {
+    /// Returns the pid, on this machine, of the process that made the socket; it may have ended since.
+    pub fn creator(&self) -> Result<Option<u32>> {
         let asked = self.exchange("show info", Deadline::after(PATIENCE));
-        Ok(asked.with_context(|| format!("asking who has made the socket {self}"))?.1)
+        Ok(asked.with_context(|| format!("finding out which process made the socket {self}"))?.1)
     }
 
-    /// The answer, and who has made the socket.
+    /// Sends a command; returns the answer and the creator of the socket.
     fn exchange(&self, command: &str, deadline: Deadline) -> Result<(Vec<u8>, Option<u32>)> {
         let mut line = self.connect(deadline).map_err(|why| self.unreachable(&why))?;
-        let maker = line.maker();
+        let creator = line.creator();
         let sent = line.write_all(format!("{command}\n").as_bytes()).and_then(|()| line.shutdown());
         sent.map_err(|why| self.unreachable(&why))?;
         let (mut answer, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
         loop {
             interrupt::check()?;
             match line.read(&mut buffer) {
-                Ok(0) => return Ok((answer, maker)),
+                Ok(0) => return Ok((answer, creator)),
                 Ok(got) => answer.extend_from_slice(&buffer[..got]),
-                Err(error) if is_slice(&error) => {}
+                Err(error) if is_timeout(&error) => {}
                 Err(error) => return Err(self.unreachable(&error).into()),
             }
             if answer.len() as u64 > MOST {
-                let msg = format!("the answer is over {} MiB", MOST >> 20);
+                let msg = format!("the answer is longer than {} MiB", MOST >> 20);
                 return Err(Failure::new("bad_answer", msg).into());
             }
             if deadline.passed() {
-                let msg = format!("no whole answer within {}", seconds(deadline.span()));
+                let msg = format!("no complete answer within {}", seconds(deadline.span()));
                 return Err(Failure::new("timed_out", msg).into());
             }
         }
     }
 
-    fn connect(&self, deadline: Deadline) -> io::Result<Line> {
+    fn connect(&self, deadline: Deadline) -> io::Result<Connection> {
         let line = match self {
-            Socket::Unix(path) => Line::Unix(UnixStream::connect(path)?),
-            Socket::Tcp(address) => Line::Tcp(TcpStream::connect_timeout(
+            Socket::Unix(path) => Connection::Unix(UnixStream::connect(path)?),
+            Socket::Tcp(address) => Connection::Tcp(TcpStream::connect_timeout(
                 address,
                 deadline.remaining().max(Duration::from_millis(1)),
             )?),
@@ -122,7 +122,7 @@ impl Socket {
         Ok(line)
     }
 
-    /// What is wrong, and what to do about it.
+    /// Explains why the socket cannot be used, and what to do.
     fn unreachable(&self, why: &io::Error) -> Failure {
         let (reason, text) = match why.kind() {
             ErrorKind::NotFound => (
@@ -132,7 +132,7 @@ impl Socket {
                     .to_owned(),
             ),
             ErrorKind::ConnectionRefused => {
-                ("not_running", "nobody listens there: HAProxy is not running".to_owned())
+                ("not_running", "nothing listens there: HAProxy is not running".to_owned())
             }
             ErrorKind::PermissionDenied => (
                 "permission_denied",
@@ -156,64 +156,64 @@ impl fmt::Display for Socket {
     }
 }
 
-impl Line {
+impl Connection {
     fn limit(&self, slice: Duration) -> io::Result<()> {
         match self {
-            Line::Unix(line) => {
+            Connection::Unix(line) => {
                 line.set_read_timeout(Some(slice))?;
                 line.set_write_timeout(Some(PATIENCE))
             }
-            Line::Tcp(line) => {
+            Connection::Tcp(line) => {
                 line.set_read_timeout(Some(slice))?;
                 line.set_write_timeout(Some(PATIENCE))
             }
         }
     }
 
-    fn maker(&self) -> Option<u32> {
-        let Line::Unix(line) = self else { return None };
+    fn creator(&self) -> Option<u32> {
+        let Connection::Unix(line) = self else { return None };
         let pid = getsockopt(line, PeerCredentials).ok()?.pid();
         u32::try_from(pid).ok().filter(|pid| *pid > 0)
     }
 
     fn shutdown(&self) -> io::Result<()> {
         match self {
-            Line::Unix(line) => line.shutdown(Shutdown::Write),
-            Line::Tcp(line) => line.shutdown(Shutdown::Write),
+            Connection::Unix(line) => line.shutdown(Shutdown::Write),
+            Connection::Tcp(line) => line.shutdown(Shutdown::Write),
         }
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Line::Unix(line) => line.write_all(bytes),
-            Line::Tcp(line) => line.write_all(bytes),
+            Connection::Unix(line) => line.write_all(bytes),
+            Connection::Tcp(line) => line.write_all(bytes),
         }
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Line::Unix(line) => line.read(buffer),
-            Line::Tcp(line) => line.read(buffer),
+            Connection::Unix(line) => line.read(buffer),
+            Connection::Tcp(line) => line.read(buffer),
         }
     }
 }
 
-/// A process that starts itself again, as a master does at each reload, is back in this time.
+/// How long a master takes at most to restart itself, which it does at each reload.
 const RESTART: Duration = Duration::from_secs(3);
-const ANEW_POLL: Duration = Duration::from_millis(50);
+const RETRY_EVERY: Duration = Duration::from_millis(50);
 
-/// Ask again while nobody listens: only who does not come back is gone.
-pub fn until_there<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+/// Calls `ask` again while nothing listens, since HAProxy may be restarting.
+pub fn retry_while_down<T>(mut ask: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Deadline::after(RESTART);
     loop {
         match ask() {
-            Err(error) if is_gone(&error) && !deadline.passed() => deadline.sleep(ANEW_POLL)?,
+            Err(error) if is_gone(&error) && !deadline.passed() => deadline.sleep(RETRY_EVERY)?,
             answer => return answer,
         }
     }
 }
 
-/// Whether nobody listens: HAProxy has ended.
+/// Whether nothing listens: HAProxy has ended.
 pub fn is_gone(error: &anyhow::Error) -> bool {
     has_reason(error, &["not_running", "no_socket"])
 }
@@ -228,7 +228,7 @@ fn has_reason(error: &anyhow::Error, reasons: &[&str]) -> bool {
     failures.any(|failure| reasons.contains(&failure.reason))
 }
 
-fn is_slice(error: &io::Error) -> bool {
+fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 

@@ -1,6 +1,6 @@
-//! `show stat` and `show info`: what HAProxy says of servers and of itself.
+//! Parses `show stat` and `show info`: the state of servers and of HAProxy itself.
 //!
-//! Columns are found by their names: versions add some in the middle.
+//! Columns are found by their names, since versions add some in the middle.
 
 use crate::socket::Socket;
 use ansible_module::Failure;
@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// A server, as `show stat` has it.
+/// A server, as `show stat` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Server {
     pub backend: String,
@@ -25,7 +25,7 @@ pub struct Server {
     pub count: Count,
 }
 
-/// Requests that a server got, and those of them that failed.
+/// The number of requests to a server, and how many of them failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     pub requests: u64,
@@ -33,7 +33,7 @@ pub struct Count {
 }
 
 impl Count {
-    /// What has been counted since then; none when these counters have begun again in between.
+    /// Returns the difference to an earlier count; `None` if the counters were reset in between.
     pub fn since(self, then: Count) -> Option<Count> {
         let requests = self.requests.checked_sub(then.requests)?;
         let failed = self.failed.checked_sub(then.failed)?;
@@ -46,23 +46,24 @@ impl Count {
 }
 
 impl Server {
-    /// Up by the last check, all of it: neither on its way down nor unchecked.
+    /// Whether it is completely up by its last check: neither going down nor unchecked.
     pub fn is_up(&self) -> bool {
         self.status == "UP"
             && matches!(self.check.as_str(), "L4OK" | "L6OK" | "L7OK" | "L7OKC" | "PROCOK")
     }
 
-    /// HAProxy sends it requests: also on its way down, and after a reload before the first check.
+    /// Whether HAProxy sends it requests: also while it is going down, and after a reload before its first
+    /// check.
     pub fn takes_requests(&self) -> bool {
         self.status.starts_with("UP") || self.status == "no check"
     }
 
-    /// After a start or a reload HAProxy has not checked it yet.
+    /// Whether it was checked since the last start or reload.
     pub fn was_checked(&self) -> bool {
         !matches!(self.check.as_str(), "" | "INI")
     }
 
-    /// Taken out by hand or by the configuration: it is not checked.
+    /// Whether it is in maintenance, by hand or by the configuration, and so not checked.
     pub fn is_maintenance(&self) -> bool {
         self.status.starts_with("MAINT")
     }
@@ -72,7 +73,7 @@ impl Server {
     }
 }
 
-/// The servers of all backends, or of one.
+/// Reads the servers of all backends, or of one.
 pub fn servers(socket: &Socket, backend: Option<&str>) -> Result<Vec<Server>> {
     const SERVERS: u32 = 4;
     let answer = socket.ask(&format!("show stat {} {SERVERS} -1", backend.unwrap_or("-1")))?;
@@ -84,13 +85,14 @@ pub fn servers(socket: &Socket, backend: Option<&str>) -> Result<Vec<Server>> {
     })
 }
 
-/// `show stat`: a line of names that begins with `# pxname,`, then a line for each server.
+/// Parses `show stat`: a line of column names that begins with `# pxname,`, then a line for each server.
 pub fn parse(text: &str) -> Result<Vec<Server>, String> {
     let mut lines = text.lines().filter(|line| !line.is_empty());
-    let head = lines.next().and_then(|line| line.strip_prefix("# ")).ok_or("no line of names")?;
+    let head =
+        lines.next().and_then(|line| line.strip_prefix("# ")).ok_or("no line of column names")?;
     let names: Vec<&str> = head.split(',').collect();
     let column = |name: &str| {
-        names.iter().position(|known| *known == name).ok_or(format!("no column {name}"))
+        names.iter().position(|other| *other == name).ok_or(format!("no column {name}"))
     };
     let number_of = |values: &[&str], at: usize| values[at].parse::<u64>().unwrap_or_default();
     let (backend, name) = (column("pxname")?, column("svname")?);
@@ -98,7 +100,7 @@ pub fn parse(text: &str) -> Result<Vec<Server>, String> {
     let (backup, sessions, since) = (column("bck")?, column("scur")?, column("lastchg")?);
     let answers = ["hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx", "hrsp_other"];
     let answers = answers.into_iter().map(column).collect::<Result<Vec<_>, _>>()?;
-    // What the server answered badly, what it did not answer, and what did not reach it.
+    // Error answers, missing answers, and failed connections.
     let failures = ["hrsp_5xx", "eresp", "econ"];
     let failures = failures.into_iter().map(column).collect::<Result<Vec<_>, _>>()?;
     let unanswered = &failures[1..];
@@ -115,7 +117,7 @@ pub fn parse(text: &str) -> Result<Vec<Server>, String> {
                 name: values[name].to_owned(),
                 address: values[address].to_owned(),
                 status: values[status].to_owned(),
-                // `* L7OK`: a check is under way, and this is the result of the last one.
+                // `* L7OK`: a check is running, and this is the result of the last one.
                 check: values[check].trim_start_matches("* ").to_owned(),
                 is_backup: number_of(&values, backup) > 0,
                 sessions: number_of(&values, sessions),
@@ -126,7 +128,7 @@ pub fn parse(text: &str) -> Result<Vec<Server>, String> {
         .collect()
 }
 
-/// The pid of the process that answers at a socket: the worker.
+/// Reads the pid of the worker that answers at a socket.
 pub fn worker(socket: &Socket, patience: Duration) -> Result<u32> {
     let answer = socket.ask_for("show info", patience)?;
     (answer.lines()).find_map(|line| line.strip_prefix("Pid: ")?.trim().parse().ok()).ok_or_else(
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn real_answers_are_read() {
+    fn captured_answers_are_parsed() {
         for (version, text) in [
             ("2.6", include_str!("../tests/captured/show-stat-2.6.csv")),
             ("3.0", include_str!("../tests/captured/show-stat-3.0.csv")),
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_that_began_again_are_noticed() {
+    fn reset_counters_are_noticed() {
         let count = |requests, failed| Count { requests, failed };
         assert_eq!(count(9, 3).since(count(5, 1)), Some(count(4, 2)));
         assert_eq!(count(4, 4).since(count(5, 1)), None);
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn other_columns_are_refused() {
+    fn missing_columns_are_refused() {
         assert!(parse("").is_err());
         assert!(parse("# pxname,svname,\nshop,blue,\n").is_err());
     }

@@ -13,7 +13,7 @@ use crate::state::{TASK, digest};
 use ansible_module::{Failure, reason};
 use anyhow::{Context, Result, ensure};
 use change::RunNotes;
-use haproxy::socket::{is_gone, until_there};
+use haproxy::socket::{is_gone, retry_while_down};
 use haproxy::{file, map};
 use host::atomic::Replace;
 use host::deadline::seconds;
@@ -129,7 +129,7 @@ impl Apply<'_> {
         let (mut failed, mut silent, mut running) = (Vec::new(), Vec::new(), Vec::new());
         for (socket, seen) in state.sockets.iter().zip(&state.live) {
             let Some(value) = before(seen) else { continue };
-            match until_there(|| map::set_live(socket, file, key, &value)) {
+            match retry_while_down(|| map::set_live(socket, file, key, &value)) {
                 Ok(()) => running.push((socket, value)),
                 Err(why) if is_gone(&why) => silent.push(format!("{why:#}")),
                 Err(why) => failed.push(format!("{why:#}")),

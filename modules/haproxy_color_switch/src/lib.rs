@@ -58,7 +58,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         .fence(task.run(), &task.subject.state_dir)?
         .intent_in(&task.subject.state_dir, TASK);
     if task.wanted == Wanted::Previous || task.rollback.is_some() {
-        session = session.goes_back(task.rollback.as_ref());
+        session = session.as_rollback(task.rollback.as_ref());
     }
     let state = state::observe(&task.subject)?;
     if let Some(done) = session.done_before(&state.view())? {

@@ -8,7 +8,7 @@ use ansible_module::Failure;
 use anyhow::{Context, Result};
 use haproxy::file;
 use haproxy::process::{children_of, stat_of};
-use haproxy::socket::{Socket, until_there};
+use haproxy::socket::{Socket, retry_while_down};
 use haproxy::stat;
 use host::command::Command;
 use host::deadline::{self, Deadline};
@@ -57,7 +57,7 @@ impl Reloader {
     pub fn choose(&self, sockets: &[Socket]) -> Result<ReloadMethod> {
         let reload = self.given()?;
         match &reload {
-            ReloadMethod::Master(master) => drop(until_there(|| master.ask("show proc"))?),
+            ReloadMethod::Master(master) => drop(retry_while_down(|| master.ask("show proc"))?),
             ReloadMethod::Signal(pid) => is_master_of(*pid, &workers(sockets)?)?,
             ReloadMethod::Unit(_) => {}
         }
@@ -111,7 +111,7 @@ pub fn workers(sockets: &[Socket]) -> Result<Vec<u32>> {
 pub fn reload(reload: &ReloadMethod, sockets: &[Socket]) -> Result<()> {
     let (mut attempt, busy) = (1, Deadline::after(PATIENCE));
     while attempt <= TRIES {
-        let old = until_there(|| workers(sockets))?;
+        let old = retry_while_down(|| workers(sockets))?;
         wait_for_age(&old)?;
         if let ReloadMethod::Signal(pid) = reload {
             is_master_of(*pid, &old)?;
@@ -158,7 +158,7 @@ fn send(reload: &ReloadMethod) -> Result<Sent> {
     match reload {
         ReloadMethod::Master(socket) => {
             // 2.6 answers nothing at once; later ones when it is done: Success=0 or 1, and the log.
-            let answer = until_there(|| socket.ask_for("reload", PATIENCE))?;
+            let answer = retry_while_down(|| socket.ask_for("reload", PATIENCE))?;
             match answer.strip_prefix("Success=0") {
                 Some(log) if log.contains("ALERT") => return Err(refused(log)),
                 Some(_) => return Ok(Sent::TooEarly),

@@ -22,11 +22,13 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::atomic::open_to_append;
 use crate::clock::{self, Utc};
 use crate::deadline::{Deadline, seconds};
 use crate::deploy_id::DeployId;
+use crate::folder::SafeFolder;
 use crate::reserve;
 
 /// Who holds a lock, as written in the file.
@@ -85,6 +87,35 @@ impl Lock {
             deadline.sleep(pause)?;
             pause = (pause * 2).min(Duration::from_millis(500));
         }
+    }
+
+    /// Takes the lock of this name in a folder below /run, which is made if it is missing. Locks are not
+    /// in state folders, so that a refused run leaves nothing behind there. `subject` is for the message.
+    pub fn acquire_in(
+        folder: &Path,
+        name: &str,
+        subject: &str,
+        what: &str,
+        deploy_id: Option<&DeployId>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Lock> {
+        let folder = SafeFolder::ensure(folder, 0o700)?;
+        Self::acquire(&folder.join(format!("{name}.lock")), what, deploy_id, deadline)
+            .with_context(|| format!("waiting for another task on {subject}"))
+    }
+
+    /// Takes the lock of a path, in a folder as above. The lock has the name of a hash of the real path.
+    pub fn acquire_for_path(
+        folder: &Path,
+        path: &Path,
+        what: &str,
+        deploy_id: Option<&DeployId>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Lock> {
+        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let digest = Sha256::digest(real.as_os_str().as_encoded_bytes());
+        let subject = path.display().to_string();
+        Self::acquire_in(folder, &crate::hex(&digest[..8]), &subject, what, deploy_id, deadline)
     }
 
     pub fn path(&self) -> &Path {

@@ -83,7 +83,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         .fence(task.run(), &task.subject.state_dir)?
         .intent_in(&task.subject.state_dir, TASK);
     if task.is_rollback() {
-        session = session.goes_back(task.rollback.as_ref());
+        session = session.as_rollback(task.rollback.as_ref());
     }
     let key = session.rollback().map(str::to_owned);
     let mut state = state::observe(&reader, &task.subject)?;

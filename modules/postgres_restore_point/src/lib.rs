@@ -92,7 +92,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         .fence(task.run(), &task.subject.state_dir)?
         .intent_in(&task.subject.state_dir, TASK);
     if task.is_rollback() {
-        session = session.goes_back(task.rollback.as_ref());
+        session = session.as_rollback(task.rollback.as_ref());
     }
     let unfinished = UnfinishedRun::read(&task.subject.state_dir)?;
     let mut state = state::observe(&psql, &task.subject)?;
@@ -109,7 +109,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         }
         if !invocation.check_mode {
             let _shield = interrupt::shield();
-            ordered = session.put_in_order(plan, |fix, _| order::act(fix, &psql, &task))?;
+            ordered = session.recover(plan, |fix, _| order::act(fix, &psql, &task))?;
             state = state::observe(&psql, &task.subject)?;
         }
     }

@@ -1,6 +1,6 @@
-//! What an answer must hold, and the sentence that says what it holds instead.
+//! Checks that an answer is as expected, and says in a sentence what was found instead.
 //!
-//! Invariant: it fails closed. No data, another type, a body that was cut off are failures; at most
+//! Invariant: it fails closed. Missing data, another type and a truncated body are failures; at most
 //! `SHOWN` characters of what a server sent are shown, escaped.
 
 use serde_json::Value;
@@ -8,24 +8,24 @@ use serde_json::Value;
 use crate::http::Answer;
 use crate::shown::clipped;
 
-/// How much of a body or of a header a sentence repeats.
+/// How many characters of a body or a header a message quotes.
 const SHOWN: usize = 120;
 
-/// All of it must hold.
+/// What is expected of an answer; all of it must be met.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Expect {
-    /// Any of these. None: any from 200 to 299.
+    /// The accepted status codes. If empty: 200 to 299.
     pub status: Vec<u16>,
-    /// A header and its whole value.
+    /// The name of a header and its whole value.
     pub header: Option<(String, String)>,
     /// A field of the body, as `data.version` or `/data/0/version`, and its value.
     pub json: Option<(String, Value)>,
-    /// A part of the body.
+    /// A text that the body must contain.
     pub text: Option<String>,
 }
 
 impl Expect {
-    /// `Err` completes "the answer is not as it must be: ...".
+    /// Checks an answer. The error completes a sentence such as "the answer is wrong: ...".
     pub fn holds(&self, answer: &Answer) -> Result<(), String> {
         self.status_holds(answer)?;
         if let Some((name, value)) = &self.header {
@@ -70,12 +70,14 @@ fn json_holds(answer: &Answer, path: &str, expected: &Value) -> Result<(), Strin
     let wanted = format!("expected {} in the JSON field {path}", shown_value(expected));
     if answer.truncated {
         let read = answer.body.len();
-        return Err(format!("{wanted}, but the body is longer than the {read} bytes to be read"));
+        return Err(format!(
+            "{wanted}, but the body is longer than the {read} bytes that are read"
+        ));
     }
     if answer.body.is_empty() {
         return Err(format!("{wanted}, got an empty body"));
     }
-    // What serde_json says about an error may quote the body; its place is enough.
+    // The message of serde_json may quote the body; the position is enough.
     let body: Value = serde_json::from_slice(&answer.body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let begin = shown(&answer.body);
@@ -90,7 +92,7 @@ fn json_holds(answer: &Answer, path: &str, expected: &Value) -> Result<(), Strin
 
 fn text_holds(answer: &Answer, expected: &str) -> Result<(), String> {
     let expected_bytes = expected.as_bytes();
-    // Every body holds the empty text, so it proves nothing.
+    // Every body contains the empty text, so it proves nothing.
     if !expected.is_empty()
         && answer.body.windows(expected_bytes.len()).any(|part| part == expected_bytes)
     {
@@ -106,7 +108,7 @@ fn text_holds(answer: &Answer, expected: &str) -> Result<(), String> {
     })
 }
 
-/// `/data/0/version` as RFC 6901 has it, or `data.0.version`, where no name holds a dot.
+/// Finds `/data/0/version` (RFC 6901), or `data.0.version` if no name contains a dot.
 fn field<'a>(body: &'a Value, path: &str) -> Option<&'a Value> {
     if path.is_empty() || path.starts_with('/') {
         return body.pointer(path);
@@ -121,7 +123,7 @@ fn field<'a>(body: &'a Value, path: &str) -> Option<&'a Value> {
     })
 }
 
-/// The same type and the same value; `1` and `1.0` are the same number, at any depth.
+/// Whether type and value are the same; `1` and `1.0` are the same number, at any depth.
 fn same(found: &Value, expected: &Value) -> bool {
     match (found, expected) {
         (Value::Number(a), Value::Number(b)) if a.is_f64() != b.is_f64() => {
@@ -137,8 +139,8 @@ fn same(found: &Value, expected: &Value) -> bool {
     }
 }
 
-/// A text as it stands, anything else as JSON: what a person reads is `expected abc`, and a number
-/// in place of a text is distinguished by its type.
+/// Formats a string without quotes and anything else as JSON: `expected abc` reads well, and a number is
+/// marked as one, to distinguish it from a string.
 fn shown_value(value: &Value) -> String {
     match value {
         Value::String(text) => shown(text.as_bytes()),
@@ -147,7 +149,7 @@ fn shown_value(value: &Value) -> String {
     }
 }
 
-/// The beginning of what a server sent, in one line.
+/// Quotes the beginning of what a server sent, in one line.
 fn shown(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "nothing".into();
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn no_json_at_all() {
+    fn bodies_that_are_not_json() {
         refused(json_in("", "a", json!(null)), "got an empty body");
         refused(
             json_in("<html>\u{1b}[31m\r\n", "a", json!(1)),
@@ -252,7 +254,7 @@ mod tests {
         let mut cut = answer(200, r#"{"a":1}"#);
         cut.truncated = true;
         let expect = Expect { json: Some(("a".into(), json!(1))), ..Expect::default() };
-        refused(expect.holds(&cut), "longer than the 7 bytes to be read");
+        refused(expect.holds(&cut), "longer than the 7 bytes that are read");
     }
 
     #[test]

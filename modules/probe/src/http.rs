@@ -1,14 +1,14 @@
-//! One HTTP request on a connection of its own: [`ask`] for an answer that fits into memory, [`fetch`]
-//! and [`put`] for what does not.
+//! Sends one HTTP request on a new connection: [`ask`] for an answer that fits into memory, [`fetch`]
+//! and [`put`] for long bodies.
 //!
-//! Over rustls and httparse, with a loop of our own in place of a client such as ureq: what is asked
-//! here is one GET on a connection that is never kept, but with one deadline over everything, a look
-//! for signals in every wait, names that the C library does not resolve, and a place to connect to
-//! that is not the URL's. A client would have to be given its own resolver and its own connections,
-//! through interfaces that it calls unstable, and what is left of it is less than this.
+//! It is built on rustls and httparse, instead of a client such as ureq: what is needed is one GET on a
+//! connection that is not reused, but with one deadline over everything, a check for signals in every
+//! wait, names that the C library does not resolve, and an address to connect to that is not the URL's.
+//! A client would need a resolver and connections of ours, through interfaces that it calls unstable,
+//! and what remains of it is less than this.
 //!
-//! Invariant: an [`Answer`] is complete but for what [`Request::most_body`] cut off; everything
-//! else is [`Unanswered`].
+//! Invariant: an [`Answer`] is complete, except for what [`Request::most_body`] cut off; everything else
+//! is [`Unanswered`].
 
 mod body;
 mod head;
@@ -37,7 +37,7 @@ use body::Fault;
 use head::Head;
 use incoming::{Connection, Incoming};
 
-/// How many answers 1xx may come before the one that counts.
+/// How many interim answers (1xx) may precede the final one.
 const MOST_INTERIM: usize = 16;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,28 +56,28 @@ impl Method {
     }
 }
 
-/// What to ask.
+/// A request.
 #[derive(Clone)]
 pub struct Request {
     pub url: Url,
     pub method: Method,
-    /// Sent as they stand, each once; `Host`, `User-Agent` and `Accept` replace our own. A redirect
-    /// to another scheme, host or port gets none of them.
+    /// Headers that are sent unchanged, each once; `Host`, `User-Agent` and `Accept` replace the default
+    /// ones. After a redirect to another scheme, host or port none of them is sent.
     pub headers: Vec<(String, String)>,
     pub tls: Tls,
-    /// How many redirects to follow. 0: an answer 3xx is just an answer.
+    /// How many redirects to follow. With 0, an answer 3xx is returned like any other.
     pub redirects: u32,
-    /// How many bytes of the body to read; the rest is left. With 0 the body is not waited for.
+    /// How many bytes of the body to read. With 0 the body is not waited for.
     pub most_body: usize,
-    /// Connect here, whatever the URL's host is; `Host`, SNI and the certificate's name stay the
-    /// URL's. A redirect to another scheme, host or port goes where its own name leads.
+    /// Connect to this address instead of the URL's host; `Host`, SNI and the name in the certificate
+    /// are still the URL's. A redirect to another scheme, host or port uses its own name.
     pub connect_to: Option<SocketAddr>,
-    /// The same with a socket of this machine, as Docker's engine has one.
+    /// Connect to this Unix socket instead, as for Docker's engine.
     pub socket: Option<PathBuf>,
 }
 
 impl Request {
-    /// A GET: 1 MiB of the body at most, no redirects followed.
+    /// Makes a GET request that reads at most 1 MiB of the body and follows no redirects.
     pub fn get(url: Url) -> Request {
         Request {
             url,
@@ -92,7 +92,7 @@ impl Request {
     }
 }
 
-/// Shows no value of a header and no path: tokens stand there.
+/// Prints no value of a header and no path, since these may contain tokens.
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
@@ -109,67 +109,67 @@ pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// There was more of the body than was to be read.
+    /// Whether the body was longer than `most_body`.
     pub truncated: bool,
     pub took: Duration,
 }
 
-/// Asks, on a new connection, and never for longer than `deadline` for everything together: name,
-/// connection, TLS, head, body, redirects.
+/// Sends a request on a new connection and reads the answer. `deadline` covers everything together:
+/// name, connection, TLS, head, body, redirects.
 pub fn ask(request: &Request, deadline: Duration) -> Result<Answer, Unanswered> {
     let (begun, deadline) = (Instant::now(), Deadline::after(deadline));
-    let mut asking = Asking::new(request, request.method, deadline)?;
-    let (url, head, mut incoming) = asking.follow()?;
-    let (body, truncated) = asking.body(&url, &head, &mut incoming)?;
+    let mut exchange = Exchange::new(request, request.method, deadline)?;
+    let (url, head, mut incoming) = exchange.follow()?;
+    let (body, truncated) = exchange.body(&url, &head, &mut incoming)?;
     let Head { status, headers, .. } = head;
     Ok(Answer { status, headers, body, truncated, took: begun.elapsed() })
 }
 
-/// One request and the redirects that it leads to.
-struct Asking<'a> {
+/// A request and the redirects that it leads to.
+struct Exchange<'a> {
     request: &'a Request,
     method: Method,
-    /// Headers of our own, which a redirect gets too: they tell nothing but what is wanted.
-    ours: Vec<(&'static str, String)>,
+    /// Headers that are also sent after a redirect, since they contain no secret.
+    own_headers: Vec<(&'static str, String)>,
     deadline: Deadline,
-    /// Made once, and only when it is needed: it reads all the authorities of the machine.
+    /// Made once, and only if it is needed: it reads all trusted authorities of the machine.
     tls: Option<Arc<ClientConfig>>,
 }
 
-impl<'a> Asking<'a> {
+impl<'a> Exchange<'a> {
     fn new(
         request: &'a Request,
         method: Method,
         deadline: Deadline,
-    ) -> Result<Asking<'a>, Unanswered> {
+    ) -> Result<Exchange<'a>, Unanswered> {
         check_headers(&request.headers).map_err(|why| {
             let msg = format!("cannot ask {}: {why}", request.url.authority());
             Unanswered::new(Kind::Protocol, msg)
         })?;
-        Ok(Asking { request, method, ours: Vec::new(), deadline, tls: None })
+        Ok(Exchange { request, method, own_headers: Vec::new(), deadline, tls: None })
     }
 
-    /// Up to the head of the answer that counts, and whose it is.
+    /// Follows redirects up to the head of the final answer, and returns its URL with it.
     fn follow(&mut self) -> Result<(Url, Head, Incoming), Unanswered> {
         let mut url = self.request.url.clone();
-        let mut left = self.request.redirects;
+        let mut remaining = self.request.redirects;
         loop {
-            let (head, incoming) = self.exchange(&url)?;
+            let (head, incoming) = self.send_request(&url)?;
             let next = if self.request.redirects > 0 { next(&url, &head)? } else { None };
             let Some(next) = next else { return Ok((url, head, incoming)) };
-            if left == 0 {
-                let place = self.request.url.authority();
+            if remaining == 0 {
+                let peer = self.request.url.authority();
                 let most = self.request.redirects;
-                let msg = format!("{place} redirects more often than allowed ({most})");
+                let msg = format!("{peer} redirects more often than allowed ({most})");
                 return Err(Unanswered::new(Kind::Redirects, msg));
             }
-            left -= 1;
+            remaining -= 1;
             url = next;
         }
     }
 
-    /// Up to the head of one answer.
-    fn exchange(&mut self, url: &Url) -> Result<(Head, Incoming), Unanswered> {
+    /// Sends the request to one URL and reads the head of the answer.
+    fn send_request(&mut self, url: &Url) -> Result<(Head, Incoming), Unanswered> {
         let mut connection = self.connect(url)?;
         let head = self.head_for(url, self.method.verb());
         let broke = |error| broken(&error, &url.authority(), Phase::Head, self.deadline);
@@ -182,16 +182,16 @@ impl<'a> Asking<'a> {
     fn head_for(&self, url: &Url, verb: &str) -> Vec<u8> {
         let Request { headers, .. } = self.request;
         let headers = if url.same_origin(&self.request.url) { headers.as_slice() } else { &[] };
-        head::write(verb, url, headers, &self.ours)
+        head::write(verb, url, headers, &self.own_headers)
     }
 
     fn connect(&mut self, url: &Url) -> Result<Connection, Unanswered> {
-        let place = url.authority();
+        let peer = url.authority();
         let of_tls = |why| Unanswered::new(Kind::Tls, why);
-        // Before anything is sent: what is wrong with the file of authorities is wrong every time.
+        // Before anything is sent: an unreadable file of authorities is an error in any case.
         let begun = if url.is_https() {
             let config = match self.tls.take() {
-                Some(known) => known,
+                Some(config) => config,
                 None => tls::config(&self.request.tls).map_err(of_tls)?,
             };
             self.tls = Some(config.clone());
@@ -199,19 +199,19 @@ impl<'a> Asking<'a> {
         } else {
             None
         };
-        let mut wire = self.wire(url, &place)?;
+        let mut wire = self.wire(url, &peer)?;
         let Some(mut client) = begun else {
             return Ok(Connection::Plain(wire));
         };
         while client.is_handshaking() {
             client
                 .complete_io(&mut wire)
-                .map_err(|error| broken(&error, &place, Phase::Handshake, self.deadline))?;
+                .map_err(|error| broken(&error, &peer, Phase::Handshake, self.deadline))?;
         }
         Ok(Connection::Tls(Box::new(StreamOwned::new(client, wire))))
     }
 
-    fn wire(&self, url: &Url, place: &str) -> Result<Wire, Unanswered> {
+    fn wire(&self, url: &Url, peer: &str) -> Result<Wire, Unanswered> {
         let Request { connect_to, socket, .. } = self.request;
         let ours = url.same_origin(&self.request.url);
         if let Some(path) = socket.as_ref().filter(|_| ours) {
@@ -221,7 +221,7 @@ impl<'a> Asking<'a> {
             Some(address) => vec![address],
             None => name::resolve_until(url.host(), url.port(), self.deadline)?,
         };
-        Wire::open(&addresses, place, self.deadline)
+        Wire::open(&addresses, peer, self.deadline)
     }
 
     fn body(
@@ -230,43 +230,39 @@ impl<'a> Asking<'a> {
         head: &Head,
         incoming: &mut Incoming,
     ) -> Result<(Vec<u8>, bool), Unanswered> {
-        let place = url.authority();
-        let refuse = |why: &str| Unanswered::new(Kind::Protocol, format!("{place} {why}"));
+        let peer = url.authority();
+        let refuse = |why: &str| Unanswered::new(Kind::Protocol, format!("{peer} {why}"));
         let framing = body::framing(self.method, head).map_err(|why| refuse(&why))?;
         let mut body = Vec::new();
         match body::read(incoming, framing, self.request.most_body, &mut body) {
             Ok(truncated) => Ok((body, truncated)),
-            Err(Fault::Garbage(why)) => Err(refuse(why)),
+            Err(Fault::Malformed(why)) => Err(refuse(why)),
             Err(Fault::Io(error)) => {
-                Err(broken(&error, &place, Phase::Body(body.len()), self.deadline))
+                Err(broken(&error, &peer, Phase::Body(body.len()), self.deadline))
             }
         }
     }
 }
 
-/// The next head, whatever its status is.
-fn any_head(incoming: &mut Incoming, place: &str, deadline: Deadline) -> Result<Head, Unanswered> {
-    let refuse = |why| Unanswered::new(Kind::Protocol, format!("{place} {why}"));
+/// Reads the next head, whatever its status is.
+fn any_head(incoming: &mut Incoming, peer: &str, deadline: Deadline) -> Result<Head, Unanswered> {
+    let refuse = |why| Unanswered::new(Kind::Protocol, format!("{peer} {why}"));
     loop {
         if let Some(head) = head::read(incoming.pending()).map_err(refuse)? {
             incoming.consume(head.length);
             return Ok(head);
         }
-        incoming.more().map_err(|error| broken(&error, place, Phase::Head, deadline))?;
+        incoming.read_more().map_err(|error| broken(&error, peer, Phase::Head, deadline))?;
     }
 }
 
-/// The head that counts, after those that only say that it will come.
-fn final_head(
-    incoming: &mut Incoming,
-    place: &str,
-    deadline: Deadline,
-) -> Result<Head, Unanswered> {
-    let refuse = |why| Unanswered::new(Kind::Protocol, format!("{place} {why}"));
+/// Reads the final head, after interim ones.
+fn final_head(incoming: &mut Incoming, peer: &str, deadline: Deadline) -> Result<Head, Unanswered> {
+    let refuse = |why| Unanswered::new(Kind::Protocol, format!("{peer} {why}"));
     for _ in 0..=MOST_INTERIM {
-        let head = any_head(incoming, place, deadline)?;
+        let head = any_head(incoming, peer, deadline)?;
         match head.status {
-            101 => return Err(refuse("changed to a protocol that was not asked for".to_owned())),
+            101 => return Err(refuse("switched to a protocol that was not requested".to_owned())),
             100..=199 => {}
             _ => return Ok(head),
         }
@@ -274,14 +270,15 @@ fn final_head(
     Err(refuse(format!("sent more than {MOST_INTERIM} answers 1xx and no other")))
 }
 
-/// Where an answer leads, if it does. Never from https to http: it would give away what TLS kept.
+/// Returns the target of a redirect. Never from https to http, which would reveal what TLS protects.
 fn next(url: &Url, head: &Head) -> Result<Option<Url>, Unanswered> {
     let (301 | 302 | 303 | 307 | 308, Some(location)) = (head.status, head.all("location").next())
     else {
         return Ok(None);
     };
     let refuse = |why: &str| {
-        let msg = format!("{} redirects to where it must not be followed: {why}", url.authority());
+        let msg =
+            format!("{} redirects to a URL that must not be followed: {why}", url.authority());
         Unanswered::new(Kind::Redirects, msg)
     };
     let next = url.join(location).map_err(|why| refuse(&why))?;

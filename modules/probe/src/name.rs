@@ -1,9 +1,9 @@
-//! From a name to its addresses, without the C library.
+//! Resolves names without the C library.
 //!
-//! A static glibc resolves names by loading the libraries of the machine that it runs on, of
-//! whatever version these are. So the machine's own `getent` is asked, which knows every source
-//! that nsswitch.conf names, and where there is none (a container without one), `/etc/hosts`.
-//! Invariant: only what `check` has passed reaches a command line.
+//! A static glibc resolves names by loading the libraries of the machine that it runs on, whatever version
+//! these have. So the machine's own `getent` is run, which uses every source in nsswitch.conf, and if there
+//! is none (in some containers), `/etc/hosts` is read. Invariant: only names that passed `check` reach a
+//! command line.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -17,13 +17,13 @@ use host::program;
 use crate::unanswered::{Kind, Unanswered};
 
 const HOSTS: &str = "/etc/hosts";
-/// A name may have very many addresses; a few are enough to find one that answers.
+/// How many addresses of a name are used: a few are enough to find one that answers.
 const MOST: usize = 16;
-/// `getent` changes nothing, so it need not be given time when it must end.
+/// `getent` changes nothing, so it needs no time to end after SIGTERM.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// The addresses of a host: of an address itself, of `localhost` the loopback, else what the
-/// machine's sources say. In their order, each once, never none.
+/// Resolves a host: an address to itself, `localhost` to the loopback addresses, any other name by the
+/// machine's sources. The addresses are in order, without duplicates, and never none.
 pub fn resolve(host: &str, port: u16, deadline: Duration) -> Result<Vec<SocketAddr>, Unanswered> {
     resolve_until(host, port, Deadline::after(deadline))
 }
@@ -48,16 +48,18 @@ pub(crate) fn resolve_until(
     Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
-/// Whether this can be a name: letters, digits, `.`, `-` and `_`, and nothing that the C library
-/// would read as a number (`127.1`, `0x7f000001`).
+/// Checks that this can be a name: letters, digits, `.`, `-` and `_`, and nothing that the C library would
+/// read as a number (`127.1`, `0x7f000001`).
 pub(crate) fn check(name: &str) -> Result<(), String> {
     let shape = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     let bare = name.strip_suffix('.').unwrap_or(name);
     let parts_fine = bare.split('.').all(|part| (1..=63).contains(&part.len()));
     if !name.bytes().all(shape) || !parts_fine || bare.len() > 253 || name.starts_with('-') {
-        return Err("a host's name is of letters, digits, '.', '-' and '_', does not begin with \
-                    '-', and has no empty part"
-            .into());
+        return Err(
+            "the name of a host must consist of letters, digits, '.', '-' and '_', must not begin \
+                    with '-', and must have no empty part"
+                .into(),
+        );
     }
     let last = bare.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
     let hex =
@@ -76,14 +78,14 @@ fn look_up(name: &str, deadline: Deadline) -> Result<Vec<IpAddr>, Unanswered> {
         let hosts = std::fs::read_to_string(HOSTS).unwrap_or_default();
         let found = in_hosts(&hosts, name);
         return if found.is_empty() {
-            Err(unknown("there is no getent here and no such line in /etc/hosts; give an address"))
+            Err(unknown("it is not in /etc/hosts, and there is no getent here; give an address"))
         } else {
             Ok(found)
         };
     };
     let ask = |database| ask_getent(&getent, database, name, deadline);
     let answer = match ask("ahosts") {
-        // Not every getent has that list.
+        // Not every getent has that database.
         Err(Failed { rc: Some(1), cause: Cause::NonZero, .. }) => ask("hosts"),
         answer => answer,
     };
@@ -101,7 +103,7 @@ fn look_up(name: &str, deadline: Deadline) -> Result<Vec<IpAddr>, Unanswered> {
     };
     let output = answer.map_err(failed)?;
     let found = of_getent(output.text().map_err(|error| unknown(&error.to_string()))?);
-    if found.is_empty() { Err(unknown("it has no address that can be used")) } else { Ok(found) }
+    if found.is_empty() { Err(unknown("it has no usable address")) } else { Ok(found) }
 }
 
 fn ask_getent(
@@ -119,14 +121,14 @@ fn ask_getent(
         .run()
 }
 
-/// Parses `getent ahosts <name>` (a line for each address and each type of socket) and `getent
-/// hosts <name>`: in both, the address stands first. An address with a zone (`fe80::1%eth0`) is
-/// passed over: it says nothing without its interface.
+/// Parses `getent ahosts <name>` (a line for each address and each type of socket) and `getent hosts
+/// <name>`: in both, the address comes first. An address with a zone (`fe80::1%eth0`) is skipped, since it
+/// is of no use without its interface.
 fn of_getent(text: &str) -> Vec<IpAddr> {
     each_once(text.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()))
 }
 
-/// The addresses of a name in the text of `/etc/hosts`.
+/// Finds the addresses of a name in the text of `/etc/hosts`.
 fn in_hosts(text: &str, name: &str) -> Vec<IpAddr> {
     let name = name.strip_suffix('.').unwrap_or(name);
     each_once(text.lines().filter_map(|line| {
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn literals_and_localhost_ask_nobody() {
+    fn literals_and_localhost_need_no_lookup() {
         for (host, expected) in [
             ("127.0.0.1", "127.0.0.1:80"),
             ("::1", "[::1]:80"),
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_name_reaches_no_command() {
+    fn invalid_names_reach_no_command() {
         let long = "a.".repeat(130);
         for host in [
             "", ".", "-a", "a..b", "a b", "a;b", "a/b", "é", "1.2.3", "0x7f.1", "10", "a.0x1",

@@ -1,10 +1,10 @@
-//! How a text that somebody else wrote is repeated in a sentence: its beginning, in one line.
+//! Quotes text from another side in a message: its beginning, in one line.
 
-/// No control characters, and nothing that turns the direction of the line or cannot be seen; `...`
-/// where more than `most` characters would be shown.
+/// Escapes control characters and characters that are invisible or change the direction of the line,
+/// and ends with `...` after `most` characters.
 pub fn clipped(text: &str, most: usize) -> String {
     let mut line = String::new();
-    let mut left = most;
+    let mut remaining = most;
     for character in text.chars() {
         let escaped: String = if character.is_control() || !is_plain(character) {
             character.escape_default().collect()
@@ -12,10 +12,10 @@ pub fn clipped(text: &str, most: usize) -> String {
             character.into()
         };
         let length = escaped.chars().count();
-        if length > left {
+        if length > remaining {
             return line + "...";
         }
-        left -= length;
+        remaining -= length;
         line += &escaped;
     }
     line

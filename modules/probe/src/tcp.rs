@@ -1,4 +1,4 @@
-//! Whether a port takes connections. Nothing is sent.
+//! Checks whether a port accepts connections. Nothing is sent.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::http::url::bracketed;
 use crate::name;
 use crate::wire::Wire;
 
-/// Connects and closes again. The time that it took, the name's looking up included.
+/// Connects and closes again. Returns the time that it took, including the lookup of the name.
 pub fn connect(host: &str, port: u16, deadline: Duration) -> Result<Duration, Unanswered> {
     let (begun, deadline) = (Instant::now(), Deadline::after(deadline));
     let addresses = name::resolve_until(host, port, deadline)?;

@@ -1,8 +1,7 @@
-//! TLS: whom we trust, and the sentence for a handshake that failed.
+//! TLS: the trusted authorities, and the messages for failed handshakes.
 //!
-//! Invariant: without `insecure` nothing is sent to a server that has not proved its name to the
-//! authorities that were asked for. There is no falling back: authorities that cannot be read are
-//! an error, and never none.
+//! Invariant: without `insecure` nothing is sent to a server that has not proved its name by one of the
+//! configured authorities. There is no fallback: authorities that cannot be read are an error.
 
 mod failed;
 mod insecure;
@@ -18,23 +17,23 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-/// How a server proves who it is. By default to the authorities that this machine trusts.
+/// How the certificate of a server is checked: by default by the authorities that this machine trusts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// PEM: the authorities to trust in place of the machine's own.
+    /// A PEM file with the authorities to trust instead of the machine's.
     pub ca_file: Option<PathBuf>,
-    /// Any certificate will do: expired, self-signed, for another name.
+    /// Whether to accept any certificate: expired, self-signed, for another name.
     pub insecure: bool,
 }
 
 pub(crate) use failed::sentence;
 
 /// Where distributions keep the authorities that they trust, as one PEM file. The environment
-/// (`SSL_CERT_FILE`) has no say: the machine's root decides whom it trusts.
+/// (`SSL_CERT_FILE`) is ignored: the administrator of the machine decides which ones it trusts.
 const BUNDLES: [&str; 6] = [
     // Debian, Ubuntu, Alpine, Arch
     "/etc/ssl/certs/ca-certificates.crt",
-    // Fedora and RHEL: the place for programs, and what it links to
+    // Fedora and RHEL: the path for programs, and the target of its link
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     // SUSE
@@ -44,32 +43,32 @@ const BUNDLES: [&str; 6] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// All authorities of the world are a quarter of a MiB.
+/// The largest file that is read; a distribution's bundle has a quarter of a MiB.
 const LARGEST: u64 = 16 << 20;
 
-/// How to talk to a server, for all the requests of one asking.
+/// Makes the configuration for all requests of one exchange.
 pub(crate) fn config(tls: &Tls) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS cannot be used: {error}"))?;
     let mut config = if tls.insecure {
-        let anyone = Arc::new(insecure::Anyone::new(&provider));
-        builder.dangerous().with_custom_certificate_verifier(anyone).with_no_client_auth()
+        let accept_any = Arc::new(insecure::AcceptAny::new(&provider));
+        builder.dangerous().with_custom_certificate_verifier(accept_any).with_no_client_auth()
     } else {
         builder.with_root_certificates(authorities(tls.ca_file.as_deref())?).with_no_client_auth()
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Every connection is to prove everything.
+    // Every connection must prove the certificate again.
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
 
-/// The beginning of a connection to a server that must prove that it is `host`.
+/// Begins a connection to a server that must prove that it is `host`.
 pub(crate) fn begin(config: Arc<ClientConfig>, host: &str) -> Result<ClientConnection, String> {
     let bare = host.strip_suffix('.').unwrap_or(host).to_owned();
     let name = ServerName::try_from(bare)
-        .map_err(|_| format!("no certificate can be for the name {host}"))?;
+        .map_err(|_| format!("a certificate cannot have the name {host}"))?;
     ClientConnection::new(config, name).map_err(|error| sentence(&error, host))
 }
 
@@ -77,23 +76,23 @@ fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     let Some(path) = ca_file else {
         let bundle = BUNDLES.iter().map(PathBuf::from).find(|path| path.exists()).ok_or(
             "this machine has no file of trusted authorities; install its ca-certificates, or give \
-             a file of your own",
+             such a file",
         )?;
-        return trusted(&bundle, Unfit::PassedOver);
+        return trusted(&bundle, BadCertificate::Skip);
     };
-    trusted(path, Unfit::Refused)
+    trusted(path, BadCertificate::Refuse)
 }
 
-/// What becomes of a certificate that cannot be used as an authority.
+/// What to do with a certificate that cannot be used as an authority.
 #[derive(Clone, Copy, PartialEq)]
-enum Unfit {
-    /// In a distribution's bundle there are some that only others understand.
-    PassedOver,
-    /// In a file that somebody wrote for this very purpose it is a mistake.
-    Refused,
+enum BadCertificate {
+    /// For the bundle of a distribution, which has some that only other libraries understand.
+    Skip,
+    /// For a file that the user names, where it is a mistake.
+    Refuse,
 }
 
-fn trusted(path: &Path, unfit: Unfit) -> Result<RootCertStore, String> {
+fn trusted(path: &Path, on_bad: BadCertificate) -> Result<RootCertStore, String> {
     let shown = path.display();
     let pem = regular::read(path, Links::Follow, LARGEST).map_err(|error| match error.kind() {
         ErrorKind::NotFound => format!("the file of trusted authorities {shown} does not exist"),
@@ -101,14 +100,16 @@ fn trusted(path: &Path, unfit: Unfit) -> Result<RootCertStore, String> {
     })?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
-        // An error of either may quote the file, which may be a private key by mistake.
+        // The errors are dropped: they may quote the file, which may be a private key by mistake.
         let added = certificate.is_ok_and(|certificate| roots.add(certificate).is_ok());
-        if !added && unfit == Unfit::Refused {
-            return Err(format!("{shown} holds something that is no certificate of an authority"));
+        if !added && on_bad == BadCertificate::Refuse {
+            return Err(format!(
+                "{shown} contains something that is not the certificate of an authority"
+            ));
         }
     }
     if roots.is_empty() {
-        return Err(format!("{shown} holds no certificate (PEM is expected)"));
+        return Err(format!("{shown} contains no certificate (PEM is expected)"));
     }
     Ok(roots)
 }

@@ -1,36 +1,36 @@
-//! Why nobody answered.
+//! The error of a request without a complete answer.
 //!
-//! Invariant: the sentence may be shown to anyone: of a URL it holds the host and the port alone,
-//! and of what a server sent only what says who it is.
+//! Invariant: the message may be shown to anyone: of a URL it contains only host and port, and of what a
+//! server sent only what identifies it.
 
 use std::fmt;
 
 use host::interrupt::Interrupted;
 
-/// What kept the answer away.
+/// The kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// The name has no address, or cannot be asked for here.
+    /// The name has no address, or cannot be resolved here.
     Name,
     /// Nothing listens there.
     Refused,
-    /// There is no way there.
+    /// There is no route to it.
     Unreachable,
-    /// The deadline came first.
+    /// The deadline has passed.
     Timeout,
-    /// No TLS, or a certificate that does not prove whom we are talking to.
+    /// The server does not speak TLS, or its certificate is not accepted.
     Tls,
-    /// It is no HTTP that came, or no HTTP that may be sent.
+    /// The answer is not valid HTTP, or the request would not be.
     Protocol,
-    /// More redirects than may be followed, or one that must not be.
+    /// There were too many redirects, or one that must not be followed.
     Redirects,
     /// The connection was closed before the answer was complete.
     Closed,
-    /// We were asked to stop.
+    /// This process was asked to stop.
     Interrupted,
 }
 
-/// No answer, in one sentence.
+/// Why there is no complete answer, in one sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unanswered {
     pub kind: Kind,
@@ -46,7 +46,7 @@ impl Unanswered {
         Unanswered::new(Kind::Interrupted, format!("{subject}: {why}"))
     }
 
-    /// The stable code for a result.
+    /// Returns the stable code for a result.
     pub fn reason(&self) -> &'static str {
         match self.kind {
             Kind::Timeout => "timed_out",

@@ -1,8 +1,8 @@
-//! A connection over TCP, or to a socket of this machine, with a deadline for all of it.
+//! A connection over TCP or to a Unix socket, with one deadline for everything.
 //!
-//! Invariant: it never blocks in the kernel. Every wait is poll(2) in slices of [`LOOK_EVERY`] and
-//! ends with the deadline or with a signal, whatever the other side does: also when it sends
-//! without a pause, or a byte now and then.
+//! Invariant: it never blocks in the kernel. Every wait is poll(2) in slices of [`LOOK_EVERY`] and ends at
+//! the deadline or at a signal, whatever the other side does: even if it sends without a pause, or a byte
+//! now and then.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -23,14 +23,14 @@ use nix::sys::socket::{
 use crate::tls;
 use crate::unanswered::{Kind, Unanswered};
 
-/// How often a wait looks for a signal.
+/// How often a wait checks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-const ALMOST_ONE_MORE: Duration = Duration::from_micros(999);
-/// How often a socket is tried that has as many waiting connections as it takes: no poll(2) says when it has room.
+const ROUND_UP: Duration = Duration::from_micros(999);
+/// How often a Unix socket with a full backlog is tried again: poll(2) does not report when it has room.
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 
-/// A connection; reads and writes fail with `TimedOut` at the deadline, and with [`Interrupted`]
-/// inside of the error when a signal is pending.
+/// A connection. Reads and writes fail with `TimedOut` at the deadline, and with an error that contains
+/// [`Interrupted`] if a signal is pending.
 pub(crate) struct Wire {
     stream: Stream,
     deadline: Deadline,
@@ -42,11 +42,11 @@ pub(crate) enum Stream {
 }
 
 impl Wire {
-    /// The first of the addresses that takes the connection. Each has its share of the time that is
-    /// left, so that one that drops our packets does not hide the next.
+    /// Connects to the first address that accepts. Each address gets its share of the remaining time, so that
+    /// one that drops packets does not prevent trying the next.
     pub(crate) fn open(
         addresses: &[SocketAddr],
-        place: &str,
+        peer: &str,
         deadline: Deadline,
     ) -> Result<Wire, Unanswered> {
         let (mut kinds, mut reasons) = (Vec::new(), Vec::new());
@@ -58,48 +58,47 @@ impl Wire {
                 Err(error) => error,
             };
             if let Some(why) = interrupted(&error) {
-                return Err(Unanswered::interrupted(&format!("connecting to {place}"), why));
+                return Err(Unanswered::interrupted(&format!("connecting to {peer}"), why));
             }
             let (kind, reason) = refusal(&error, share);
             kinds.push(kind);
             let shown = address.to_string();
-            reasons.push(if shown == place { reason } else { format!("{reason} ({shown})") });
+            reasons.push(if shown == peer { reason } else { format!("{reason} ({shown})") });
         }
-        // The most telling first: a port that nobody listens on says more than a network without
-        // IPv6.
+        // The most specific kind: a closed port says more than a network without IPv6.
         let kind = [Kind::Refused, Kind::Timeout].into_iter().find(|kind| kinds.contains(kind));
-        let msg = format!("cannot connect to {place}: {}", reasons.join(", "));
+        let msg = format!("cannot connect to {peer}: {}", reasons.join(", "));
         Err(Unanswered::new(kind.unwrap_or(Kind::Unreachable), msg))
     }
 
-    /// A socket of this machine, by its path.
+    /// Connects to a Unix socket by its path.
     pub(crate) fn open_socket(path: &Path, deadline: Deadline) -> Result<Wire, Unanswered> {
-        let place = path.display();
+        let peer = path.display();
         match open_path(path, deadline) {
             Ok(stream) => Ok(Wire { stream: Stream::Unix(stream), deadline }),
             Err(error) => Err(match interrupted(&error) {
-                Some(why) => Unanswered::interrupted(&format!("connecting to {place}"), why),
+                Some(why) => Unanswered::interrupted(&format!("connecting to {peer}"), why),
                 None => {
                     let (kind, reason) = refusal(&error, deadline);
-                    Unanswered::new(kind, format!("cannot connect to {place}: {reason}"))
+                    Unanswered::new(kind, format!("cannot connect to {peer}: {reason}"))
                 }
             }),
         }
     }
 
-    /// Waits end with this deadline from now on: a long transfer is given time again as it moves.
-    pub(crate) fn until(&mut self, deadline: Deadline) {
+    /// Sets the deadline of all further waits: a long transfer gets more time as it makes progress.
+    pub(crate) fn set_deadline(&mut self, deadline: Deadline) {
         self.deadline = deadline;
     }
 
-    /// As much as goes without waiting, and no matter whether it does: for a farewell.
-    pub(crate) fn without_waiting(&mut self) -> &mut Stream {
+    /// Returns the stream, which never waits: for the last message before closing.
+    pub(crate) fn stream(&mut self) -> &mut Stream {
         &mut self.stream
     }
 
-    /// Repeats what would block until it does not. Looks at the deadline also when nothing blocks:
-    /// a server that sends for ever never does.
-    fn each<T>(
+    /// Retries an operation until it does not block. The deadline is checked even if nothing blocks: a server
+    /// may send for ever.
+    fn retry<T>(
         &mut self,
         flags: PollFlags,
         mut attempt: impl FnMut(&mut Stream) -> io::Result<T>,
@@ -150,13 +149,13 @@ impl AsFd for Stream {
 
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.each(PollFlags::POLLIN, |stream| stream.read(buffer))
+        self.retry(PollFlags::POLLIN, |stream| stream.read(buffer))
     }
 }
 
 impl Write for Wire {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.each(PollFlags::POLLOUT, |stream| stream.write(buffer))
+        self.retry(PollFlags::POLLOUT, |stream| stream.write(buffer))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -164,14 +163,14 @@ impl Write for Wire {
     }
 }
 
-/// What was going on when a connection failed.
+/// What was happening when a connection failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Handshake,
     Head,
-    /// So many bytes of the body had come.
+    /// This many bytes of the body were received.
     Body(usize),
-    /// So many bytes of ours had been sent.
+    /// This many bytes were sent.
     Sent(u64),
 }
 
@@ -186,18 +185,18 @@ impl fmt::Display for Phase {
     }
 }
 
-/// The sentence for an error of a connection that stood.
-pub(crate) fn broken(error: &io::Error, place: &str, phase: Phase, whole: Deadline) -> Unanswered {
+/// Explains the error of an established connection.
+pub(crate) fn broken(error: &io::Error, peer: &str, phase: Phase, whole: Deadline) -> Unanswered {
     if let Some(why) = interrupted(error) {
-        return Unanswered::interrupted(&format!("asking {place}"), why);
+        return Unanswered::interrupted(&format!("asking {peer}"), why);
     }
     if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
-        return Unanswered::new(Kind::Tls, tls::sentence(error, place));
+        return Unanswered::new(Kind::Tls, tls::sentence(error, peer));
     }
     let end = match error.kind() {
         ErrorKind::TimedOut => {
             let span = seconds(whole.span());
-            let msg = format!("{place} did not answer within {span}: the time ended {phase}");
+            let msg = format!("{peer} did not answer within {span}: the time ended {phase}");
             return Unanswered::new(Kind::Timeout, msg);
         }
         ErrorKind::UnexpectedEof => "closed the connection",
@@ -205,11 +204,11 @@ pub(crate) fn broken(error: &io::Error, place: &str, phase: Phase, whole: Deadli
             "reset the connection"
         }
         _ => {
-            let msg = format!("the connection to {place} broke {phase}: {}", plain(error));
+            let msg = format!("the connection to {peer} broke {phase}: {}", plain(error));
             return Unanswered::new(Kind::Unreachable, msg);
         }
     };
-    Unanswered::new(Kind::Closed, format!("{place} {end} {phase}"))
+    Unanswered::new(Kind::Closed, format!("{peer} {end} {phase}"))
 }
 
 fn open_one(address: SocketAddr, deadline: Deadline) -> io::Result<TcpStream> {
@@ -221,12 +220,11 @@ fn open_one(address: SocketAddr, deadline: Deadline) -> io::Result<TcpStream> {
     if let Some(error) = stream.take_error()? {
         return Err(error);
     }
-    // TCP lets a socket connect to itself when its own port happens to be the one that it asks for.
+    // TCP lets a socket connect to itself if its own port happens to be the requested one.
     if stream.local_addr()? == stream.peer_addr()? {
         return Err(Errno::ECONNREFUSED.into());
     }
-    // The last part of a handshake and the request follow each other; Nagle would keep the second
-    // back.
+    // The last part of a handshake is followed by the request, which Nagle's algorithm would delay.
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -249,7 +247,7 @@ fn connected(
     address: &dyn SockaddrLike,
     deadline: Deadline,
 ) -> io::Result<OwnedFd> {
-    // Begun even when no time is left: what answers at once costs none.
+    // Tried even if no time remains: an immediate answer takes none.
     interrupt::check().map_err(io::Error::other)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(family, SockType::Stream, flags, None)?;
@@ -271,12 +269,15 @@ fn alive(deadline: Deadline) -> io::Result<()> {
 fn wait(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Deadline) -> io::Result<()> {
     loop {
         interrupt::check().map_err(io::Error::other)?;
-        let left = deadline.remaining();
-        // Rounded up: poll counts whole milliseconds, and must not be asked in vain for the last.
-        let slice = if left.is_zero() { left } else { left.min(LOOK_EVERY) + ALMOST_ONE_MORE };
+        let remaining = deadline.remaining();
+        // Rounded up, since poll(2) takes whole milliseconds: otherwise the last one would be a busy loop.
+        let slice = match remaining.is_zero() {
+            true => remaining,
+            false => remaining.min(LOOK_EVERY) + ROUND_UP,
+        };
         let slice = PollTimeout::try_from(slice).unwrap_or(PollTimeout::ZERO);
         match poll(&mut [PollFd::new(fd, flags)], slice) {
-            Ok(0) if left.is_zero() => return Err(ErrorKind::TimedOut.into()),
+            Ok(0) if remaining.is_zero() => return Err(ErrorKind::TimedOut.into()),
             Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(()),
             Err(errno) => return Err(errno.into()),
@@ -296,15 +297,15 @@ fn refusal(error: &io::Error, share: Deadline) -> (Kind, String) {
     }
 }
 
-/// A share of a deadline is no round number; a hundredth of a second is fine enough.
+/// Rounds to hundredths of a second, since a share of a deadline is not a round number.
 fn no_answer(within: Duration) -> String {
     match (within.as_millis() as u64 + 5) / 10 * 10 {
-        0 => "no time was left for it".into(),
+        0 => "no time remained for it".into(),
         millis => format!("no answer within {}", seconds(Duration::from_millis(millis))),
     }
 }
 
-/// What the kernel calls it, without the number.
+/// Returns the kernel's text of an error, without the number.
 fn plain(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => Errno::from_raw(number).desc().to_lowercase(),
@@ -396,13 +397,13 @@ mod tests {
     }
 
     #[test]
-    fn with_no_time_left_it_still_tries() {
+    fn with_no_remaining_time_it_still_tries() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (silent, _kept) = silent();
         let none = Deadline::after(Duration::ZERO);
         let error = Wire::open(&[silent], "shop", none).err().unwrap();
-        assert!(error.msg.contains("no time was left for it"), "{error}");
+        assert!(error.msg.contains("no time remained for it"), "{error}");
         drop(listener);
         let error = Wire::open(&[address], "shop", none).err().unwrap();
         assert_eq!(error.kind, Kind::Refused, "{error}");

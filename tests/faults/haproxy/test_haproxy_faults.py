@@ -150,7 +150,7 @@ def test_somebody_who_listens_and_never_answers(version: str) -> None:
         mute.bind(str(edge.folder / "mute"))
         mute.listen()
         began = time.monotonic()
-        refused(edge, "timed_out", "no whole answer within 10 s", **GREEN, stats_socket=[str(edge.folder / "mute")])
+        refused(edge, "timed_out", "no complete answer within 10 s", **GREEN, stats_socket=[str(edge.folder / "mute")])
         assert time.monotonic() - began >= 10
 
 

@@ -8,14 +8,14 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-/// Put together here: what this program holds as one piece counts as a word of ours.
+/// Joins the pieces at run time: a text that this program contains as a whole is not replaced.
 fn made(pieces: &[&str]) -> String {
     pieces.concat()
 }
 
-// One test for all: the list belongs to the process.
+// One test for everything, since the list is global.
 #[test]
-fn secrets_are_found_everywhere_and_what_is_ours_stays() {
+fn secrets_are_replaced_everywhere_but_own_words_are_not() {
     let (word, other) = (made(&["hunt", "er2-", "x"]), made(&["line", "-two-", "of a key"]));
     let (token, password) = (made(&["tok", "en-", "4711"]), made(&["pass", "4711", "word"]));
     let of_a_url = made(&["urls-", "own-", "word"]);

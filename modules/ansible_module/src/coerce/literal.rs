@@ -1,10 +1,10 @@
-//! A Python literal of a dictionary, `{'a': [1, True, None]}`: what older templating gives for a
-//! dictionary inside of a string.
+//! Parses the Python literal of a dictionary, `{'a': [1, True, None]}`, which older versions of Ansible
+//! produce for a dictionary inside of a string.
 
 use super::python;
 use serde_json::{Map, Number, Value};
 
-/// Deeper nesting is refused, as serde_json does it.
+/// The deepest nesting that is accepted, less than that of serde_json.
 const DEPTH: usize = 100;
 
 pub(super) fn parse_dict(text: &str) -> Option<Map<String, Value>> {
@@ -95,7 +95,7 @@ impl Parser<'_> {
                     't' => out.push('\t'),
                     'r' => out.push('\r'),
                     c @ ('\\' | '\'' | '"') => out.push(c),
-                    // Numeric escapes are not worth their code: refuse rather than guess.
+                    // Numeric escapes are refused: they are not worth their code.
                     _ => return None,
                 },
                 c => out.push(c),

@@ -1,5 +1,5 @@
-//! What Python's `str`, `repr` and type names say of a value; Ansible's messages and its
-//! conversion to a string are made of them.
+//! Formats values as Python's `str`, `repr` and type names do, for Ansible's messages and its conversion
+//! to strings.
 
 use serde_json::{Number, Value};
 
@@ -19,7 +19,7 @@ pub(super) fn class(value: &Value) -> String {
     format!("<class '{}'>", type_name(value))
 }
 
-/// `str(value)`, but null is the empty string, as Ansible has it.
+/// Formats as `str(value)`, but null as the empty string, like Ansible.
 pub(crate) fn str(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -68,7 +68,7 @@ fn repr_text(text: &str) -> String {
     out
 }
 
-/// Python writes an exponent from 1e16 and below 1e-4, with a sign and two digits.
+/// Formats a number as Python does: from 1e16 on and below 1e-4 with an exponent of a sign and two digits.
 fn repr_number(number: &Number) -> String {
     let float = match number.as_f64() {
         Some(float) if number.is_f64() => float,
@@ -85,7 +85,7 @@ fn repr_number(number: &Number) -> String {
     if plain.contains('.') { plain } else { format!("{plain}.0") }
 }
 
-/// What Python's `float()` takes, less the words for infinity and NaN, which JSON cannot say.
+/// Parses what Python's `float()` accepts, except infinity and NaN, which JSON does not have.
 pub(super) fn parse_float(text: &str) -> Option<f64> {
     let digits = text.bytes().any(|byte| byte.is_ascii_digit());
     let allowed = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));

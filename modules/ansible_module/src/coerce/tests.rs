@@ -12,7 +12,7 @@ fn refused(kind: Kind, value: Value) -> String {
 }
 
 #[test]
-fn strings_are_what_python_says() {
+fn strings_are_formatted_as_in_python() {
     assert_eq!(ok(Kind::Str, json!(420)), "420");
     assert_eq!(ok(Kind::Str, json!(true)), "True");
     assert_eq!(ok(Kind::Str, json!(null)), "");
@@ -107,7 +107,7 @@ fn paths() {
 }
 
 #[test]
-fn a_choice_that_yaml_took_for_a_boolean() {
+fn choices_that_yaml_turned_into_booleans() {
     assert_eq!(choice_from_bool("False", &["no", "x"]), Some("no"));
     assert_eq!(choice_from_bool("False", &["no", "off"]), None);
     assert_eq!(choice_from_bool("no", &["no"]), None);

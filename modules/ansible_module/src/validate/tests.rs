@@ -63,7 +63,7 @@ fn refused(value: Value) -> String {
 }
 
 #[test]
-fn messages_are_those_that_users_know() {
+fn messages_are_those_of_ansible() {
     assert_eq!(refused(json!({})), "missing required arguments: vmid");
     assert_eq!(
         refused(json!({"vmid": 1, "nmae": "x"})),
@@ -99,7 +99,7 @@ fn messages_are_those_that_users_know() {
 }
 
 #[test]
-fn all_that_is_wrong_is_said_at_once() {
+fn all_problems_are_reported_at_once() {
     let msg = refused(json!({"stat": "absent", "items": ["x"]}));
     for part in ["Unsupported parameters", "missing required arguments: vmid", "Elements value"] {
         assert!(msg.contains(part), "{part} in {msg}");
@@ -121,7 +121,7 @@ fn values_are_coerced_and_defaults_filled_in() {
 }
 
 #[test]
-fn null_is_not_given() {
+fn null_counts_as_not_set() {
     assert_eq!(refused(json!({"vmid": null})), "missing required arguments: vmid");
     assert_eq!(ok(json!({"vmid": 1, "state": null}))["state"], "present");
 }
@@ -157,7 +157,7 @@ fn any_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A short run that is always the same; with REVERSIBLE_LONG a long one that never is.
+/// A short run that is always the same; with REVERSIBLE_LONG a long and random one.
 fn fuzzing() -> ProptestConfig {
     let (cases, rng_seed) = match std::env::var_os("REVERSIBLE_LONG") {
         Some(_) => (200_000, RngSeed::Random),
@@ -171,7 +171,7 @@ proptest! {
 
     /// Whatever arrives is either refused in words or gives every option its own type.
     #[test]
-    fn nothing_that_arrives_makes_it_panic(values in prop::collection::vec(any_value(), OPTIONS.len())) {
+    fn no_input_makes_it_panic(values in prop::collection::vec(any_value(), OPTIONS.len())) {
         let map: Map<String, Value> = (OPTIONS.iter().zip(values))
             .map(|(option, value)| (option.name.to_owned(), value))
             .collect();
@@ -188,7 +188,7 @@ proptest! {
     }
 
     #[test]
-    fn broken_bytes_are_refused_in_words(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn malformed_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         if let Err(failure) = crate::invocation::Request::parse(&bytes, "a file") {
             prop_assert!(failure.msg.starts_with("the arguments in a file are"));
         }
@@ -196,7 +196,7 @@ proptest! {
 }
 
 #[test]
-fn what_a_type_does_not_say_is_checked() {
+fn restrictions_beyond_the_type_are_checked() {
     let values =
         ok(json!({"vmid": 1, "wait": "0.5", "logs": 0, "retain": "2", "folders": "/a,/b"}));
     assert_eq!(values["wait"], json!(0.5));

@@ -1,11 +1,11 @@
-//! The backup folder: names, order, and what retention takes.
+//! The backup folder: names, order, and retention.
 
 use super::*;
 use crate::manifest::tests::sample;
 use serde_json::json;
 use std::fs;
 
-/// A folder with these backups: name, sequence, and whether its proof went well.
+/// Makes a folder with these backups: name, sequence, and whether the verification succeeded.
 fn folder(backups: &[(&str, u64, bool)]) -> tempfile::TempDir {
     let temp = tempfile::tempdir().unwrap();
     for (name, sequence, good) in backups {
@@ -19,7 +19,7 @@ fn folder(backups: &[(&str, u64, bool)]) -> tempfile::TempDir {
 }
 
 fn names(stored: &BackupDir) -> Vec<&str> {
-    stored.backups.iter().map(|kept| kept.name.as_str()).collect()
+    stored.backups.iter().map(|backup| backup.name.as_str()).collect()
 }
 
 const OLD: &str = "backup-20261120-084500";
@@ -27,7 +27,7 @@ const NEW: &str = "backup-20261121-084500";
 const NEWER: &str = "backup-20261121-084500-2";
 
 #[test]
-fn a_clock_that_went_back_makes_nothing_older() {
+fn a_clock_that_was_set_back_does_not_change_the_order() {
     let temp = folder(&[(NEW, 1, true), (OLD, 2, true)]);
     fs::create_dir(temp.path().join(format!("{NEWER}.partial"))).unwrap();
     fs::create_dir(temp.path().join("lost+found")).unwrap();
@@ -39,7 +39,7 @@ fn a_clock_that_went_back_makes_nothing_older() {
 }
 
 #[test]
-fn retention_takes_the_oldest_and_none_that_is_named() {
+fn retention_removes_the_oldest_but_none_to_keep() {
     let temp = folder(&[(OLD, 1, true), (NEW, 2, true), (NEWER, 3, true)]);
     let stored = BackupDir::read(temp.path()).unwrap();
     assert_eq!(stored.surplus(2, &[], true), [NEW, OLD]);
@@ -50,11 +50,11 @@ fn retention_takes_the_oldest_and_none_that_is_named() {
 }
 
 #[test]
-fn what_failed_its_proof_is_not_the_latest() {
+fn a_backup_that_failed_its_verification_is_not_the_latest() {
     let temp = folder(&[(OLD, 1, true), (NEW, 2, false)]);
     let stored = BackupDir::read(temp.path()).unwrap();
-    assert_eq!(stored.newest().map(|(kept, _)| kept.name.as_str()), Some(OLD));
-    // It is not counted, and goes only when a new one was proven.
+    assert_eq!(stored.newest().map(|(backup, _)| backup.name.as_str()), Some(OLD));
+    // It is not counted, and removed only after a new one was verified.
     assert_eq!(stored.surplus(1, &[], false), Vec::<String>::new());
     assert_eq!(stored.surplus(2, &[], true), [NEW]);
 }
@@ -70,25 +70,25 @@ fn a_damaged_backup_is_listed_last_and_never_pruned() {
 }
 
 #[test]
-fn the_pointer_is_compared_and_mended() {
+fn a_wrong_pointer_is_noticed_and_corrected() {
     let temp = folder(&[(OLD, 1, true), (NEW, 2, true)]);
     fs::write(temp.path().join(POINTER), "backup-19990101-000000\n").unwrap();
-    assert!(BackupDir::read(temp.path()).unwrap().is_misdirected());
-    BackupDir::repoint(temp.path()).unwrap();
+    assert!(BackupDir::read(temp.path()).unwrap().is_pointer_wrong());
+    BackupDir::update_pointer(temp.path()).unwrap();
     assert_eq!(fs::read_to_string(temp.path().join(POINTER)).unwrap(), format!("{NEW}\n"));
-    assert!(!BackupDir::read(temp.path()).unwrap().is_misdirected());
+    assert!(!BackupDir::read(temp.path()).unwrap().is_pointer_wrong());
 }
 
 #[test]
 fn a_folder_is_for_one_project() {
     let temp = folder(&[(OLD, 1, true)]);
     let stored = BackupDir::read(temp.path()).unwrap();
-    assert!(stored.refuse_others("shop").is_ok());
-    assert_eq!(stored.refuse_others("blog").unwrap_err().reason, "foreign_backup_dir");
+    assert!(stored.refuse_other_projects("shop").is_ok());
+    assert_eq!(stored.refuse_other_projects("blog").unwrap_err().reason, "foreign_backup_dir");
 }
 
 #[test]
-fn what_is_a_name() {
+fn names_of_backups() {
     for good in ["backup-20261121-084500", "backup-20261121-084500-2"] {
         assert!(is_name(good), "{good}");
     }
@@ -104,7 +104,7 @@ fn what_is_a_name() {
 }
 
 #[test]
-fn two_in_one_second_have_two_names() {
+fn two_backups_in_one_second_have_different_names() {
     let at = Utc::from_civil((2026, 11, 21), (8, 45, 0)).unwrap();
     let mut stored = BackupDir::default();
     assert_eq!(stored.new_name(at), "backup-20261121-084500");
@@ -113,7 +113,7 @@ fn two_in_one_second_have_two_names() {
 }
 
 #[test]
-fn a_removed_backup_leaves_nothing() {
+fn removing_a_backup_leaves_no_files() {
     let temp = tempfile::tempdir().unwrap();
     let name = "backup-20261121-084500";
     std::fs::create_dir_all(temp.path().join(name).join("data")).unwrap();

@@ -1,6 +1,6 @@
-//! What `docker inspect` says of containers and volumes, as far as it matters here.
+//! The fields of `docker inspect` for containers and volumes that are used here.
 //!
-//! Invariant: a field that versions leave out has a default; one that everything rests on has none.
+//! Invariant: a field that some versions omit has a default; an indispensable one has none.
 
 use host::clock::Utc;
 use serde::{Deserialize, Serialize};
@@ -22,10 +22,10 @@ pub const ENV_FILES: &str = "com.docker.compose.project.environment_file";
 pub struct Container {
     pub id: String,
     name: String,
-    /// In RFC 3339, with nanoseconds.
+    /// The time of creation in RFC 3339, with nanoseconds.
     #[serde(default)]
     created: String,
-    /// The id of its image: a config digest, or a manifest's on a containerd store.
+    /// The id of its image: the digest of a configuration, or of a manifest with the containerd image store.
     pub image: String,
     pub state: State,
     pub config: Config,
@@ -33,7 +33,7 @@ pub struct Container {
     pub mounts: Vec<MountPoint>,
     #[serde(default)]
     host_config: HostConfig,
-    /// What it has written outside of its mounts; only where it was asked for.
+    /// The size of its writable layer, if that was requested.
     #[serde(default, rename = "SizeRw")]
     own_layer: Option<i64>,
 }
@@ -45,7 +45,7 @@ struct HostConfig {
     restart_policy: Option<RestartPolicy>,
 }
 
-/// When the engine starts a container by itself.
+/// When the engine restarts a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct RestartPolicy {
@@ -64,7 +64,7 @@ impl RestartPolicy {
     }
 }
 
-/// As `docker update --restart` takes it.
+/// Formats it as an argument of `docker update --restart`.
 impl fmt::Display for RestartPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.maximum_retry_count {
@@ -99,7 +99,7 @@ pub struct Health {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Config {
-    /// As it was asked for: a name, or an id.
+    /// The image as it was requested: a name or an id.
     #[serde(default)]
     pub image: String,
     #[serde(default)]
@@ -111,7 +111,7 @@ pub struct Config {
 pub struct MountPoint {
     #[serde(rename = "Type", default)]
     pub kind: String,
-    /// Of a volume.
+    /// The name of a volume.
     #[serde(default)]
     pub name: Option<String>,
     #[serde(default)]
@@ -122,23 +122,23 @@ pub struct MountPoint {
 }
 
 impl Container {
-    /// Without the slash that the engine puts before it.
+    /// Returns the name without the engine's leading slash.
     pub fn name(&self) -> &str {
         self.name.trim_start_matches('/')
     }
 
-    /// When it was created; the time is the engine's, and in UTC.
+    /// Returns when it was created, by the engine's clock in UTC.
     pub fn created(&self) -> Option<Utc> {
         format!("{}Z", self.created.get(..19)?).parse().ok()
     }
 
-    /// The engine's own word for when it was last started; None: never.
+    /// Returns when it was last started, as the engine's text; `None` if never.
     pub fn started(&self) -> Option<&str> {
         let at = self.state.started_at.as_str();
         (!at.is_empty() && !at.starts_with("0001-")).then_some(at)
     }
 
-    /// The bytes of its own layer, where they were asked for and the engine knows.
+    /// Returns the size of its writable layer, if it was requested and the engine knows it.
     pub fn own_layer(&self) -> Option<u64> {
         u64::try_from(self.own_layer?).ok()
     }
@@ -155,7 +155,7 @@ impl Container {
         self.label(SERVICE)
     }
 
-    /// Which of its service's containers it is.
+    /// Returns its number among the containers of its service.
     pub fn number(&self) -> Option<u32> {
         self.label(NUMBER)?.parse().ok()
     }
@@ -180,19 +180,19 @@ impl Container {
         mounts.any(|one| one.destination == target && one.name.as_deref() == Some(name))
     }
 
-    /// Running, and not just about to be started again.
+    /// Whether it is running and not restarting.
     pub fn is_up(&self) -> bool {
         self.state.running && self.state.status != "restarting"
     }
 
     pub fn health(&self) -> Option<&str> {
         let status = self.state.health.as_ref()?.status.as_str();
-        // A paused container has an empty one, and one without a check says none in some versions.
+        // It is empty for a paused container, and "none" without a health check in some versions.
         (!matches!(status, "" | "none")).then_some(status)
     }
 }
 
-/// The engine names a volume that has no name after 32 random bytes.
+/// Whether the engine has made up the name, of 32 random bytes.
 pub fn is_anonymous(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -210,12 +210,12 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// A plain folder of the engine's: the local driver without options.
+    /// Whether it is a plain folder: the local driver without options.
     pub fn is_plain(&self) -> bool {
         self.driver == "local" && self.options.as_ref().is_none_or(BTreeMap::is_empty)
     }
 
-    /// The folder that a volume of the local driver is a bind mount of.
+    /// Returns the folder that a volume of the local driver is a bind mount of.
     pub fn bound_folder(&self) -> Option<PathBuf> {
         let options = self.options.as_ref().filter(|_| self.driver == "local")?;
         let is_bind = options

@@ -1,7 +1,7 @@
-//! What the engine is asked goes to its socket, as `docker inspect` sends it there and prints the answer: a program that is
-//! started for each question takes longer than the engine does. What is told to the engine goes through `docker`.
+//! Sends queries to the engine's socket, as `docker inspect` does. Starting a program for each query would take longer than the
+//! engine takes to answer. Changes go through the `docker` program.
 //!
-//! Invariant: only what the engine itself calls missing is missing; whatever else it answers, or that it does not, is an error.
+//! Invariant: an object is missing only if the engine says so; any other answer, or none, is an error.
 
 use ansible_module::Failure;
 use anyhow::{Context, Error, Result, ensure};
@@ -12,25 +12,26 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-const QUESTION: Duration = Duration::from_secs(60);
-/// A container with a long environment, or a list of very many.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest answer: a container with a long environment, or a list of very many.
 const LONGEST_ANSWER: usize = 64 << 20;
 
 /// The socket of the engine on this machine.
 #[derive(Clone, Debug)]
 pub struct Socket {
     host: String,
-    /// Of the engine's API, as it stands in its paths: asked once.
+    /// The version of the engine's API as in its paths, which is read once.
     version: OnceLock<String>,
 }
 
 impl Socket {
-    /// `host` as docker has it: `unix:///var/run/docker.sock`.
+    /// Makes a socket from docker's notation: `unix:///var/run/docker.sock`.
     pub fn at(host: &str) -> Socket {
         Socket { host: host.to_owned(), version: OnceLock::new() }
     }
 
-    /// None: the engine has no such thing. A path begins with `/`, and what is a name in it is [`escaped`].
+    /// Sends a GET request; `None` if the engine has no such object. The path begins with `/`, and names in it
+    /// are [`escaped`].
     pub fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
         let version = self.version()?;
         let answer = self.send(&format!("/{version}{path}"))?;
@@ -39,7 +40,7 @@ impl Socket {
             let missing = ["no such ", "not found"].iter().any(|words| said.contains(words));
             ensure!(
                 missing && !said.contains("page not found"),
-                "the engine at {} does not know what {path} is: {said}",
+                "the engine at {} does not support {path}: {said}",
                 self.host
             );
             return Ok(None);
@@ -52,14 +53,15 @@ impl Socket {
             said(&answer.body)
         );
         ensure!(!answer.truncated, "the engine's answer to GET {path} is too long");
-        let what = || format!("what the engine at {} answers to GET {path}", self.host);
+        let what = || format!("parsing the answer of the engine at {} to GET {path}", self.host);
         serde_json::from_slice(&answer.body).with_context(what).map(Some)
     }
 
-    /// That which the engine and, where it is set, its user wants: without one the newest is meant, which may answer differently one day.
+    /// Returns the API version that the engine offers or the user has set. Without a version in the path the
+    /// engine would use its newest, whose answers may differ one day.
     pub fn version(&self) -> Result<&str> {
-        if let Some(known) = self.version.get() {
-            return Ok(known);
+        if let Some(version) = self.version.get() {
+            return Ok(version);
         }
         let wanted = std::env::var("DOCKER_API_VERSION").ok().filter(|version| !version.is_empty());
         let version = match wanted {
@@ -75,9 +77,9 @@ impl Socket {
                 })?
             }
         };
-        let known = version.trim().trim_start_matches('v').chars();
-        let known: String = known.filter(|one| one.is_ascii_digit() || *one == '.').collect();
-        Ok(self.version.get_or_init(|| format!("v{known}")))
+        let number = version.trim().trim_start_matches('v').chars();
+        let number: String = number.filter(|one| one.is_ascii_digit() || *one == '.').collect();
+        Ok(self.version.get_or_init(|| format!("v{number}")))
     }
 
     fn send(&self, target: &str) -> Result<http::Answer> {
@@ -88,7 +90,7 @@ impl Socket {
             most_body: LONGEST_ANSWER,
             ..Request::get(url)
         };
-        http::ask(&request, QUESTION).map_err(|why| self.explained(why))
+        http::ask(&request, QUERY_TIMEOUT).map_err(|why| self.explained(why))
     }
 
     fn explained(&self, why: Unanswered) -> Error {
@@ -105,7 +107,7 @@ impl Socket {
     }
 }
 
-/// The engine's own sentence about what is wrong, in lower case.
+/// Returns the engine's error message in lower case.
 fn said(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Said {
@@ -118,7 +120,7 @@ fn said(body: &[u8]) -> String {
     text.trim().to_lowercase()
 }
 
-/// A name as it may stand in a path; the slashes of an image's name stay.
+/// Percent-encodes a name for a path; the slashes of an image's name are kept.
 pub fn escaped(name: &str) -> String {
     name.bytes().fold(String::new(), |text, byte| match byte {
         b'-' | b'.' | b'_' | b'~' | b'/' | b':' | b'@' => text + &char::from(byte).to_string(),
@@ -158,7 +160,7 @@ mod tests {
     const PING: &str = "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK";
 
     #[test]
-    fn asks_in_the_engines_version() {
+    fn paths_have_the_version_of_the_engine() {
         let (socket, lines) = engine(&[
             PING,
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\n5\r\n\": 1}\r\n0\r\n\r\n",
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_does_not_answer_is_not_one_that_has_nothing() {
+    fn an_engine_that_does_not_answer_is_an_error() {
         let (cut, _lines) = engine(&[PING, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}"]);
         let (other, _lines) = engine(&["HTTP/1.1 404 Not Found\r\n\r\nno such page"]);
         for socket in [cut, other, Socket::at("unix:///nowhere/docker.sock")] {
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn names_in_paths() {
+    fn names_are_escaped() {
         assert_eq!(escaped("127.0.0.1:5000/lab/a@sha256:0f"), "127.0.0.1:5000/lab/a@sha256:0f");
         assert_eq!(escaped("a?b=c#d e%é"), "a%3Fb%3Dc%23d%20e%25%C3%A9");
     }

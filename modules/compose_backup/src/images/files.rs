@@ -1,8 +1,7 @@
-//! The files of the images' folder: written with their sum, summed again, linked from one backup to
-//! the next.
+//! The files of the images' folder: writes and checks them, and links those of earlier backups.
 //!
-//! Invariants: all are 0600, for an image may hold secrets; a link counts only after what it leads
-//! to was hashed and is what the earlier manifest says.
+//! Invariants: all have mode 0600, since an image may contain secrets; a link counts only after its target
+//! was hashed and has the sum of the earlier manifest.
 
 use crate::images::record::FileRecord;
 use ansible_module::Failure;
@@ -16,7 +15,7 @@ use std::path::Path;
 
 const PIECE: usize = 256 << 10;
 
-/// Replaces what a run that ended early may have left.
+/// Makes a file, or truncates one that an earlier run has left.
 pub fn create(path: &Path) -> Result<File> {
     let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
     file.with_context(|| format!("cannot make the file {}", path.display()))
@@ -46,11 +45,11 @@ pub fn sum(path: &Path) -> Result<(String, u64)> {
     }
 }
 
-/// A hard link to a file of an earlier backup, when it is what that backup's manifest says.
-/// `false`: it is gone, or rotten, or cannot be linked: then it is recreated.
+/// Links a file of an earlier backup if it has the sum of that backup's manifest. False if it is missing or
+/// damaged or cannot be linked: then it must be written again.
 pub fn link(from: &Path, to: &Path, file: &FileRecord) -> Result<bool> {
     let (from, to) = (from.join(&file.name), to.join(&file.name));
-    // Another size is told without reading; a link to a link would survive its target.
+    // The size is checked first, without reading. A hard link to a symbolic link would be useless.
     let regular = |meta: fs::Metadata| meta.is_file() && meta.len() == file.bytes;
     if !from.symlink_metadata().is_ok_and(regular) {
         return Ok(false);
@@ -58,18 +57,18 @@ pub fn link(from: &Path, to: &Path, file: &FileRecord) -> Result<bool> {
     if fs::hard_link(&from, &to).is_err() {
         return Ok(false);
     }
-    let good = match sum(&to) {
+    let is_intact = match sum(&to) {
         Ok((sha256, _)) => sha256 == file.sha256,
         Err(error) if host::reason(&error) == Some("interrupted") => return Err(error),
         Err(_) => false,
     };
-    if !good {
+    if !is_intact {
         fs::remove_file(&to).with_context(|| format!("cannot remove {}", to.display()))?;
     }
-    Ok(good)
+    Ok(is_intact)
 }
 
-/// Fails with `damaged`, and the file's name, unless each file is what its record says.
+/// Fails with `damaged` and the file's name unless each file has the sum of its record.
 pub fn check(folder: &Path, files: &[FileRecord], progress: super::Progress<'_>) -> Result<()> {
     let mut seen = 0;
     for file in files {
@@ -109,7 +108,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     #[test]
-    fn only_what_is_whole_is_linked() {
+    fn only_intact_files_are_linked() {
         let root = tempfile::tempdir().unwrap();
         let (from, to) = (root.path().join("a"), root.path().join("b"));
         fs::create_dir(&from).unwrap();

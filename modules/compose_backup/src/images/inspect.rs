@@ -1,14 +1,13 @@
-//! `docker image inspect`: what an engine says about one image.
+//! `docker image inspect`: the engine's description of an image.
 //!
-//! Invariant: "not there" is only what the engine itself calls so; an engine that does not answer is
-//! an error.
+//! Invariant: an image is missing only if the engine says so; an engine that does not answer is an error.
 
 use crate::docker::Docker;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The fields that every engine from 20.10 on tells.
+/// The fields that every engine from 20.10 on has.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Inspected {
@@ -21,10 +20,10 @@ pub struct Inspected {
     pub os: String,
     #[serde(default)]
     pub architecture: String,
-    /// Uncompressed; on a containerd store with what is compressed added.
+    /// The uncompressed size; with the containerd image store, plus the compressed size.
     #[serde(default)]
     pub size: u64,
-    /// Absent when the engine has the name of an image and not its content.
+    /// Missing if the engine has only the name of an image and not its content.
     #[serde(rename = "RootFS", default)]
     root_fs: RootFs,
     #[serde(default)]
@@ -43,7 +42,7 @@ impl Inspected {
         self.root_fs.layers.as_deref().unwrap_or_default()
     }
 
-    /// Where a container of it gets a volume even when none is asked for.
+    /// Returns the paths where every container of the image gets a volume.
     pub fn volumes(&self) -> Vec<String> {
         let volumes = self.config.get("Volumes").and_then(Value::as_object);
         volumes.into_iter().flat_map(|map| map.keys().cloned()).collect()
@@ -58,7 +57,7 @@ impl Inspected {
     }
 }
 
-/// Older engines write `<none>:<none>` for no name.
+/// Sorts names, without the `<none>:<none>` that older engines write for no name.
 fn named(names: Option<&[String]>) -> Vec<String> {
     let mut names: Vec<String> =
         names.unwrap_or_default().iter().filter(|name| !name.contains("<none>")).cloned().collect();
@@ -66,9 +65,9 @@ fn named(names: Option<&[String]>) -> Vec<String> {
     names
 }
 
-/// The image of this id or name; `None` when the engine has none.
+/// Inspects the image with this id or name; `None` if the engine does not have it.
 pub fn inspect(docker: &Docker, image: &str) -> Result<Option<Inspected>> {
-    docker.image(image).with_context(|| format!("cannot look at the image {image}"))
+    docker.image(image).with_context(|| format!("cannot inspect the image {image}"))
 }
 
 #[cfg(test)]
@@ -76,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_engines_say() {
+    fn answers_of_engines_are_parsed() {
         let text = r#"{"Id": "sha256:aa", "RepoTags": ["<none>:<none>"], "RepoDigests": null, "Os": "linux",
             "RootFS": {"Type": "layers", "Layers": ["sha256:bb"]}, "Config": null}"#;
         let seen: Inspected = serde_json::from_str(text).unwrap();

@@ -1,6 +1,6 @@
-//! One layer, from a stream into a file: compressed once, told by the digest of what it holds.
+//! Reads a layer from a stream into a compressed file that is named by the digest of its content.
 //!
-//! Invariant: a layer's file gets its name only after all of it was hashed, and the name is that
+//! Invariant: a layer's file gets its name only after its whole content was hashed, and the name is that
 //! hash.
 
 use crate::images::files;
@@ -14,31 +14,31 @@ use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-/// What of a layer tells it from others before the rest has come.
+/// How many bytes are compared to recognise a known layer before the rest was received.
 const HEAD: usize = 64 << 10;
 const PIECE: usize = 256 << 10;
 const PARTIAL: &str = "layer.partial";
 
-/// A layer that a stream brought.
-pub struct Taken {
+/// A layer that was read from a stream.
+pub struct ReadLayer {
     pub record: LayerRecord,
-    /// `None` when it began like a layer that is known already, and was only hashed.
+    /// `None` if it begins like a known layer, and was only hashed.
     pub file: Option<FileRecord>,
 }
 
-pub struct Taker<'a> {
+pub struct LayerReader<'a> {
     pub folder: &'a Path,
     pub form: Form,
-    /// Heads of the layers that are in the folder already.
+    /// The heads of the layers that are in the folder already.
     pub known_heads: HashSet<String>,
     pub progress: super::Progress<'a>,
     pub seen: u64,
 }
 
-impl Taker<'_> {
-    /// Reads a layer to its end, whatever it is compressed with.
-    pub fn take(&mut self, from: impl Read) -> Result<Taken> {
-        let mut from = plain(BufReader::with_capacity(PIECE, from))
+impl LayerReader<'_> {
+    /// Reads a layer to its end, whatever compression it has.
+    pub fn read(&mut self, from: impl Read) -> Result<ReadLayer> {
+        let mut from = decompress(BufReader::with_capacity(PIECE, from))
             .context("cannot read a layer of the engine's stream")?;
         let mut piece = vec![0; PIECE];
         let mut length = fill(&mut from, &mut piece[..HEAD])?;
@@ -67,19 +67,19 @@ impl Taker<'_> {
                 let written = encoder.finish().with_context(writing)?;
                 let name = layer_file(&diff_id, self.form);
                 std::fs::rename(&partial, self.folder.join(&name))
-                    .with_context(|| format!("cannot name the layer {name}"))?;
+                    .with_context(|| format!("cannot rename the layer to {name}"))?;
                 Some(FileRecord { name, sha256: written.sha256, bytes: written.bytes })
             }
         };
-        Ok(Taken { record: LayerRecord { diff_id, bytes, head }, file })
+        Ok(ReadLayer { record: LayerRecord { diff_id, bytes, head }, file })
     }
 }
 
-/// The uncompressed bytes, told by the first bytes and not by a name.
-pub fn plain<'a>(mut from: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>> {
+/// Decompresses a stream; the compression is recognised by the first bytes and not by a name.
+pub fn decompress<'a>(mut from: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>> {
     match Form::of(from.fill_buf()?) {
         Some(Form::Zstd | Form::Gzip) => decoder(from).map_err(Error::msg),
-        // An empty layer is an archive of zeros, without a mark.
+        // An empty layer is an archive of zeros, without a magic number.
         Some(Form::Tar) | None => Ok(Box::new(from)),
     }
 }
@@ -94,28 +94,28 @@ mod tests {
     use super::*;
     use std::fs::{self, File};
 
-    fn take(bytes: &[u8], form: Form, known: &[&str]) -> (tempfile::TempDir, Taken) {
+    fn take(bytes: &[u8], form: Form, known: &[&str]) -> (tempfile::TempDir, ReadLayer) {
         let folder = tempfile::tempdir().unwrap();
-        let mut taker = Taker {
+        let mut reader = LayerReader {
             folder: folder.path(),
             form,
             known_heads: known.iter().map(ToString::to_string).collect(),
             progress: &mut |_| {},
             seen: 0,
         };
-        let taken = taker.take(bytes).unwrap();
+        let taken = reader.read(bytes).unwrap();
         (folder, taken)
     }
 
     fn read(path: &Path) -> Vec<u8> {
         let mut bytes = Vec::new();
         let file = BufReader::new(File::open(path).unwrap());
-        plain(file).unwrap().read_to_end(&mut bytes).unwrap();
+        decompress(file).unwrap().read_to_end(&mut bytes).unwrap();
         bytes
     }
 
     #[test]
-    fn a_layer_is_the_same_however_it_comes() {
+    fn a_layer_is_the_same_whatever_its_compression() {
         let plain: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
         let diff_id = digest_of(&hex(&Sha256::digest(&plain)));
         let (first, of_plain) = take(&plain, Form::Zstd, &[]);
@@ -131,7 +131,7 @@ mod tests {
             let (sum, size) = files::sum(&folder.path().join(&file.name)).unwrap();
             assert_eq!((sum, size), (file.sha256, file.bytes));
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-            // It begins like a known one: hashed, and not kept.
+            // It begins like a known one: it is hashed and not stored.
             let (folder, again) = take(bytes, Form::Zstd, &[&taken.record.head]);
             assert_eq!((again.record, again.file), (taken.record, None));
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -1,8 +1,8 @@
-//! Giving recorded images back to an engine.
+//! Loads recorded images into an engine.
 //!
-//! Invariants: sums first, of what is used; an image that the engine has is neither loaded nor read; what is loaded comes under a
-//! name of its own, so that no name of the user's moves before the caller says so; what came is
-//! compared with the record.
+//! Invariants: the sums of all files that are used are checked first; an image that the engine already has is neither loaded nor
+//! read; an image is loaded under a temporary name, so that no tag of the user moves before the caller
+//! retags; loaded images are compared with their records.
 
 use crate::docker::Docker;
 use crate::images::Progress;
@@ -11,15 +11,15 @@ use crate::images::inspect::inspect;
 use crate::images::outgoing;
 use crate::images::pipe;
 use crate::images::record::{FileRecord, ImageRecord, Loaded};
-use crate::images::same::agrees;
+use crate::images::same::difference_to;
 use crate::images::tags::temporary;
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::deadline::Deadline;
 use std::path::Path;
 
-/// Sees to it that all of them are in the engine, in the order of the records. `from` is the images'
-/// folder of the backup, `files` what its manifest says about it.
+/// Loads the images that the engine does not have, and returns all of them in the order of the records.
+/// `from` is the images' folder of the backup, `files` the records of its files.
 pub fn load(
     docker: &Docker,
     records: &[ImageRecord],
@@ -37,7 +37,7 @@ pub fn load(
         let msg = format!("the backup is damaged: its manifest has no sum of {name}");
         return Err(Failure::new("damaged", msg).into());
     }
-    // An image that is there is told by its configuration.
+    // An image in the engine is compared by its configuration.
     let of_all =
         needed.iter().filter(|file| records.iter().any(|record| record.config_file() == file.name));
     files::check(from, &of_all.cloned().collect::<Vec<_>>(), &mut *progress)?;
@@ -60,7 +60,7 @@ pub fn load(
     }
     let loaded = (records.iter().zip(there)).map(|(record, there)| {
         let was_missing = there.is_none();
-        let id_now = there.map_or_else(|| proven(docker, record, from), Ok)?;
+        let id_now = there.map_or_else(|| check_loaded(docker, record, from), Ok)?;
         Ok(Loaded {
             id: record.id.clone(),
             config_digest: record.config_digest.clone(),
@@ -72,7 +72,7 @@ pub fn load(
     loaded.collect()
 }
 
-/// The id of each image that the engine has, by whatever name.
+/// Finds the id of each image that the engine already has, under any name.
 fn present(docker: &Docker, records: &[ImageRecord], from: &Path) -> Result<Vec<Option<String>>> {
     let find = |record: &ImageRecord| -> Result<Option<String>> {
         let temporary = temporary(&record.config_digest);
@@ -81,7 +81,7 @@ fn present(docker: &Docker, records: &[ImageRecord], from: &Path) -> Result<Vec<
         names.dedup();
         for name in names {
             if let Some(seen) = inspect(docker, name)? {
-                if agrees(record, from, &seen)?.is_none() {
+                if difference_to(record, from, &seen)?.is_none() {
                     return Ok(Some(seen.id));
                 }
             }
@@ -91,16 +91,16 @@ fn present(docker: &Docker, records: &[ImageRecord], from: &Path) -> Result<Vec<
     records.iter().map(find).collect()
 }
 
-/// Looks at what was loaded.
-fn proven(docker: &Docker, record: &ImageRecord, from: &Path) -> Result<String> {
+/// Checks an image that was loaded.
+fn check_loaded(docker: &Docker, record: &ImageRecord, from: &Path) -> Result<String> {
     let name = temporary(&record.config_digest);
     let what = record.references.join(", ");
     let not = |how: &str| {
-        let msg = format!("the image {what} was loaded, but what the engine has now {how}");
+        let msg = format!("the image {what} was loaded, but the one in the engine now {how}");
         Failure::new("not_verified", msg)
     };
     let seen = inspect(docker, &name)?.ok_or_else(|| not("does not have its name"))?;
-    match agrees(record, from, &seen)? {
+    match difference_to(record, from, &seen)? {
         None => Ok(seen.id),
         Some(how) => Err(not(&how).into()),
     }

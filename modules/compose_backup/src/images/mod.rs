@@ -1,18 +1,18 @@
-//! Images, kept outside of the engine: layers by the digest of what they hold, once in the backup
-//! folder, and hard links to them wherever an earlier backup has them.
+//! Images, saved outside of the engine: layers are named by the digest of their content, and are hard links
+//! if an earlier backup already has them.
 //!
 //! | to ...                                                | see       |
 //! |-------------------------------------------------------|-----------|
-//! | keep images (nothing new: the engine is not asked for content) | [`save`]  |
-//! | give them back to an engine, and re-tag them          | [`load`], [`tags`] |
+//! | save images (only new content is read from the engine) | [`save`]  |
+//! | load them into an engine, and retag them              | [`load`], [`tags`] |
 //! | know whether an image is the recorded one             | [`same`]  |
 //!
-//! Invariants: an image is told by the digest of its configuration and of its layers, never by its
-//! id alone (on a containerd store that is the digest of something else); what the engine streams is
-//! believed by its digest and not by its name in the stream; no file counts that was not hashed in
-//! this run.
+//! Invariants: an image is identified by the digests of its configuration and of its layers, never by its id
+//! alone (with the containerd image store that is the digest of something else); what the engine streams is
+//! identified by its digest and not by its name in the stream; a file counts only if it was hashed in this
+//! run.
 
-mod docs;
+mod documents;
 mod files;
 mod inspect;
 mod layer;
@@ -29,9 +29,9 @@ pub use inspect::inspect;
 pub use load::load;
 pub use record::Loaded;
 pub use record::{Earlier, FileRecord, ImageRecord, Wanted};
-pub use same::agrees;
+pub use same::difference_to;
 pub use save::{estimate, save};
-pub use tags::{TagWas, is_tag, release, retag, tags_now, targets};
+pub use tags::{TagTarget, is_tag, release, retag, tags_now, targets};
 
-/// Called now and then with the bytes that have gone through so far.
+/// A callback that gets the number of bytes processed so far.
 pub type Progress<'a> = &'a mut (dyn FnMut(u64) + Send);

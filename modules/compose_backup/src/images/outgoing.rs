@@ -1,11 +1,10 @@
-//! The archive that `docker load` reads: the layout of `docker save` before 25, which every engine
-//! takes, made as a stream out of the backup's files.
+//! Streams the archive for `docker load` from the backup's files, in the layout of `docker save` before 25,
+//! which every engine accepts.
 //!
-//! Invariant: a layer that is not what its name says ends the stream before its end, and the engine
-//! then loads nothing.
+//! Invariant: a layer with another digest than its name aborts the stream, and the engine then loads nothing.
 
 use crate::images::Progress;
-use crate::images::layer::plain;
+use crate::images::layer::decompress;
 use crate::images::record::{ImageRecord, LayerRecord, digest_of, hex_of};
 use anyhow::{Context, Result, ensure};
 use host::{hex, interrupt};
@@ -18,7 +17,7 @@ use std::path::Path;
 
 const PIECE: usize = 256 << 10;
 
-/// Writes the images with the one name that each is to get.
+/// Writes the images, each with the name that it will get.
 pub fn send(
     to: impl Write,
     images: &[(&ImageRecord, String)],
@@ -40,16 +39,16 @@ pub fn send(
             if sent.insert(name.clone()) {
                 let file = file_of(image, layer, from)?;
                 let read = BufReader::with_capacity(PIECE, file);
-                let mut layer_bytes = Proven {
-                    from: plain(read).context("cannot read a layer of the backup")?,
+                let mut layer_bytes = HashingReader {
+                    from: decompress(read).context("cannot read a layer of the backup")?,
                     layer,
                     hash: Sha256::new(),
-                    left: layer.bytes,
+                    remaining: layer.bytes,
                     progress: &mut *progress,
                     seen: &mut bytes,
                 };
                 archive.append(&header(&name, layer.bytes)?, &mut layer_bytes)?;
-                layer_bytes.prove()?;
+                layer_bytes.check()?;
             }
         }
     }
@@ -86,20 +85,20 @@ fn file_of(image: &ImageRecord, layer: &LayerRecord, from: &Path) -> Result<File
     File::open(from.join(name)).with_context(|| format!("cannot read {name} of the backup"))
 }
 
-/// Exactly the bytes that the record promises, hashed on their way.
-struct Proven<'a> {
+/// Reads exactly as many bytes as the record says, and hashes them.
+struct HashingReader<'a> {
     from: Box<dyn Read + 'a>,
     layer: &'a LayerRecord,
     hash: Sha256,
-    left: u64,
+    remaining: u64,
     progress: Progress<'a>,
     seen: &'a mut u64,
 }
 
-impl Read for Proven<'_> {
+impl Read for HashingReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         interrupt::check().map_err(io::Error::other)?;
-        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let most = buffer.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
         if most == 0 {
             return Ok(0);
         }
@@ -108,20 +107,20 @@ impl Read for Proven<'_> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.hash.update(&buffer[..read]);
-        self.left -= read as u64;
+        self.remaining -= read as u64;
         *self.seen += read as u64;
         (self.progress)(*self.seen);
         Ok(read)
     }
 }
 
-impl Proven<'_> {
-    fn prove(mut self) -> Result<()> {
+impl HashingReader<'_> {
+    fn check(mut self) -> Result<()> {
         let more = self.from.read(&mut [0])?;
         let found = digest_of(&hex(&self.hash.finalize()));
         ensure!(
             more == 0 && found == self.layer.diff_id,
-            "the backup's file of the layer {} holds something else; nothing was loaded",
+            "the backup's file of the layer {} has another content; nothing was loaded",
             self.layer.diff_id
         );
         Ok(())
@@ -155,7 +154,7 @@ mod tests {
             tags: Vec::new(),
             repo_digests: Vec::new(),
             config_digest,
-            // Twice the same layer: it is sent once.
+            // The same layer twice is sent once.
             layers: vec![layer.clone(), layer],
             files: vec![config_name, name],
             bytes_new: 0,
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_that_an_engine_reads() {
+    fn the_archive_has_the_layout_of_docker_save() {
         let folder = tempfile::tempdir().unwrap();
         let image = image(folder.path(), &[7; 3000], &[7; 3000]);
         let mut bytes = Vec::new();
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_that_is_another_ends_the_stream() {
+    fn a_layer_with_other_content_aborts_the_stream() {
         for content in [&[8_u8; 3000][..], &[7; 2000], &[7; 4000]] {
             let folder = tempfile::tempdir().unwrap();
             let image = image(folder.path(), content, &[7; 3000]);

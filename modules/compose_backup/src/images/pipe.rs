@@ -1,8 +1,8 @@
-//! A command whose output we read, or whose input we write, while it runs.
+//! Runs a command and reads its output, or writes its input, meanwhile.
 //!
-//! Invariant: the command runs in the calling thread, so that it dies with us; what fails first is
-//! what is told: a command that ended early explains a stream that was cut off, and a write of ours
-//! that failed explains a command that then met a closed pipe.
+//! Invariant: the command runs in the calling thread, so that it dies with this process; the first failure
+//! is reported: a command that ended early explains a truncated stream, and a failed write explains a command
+//! that then found its pipe closed.
 
 use crate::docker::Docker;
 use anyhow::{Context, Error, Result, anyhow};
@@ -13,30 +13,30 @@ use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-/// As much as an unprivileged process may ask for; an engine writes in pieces of 32 KiB.
+/// The largest pipe that an unprivileged process may have; an engine writes pieces of 32 KiB.
 const ROOM: usize = 1 << 20;
 
-/// Our end. Notes whether the other side was the first to leave.
-pub struct End<'a> {
+/// This process's end of a pipe. It notes whether the other side closed first.
+pub struct PipeEnd<'a> {
     file: File,
-    left_alone: &'a AtomicBool,
+    peer_closed: &'a AtomicBool,
 }
 
-impl Read for End<'_> {
+impl Read for PipeEnd<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
         if read == 0 && !buffer.is_empty() {
-            self.left_alone.store(true, Ordering::Relaxed);
+            self.peer_closed.store(true, Ordering::Relaxed);
         }
         Ok(read)
     }
 }
 
-impl Write for End<'_> {
+impl Write for PipeEnd<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes);
         if matches!(&written, Err(error) if error.kind() == io::ErrorKind::BrokenPipe) {
-            self.left_alone.store(true, Ordering::Relaxed);
+            self.peer_closed.store(true, Ordering::Relaxed);
         }
         written
     }
@@ -46,13 +46,13 @@ impl Write for End<'_> {
     }
 }
 
-/// Runs the command and hands what it prints to `read`, which must read to the end.
+/// Runs the command and passes its output to `read`, which must read to the end.
 pub fn reading<T: Send>(
     command: Command,
-    read: impl FnOnce(End<'_>) -> Result<T> + Send,
+    read: impl FnOnce(PipeEnd<'_>) -> Result<T> + Send,
 ) -> Result<T> {
-    let (ours, theirs) = pipe()?;
-    let (result, ran) = beside(command.stdout_to(theirs), ours, read)?;
+    let (our_end, its_end) = pipe()?;
+    let (result, ran) = run_with(command.stdout_to(its_end), our_end, read)?;
     let (value, _) = first_cause(result, ran)?;
     Ok(value)
 }
@@ -60,54 +60,55 @@ pub fn reading<T: Send>(
 /// Runs the command and lets `write` write its input.
 pub fn writing(
     command: Command,
-    write: impl FnOnce(End<'_>) -> Result<()> + Send,
+    write: impl FnOnce(PipeEnd<'_>) -> Result<()> + Send,
 ) -> Result<Output> {
-    let (theirs, ours) = pipe()?;
-    let (result, ran) = beside(command.stdin_from(theirs), ours, write)?;
+    let (its_end, our_end) = pipe()?;
+    let (result, ran) = run_with(command.stdin_from(its_end), our_end, write)?;
     first_cause(result, ran).map(|((), output)| output)
 }
 
-struct Ended<T> {
+struct PipeEnded<T> {
     result: Result<T>,
-    /// The other side left before us.
-    left_alone: bool,
+    /// Whether the other side closed its end first.
+    peer_closed: bool,
 }
 
-fn beside<T: Send>(
+fn run_with<T: Send>(
     command: Command,
-    ours: File,
-    work: impl FnOnce(End<'_>) -> Result<T> + Send,
-) -> Result<(Ended<T>, Result<Output, Failed>)> {
-    let left_alone = AtomicBool::new(false);
+    our_end: File,
+    work: impl FnOnce(PipeEnd<'_>) -> Result<T> + Send,
+) -> Result<(PipeEnded<T>, Result<Output, Failed>)> {
+    let peer_closed = AtomicBool::new(false);
     let (result, ran) = thread::scope(|scope| {
-        let end = End { file: ours, left_alone: &left_alone };
+        let end = PipeEnd { file: our_end, peer_closed: &peer_closed };
         let worker = scope.spawn(|| work(end));
         let command = command.if_we_die(IfWeDie::DiesToo);
         let ran = command.run();
-        // Its ends of the pipe are closed with it: only then does a reader see the end.
+        // This closes the command's end of the pipe: only then does a reader see the end.
         drop(command);
         (worker.join(), ran)
     });
-    let result = result.map_err(|_| anyhow!("the thread that works on a stream has failed"))?;
-    Ok((Ended { result, left_alone: left_alone.into_inner() }, ran))
+    let result =
+        result.map_err(|_| anyhow!("the thread that processes the stream has panicked"))?;
+    Ok((PipeEnded { result, peer_closed: peer_closed.into_inner() }, ran))
 }
 
-fn first_cause<T>(ended: Ended<T>, ran: Result<Output, Failed>) -> Result<(T, Output)> {
+fn first_cause<T>(ended: PipeEnded<T>, ran: Result<Output, Failed>) -> Result<(T, Output)> {
     match (ended.result, ran) {
         (Ok(value), Ok(output)) => Ok((value, output)),
         (Ok(_), Err(failed)) => Err(failed.into()),
         (Err(error), Ok(_)) => Err(error),
-        (Err(error), Err(failed)) if is_ours(&failed, ended.left_alone) => Err(error),
+        (Err(error), Err(failed)) if we_caused(&failed, ended.peer_closed) => Err(error),
         (Err(_), Err(failed)) => Err(Error::from(failed)),
     }
 }
 
-/// Whether the command failed because of what we did, and not by itself.
-fn is_ours(failed: &Failed, left_alone: bool) -> bool {
-    matches!(failed.cause, Cause::NonZero) && !left_alone
+/// Whether the command failed because this process closed the pipe.
+fn we_caused(failed: &Failed, peer_closed: bool) -> bool {
+    matches!(failed.cause, Cause::NonZero) && !peer_closed
 }
 
-/// A command that failed because the engine does not answer, said so.
+/// Explains a command that failed because the engine does not answer.
 pub fn explained(docker: &Docker, error: Error) -> Error {
     match error.downcast::<Failed>() {
         Ok(failed) => crate::docker::explained(failed, &docker.host),
@@ -117,7 +118,7 @@ pub fn explained(docker: &Docker, error: Error) -> Error {
 
 fn pipe() -> Result<(File, File)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
-    // Only faster: a kernel that grants less is fine.
+    // This only makes it faster: a failure is ignored.
     let _ = fcntl_setpipe_size(&read, ROOM);
     Ok((read.into(), write.into()))
 }
@@ -128,7 +129,7 @@ mod tests {
     use anyhow::bail;
     use std::path::Path;
 
-    fn all(mut end: End<'_>) -> Result<Vec<u8>> {
+    fn all(mut end: PipeEnd<'_>) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         end.read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -144,22 +145,22 @@ mod tests {
     }
 
     #[test]
-    fn the_first_cause_is_told() {
-        // It ended by itself, and what came was cut off.
+    fn the_first_failure_is_reported() {
+        // The command ended early, and its output was truncated.
         let command = Command::new(Path::new("/bin/false"));
         let error = reading(command, |end| match all(end)?.len() {
             0 => bail!("cut off"),
             _ => Ok(()),
         });
         assert!(format!("{:#}", error.unwrap_err()).contains("false failed"));
-        // We stopped reading, and it met a closed pipe.
+        // This side stopped reading, and the command found its pipe closed.
         let command = Command::new(Path::new("/usr/bin/yes"));
         let error = reading(command, |mut end| -> Result<()> {
             end.read_exact(&mut [0; 10])?;
             bail!("the disk is full")
         });
         assert_eq!(format!("{:#}", error.unwrap_err()), "the disk is full");
-        // It reads nothing: our write fails, but it is the cause.
+        // The command reads nothing: the write fails, but the command is the cause.
         let command = Command::new(Path::new("/bin/false"));
         let error = writing(command, |mut end| Ok(end.write_all(&[0; 3_000_000])?));
         assert!(format!("{:#}", error.unwrap_err()).contains("false failed"));

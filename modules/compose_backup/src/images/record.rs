@@ -1,38 +1,37 @@
-//! What a backup's manifest says about its images.
+//! The records of images in a backup's manifest.
 //!
-//! Invariant: an [`ImageRecord`] holds all that is needed to give the image to an engine again, with
-//! no engine at hand: the configuration's digest and the layers in their order, each of which is a
-//! file of the folder.
+//! Invariant: an [`ImageRecord`] has everything that is needed to load the image into an engine again: the
+//! digest of the configuration and the layers in their order, each of which is a file of the folder.
 
 use archive::Form;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// An image that a backup must hold.
+/// An image that must be in a backup.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// As the engine names what the container runs: `sha256:...`.
+    /// The engine's id of the container's image: `sha256:...`.
     pub id: String,
-    /// What the services call it in the resolved configuration: only these are given back.
+    /// Its names in the resolved configuration: only these are restored.
     pub references: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {
-    /// As the engine named it then. On a containerd store this is no configuration's digest.
+    /// The engine's id at the time. With the containerd image store it is not the digest of a configuration.
     pub id: String,
-    /// What services call it.
+    /// Its names in the resolved configuration.
     pub references: Vec<String>,
-    /// All names that it had in the engine then: for people.
+    /// All names that it had in the engine at the time, for information.
     pub tags: Vec<String>,
     pub repo_digests: Vec<String>,
     /// `sha256:...` of the configuration; its file is `<hex>.json`.
     pub config_digest: String,
-    /// In their order; the same one may come twice.
+    /// The layers in their order; the same one may occur twice.
     pub layers: Vec<LayerRecord>,
     /// The names of its files in the folder, the configuration first.
     pub files: Vec<String>,
-    /// What this image added to the backup folder, and what it shares with earlier backups.
+    /// The size of what this image added to the backup folder, and of what it shares with earlier backups.
     pub bytes_new: u64,
     pub bytes_linked: u64,
 }
@@ -41,9 +40,9 @@ pub struct ImageRecord {
 pub struct LayerRecord {
     /// `sha256:...` of the uncompressed tar archive.
     pub diff_id: String,
-    /// Of the uncompressed archive.
+    /// The size of the uncompressed archive.
     pub bytes: u64,
-    /// SHA-256 of its first 64 KiB: tells early that a stream brings what is known already.
+    /// The SHA-256 of its first 64 KiB, by which a known layer in a stream is recognised early.
     pub head: String,
 }
 
@@ -57,7 +56,7 @@ impl ImageRecord {
     }
 }
 
-/// A file of the folder. `sha256` is of the file as it lies there.
+/// A file of the folder. `sha256` is that of the file as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
     pub name: String,
@@ -73,7 +72,7 @@ pub struct Earlier {
     pub files: Vec<FileRecord>,
 }
 
-/// What [`save`](super::save) has put into the folder. Every file was hashed in this run and synced.
+/// The result of [`save`](super::save). Every file was hashed in this run and synced.
 #[derive(Clone, Debug, Default)]
 pub struct Saved {
     pub images: Vec<ImageRecord>,
@@ -82,7 +81,7 @@ pub struct Saved {
     pub bytes_linked: u64,
 }
 
-/// `sha256:abc` -> `abc`.
+/// Removes the prefix: `sha256:abc` -> `abc`.
 pub fn hex_of(digest: &str) -> &str {
     digest.strip_prefix("sha256:").unwrap_or(digest)
 }
@@ -96,7 +95,7 @@ pub fn layer_file(diff_id: &str, form: Form) -> String {
     format!("{}.tar.{ending}", hex_of(diff_id))
 }
 
-/// 64 lower-case hex digits after `sha256:`. What is not so is never made part of a path.
+/// Whether it is 64 lower-case hex digits after `sha256:`. Nothing else becomes a part of a path.
 pub fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:").is_some_and(|hex| {
         hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
@@ -106,13 +105,13 @@ pub fn is_digest(text: &str) -> bool {
 /// A recorded image that is in the engine now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loaded {
-    /// As it was recorded.
+    /// The recorded id.
     pub id: String,
     pub config_digest: String,
-    /// What this engine calls it now: on a containerd store it may be another id.
+    /// The id in this engine, which may be another one with the containerd image store.
     pub id_now: String,
     pub references: Vec<String>,
-    /// It was not in the engine before.
+    /// Whether it was not in the engine before.
     pub was_missing: bool,
 }
 

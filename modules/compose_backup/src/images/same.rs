@@ -1,8 +1,8 @@
-//! Is this image of the engine the recorded one?
+//! Compares an image of the engine with a recorded one.
 //!
-//! Invariant: by what it is (layers and configuration), not by what it is called: a containerd store
-//! gives an image that was loaded another id than it had before, and shows no configuration's
-//! digest; then each field of the configuration that changes how a container runs is compared.
+//! Invariant: layers and configuration are compared, not names: with the containerd image store a loaded
+//! image has another id than before, and the digest of its configuration is not shown; then each field of
+//! the configuration that affects how a container runs is compared.
 
 use crate::images::inspect::Inspected;
 use crate::images::record::ImageRecord;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use std::path::Path;
 
-/// What the OCI and Docker formats let an image say about how it runs.
+/// The fields of the OCI and Docker formats that affect how a container runs.
 const FIELDS: &[&str] = &[
     "Cmd",
     "Entrypoint",
@@ -26,9 +26,13 @@ const FIELDS: &[&str] = &[
     "WorkingDir",
 ];
 
-/// `None` when it is; else how it differs, as the end of a sentence. `from`: the images' folder of the
-/// backup, whose sums were checked.
-pub fn agrees(record: &ImageRecord, from: &Path, seen: &Inspected) -> Result<Option<String>> {
+/// Compares an image with its record: `None` if they are the same, else the difference as the end of a
+/// sentence. `from` is the images' folder of the backup, whose sums were checked.
+pub fn difference_to(
+    record: &ImageRecord,
+    from: &Path,
+    seen: &Inspected,
+) -> Result<Option<String>> {
     if !record.diff_ids().eq(seen.layers().iter().map(String::as_str)) {
         return Ok(Some("has other layers than the recorded one".into()));
     }
@@ -38,7 +42,7 @@ pub fn agrees(record: &ImageRecord, from: &Path, seen: &Inspected) -> Result<Opt
     let path = from.join(record.config_file());
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let recorded: Value = serde_json::from_slice(&bytes)
-        .with_context(|| format!("cannot understand {}", path.display()))?;
+        .with_context(|| format!("cannot parse {}", path.display()))?;
     Ok(difference(&recorded, seen))
 }
 
@@ -49,13 +53,14 @@ fn difference(recorded: &Value, seen: &Inspected) -> Option<String> {
         }
     }
     let field = FIELDS.iter().find(|field| {
-        of_substance(&recorded["config"][**field]) != of_substance(&seen.config[**field])
+        non_empty(&recorded["config"][**field]) != non_empty(&seen.config[**field])
     })?;
     Some(format!("has another {field} than the recorded one"))
 }
 
-/// Engines write nothing as null, as an empty text or list, or not at all.
-fn of_substance(value: &Value) -> Option<&Value> {
+/// Treats null, an empty text, an empty list and a missing value as the same, since engines write any of
+/// them.
+fn non_empty(value: &Value) -> Option<&Value> {
     match value {
         Value::Null => None,
         Value::String(text) if text.is_empty() => None,
@@ -77,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn by_what_changes_how_it_runs() {
+    fn only_fields_that_affect_containers_are_compared() {
         let recorded = json!({"os": "linux", "architecture": "amd64",
             "config": {"Env": ["A=1"], "Cmd": null, "Hostname": "x", "Labels": {}}});
         assert_eq!(difference(&recorded, &seen(json!({"Env": ["A=1"], "User": ""}))), None);

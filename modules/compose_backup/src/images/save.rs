@@ -1,14 +1,14 @@
-//! Keeping images: links to what earlier backups hold, and one stream from the engine for the rest.
+//! Saves images: links what earlier backups already have, and reads the rest from one stream of the engine.
 //!
-//! Invariants: an image of which everything is known is not asked of the engine at all; nothing is
-//! believed to be known that was not hashed in this run; an image that cannot be kept whole fails the
+//! Invariants: an image that earlier backups have completely is not read from the engine; a file of an earlier
+//! backup counts only if it was hashed in this run; an image that cannot be saved completely fails the
 //! backup.
 
 use crate::docker::Docker;
 use crate::images::Progress;
 use crate::images::files;
 use crate::images::inspect::{Inspected, inspect};
-use crate::images::layer::{Taken, Taker};
+use crate::images::layer::{LayerReader, ReadLayer};
 use crate::images::pipe;
 use crate::images::record::{
     Earlier, FileRecord, ImageRecord, LayerRecord, Saved, Wanted, digest_of, hex_of, is_digest,
@@ -23,11 +23,11 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-/// An image with something new is taken to need this much at least.
+/// The smallest estimate for an image with new content.
 const SMALLEST_NEW: u64 = 1 << 20;
 
-/// Puts the wanted images into the folder (made when it is missing), which must lie on the file
-/// system of the earlier ones. `earlier`: newest first, of complete backups only.
+/// Saves images into the folder (made if missing), which must be on the file system of the earlier backups.
+/// `earlier` are only complete backups, the newest first.
 pub fn save(
     docker: &Docker,
     wanted: &[Wanted],
@@ -41,12 +41,12 @@ pub fn save(
         let made = DirBuilder::new().mode(0o700).create(to);
         made.with_context(|| format!("cannot make the folder {}", to.display()))?;
     }
-    let images = look(docker, wanted)?;
+    let images = inspect_all(docker, wanted)?;
     let mut folder = Folder { path: to, earlier, kept: BTreeMap::new(), layers: HashMap::new() };
     let mut configs = HashMap::new();
     let mut unknown: Vec<&Image> = Vec::new();
     for image in &images {
-        // All layers that can be linked are, also of an image that has something new.
+        // All known layers are linked, also those of an image with new content.
         let mut whole = true;
         for layer in image.seen.layers() {
             whole &= folder.link_layer(layer)?;
@@ -63,7 +63,7 @@ pub fn save(
     let mut counted = HashSet::new();
     for image in &images {
         let config =
-            configs.get(image.id()).context("an image was kept without its configuration")?;
+            configs.get(image.id()).context("an image was saved without its configuration")?;
         let record = folder.record(image, config, &mut counted)?;
         saved.bytes_new += record.bytes_new;
         saved.bytes_linked += record.bytes_linked;
@@ -74,7 +74,7 @@ pub fn save(
     Ok(saved)
 }
 
-/// An upper bound of what [`save`] would write, from what the engine says alone.
+/// Estimates an upper bound of what [`save`] would write, only from the engine's descriptions.
 pub fn estimate(docker: &Docker, wanted: &[Wanted], earlier: &[Earlier]) -> Result<u64> {
     let known: HashMap<&str, u64> = (earlier.iter().flat_map(|one| &one.images))
         .flat_map(|image| &image.layers)
@@ -82,15 +82,15 @@ pub fn estimate(docker: &Docker, wanted: &[Wanted], earlier: &[Earlier]) -> Resu
         .collect();
     let new_of = |image: &Image| {
         let layers: HashSet<&String> = image.seen.layers().iter().collect();
-        let had: Vec<u64> =
+        let known: Vec<u64> =
             layers.iter().filter_map(|layer| known.get(layer.as_str()).copied()).collect();
-        match had.len() == layers.len() {
+        match known.len() == layers.len() {
             true => 0,
-            // An archive is larger than what it holds: what is known may seem more than all of it.
-            false => image.seen.size.saturating_sub(had.iter().sum()).max(SMALLEST_NEW),
+            // An archive is larger than its content, so the known part may seem larger than the whole.
+            false => image.seen.size.saturating_sub(known.iter().sum()).max(SMALLEST_NEW),
         }
     };
-    Ok(look(docker, wanted)?.iter().map(new_of).sum())
+    Ok(inspect_all(docker, wanted)?.iter().map(new_of).sum())
 }
 
 struct Image {
@@ -104,8 +104,8 @@ impl Image {
     }
 }
 
-/// What the engine says of each wanted image; the same one, wanted twice, comes once.
-fn look(docker: &Docker, wanted: &[Wanted]) -> Result<Vec<Image>> {
+/// Inspects the wanted images; one that is wanted twice is returned once.
+fn inspect_all(docker: &Docker, wanted: &[Wanted]) -> Result<Vec<Image>> {
     let mut images: Vec<Image> = Vec::new();
     for one in wanted {
         let seen = inspect(docker, &one.id)?.filter(|seen| !seen.layers().is_empty());
@@ -120,7 +120,7 @@ fn look(docker: &Docker, wanted: &[Wanted]) -> Result<Vec<Image>> {
         };
         ensure!(
             is_digest(&seen.id) && seen.layers().iter().all(|layer| is_digest(layer)),
-            "the engine says of the image {} what is no SHA-256 digest",
+            "the engine's description of the image {} has a malformed SHA-256 digest",
             one.id
         );
         let same = images.iter_mut().find(|image| image.seen.id == seen.id);
@@ -136,7 +136,7 @@ fn look(docker: &Docker, wanted: &[Wanted]) -> Result<Vec<Image>> {
     Ok(images)
 }
 
-/// A file that is in the folder, hashed in this run.
+/// A file in the folder that was hashed in this run.
 struct InFolder {
     file: FileRecord,
     linked: bool,
@@ -145,14 +145,14 @@ struct InFolder {
 struct Folder<'a> {
     path: &'a Path,
     earlier: &'a [Earlier],
-    /// By name.
+    /// The files, by name.
     kept: BTreeMap<String, InFolder>,
-    /// By diff id: the layer, and its file's name.
+    /// The layers and the names of their files, by diff id.
     layers: HashMap<String, (LayerRecord, String)>,
 }
 
 impl Folder<'_> {
-    /// Whether the layer is in the folder now, out of an earlier backup.
+    /// Links a layer of an earlier backup; true if the layer is in the folder now.
     fn link_layer(&mut self, diff_id: &str) -> Result<bool> {
         if self.layers.contains_key(diff_id) {
             return Ok(true);
@@ -173,7 +173,7 @@ impl Folder<'_> {
         Ok(false)
     }
 
-    /// The configuration's digest, when an earlier backup holds the very same image.
+    /// Links the configuration if an earlier backup has the same image; returns its digest.
     fn link_config(&mut self, image: &Image) -> Result<Option<String>> {
         for earlier in self.earlier {
             let same = |record: &&ImageRecord| {
@@ -183,9 +183,9 @@ impl Folder<'_> {
             let Some(record) = earlier.images.iter().find(same) else { continue };
             let name = record.config_file();
             let Some(file) = earlier.files.iter().find(|file| file.name == name) else { continue };
-            // The name is the sum.
-            let honest = record.config_digest == digest_of(&file.sha256);
-            if honest && self.link(earlier, file)? {
+            // The name must be the sum.
+            let name_matches = record.config_digest == digest_of(&file.sha256);
+            if name_matches && self.link(earlier, file)? {
                 return Ok(Some(record.config_digest.clone()));
             }
         }
@@ -207,7 +207,7 @@ impl Folder<'_> {
         self.kept.insert(file.name.clone(), InFolder { file, linked });
     }
 
-    /// Lets the engine stream these images, and keeps what is new.
+    /// Lets the engine stream these images, and stores what is new.
     fn stream<'i>(
         &mut self,
         docker: &Docker,
@@ -223,13 +223,13 @@ impl Folder<'_> {
             let guessed = !known_heads.is_empty();
             let heads = std::mem::take(&mut known_heads);
             let received = self.ask(docker, images, heads, form, deadline, &mut *progress)?;
-            let missing = self.take_in(images, configs, received)?;
+            let missing = self.store_received(images, configs, received)?;
             let Some((image, what)) = missing else { return Ok(()) };
-            // A layer that began like a known one and was another was not kept: once more, and
-            // this time all of them are.
+            // A layer that only began like a known one was not stored: read the stream again, and store
+            // all layers this time.
             if !guessed {
                 let msg = format!(
-                    "cannot keep the image {} ({}): the engine's stream has not {what}; pull or \
+                    "cannot save the image {} ({}): the engine's stream does not contain {what}; pull or \
                      build the image again",
                     image.references.join(", "),
                     image.id()
@@ -251,15 +251,15 @@ impl Folder<'_> {
     ) -> Result<Received> {
         let ids = images.iter().map(|image| image.id());
         let command = docker.command().deadline(deadline).args(["image", "save", "--"]).args(ids);
-        let mut taker = Taker { folder: self.path, form, known_heads, progress, seen: 0 };
+        let mut reader = LayerReader { folder: self.path, form, known_heads, progress, seen: 0 };
         let names: Vec<String> = images.iter().flat_map(|one| one.references.clone()).collect();
-        pipe::reading(command, |end| receive(end, &mut taker))
+        pipe::reading(command, |end| receive(end, &mut reader))
             .map_err(|error| pipe::explained(docker, error))
-            .with_context(|| format!("cannot keep the images {}", names.join(", ")))
+            .with_context(|| format!("cannot save the images {}", names.join(", ")))
     }
 
-    /// Sorts what has come; `Some` names an image and what it lacks.
-    fn take_in<'i>(
+    /// Stores what was received; returns an image and what it lacks, if one is incomplete.
+    fn store_received<'i>(
         &mut self,
         images: &[&'i Image],
         configs: &mut HashMap<&'i str, String>,
@@ -267,13 +267,13 @@ impl Folder<'_> {
     ) -> Result<Option<(&'i Image, String)>> {
         let of_images: HashSet<&String> =
             images.iter().flat_map(|image| image.seen.layers()).collect();
-        for (diff_id, Taken { record, file }) in received.layers {
+        for (diff_id, ReadLayer { record, file }) in received.layers {
             let Some(file) = file else { continue };
             if of_images.contains(&diff_id) && !self.layers.contains_key(&diff_id) {
                 self.layers.insert(diff_id, (record, file.name.clone()));
                 self.keep(file, false);
             } else if !self.kept.contains_key(&file.name) {
-                // Of another platform, say.
+                // It may be of another platform.
                 files::remove(self.path, &file.name)?;
             }
         }
@@ -282,7 +282,7 @@ impl Folder<'_> {
             if let Some(layer) = lacks {
                 return Ok(Some((image, format!("its layer {layer}"))));
             }
-            let Some(config) = received.docs.config_of(image.id(), image.seen.layers()) else {
+            let Some(config) = received.documents.config_of(image.id(), image.seen.layers()) else {
                 return Ok(Some((image, "its configuration".into())));
             };
             let name = format!("{}.json", hex_of(&config.digest));
@@ -295,7 +295,7 @@ impl Folder<'_> {
         Ok(None)
     }
 
-    /// Each file counts once, for the first image that needs it.
+    /// Makes the record of an image. Each file is counted once, for the first image that needs it.
     fn record(
         &self,
         image: &Image,
@@ -316,14 +316,14 @@ impl Folder<'_> {
         record.files.push(record.config_file());
         for diff_id in image.seen.layers() {
             let (layer, name) =
-                self.layers.get(diff_id).context("an image was kept without a layer")?;
+                self.layers.get(diff_id).context("an image was saved without a layer")?;
             record.layers.push(layer.clone());
             if !record.files.contains(name) {
                 record.files.push(name.clone());
             }
         }
         for name in &record.files {
-            let kept = self.kept.get(name).context("an image was kept without a file")?;
+            let kept = self.kept.get(name).context("an image was saved without a file")?;
             if counted.insert(name.clone()) {
                 match kept.linked {
                     true => record.bytes_linked += kept.file.bytes,

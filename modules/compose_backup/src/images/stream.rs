@@ -1,40 +1,40 @@
-//! What `docker save` streams, in each of its layouts: a folder with `layer.tar` for each layer (20.10 to
-//! 24), an OCI layout whose blobs are uncompressed layers (25 and later), or compressed ones (containerd
-//! store).
+//! Reads the stream of `docker save` in each of its layouts: a folder with `layer.tar` for each layer (20.10
+//! to 24), an OCI layout whose blobs are uncompressed layers (25 and later), or compressed ones (containerd
+//! image store).
 //!
-//! Invariant: no name in the stream is believed or used as a path. What is JSON is a document, what
+//! Invariant: no name in the stream is relied on or used as a path. JSON is read as a document, anything that
 //! may be a layer is hashed; both are then found by their digests.
 
-use crate::images::docs::{Docs, LARGEST};
-use crate::images::layer::{Taken, Taker};
+use crate::images::documents::{Documents, LARGEST};
+use crate::images::layer::{LayerReader, ReadLayer};
 use anyhow::{Context, Result};
 use archive::decode::fill;
 use host::interrupt;
 use std::collections::HashMap;
 use std::io::{self, Read};
 
-/// The smallest archive is two blocks of zeros; what is less and not compressed is a version mark.
+/// The smallest size of an uncompressed layer; anything smaller is a version file.
 const SMALLEST_TAR: u64 = 512;
 
-/// A header of a tar archive.
+/// The size of a tar header.
 const HEAD: usize = 512;
 
 #[derive(Default)]
 pub struct Received {
-    pub docs: Docs,
-    /// By diff id.
-    pub layers: HashMap<String, Taken>,
+    pub documents: Documents,
+    /// The layers by diff id.
+    pub layers: HashMap<String, ReadLayer>,
 }
 
 /// Reads the stream to its end.
-pub fn receive(mut from: impl Read, taker: &mut Taker<'_>) -> Result<Received> {
+pub fn receive(mut from: impl Read, reader: &mut LayerReader<'_>) -> Result<Received> {
     let mut received = Received::default();
     let mut archive = tar::Archive::new(&mut from);
     let what = "cannot read the engine's stream of images";
     for entry in archive.entries().context(what)? {
         interrupt::check()?;
         let mut entry = entry.context(what)?;
-        // Folders, and links to a layer that comes by itself.
+        // Folders, and links to layers that are also in the stream.
         if !entry.header().entry_type().is_file() {
             continue;
         }
@@ -46,16 +46,16 @@ pub fn receive(mut from: impl Read, taker: &mut Taker<'_>) -> Result<Received> {
             Kind::Document => {
                 let mut bytes = Vec::with_capacity(size as usize);
                 entry.read_to_end(&mut bytes).context(what)?;
-                received.docs.add(bytes)?;
+                received.documents.add(bytes)?;
             }
             Kind::Layer => {
-                let taken = taker.take(entry)?;
-                received.layers.entry(taken.record.diff_id.clone()).or_insert(taken);
+                let layer = reader.read(entry)?;
+                received.layers.entry(layer.record.diff_id.clone()).or_insert(layer);
             }
             Kind::Other => {}
         }
     }
-    // An engine that still writes its padding must not meet a closed pipe.
+    // The engine may still write padding, and must not find its pipe closed.
     io::copy(&mut from, &mut io::sink()).context(what)?;
     Ok(received)
 }
@@ -69,7 +69,7 @@ enum Kind {
 
 fn kind_of(head: &[u8], size: u64) -> Kind {
     let compressed = head.starts_with(&[0x1f, 0x8b]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
-    // Asked before JSON: the name of a layer's first entry may begin with a brace.
+    // Checked before JSON: the name of a layer's first entry may begin with a brace.
     if compressed || head.get(257..262) == Some(b"ustar") {
         return Kind::Layer;
     }
@@ -108,11 +108,11 @@ mod tests {
     fn receive_into(folder: &Path, bytes: &[u8]) -> Result<Received> {
         let (form, known_heads) = (Form::Zstd, HashSet::new());
         let progress: &mut (dyn FnMut(u64) + Send) = &mut |_| {};
-        receive(bytes, &mut Taker { folder, form, known_heads, progress, seen: 0 })
+        receive(bytes, &mut LayerReader { folder, form, known_heads, progress, seen: 0 })
     }
 
     #[test]
-    fn layers_and_documents_whatever_they_are_called() {
+    fn layers_and_documents_are_recognised_by_content() {
         let folder = tempfile::tempdir().unwrap();
         // A layer whose first entry looks like JSON, and an empty one.
         let (braces, empty) = (archive(&[("{a}", b"x")]), [0; 1024]);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_cut_off_is_an_error() {
+    fn a_truncated_stream_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let bytes = archive(&[("layer", &[b'x'; 9000])]);
         assert!(receive_into(folder.path(), &bytes[..5000]).is_err());

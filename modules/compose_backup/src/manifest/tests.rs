@@ -1,11 +1,11 @@
-//! Manifests that are whole, cut, changed, or of another version; and the sums of what they name.
+//! Manifests that are intact, truncated, changed, or of another version; and the sums of the files they name.
 
 use super::*;
 use crate::progress::Progress;
 use crate::sums;
 use std::fs;
 
-/// A small one of project `shop`; its deploy id follows from the sequence.
+/// A small manifest of project `shop`, with a deploy id from the sequence number.
 pub fn sample(name: &str, sequence: u64) -> Manifest {
     let id = format!("20261121t0845{sequence:02}z-7f3a");
     Manifest {
@@ -47,7 +47,7 @@ fn code(folder: &Path) -> &'static str {
 }
 
 #[test]
-fn what_was_written_is_read() {
+fn a_written_manifest_is_read() {
     let temp = tempfile::tempdir().unwrap();
     sample("backup-20261121-084500", 3).write(temp.path()).unwrap();
     let read = Manifest::read(temp.path()).unwrap();
@@ -60,7 +60,7 @@ fn what_was_written_is_read() {
 }
 
 #[test]
-fn a_bit_a_cut_and_a_missing_sum_are_seen() {
+fn damaged_manifests_are_refused() {
     let temp = tempfile::tempdir().unwrap();
     let manifest = sample("backup-20261121-084500", 1);
     type Spoil = fn(&mut Vec<u8>);
@@ -82,7 +82,7 @@ fn a_bit_a_cut_and_a_missing_sum_are_seen() {
 }
 
 #[test]
-fn a_newer_format_is_refused_by_its_number() {
+fn a_newer_format_is_refused() {
     let temp = tempfile::tempdir().unwrap();
     let newer = Manifest { format: FORMAT + 1, ..sample("backup-20261121-084500", 1) };
     newer.write(temp.path()).unwrap();
@@ -90,7 +90,7 @@ fn a_newer_format_is_refused_by_its_number() {
 }
 
 #[test]
-fn files_are_what_the_manifest_says_or_are_named() {
+fn damaged_files_are_named() {
     let temp = tempfile::tempdir().unwrap();
     let mut manifest = sample("backup-20261121-084500", 1);
     let sum = Sum { sha256: hex(&Sha256::digest(b"hello")), bytes: 5 };
@@ -103,12 +103,12 @@ fn files_are_what_the_manifest_says_or_are_named() {
             .map_err(|why| format!("{why:#}"))
     };
     check().unwrap();
-    assert_eq!(sums::glance(temp.path(), &manifest), None);
+    assert_eq!(sums::check_sizes(temp.path(), &manifest), None);
     fs::write(&file, "hellp").unwrap();
-    assert!(check().unwrap_err().contains("dumps/db is not what was written"));
+    assert!(check().unwrap_err().contains("dumps/db was changed: its sum differs"));
     fs::write(&file, "hell").unwrap();
     assert!(check().unwrap_err().contains("4 bytes instead of 5"));
     fs::remove_file(&file).unwrap();
     assert!(check().unwrap_err().contains("dumps/db cannot be read"));
-    assert_eq!(sums::glance(temp.path(), &manifest).unwrap(), "dumps/db is missing");
+    assert_eq!(sums::check_sizes(temp.path(), &manifest).unwrap(), "dumps/db is missing");
 }

@@ -1,12 +1,12 @@
-//! Containers as they were recorded: those that ran are started, those that had ended are there and do not run, those
-//! that were paused are paused again.
+//! Restores containers as they were recorded: running ones are started, ended ones are created but not started,
+//! paused ones are paused again.
 //!
-//! Each replica gets its own anonymous volumes. No configuration can say which replica has which; but a
-//! container that Compose makes again takes over the volumes of the one that it replaces. Where that one is
-//! gone, a stand-in with its labels and its volumes is made for it.
+//! Each replica gets its own anonymous volumes. A configuration cannot say which replica has which, but a
+//! container that Compose recreates takes over the volumes of the one that it replaces. If that one is
+//! missing, a stand-in with its labels and volumes is made.
 //!
-//! Invariants: a stand-in never runs; a container that one takes the place of has been stopped, and its
-//! volumes are kept; each step looks at what is there and may be repeated.
+//! Invariants: a stand-in never runs; a container that is replaced by one has been stopped, and its volumes
+//! are kept; each step looks at the current state and may be repeated.
 
 use crate::compose::{Compose, Up};
 use crate::docker::Docker;
@@ -24,9 +24,9 @@ pub struct Recorded<'a> {
     pub docker: &'a Docker,
     pub project: &'a str,
     pub services: &'a BTreeMap<String, ServiceRecord>,
-    /// The images of the backup, as they are in the engine.
+    /// The images of the backup in the engine.
     pub loaded: &'a [Loaded],
-    /// Services that these depend on are left alone.
+    /// Whether to leave out the services that these depend on.
     pub alone: bool,
 }
 
@@ -36,14 +36,14 @@ impl Recorded<'_> {
         running.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Brings them up. `wait` is whether Compose itself waits until all run.
+    /// Brings them up. With `wait`, Compose waits until all run.
     pub fn bring_up(&self, compose: &Compose, wait: bool, patience: Duration) -> Result<()> {
-        self.stand_in()?;
+        self.make_stand_ins()?;
         let up = |services: &[String], start: bool, alone: bool| {
             let scale = services.iter().filter_map(|name| {
                 let record = self.services.get(name)?;
                 let number = if start { record.scale } else { record.containers.len() };
-                // Also one, since the configuration may say more.
+                // Also for one, since the configuration may say more.
                 Some((name.clone(), number))
             });
             let scale = scale.collect();
@@ -55,12 +55,12 @@ impl Recorded<'_> {
         };
         let idle = idle(self.services);
         let running = self.running();
-        // Compose starts no container that is paused.
+        // Compose does not start paused containers.
         let paused = self.paused(|now| now.state.paused)?;
         self.docker.unpause(&ids(&paused))?;
         up(&idle, false, true)?;
-        // A service that does not run is started for those that depend on it, unless they are alone: a job
-        // would change the data that has just been put back.
+        // Without `--no-deps` Compose would also start an idle service that others depend on: a job would
+        // change the restored data.
         up(&running, true, self.alone || !idle.is_empty())
     }
 
@@ -69,15 +69,15 @@ impl Recorded<'_> {
         self.docker.pause(&ids(&paused))
     }
 
-    /// Containers in the place of those that were recorded as paused.
+    /// Returns the containers that were recorded as paused and have this state.
     fn paused(&self, state: impl Fn(&Container) -> bool) -> Result<Vec<Container>> {
         if !self.any(ContainerRecord::is_paused) {
             return Ok(Vec::new());
         }
         let was_paused = |now: &Container| {
             let record = now.service().and_then(|name| self.services.get(name));
-            let mut known = record.iter().flat_map(|one| &one.containers);
-            known.any(|one| one.is_paused() && Some(one.number) == now.number())
+            let mut recorded = record.iter().flat_map(|one| &one.containers);
+            recorded.any(|one| one.is_paused() && Some(one.number) == now.number())
         };
         let all = self.docker.containers_of(self.project)?;
         Ok(all.into_iter().filter(|now| was_paused(now) && state(now)).collect())
@@ -87,33 +87,33 @@ impl Recorded<'_> {
         self.services.values().flat_map(|one| &one.containers).any(is)
     }
 
-    fn stand_in(&self) -> Result<()> {
+    fn make_stand_ins(&self) -> Result<()> {
         if !self.any(|one| !one.volumes.is_empty()) {
             return Ok(());
         }
         let now = self.docker.containers_of(self.project)?;
         for (service, record) in self.services {
-            let wanted = record.containers.iter().filter(|one| one.ran() == record.running);
+            let wanted = record.containers.iter().filter(|one| one.was_running() == record.running);
             for one in wanted {
                 let mut volumes = Vec::new();
                 for (target, name) in &one.volumes {
-                    // One that was left out of the backup may be gone.
+                    // A volume that is not in the backup may not exist any more.
                     if self.docker.volume(name)?.is_some() {
                         volumes.push((target.as_path(), name.as_str()));
                     }
                 }
-                let here = now
+                let current = now
                     .iter()
                     .find(|it| it.service() == Some(service) && it.number() == Some(one.number));
                 let has = |(target, name): &(&Path, &str)| {
-                    here.is_some_and(|here| here.has_volume(target, name))
+                    current.is_some_and(|current| current.has_volume(target, name))
                 };
                 if volumes.iter().all(has) {
                     continue;
                 }
-                if let Some(here) = here {
-                    self.docker.stop(&[&here.id], None)?;
-                    self.docker.remove_container(&here.id)?;
+                if let Some(current) = current {
+                    self.docker.stop(&[&current.id], None)?;
+                    self.docker.remove_container(&current.id)?;
                 }
                 self.make_stand_in(service, record, one, &volumes)?;
             }
@@ -139,7 +139,7 @@ impl Recorded<'_> {
             (SERVICE, service),
             (NUMBER, &one.number.to_string()),
             (ONE_OFF, "False"),
-            // Of no configuration, so that Compose replaces it.
+            // A hash of no configuration, so that Compose replaces it.
             (CONFIG_HASH, "stand-in"),
         ];
         let labels = labels.map(|(name, value)| format!("--label={name}={value}"));
@@ -149,7 +149,7 @@ impl Recorded<'_> {
                 field("target", &target.display())
             )
         });
-        // Else the engine would make a new volume for each of these.
+        // Otherwise the engine would make a new volume for each of these.
         let others =
             images::inspect(self.docker, image)?.map(|it| it.volumes()).unwrap_or_default();
         let is_other =
@@ -163,7 +163,7 @@ impl Recorded<'_> {
     }
 }
 
-/// The services that had containers of which none ran.
+/// Returns the services whose containers were all stopped.
 pub fn idle(services: &BTreeMap<String, ServiceRecord>) -> Vec<String> {
     let idle = services.iter().filter(|(_, one)| !one.running && !one.containers.is_empty());
     idle.map(|(name, _)| name.clone()).collect()
@@ -173,7 +173,7 @@ fn ids(containers: &[Container]) -> Vec<&str> {
     containers.iter().map(|one| one.id.as_str()).collect()
 }
 
-/// Of a line of comma-separated values, as `--mount` takes them.
+/// Quotes a field of the comma-separated values of `--mount`.
 fn field(key: &str, value: &dyn Display) -> String {
     format!("\"{key}={}\"", value.to_string().replace('"', "\"\""))
 }

@@ -1,4 +1,4 @@
-//! What a restore leads to: from a backup, or from what an earlier restore has parked.
+//! The goal of a restore: the state of a backup, or what an earlier restore has parked.
 
 use crate::backup_dir::{BackupDir, StoredBackup};
 use crate::manifest::{ComposeRecord, FileRecord, Kind, Manifest, Mount, ServiceRecord};
@@ -23,20 +23,20 @@ use std::path::{Path, PathBuf};
 
 const GOAL: &str = "goal.json";
 
-/// What a part is made from.
+/// The source of a part's data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Content {
     Mount(Box<Mount>),
     File(FileRecord),
-    /// It lies there already, parked by an earlier restore, or nothing is to be there.
+    /// It was parked by an earlier restore and needs no staging, or there must be nothing.
     Parked,
 }
 
-/// Kept in the state folder from its beginning to its end, so that a run that is killed can be finished
-/// also where the backup is gone, or what it undoes.
+/// The goal is kept in the state folder during the whole restore, so that a killed run can be finished even
+/// if the backup, or the restore that it undoes, is not available any more.
 #[derive(Serialize, Deserialize)]
 pub struct Goal {
-    /// For sentences: the backup's name, or what is undone.
+    /// The name of the backup or what is undone, for messages.
     pub title: String,
     pub project: String,
     pub manifest: Option<Manifest>,
@@ -44,26 +44,26 @@ pub struct Goal {
     pub folder: Option<PathBuf>,
     pub undone: Option<Work>,
     pub work: Work,
-    /// The configuration as it is now, for the way back.
+    /// The current configuration, for a revert.
     pub config_before: Option<Value>,
-    /// As many as the work has parts.
+    /// The source of each part of `work`.
     pub contents: Vec<Content>,
     /// The configuration that the services are started with.
     pub config: Value,
     pub compose: ComposeRecord,
-    /// The services that are put back, as they were.
+    /// The services that are restored, as they were recorded.
     pub services: BTreeMap<String, ServiceRecord>,
-    /// Not all of the project: its files stay as they are.
+    /// Whether only a part of the project is restored, without its files.
     pub is_partial: bool,
-    /// A killed run had begun it.
+    /// Whether this run continues a killed one.
     pub resumes: bool,
-    /// And services have run since on what it had put in place.
+    /// Whether services have run on the restored data since.
     pub has_run: bool,
     pub warnings: Vec<String>,
 }
 
 impl Goal {
-    /// `key` is the id under which it is done once, where it has one.
+    /// Makes the goal of this task. `key` is the id under which it is done only once, if it has one.
     pub fn of(observed: &Observed, key: Option<&str>) -> Result<Goal> {
         match &observed.task.wanted {
             Wanted::Undone(id) => of_parked(observed, key, id),
@@ -72,13 +72,13 @@ impl Goal {
         }
     }
 
-    /// The goal of a run that was killed.
-    pub fn begun(state_dir: &Path, work: &Work, has_run: bool) -> Result<Goal> {
+    /// Reads the goal of an unfinished run.
+    pub fn resume(state_dir: &Path, work: &Work, has_run: bool) -> Result<Goal> {
         let path = parked::file(state_dir, &work.id, GOAL)?;
         let content =
             std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         let goal: Goal = serde_json::from_slice(&content)
-            .with_context(|| format!("understanding {}", path.display()))?;
+            .with_context(|| format!("parsing {}", path.display()))?;
         Ok(Goal { work: work.clone(), resumes: true, has_run, ..goal })
     }
 
@@ -87,7 +87,7 @@ impl Goal {
         Replace::new(&path).mode(0o600).write(&serde_json::to_vec(self)?).map(drop)
     }
 
-    /// The services that are to run in the end.
+    /// Returns the services that will run in the end.
     pub fn to_run(&self) -> Vec<String> {
         self.services.iter().filter(|(_, one)| one.running).map(|(name, _)| name.clone()).collect()
     }
@@ -104,7 +104,7 @@ pub fn find<'a>(stored: &'a BackupDir, which: &Which) -> Result<(&'a StoredBacku
     let none = |what: String| {
         let names: Vec<&str> =
             stored.backups.iter().map(|kept| kept.name.as_str()).take(5).collect();
-        let has = if names.is_empty() { "none at all".to_owned() } else { names.join(", ") };
+        let has = if names.is_empty() { "no backups".to_owned() } else { names.join(", ") };
         let msg = format!(
             "there is no backup {what} in {}; it has {has}; nothing was changed",
             stored.dir.display()
@@ -120,9 +120,11 @@ pub fn find<'a>(stored: &'a BackupDir, which: &Which) -> Result<(&'a StoredBacku
             let kept = stored.find(name).ok_or_else(|| none(name.clone()))?;
             match &kept.manifest {
                 Ok(manifest) => (kept, manifest),
-                // Once more, for the error itself.
+                // Read again, to return the error itself.
                 Err(_) => {
-                    return Err(Manifest::read(&kept.path).err().context("it was read now")?);
+                    return Err(Manifest::read(&kept.path)
+                        .err()
+                        .context("the manifest changed meanwhile")?);
                 }
             }
         }
@@ -156,12 +158,11 @@ fn of_backup(observed: &Observed, key: Option<&str>, which: &Which) -> Result<Go
         }
     }
     let (parts, contents) = parts.into_iter().unzip();
-    let before = before(observed, manifest.project_dir.clone(), id, parts);
-    let work = Work { backup: Some(manifest.name.clone()), ..before };
+    let current = current_state(observed, manifest.project_dir.clone(), id, parts);
+    let work = Work { backup: Some(manifest.name.clone()), ..current };
     let path = kept.path.join("config/compose.json");
-    let damaged = || {
-        Failure::new("damaged", format!("{} cannot be read: take another backup", path.display()))
-    };
+    let damaged =
+        || Failure::new("damaged", format!("cannot read {}: use another backup", path.display()));
     let config = std::fs::read(&path).map_err(|why| damaged().caused_by(why.into()))?;
     Ok(Goal {
         title: manifest.name.clone(),
@@ -187,32 +188,32 @@ fn of_parked(observed: &Observed, key: Option<&str>, of: &str) -> Result<Goal> {
     let Some(Parked { work: old, .. }) = all.iter().find(|one| one.id == of) else {
         let ids: Vec<&str> = all.iter().map(|one| one.id.as_str()).collect();
         let msg = format!(
-            "nothing is parked by a restore {of} of {subject}; there is {}; nothing was changed",
-            if ids.is_empty() { "none at all".to_owned() } else { ids.join(", ") }
+            "no restore {of} of {subject} has parked anything; recorded are {}; nothing was changed",
+            if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
         );
         return Err(Failure::new("no_backup", msg).into());
     };
     if old.was_put_back {
         let msg = format!(
-            "{of} is no restore that can be undone: it is what a restore had put in place before it was taken back, \
-             parked at {}; nothing was changed",
+            "{of} is not a restore that can be undone: it is the data of a reverted restore, parked at {}; nothing was \
+             changed",
             old.parked_paths().join(", ")
         );
         return Err(Failure::new("no_backup", msg).into());
     }
     let path = parked::file(&observed.state_dir, of, "before.json")?;
     let config = std::fs::read(&path).map_err(|why| {
-        let msg = format!("the project could not be read before restore {of}, so that there is nothing to start again; its data is parked at {}", old.parked_paths().join(", "));
+        let msg = format!("the project could not be read before restore {of}, so its services cannot be started again; its data is parked at {}", old.parked_paths().join(", "));
         Failure::new("no_backup", msg).caused_by(why.into())
     })?;
     let id = id_of(key)?;
     let parts = old.parts.iter().map(|part| {
-        let fresh = (!part.absent).then(|| part.parked.clone());
-        Part::new(part.title.clone(), part.source.clone(), fresh, part.is_file, &id)
+        let staged = (!part.absent).then(|| part.parked.clone());
+        Part::new(part.title.clone(), part.source.clone(), staged, part.is_file, &id)
     });
     let parts = parts.collect();
-    let before = before(observed, old.project_dir.clone(), id, parts);
-    let work = Work { undo_of: Some(of.to_owned()), ..before };
+    let current = current_state(observed, old.project_dir.clone(), id, parts);
+    let work = Work { undo_of: Some(of.to_owned()), ..current };
     Ok(Goal {
         title: work.title(),
         project: observed.project.clone(),
@@ -221,11 +222,11 @@ fn of_parked(observed: &Observed, key: Option<&str>, of: &str) -> Result<Goal> {
         config_before: observed.now.as_ref().ok().map(|now| now.resolved.value.clone()),
         contents: work.parts.iter().map(|_| Content::Parked).collect(),
         config: serde_json::from_slice(&config)
-            .with_context(|| format!("understanding {}", path.display()))?,
+            .with_context(|| format!("parsing {}", path.display()))?,
         compose: old
             .compose_before
             .clone()
-            .context("the restore has not noted the project's files")?,
+            .context("the restore did not record the project's files")?,
         services: old.services_before.clone(),
         is_partial: false,
         resumes: false,
@@ -236,8 +237,8 @@ fn of_parked(observed: &Observed, key: Option<&str>, of: &str) -> Result<Goal> {
     })
 }
 
-/// What is there now, for the way back.
-fn before(observed: &Observed, project_dir: PathBuf, id: String, parts: Vec<Part>) -> Work {
+/// Records the current state, for a revert.
+fn current_state(observed: &Observed, project_dir: PathBuf, id: String, parts: Vec<Part>) -> Work {
     let now = observed.now.as_ref().ok();
     let records = now.map(|now| {
         let all: BTreeSet<String> = now.all_services();
@@ -277,13 +278,13 @@ fn id_of(key: Option<&str>) -> Result<String> {
 }
 
 fn part_of(title: String, source: PathBuf, is_file: bool, id: &str) -> Part {
-    let fresh = sibling(&source, "restoring", id);
-    // A single file lies in a folder of its own until it is whole.
-    let fresh = match (is_file, source.file_name()) {
-        (true, Some(name)) => fresh.join(name),
-        _ => fresh,
+    let staged = sibling(&source, "restoring", id);
+    // A single file is staged in a folder of its own.
+    let staged = match (is_file, source.file_name()) {
+        (true, Some(name)) => staged.join(name),
+        _ => staged,
     };
-    Part::new(title, source, Some(fresh), is_file, id)
+    Part::new(title, source, Some(staged), is_file, id)
 }
 
 fn chosen(task: &Task, manifest: &Manifest) -> Result<BTreeMap<String, ServiceRecord>> {
@@ -301,7 +302,7 @@ fn chosen(task: &Task, manifest: &Manifest) -> Result<BTreeMap<String, ServiceRe
     Ok(all.map(|(name, record)| (name.clone(), record.clone())).collect())
 }
 
-/// Where a mount's data belongs now: a volume may have been recreated since.
+/// Returns the current source of a mount: a volume may have been recreated since.
 fn source_now(tools: &Tools, mount: &Mount) -> Result<PathBuf> {
     let Some(volume) = &mount.volume else { return Ok(mount.source.clone()) };
     match tools.docker.volume(&volume.name)? {
@@ -314,18 +315,18 @@ fn source_now(tools: &Tools, mount: &Mount) -> Result<PathBuf> {
     }
 }
 
-/// A file of the project that is as it was needs no exchange.
+/// Whether a file of the project is unchanged, so that it needs no exchange.
 fn is_same(backup: &Path, manifest: &Manifest, file: &FileRecord) -> bool {
     let sum = manifest.contents.get(&format!("config/files/{}", file.n));
     let now = backup_writer::sum_of(&file.path);
     let meta = regular::open(&file.path, Links::Follow)
         .map_err(anyhow::Error::from)
         .and_then(|open| backup_writer::meta_of(&open));
-    let dressed = meta.is_ok_and(|meta| {
+    let same_meta = meta.is_ok_and(|meta| {
         (meta.mode, meta.uid, meta.gid, &meta.xattrs)
             == (file.meta.mode, file.meta.uid, file.meta.gid, &file.meta.xattrs)
     });
-    dressed
+    same_meta
         && now.is_ok_and(|(sha256, _)| sum.is_some_and(|sum| sum.sha256 == sha256))
         && backup.exists()
 }

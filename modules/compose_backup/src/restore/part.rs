@@ -1,57 +1,59 @@
-//! One thing that a restore exchanges: where it is, where what replaces it lies, and where it is parked.
+//! A part of a restore: the path of the data, the staged data that replaces it, and where it is parked.
 
 use host::beneath::Identity;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// One thing that is exchanged.
+/// A folder or file that is exchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     pub title: String,
     pub source: PathBuf,
-    /// What takes its place; nothing, where nothing was there.
-    pub fresh: Option<PathBuf>,
+    /// The staged data that replaces it; `None` if there must be nothing.
+    #[serde(rename = "fresh")]
+    pub staged: Option<PathBuf>,
     pub parked: PathBuf,
-    /// There was nothing to park.
+    /// Whether there is nothing to park.
     pub absent: bool,
-    /// A file: it lies alone in a folder of ours before it is put in its place.
+    /// Whether it is a file, which is staged in a folder of its own.
     pub is_file: bool,
-    /// The folder that we have made for what is fresh.
+    /// The identity of the staging folder that this restore has made.
     #[serde(default)]
     pub made: Option<Identity>,
-    /// What was in the place before, and what is to be; noted before the first exchange.
+    /// The identities of the previous and of the staged data, noted before the first exchange.
     #[serde(default)]
     pub old: Option<Identity>,
     #[serde(default)]
     pub new: Option<Identity>,
-    /// What is fresh has been in its place.
+    /// Whether the staged data has been in place.
     #[serde(default)]
-    pub stood: bool,
+    #[serde(rename = "stood")]
+    pub was_in_place: bool,
 }
 
 impl Part {
     pub fn new(
         title: String,
         source: PathBuf,
-        fresh: Option<PathBuf>,
+        staged: Option<PathBuf>,
         is_file: bool,
         id: &str,
     ) -> Part {
         let parked = sibling(&source, "parked", id);
         let absent = source.symlink_metadata().is_err();
         let (made, old, new) = (None, None, None);
-        Part { title, source, fresh, parked, absent, is_file, made, old, new, stood: false }
+        Part { title, source, staged, parked, absent, is_file, made, old, new, was_in_place: false }
     }
 
-    /// The folder in which it lies until it takes its place.
-    pub fn holder(&self) -> Option<&std::path::Path> {
-        let fresh = self.fresh.as_deref()?;
-        if self.is_file { fresh.parent() } else { Some(fresh) }
+    /// Returns the staging folder.
+    pub fn staging_folder(&self) -> Option<&Path> {
+        let staged = self.staged.as_deref()?;
+        if self.is_file { staged.parent() } else { Some(staged) }
     }
 }
 
-/// `<path>.parked-<id>` and the like.
+/// Returns a name next to a path, such as `<path>.parked-<id>`.
 pub fn sibling(path: &Path, word: &str, id: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_else(|| OsStr::new("")).to_owned();
     name.push(format!(".{word}-{id}"));

@@ -1,8 +1,8 @@
-//! A restore as steps, with what each of them takes out of service. Pure.
+//! The plan of a restore, with what each step takes out of service. Pure.
 
 use crate::backup_dir::BackupDir;
 use crate::manifest::{ContainerRecord, ServiceRecord};
-use crate::plan::{Action, leftovers};
+use crate::plan::{Action, cleanup_steps};
 use crate::restore::containers::idle;
 use crate::restore::goal::Goal;
 use crate::restore::loss::Losses;
@@ -24,7 +24,7 @@ pub fn plan(
     let services = names.join(", ");
     let mut steps = match goal.resumes {
         true => Vec::new(),
-        false => leftovers(stored, unfinished),
+        false => cleanup_steps(stored, unfinished),
     };
     let mut step = |action: Action, text: String| steps.push(Step::new(action, text));
     match &goal.manifest {
@@ -34,14 +34,14 @@ pub fn plan(
             step(Action::Stage, "stage the restored data, with its sums checked".to_owned());
         }
         None => {
-            step(Action::Check, format!("look at {title}"));
+            step(Action::Check, format!("check {title}"));
             step(Action::Load, format!("find the images of {services}"));
         }
     }
-    step(Action::Stop, format!("stop {services}, and what shares their data"));
+    step(Action::Stop, format!("stop {services}, and the services that share their data"));
     let text = match goal.manifest.is_some() {
-        true => format!("park what is there, and put {title} in its place"),
-        false => format!("park what is there, and put {title} in its place again"),
+        true => format!("park the current data, and put {title} in its place"),
+        false => format!("park the current data, and put {title} back in its place"),
     };
     let lossy = |step, losses: Vec<Loss>| losses.into_iter().fold(step, Step::loses);
     steps.push(lossy(Step::new(Action::Swap, text), losses.data));
@@ -53,7 +53,7 @@ pub fn plan(
     let mut warnings = goal.warnings.clone();
     if goal.is_partial {
         warnings.push(
-            "only a part of the project is put back: its compose and env files stay as they are"
+            "only a part of the project is restored: its compose and env files are not changed"
                 .into(),
         );
     }
@@ -67,7 +67,7 @@ pub fn plan(
         identities,
         steps,
         undo: Undo::By(format!(
-            "state: restored with undo: {}, as long as what was parked is not dropped",
+            "state: restored with undo: {}, as long as the parked data is not removed",
             goal.work.id
         )),
         after,
@@ -76,7 +76,7 @@ pub fn plan(
     })
 }
 
-/// What becomes of the containers, as it was recorded.
+/// Describes which containers are started, as they were recorded.
 fn start(services: &BTreeMap<String, ServiceRecord>) -> String {
     let names = |which: &dyn Fn(&ServiceRecord) -> bool| {
         let names = services.iter().filter(|(_, one)| which(one));

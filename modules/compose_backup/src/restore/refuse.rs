@@ -1,4 +1,4 @@
-//! What would make a restore fail half way, or hurt somebody else, and is refused before. Reads only.
+//! Refuses a restore that would fail half way, or affect other projects. Reads only.
 
 use crate::docker::inspect::Container;
 use crate::mounts::{mounted_at, real, uses};
@@ -14,11 +14,11 @@ use host::space::{Space, human};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Warnings, where nothing stands in the way.
+/// Runs all checks; returns warnings if none refuses.
 pub fn check(task: &Task, tools: &Tools, goal: &Goal) -> Result<Vec<String>> {
     not_restorable(goal)?;
     volumes(tools, goal)?;
-    made_by_others(tools, goal)?;
+    external_objects(tools, goal)?;
     mount_points(goal)?;
     own_folders(task, goal)?;
     space(goal)?;
@@ -44,14 +44,14 @@ fn not_restorable(goal: &Goal) -> Result<()> {
     }
 }
 
-/// A volume that was recreated with another driver is no place for the data.
+/// Refuses a volume that was recreated with another driver or options.
 fn volumes(tools: &Tools, goal: &Goal) -> Result<()> {
     for (mount, _) in goal.mounts() {
         let Some(volume) = &mount.volume else { continue };
         if tools.docker.volume(&volume.name)?.is_some_and(|now| !now.is_plain()) {
             let msg = format!(
-                "volume {} is now of another driver or has options, and was a plain one: remove it, or \
-                 restore it by hand",
+                "volume {} has another driver or options now, and was a plain one: remove it, or restore it by \
+                 hand",
                 volume.name
             );
             return Err(refusal("unsupported_volume", msg));
@@ -60,28 +60,28 @@ fn volumes(tools: &Tools, goal: &Goal) -> Result<()> {
     Ok(())
 }
 
-/// Compose makes neither networks nor volumes that are external, and finds that out when the services
-/// stand still. A volume that is in the backup is made for it.
-fn made_by_others(tools: &Tools, goal: &Goal) -> Result<()> {
+/// Refuses missing external networks and volumes, which Compose does not make and would only notice after
+/// the services were stopped. A volume that is in the backup is made by this module.
+fn external_objects(tools: &Tools, goal: &Goal) -> Result<()> {
     let in_backup = |name: &str| {
         let mut volumes = goal.mounts().filter_map(|(mount, _)| mount.volume.as_ref());
         volumes.any(|volume| volume.name == name)
     };
     for one in resolved::external(&goal.config) {
-        let (reason, kind, name, is_there) = match one {
+        let (reason, kind, name, exists) = match one {
             External::Network(name) => {
-                let is_there = tools.docker.has_network(&name)?;
-                ("network_missing", "network", name, is_there)
+                let exists = tools.docker.has_network(&name)?;
+                ("network_missing", "network", name, exists)
             }
             External::Volume(name) => {
-                let is_there = in_backup(&name) || tools.docker.volume(&name)?.is_some();
-                ("volume_missing", "volume", name, is_there)
+                let exists = in_backup(&name) || tools.docker.volume(&name)?.is_some();
+                ("volume_missing", "volume", name, exists)
             }
         };
-        if !is_there {
+        if !exists {
             let msg = format!(
-                "{kind} {name} is external to project {}, and there is none of that name: start what makes it, or \
-                 make it with `docker {kind} create {name}`, then run the task again",
+                "{kind} {name} is external to project {}, and does not exist: start what makes it, or make it with \
+                 `docker {kind} create {name}`, then run the task again",
                 goal.project
             );
             return Err(refusal(reason, msg));
@@ -90,7 +90,8 @@ fn made_by_others(tools: &Tools, goal: &Goal) -> Result<()> {
     Ok(())
 }
 
-/// A mount point cannot be renamed, and what is mounted below would go away with what is parked.
+/// Refuses mount points, which cannot be renamed, and mounts below, which would be moved with the parked
+/// data.
 fn mount_points(goal: &Goal) -> Result<()> {
     let mounts = Mounts::read()?;
     match goal.work.parts.iter().find_map(|part| mounted_at(&mounts, &part.source)) {
@@ -105,7 +106,7 @@ fn own_folders(task: &Task, goal: &Goal) -> Result<()> {
         let real = real(own);
         if let Some(part) = goal.work.parts.iter().find(|part| real.starts_with(&part.source)) {
             let msg = format!(
-                "{} lies inside of {}, which is to be exchanged",
+                "{} is inside of {}, which will be exchanged",
                 own.display(),
                 part.source.display()
             );
@@ -115,7 +116,7 @@ fn own_folders(task: &Task, goal: &Goal) -> Result<()> {
     Ok(())
 }
 
-/// Both states have to have room at once.
+/// Requires space for the current and the restored data at the same time.
 fn space(goal: &Goal) -> Result<()> {
     let mut needed: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
     for (content, part) in goal.contents.iter().zip(&goal.work.parts) {
@@ -125,19 +126,19 @@ fn space(goal: &Goal) -> Result<()> {
             }
             _ => 0,
         };
-        let there =
+        let existing =
             part.source.ancestors().skip(1).find(|above| above.exists()).unwrap_or(Path::new("/"));
-        let dev = std::os::unix::fs::MetadataExt::dev(&there.metadata()?);
-        needed.entry(dev).or_insert((there.to_owned(), 0)).1 += bytes;
+        let dev = std::os::unix::fs::MetadataExt::dev(&existing.metadata()?);
+        needed.entry(dev).or_insert((existing.to_owned(), 0)).1 += bytes;
     }
     for (path, bytes) in needed.into_values().filter(|(_, bytes)| *bytes > 0) {
-        let what = format!("the restored data ({}) beside what is there", human(bytes));
+        let what = format!("the restored data ({}) in addition to the current data", human(bytes));
         Space::require(&what, &path, Space { bytes, inodes: None })?;
     }
     Ok(())
 }
 
-/// Containers of other projects that have the same data mounted.
+/// Refuses data that running containers of other projects use; warns about stopped ones.
 fn others(tools: &Tools, goal: &Goal) -> Result<Vec<String>> {
     let all = tools.docker.all_containers()?;
     let foreign = |one: &&Container| one.project() != Some(&goal.project) || one.is_one_off();
@@ -149,19 +150,19 @@ fn others(tools: &Tools, goal: &Goal) -> Result<Vec<String>> {
             using.iter().filter(|one| one.state.running).map(|one| one.name()).collect();
         if !running.is_empty() {
             let msg = format!(
-                "{} is also used by {}, which is no service of project {}: stop it first, or restore the \
-                 services that do not use that data with services",
+                "{} is also used by {}, which is not a service of project {}: stop it first, or restore only \
+                 services that do not use that data, with services",
                 mount.title(),
                 running.join(", "),
                 goal.project
             );
             return Err(refusal("shared_mount", msg));
         }
-        let still: Vec<&str> = using.iter().map(|one| one.name()).collect();
-        if !still.is_empty() {
-            let names = still.join(", ");
+        let stopped: Vec<&str> = using.iter().map(|one| one.name()).collect();
+        if !stopped.is_empty() {
+            let names = stopped.join(", ");
             warnings.push(format!(
-                "{names} is of another project, does not run, and will see the restored data of {}",
+                "{names} of another project is stopped, and will see the restored data of {}",
                 mount.title()
             ));
         }

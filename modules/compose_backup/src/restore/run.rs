@@ -1,8 +1,8 @@
-//! The steps of a restore.
+//! Carries out the steps of a restore.
 //!
-//! Invariants: what is about to be done stands in the intent before it is done; services are stopped
-//! only when everything that can be prepared lies ready; nothing that was there is removed, and nothing
-//! that services have run on.
+//! Invariants: each step is noted in the intent before it is done; services are stopped only after
+//! everything that can be prepared is ready; neither the previous data is removed, nor data that services
+//! have run on.
 
 use crate::freeze::{self, Frozen, Held};
 use crate::images::{self, Loaded};
@@ -12,10 +12,10 @@ use crate::options::{Mode, Task};
 use crate::parked;
 use crate::plan::Action;
 use crate::progress::Progress;
-use crate::restore::back::{self, Back};
-use crate::restore::fresh;
 use crate::restore::goal::{Content, Goal};
 use crate::restore::part::Part;
+use crate::restore::revert::{self, Revert};
+use crate::restore::staging;
 use crate::restore::swap::{self, Aside, Foreign};
 use crate::restore::up::{self, Running, Until};
 use crate::state::Tools;
@@ -81,7 +81,7 @@ impl<'a> Restore<'a> {
             Action::Stop => self.stop(intent),
             Action::Swap => self.swap(intent),
             Action::Start => self.start(intent, Until::Healthy),
-            other => anyhow::bail!("{other:?} is no step of a restore"),
+            other => anyhow::bail!("{other:?} is not a step of a restore"),
         }
     }
 
@@ -92,7 +92,7 @@ impl<'a> Restore<'a> {
     }
 
     fn check(&mut self, intent: &Intent) -> Result<()> {
-        // Before the note: who finds that reads this as well.
+        // Before the note, since a run that finds the note also reads the goal.
         if !self.goal.resumes {
             self.goal.write(self.state_dir)?;
         }
@@ -105,7 +105,7 @@ impl<'a> Restore<'a> {
             return Ok(());
         };
         let mut progress = Progress::new(self.backup_dir);
-        sums::begin(folder, manifest, &mut progress)
+        sums::check_before_restore(folder, manifest, &mut progress)
     }
 
     fn load(&mut self, intent: &Intent) -> Result<()> {
@@ -126,7 +126,7 @@ impl<'a> Restore<'a> {
                     &kept.files,
                     &kept.folder,
                     deadline,
-                    &mut |bytes| progress.at(bytes),
+                    &mut |bytes| progress.update(bytes),
                 )?;
                 self.goal.work.loaded = self.loaded.clone();
                 self.loaded.iter().flat_map(|one| one.references.iter().cloned()).collect()
@@ -140,16 +140,16 @@ impl<'a> Restore<'a> {
         self.note(intent)
     }
 
-    /// Before anything is stopped, and after all that damage could be found in without touching anything.
+    /// Tries an exchange after all checks that change nothing, and before anything is stopped.
     fn try_exchange(&self) -> Result<()> {
         match self.goal.work.exchanged_after {
             Some(_) => Ok(()),
-            None => fresh::try_exchange(&self.goal.work),
+            None => staging::try_exchange(&self.goal.work),
         }
     }
 
-    /// Volumes that are gone, with the labels that compose knows its own by. The engine makes an empty
-    /// folder for each, which is then there to be parked: that is noted first.
+    /// Makes missing volumes, with the labels that Compose expects. The engine makes an empty folder for each,
+    /// which will be parked; that is noted first.
     fn make_volumes(&mut self, intent: &Intent) -> Result<()> {
         for n in 0..self.goal.contents.len() {
             let Content::Mount(mount) = &self.goal.contents[n] else { continue };
@@ -165,14 +165,14 @@ impl<'a> Restore<'a> {
     }
 
     fn stage(&mut self, intent: &Intent) -> Result<()> {
-        // Everything lay ready when the exchange began, and may have been in its place since.
+        // Everything was staged before the exchange began, and may be in place by now.
         if self.goal.work.exchanged_after.is_some() {
             return Ok(());
         }
-        let folder = self.goal.folder.clone().context("there is no backup to put back")?;
+        let folder = self.goal.folder.clone().context("there is no backup to restore")?;
         let mut progress = Progress::new(self.backup_dir);
         for n in 0..self.goal.contents.len() {
-            let into = self.fresh_folder(n, intent)?;
+            let into = self.staging_folder(n, intent)?;
             let (content, part) = (&self.goal.contents[n], &self.goal.work.parts[n]);
             let bytes = match content {
                 Content::Mount(mount) => Some(mount.segments.iter().map(|one| one.used).sum()),
@@ -182,21 +182,21 @@ impl<'a> Restore<'a> {
             let done = match content {
                 Content::Mount(mount) => self.put_mount(&folder, mount, part, into, &mut progress),
                 Content::File(file) => {
-                    fresh::put_file(&folder, file, part, &into).map(|()| Vec::new())
+                    staging::put_file(&folder, file, part, &into).map(|()| Vec::new())
                 }
                 Content::Parked => Ok(Vec::new()),
             };
-            let unset = done.with_context(|| format!("staging {}", part.title))?;
-            self.warnings.extend(unset);
+            let skipped = done.with_context(|| format!("staging {}", part.title))?;
+            self.warnings.extend(skipped);
         }
         Ok(())
     }
 
-    /// An empty folder of ours, in which something is put before it takes its place. One that this restore
-    /// has not made is nobody's to empty or to fill: it may be of whoever owns the folder around it.
-    fn fresh_folder(&mut self, n: usize, intent: &Intent) -> Result<Dir> {
+    /// Makes or empties the staging folder of a part. One that this restore has not made is refused, since it
+    /// may belong to the owner of the parent folder.
+    fn staging_folder(&mut self, n: usize, intent: &Intent) -> Result<Dir> {
         let part = &self.goal.work.parts[n];
-        let path = part.holder().context("nothing is to be put there")?.to_owned();
+        let path = part.staging_folder().context("nothing is staged for this part")?.to_owned();
         if let Some(above) = path.parent().filter(|above| !above.exists()) {
             std::fs::create_dir_all(above)
                 .with_context(|| format!("making {}", above.display()))?;
@@ -204,13 +204,13 @@ impl<'a> Restore<'a> {
         let spot = Spot::of(&path)?;
         match spot.identity()? {
             None => drop(spot.make_folder()?),
-            there if there == part.made => {}
-            // Killed after it was made and before that was noted.
-            Some(_) if self.goal.resumes && fresh::is_empty_and_ours(&spot)? => {}
+            existing if existing == part.made => {}
+            // The run was killed after it made the folder and before it noted that.
+            Some(_) if self.goal.resumes && staging::is_empty_and_ours(&spot)? => {}
             Some(_) => {
                 let msg = format!(
-                    "{} is there already, and this restore has not made it: find out whose it is, and move it away; \
-                     nothing was changed",
+                    "{} already exists, and was not made by this restore: find out who made it, and move it away; nothing \
+                     was changed",
                     path.display()
                 );
                 return Err(Failure::new("name_taken", msg).into());
@@ -223,7 +223,7 @@ impl<'a> Restore<'a> {
         Ok(folder)
     }
 
-    /// Answers what this file system does not take.
+    /// Restores the data of a mount; returns warnings about attributes that the file system does not support.
     fn put_mount(
         &self,
         folder: &Path,
@@ -232,10 +232,10 @@ impl<'a> Restore<'a> {
         into: Dir,
         progress: &mut Progress,
     ) -> Result<Vec<String>> {
-        let manifest = self.goal.manifest.as_ref().context("there is no backup to put back")?;
+        let manifest = self.goal.manifest.as_ref().context("there is no backup to restore")?;
         let index = File::open(folder.join(&mount.index))?;
         let segments = sums::stored(folder, manifest, mount)?;
-        let counts = archive::restore(index, segments, into, &mut |now| progress.at(now.bytes));
+        let counts = archive::restore(index, segments, into, &mut |now| progress.update(now.bytes));
         let counts = counts.map_err(|why| match archive::reason(&why) {
             Some("bad_archive") => sums::damaged(folder, mount, why),
             _ => why,
@@ -243,7 +243,7 @@ impl<'a> Restore<'a> {
         let unset = counts.unset.first.iter();
         Ok(unset
             .map(|what| {
-                format!("{}: not taken by this file system: {}", part.title, what.display())
+                format!("{}: not supported by this file system: {}", part.title, what.display())
             })
             .collect())
     }
@@ -257,13 +257,13 @@ impl<'a> Restore<'a> {
         });
         let affected: Vec<_> = affected.collect();
         let frozen = Frozen::of(&affected, &up::levels(&self.goal.services), Mode::Stop);
-        // A killed run has noted what ran before it.
+        // If a killed run has already noted what ran, that is not changed.
         if !self.goal.work.begun {
             self.goal.work.stopped = frozen.clone();
             self.goal.work.begun = true;
             self.note(intent)?;
         }
-        self.goal.work.take_policies(&self.tools.docker, &affected, intent)?;
+        self.goal.work.disable_policies(&self.tools.docker, &affected, intent)?;
         frozen.stop(&self.tools.docker, self.task.stop_timeout)
     }
 
@@ -273,7 +273,7 @@ impl<'a> Restore<'a> {
             self.goal.work.exchanged_after = Some(self.goal.work.starts(&self.tools.docker)?);
             self.note(intent)?;
         }
-        let foreign = if self.goal.has_run { Foreign::Leave } else { Foreign::Refuse };
+        let foreign = if self.goal.has_run { Foreign::Keep } else { Foreign::Refuse };
         for part in self.goal.work.parts.clone() {
             let (id, work) = (self.goal.work.id.clone(), &mut self.goal.work);
             let note = &mut |path| {
@@ -286,16 +286,16 @@ impl<'a> Restore<'a> {
         Ok(())
     }
 
-    /// Brings a killed run to its end, whose services run already on what it has put in place: what is
-    /// not exchanged yet is, and what does not run is started.
+    /// Finishes a killed run whose services already run on the restored data: the remaining parts are
+    /// exchanged, and the remaining services are started.
     pub fn finish(&mut self, intent: &Intent) -> Result<()> {
         let _shield = host::interrupt::shield();
-        if !self.goal.work.is_exchanged()? {
+        if !self.goal.work.all_exchanged()? {
             self.stop(intent)?;
         }
         self.swap(intent)?;
         self.start(intent, Until::Started)?;
-        // Else the same rollback would be done a second time.
+        // Otherwise the same rollback would be done a second time.
         Done::record(self.state_dir, &self.goal.work.id, &json!({"restored": self.goal.title}))
     }
 
@@ -319,24 +319,24 @@ impl<'a> Restore<'a> {
             self.running = starting.compare(&self.loaded)?;
         }
         self.start_others()?;
-        self.goal.work.give_policies(docker)?;
+        self.goal.work.restore_policies(docker)?;
         if let Some(undone) = &self.goal.undone {
             self.goal.work.found.extend(undone.found.iter().cloned());
         }
         parked::write(self.state_dir, &self.goal.work)?;
         if let Some(undone) = &self.goal.undone {
-            // What it had parked is in its place again: its record would name nothing.
+            // The data that it had parked is back in place: its record would name nothing.
             parked::forget(self.state_dir, &undone.id)?;
         }
         for part in self.goal.work.parts.iter().filter(|part| part.is_file) {
-            fresh::remove_holder(part)?;
+            staging::remove_staging_folder(part)?;
         }
         images::release(docker, &self.loaded)?;
         self.note(intent)
     }
 
-    /// What was stopped only because it shares the data. What the backup does not know of at all stays
-    /// stopped.
+    /// Starts containers that were stopped only because they share the data. Services that are not in the
+    /// backup are not started.
     fn start_others(&mut self) -> Result<()> {
         let work = &self.goal.work;
         let of_goal = |held: &Held| {
@@ -352,54 +352,57 @@ impl<'a> Restore<'a> {
             freeze::thaw(&self.tools.docker, &others)?;
         } else if others.levels.iter().any(|level| !level.is_empty()) {
             let names = others.names().join(", ");
-            self.warnings
-                .push(format!("{names} is not in the backup: it was stopped and stays so"));
+            self.warnings.push(format!(
+                "{names} is not in the backup: it was stopped and is not started again"
+            ));
         }
         Ok(())
     }
 
-    /// After a step that failed. `Err`: the parked state could not be put back, or nothing was touched
-    /// and that could not be tidied; the intent must stay.
+    /// Reverts after a failed step. With `Err` the revert or the removal of staged data failed, and the intent
+    /// must be kept.
     pub fn give_up(&mut self, error: Error, intent: &Intent) -> Result<Error, Error> {
         let _shield = host::interrupt::shield();
         let work = &mut self.goal.work;
-        let back = Back { tools: self.tools, state_dir: self.state_dir };
+        let revert = Revert { tools: self.tools, state_dir: self.state_dir };
         if !work.begun {
-            return match back.go_back(work, intent) {
-                Ok(_) => Ok(error.context("no service was stopped, and their data was not touched")),
+            return match revert.run(work, intent) {
+                Ok(_) => Ok(error.context("no service was stopped, and no data was changed")),
                 Err(why) => Err(error.context(format!(
-                    "no service was stopped, and their data was not touched; what was staged could not be removed ({why:#}): \
-                     the next run removes it, of any state"
+                    "no service was stopped, and no data was changed; the staged data could not be removed ({why:#}): the \
+                     next run with any state removes it"
                 ))),
             };
         }
         let why = format!("{error:#}");
         if self.goal.has_run {
             let msg = format!(
-                "{} is in its place, and services have run on it, but they could not be brought up: find out why, then \
-                 run the same task again; nothing was taken back, and what was there before stays parked at {}; why: {why}",
+                "{} is in place, and services have run on it, but they could not be started: find out why, then run the \
+                 same task again; nothing was reverted, and the previous data stays parked at {}; why: {why}",
                 self.goal.title,
                 work.parked_paths().join(", ")
             );
             return Err(self.failure("restore_failed", msg, false, &error));
         }
-        let serves = match work.stopped.is_empty() {
-            true => "it did not run, and does not run now",
-            false => "it serves again",
+        let services = match work.stopped.is_empty() {
+            true => "no service ran before, and none runs now",
+            false => "its services run again",
         };
-        match back.go_back(work, intent) {
+        match revert.run(work, intent) {
             Ok(_) => {
                 let msg = format!(
-                    "{} could not be put back, so what was there before was: {serves}; {}why: {why}",
+                    "{} could not be restored, so the previous state was put back: {services}; {}why: {why}",
                     self.goal.title,
-                    back::kept(&self.goal.work).map(|text| text + "; ").unwrap_or_default()
+                    revert::kept_warning(&self.goal.work)
+                        .map(|text| text + "; ")
+                        .unwrap_or_default()
                 );
                 Ok(self.failure("restore_failed_put_back", msg, true, &error))
             }
             Err(failed) => {
                 let msg = format!(
-                    "{} could not be put back, and what was there before could NOT be put back either ({failed:#}); it \
-                     is parked at {}; fix that and run state: thawed, which tries again; why it was needed: {why}",
+                    "{} could not be restored, and the previous state could NOT be put back either ({failed:#}); it is \
+                     parked at {}; fix that and run state: thawed, which tries again; why the restore failed: {why}",
                     self.goal.title,
                     work.parked_paths().join(", ")
                 );
@@ -414,8 +417,8 @@ impl<'a> Restore<'a> {
             .with("restored_back", back)
             .with("rollback_id", self.goal.work.id.clone())
             .with("parked", self.goal.work.parked_paths());
-        for known in error.chain().filter_map(|cause| cause.downcast_ref::<Failure>()) {
-            for (key, value) in &known.details {
+        for inner in error.chain().filter_map(|cause| cause.downcast_ref::<Failure>()) {
+            for (key, value) in &inner.details {
                 if !failure.details.contains_key(key) {
                     failure = failure.with(key, value.clone());
                 }
@@ -432,12 +435,12 @@ impl<'a> Restore<'a> {
     }
 
     pub fn into_warnings(self) -> Vec<String> {
-        self.warnings.into_iter().chain(self.goal.work.set_aside()).collect()
+        self.warnings.into_iter().chain(self.goal.work.set_aside_warning()).collect()
     }
 
     pub fn facts(self, mut outcome: Outcome) -> Outcome {
         outcome.warnings.extend(self.warnings);
-        outcome.warnings.extend(self.goal.work.set_aside());
+        outcome.warnings.extend(self.goal.work.set_aside_warning());
         let images: Vec<Value> = (self.running.iter())
             .map(|one| json!({ "service": one.service, "image_id": one.image_id }))
             .collect();

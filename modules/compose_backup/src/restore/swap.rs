@@ -1,9 +1,9 @@
-//! Exchanging what is there for what was staged, and back.
+//! Exchanges the current data for the staged data, and back.
 //!
-//! Invariants: a path that a service uses is never missing; nothing that has stood in its place is ever
-//! removed here; where a part stands is told by what is at its names and not by which names there are,
-//! since an engine or a person may make a folder at any of them meanwhile: that one is set aside under a
-//! name that is noted before. Each step may be repeated.
+//! Invariants: a path that a service uses is never missing; data that was in place is never removed here;
+//! the progress of a part is determined by the identities of what has its names, and not by which names
+//! exist, since an engine or a person may make a folder under any of them meanwhile: that one is set aside
+//! under a name that is noted before. Each step may be repeated.
 
 use crate::restore::part::{Part, sibling};
 use anyhow::{Context, Result, ensure};
@@ -15,10 +15,10 @@ pub fn identity(path: &Path) -> Result<Option<Identity>> {
     Spot::find(path)?.map_or(Ok(None), |spot| spot.identity())
 }
 
-/// What is neither what was there before nor what was staged.
+/// Sets aside what is neither the previous nor the staged data.
 pub struct Aside<'a> {
     pub id: &'a str,
-    /// Notes durably where it goes.
+    /// Notes durably to where it is renamed.
     pub note: &'a mut dyn FnMut(PathBuf) -> Result<()>,
 }
 
@@ -36,41 +36,41 @@ impl Aside<'_> {
     }
 }
 
-/// Notes which is which, for as long as the exchange lasts.
+/// Records the identities of the previous and of the staged data.
 pub fn identify(part: &mut Part) -> Result<()> {
     part.old = identity(&part.source)?;
-    part.new = part.fresh.as_deref().map_or(Ok(None), identity)?;
+    part.new = part.staged.as_deref().map_or(Ok(None), identity)?;
     ensure!(
-        part.fresh.is_some() == part.new.is_some(),
-        "what was staged for {} is gone",
+        part.staged.is_some() == part.new.is_some(),
+        "the data that was staged for {} is not there any more",
         part.source.display()
     );
     Ok(())
 }
 
-/// What is fresh has been in its place, whatever somebody has made of it there.
+/// Whether the staged data has been in place, even if somebody has replaced it since.
 pub fn is_exchanged(part: &Part) -> Result<bool> {
-    Ok(part.stood
-        || match (&part.fresh, part.new) {
-            (Some(fresh), Some(new)) => identity(fresh)? != Some(new),
+    Ok(part.was_in_place
+        || match (&part.staged, part.new) {
+            (Some(staged), Some(new)) => identity(staged)? != Some(new),
             _ => part.old.is_some() && identity(&part.source)? != part.old,
         })
 }
 
-/// When what was put in place is not there any more: somebody has put something else there.
+/// What to do if somebody has replaced the restored data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Foreign {
     Refuse,
-    /// Services have run on it: it is what is live.
-    Leave,
+    /// Keep what is there: services have run on it.
+    Keep,
 }
 
-/// Puts what is fresh in its place, and parks what was there.
+/// Puts the staged data in place, and parks the previous data.
 pub fn forward(part: &Part, foreign: Foreign, aside: &mut Aside<'_>) -> Result<()> {
     let source = Spot::of(&part.source)?;
     let here = source.identity()?;
-    let Some(fresh) = part.fresh.as_deref() else {
-        // What somebody has put there since is live, and stays.
+    let Some(staged) = part.staged.as_deref() else {
+        // What somebody has put there since is live, and is not touched.
         return if here.is_some() && here == part.old {
             park(&source, part, aside)
         } else {
@@ -78,27 +78,27 @@ pub fn forward(part: &Part, foreign: Foreign, aside: &mut Aside<'_>) -> Result<(
         };
     };
     if !is_exchanged(part)? {
-        let fresh = Spot::of(fresh)?;
+        let staged = Spot::of(staged)?;
         match here {
-            Some(_) => source.exchange(&fresh)?,
-            None => fresh.rename(&source)?,
+            Some(_) => source.exchange(&staged)?,
+            None => staged.rename(&source)?,
         }
     }
     ensure!(
         match foreign {
             Foreign::Refuse => source.identity()? == part.new,
-            Foreign::Leave => part.old.is_none() || source.identity()? != part.old,
+            Foreign::Keep => part.old.is_none() || source.identity()? != part.old,
         },
-        "what was staged for {} is gone",
+        "the data that was staged for {} is not there any more",
         part.source.display()
     );
-    match Spot::find(fresh)? {
+    match Spot::find(staged)? {
         Some(spot) if spot.identity()?.is_some() => park(&spot, part, aside),
         _ => Ok(()),
     }
 }
 
-/// Under its name if it is what was there before; else aside.
+/// Parks the previous data under its name; anything else is set aside.
 fn park(spot: &Spot, part: &Part, aside: &mut Aside<'_>) -> Result<()> {
     if spot.identity()? != part.old {
         return aside.set(spot, part);
@@ -110,11 +110,11 @@ fn park(spot: &Spot, part: &Part, aside: &mut Aside<'_>) -> Result<()> {
     spot.rename(&parked)
 }
 
-/// Puts what was there before in its place again; what had taken it is kept as `kept`.
+/// Puts the previous data back in place; the restored data is kept as `kept`.
 pub fn backward(part: &Part, kept: &Path, aside: &mut Aside<'_>) -> Result<()> {
     let source = Spot::of(&part.source)?;
     let here = source.identity()?;
-    let names = part.fresh.as_deref().into_iter().chain([part.parked.as_path()]);
+    let names = part.staged.as_deref().into_iter().chain([part.parked.as_path()]);
     let spots: Vec<Spot> =
         names.filter_map(|path| Spot::find(path).transpose()).collect::<Result<_>>()?;
     if part.old.is_some() && here != part.old {
@@ -126,7 +126,7 @@ pub fn backward(part: &Part, kept: &Path, aside: &mut Aside<'_>) -> Result<()> {
         }
         let from = from.with_context(|| {
             let at = (&part.source, part.parked.display());
-            format!("what was at {} before is not at {} any more", at.0.display(), at.1)
+            format!("the previous data of {} is not at {} any more", at.0.display(), at.1)
         })?;
         match here {
             Some(_) => source.exchange(from)?,
@@ -164,12 +164,12 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().canonicalize().unwrap();
         let source = root.join("data");
-        let fresh = sibling(&source, "restoring", "x");
-        folder(&fresh, "fresh");
+        let staged = sibling(&source, "restoring", "x");
+        folder(&staged, "staged");
         if !absent {
             folder(&source, "old");
         }
-        let mut part = Part::new("data".into(), source.clone(), Some(fresh), false, "x");
+        let mut part = Part::new("data".into(), source.clone(), Some(staged), false, "x");
         identify(&mut part).unwrap();
         let kept = sibling(&source, "parked", "kept");
         Scene { _temp: temp, part, kept, noted: Vec::new() }
@@ -210,24 +210,24 @@ mod tests {
             assert!(!is_exchanged(&scene.part).unwrap());
             for _ in 0..2 {
                 scene.forward();
-                assert_eq!(is(&scene.part.source), "fresh");
+                assert_eq!(is(&scene.part.source), "staged");
                 assert_eq!(is(&scene.part.parked), before);
             }
             for _ in 0..2 {
                 scene.backward();
                 assert_eq!(is(&scene.part.source), before);
-                assert_eq!(is(&scene.kept), "fresh");
+                assert_eq!(is(&scene.kept), "staged");
             }
             assert!(scene.noted.is_empty());
         }
     }
 
     #[test]
-    fn killed_after_the_exchange() {
+    fn a_killed_exchange_is_finished_or_reverted() {
         for goes_on in [false, true] {
             let mut scene = scene(false);
-            let fresh = Spot::of(scene.part.fresh.as_ref().unwrap()).unwrap();
-            Spot::of(&scene.part.source).unwrap().exchange(&fresh).unwrap();
+            let staged = Spot::of(scene.part.staged.as_ref().unwrap()).unwrap();
+            Spot::of(&scene.part.source).unwrap().exchange(&staged).unwrap();
             assert!(is_exchanged(&scene.part).unwrap());
             match goes_on {
                 true => scene.forward(),
@@ -235,12 +235,12 @@ mod tests {
             }
             let (part, other) =
                 (&scene.part, if goes_on { &scene.part.parked } else { &scene.kept });
-            let expected = if goes_on { ("fresh", "old") } else { ("old", "fresh") };
+            let expected = if goes_on { ("staged", "old") } else { ("old", "staged") };
             assert_eq!((is(&part.source).as_str(), is(other).as_str()), expected);
         }
     }
 
-    /// As Docker makes one where a bind mount is missing, or as a person does.
+    /// Docker makes such a folder if a bind mount is missing, or a person does.
     #[test]
     fn a_foreign_folder_is_set_aside_wherever_it_is() {
         for (place, goes_on) in [(0, true), (0, false), (1, true), (1, false)] {
@@ -252,7 +252,7 @@ mod tests {
                 folder(&scene.part.parked, "foreign");
             } else {
                 scene.forward();
-                folder(scene.part.fresh.as_ref().unwrap(), "foreign");
+                folder(scene.part.staged.as_ref().unwrap(), "foreign");
             }
             for _ in 0..2 {
                 match goes_on {
@@ -261,7 +261,7 @@ mod tests {
                 }
             }
             let part = &scene.part;
-            assert_eq!(is(&part.source), if goes_on { "fresh" } else { "old" });
+            assert_eq!(is(&part.source), if goes_on { "staged" } else { "old" });
             assert_eq!(scene.noted, [sibling(&part.source, "found", "x")]);
             assert_eq!(is(&scene.noted[0]), "foreign");
             let old = if goes_on { is(&part.parked) } else { is(&part.source) };

@@ -1,7 +1,7 @@
-//! Starting services as they were recorded, and seeing that they are.
+//! Starts services as they were recorded, and verifies them.
 //!
-//! Invariant: success is what was seen: every recorded service runs, is healthy where it has a check,
-//! and its image is the recorded one by its configuration and its layers.
+//! Invariant: success means that every recorded service was seen running, healthy if it has a health check,
+//! and with the recorded image, compared by its configuration and its layers.
 
 use crate::compose::Compose;
 use crate::docker::inspect::Container;
@@ -9,6 +9,7 @@ use crate::images::{self, Loaded, inspect};
 use crate::manifest::ServiceRecord;
 use crate::options::Task;
 use crate::parked;
+use crate::resolved;
 use crate::restore::containers::{self, Recorded};
 use crate::restore::goal::Goal;
 use crate::state::Tools;
@@ -17,13 +18,13 @@ use anyhow::{Context, Result};
 use host::atomic::Replace;
 use host::deadline::{Deadline, TimedOut, poll_until};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 
-/// How far a start is waited for.
+/// What a start waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
     Started,
@@ -45,7 +46,7 @@ pub struct Starting<'a> {
 }
 
 impl Starting<'_> {
-    /// Answers what a person should know of.
+    /// Starts the services; returns warnings.
     pub fn start(&self, loaded: &[Loaded], until: Until) -> Result<Vec<String>> {
         let recorded = Recorded {
             docker: &self.tools.docker,
@@ -59,7 +60,7 @@ impl Starting<'_> {
             return Ok(Vec::new());
         }
         let (compose, warnings) = self.compose(loaded)?;
-        // Compose takes a container that has ended well for one that has failed.
+        // With --wait, Compose counts a container that has ended successfully as failed.
         let mut records = self.goal.services.values().flat_map(|one| &one.containers);
         let all_ran =
             records.all(|one| one.state == "running" && one.health.as_deref() != Some("unhealthy"));
@@ -99,8 +100,8 @@ impl Starting<'_> {
         let good = |one: &&&Container| {
             one.is_up() && one.health().is_none_or(|health| health == "healthy")
         };
-        let sick = self.goal.services.get(service).is_some_and(was_sick);
-        let up = all.iter().filter(|one| good(one) || (sick && one.is_up())).count();
+        let may_be_unhealthy = self.goal.services.get(service).is_some_and(was_unhealthy);
+        let up = all.iter().filter(|one| good(one) || (may_be_unhealthy && one.is_up())).count();
         (up < wanted).then(|| {
             let states = all.iter().map(|one| {
                 format!("{} is {} {}", one.name(), one.state.status, one.health().unwrap_or(""))
@@ -110,7 +111,7 @@ impl Starting<'_> {
         })
     }
 
-    /// From the files that were put back, when they mean what was recorded; else from the record.
+    /// Uses the restored files if they resolve to the recorded configuration, else that configuration.
     fn compose(&self, loaded: &[Loaded]) -> Result<(Compose, Vec<String>)> {
         let goal = self.goal;
         let mut config = goal.config.clone();
@@ -124,20 +125,19 @@ impl Starting<'_> {
         without_profiles(&mut config);
         let path = parked::file(self.state_dir, &goal.work.id, "compose.json")?;
         Replace::new(&path).mode(0o600).write(&serde_json::to_vec(&config)?)?;
-        // A folder that is gone is still what relative paths were resolved with.
+        // A missing folder is made, since relative paths were resolved with it.
         std::fs::create_dir_all(&goal.work.project_dir).context("making the project's folder")?;
         compose.files = vec![path];
         (compose.profiles, compose.env_files) = (Vec::new(), Vec::new());
         let warning = format!(
-            "the services were started from the recorded configuration, since the files in {} do not mean the same \
-             (a variable of the environment, or an image by its digest): the next `docker compose up` may recreate them",
+            "the services were started from the recorded configuration, since the files in {} resolve to another one (by a \
+             variable of the environment, or an image by its digest): the next `docker compose up` may recreate them",
             goal.work.project_dir.display()
         );
         Ok((compose, if goal.is_partial { Vec::new() } else { vec![warning] }))
     }
 
-    /// An id or a digest cannot be given to an image that was loaded: such a service names it by the
-    /// id that it has here.
+    /// Replaces image references by id or digest, which a loaded image cannot get, by the image's current id.
     fn replace_references(&self, config: &mut Value, loaded: &[Loaded]) -> Result<bool> {
         let mut changed = false;
         for (name, record) in &self.goal.services {
@@ -145,7 +145,7 @@ impl Starting<'_> {
             let wanted = match (now, &record.image_id) {
                 (Some(_), _) if images::is_tag(&record.image) => continue,
                 (Some(now), _) => &now.id_now,
-                // A tag may have been moved while the container ran on.
+                // A tag may have been moved while the container was running.
                 (None, Some(id)) if self.goal.undone.is_some() => id,
                 (None, _) => continue,
             };
@@ -158,7 +158,7 @@ impl Starting<'_> {
         Ok(changed)
     }
 
-    /// What runs is what was recorded.
+    /// Checks that the running images are the recorded ones.
     pub fn compare(&self, loaded: &[Loaded]) -> Result<Vec<Running>> {
         let docker = &self.tools.docker;
         let containers = docker.containers_of(&self.goal.project)?;
@@ -183,7 +183,8 @@ impl Starting<'_> {
                         let seen = inspect(docker, &container.image)?;
                         let seen =
                             seen.ok_or_else(|| wrong("is not in the engine any more".into()))?;
-                        if let Some(how) = images::agrees(recorded, &folder.join("images"), &seen)?
+                        if let Some(how) =
+                            images::difference_to(recorded, &folder.join("images"), &seen)?
                         {
                             return Err(wrong(how).into());
                         }
@@ -198,29 +199,14 @@ impl Starting<'_> {
     }
 }
 
-/// It was no better when it was recorded.
-fn was_sick(record: &ServiceRecord) -> bool {
+/// Whether it was already unhealthy when it was recorded.
+fn was_unhealthy(record: &ServiceRecord) -> bool {
     record.containers.iter().any(|one| one.health.as_deref() == Some("unhealthy"))
 }
 
-/// Services in levels: each depends on earlier ones only.
+/// Sorts recorded services into levels: each depends only on earlier ones.
 pub fn levels(services: &BTreeMap<String, ServiceRecord>) -> Vec<Vec<String>> {
-    let mut left: BTreeMap<&String, BTreeSet<&String>> = (services.iter())
-        .map(|(name, one)| {
-            (name, one.depends_on.keys().filter(|need| services.contains_key(*need)).collect())
-        })
-        .collect();
-    let mut levels = Vec::new();
-    while !left.is_empty() {
-        let free: Vec<&String> =
-            left.iter().filter(|(_, needs)| needs.is_empty()).map(|(name, _)| *name).collect();
-        // A circle, which compose refuses: in any order then.
-        let level = if free.is_empty() { left.keys().copied().collect() } else { free };
-        left.retain(|name, _| !level.contains(name));
-        left.values_mut().for_each(|needs| needs.retain(|one| !level.contains(one)));
-        levels.push(level.into_iter().cloned().collect());
-    }
-    levels
+    resolved::levels(services.iter().map(|(name, record)| (name, &record.depends_on)))
 }
 
 fn without_profiles(config: &mut Value) {

@@ -1,13 +1,13 @@
-//! What a restore is about: noted in the intent before anything is touched, kept as the record of
-//! what it has parked when it is done.
+//! The record of a restore: noted in the intent before anything is touched, and kept afterwards as the record
+//! of what it has parked.
 //!
-//! Invariants: which parts are exchanged is not noted but looked at: what stands at each part's names says
-//! it. What was ever in its place is kept until `state: absent` removes it, with its loss stated.
+//! Invariants: which parts are exchanged is not noted, but determined by the identities of what has each
+//! part's names. Data that was ever in place is kept until `state: absent` removes it, with its loss stated.
 
 use crate::docker::Docker;
 use crate::docker::inspect::{Container, RestartPolicy};
 use crate::freeze::Frozen;
-use crate::images::{Loaded, TagWas};
+use crate::images::{Loaded, TagTarget};
 use crate::manifest::{ComposeRecord, ServiceRecord};
 use crate::restore::part::Part;
 use crate::restore::swap;
@@ -22,41 +22,41 @@ pub const NOTE: &str = "restore";
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Work {
-    /// The rollback id: part of the names of what is parked.
+    /// The rollback id, which is a part of the names of parked data.
     pub id: String,
     pub project: String,
     pub project_dir: PathBuf,
-    /// What is put back: a backup, or what an earlier restore has parked.
+    /// The backup that is restored, or the earlier restore that is undone.
     pub backup: Option<String>,
     pub undo_of: Option<String>,
     pub at: Utc,
     pub parts: Vec<Part>,
-    /// Services are stopped from here on, and parts exchanged.
+    /// Whether services may be stopped, and parts exchanged.
     pub begun: bool,
-    /// What ran before.
+    /// The containers that ran before.
     pub stopped: Frozen,
-    /// Restart policies that are taken away meanwhile: the engine would start containers at its own start.
+    /// Restart policies that are disabled meanwhile: otherwise the engine would start containers when it starts.
     #[serde(default)]
     pub policies: Vec<Policy>,
-    /// From the first exchange on: which containers had been started, and when.
+    /// The containers that had been started before the first exchange, and when.
     #[serde(default)]
     pub exchanged_after: Option<Vec<Start>>,
-    /// Services may have been started on what was put in place.
+    /// Whether services may have been started on the restored data.
     #[serde(default)]
     pub started: bool,
-    /// The way back is begun: what had been put in place is kept under this id.
+    /// The id under which the restored data is kept, once a revert has begun.
     #[serde(default)]
     pub kept: Option<String>,
-    /// A record of what was put in place and has been replaced again.
+    /// Whether this is the record of the data of a reverted restore.
     #[serde(default)]
     pub was_put_back: bool,
-    /// Where foreign files and folders went that stood in the way.
+    /// Where foreign files and folders that were in the way were set aside.
     #[serde(default)]
     pub found: Vec<PathBuf>,
     pub services_before: BTreeMap<String, ServiceRecord>,
     pub compose_before: Option<ComposeRecord>,
-    /// What the names of images pointed to before.
-    pub tags: Vec<TagWas>,
+    /// What the tags of images pointed to before.
+    pub tags: Vec<TagTarget>,
     /// The images of the backup, as they are in the engine.
     #[serde(default)]
     pub loaded: Vec<Loaded>,
@@ -75,11 +75,11 @@ pub struct Start {
 }
 
 impl Work {
-    /// What this one is about, for a sentence.
+    /// Describes what is restored, for messages.
     pub fn title(&self) -> String {
         match (&self.backup, &self.undo_of) {
             (Some(name), _) => name.clone(),
-            (None, Some(id)) => format!("what restore {id} has parked"),
+            (None, Some(id)) => format!("the parked data of restore {id}"),
             (None, None) => "nothing".to_owned(),
         }
     }
@@ -88,7 +88,7 @@ impl Work {
         intent.note(NOTE, self)
     }
 
-    /// All that is kept, also what was found in the way.
+    /// Returns all existing paths of parked data, also what was set aside.
     pub fn parked(&self) -> impl Iterator<Item = &PathBuf> {
         let all = self.parts.iter().map(|part| &part.parked).chain(&self.found);
         all.filter(|path| path.symlink_metadata().is_ok())
@@ -98,13 +98,13 @@ impl Work {
         self.parked().map(|path| path.display().to_string()).collect()
     }
 
-    /// For the warnings of a result.
-    pub fn set_aside(&self) -> Option<String> {
+    /// Returns a warning about what was set aside.
+    pub fn set_aside_warning(&self) -> Option<String> {
         let there = self.found.iter().filter(|path| path.symlink_metadata().is_ok());
         let paths: Vec<String> = there.map(|path| path.display().to_string()).collect();
         let text = || {
             format!(
-                "something was in the way that restore {} knows nothing of, and is set aside: {}",
+                "restore {} found files that are neither the previous nor the restored data, and set them aside: {}",
                 self.id,
                 paths.join(", ")
             )
@@ -112,18 +112,18 @@ impl Work {
         (!paths.is_empty()).then(text)
     }
 
-    /// Some part is exchanged.
-    pub fn is_begun(&self) -> Result<bool> {
+    /// Whether some part is exchanged.
+    pub fn any_exchanged(&self) -> Result<bool> {
         self.parts.iter().try_fold(false, |any, part| Ok(any || swap::is_exchanged(part)?))
     }
 
-    /// All are.
-    pub fn is_exchanged(&self) -> Result<bool> {
+    /// Whether all parts are exchanged.
+    pub fn all_exchanged(&self) -> Result<bool> {
         self.parts.iter().try_fold(true, |all, part| Ok(all && swap::is_exchanged(part)?))
     }
 
     pub fn uses_any(&self, container: &Container) -> bool {
-        // A tmpfs has no source, and every path would lie in it.
+        // A tmpfs has an empty source, which every path would start with.
         let mut mounts = container.mounts.iter().filter(|one| !one.source.as_os_str().is_empty());
         mounts.any(|one| {
             self.parts.iter().any(|part| {
@@ -132,7 +132,7 @@ impl Work {
         })
     }
 
-    /// When each container that uses one of the parts, or is of the project, was started.
+    /// Returns when each container of the project, or that uses one of the parts, was started.
     pub fn starts(&self, docker: &Docker) -> Result<Vec<Start>> {
         let all = docker.all_containers()?;
         let ours =
@@ -142,11 +142,11 @@ impl Work {
         Ok(ours.filter_map(start).collect())
     }
 
-    /// Whether something was started since the first part was exchanged. By the engine's own times of each
-    /// container, compared as texts: a clock that is set back says nothing wrong.
+    /// Whether a container was started since the first exchange. The engine's start times are compared as
+    /// texts, so the result does not depend on the clock.
     pub fn has_run_since(&self, docker: &Docker) -> Result<bool> {
         let Some(before) = &self.exchanged_after else { return Ok(false) };
-        if self.kept.is_some() || !self.is_begun()? {
+        if self.kept.is_some() || !self.any_exchanged()? {
             return Ok(false);
         }
         let now = self.starts(docker)?;
@@ -155,8 +155,9 @@ impl Work {
             || (self.started && before.iter().any(is_gone)))
     }
 
-    /// So that the engine starts none of these at its own start while parts are exchanged.
-    pub fn take_policies(
+    /// Disables restart policies, so that the engine does not start these containers when it starts while parts
+    /// are exchanged.
+    pub fn disable_policies(
         &mut self,
         docker: &Docker,
         containers: &[&Container],
@@ -167,7 +168,7 @@ impl Work {
             let Some(policy) = one.restart_policy().filter(|policy| policy.restarts()) else {
                 continue;
             };
-            self.policies.retain(|known| known.id != one.id);
+            self.policies.retain(|other| other.id != one.id);
             self.policies.push(Policy { id: one.id.clone(), policy: policy.clone() });
             ids.push(one.id.as_str());
         }
@@ -175,12 +176,12 @@ impl Work {
         docker.set_restart_policy(&RestartPolicy::no(), &ids)
     }
 
-    /// Containers that are gone had theirs from the configuration, and so have those that took their place.
-    pub fn give_policies(&self, docker: &Docker) -> Result<()> {
+    /// Restores restart policies. Containers that were replaced have theirs from the configuration.
+    pub fn restore_policies(&self, docker: &Docker) -> Result<()> {
         let ids: Vec<&str> = self.policies.iter().map(|one| one.id.as_str()).collect();
-        let there = docker.inspect_containers(&ids)?;
+        let existing = docker.inspect_containers(&ids)?;
         for Policy { id, policy } in &self.policies {
-            if there.iter().any(|one| one.id == *id) {
+            if existing.iter().any(|one| one.id == *id) {
                 docker.set_restart_policy(policy, &[id])?;
             }
         }

@@ -1,8 +1,7 @@
-//! The throw-away project: the recorded configuration without everything that reaches outside. Pure.
+//! The configuration of the temporary project: the recorded one without anything that reaches outside. Pure.
 //!
-//! Invariant: what is not known to stay inside is left out: keys are taken over from a list, so that one
-//! which a later Compose invents does not let a proof open a port or run on the host's network. What
-//! was left out and may matter is named.
+//! Invariant: only keys that are known to be harmless are copied, so that a key of a later Compose cannot
+//! open a port or use the host's network. Keys that were left out and may matter are reported.
 
 use crate::images::Loaded;
 use crate::manifest::Manifest;
@@ -12,7 +11,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-/// Keys of a service that concern nothing but its own container.
+/// Keys of a service that affect only its own container.
 const INSIDE: &[&str] = &[
     "cap_drop",
     "command",
@@ -39,8 +38,8 @@ const INSIDE: &[&str] = &[
     "user",
     "working_dir",
 ];
-/// Keys that are replaced, or whose absence changes nothing of what is proven.
-const NOT_NAMED: &[&str] = &[
+/// Keys that are replaced, or whose absence does not affect the verification.
+const NOT_REPORTED: &[&str] = &[
     "annotations",
     "attach",
     "build",
@@ -73,7 +72,7 @@ const NOT_NAMED: &[&str] = &[
     "secrets",
     "volumes",
 ];
-/// What a process needs for itself. Others reach the host, or other containers' network.
+/// Capabilities that affect only the container. Others reach the host, or the network of other containers.
 const CAPABILITIES: &[&str] = &[
     "CHOWN",
     "DAC_OVERRIDE",
@@ -91,7 +90,7 @@ const CAPABILITIES: &[&str] = &[
 ];
 const NETWORK: &str = "default";
 
-pub struct Given<'a> {
+pub struct Inputs<'a> {
     pub manifest: &'a Manifest,
     pub loaded: &'a [Loaded],
     pub scratch: &'a Scratch,
@@ -103,31 +102,34 @@ pub struct Proof {
     pub left_out: Vec<String>,
 }
 
-/// The same each time, so that what a killed proof has left is found.
+/// Returns the name of the temporary project, always the same one, so that a killed verification is cleaned
+/// up.
 pub fn project_of(project: &str) -> String {
     format!("reversible-proof-{project}")
 }
 
-pub fn throw_away(recorded: &Value, given: &Given<'_>) -> Result<Proof> {
+pub fn make(recorded: &Value, inputs: &Inputs<'_>) -> Result<Proof> {
     let mut left_out = BTreeSet::new();
     let all =
         recorded["services"].as_object().context("the recorded configuration has no services")?;
-    // One that had ended (a migration) is not started: what it did is in the data.
-    let runs = |name: &&String| given.manifest.services.get(*name).is_some_and(|one| one.running);
+    // A container that had ended (a migration) is not started: its result is in the data.
+    let runs = |name: &&String| inputs.manifest.services.get(*name).is_some_and(|one| one.running);
     let names: BTreeSet<&String> = all.keys().filter(runs).collect();
     let mut services = Map::new();
     for name in &names {
-        let old = all[*name].as_object().with_context(|| format!("service {name} is no object"))?;
-        let mut making = Making { name, old, given, names: &names, left_out: &mut left_out };
-        services.insert((*name).clone(), Value::Object(making.service()?));
+        let old =
+            all[*name].as_object().with_context(|| format!("service {name} is not an object"))?;
+        let mut builder =
+            ServiceBuilder { name, old, inputs, names: &names, left_out: &mut left_out };
+        services.insert((*name).clone(), Value::Object(builder.service()?));
     }
     let mut config = json!({
-        "name": project_of(&given.manifest.project),
+        "name": project_of(&inputs.manifest.project),
         "services": services,
         "networks": { NETWORK: { "internal": true } },
     });
     for kind in ["secrets", "configs"] {
-        let kept = files_of(kind, &recorded[kind], given, &mut left_out);
+        let kept = files_of(kind, &recorded[kind], inputs, &mut left_out);
         drop_unknown(&mut config["services"], kind, &kept);
         config[kind] = Value::Object(kept);
     }
@@ -135,29 +137,29 @@ pub fn throw_away(recorded: &Value, given: &Given<'_>) -> Result<Proof> {
     Ok(Proof { config, services, left_out: left_out.into_iter().collect() })
 }
 
-struct Making<'a> {
+struct ServiceBuilder<'a> {
     name: &'a str,
     old: &'a Map<String, Value>,
-    given: &'a Given<'a>,
+    inputs: &'a Inputs<'a>,
     names: &'a BTreeSet<&'a String>,
     left_out: &'a mut BTreeSet<String>,
 }
 
-impl Making<'_> {
+impl ServiceBuilder<'_> {
     fn service(&mut self) -> Result<Map<String, Value>> {
         let mut new = Map::new();
         for (key, value) in self.old {
             if INSIDE.contains(&key.as_str()) {
                 new.insert(key.clone(), value.clone());
-            } else if !NOT_NAMED.contains(&key.as_str())
-                && !is_nothing(value)
+            } else if !NOT_REPORTED.contains(&key.as_str())
+                && !is_empty(value)
                 && key != "network_mode"
             {
                 self.left_out.insert(format!("{}: {key}", self.name));
             }
         }
         for kind in ["secrets", "configs"] {
-            if let Some(value) = self.old.get(kind).filter(|value| !is_nothing(value)) {
+            if let Some(value) = self.old.get(kind).filter(|value| !is_empty(value)) {
                 new.insert(kind.into(), value.clone());
             }
         }
@@ -173,9 +175,9 @@ impl Making<'_> {
     }
 
     fn image(&self) -> Result<&str> {
-        let record = self.given.manifest.services.get(self.name);
+        let record = self.inputs.manifest.services.get(self.name);
         let id = record.and_then(|record| record.image_id.as_ref());
-        let loaded = self.given.loaded.iter().find(|one| Some(&one.id) == id);
+        let loaded = self.inputs.loaded.iter().find(|one| Some(&one.id) == id);
         Ok(&loaded
             .with_context(|| format!("the image of {} is not in the backup", self.name))?
             .id_now)
@@ -195,14 +197,14 @@ impl Making<'_> {
         inside
     }
 
-    /// Copies of what the backup holds, where the service has the real thing.
+    /// Mounts copies of the backed-up data instead of the real data.
     fn volumes(&mut self) -> Vec<Value> {
         let mut volumes = Vec::new();
         let mut targets = BTreeSet::new();
-        for mount in &self.given.manifest.mounts {
+        for mount in &self.inputs.manifest.mounts {
             for user in mount.users.iter().filter(|user| user.service == self.name) {
                 let target = escaped(&user.target.display().to_string());
-                let source = escaped(&self.given.scratch.of(mount).display().to_string());
+                let source = escaped(&self.inputs.scratch.of(mount).display().to_string());
                 targets.insert(target.clone());
                 volumes.push(json!({
                     "type": "bind",
@@ -248,17 +250,17 @@ impl Making<'_> {
         Value::Object(kept)
     }
 
-    /// To services that are there: `db`, or `db:alias`.
+    /// Keeps links to services of the temporary project: `db`, or `db:alias`.
     fn links(&self) -> Vec<Value> {
         let asked = self.old.get("links").and_then(Value::as_array).cloned().unwrap_or_default();
-        let there = |one: &Value| {
+        let exists = |one: &Value| {
             let to = one.as_str().and_then(|text| text.split(':').next());
             self.names.iter().any(|name| Some(name.as_str()) == to)
         };
-        asked.into_iter().filter(there).collect()
+        asked.into_iter().filter(exists).collect()
     }
 
-    /// The one network, under all names that others know the service by; or another service's.
+    /// Connects the service to the one network, with all its aliases; or to another service's network.
     fn network(&mut self, new: &mut Map<String, Value>) {
         let mode = self.old.get("network_mode").and_then(Value::as_str).unwrap_or_default();
         let shared =
@@ -282,17 +284,17 @@ impl Making<'_> {
     }
 }
 
-/// The definitions of secrets or configs whose content is known here.
+/// Returns the definitions of secrets or configs whose content is in the backup.
 fn files_of(
     kind: &str,
     defined: &Value,
-    given: &Given<'_>,
+    inputs: &Inputs<'_>,
     left_out: &mut BTreeSet<String>,
 ) -> Map<String, Value> {
     let mut kept = Map::new();
     for (name, one) in defined.as_object().into_iter().flatten() {
         let file = one["file"].as_str().map(|path| PathBuf::from(path.replace("$$", "$")));
-        let copy = file.and_then(|path| given.scratch.file(&path));
+        let copy = file.and_then(|path| inputs.scratch.file(&path));
         if let Some(copy) = copy {
             kept.insert(name.clone(), json!({ "file": escaped(&copy.display().to_string()) }));
         } else if one["content"].is_string() {
@@ -314,7 +316,7 @@ fn drop_unknown(services: &mut Value, kind: &str, kept: &Map<String, Value>) {
     }
 }
 
-fn is_nothing(value: &Value) -> bool {
+fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::String(text) => text.is_empty(),
@@ -324,7 +326,7 @@ fn is_nothing(value: &Value) -> bool {
     }
 }
 
-/// As compose wants it: a dollar would begin a variable.
+/// Escapes dollars, which would begin a variable.
 fn escaped(text: &str) -> String {
     text.replace('$', "$$")
 }

@@ -1,6 +1,6 @@
-//! The containers of a proof: waiting until all run and are healthy, and taking them away.
+//! The containers of a verification: waits until all run and are healthy, and removes them.
 //!
-//! Invariant: what is removed bears the label of the proof's project, and nothing else does.
+//! Invariant: only objects with the label of the temporary project are removed, and nothing else has it.
 
 use crate::docker::Docker;
 use crate::docker::inspect::{Container, PROJECT};
@@ -9,19 +9,19 @@ use host::deadline::{Deadline, TimedOut, poll_until, sleep};
 use std::time::Duration;
 
 const FIRST_LOOK: Duration = Duration::from_millis(200);
-/// A service without a check that ends at once has been seen running: it is looked at again.
+/// How long to wait before looking again: a service without a health check may end right after its start.
 const SETTLE: Duration = Duration::from_secs(1);
 const REMOVAL: Duration = Duration::from_secs(120);
 const LAST_LINES: u64 = 20;
 
-/// Why the project is not what it should be.
+/// Why the temporary project does not run.
 pub struct Trouble {
     pub sentence: String,
-    /// Whose logs may say more.
+    /// The containers whose logs may say more.
     pub containers: Vec<String>,
 }
 
-/// `None` when all services run and are healthy.
+/// Waits until all services run and are healthy; returns why they do not.
 pub fn wait(
     docker: &Docker,
     project: &str,
@@ -29,10 +29,10 @@ pub fn wait(
     patience: Duration,
 ) -> Result<Option<Trouble>> {
     let mut found = None;
-    let what = "the services of the proof to be running and healthy";
+    let what = "the services of the verification to be running and healthy";
     let seen = poll_until(Deadline::after(patience), FIRST_LOOK, what, || {
         found = look(docker, project, services)?;
-        // It does not start again by itself: there is nothing to wait for.
+        // A container that has ended is not restarted: waiting longer is useless.
         let ended = found.as_ref().is_some_and(|(_, ended)| *ended);
         Ok((found.is_none() || ended).then_some(()))
     });
@@ -47,7 +47,7 @@ pub fn wait(
     Ok(found.map(|(trouble, _)| trouble))
 }
 
-/// What is wrong now, and whether it stays so.
+/// Returns what is wrong now, and whether a container has ended.
 fn look(docker: &Docker, project: &str, services: &[String]) -> Result<Option<(Trouble, bool)>> {
     let containers = docker.containers_of(project)?;
     let mut wrong = Trouble { sentence: String::new(), containers: Vec::new() };
@@ -77,8 +77,8 @@ fn look(docker: &Docker, project: &str, services: &[String]) -> Result<Option<(T
     Ok((!wrong.sentence.is_empty()).then_some((wrong, ended)))
 }
 
-/// What the containers in trouble have written last: for a person, as far as it can be had.
-pub fn last_words(docker: &Docker, trouble: &Trouble) -> Vec<String> {
+/// Returns the last lines of the logs of failed containers, as far as they can be read.
+pub fn last_log_lines(docker: &Docker, trouble: &Trouble) -> Vec<String> {
     let logs = trouble.containers.iter().filter_map(|id| docker.logs(id, LAST_LINES).ok());
     logs.flat_map(|log| {
         let text = String::from_utf8_lossy(&log).into_owned();
@@ -87,10 +87,10 @@ pub fn last_words(docker: &Docker, trouble: &Trouble) -> Vec<String> {
     .collect()
 }
 
-/// Takes the project away: containers with their anonymous volumes, then networks.
+/// Removes the temporary project: containers with their anonymous volumes, then networks.
 pub fn remove(docker: &Docker, project: &str) -> Result<()> {
     let label = format!("label={PROJECT}={project}");
-    let what = || format!("removing the throw-away project {project}");
+    let what = || format!("removing the temporary project {project}");
     let listed = |words: &[&str]| -> Result<Vec<String>> {
         let out = docker.run(docker.command().args(words).args([
             "--quiet",

@@ -1,8 +1,8 @@
-//! `verify: restore`: a backup proven by bringing it up as a project of its own, which is then removed.
+//! `verify: restore`: verifies a backup by starting it as a temporary project, which is then removed.
 //!
-//! Invariants: nothing of the real project is touched: other names, a network without a way out, no
-//! ports, copies of the data; whatever happens, what was made for the proof is taken away, by the next
-//! run when this one is killed. The verdict says what could not be proven so.
+//! Invariants: nothing of the real project is touched: the temporary one has other names, an internal network,
+//! no ports, and copies of the data; whatever happens, it is removed, by the next run if this one is killed.
+//! The verdict says what could not be verified.
 
 mod config;
 mod engine;
@@ -17,7 +17,7 @@ use crate::resolved::Resolved;
 use crate::state::Tools;
 use crate::survey::earlier_of;
 use anyhow::{Context, Error, Result};
-use config::{Given, Proof};
+use config::{Inputs, Proof};
 use engine::Trouble;
 use host::atomic::Replace;
 use host::clock;
@@ -28,27 +28,27 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-/// The verdict: `ok`, and `why` not. `Err` says nothing about the backup: a signal, no room, an engine
-/// that does not answer; or that the backup is damaged.
+/// Returns the verdict: `ok`, or `why` not. `Err` is not a verdict: a signal, a full disk, an engine that does
+/// not answer; or the backup is damaged.
 pub fn restore(tools: &Tools, task: &Task, manifest: &Manifest, folder: &Path) -> Result<Value> {
     let began = Instant::now();
-    let backup_dir = folder.parent().context("a backup lies in no folder")?;
+    let backup_dir = folder.parent().context("the backup has no parent folder")?;
     clean(&tools.docker, &manifest.project, backup_dir)?;
     let tried = attempt(tools, task, manifest, folder, backup_dir);
-    let told = match &tried {
-        Ok((_, Some(trouble))) => Some(engine::last_words(&tools.docker, trouble)),
+    let log = match &tried {
+        Ok((_, Some(trouble))) => Some(engine::last_log_lines(&tools.docker, trouble)),
         _ => None,
     };
-    // Not at the price of leaving it behind.
+    // A signal must not prevent the cleanup.
     let shield = host::interrupt::shield();
     let cleaned = clean(&tools.docker, &manifest.project, backup_dir);
     drop(shield);
     let (proof, trouble) = tried?;
-    cleaned.context("removing the throw-away project of the proof")?;
+    cleaned.context("removing the temporary project of the verification")?;
     Ok(json!({
         "ok": trouble.is_none(),
         "why": trouble.map(|trouble| trouble.sentence),
-        "log": told,
+        "log": log,
         "at": clock::now(),
         "seconds": (began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
         "services": proof.services,
@@ -56,7 +56,7 @@ pub fn restore(tools: &Tools, task: &Task, manifest: &Manifest, folder: &Path) -
     }))
 }
 
-/// Takes away what a proof that was killed has left. Quick when there is nothing.
+/// Removes what a killed verification has left. It is fast if there is nothing.
 pub fn clean(docker: &Docker, project: &str, backup_dir: &Path) -> Result<()> {
     engine::remove(docker, &config::project_of(project))?;
     scratch::remove(backup_dir)
@@ -83,9 +83,9 @@ fn attempt(
     let text = std::fs::read(folder.join("config/compose.json"))
         .context("reading the recorded configuration")?;
     let recorded: Value =
-        serde_json::from_slice(&text).context("understanding the recorded configuration")?;
-    let given = Given { manifest, loaded: &loaded, scratch: &scratch };
-    let proof = config::throw_away(&recorded, &given)?;
+        serde_json::from_slice(&text).context("parsing the recorded configuration")?;
+    let inputs = Inputs { manifest, loaded: &loaded, scratch: &scratch };
+    let proof = config::make(&recorded, &inputs)?;
     if proof.services.is_empty() {
         return Ok((proof, None));
     }
@@ -100,7 +100,7 @@ fn attempt(
         scale: &BTreeMap::new(),
         start: true,
         alone: false,
-        // Compose says less of what is wrong than a look of our own.
+        // Compose says less about what is wrong than the check below.
         wait: false,
         patience: task.wait,
     };
@@ -112,7 +112,7 @@ fn attempt(
     Ok((proof, trouble))
 }
 
-/// Compose could not bring it up: a verdict, unless it says nothing about the backup.
+/// Turns a failure of Compose into a verdict, unless it has nothing to do with the backup.
 fn refused(error: Error) -> Result<Trouble> {
     let reason = error
         .chain()

@@ -1,7 +1,7 @@
-//! The folder of a proof: copies of the backup's data and files, beside the backups.
+//! The folder of a verification, in the backup folder: copies of the backup's data and files.
 //!
-//! Invariant: everything below it was put there from the backup, and all of it goes away again; the
-//! folder is 0700, so that only the containers of the proof reach the copies.
+//! Invariant: everything in it was copied from the backup, and all of it is removed again; the folder has mode
+//! 0700, so that only the containers of the verification can read the copies.
 
 use crate::backup_writer;
 use crate::manifest::Manifest;
@@ -17,30 +17,30 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const NAME: &str = ".proof";
-/// What a file system keeps of an entry beside its content.
+/// The approximate size of an entry on the file system without its content.
 const PER_ENTRY: u64 = 512;
 
 pub struct Scratch {
     folder: PathBuf,
-    /// Where a file of `secrets:` or `configs:` has its copy.
+    /// The copies of files of `secrets:` or `configs:`, by their original paths.
     files: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl Scratch {
-    /// Puts the data of the backup back into a new folder.
+    /// Restores the data of the backup into a new folder.
     pub fn fill(backup_dir: &Path, backup: &Path, manifest: &Manifest) -> Result<Scratch> {
         let bytes =
             manifest.mounts.iter().map(|mount| mount.bytes + mount.entries * PER_ENTRY).sum();
         let entries = manifest.mounts.iter().map(|mount| mount.entries).sum();
         let needed = Space { bytes, inodes: Some(entries) };
-        Space::require(&format!("restoring {} to prove it", manifest.name), backup_dir, needed)?;
+        Space::require(&format!("restoring {} to verify it", manifest.name), backup_dir, needed)?;
         let folder = SafeFolder::ensure(&backup_dir.join(NAME), 0o700)?.path().to_owned();
         let mut scratch = Scratch { folder, files: BTreeMap::new() };
         for below in ["data", "files"] {
             DirBuilder::new()
                 .mode(0o700)
                 .create(scratch.path(below))
-                .context("making a folder of the proof")?;
+                .context("making a folder of the verification")?;
         }
         for mount in &manifest.mounts {
             scratch.put(backup, manifest, mount)?;
@@ -51,7 +51,7 @@ impl Scratch {
                 .with_context(|| format!("reading the copy of {}", file.path.display()))?;
             let mut to = File::options().write(true).create_new(true).mode(0o600).open(&copy)?;
             std::io::copy(&mut from, &mut to)?;
-            backup_writer::dress(&to, &file.meta)?;
+            backup_writer::set_meta(&to, &file.meta)?;
             scratch.files.insert(file.path.clone(), copy);
         }
         Ok(scratch)
@@ -65,7 +65,7 @@ impl Scratch {
         let done = archive::restore(index, segments, into, &mut |_| {});
         done.map(drop).map_err(|why| match archive::reason(&why) {
             Some("bad_archive") => sums::damaged(backup, mount, why),
-            _ => why.context(format!("putting {} back to prove it", mount.title())),
+            _ => why.context(format!("restoring {} to verify it", mount.title())),
         })
     }
 
@@ -77,9 +77,9 @@ impl Scratch {
         self.folder.join(name)
     }
 
-    /// Where a mount's copy lies.
+    /// Returns the path of a mount's copy.
     pub fn of(&self, mount: &Mount) -> PathBuf {
-        self.folder.join(place_of(mount))
+        self.folder.join(copy_path(mount))
     }
 
     pub fn file(&self, path: &Path) -> Option<&PathBuf> {
@@ -87,14 +87,14 @@ impl Scratch {
     }
 
     #[cfg(test)]
-    pub fn pretended(folder: &Path, files: &[(&str, &str)]) -> Scratch {
+    pub fn for_test(folder: &Path, files: &[(&str, &str)]) -> Scratch {
         let files = files.iter().map(|(path, copy)| (path.into(), folder.join(copy))).collect();
         Scratch { folder: folder.to_owned(), files }
     }
 }
 
-/// The name under which a mount's copy is seen: a file keeps its own.
-pub fn place_of(mount: &Mount) -> PathBuf {
+/// Returns the path of a mount's copy in the folder: a file keeps its name.
+fn copy_path(mount: &Mount) -> PathBuf {
     let folder = PathBuf::from(format!("data/{}", mount.n));
     match (mount.kind, mount.source.file_name()) {
         (Kind::File, Some(name)) => folder.join(name),
@@ -102,7 +102,7 @@ pub fn place_of(mount: &Mount) -> PathBuf {
     }
 }
 
-/// Gone already is fine.
+/// Removes the folder, if it exists.
 pub fn remove(backup_dir: &Path) -> Result<()> {
     let path = backup_dir.join(NAME);
     match Spot::find(&path)? {

@@ -1,6 +1,6 @@
-//! The body of an answer: where it ends, and reading no more of it than was asked for.
+//! Reads the body of an answer, and no more of it than was requested.
 //!
-//! Invariant: a body that is not cut by our own limit is complete, or there is an error.
+//! Invariant: a body that is not truncated by the caller's limit is complete, or there is an error.
 
 use std::io;
 
@@ -8,10 +8,10 @@ use super::Method;
 use super::head::Head;
 use super::incoming::Incoming;
 
-/// The line before a chunk; longer ones only hold extensions that nobody uses.
+/// The longest size line of a chunk; longer ones only contain extensions that nobody uses.
 const LONGEST_CHUNK_LINE: usize = 4 << 10;
 
-/// Where a body ends.
+/// How the end of a body is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
     Nothing,
@@ -20,8 +20,8 @@ pub(super) enum Framing {
     UntilClosed,
 }
 
-/// As RFC 9112, section 6.3 has it. What two readers could understand differently is refused. The
-/// error completes "shop.example ...".
+/// Determines the framing by RFC 9112, section 6.3. What two readers could understand differently is
+/// refused. The error completes "shop.example ...".
 pub(super) fn framing(method: Method, head: &Head) -> Result<Framing, String> {
     if method == Method::Head || matches!(head.status, 204 | 304) {
         return Ok(Framing::Nothing);
@@ -36,18 +36,20 @@ pub(super) fn framing(method: Method, head: &Head) -> Result<Framing, String> {
             let length = length.parse().map_err(|_| "sent an impossible Content-Length")?;
             Ok(Framing::Length(length))
         }
-        ([], _) => Err("sent a Content-Length that is no number, or several".into()),
+        ([], _) => {
+            Err("sent a Content-Length that is not a number, or several different ones".into())
+        }
         ([coding], []) if coding.eq_ignore_ascii_case("chunked") => Ok(Framing::Chunked),
-        (_, []) => Err("sent a Transfer-Encoding that was not asked for".into()),
+        (_, []) => Err("sent a Transfer-Encoding that was not requested".into()),
         _ => Err("sent both a Content-Length and a Transfer-Encoding".into()),
     }
 }
 
-/// Why there is no body.
+/// Why a body cannot be read.
 pub(super) enum Fault {
     Io(io::Error),
     /// Completes "shop.example ...".
-    Garbage(&'static str),
+    Malformed(&'static str),
 }
 
 impl From<io::Error> for Fault {
@@ -56,7 +58,7 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// Adds at most `most` bytes to `body`; says whether there would have been more.
+/// Adds at most `most` bytes to `body`; true if there would have been more.
 pub(super) fn read(
     incoming: &mut Incoming,
     framing: Framing,
@@ -65,7 +67,7 @@ pub(super) fn read(
 ) -> Result<bool, Fault> {
     match framing {
         Framing::Nothing | Framing::Length(0) => Ok(false),
-        // Who wants nothing of it does not wait for it.
+        // A caller that wants nothing of the body does not wait for it.
         _ if most == 0 => Ok(true),
         Framing::Length(length) => {
             let wanted = usize::try_from(length).unwrap_or(usize::MAX).min(most);
@@ -81,7 +83,7 @@ fn take(incoming: &mut Incoming, wanted: usize, body: &mut Vec<u8>) -> Result<()
     let end = body.len() + wanted;
     while body.len() < end {
         if incoming.pending().is_empty() {
-            incoming.more()?;
+            incoming.read_more()?;
         }
         let part = incoming.pending().len().min(end - body.len());
         body.extend_from_slice(&incoming.pending()[..part]);
@@ -98,13 +100,13 @@ fn until_closed(incoming: &mut Incoming, most: usize, body: &mut Vec<u8>) -> Res
         if !incoming.pending().is_empty() {
             return Ok(true);
         }
-        if incoming.more_or_end()? == 0 {
+        if incoming.read_more_or_end()? == 0 {
             return Ok(false);
         }
     }
 }
 
-/// Ends with the line of the last chunk: what may follow are trailers, which say nothing to us.
+/// Reads up to the size line of the last chunk; trailers after it are ignored.
 fn chunked(incoming: &mut Incoming, most: usize, body: &mut Vec<u8>) -> Result<bool, Fault> {
     loop {
         let size = chunk_line(incoming)?;
@@ -120,19 +122,19 @@ fn chunked(incoming: &mut Incoming, most: usize, body: &mut Vec<u8>) -> Result<b
     }
 }
 
-/// What stands behind the bytes of a chunk.
+/// Reads the line end after the bytes of a chunk.
 pub(super) fn chunk_end(incoming: &mut Incoming) -> Result<(), Fault> {
     let mut end = Vec::new();
     take(incoming, 2, &mut end)?;
     match end == b"\r\n" {
         true => Ok(()),
-        false => Err(Fault::Garbage("sent a chunk that does not end where it said")),
+        false => Err(Fault::Malformed("sent a chunk that is longer than its size line says")),
     }
 }
 
-/// The size of the chunk that begins here; 0 for the last.
+/// Reads the size line of a chunk; the last one has size 0.
 pub(super) fn chunk_line(incoming: &mut Incoming) -> Result<u64, Fault> {
-    let garbage = Fault::Garbage("sent a body in chunks that cannot be read");
+    let malformed = Fault::Malformed("sent a malformed chunk");
     loop {
         match httparse::parse_chunk_size(incoming.pending()) {
             Ok(httparse::Status::Complete((length, size))) => {
@@ -140,9 +142,9 @@ pub(super) fn chunk_line(incoming: &mut Incoming) -> Result<u64, Fault> {
                 return Ok(size);
             }
             Ok(httparse::Status::Partial) if incoming.pending().len() < LONGEST_CHUNK_LINE => {
-                incoming.more()?;
+                incoming.read_more()?;
             }
-            _ => return Err(garbage),
+            _ => return Err(malformed),
         }
     }
 }
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_a_body_ends() {
+    fn framing_by_headers() {
         let of = |status: u16, headers: &str| {
             let text = format!("HTTP/1.1 {status} x\r\n{headers}\r\n");
             let head = super::super::head::read(text.as_bytes()).unwrap().unwrap();

@@ -1,39 +1,39 @@
-//! The head of a request as bytes, and of an answer from bytes.
+//! Writes the head of a request and parses that of an answer.
 //!
-//! Invariant: nothing that is written can end a line early or change how the answer is framed, and
-//! of what is read neither size nor number is left to the server.
+//! Invariant: nothing that is written can end a line early or change the framing, and both size and
+//! number of the headers that are read are bounded.
 
 use super::Url;
 
-/// A head that is longer is refused; servers themselves allow 8 to 64 KiB.
+/// The longest head that is accepted; servers themselves allow 8 to 64 KiB.
 const LONGEST: usize = 64 << 10;
 const MOST_HEADERS: usize = 128;
 
-/// Headers that say how a message is framed and what becomes of the connection: they are ours.
-const OURS: [&str; 7] =
+/// Headers for framing and connections, which a caller cannot set.
+const RESERVED: [&str; 7] =
     ["connection", "content-length", "expect", "te", "trailer", "transfer-encoding", "upgrade"];
 
-/// Whether these can be sent. The error names a header, and never its value.
+/// Checks that these headers can be sent. The error names a header, but never its value.
 pub fn check_headers(headers: &[(String, String)]) -> Result<(), String> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     for (name, value) in headers {
         if name.is_empty() || !name.bytes().all(token) {
-            return Err("a header's name is of letters, digits and hyphens, and not empty".into());
+            return Err("the name of a header must consist of letters, digits and hyphens".into());
         }
         if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
-            return Err(format!("the value of the header {name} holds a control character"));
+            return Err(format!("the value of the header {name} contains a control character"));
         }
-        if OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
+        if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
             return Err(format!("the header {name} cannot be set: there is no body to send"));
         }
     }
     if headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("host")).count() > 1 {
-        return Err("the header Host can be given once only".into());
+        return Err("the header Host can be given only once".into());
     }
     Ok(())
 }
 
-/// `headers` replace ours of the same name; `framing` stands beside them: what frames this very message.
+/// Writes a head. `headers` replace default ones of the same name; `framing` are added in any case.
 pub(super) fn write(
     verb: &str,
     url: &Url,
@@ -41,18 +41,18 @@ pub(super) fn write(
     framing: &[(&'static str, String)],
 ) -> Vec<u8> {
     let authority = url.authority();
-    let ours = [
+    let defaults = [
         ("Host", authority.as_str()),
         ("User-Agent", concat!("reversible.deploy/", env!("CARGO_PKG_VERSION"))),
         ("Accept", "*/*"),
         ("Connection", "close"),
     ];
-    let given = |name: &str| headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name));
-    let theirs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let is_set = |name: &str| headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let framing = framing.iter().map(|(name, value)| (*name, value.as_str()));
     let mut head = format!("{verb} {} HTTP/1.1\r\n", url.target());
-    let ours = ours.into_iter().filter(|(name, _)| !given(name)).chain(framing);
-    for (name, value) in ours.chain(theirs) {
+    let defaults = defaults.into_iter().filter(|(name, _)| !is_set(name)).chain(framing);
+    for (name, value) in defaults.chain(headers) {
         head.extend([name, ": ", value, "\r\n"]);
     }
     head += "\r\n";
@@ -64,19 +64,19 @@ pub(super) fn write(
 pub(super) struct Head {
     pub status: u16,
     pub headers: Vec<(String, String)>,
-    /// How many bytes it took.
+    /// The length of the head in bytes.
     pub length: usize,
 }
 
 impl Head {
-    /// The values of a header, in their order.
+    /// Returns all values of a header, in their order.
     pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        let named = move |(known, _): &&(String, String)| known.eq_ignore_ascii_case(name);
+        let named = move |(other, _): &&(String, String)| other.eq_ignore_ascii_case(name);
         self.headers.iter().filter(named).map(|(_, value)| value.trim())
     }
 }
 
-/// `None`: more is needed. The error completes "shop.example ...".
+/// Parses a head; `None` if more bytes are needed. The error completes "shop.example ...".
 pub(super) fn read(bytes: &[u8]) -> Result<Option<Head>, String> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut answer = httparse::Response::new(&mut headers);
@@ -87,7 +87,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Head>, String> {
         Err(httparse::Error::TooManyHeaders) => {
             return Err(format!("sent more than {MOST_HEADERS} headers"));
         }
-        // The record of a TLS alert, which a TLS server sends to who does not speak it.
+        // The record of a TLS alert, which a TLS server sends to a client that does not speak TLS.
         Err(_) if bytes.starts_with(&[21, 3]) => {
             return Err("speaks TLS, not plain HTTP; is its URL https?".into());
         }
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_head() {
+    fn malformed_heads_are_refused() {
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(MOST_HEADERS + 1));
         let long = format!("HTTP/1.1 200 OK\r\nA: {}", "b".repeat(LONGEST));
         let whole = format!("{long}\r\n\r\n");

@@ -1,4 +1,4 @@
-//! What comes over a connection, plain or in TLS, with what was read and not yet used.
+//! The bytes that come over a connection, plain or in TLS, buffered.
 
 use std::io::{self, ErrorKind, Read, Write};
 
@@ -26,11 +26,11 @@ impl Connection {
         }
     }
 
-    /// From now on the waits end with another deadline.
-    pub(super) fn until(&mut self, deadline: Deadline) {
+    /// Sets the deadline of all further waits.
+    pub(super) fn set_deadline(&mut self, deadline: Deadline) {
         match self {
-            Connection::Plain(wire) => wire.until(deadline),
-            Connection::Tls(stream) => stream.sock.until(deadline),
+            Connection::Plain(wire) => wire.set_deadline(deadline),
+            Connection::Tls(stream) => stream.sock.set_deadline(deadline),
         }
     }
 
@@ -42,13 +42,13 @@ impl Connection {
     }
 }
 
-/// Some servers count a TLS connection that ends without a farewell as an error.
+/// Some servers log a TLS connection that ends without close_notify as an error.
 impl Drop for Connection {
     fn drop(&mut self) {
         if let Connection::Tls(stream) = self {
             stream.conn.send_close_notify();
-            // The answer is complete, or it failed for another reason than this.
-            let _ = stream.conn.write_tls(stream.sock.without_waiting());
+            // The answer is complete, or has failed for another reason.
+            let _ = stream.conn.write_tls(stream.sock.stream());
         }
     }
 }
@@ -64,7 +64,7 @@ impl Incoming {
         Incoming { connection, buffer: Vec::new(), used: 0 }
     }
 
-    /// Read, and not yet used.
+    /// Returns the bytes that were read and not yet consumed.
     pub(super) fn pending(&self) -> &[u8] {
         &self.buffer[self.used..]
     }
@@ -77,33 +77,33 @@ impl Incoming {
         &mut self.connection
     }
 
-    /// What was read before, or else new bytes, straight to where they are wanted; 0 when the other
-    /// side has closed.
+    /// Copies buffered bytes, or else reads new ones directly into `buffer`; 0 if the other side has
+    /// closed.
     pub(super) fn read_into(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let known = self.pending().len().min(buffer.len());
-        if known == 0 {
+        let buffered = self.pending().len().min(buffer.len());
+        if buffered == 0 {
             return self.connection.read(buffer);
         }
-        buffer[..known].copy_from_slice(&self.pending()[..known]);
-        self.consume(known);
-        Ok(known)
+        buffer[..buffered].copy_from_slice(&self.pending()[..buffered]);
+        self.consume(buffered);
+        Ok(buffered)
     }
 
-    /// At least one byte more.
-    pub(super) fn more(&mut self) -> io::Result<()> {
-        match self.more_or_end()? {
+    /// Reads at least one more byte.
+    pub(super) fn read_more(&mut self) -> io::Result<()> {
+        match self.read_more_or_end()? {
             0 => Err(ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),
         }
     }
 
-    /// How many bytes more there are now; 0 when the other side has closed.
-    pub(super) fn more_or_end(&mut self) -> io::Result<usize> {
+    /// Reads more and returns how many bytes; 0 if the other side has closed.
+    pub(super) fn read_more_or_end(&mut self) -> io::Result<usize> {
         self.buffer.drain(..std::mem::take(&mut self.used));
-        let known = self.buffer.len();
-        self.buffer.resize(known + PIECE, 0);
-        let read = self.connection.read(&mut self.buffer[known..]);
-        self.buffer.truncate(known + *read.as_ref().unwrap_or(&0));
+        let buffered = self.buffer.len();
+        self.buffer.resize(buffered + PIECE, 0);
+        let read = self.connection.read(&mut self.buffer[buffered..]);
+        self.buffer.truncate(buffered + *read.as_ref().unwrap_or(&0));
         read
     }
 }

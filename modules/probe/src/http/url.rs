@@ -1,8 +1,8 @@
-//! The URLs that can be asked: `http` or `https`, a name or an address, a port, a path and a query.
+//! The supported URLs: `http` or `https`, a name or an address, a port, a path and a query.
 //!
-//! Invariant: what is parsed can be written into a request line, a `Host` header and a command line
-//! as it stands. User info is refused, and the text of a URL that was refused is not repeated: a
-//! secret in a URL ends up in logs.
+//! Invariant: a parsed URL can be written unchanged into a request line, a `Host` header and a command
+//! line. User and password are refused, and an error does not quote the URL: a secret in it would end up
+//! in logs.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,18 +10,18 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Longer ones are refused by most servers.
+/// The longest URL that is accepted; most servers refuse longer ones.
 const LONGEST: usize = 8 << 10;
 
-/// A URL, parsed once. The fragment, which is never sent, is dropped.
+/// A parsed URL without its fragment, which is never sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Url {
     secure: bool,
-    /// A name in lower case, or an address without brackets.
+    /// The name in lower case, or the address without brackets.
     host: String,
     port: u16,
-    /// Path and query: `/` at least.
+    /// Path and query, at least `/`.
     target: String,
 }
 
@@ -30,7 +30,7 @@ impl Url {
         self.secure
     }
 
-    /// The name in lower case, or the address (without brackets).
+    /// Returns the name in lower case, or the address without brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -39,12 +39,12 @@ impl Url {
         self.port
     }
 
-    /// Path and query, as they are sent.
+    /// Returns path and query as they are sent.
     pub fn target(&self) -> &str {
         &self.target
     }
 
-    /// `example.org`, `example.org:8080` or `[::1]:8080`: as in a `Host` header, and in messages.
+    /// Returns `example.org`, `example.org:8080` or `[::1]:8080`: for `Host` headers and messages.
     pub fn authority(&self) -> String {
         let host = bracketed(&self.host);
         if self.port == default_port(self.secure) { host } else { format!("{host}:{}", self.port) }
@@ -54,7 +54,7 @@ impl Url {
         (self.secure, self.port) == (other.secure, other.port) && self.host == other.host
     }
 
-    /// Where a `Location` header leads: a URL, or a path that starts from this one.
+    /// Resolves a `Location` header, a URL or a path, relative to this URL.
     pub(crate) fn join(&self, location: &str) -> Result<Url, String> {
         let scheme = if self.secure { "https" } else { "http" };
         let location = without_fragment(location);
@@ -91,12 +91,14 @@ impl FromStr for Url {
         let secure = match scheme.to_ascii_lowercase().as_str() {
             "http" => false,
             "https" => true,
-            _ => return Err("not a URL that can be asked: only http and https can".into()),
+            _ => return Err("not a supported URL: it must begin with http:// or https://".into()),
         };
         let rest = without_fragment(rest);
         let (authority, target) = rest.split_at(rest.find(['/', '?', '\\']).unwrap_or(rest.len()));
         if authority.contains('@') {
-            return Err("user and password in a URL would end up in logs: give a header".into());
+            return Err(
+                "user and password in a URL would end up in logs: use a header instead".into()
+            );
         }
         let (host, port) = split_port(authority)?;
         let target = if target.starts_with('/') { target.into() } else { format!("/{target}") };
@@ -127,7 +129,7 @@ impl fmt::Display for Url {
     }
 }
 
-/// An IPv6 address needs its brackets wherever a port may follow.
+/// Puts brackets around an IPv6 address, which it needs where a port may follow.
 pub(crate) fn bracketed(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
@@ -145,19 +147,19 @@ fn without_fragment(text: &str) -> &str {
     text.split('#').next().unwrap_or_default()
 }
 
-/// Host (an address without its brackets) and port. Nothing after the colon is no port, as RFC 3986
-/// has it.
+/// Splits host (an address without its brackets) and port. By RFC 3986 the port may be empty after the
+/// colon.
 fn split_port(authority: &str) -> Result<(&str, Option<u16>), String> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (address, port) = rest.split_once(']').ok_or("the URL's [ has no ]")?;
             if address.parse::<Ipv6Addr>().is_err() {
-                return Err("what stands in [] in the URL is no IPv6 address".into());
+                return Err("the text in [] in the URL is not an IPv6 address".into());
             }
             match port.strip_prefix(':') {
                 Some(port) => (address, port),
                 None if port.is_empty() => (address, ""),
-                None => return Err("the URL holds something between ] and its path".into()),
+                None => return Err("the URL contains something between ] and its path".into()),
             }
         }
         None => authority.split_once(':').unwrap_or((authority, "")),
@@ -169,7 +171,7 @@ fn split_port(authority: &str) -> Result<(&str, Option<u16>), String> {
     let number = port.parse().ok().filter(|number| digits && *number > 0);
     number
         .map(|number| (host, Some(number)))
-        .ok_or("the URL's port is no number from 1 to 65535".into())
+        .ok_or("the URL's port is not a number from 1 to 65535".into())
 }
 
 fn check_host(host: &str) -> Result<String, String> {
@@ -180,12 +182,12 @@ fn check_host(host: &str) -> Result<String, String> {
     Ok(host.to_ascii_lowercase())
 }
 
-/// What may stand in a request line. Everything else can be written with percent signs.
+/// Checks that the target can be written into a request line. Other characters must be percent-encoded.
 fn check_target(target: &str) -> Result<(), String> {
     let fine = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'\\');
     if target.len() > LONGEST || !target.bytes().all(fine) {
         return Err(
-            "the URL's path or query is too long, or holds a control character, a space or \
+            "the URL's path or query is too long, or contains a control character, a space or \
                     another character that must be written as %XX"
                 .into(),
         );
@@ -193,7 +195,7 @@ fn check_target(target: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The path without `.` and `..`, which are the asker's business in a redirect.
+/// Removes `.` and `..` from the path, which the client must do in a redirect.
 fn without_dots(target: &str) -> String {
     let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
     let mut parts: Vec<&str> = Vec::new();
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_and_does_not_repeat() {
+    fn errors_do_not_quote_the_url() {
         for text in [
             "",
             "secret",

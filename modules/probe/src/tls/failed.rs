@@ -1,7 +1,7 @@
-//! Why a handshake failed, in words for whoever runs the servers.
+//! The messages for failed TLS handshakes, for whoever runs the servers.
 //!
-//! Invariant: names out of a certificate are shown escaped, and no more than [`MOST_NAMES`] of
-//! them: a server may present any.
+//! Invariant: names in a certificate are shown escaped, and at most [`MOST_NAMES`] of them: a server may
+//! present any.
 
 use host::clock::Utc;
 use rustls::pki_types::UnixTime;
@@ -9,27 +9,27 @@ use rustls::{AlertDescription, CertificateError, Error};
 
 const MOST_NAMES: usize = 4;
 
-/// `place` is whom we asked.
-pub(crate) fn sentence(error: &Error, place: &str) -> String {
+/// Explains a failed handshake with `peer`.
+pub(crate) fn sentence(error: &Error, peer: &str) -> String {
     match error {
         Error::InvalidCertificate(why) => {
-            format!("the certificate of {place} {}", certificate(why))
+            format!("the certificate of {peer} {}", certificate(why))
         }
-        // What comes first from a server that speaks something else cannot be read as a record.
+        // The first bytes of a server that speaks another protocol cannot be read as a record.
         Error::InvalidMessage(_) => {
-            format!("{place} does not speak TLS; is it plain HTTP?")
+            format!("{peer} does not speak TLS; is it plain HTTP?")
         }
         Error::AlertReceived(AlertDescription::CertificateRequired) => {
-            format!("{place} wants a client's certificate, and there is none to give")
+            format!("{peer} requires a client certificate, which is not supported")
         }
         Error::AlertReceived(AlertDescription::UnrecognisedName) => {
-            format!("{place} has no certificate for this name")
+            format!("{peer} has no certificate for this name")
         }
-        Error::AlertReceived(alert) => format!("{place} refused the TLS handshake: {alert:?}"),
+        Error::AlertReceived(alert) => format!("{peer} refused the TLS handshake: {alert:?}"),
         Error::PeerIncompatible(_) | Error::NoApplicationProtocol => {
-            format!("{place} has no version or cipher of TLS in common with us: {error}")
+            format!("{peer} supports no TLS version or cipher that is supported here: {error}")
         }
-        other => format!("the TLS handshake with {place} failed: {other}"),
+        other => format!("the TLS handshake with {peer} failed: {other}"),
     }
 }
 
@@ -45,7 +45,8 @@ fn certificate(why: &CertificateError) -> String {
             format!("is not valid before {}", date(not_before))
         }
         CertificateError::UnknownIssuer => {
-            "is signed by no authority that is trusted here; give the file of its authority".into()
+            "is not signed by an authority that is trusted here; give the file of its authority"
+                .into()
         }
         CertificateError::NotValidForName => "is for another name".into(),
         CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
@@ -60,14 +61,14 @@ fn certificate(why: &CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "is not meant for a server".into()
         }
-        // An authority that was recreated has its old name and another key.
+        // A recreated authority has the same name and another key.
         CertificateError::BadSignature => {
             "names an authority that is trusted here, and is not signed by its key".into()
         }
-        // What the library has no word of its own for, it calls by the name inside of its verifier.
+        // Errors that the library has no variant for are named as in its verifier.
         CertificateError::Other(other) => match other.to_string().as_str() {
             "CaUsedAsEndEntity" => "is one of an authority, not of a server; self-signed, perhaps",
-            "UnsupportedCertVersion" => "is of an old version, which holds no names",
+            "UnsupportedCertVersion" => "is of an old version, which has no names",
             other => return format!("cannot be accepted: {other}"),
         }
         .into(),
@@ -75,8 +76,7 @@ fn certificate(why: &CertificateError) -> String {
     }
 }
 
-/// `DnsName("a.example")` and `IpAddress(192.0.2.1)` are how the library shows what a certificate
-/// is for.
+/// Extracts the name from `DnsName("a.example")` or `IpAddress(192.0.2.1)`, as the library formats it.
 fn bare(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     let inner = inner.unwrap_or(name).trim_matches('"');

@@ -1,7 +1,7 @@
-//! Trusting anyone, when that was asked for.
+//! Accepts any certificate, if that was requested.
 //!
-//! Invariant: the handshake itself is a real one, keys are exchanged and everything is encrypted;
-//! only who the other side is stays unknown.
+//! Invariant: the handshake is a real one: keys are exchanged and everything is encrypted; only the
+//! identity of the other side is unknown.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -9,28 +9,28 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
 #[derive(Debug)]
-pub(super) struct Anyone {
+pub(super) struct AcceptAny {
     schemes: Vec<SignatureScheme>,
 }
 
-impl Anyone {
-    pub(super) fn new(provider: &CryptoProvider) -> Anyone {
+impl AcceptAny {
+    pub(super) fn new(provider: &CryptoProvider) -> AcceptAny {
         let mut schemes = provider.signature_verification_algorithms.supported_schemes();
-        // What we could not check, and need not, since we check none.
+        // These could not be checked, but no signature is.
         schemes.extend([
             SignatureScheme::ECDSA_NISTP521_SHA512,
             SignatureScheme::ED448,
             SignatureScheme::RSA_PKCS1_SHA1,
             SignatureScheme::ECDSA_SHA1_Legacy,
         ]);
-        Anyone { schemes }
+        AcceptAny { schemes }
     }
 }
 
-/// The signatures are not checked either: that the other side has the key of a certificate which
-/// anyone could have written proves nothing, and it would refuse certificates of version 1 and
-/// short keys, as old devices have them.
-impl ServerCertVerifier for Anyone {
+/// The signatures are not checked either: that the other side has the key of a certificate that anybody
+/// could have made proves nothing, and checking would refuse the certificates of version 1 and the short
+/// keys of old devices.
+impl ServerCertVerifier for AcceptAny {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -100,14 +100,17 @@ fn speaks_something_else() {
         ("<html>secret</html>", "does not speak HTTP"),
         ("\0\0\u{12}\u{4}\0\0\0\0\0", "does not speak HTTP"),
         ("HTTP/2 200\r\n\r\n", "a version of HTTP other than 1.0 and 1.1"),
-        ("HTTP/1.1 101 x\r\n\r\n", "changed to a protocol that was not asked for"),
-        ("HTTP/1.1 200 OK\r\nContent-Length: secret\r\n\r\n", "a Content-Length that is no number"),
+        ("HTTP/1.1 101 x\r\n\r\n", "switched to a protocol that was not requested"),
         (
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nsecret",
-            "chunks that cannot be read",
+            "HTTP/1.1 200 OK\r\nContent-Length: secret\r\n\r\n",
+            "a Content-Length that is not a number",
         ),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nsecret", "does not end where"),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nsecret", "that was not asked for"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nsecret", "sent a malformed chunk"),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nsecret",
+            "longer than its size line",
+        ),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nsecret", "that was not requested"),
     ] {
         // They keep the connection: only what they sent can tell.
         refused(&begins(bytes, hang), Kind::Protocol, sentence);

@@ -168,7 +168,7 @@ fn another_server_gets_no_secret() {
     for to in ["ftp://a/", "http://me:secret@a/", "http://a b/", "javascript://secret"] {
         let address = answering(moved(to));
         let request = Request { redirects: 1, ..at(address) };
-        refused(&request, Kind::Redirects, "redirects to where it must not be followed");
+        refused(&request, Kind::Redirects, "redirects to a URL that must not be followed");
     }
 }
 

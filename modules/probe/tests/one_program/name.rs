@@ -63,8 +63,8 @@ fn play() {
     assert_eq!(addresses("old.example"), all[1..]);
     for (name, sentence) in [
         ("nobody.example", "cannot find the address of nobody.example: no such name"),
-        ("empty.example", "it has no address that can be used"),
-        ("garbage.example", "it has no address that can be used"),
+        ("empty.example", "it has no usable address"),
+        ("garbage.example", "it has no usable address"),
         ("broken.example", "out of memory"),
     ] {
         let error: Unanswered = resolve(name, 80, AMPLE).unwrap_err();

@@ -146,9 +146,12 @@ fn certificates_that_prove_nothing() {
         (authority.sign(&expired(&["shop.example"])), "has expired on 2020-02-01T00:00:00Z"),
         (authority.sign(&future), "is not valid before 3000-01-01T00:00:00Z"),
         (authority.sign(&client), "is not meant for a server"),
-        (other.sign(&named(&["shop.example"])), "is signed by no authority that is trusted here"),
+        (
+            other.sign(&named(&["shop.example"])),
+            "is not signed by an authority that is trusted here",
+        ),
         (made_anew.sign(&named(&["shop.example"])), "is not signed by its key"),
-        (self_signed, "is signed by no authority that is trusted here"),
+        (self_signed, "is not signed by an authority that is trusted here"),
         (of_an_authority, "is one of an authority, not of a server"),
     ] {
         let address = https(pair);
@@ -187,11 +190,17 @@ fn files_that_hold_no_authority() {
     for (path, sentence) in [
         (authority.folder.path().join("none.pem"), "none.pem does not exist"),
         (authority.folder.path().to_owned(), "cannot be read: "),
-        (write("empty.pem", ""), "empty.pem holds no certificate (PEM is expected)"),
-        (write("text.pem", "secret\n"), "text.pem holds no certificate"),
-        (write("key.pem", &authority.key.serialize_pem()), "key.pem holds no certificate"),
-        (write("broken.pem", broken), "holds something that is no certificate of an authority"),
-        (write("both.pem", &format!("{good}{broken}")), "holds something that is no certificate"),
+        (write("empty.pem", ""), "empty.pem contains no certificate (PEM is expected)"),
+        (write("text.pem", "secret\n"), "text.pem contains no certificate"),
+        (write("key.pem", &authority.key.serialize_pem()), "key.pem contains no certificate"),
+        (
+            write("broken.pem", broken),
+            "contains something that is not the certificate of an authority",
+        ),
+        (
+            write("both.pem", &format!("{good}{broken}")),
+            "contains something that is not the certificate",
+        ),
     ] {
         request.tls.ca_file = Some(path);
         refused(&request, Kind::Tls, sentence);

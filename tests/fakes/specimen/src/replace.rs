@@ -28,7 +28,7 @@ pub fn run(invocation: &Invocation) -> Result<Outcome> {
     let session = Session::new(invocation, Consent::from(invocation)?)
         .fence(run.as_ref(), &state_dir)?
         .intent_in(&state_dir, "replace")
-        .goes_back(rollback.as_ref());
+        .as_rollback(rollback.as_ref());
     let before = observe(&file)?;
     if let Some(done) = session.done_before(&before)? {
         return Ok(done);

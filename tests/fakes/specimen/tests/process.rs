@@ -102,7 +102,10 @@ fn no_arguments_broken_arguments_and_unknown_names() {
     );
     let output =
         Command::new(env!("CARGO_BIN_EXE_specimen")).arg("/no/such/file").output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stdout).contains("/no/such/file cannot be read"));
+    assert!(
+        String::from_utf8_lossy(&output.stdout)
+            .contains("cannot read the arguments in /no/such/file")
+    );
     let output = Command::new(env!("CARGO_BIN_EXE_specimen")).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("is an Ansible module"));
 }

@@ -1,4 +1,4 @@
-//! What of a configuration stays inside, and what does not.
+//! Which parts of a configuration are copied.
 
 use super::*;
 use crate::manifest::{Consistency, Kind, Mount, Sizes, User};
@@ -58,8 +58,8 @@ fn loaded() -> Vec<Loaded> {
 }
 
 fn made(recorded: &Value) -> Proof {
-    let scratch = Scratch::pretended(Path::new("/b/.proof"), &[("/srv/shop/key", "files/3")]);
-    throw_away(recorded, &Given { manifest: &manifest(), loaded: &loaded(), scratch: &scratch })
+    let scratch = Scratch::for_test(Path::new("/b/.proof"), &[("/srv/shop/key", "files/3")]);
+    super::make(recorded, &Inputs { manifest: &manifest(), loaded: &loaded(), scratch: &scratch })
         .unwrap()
 }
 
@@ -139,10 +139,10 @@ fn nothing_reaches_outside() {
 
 #[test]
 fn a_service_without_its_image_is_an_error() {
-    let scratch = Scratch::pretended(Path::new("/b/.proof"), &[]);
+    let scratch = Scratch::for_test(Path::new("/b/.proof"), &[]);
     let recorded = json!({"services": {"web": {}}});
     assert!(
-        throw_away(&recorded, &Given { manifest: &manifest(), loaded: &[], scratch: &scratch })
+        super::make(&recorded, &Inputs { manifest: &manifest(), loaded: &[], scratch: &scratch })
             .is_err()
     );
 }

@@ -1,8 +1,8 @@
-//! The small JSON documents of an engine's stream: configurations, manifests, indexes.
+//! The JSON documents in an engine's stream of images: configurations, manifests, indexes.
 //!
-//! Invariant: a document is found by the digest of its bytes, so that it does not matter how an
-//! engine names things (a folder for each layer before 25, `blobs/sha256` since, manifests beside them
-//! on a containerd store), and nothing can be told to be what it is not.
+//! Invariant: a document is found by the digest of its bytes, so it does not matter how an engine names it
+//! (a folder for each layer before 25, `blobs/sha256` since then, also manifests with the containerd image
+//! store), and a wrong name has no effect.
 
 use crate::images::record::digest_of;
 use anyhow::{Result, ensure};
@@ -11,14 +11,14 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 
-/// What a configuration may have; they are a few KiB.
+/// The largest document; configurations have a few KiB.
 pub const LARGEST: u64 = 4 << 20;
 const MOST_BYTES: usize = 32 << 20;
-/// An index of indexes, and some more.
+/// The deepest nesting: an index of indexes, and some more.
 const DEEPEST: usize = 4;
 
 #[derive(Default)]
-pub struct Docs {
+pub struct Documents {
     by_digest: HashMap<String, Vec<u8>>,
     bytes: usize,
 }
@@ -46,25 +46,25 @@ struct Descriptor {
     digest: String,
 }
 
-/// A configuration: what an image is.
+/// The configuration of an image.
 pub struct Config<'a> {
     pub digest: String,
     pub bytes: &'a [u8],
 }
 
-impl Docs {
+impl Documents {
     pub fn add(&mut self, bytes: Vec<u8>) -> Result<()> {
         self.bytes += bytes.len();
         ensure!(
             self.bytes <= MOST_BYTES,
-            "the engine's stream holds more than {MOST_BYTES} bytes of descriptions"
+            "the engine's stream contains more than {MOST_BYTES} bytes of descriptions"
         );
         self.by_digest.insert(digest_of(&hex(&Sha256::digest(&bytes))), bytes);
         Ok(())
     }
 
-    /// The configuration of the image that the engine calls `id` and of which it has told the
-    /// layers. `None` when the stream has none, or more than one that it could be.
+    /// Finds the configuration of the image with this id and these layers; `None` if the stream has none, or
+    /// several that fit.
     pub fn config_of(&self, id: &str, layers: &[String]) -> Option<Config<'_>> {
         self.below(id, layers, 0).or_else(|| self.only_one_with(layers))
     }
@@ -99,40 +99,42 @@ impl Docs {
 mod tests {
     use super::*;
 
-    fn add(docs: &mut Docs, text: &str) -> String {
-        docs.add(text.as_bytes().to_vec()).unwrap();
+    fn add(documents: &mut Documents, text: &str) -> String {
+        documents.add(text.as_bytes().to_vec()).unwrap();
         digest_of(&hex(&Sha256::digest(text)))
     }
 
     #[test]
-    fn from_an_id_to_the_configuration() {
-        let mut docs = Docs::default();
+    fn configurations_are_found_by_id() {
+        let mut documents = Documents::default();
         let layers = ["sha256:11".to_owned()];
         let of = |more: &str| format!(r#"{{"rootfs": {{"diff_ids": ["sha256:11"]}}{more}}}"#);
-        let one = add(&mut docs, &of(""));
-        let found = |docs: &Docs, id: &str| docs.config_of(id, &layers).map(|found| found.digest);
+        let one = add(&mut documents, &of(""));
+        let found = |documents: &Documents, id: &str| {
+            documents.config_of(id, &layers).map(|found| found.digest)
+        };
         // The id is the configuration's own digest, as in an engine's classic store.
-        assert_eq!(found(&docs, &one), Some(one.clone()));
-        // An id that says nothing: there is only one that it can be.
-        assert_eq!(found(&docs, "sha256:ff"), Some(one.clone()));
-        assert!(docs.config_of(&one, &["sha256:22".into()]).is_none());
-        let two = add(&mut docs, &of(r#", "author": "x""#));
-        assert_eq!(found(&docs, "sha256:ff"), None);
+        assert_eq!(found(&documents, &one), Some(one.clone()));
+        // The id is unknown, but only one configuration fits.
+        assert_eq!(found(&documents, "sha256:ff"), Some(one.clone()));
+        assert!(documents.config_of(&one, &["sha256:22".into()]).is_none());
+        let two = add(&mut documents, &of(r#", "author": "x""#));
+        assert_eq!(found(&documents, "sha256:ff"), None);
         // A containerd store: index, manifest, configuration.
         let manifest =
-            add(&mut docs, &format!(r#"{{"config": {{"digest": "{two}"}}, "layers": []}}"#));
+            add(&mut documents, &format!(r#"{{"config": {{"digest": "{two}"}}, "layers": []}}"#));
         let index = add(
-            &mut docs,
+            &mut documents,
             &format!(r#"{{"manifests": [{{"digest": "sha256:00"}}, {{"digest": "{manifest}"}}]}}"#),
         );
-        assert_eq!(found(&docs, &manifest), Some(two.clone()));
-        assert_eq!(found(&docs, &index), Some(two));
+        assert_eq!(found(&documents, &manifest), Some(two.clone()));
+        assert_eq!(found(&documents, &index), Some(two));
     }
 
     #[test]
-    fn no_flood() {
-        let mut docs = Docs { bytes: MOST_BYTES - 2, ..Docs::default() };
-        docs.add(b"{}".to_vec()).unwrap();
-        assert!(docs.add(b"{}".to_vec()).is_err());
+    fn documents_are_bounded() {
+        let mut documents = Documents { bytes: MOST_BYTES - 2, ..Documents::default() };
+        documents.add(b"{}".to_vec()).unwrap();
+        assert!(documents.add(b"{}".to_vec()).is_err());
     }
 }

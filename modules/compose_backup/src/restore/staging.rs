@@ -1,7 +1,7 @@
-//! What is staged: the folders that a restore makes for it, and taking them away again.
+//! Staging: makes the folders that a restore stages data in, and removes them.
 //!
-//! Invariant: only what this restore has made is filled or removed, told by its identity; else no more than
-//! an empty folder.
+//! Invariant: only a folder that this restore has made, recognised by its identity, is filled or removed;
+//! any other folder is removed only if it is empty.
 
 use crate::backup_writer;
 use crate::manifest::FileRecord;
@@ -14,7 +14,7 @@ use host::spot::{self, Spot};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// Whether the file systems can do it, before anything is stopped.
+/// Checks, before anything is stopped, that the file systems support an exchange.
 pub fn try_exchange(work: &Work) -> Result<()> {
     let mut tried: Vec<&Path> = Vec::new();
     for part in &work.parts {
@@ -43,17 +43,17 @@ fn names_to_try(part: &Part, id: &str) -> [PathBuf; 2] {
 }
 
 pub fn put_file(backup: &Path, file: &FileRecord, part: &Part, folder: &Dir) -> Result<()> {
-    let name = part.source.file_name().context("a file without a name")?;
+    let name = part.source.file_name().context("a file has no name")?;
     let mut from = File::open(backup.join(format!("config/files/{}", file.n)))?;
     let mut to = folder.make_file(name, 0o600)?;
     std::io::copy(&mut from, &mut to)?;
-    backup_writer::dress(&to, &file.meta)?;
+    backup_writer::set_meta(&to, &file.meta)?;
     Ok(to.sync_all()?)
 }
 
-/// The folder of ours around a file that is in its place now.
-pub fn remove_holder(part: &Part) -> Result<()> {
-    if let Some(spot) = part.holder().map(Spot::find).transpose()?.flatten() {
+/// Removes the staging folder of a file that was put in place.
+pub fn remove_staging_folder(part: &Part) -> Result<()> {
+    if let Some(spot) = part.staging_folder().map(Spot::find).transpose()?.flatten() {
         if part.made.is_some() && spot.identity()? == part.made {
             spot.remove_if_empty();
         }
@@ -61,18 +61,20 @@ pub fn remove_holder(part: &Part) -> Result<()> {
     Ok(())
 }
 
-/// Takes away what was staged and has never been in its place; only what this restore has made.
-pub fn tidy(work: &Work) -> Result<()> {
+/// Removes staged data that was never put in place, only what this restore has made.
+pub fn remove_staged(work: &Work) -> Result<()> {
     for part in &work.parts {
         for path in names_to_try(part, &work.id) {
             Spot::find(&path)?.iter().for_each(Spot::remove_if_empty);
         }
-        let Some(spot) = part.holder().map(Spot::find).transpose()?.flatten() else { continue };
+        let Some(spot) = part.staging_folder().map(Spot::find).transpose()?.flatten() else {
+            continue;
+        };
         let is_ours = part.made.is_some() && spot.identity()? == part.made;
-        if is_ours && !part.stood {
+        if is_ours && !part.was_in_place {
             spot.remove_all()?;
         } else if work.backup.is_some() {
-            // Killed after it was made and before that was noted, or a file's that is in its place.
+            // The run was killed before it noted the folder, or the file in it was put in place.
             spot.remove_if_empty();
         }
     }

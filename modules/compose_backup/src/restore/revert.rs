@@ -1,8 +1,8 @@
-//! The way back of a restore: what it has parked serves again.
+//! Reverts a restore: puts the parked data back and starts the services on it.
 //!
-//! Invariants: it looks at what is there and may be repeated; services are stopped before anything is
-//! exchanged, and started when everything is in its place; what had taken that place is kept, with a record
-//! of its own, since something may have been written to it.
+//! Invariants: each step looks at the current state and may be repeated; services are stopped before
+//! anything is exchanged, and started after everything was put back; the restored data is kept, with a
+//! record of its own, since something may have been written to it.
 
 use crate::compose::Compose;
 use crate::docker::inspect::Container;
@@ -11,9 +11,9 @@ use crate::images;
 use crate::options::Mode;
 use crate::parked;
 use crate::restore::containers::Recorded;
-use crate::restore::fresh::tidy;
 use crate::restore::part::Part;
 use crate::restore::part::sibling;
+use crate::restore::staging::remove_staged;
 use crate::restore::swap::{self, Aside};
 use crate::restore::up;
 use crate::restore::work::Work;
@@ -26,43 +26,45 @@ use std::time::Duration;
 
 const START: Duration = Duration::from_secs(300);
 
-pub struct Back<'a> {
+pub struct Revert<'a> {
     pub tools: &'a Tools,
     pub state_dir: &'a Path,
 }
 
-impl Back<'_> {
-    /// Names what was started.
-    pub fn go_back(&self, work: &mut Work, intent: &Intent) -> Result<Vec<String>> {
+impl Revert<'_> {
+    /// Reverts the restore; returns the names of the containers that were started.
+    pub fn run(&self, work: &mut Work, intent: &Intent) -> Result<Vec<String>> {
         let _shield = host::interrupt::shield();
         if !work.begun {
-            tidy(work)?;
+            remove_staged(work)?;
             self.forget(work)?;
             return Ok(Vec::new());
         }
         let docker = &self.tools.docker;
-        // Once it is begun, what stands in its place says nothing any more.
+        // Noted once: later, the names do not tell any more which parts were exchanged.
         if work.kept.is_none() && work.exchanged_after.is_some() {
             for part in &mut work.parts {
-                part.stood = swap::is_exchanged(part)?;
+                part.was_in_place = swap::is_exchanged(part)?;
             }
             work.kept = Some(DeployId::generate()?.to_string());
             work.note(intent)?;
         }
-        if let Some(kept) = work.kept.clone().filter(|_| work.parts.iter().any(|part| part.stood)) {
+        if let Some(kept) =
+            work.kept.clone().filter(|_| work.parts.iter().any(|part| part.was_in_place))
+        {
             self.exchange(work, &kept, intent)?;
         }
         images::retag(docker, &work.tags)?;
         let started = self.start(work)?;
-        work.give_policies(docker)?;
-        tidy(work)?;
+        work.restore_policies(docker)?;
+        remove_staged(work)?;
         self.record(work)?;
         self.forget(work)?;
         Ok(started)
     }
 
     fn forget(&self, work: &Work) -> Result<()> {
-        // An id that is given twice is still the record of what it was to undo.
+        // The id may also be that of the restore that was to be undone.
         match work.undo_of.as_ref() == Some(&work.id) {
             true => Ok(()),
             false => parked::forget(self.state_dir, &work.id),
@@ -72,14 +74,14 @@ impl Back<'_> {
     fn exchange(&self, work: &mut Work, kept: &str, intent: &Intent) -> Result<()> {
         let docker = &self.tools.docker;
         let containers = docker.containers_of(&work.project)?;
-        // Only what shares the data has to stand still; what went on all the time may go on.
+        // Only containers that use the data must be stopped.
         let affected: Vec<&Container> =
             containers.iter().filter(|one| work.uses_any(one)).collect();
-        work.take_policies(docker, &affected, intent)?;
+        work.disable_policies(docker, &affected, intent)?;
         let services = up::levels(&work.services_before);
         Frozen::of(&affected, &services, Mode::Stop).stop(docker, None)?;
         let (id, parts) = (work.id.clone(), work.parts.clone());
-        for part in parts.iter().rev().filter(|part| part.stood) {
+        for part in parts.iter().rev().filter(|part| part.was_in_place) {
             let kept = kept_path(work, part, kept);
             let note = &mut |path| {
                 work.found.push(path);
@@ -91,12 +93,12 @@ impl Back<'_> {
         Ok(())
     }
 
-    /// Of what is kept, so that it is found, and removed by `state: absent` only.
+    /// Records the restored data that is kept, so that it is listed; only `state: absent` removes it.
     fn record(&self, work: &mut Work) -> Result<()> {
         let Some(kept) = work.kept.clone() else { return Ok(()) };
         let mut parts = work.parts.clone();
-        // What an earlier restore has parked is that one's again.
-        parts.retain(|part| part.stood && work.undo_of.is_none());
+        // Data that an earlier restore has parked belongs to that restore again.
+        parts.retain(|part| part.was_in_place && work.undo_of.is_none());
         for part in &mut parts {
             part.parked = kept_path(work, part, &kept);
         }
@@ -108,14 +110,14 @@ impl Back<'_> {
         parked::write(self.state_dir, &record)
     }
 
-    /// The very containers that ran before, where they are still there; else compose recreates them
-    /// from the configuration that was noted.
+    /// Starts the containers that ran before if they still exist; else Compose recreates them from the noted
+    /// configuration.
     fn start(&self, work: &Work) -> Result<Vec<String>> {
         let docker = &self.tools.docker;
         let ids: Vec<&str> =
             work.stopped.levels.iter().flatten().map(|held| held.id.as_str()).collect();
-        let left = docker.inspect_containers(&ids)?;
-        if left.len() == ids.len() {
+        let existing = docker.inspect_containers(&ids)?;
+        if existing.len() == ids.len() {
             return freeze::thaw(docker, &work.stopped);
         }
         let config = parked::file(self.state_dir, &work.id, "before.json")?;
@@ -135,12 +137,12 @@ impl Back<'_> {
         Ok(before.running())
     }
 
-    /// The files are in their place again, and mean what they meant; else what was noted counts.
+    /// Uses the project's files if they resolve to the noted configuration, else that configuration.
     fn compose(&self, work: &Work, noted: PathBuf) -> Result<Compose> {
         let content =
             std::fs::read(&noted).with_context(|| format!("reading {}", noted.display()))?;
         let value = serde_json::from_slice(&content)
-            .with_context(|| format!("understanding {}", noted.display()))?;
+            .with_context(|| format!("parsing {}", noted.display()))?;
         let record = work.compose_before.clone().unwrap_or_default();
         let dir = &work.project_dir;
         let (mut compose, same) = self.tools.recorded(&work.project, dir, &record, &value);
@@ -152,13 +154,13 @@ impl Back<'_> {
     }
 }
 
-/// For the warnings of a result: after the way back.
-pub fn kept(work: &Work) -> Option<String> {
+/// Returns a warning that says where the restored data is parked after a revert.
+pub fn kept_warning(work: &Work) -> Option<String> {
     let kept = work.kept.as_ref()?;
     let paths = work.parked_paths();
     let text = || {
         format!(
-            "what the restore {} had put in place is parked at {}: state: absent with parked: [{kept}] removes it",
+            "the data of the reverted restore {} is parked at {}: state: absent with parked: [{kept}] removes it",
             work.id,
             paths.join(", ")
         )
@@ -167,8 +169,8 @@ pub fn kept(work: &Work) -> Option<String> {
 }
 
 fn kept_path(work: &Work, part: &Part, kept: &str) -> PathBuf {
-    match (&work.undo_of, &part.fresh) {
-        (Some(_), Some(fresh)) => fresh.clone(),
+    match (&work.undo_of, &part.staged) {
+        (Some(_), Some(staged)) => staged.clone(),
         _ => sibling(&part.source, "parked", kept),
     }
 }
