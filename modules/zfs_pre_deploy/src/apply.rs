@@ -1,7 +1,7 @@
-//! Apply: steps to effects, and looking again. The steps of a swap are in `exchange.rs`.
+//! Carries out the steps, and verifies the result. The steps of a swap are in `exchange.rs`.
 //!
-//! Invariant: a signal ends a run between two steps, never within one; what a rollback is about is
-//! noted before its first change.
+//! Invariant: a signal ends a run between two steps, never within one; the goal of a rollback is noted
+//! before its first change.
 
 use crate::names::pool_of;
 use crate::options::TASK;
@@ -24,16 +24,16 @@ use std::path::Path;
 
 const LOCKS: &str = "/run/reversible-zfs";
 
-/// One task at a time on a pool. Not in the state folder: a run that is refused leaves nothing
-/// behind there.
+/// Lets one task at a time work on a pool. The locks are not in the state folder: a run that is
+/// refused leaves nothing behind there.
 pub fn lock(task: &Task) -> Result<Vec<Lock>> {
     let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
-    // In one order, so that two tasks never wait for each other.
+    // Always in the same order, so that two tasks never wait for each other.
     let pools: BTreeSet<&str> =
         task.subject.datasets.iter().map(|name| pool_of(name.as_str())).collect();
     let locks = pools.into_iter().map(|pool| {
         let path = folder.join(format!("{pool}.lock"));
-        Lock::acquire(&path, TASK, task.run(), task.lock_timeout)
+        Lock::acquire(&path, TASK, task.run_id(), task.lock_timeout)
             .with_context(|| format!("waiting for another task on the pool {pool}"))
     });
     locks.collect()
@@ -44,11 +44,11 @@ pub struct Apply<'a> {
     pub zfs: &'a Zfs,
     pub state: &'a State,
     pub goal: Option<Goal>,
-    /// The datasets that are rolled back in place, also by a run that was killed.
+    /// The datasets rolled back in place so far, those of a killed run included.
     pub rolled: Vec<String>,
-    /// A step was begun.
+    /// Whether a step was begun.
     pub begun: bool,
-    /// Something was destroyed on the way to a rollback.
+    /// Whether something was destroyed before a rollback.
     pub destroyed: bool,
 }
 
@@ -65,7 +65,7 @@ impl<'a> Apply<'a> {
     }
 
     pub fn act(&mut self, action: &Action, intent: Option<&Intent>) -> Result<()> {
-        let intent = intent.context("a change without a record of it")?;
+        let intent = intent.context("a change needs an intent record")?;
         let _shield = interrupt::shield();
         if !self.begun {
             self.begin(intent)?;
@@ -77,15 +77,15 @@ impl<'a> Apply<'a> {
             Action::RollBack { dataset, snapshot } => self.roll_back(dataset, snapshot, intent),
             Action::Unmount => self.unmount(),
             Action::Park(number) => self.park(*number),
-            Action::Make(number) => self.make(*number),
+            Action::Recreate(number) => self.recreate(*number),
             Action::Promote(number) => self.promote(*number),
-            Action::Return(number) => self.give_name(*number),
-            Action::Stay(number) => self.return_uncovered(*number),
-            Action::Settle => self.settle(),
+            Action::MakeLive(number) => self.make_live(*number),
+            Action::ReturnUncovered(number) => self.return_uncovered(*number),
+            Action::RestoreProperties => self.restore_properties(),
         }
     }
 
-    /// Notes before the first change what cannot be seen later.
+    /// Notes before the first change what the system will not show later.
     fn begin(&mut self, intent: &Intent) -> Result<()> {
         if let Some(goal) = &self.goal {
             intent.note(unfinished::GOAL, goal)?;
@@ -135,7 +135,7 @@ pub fn refs(names: &[String]) -> Vec<&str> {
     names.iter().map(String::as_str).collect()
 }
 
-/// ZFS itself must want to destroy just what the plan says, all of it asked before the first.
+/// Refuses unless a dry run of every `zfs destroy` names exactly what the plan names.
 pub fn agree(zfs: &Zfs, removals: &[&Removal]) -> Result<()> {
     for (target, recursive, mut planned) in removals.iter().flat_map(|one| one.calls()) {
         let dry =
@@ -166,14 +166,14 @@ fn not_verified(msg: String) -> anyhow::Error {
     Failure::new("not_verified", msg).into()
 }
 
-/// Whether all is there that `state: present` promised; notes the guids.
+/// Verifies that all snapshots and holds of `state: present` exist, and notes the guids.
 pub fn verify_present(task: &Task, now: &State, point: &Point) -> Result<Value> {
     let mut guids = Guids::new();
     for dataset in &now.covered {
         let snap = now.find(dataset, &point.snapshot);
         let Some(snap) = snap.filter(|snap| now.ours(snap).is_some()) else {
             return Err(not_verified(format!(
-                "{dataset}@{} is not there, and ours",
+                "{dataset}@{} was not taken by this module, or is missing",
                 point.snapshot
             )));
         };
@@ -188,7 +188,7 @@ pub fn verify_present(task: &Task, now: &State, point: &Point) -> Result<Value> 
     Ok(now.view())
 }
 
-/// Whether each dataset stands on its snapshot, with nothing newer.
+/// Verifies that each dataset has its snapshot, and nothing newer.
 pub fn verify_rolled_back(now: &State, point: &Point, rolled: &[String]) -> Result<Value> {
     for dataset in rolled {
         let Some(target) = now.find(dataset, &point.snapshot) else {

@@ -1,8 +1,7 @@
-//! After a failure: put back what a swap has done, as long as it can be put back; say where the next
-//! run must go on.
-//!
-//! Invariant: once a dataset is promoted the way is forward only; what cannot be put back keeps its
-//! record, so that the same task finishes it.
+//! What to do after a failure: undo a swap as long as it can be undone, and say what the next run must
+//! do.
+//! Invariant: once a dataset is promoted, the swap can only go forward; the record of what cannot be
+//! undone is kept, so that the same task finishes it.
 
 use crate::apply::Apply;
 use crate::exchange::{CANMOUNT, LIVE, Listed, PARKED, PARKED_AT, by_canmount, is_promoted};
@@ -15,22 +14,22 @@ use change::RunNotes;
 use host::interrupt;
 
 impl Apply<'_> {
-    pub fn give_up(&mut self, error: Error) -> Error {
+    pub fn undo_after(&mut self, error: Error) -> Error {
         if !self.begun {
             return error;
         }
         let _shield = interrupt::shield();
         let Some(goal) = &self.goal else {
-            // Each step of it is whole: the next run plans again from what it sees.
+            // Each step is complete in itself: the next run plans again from what it sees.
             return self.close(error, None);
         };
         if goal.trees.is_empty() {
             return match self.destroyed {
                 false => self.close(error, Some("nothing was rolled back".into())),
-                true => told(
+                true => with_ending(
                     error,
                     format!(
-                        "the rollback is not done ({} of the datasets are rolled back, and snapshots may be destroyed); run the \
+                        "the rollback is not finished ({} of the datasets are rolled back, and snapshots may be destroyed); run the \
                      same task again to finish it",
                         self.rolled.len()
                     ),
@@ -41,19 +40,19 @@ impl Apply<'_> {
         const AGAIN: &str = "run the same task again to finish it";
         match self.listed() {
             Ok(listed) if goal.trees.iter().any(|tree| was_promoted(tree, &listed)) => {
-                let tale = format!("the swap is not done, and past the point of return; {AGAIN}");
-                told(error, tale, false)
+                let ending = format!("the swap is not finished and can only go forward; {AGAIN}");
+                with_ending(error, ending, false)
             }
             Ok(listed) => match self.put_all_back(&listed) {
                 Ok(()) => self.close(error, Some("everything is as it was before".into())),
                 Err(why) => {
-                    let tale = "the swap is not done, and could NOT be taken back";
-                    told(error, format!("{tale} ({why:#}); {AGAIN}"), false)
+                    let ending = "the swap is not finished, and undoing it failed";
+                    with_ending(error, format!("{ending} ({why:#}); {AGAIN}"), false)
                 }
             },
             Err(why) => {
-                let tale = "the swap is not done, and what there is cannot be seen";
-                told(error, format!("{tale} ({why:#}); {AGAIN}"), false)
+                let ending = "the swap is not finished, and ZFS does not answer what is done of it";
+                with_ending(error, format!("{ending} ({why:#}); {AGAIN}"), false)
             }
         }
     }
@@ -75,7 +74,7 @@ impl Apply<'_> {
             for one in tree.incoming.iter().rev() {
                 let name = format!("{}{}", tree.live, one.below);
                 let source = format!("{}{}@{short}", tree.parked, one.below);
-                // Just made by us, and empty of anything that is not in the snapshot.
+                // We have just created it, and it holds nothing that is not in the snapshot.
                 if listed.get(&name).is_some_and(|data| data.origin.as_ref() == Some(&source)) {
                     self.zfs.destroy(&name, false)?;
                 }
@@ -87,7 +86,7 @@ impl Apply<'_> {
         }
         for (canmount, mut names) in by_canmount(tree, &tree.live) {
             let value = if canmount == "default" { "on" } else { canmount.as_str() };
-            // Set once, it cannot be unset: only where it was changed.
+            // ZFS cannot unset it, so it is set only where it was changed.
             names.retain(|live| {
                 let now = below(live, &tree.live).map(|below| format!("{}{below}", tree.parked));
                 let now = now.and_then(|parked| listed.get(&parked)).or_else(|| listed.get(live));
@@ -100,10 +99,10 @@ impl Apply<'_> {
             .try_for_each(|property| self.zfs.unset(property, &tree.live))
     }
 
-    /// What was begun is over.
-    fn close(&self, error: Error, tale: Option<String>) -> Error {
-        let error = match tale {
-            Some(tale) => told(error, tale, true),
+    /// Removes the record of the run, and says in the error what has become of it.
+    fn close(&self, error: Error, ending: Option<String>) -> Error {
+        let error = match ending {
+            Some(ending) => with_ending(error, ending, true),
             None => error,
         };
         match RunNotes::close(&self.task.state_dir, TASK) {
@@ -122,6 +121,6 @@ fn was_promoted(tree: &Tree, listed: &Listed) -> bool {
     })
 }
 
-fn told(error: Error, tale: String, put_back: bool) -> Error {
-    Failure::new(reason(&error), tale).with("put_back", put_back).caused_by(error).into()
+fn with_ending(error: Error, ending: String, put_back: bool) -> Error {
+    Failure::new(reason(&error), ending).with("put_back", put_back).caused_by(error).into()
 }

@@ -1,8 +1,7 @@
 //! Who uses the datasets: mounts in whatever mount namespace, processes, what is mounted below, and
 //! for volumes whoever has the device open.
-//!
-//! Invariant: what cannot be told is a reason to refuse (for a volume) or named in a warning (a mount
-//! namespace that a file keeps and in which no process is).
+//! Invariant: when the use cannot be determined, a volume is refused, and a mount namespace that only
+//! a file keeps open (no process is in it) is named in a warning.
 
 use crate::listing::Data;
 use anyhow::{Context, Result};
@@ -12,7 +11,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// How many are named; nobody reads more.
+/// How many users a message names.
 const NAMED: usize = 6;
 
 #[derive(Debug, Default)]
@@ -23,8 +22,8 @@ pub struct Busy {
 }
 
 impl Busy {
-    /// The first few.
-    pub fn told(&self) -> String {
+    /// Joins the first few sentences and counts the rest.
+    pub fn summary(&self) -> String {
         let mut text = self.who[..self.who.len().min(NAMED)].join("; ");
         if self.who.len() > NAMED {
             text.push_str(&format!("; and {} more", self.who.len() - NAMED));
@@ -33,17 +32,17 @@ impl Busy {
     }
 }
 
-/// What is about to happen to them.
+/// What the module is about to do with the datasets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum For {
-    /// They are unmounted: nothing may be mounted below them either.
-    Unmounting,
-    /// They are rolled back as they are mounted.
-    RollingBack,
+pub enum Purpose {
+    /// Unmounts the datasets; nothing may be mounted below them either.
+    Unmount,
+    /// Rolls the datasets back while they are mounted.
+    RollBack,
 }
 
-/// All that uses these datasets.
-pub fn look(datasets: &[&Data], purpose: For) -> Result<Busy> {
+/// Finds everything that uses these datasets.
+pub fn find(datasets: &[&Data], purpose: Purpose) -> Result<Busy> {
     let mut busy = Busy::default();
     let by_name: BTreeMap<&str, &Data> =
         datasets.iter().map(|data| (data.name.as_str(), *data)).collect();
@@ -51,7 +50,9 @@ pub fn look(datasets: &[&Data], purpose: For) -> Result<Busy> {
     let census = holders_where(&|mount| {
         mount.fstype == "zfs" && data_of(&mount.source).is_some_and(|data| !data.is_volume)
     })?;
-    let space = std::fs::metadata("/proc/self/ns/mnt").context("our mount namespace")?.ino();
+    let space = std::fs::metadata("/proc/self/ns/mnt")
+        .context("cannot read the module's own mount namespace")?
+        .ino();
     let own: Vec<&Holder> =
         census.holders.iter().filter(|holder| holder.mount_ns == space).collect();
     for holder in &own {
@@ -59,7 +60,7 @@ pub fn look(datasets: &[&Data], purpose: For) -> Result<Busy> {
         let at = holder.mountpoint.display();
         if data.mountpoint == "legacy" {
             busy.who.push(format!(
-                "{} is mounted at {at} by somebody else than ZFS (mountpoint=legacy): unmount it first",
+                "{} is mounted at {at} outside of ZFS (mountpoint=legacy): unmount it first",
                 data.name
             ));
         } else if holder.mountpoint != Path::new(&data.mountpoint) {
@@ -81,7 +82,7 @@ pub fn look(datasets: &[&Data], purpose: For) -> Result<Busy> {
     }
     let unseen = census.unseen.iter().map(|unseen| {
         let at = unseen.at.display();
-        format!("whether it holds a mount of the datasets cannot be told: {at}: {}", unseen.why)
+        format!("cannot determine whether it holds a mount of the datasets: {at}: {}", unseen.why)
     });
     busy.warnings.extend(unseen);
     let mounts = Mounts::read()?;
@@ -90,7 +91,7 @@ pub fn look(datasets: &[&Data], purpose: For) -> Result<Busy> {
         .map(|mount| (mount.dev, mount.source.to_string_lossy().into_owned()))
         .collect();
     users(&mut busy, &devs)?;
-    if purpose == For::Unmounting {
+    if purpose == Purpose::Unmount {
         for mount in mounts.iter().filter(|mount| !ours(mount) && !is_snapshot_of(mount, &by_name))
         {
             if let Some(on) = mounts.above(mount).find(|above| ours(above)) {
@@ -106,7 +107,7 @@ pub fn look(datasets: &[&Data], purpose: For) -> Result<Busy> {
     }
     kernel_files(&mut busy, &mounts, &ours)?;
     let volumes: Vec<&Data> = datasets.iter().filter(|data| data.is_volume).copied().collect();
-    look_at_volumes(&mut busy, &volumes)?;
+    volume_users(&mut busy, &volumes)?;
     Ok(busy)
 }
 
@@ -172,7 +173,8 @@ fn devices(volume: &Data) -> Result<Option<Vec<(u64, PathBuf)>>> {
     for folder in folders {
         let text = std::fs::read_to_string(folder.join("dev"))
             .with_context(|| format!("cannot read {}/dev", folder.display()))?;
-        let (major, minor) = text.trim().split_once(':').context("an odd device number")?;
+        let (major, minor) =
+            text.trim().split_once(':').context("a device number without a colon")?;
         found.push((makedev(major.parse()?, minor.parse()?), folder));
     }
     Ok(Some(found))
@@ -182,12 +184,12 @@ fn dev_number(dev: (u32, u32)) -> u64 {
     makedev(dev.0, dev.1)
 }
 
-fn look_at_volumes(busy: &mut Busy, volumes: &[&Data]) -> Result<()> {
+fn volume_users(busy: &mut Busy, volumes: &[&Data]) -> Result<()> {
     let mut known: Vec<(u64, &Data)> = Vec::new();
     for volume in volumes {
         let Some(devices) = devices(volume)? else {
             busy.who.push(format!(
-                "{} is a volume, and who has it open cannot be told: there is no /dev/zvol/{}",
+                "{} is a volume, and who has it open cannot be determined: there is no /dev/zvol/{}",
                 volume.name, volume.name
             ));
             continue;

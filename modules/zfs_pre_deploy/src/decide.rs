@@ -1,9 +1,8 @@
-//! From the state to the plan, asking ZFS for just what this task needs to know.
-//!
-//! Invariant: whatever would stop it half way is found here, before the first change.
+//! Turns the state into a plan, and asks ZFS only for what this task needs.
+//! Invariant: whatever would stop a run half way is found here, before the first change.
 
 use crate::apply::agree;
-use crate::busy::{self, For};
+use crate::busy::{self, Purpose};
 use crate::listing::{Data, Snap};
 use crate::names::below;
 use crate::options::{Method, Point, Task, Wanted};
@@ -13,7 +12,7 @@ use crate::state::State;
 use crate::swap;
 use crate::target::{self, Targets, refuse_readonly, refuse_state_inside};
 use crate::trees::{self, Properties};
-use crate::unfinished::{Goal, Tree, UnfinishedRun, what};
+use crate::unfinished::{Goal, Tree, UnfinishedRun, describe};
 use crate::zfs::Zfs;
 use crate::{inplace, prune};
 use ansible_module::Failure;
@@ -25,21 +24,21 @@ use host::mounts::Mounts;
 pub struct Decided {
     pub plan: Plan<Action>,
     pub goal: Option<Goal>,
-    /// Who uses the datasets. A run refuses, check mode tells.
+    /// The users of the datasets: a run is refused because of them, check mode reports them.
     pub busy: Vec<String>,
 }
 
-/// What stands in a sentence for an id that is known only when the run begins.
-const LATER: &str = "<time>";
+/// Stands in a plan for an id that is known only when the run begins.
+const ID_OF_RUN: &str = "<time>";
 
-/// What a run knows besides the state, before it plans.
+/// Everything but the state that a decision depends on.
 pub struct Decider<'a> {
     pub task: &'a Task,
     pub zfs: &'a Zfs,
     pub unfinished: &'a UnfinishedRun,
-    /// What a killed run has begun, when this is the same task again.
+    /// The goal of a killed run of the same task.
     pub resumed: Option<Goal>,
-    /// Under which id a rollback is done once.
+    /// The id that keeps a rollback from being done twice.
     pub key: Option<String>,
 }
 
@@ -56,13 +55,13 @@ impl Decider<'_> {
                     let is_held = task.hold && snap.short == point.snapshot;
                     is_held || (retains && may_prune(state, snap))
                 })?;
-                Decided::quiet(present::plan(state, task, point)?, None)
+                Decided::without_users(present::plan(state, task, point)?, None)
             }
             Wanted::Absent(_) | Wanted::AbsentParked(_) | Wanted::Pruned => {
                 state.ask_holds(self.zfs, &may_prune)?;
-                Decided::quiet(prune::absent(state, task)?, None)
+                Decided::without_users(prune::absent(state, task)?, None)
             }
-            Wanted::RolledBack(point, method) => self.back(state, point, *method)?,
+            Wanted::RolledBack(point, method) => self.decide_rollback(state, point, *method)?,
             Wanted::Undone(id) => {
                 let goal = match &self.resumed {
                     Some(goal) => goal.clone(),
@@ -71,7 +70,7 @@ impl Decider<'_> {
                         self.goal(trees::to_parked(state, &properties, id, &new_id(task))?)
                     }
                 };
-                self.swapped(state, goal)?
+                self.decide_swap(state, goal)?
             }
         };
         let steps = decided.plan.steps.iter();
@@ -86,12 +85,12 @@ impl Decider<'_> {
     }
 
     fn goal(&self, trees: Vec<Tree>) -> Goal {
-        Goal { what: what(self.task), key: self.key.clone(), trees }
+        Goal { what: describe(self.task), key: self.key.clone(), trees }
     }
 
-    fn back(&self, state: &mut State, point: &Point, method: Method) -> Result<Decided> {
+    fn decide_rollback(&self, state: &mut State, point: &Point, method: Method) -> Result<Decided> {
         if let (Some(goal), Method::Swap) = (&self.resumed, method) {
-            return self.swapped(state, goal.clone());
+            return self.decide_swap(state, goal.clone());
         }
         if method == Method::Rollback {
             let newer = |state: &State, snap: &Snap| {
@@ -102,28 +101,33 @@ impl Decider<'_> {
         }
         let targets = target::targets(state, self.task, point)?;
         if targets.snaps.is_empty() {
-            return Ok(Decided::quiet(plan::nothing(state, self.task), None));
+            return Ok(Decided::without_users(plan::nothing(state, self.task), None));
         }
         refuse_readonly(state, &state.covered)?;
         let mut decided = match method {
             Method::Swap => {
                 let (properties, id) = (properties(self.zfs, state)?, new_id(self.task));
                 let trees = trees::to_snapshots(state, &properties, &targets, point, &id)?;
-                self.swapped(state, self.goal(trees))?
+                self.decide_swap(state, self.goal(trees))?
             }
-            Method::Rollback => self.in_place(state, point, &targets)?,
+            Method::Rollback => self.decide_in_place(state, point, &targets)?,
         };
         if !targets.gone.is_empty() {
             let names = target::listed(targets.gone.iter().map(String::as_str));
-            let told = format!(
-                "in the restore point, and destroyed since, so they do not come back: {names}"
+            let warning = format!(
+                "in the restore point, but destroyed since; a rollback cannot bring them back: {names}"
             );
-            decided.plan.warnings.push(told);
+            decided.plan.warnings.push(warning);
         }
         Ok(decided)
     }
 
-    fn in_place(&self, state: &State, point: &Point, targets: &Targets<'_>) -> Result<Decided> {
+    fn decide_in_place(
+        &self,
+        state: &State,
+        point: &Point,
+        targets: &Targets<'_>,
+    ) -> Result<Decided> {
         let resumed = self.resumed.as_ref();
         let plan = inplace::plan(state, self.task, targets, point, self.unfinished, resumed)?;
         let data: Vec<&Data> =
@@ -136,14 +140,14 @@ impl Decider<'_> {
             return Err(Failure::new("key_unavailable", msg).into());
         }
         let goal = resumed.cloned().unwrap_or_else(|| self.goal(Vec::new()));
-        self.looked(state, For::RollingBack, &data, Decided::quiet(plan, Some(goal)))
+        self.add_users(state, Purpose::RollBack, &data, Decided::without_users(plan, Some(goal)))
     }
 
-    fn swapped(&self, state: &State, goal: Goal) -> Result<Decided> {
+    fn decide_swap(&self, state: &State, goal: Goal) -> Result<Decided> {
         let shown = match (&self.task.rollback, self.unfinished.is_waiting()) {
-            // What was begun has its id.
-            (None, true) => goal.trees.first().map_or(LATER, |tree| &tree.id),
-            (None, false) => LATER,
+            // An unfinished run has its id already.
+            (None, true) => goal.trees.first().map_or(ID_OF_RUN, |tree| &tree.id),
+            (None, false) => ID_OF_RUN,
             (Some(id), _) => id.as_str(),
         };
         let plan = swap::plan(state, self.task, &goal, shown);
@@ -155,22 +159,28 @@ impl Decider<'_> {
                 all.filter(move |data| below(&data.name, root).is_some())
             })
             .collect();
-        self.looked(state, For::Unmounting, &data, Decided::quiet(plan, Some(goal.clone())))
+        self.add_users(
+            state,
+            Purpose::Unmount,
+            &data,
+            Decided::without_users(plan, Some(goal.clone())),
+        )
     }
 
-    fn looked(
+    fn add_users(
         &self,
         state: &State,
-        purpose: For,
+        purpose: Purpose,
         data: &[&Data],
         mut decided: Decided,
     ) -> Result<Decided> {
         refuse_state_inside(state, self.task, &Mounts::read()?, data)?;
-        let seen = busy::look(data, purpose)?;
+        let seen = busy::find(data, purpose)?;
         decided.plan.warnings.extend(seen.warnings.clone());
         if !seen.who.is_empty() {
-            let told = format!("busy: {}; a run is refused until that has ended", seen.told());
-            decided.plan.warnings.push(told);
+            let warning =
+                format!("busy: {}; a run is refused until that has ended", seen.summary());
+            decided.plan.warnings.push(warning);
         }
         decided.busy = seen.who;
         Ok(decided)
@@ -178,13 +188,13 @@ impl Decider<'_> {
 }
 
 impl Decided {
-    /// Nobody was asked for who uses the datasets.
-    fn quiet(plan: Plan<Action>, goal: Option<Goal>) -> Decided {
+    /// Makes a decision for which the users of the datasets do not matter.
+    fn without_users(plan: Plan<Action>, goal: Option<Goal>) -> Decided {
         Decided { plan, goal, busy: Vec::new() }
     }
 }
 
-/// Ours, and what is in a parked state.
+/// Whether the snapshot is ours or part of a parked state.
 fn may_prune(state: &State, snap: &Snap) -> bool {
     let parked = state.datasets.get(&snap.dataset).is_some_and(|data| data.parked.is_some());
     parked || state.ours(snap).is_some()

@@ -1,11 +1,10 @@
-//! The steps of a swap: each looks at what is there, does what is missing of it, and so can be
+//! The steps of a swap. Each looks at what is done already and does the rest, so that it can be
 //! repeated after a kill.
-//!
-//! Order: what goes away is renamed while it may still be an encryption root; what comes back is
-//! promoted before it is renamed: ZFS lets only encryption roots leave their place.
+//! Order: the outgoing tree is renamed while it may still be an encryption root, and a returning tree
+//! is promoted before it is renamed: ZFS lets only encryption roots move below another parent.
 
 use crate::apply::{Apply, refs};
-use crate::busy::{self, For};
+use crate::busy::{self, Purpose};
 use crate::listing::Data;
 use crate::names::{below, pool_of};
 use crate::state::State;
@@ -32,7 +31,7 @@ impl Apply<'_> {
     }
 
     fn tree(&self, number: usize) -> Result<&Tree> {
-        self.trees().get(number).context("there is no such tree")
+        self.trees().get(number).context("the goal has no tree of this number")
     }
 
     pub fn listed(&self) -> Result<Listed> {
@@ -76,7 +75,7 @@ impl Apply<'_> {
     pub fn park(&mut self, number: usize) -> Result<()> {
         let tree = self.tree(number)?;
         let listed = self.listed()?;
-        let root = tree.outgoing.first().context("a tree without a root")?;
+        let root = tree.outgoing.first().context("the goal has a tree without a root")?;
         let has = |name: &str, outgoing: &Outgoing| {
             listed.get(name).is_some_and(|data| data.guid == outgoing.guid)
         };
@@ -84,7 +83,7 @@ impl Apply<'_> {
             for out in &tree.outgoing {
                 let name = format!("{}{}", tree.live, out.below);
                 if !has(&name, out) {
-                    return Err(moved(&name));
+                    return Err(replaced_meanwhile(&name));
                 }
             }
             self.save_canmount(tree)?;
@@ -98,7 +97,7 @@ impl Apply<'_> {
         self.zfs.set(&marks, &[&tree.parked])
     }
 
-    /// A parked filesystem never mounts by itself, and knows what it had been.
+    /// Keeps a parked filesystem from being mounted at boot, and saves its `canmount` in a property.
     fn save_canmount(&self, tree: &Tree) -> Result<()> {
         for (canmount, names) in by_canmount(tree, &tree.live) {
             let mut properties = vec![(CANMOUNT.to_owned(), canmount.clone())];
@@ -110,7 +109,7 @@ impl Apply<'_> {
         Ok(())
     }
 
-    pub fn make(&mut self, number: usize) -> Result<()> {
+    pub fn recreate(&mut self, number: usize) -> Result<()> {
         let tree = self.tree(number)?;
         let listed = self.listed()?;
         let short = tree.snapshot.as_deref().context("no snapshot to make it from")?;
@@ -123,7 +122,7 @@ impl Apply<'_> {
                 if is_clone || is_promoted(&listed, &parked, &[&name]) {
                     continue;
                 }
-                return Err(moved(&name));
+                return Err(replaced_meanwhile(&name));
             }
             let mut properties = one.properties.clone();
             if !one.is_volume {
@@ -141,7 +140,7 @@ impl Apply<'_> {
             tree.from.as_ref().filter(|from| listed.contains_key(*from)).unwrap_or(&tree.live);
         for one in &tree.incoming {
             let name = format!("{root}{}", one.below);
-            let data = listed.get(&name).ok_or_else(|| moved(&name))?;
+            let data = listed.get(&name).ok_or_else(|| replaced_meanwhile(&name))?;
             let of = data.origin.as_deref().and_then(|origin| origin.split_once('@'));
             if of.is_some_and(|(dataset, _)| dataset == format!("{}{}", tree.parked, one.below)) {
                 self.zfs.promote(&name)?;
@@ -150,21 +149,21 @@ impl Apply<'_> {
         Ok(())
     }
 
-    pub fn give_name(&mut self, number: usize) -> Result<()> {
+    pub fn make_live(&mut self, number: usize) -> Result<()> {
         let tree = self.tree(number)?;
         let listed = self.listed()?;
-        let root = tree.incoming.first().context("nothing comes back")?;
-        let from = tree.from.as_deref().context("it was not parked")?;
+        let root = tree.incoming.first().context("the goal has a parked tree without a root")?;
+        let from = tree.from.as_deref().context("the goal names no parked tree")?;
         if listed.get(&tree.live).is_some_and(|data| data.guid == root.guid) {
             return Ok(());
         }
         match listed.get(from).is_some_and(|data| data.guid == root.guid) {
             true => self.zfs.rename(from, &tree.live),
-            false => Err(moved(from)),
+            false => Err(replaced_meanwhile(from)),
         }
     }
 
-    /// What is not covered goes from the parked tree to its old place.
+    /// Renames the datasets that are not covered from the parked tree back below the live one.
     pub fn return_uncovered(&mut self, number: usize) -> Result<()> {
         let tree = self.tree(number)?;
         let listed = self.listed()?;
@@ -175,13 +174,13 @@ impl Apply<'_> {
             match (is(&live), is(&parked)) {
                 (true, _) => {}
                 (false, true) => self.zfs.rename(&parked, &live)?,
-                (false, false) => return Err(moved(&live)),
+                (false, false) => return Err(replaced_meanwhile(&live)),
             }
         }
         Ok(())
     }
 
-    pub fn settle(&mut self) -> Result<()> {
+    pub fn restore_properties(&mut self) -> Result<()> {
         for tree in self.trees() {
             if tree.from.is_some() {
                 for property in [PARKED, LIVE, PARKED_AT, CANMOUNT] {
@@ -221,7 +220,7 @@ impl Apply<'_> {
         self.mount_all(&incoming)
     }
 
-    /// With a promotion the encryption root changes, and ZFS does not take the loaded key along.
+    /// Loads keys again: a promotion changes the encryption root, and ZFS does not keep the loaded key.
     fn load_keys(&self, names: &[String]) -> Result<()> {
         let listed = self.listed()?;
         let mut roots: Vec<&str> = (names.iter())
@@ -233,13 +232,13 @@ impl Apply<'_> {
         roots.into_iter().try_for_each(|root| self.zfs.load_key(root))
     }
 
-    /// ZFS cannot unset `canmount`, so its default becomes what it says: on.
+    /// Sets `canmount`. ZFS cannot unset it, so `default` becomes `on`, which is its default.
     pub fn set_canmount(&self, value: &str, names: &[String]) -> Result<()> {
         let value = if value == "default" { "on" } else { value };
         self.zfs.set(&[("canmount".into(), value.into())], &refs(names))
     }
 
-    /// Those that are not mounted yet, the outer ones first.
+    /// Mounts what is not mounted yet, the outer mount points first.
     pub fn mount_all(&self, names: &[String]) -> Result<()> {
         let listed = self.listed()?;
         let mut all: Vec<&Data> = names.iter().filter_map(|name| listed.get(name)).collect();
@@ -253,7 +252,7 @@ fn depth(data: &Data) -> usize {
     Path::new(&data.mountpoint).components().count()
 }
 
-/// Those of the tree that are filesystems, by the value to be restored.
+/// Groups the filesystems of the tree by the value of `canmount` to restore.
 pub fn by_canmount(tree: &Tree, root: &str) -> BTreeMap<String, Vec<String>> {
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for out in tree.outgoing.iter().filter(|out| !out.is_volume) {
@@ -262,7 +261,7 @@ pub fn by_canmount(tree: &Tree, root: &str) -> BTreeMap<String, Vec<String>> {
     groups
 }
 
-/// Whether what is parked has become the clone of one of these.
+/// Whether the parked dataset has become the clone of one of these.
 pub fn is_promoted(listed: &Listed, parked: &str, names: &[&str]) -> bool {
     let origin = listed.get(parked).and_then(|data| data.origin.as_deref());
     let dataset = origin.and_then(|origin| origin.split_once('@')).map(|(dataset, _)| dataset);
@@ -270,21 +269,21 @@ pub fn is_promoted(listed: &Listed, parked: &str, names: &[&str]) -> bool {
 }
 
 fn refuse_busy(all: &[&Data]) -> Result<()> {
-    let busy = busy::look(all, For::Unmounting)?;
+    let busy = busy::find(all, Purpose::Unmount)?;
     match busy.who.is_empty() {
         true => Ok(()),
-        false => Err(Failure::new("busy", busy.told()).with("busy", busy.who).into()),
+        false => Err(Failure::new("busy", busy.summary()).with("busy", busy.who).into()),
     }
 }
 
-fn moved(name: &str) -> anyhow::Error {
+fn replaced_meanwhile(name: &str) -> anyhow::Error {
     let msg = format!(
-        "{name} is not what it was when the plan was made: somebody renamed or made it again meanwhile"
+        "{name} is not the dataset that the plan was made for: somebody renamed or recreated it meanwhile"
     );
     Failure::new("moved", msg).into()
 }
 
-/// Whether all trees are in their places, mounted as they were, and the old ones parked.
+/// Verifies that all incoming trees are live and mounted as before, and the outgoing ones parked.
 pub fn verify(trees: &[Tree], now: &State) -> Result<Value> {
     let wrong = |msg: String| -> anyhow::Error { Failure::new("not_verified", msg).into() };
     for tree in trees {
@@ -303,7 +302,9 @@ pub fn verify(trees: &[Tree], now: &State) -> Result<Value> {
                 None => data.guid == one.guid,
             };
             if !stands {
-                return Err(wrong(format!("{name} does not stand on what it was to be made from")));
+                return Err(wrong(format!(
+                    "{name} was not made from the snapshot that was planned"
+                )));
             }
             if data.mounted != one.mounts {
                 let is = if data.mounted { "mounted" } else { "not mounted" };

@@ -1,12 +1,12 @@
-//! `zfs_pre_deploy_info`: the restore points and parked states that there are, and whether one can go
-//! back to each. From ZFS's own properties; reads only.
+//! `zfs_pre_deploy_info`: lists the restore points and parked states, and whether a rollback to each is
+//! possible, from ZFS's properties. Only reads.
 
-use crate::busy::{self, For};
+use crate::busy::{self, Purpose};
 use crate::inplace::OWN_HOLDS;
 use crate::listing::{Data, Mark, Snap};
 use crate::options::Subject;
 use crate::prune::{NEWER, refuse_needed};
-use crate::state::{self, Look, State};
+use crate::state::{self, Consistency, State};
 use crate::unfinished::UnfinishedRun;
 use crate::zfs::Zfs;
 use ansible_module::Outcome;
@@ -20,7 +20,7 @@ pub fn of(zfs: &Zfs, subject: &Subject) -> Result<Outcome> {
         None => UnfinishedRun::default(),
     };
     let subject = &Subject { skip_missing: true, ..copied(subject) };
-    let mut state = state::observe(zfs, subject, &unfinished, Look::Lenient)?;
+    let mut state = state::observe(zfs, subject, &unfinished, Consistency::Lenient)?;
     state.ask_holds(zfs, &|_, _| true)?;
     let pools: Vec<Value> = (state.pools.iter())
         .map(|pool| {
@@ -37,7 +37,7 @@ pub fn of(zfs: &Zfs, subject: &Subject) -> Result<Outcome> {
         .collect();
     let mut warnings = state.warnings.clone();
     if !state.missing.is_empty() {
-        warnings.push(format!("not there: {}", state.missing.join(", ")));
+        warnings.push(format!("these datasets do not exist: {}", state.missing.join(", ")));
     }
     Ok(Outcome { warnings, ..Outcome::default() }
         .fact("pools", pools)
@@ -57,7 +57,7 @@ fn copied(subject: &Subject) -> Subject {
     }
 }
 
-/// A snapshot of ours, and what its mark says.
+/// A snapshot of ours, and its mark.
 type Ours<'a> = (&'a Snap, &'a Mark);
 
 fn points(state: &State, subject: &Subject) -> Result<Vec<Value>> {
@@ -72,13 +72,13 @@ fn points(state: &State, subject: &Subject) -> Result<Vec<Value>> {
     }
     let all: Vec<&Data> =
         state.covered.iter().filter_map(|name| state.datasets.get(name)).collect();
-    let busy = busy::look(&all, For::Unmounting)?;
+    let busy = busy::find(&all, Purpose::Unmount)?;
     let mut found: Vec<Vec<Ours<'_>>> = found.into_values().collect();
     found.sort_by_key(|snaps| (taken(snaps), snaps[0].1.deploy.clone()));
     Ok(found.iter().map(|snaps| described(state, snaps, &busy.who)).collect())
 }
 
-/// The pools' calls are one after the other.
+/// Returns the earliest time, since the pools' snapshots are taken one after the other.
 fn taken(snaps: &[Ours<'_>]) -> Option<String> {
     snaps.iter().filter_map(|(_, mark)| mark.time.clone()).min()
 }

@@ -1,5 +1,5 @@
-//! Plan of `method: rollback`: `zfs rollback` of each dataset, and before that the removal of just
-//! those snapshots and bookmarks that stand in its way, by their names. Pure.
+//! Plans `method: rollback`: `zfs rollback` of each dataset, after removing by name the newer snapshots
+//! and bookmarks that would make it fail. Pure.
 
 use crate::listing::{Snap, is_replication};
 use crate::names::below;
@@ -52,7 +52,7 @@ pub fn plan(
         for snap in &newer {
             let kind = if snap.is_bookmark { "bookmark" } else { "snapshot" };
             let loss = Loss::accepted_as(NEWER, format!("the {kind} {}", snap.name()));
-            // What it holds was written since the target, and is counted there.
+            // Its data was written since the target and is counted there.
             step = step.loses(loss.bytes(0));
             if state.own_hold(snap) {
                 let what = format!("our hold on {}", snap.name());
@@ -95,20 +95,20 @@ fn warnings(state: &State, targets: &Targets<'_>, sent: &[String]) -> Vec<String
     let mut warnings = Vec::new();
     if !sent.is_empty() {
         warnings.push(format!(
-            "destroyed with it is what replication needs ({}): the next one must begin at a common snapshot that is older, or \
-             again",
+            "the rollback destroys what replication needs ({}): the next one must begin at an older common snapshot, or \
+             in full",
             listed(sent.iter().map(String::as_str))
         ));
     }
     let is_target = |name: &str| targets.of(name).is_some();
-    let beside = state.datasets.values().filter(|data| {
+    let uncovered = state.datasets.values().filter(|data| {
         !is_target(&data.name)
             && data.parked.is_none()
             && targets.snaps.iter().any(|snap| below(&data.name, &snap.dataset).is_some())
     });
-    let beside: Vec<&str> = beside.map(|data| data.name.as_str()).collect();
-    if !beside.is_empty() {
-        warnings.push(format!("not covered, and left as they are: {}", listed(beside)));
+    let uncovered: Vec<&str> = uncovered.map(|data| data.name.as_str()).collect();
+    if !uncovered.is_empty() {
+        warnings.push(format!("not covered, and left as they are: {}", listed(uncovered)));
     }
     warnings
 }

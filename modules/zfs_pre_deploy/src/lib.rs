@@ -1,15 +1,15 @@
 //! `zfs_pre_deploy`: snapshots of ZFS datasets before a deploy, and the way back to them, all or
-//! nothing. `zfs_pre_deploy_info` tells which there are and whether one can go back.
+//! nothing. `zfs_pre_deploy_info` lists them, and says whether a rollback to each is possible.
 //!
 //! The module goes back by parking: a tree is unmounted, renamed as a whole, recreated from its
-//! snapshots, promoted, mounted (`exchange.rs`). Promoted always: else what is parked could never
-//! be removed. What goes away is renamed before, and what comes back after its promotion, since ZFS
-//! lets only encryption roots leave their place. The goal with all names, guids and properties is
-//! in the intent, and each step looks at what is there first, so a killed run is finished from the
-//! note. Before the first promotion a failure puts everything back (`back.rs`); after it the way is
+//! snapshots, promoted, mounted (`exchange.rs`). The clones are always promoted:
+//! else the parked tree could never be removed. The outgoing tree is renamed before, and a returning
+//! tree after its promotion, since ZFS lets only encryption roots move below another parent. The goal
+//! with all names, guids and properties is in the intent, and each step first looks at what is done,
+//! so a killed run is finished from the note. Before the first promotion a failure puts everything back (`back.rs`); after it the way is
 //! forward. A mount in another namespace that follows ours (systemd's services) is no obstacle; one
-//! that does not (a container) is. Ours is a snapshot whose properties name itself and this pool:
-//! what is inherited or received is not.
+//! that does not (a container) is. A snapshot counts as ours when its properties name itself and this
+//! pool; inherited and received properties do not.
 
 mod apply;
 mod back;
@@ -42,13 +42,13 @@ use options::TASK;
 use options::{Subject, Task, Wanted};
 use plan::{Action, Removal};
 use serde_json::{Value, json};
-use state::{Look, State};
+use state::{Consistency, State};
 use std::cell::RefCell;
 use std::time::Duration;
 use unfinished::{Goal, UnfinishedRun};
 use zfs::Zfs;
 
-/// What this program serves.
+/// The modules that this program serves.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 
@@ -64,23 +64,27 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         _ => Consent::from(invocation)?,
     };
     if !nix::unistd::geteuid().is_root() {
-        return Err(Failure::new("permission_denied", "snapshots and mounts are root's").into());
+        return Err(Failure::new(
+            "permission_denied",
+            "only root can take snapshots and mount datasets; run the task with become: true",
+        )
+        .into());
     }
     let zfs = Zfs::find(task.task_timeout)?;
     let mut session = Session::new(invocation, consent)
         .lock(|| apply::lock(&task))?
-        .fence(task.run(), &task.state_dir)?
+        .fence(task.run_id(), &task.state_dir)?
         .intent_in(&task.state_dir, TASK);
     if task.is_rollback() {
         session = session.as_rollback(task.rollback.as_ref());
     }
     let key = session.rollback().map(str::to_owned);
     let unfinished = UnfinishedRun::read(&task.state_dir)?;
-    let look = if task.is_rollback() { Look::Synced } else { Look::Plain };
+    let consistency = if task.is_rollback() { Consistency::Synced } else { Consistency::OnDisk };
     let resumed = unfinished.resumes(&task, &key)?.cloned();
-    let mut state = state::observe(&zfs, &task.subject, &unfinished, look)?;
+    let mut state = state::observe(&zfs, &task.subject, &unfinished, consistency)?;
     if let Some(done) = session.done_before(&state.view())? {
-        return Ok(told(done, &task, &state, None));
+        return Ok(add_facts(done, &task, &state, None));
     }
     let decider = Decider { task: &task, zfs: &zfs, unfinished: &unfinished, resumed, key };
     let Decided { plan, goal, busy } = decider.decide(&mut state)?;
@@ -88,7 +92,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     if changes && !busy.is_empty() {
         let seen = busy::Busy { who: busy.clone(), warnings: Vec::new() };
         let msg =
-            format!("{}: {}; stop what uses it; nothing was changed", plan.subject, seen.told());
+            format!("{}: {}; stop what uses it; nothing was changed", plan.subject, seen.summary());
         return Err(Failure::new("busy", msg).with("busy", busy).into());
     }
     let removals = removals(&plan);
@@ -100,7 +104,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         || verify(&task, &zfs, &apply.borrow(), &removals),
     );
     let mut apply = apply.into_inner();
-    let mut outcome = done.map_err(|error| apply.give_up(error))?;
+    let mut outcome = done.map_err(|error| apply.undo_after(error))?;
     if invocation.check_mode && !busy.is_empty() {
         outcome = outcome.fact("busy", busy);
     }
@@ -108,7 +112,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         let id = &tree.id;
         outcome.undo = Some(format!("state: rolled_back with the same datasets and parked: {id}"));
     }
-    Ok(told(outcome, &task, &state, goal.as_ref()))
+    Ok(add_facts(outcome, &task, &state, goal.as_ref()))
 }
 
 fn removals(plan: &change::Plan<Action>) -> Vec<Removal> {
@@ -119,9 +123,9 @@ fn removals(plan: &change::Plan<Action>) -> Vec<Removal> {
     steps.collect()
 }
 
-/// Success is only what was seen.
+/// Looks again: the run has succeeded only when ZFS shows the wanted state.
 fn verify(task: &Task, zfs: &Zfs, apply: &Apply<'_>, removals: &[Removal]) -> Result<Value> {
-    let now = state::observe(zfs, &task.subject, &UnfinishedRun::default(), Look::Plain)?;
+    let now = state::observe(zfs, &task.subject, &UnfinishedRun::default(), Consistency::OnDisk)?;
     apply::verify_gone(&now, removals)?;
     match (&task.wanted, &apply.goal) {
         (Wanted::Present(point), _) => apply::verify_present(task, &now, point),
@@ -131,8 +135,8 @@ fn verify(task: &Task, zfs: &Zfs, apply: &Apply<'_>, removals: &[Removal]) -> Re
     }
 }
 
-/// What the result says beside the plan.
-fn told(outcome: Outcome, task: &Task, state: &State, goal: Option<&Goal>) -> Outcome {
+/// Adds to the result what the plan does not show.
+fn add_facts(outcome: Outcome, task: &Task, state: &State, goal: Option<&Goal>) -> Outcome {
     let point = task.point();
     let outcome = outcome
         .fact("snapshot", json!(point.map(|point| &point.snapshot)))

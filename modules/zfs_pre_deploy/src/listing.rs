@@ -50,26 +50,26 @@ pub struct Data {
     pub canmount: String,
     pub key_missing: bool,
     pub encryption_root: Option<String>,
-    /// Of an encryption root: `prompt`, or an address.
+    /// Where the key of an encryption root is: `prompt`, or an address.
     pub keylocation: Option<String>,
     pub used: u64,
     pub available: Option<u64>,
-    /// Since its newest snapshot.
+    /// Bytes written since its newest snapshot.
     pub written: u64,
-    /// Inherited by what is below.
+    /// What the properties of a parked tree say; datasets below inherit it.
     pub parked: Option<Parked>,
-    /// We never set it on a dataset. Whoever did, made its snapshots inherit it.
+    /// A deploy id set on the dataset itself, which its snapshots inherit; this module never sets it.
     pub deploy: Option<String>,
 }
 
-/// What a parked tree says of itself.
+/// What the properties of a parked tree say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parked {
     pub id: String,
     /// The name that the root of the tree was live under.
     pub live: String,
     pub at: String,
-    /// The value of `canmount` to be restored; `default` when it was not set.
+    /// The value of `canmount` to restore; `default` when it was not set.
     pub canmount: Option<String>,
 }
 
@@ -148,7 +148,7 @@ impl Snap {
     }
 }
 
-/// What our properties say. See [`Mark::is_of`] for whether they are to be believed.
+/// What our properties on a snapshot say. [`Mark::is_of`] decides whether they count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     pub deploy: String,
@@ -160,8 +160,8 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// A snapshot inherits properties of its dataset, and `zfs receive` brings those of another
-    /// machine along: only what names its own snapshot and its own pool was made here by us.
+    /// Whether this module took the snapshot in this pool: a snapshot inherits the properties of its
+    /// dataset, and `zfs receive` brings those of another machine, so both must be named.
     pub fn is_of(&self, short: &str, pool_guid: &str) -> bool {
         self.snapshot.as_deref() == Some(short) && self.pool.as_deref() == Some(pool_guid)
     }
@@ -285,13 +285,12 @@ fn rows<T, const N: usize>(
     Ok(all)
 }
 
-/// ZFS writes `-` for what is not set.
+/// Turns `-`, which ZFS prints for what is not set, into `None`.
 fn set(value: &str) -> Option<&str> {
     (value != "-" && !value.is_empty()).then_some(value)
 }
 
-/// Whether a snapshot's name is one that a replication tool gives: to destroy it can break what it
-/// sends next.
+/// Whether a replication tool seems to have made the snapshot: destroying it can break its next run.
 pub fn is_replication(snap: &Snap) -> bool {
     let short = snap.short.as_str();
     let known = ["syncoid_", "zrepl_", "__replicate_", "bookmark_syncoid_"];
@@ -304,7 +303,7 @@ pub fn is_replication(snap: &Snap) -> bool {
     snap.is_bookmark || known.iter().any(|start| short.starts_with(start)) || stamped(short)
 }
 
-/// Sorted by pool, for one call each.
+/// Groups names by pool, for one call each.
 pub fn by_pool<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, Vec<&'a str>)> {
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     for name in names {

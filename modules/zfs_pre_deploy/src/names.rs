@@ -20,7 +20,7 @@ impl Dataset {
     }
 }
 
-fn sound(byte: u8) -> bool {
+fn is_allowed(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.: ".contains(&byte)
 }
 
@@ -40,7 +40,7 @@ impl TryFrom<String> for Dataset {
                 "expected the name of a dataset, got {text:?}, which names a snapshot or a bookmark"
             ));
         }
-        let part = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(sound);
+        let part = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(is_allowed);
         // ZFS: a pool's name begins with a letter.
         let begins = text.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
         match begins && text.split('/').all(part) && !text.ends_with(' ') {
@@ -64,17 +64,17 @@ impl fmt::Display for Dataset {
     }
 }
 
-/// The pool that a dataset (or a snapshot of it) is of.
+/// Returns the pool of a dataset or a snapshot.
 pub fn pool_of(name: &str) -> &str {
     name.split(['/', '@', '#']).next().unwrap_or(name)
 }
 
-/// The dataset above, none for a pool's own.
+/// Returns the parent of a dataset; a pool's root dataset has none.
 pub fn parent_of(dataset: &str) -> Option<&str> {
     dataset.rsplit_once('/').map(|(parent, _)| parent)
 }
 
-/// What follows after the name of a dataset above: `""` for itself, `/a/b` below it.
+/// Returns what follows the name of `root`: `""` for itself, `/a/b` below it.
 pub fn below<'a>(dataset: &'a str, root: &str) -> Option<&'a str> {
     let rest = dataset.strip_prefix(root)?;
     (rest.is_empty() || rest.starts_with('/')).then_some(rest)
@@ -83,7 +83,7 @@ pub fn below<'a>(dataset: &'a str, root: &str) -> Option<&'a str> {
 /// The short name of a snapshot: `prefix` and a deploy id.
 pub fn snapshot_name(prefix: &str, id: &str) -> Result<String, String> {
     let name = format!("{prefix}{id}");
-    let good = |byte: u8| sound(byte) && byte != b' ';
+    let good = |byte: u8| is_allowed(byte) && byte != b' ';
     match prefix.bytes().all(good) && !prefix.starts_with('-') && name.len() < LONGEST {
         true => Ok(name),
         false => Err(format!("expected letters, digits and any of - _ . :, got {prefix:?}")),

@@ -1,7 +1,7 @@
 //! The options as typed values, checked where a spec cannot.
 
 use crate::names::{Dataset, snapshot_name};
-use ansible_module::{Failure, Options as Given};
+use ansible_module::{Failure, Options as RawOptions};
 use host::deploy_id::DeployId;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -14,7 +14,7 @@ pub const TASK: &str = "zfs_pre_deploy";
 /// Longer names of state folders are cut, and distinguished by a hash.
 const LONGEST_FOLDER: usize = 120;
 
-/// Which datasets, and where our records of them are.
+/// The datasets of a task, and the folder of the module's records about them.
 #[derive(Debug)]
 pub struct Subject {
     /// In the order of their names, each once.
@@ -28,13 +28,13 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// For both modules: what one of them has no option for is as if not given.
-    pub fn parse(given: &Given) -> Result<Subject, Failure> {
-        let mut datasets: Vec<Dataset> = given.get("datasets")?;
+    /// Parses the options that both modules share; one that a module does not have counts as not given.
+    pub fn parse(raw: &RawOptions) -> Result<Subject, Failure> {
+        let mut datasets: Vec<Dataset> = raw.get("datasets")?;
         datasets.sort();
         datasets.dedup();
-        let app = word(given, "app")?;
-        let state_dir = match (given.get::<Option<PathBuf>>("state_dir")?, &app, datasets.first()) {
+        let app = word(raw, "app")?;
+        let state_dir = match (raw.get::<Option<PathBuf>>("state_dir")?, &app, datasets.first()) {
             (Some(folder), _, _) => Some(folder),
             (None, Some(app), _) => Some(folder_for(app)),
             (None, None, Some(first)) => Some(folder_for(first.as_str())),
@@ -42,9 +42,9 @@ impl Subject {
         };
         Ok(Subject {
             datasets,
-            recursive: given.get::<Option<bool>>("recursive")?.unwrap_or(true),
-            exclude: given.get::<Option<_>>("exclude")?.unwrap_or_default(),
-            skip_missing: given.get::<Option<String>>("missing")?.as_deref() == Some("skip"),
+            recursive: raw.get::<Option<bool>>("recursive")?.unwrap_or(true),
+            exclude: raw.get::<Option<_>>("exclude")?.unwrap_or_default(),
+            skip_missing: raw.get::<Option<String>>("missing")?.as_deref() == Some("skip"),
             app,
             state_dir,
         })
@@ -67,7 +67,7 @@ pub enum Method {
     Rollback,
 }
 
-/// A restore point by its deploy, and the short name of its snapshots.
+/// A restore point: the deploy that took it, and the short name of its snapshots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Point {
     pub deploy: DeployId,
@@ -78,11 +78,11 @@ pub struct Point {
 pub enum Wanted {
     Present(Point),
     RolledBack(Point, Method),
-    /// Make a parked state live again.
+    /// Makes a parked state live again.
     Undone(String),
     Absent(Point),
     AbsentParked(String),
-    /// Prune only.
+    /// Only prunes.
     Pruned,
 }
 
@@ -98,29 +98,30 @@ pub struct Task {
     pub lock_timeout: Duration,
     pub task_timeout: Duration,
     pub rollback: Option<DeployId>,
-    fence: Option<DeployId>,
+    run_id: Option<DeployId>,
 }
 
 impl Task {
-    pub fn parse(given: &Given) -> Result<Task, Failure> {
-        let subject = Subject::parse(given)?;
+    pub fn parse(raw: &RawOptions) -> Result<Task, Failure> {
+        let subject = Subject::parse(raw)?;
         if subject.datasets.is_empty() {
             return Err(Failure::bad_option("datasets", "expected at least one dataset"));
         }
-        let state_dir =
-            subject.state_dir.clone().ok_or_else(|| Failure::bad_option("state_dir", "none"))?;
-        let state: String = given.get("state")?;
-        let deploy: Option<DeployId> = given.get("deploy_id")?;
-        let rollback: Option<DeployId> = given.get("rollback_id")?;
-        let parked = parked(given)?;
-        let prefix: String = given.get("prefix")?;
+        let state_dir = subject.state_dir.clone().ok_or_else(|| {
+            Failure::bad_option("state_dir", "no state_dir, app or dataset names the folder")
+        })?;
+        let state: String = raw.get("state")?;
+        let deploy: Option<DeployId> = raw.get("deploy_id")?;
+        let rollback: Option<DeployId> = raw.get("rollback_id")?;
+        let parked = parked(raw)?;
+        let prefix: String = raw.get("prefix")?;
         let point = |deploy: DeployId| -> Result<Point, Failure> {
             let snapshot = snapshot_name(&prefix, deploy.as_str())
                 .map_err(|why| Failure::bad_option("prefix", why))?;
             Ok(Point { deploy, snapshot })
         };
-        let method: Method = given.get("method")?;
-        let retain: Option<usize> = given.get("retain")?;
+        let method: Method = raw.get("method")?;
+        let retain: Option<usize> = raw.get("retain")?;
         if retain.is_some() && state == "rolled_back" {
             return Err(Failure::bad_option("retain", "a rollback prunes nothing"));
         }
@@ -147,33 +148,37 @@ impl Task {
             ("absent", None, Some(id)) => Wanted::AbsentParked(id),
             ("absent", None, None) if retain.is_some() => Wanted::Pruned,
             (_, Some(_), Some(_)) => {
-                return Err(Failure::bad_option("parked", "deploy_id is given as well"));
+                return Err(Failure::bad_option(
+                    "parked",
+                    "expected either deploy_id or parked, got both",
+                ));
             }
             _ => {
-                let msg = "deploy_id or parked must say what this is about";
+                let msg =
+                    "expected deploy_id (a restore point) or parked (a parked state), got neither";
                 return Err(Failure::new("bad_options", msg));
             }
         };
-        // In a rollback the deploy id names the restore point; it is no run.
-        let fence = rollback.clone().or(deploy.filter(|_| state == "present"));
+        // In a rollback the deploy id names the restore point and not this run.
+        let run_id = rollback.clone().or(deploy.filter(|_| state == "present"));
         Ok(Task {
             subject,
             state_dir,
             wanted,
-            release: word(given, "release")?,
-            hold: given.get("hold")?,
+            release: word(raw, "release")?,
+            hold: raw.get("hold")?,
             retain,
-            keep: given.get("keep")?,
-            lock_timeout: given.seconds("lock_timeout")?,
-            task_timeout: given.seconds("task_timeout")?,
+            keep: raw.get("keep")?,
+            lock_timeout: raw.seconds("lock_timeout")?,
+            task_timeout: raw.seconds("task_timeout")?,
             rollback,
-            fence,
+            run_id,
         })
     }
 
-    /// The id of the run itself, which is the fence.
-    pub fn run(&self) -> Option<&DeployId> {
-        self.fence.as_ref()
+    /// The id of this run, which the fence compares.
+    pub fn run_id(&self) -> Option<&DeployId> {
+        self.run_id.as_ref()
     }
 
     pub fn is_rollback(&self) -> bool {
@@ -191,14 +196,15 @@ impl Task {
 }
 
 fn new_id() -> Result<DeployId, Failure> {
-    DeployId::generate().map_err(|why| Failure::new("failed", "no id for it").caused_by(why))
+    DeployId::generate()
+        .map_err(|why| Failure::new("failed", "cannot generate a deploy id").caused_by(why))
 }
 
 /// The id of a parked state is part of a dataset's name.
-fn parked(given: &Given) -> Result<Option<String>, Failure> {
-    let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    match given.get::<Option<String>>("parked")? {
-        Some(text) if text.is_empty() || text.len() > 64 || !text.bytes().all(sound) => {
+fn parked(raw: &RawOptions) -> Result<Option<String>, Failure> {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    match raw.get::<Option<String>>("parked")? {
+        Some(text) if text.is_empty() || text.len() > 64 || !text.bytes().all(is_allowed) => {
             Err(Failure::bad_option(
                 "parked",
                 format!(
@@ -211,15 +217,15 @@ fn parked(given: &Given) -> Result<Option<String>, Failure> {
 }
 
 /// One word, as it is recorded in a property. `-` is how ZFS says that there is none.
-fn word(given: &Given, name: &'static str) -> Result<Option<String>, Failure> {
-    let value: Option<String> = given.get(name)?;
-    let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@+-".contains(&byte);
+fn word(raw: &RawOptions, name: &'static str) -> Result<Option<String>, Failure> {
+    let value: Option<String> = raw.get(name)?;
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@+-".contains(&byte);
     match value {
         Some(text)
             if text.is_empty()
                 || text.len() > 128
                 || text.starts_with(['-', '.'])
-                || !text.bytes().all(sound) =>
+                || !text.bytes().all(is_allowed) =>
         {
             let expected = "one word of letters, digits and any of . _ : @ + -";
             Err(Failure::bad_option(name, format!("expected {expected}, got {text:?}")))

@@ -1,4 +1,4 @@
-//! Plan: state and task to steps. `present.rs` takes a restore point, `prune.rs` removes, `swap.rs`
+//! Turns state and task into steps. `present.rs` takes a restore point, `prune.rs` removes, `swap.rs`
 //! and `inplace.rs` go back. Pure.
 
 use crate::options::Task;
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// All of one pool, in one call.
+    /// Takes all snapshots of one pool in one call.
     Take(Vec<String>),
     Hold(Vec<String>),
     Remove(Removal),
@@ -17,29 +17,29 @@ pub enum Action {
         dataset: String,
         snapshot: String,
     },
-    // Of a swap; numbers are those of its trees.
+    // The steps of a swap; the numbers are indices of the goal's trees.
     Unmount,
     Park(usize),
-    Make(usize),
+    Recreate(usize),
     Promote(usize),
-    Return(usize),
-    Stay(usize),
-    Settle,
+    MakeLive(usize),
+    ReturnUncovered(usize),
+    RestoreProperties,
 }
 
-/// What is destroyed in one step, after our own holds on it were released.
+/// What one step destroys, after it has released our own holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removal {
     pub releases: Vec<String>,
-    /// A dataset, and the short names of its snapshots.
+    /// Datasets, each with the short names of its snapshots.
     pub snapshots: Vec<(String, Vec<String>)>,
     pub bookmarks: Vec<String>,
-    /// A parked tree, by its root, with all that is in it.
+    /// The root of a parked tree, with everything in it.
     pub tree: Option<(String, Vec<String>)>,
 }
 
 impl Removal {
-    /// What `zfs destroy` is called with, whether recursively, and what it must name.
+    /// The calls of `zfs destroy`: its target, whether it is recursive, and what it must name in a dry run.
     pub fn calls(&self) -> Vec<(String, bool, Vec<String>)> {
         let of_dataset = self.snapshots.iter().map(|(dataset, shorts)| {
             let names = shorts.iter().map(|short| format!("{dataset}@{short}")).collect();
@@ -59,12 +59,12 @@ pub fn nothing(state: &State, task: &Task) -> Plan<Action> {
     plan.warnings = state.warnings.clone();
     if !state.missing.is_empty() {
         let names = listed(state.missing.iter().map(String::as_str));
-        plan.warnings.push(format!("not there, and skipped: {names}"));
+        plan.warnings.push(format!("skipped, since they do not exist: {names}"));
     }
     plan
 }
 
-/// The view once these snapshots are taken, and these snapshots and parked roots gone.
+/// Returns the view after `takes` are taken and the snapshots and parked roots of `gone` are destroyed.
 pub fn after(state: &State, takes: &[String], gone: &[String]) -> serde_json::Value {
     let mut snapshots: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for dataset in &state.covered {

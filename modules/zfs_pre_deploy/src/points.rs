@@ -1,7 +1,7 @@
-//! Our own note of what was taken: which guid the snapshot of a dataset had.
-//!
-//! Invariant: it only ever makes us refuse. What is ours is told by ZFS's properties; a note that is
-//! missing changes nothing, one that says another guid means that somebody made the snapshot again.
+//! The module's record of the snapshots it took, with their guids.
+//! Invariant: the record can only make a task refuse. Which snapshots are ours is read from their ZFS
+//! properties; a missing entry changes nothing, and another guid means that somebody recreated the
+//! snapshot.
 
 use anyhow::{Context, Result};
 use host::atomic::{append_line, whole_lines};
@@ -27,7 +27,7 @@ pub fn note(state_dir: &Path, deploy_id: &str, guids: Guids) -> Result<()> {
     append_line(&state_dir.join(FILE), line.as_bytes()).map(drop)
 }
 
-/// A later note of a snapshot holds.
+/// Reads the record; the last entry of a snapshot counts.
 pub fn noted(state_dir: &Path) -> Result<Guids> {
     let path = state_dir.join(FILE);
     let content = none_if_missing(std::fs::read(&path))
@@ -37,7 +37,7 @@ pub fn noted(state_dir: &Path) -> Result<Guids> {
     let mut all = Guids::new();
     for (number, line) in lines.enumerate() {
         let taken: Taken = serde_json::from_slice(line).with_context(|| {
-            format!("line {} of {} is broken; take it out", number + 1, path.display())
+            format!("line {} of {} cannot be parsed; remove that line", number + 1, path.display())
         })?;
         all.extend(taken.guids);
     }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_note_holds() {
+    fn the_last_entry_counts() {
         let folder = tempfile::tempdir().unwrap();
         assert!(noted(folder.path()).unwrap().is_empty());
         for guid in [7, 8] {

@@ -1,4 +1,4 @@
-//! Plan of `state: present`: the snapshots of a restore point, and their holds. Pure.
+//! Plans `state: present`: the snapshots of a restore point, and their holds. Pure.
 
 use crate::listing::by_pool;
 use crate::options::{Point, Task};
@@ -19,7 +19,7 @@ pub fn plan(state: &State, task: &Task, point: &Point) -> Result<Plan<Action>> {
         let name = format!("{dataset}@{}", point.snapshot);
         match state.find(dataset, &point.snapshot) {
             Some(snap) => {
-                refuse_foreign(state, snap, point).map_err(taken)?;
+                refuse_foreign(state, snap, point).map_err(as_name_taken)?;
                 if task.hold && !state.own_hold(snap) {
                     holds.push(name);
                 }
@@ -47,7 +47,7 @@ pub fn plan(state: &State, task: &Task, point: &Point) -> Result<Plan<Action>> {
     let pools = by_pool(takes.iter().map(String::as_str));
     if takes.len() < state.covered.len() && !takes.is_empty() {
         plan.warnings.push(format!(
-            "{} of {} datasets have {} already; the others get theirs now, not of the same instant",
+            "{} of {} datasets have {} already; the others are taken now, at another time",
             state.covered.len() - takes.len(),
             state.covered.len(),
             point.snapshot
@@ -84,7 +84,7 @@ fn counted(count: usize) -> String {
     if count == 1 { "1 dataset".to_owned() } else { format!("{count} datasets") }
 }
 
-fn taken(failure: Failure) -> Failure {
+fn as_name_taken(failure: Failure) -> Failure {
     match failure.reason {
         "not_ours" => Failure::new("name_taken", failure.msg),
         _ => failure,

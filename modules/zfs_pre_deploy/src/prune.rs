@@ -1,8 +1,7 @@
-//! Plan of removals: what `state: absent` and `retain` destroy. Pure.
-//!
-//! Invariant: what is removed is ours by its properties, is not what the task is about, not the
-//! newest, named by neither `keep` nor anything that depends on it; what stands in the way of a
-//! removal that was asked for refuses it, and of a retention leaves it, with a warning.
+//! Plans removals: what `state: absent` and `retain` destroy. Pure.
+//! Invariant: retention removes only what is ours by its properties, and never the restore point of
+//! this task, the newest one, what `keep` names or what something depends on. An obstacle refuses a
+//! removal that was asked for; retention keeps the point, with a warning.
 
 use crate::listing::Snap;
 use crate::names::below;
@@ -68,7 +67,7 @@ fn remove_point(
     Ok(names)
 }
 
-/// Why a snapshot cannot be destroyed.
+/// Returns the reason and the sentence why a snapshot cannot be destroyed.
 fn needed(state: &State, snap: &Snap) -> Option<(&'static str, String)> {
     let name = snap.name();
     if !snap.clones.is_empty() {
@@ -77,20 +76,20 @@ fn needed(state: &State, snap: &Snap) -> Option<(&'static str, String)> {
             let parked = state.datasets.get(clone)?.parked.as_ref()?;
             Some(format!(" (a parked state: state: absent with parked: {} removes it)", parked.id))
         });
-        let told = format!(
+        let why = format!(
             "{name} has the clone {clones}{}, which depends on it",
             parked.unwrap_or_default()
         );
-        return Some(("clones", told));
+        return Some(("clones", why));
     }
     let tags = state.foreign_holds(snap);
-    let told = format!("{name} is held by somebody else (tag {})", tags.join(", "));
-    (!tags.is_empty()).then_some(("held", told))
+    let why = format!("{name} is held by another program (tag {})", tags.join(", "));
+    (!tags.is_empty()).then_some(("held", why))
 }
 
 pub fn refuse_needed(state: &State, snap: &Snap) -> Result<(), Failure> {
     match needed(state, snap) {
-        Some((reason, told)) => Err(Failure::new(reason, format!("{told}; nothing was changed"))),
+        Some((reason, why)) => Err(Failure::new(reason, format!("{why}; nothing was changed"))),
         None => Ok(()),
     }
 }
@@ -123,7 +122,7 @@ fn remove_parked(
 ) -> Result<Vec<String>> {
     let trees: Vec<Tree> = state.parked().into_iter().filter(|tree| tree.id == id).collect();
     if trees.is_empty() {
-        // Removed by an earlier run, or never there: absent is what was asked for.
+        // It is absent, as was asked for.
         return Ok(Vec::new());
     }
     if task.keep.iter().any(|kept| kept == id) {
@@ -169,11 +168,13 @@ fn identities(state: &State, tree: &Tree) -> Vec<String> {
     members.map(|data| format!("{} guid {}", data.name, data.guid)).collect()
 }
 
-/// Refused when something needs it; returns the snapshots in it that others have made.
+/// Refuses to remove a parked tree that something needs; returns the snapshots in it that are not ours.
 fn stands_in_way<'a>(state: &'a State, tree: &Tree) -> Result<Vec<&'a Snap>, Failure> {
     for name in &tree.members {
         if state.datasets.get(name).is_some_and(|data| data.mounted) {
-            let msg = format!("{name} is mounted: somebody looks into it; nothing was changed");
+            let msg = format!(
+                "{name} is mounted, so somebody may be reading it: unmount it first; nothing was changed"
+            );
             return Err(Failure::new("busy", msg));
         }
     }
@@ -184,7 +185,7 @@ fn stands_in_way<'a>(state: &'a State, tree: &Tree) -> Result<Vec<&'a Snap>, Fai
             Some(_) => refuse_needed(state, snap)?,
             None if !state.foreign_holds(snap).is_empty() => {
                 let msg = format!(
-                    "{} is held by somebody else (tag {}); nothing was changed",
+                    "{} is held by another program (tag {}); nothing was changed",
                     snap.name(),
                     state.foreign_holds(snap).join(", ")
                 );
@@ -200,8 +201,8 @@ fn is_kept(task: &Task, deploy: &str, short: &str) -> bool {
     task.keep.iter().any(|kept| kept == deploy || kept == short)
 }
 
-/// What `retain` gives up: whole restore points and parked states, beyond the newest. `coming` will
-/// be taken, and counts too. Returns their names.
+/// Plans what `retain` removes: whole restore points and parked states, beyond the newest. `coming`
+/// will be taken and counts too. Returns the names of what is removed.
 pub fn retention(
     state: &State,
     task: &Task,
@@ -248,7 +249,7 @@ pub fn retention(
             Err(failure) => Some(failure.msg.replace("; nothing was changed", "")),
             Ok(foreign) => foreign
                 .first()
-                .map(|snap| format!("somebody else's snapshot {} is in it", snap.name())),
+                .map(|snap| format!("the snapshot {} in it is not ours", snap.name())),
         });
         if let Some(why) = why {
             plan.warnings.push(format!("retain leaves the parked state {id}: {why}"));

@@ -1,5 +1,5 @@
 //! Observe: the pools, the datasets that the task is about, their snapshots and bookmarks, parked
-//! states, and what a killed run left. Reads only, with two `zfs list` however many snapshots there
+//! states, and what a killed run has noted. Only reads, with two `zfs list` however many snapshots there
 //! are.
 
 use crate::listing::{Data, Mark, Pool, Snap};
@@ -16,27 +16,27 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Default)]
 pub struct State {
     pub pools: Vec<Pool>,
-    /// All of the pools concerned.
+    /// All datasets of the pools concerned.
     pub datasets: BTreeMap<String, Data>,
-    /// Of the covered ones and of their parked trees, the oldest first.
+    /// The snapshots of the covered datasets and of their parked trees, the oldest first.
     pub snapshots: BTreeMap<String, Vec<Snap>>,
-    /// What the task is about, in the order of names: parents first.
+    /// The datasets that the task works on, in the order of names: parents first.
     pub covered: Vec<String>,
     pub missing: Vec<String>,
-    /// Who holds a snapshot: of those that were asked about.
+    /// The tags of holds, for the snapshots that were asked about.
     pub holds: BTreeMap<String, Vec<String>>,
     pub noted: Guids,
     pub warnings: Vec<String>,
 }
 
-/// How deep to look.
+/// How current the listings must be, and what to do about a pool that hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// As it is on disk.
-    Plain,
-    /// For what goes back: with what was written a moment ago.
+pub enum Consistency {
+    /// Reads what is on disk, without a sync.
+    OnDisk,
+    /// Syncs the pools first, so that a rollback counts what was written in the last seconds.
     Synced,
-    /// For the info module: a pool that hangs is passed over with a warning.
+    /// Skips a pool that hangs, with a warning; for the info module.
     Lenient,
 }
 
@@ -44,18 +44,18 @@ pub fn observe(
     zfs: &Zfs,
     subject: &Subject,
     unfinished: &UnfinishedRun,
-    look: Look,
+    consistency: Consistency,
 ) -> Result<State> {
     let mut state = State { pools: zfs.pools()?, ..State::default() };
     if let Some(folder) = &subject.state_dir {
         state.noted = points::noted(folder)?;
     }
-    let wanted = state.wanted_pools(subject, look)?;
+    let wanted = state.wanted_pools(subject, consistency)?;
     if wanted.is_empty() {
         return Ok(state);
     }
     let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    if look == Look::Synced {
+    if consistency == Consistency::Synced {
         zfs.sync(&names)?;
     }
     let all = zfs.datasets(&names)?;
@@ -76,20 +76,20 @@ pub fn observe(
     Ok(state)
 }
 
-/// A parked tree of ours.
+/// A tree that an earlier swap of this module parked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree {
     pub id: String,
     pub root: String,
     pub live: String,
     pub at: String,
-    /// With the root, parents first.
+    /// All datasets of the tree, the root included, parents first.
     pub members: Vec<String>,
     pub used: u64,
 }
 
 impl State {
-    fn wanted_pools(&mut self, subject: &Subject, look: Look) -> Result<Vec<String>> {
+    fn wanted_pools(&mut self, subject: &Subject, consistency: Consistency) -> Result<Vec<String>> {
         let mut wanted: BTreeSet<String> = match subject.datasets.as_slice() {
             [] => self.pools.iter().map(|pool| pool.name.clone()).collect(),
             some => some.iter().map(|name| pool_of(name.as_str()).to_owned()).collect(),
@@ -97,8 +97,8 @@ impl State {
         let mut passed_over = Vec::new();
         for name in &wanted {
             let Some(pool) = self.pools.iter().find(|pool| pool.name == *name) else {
-                // Told dataset by dataset where that is allowed.
-                if !subject.skip_missing && look != Look::Lenient {
+                // Where datasets may be missing, each of them is reported later.
+                if !subject.skip_missing && consistency != Consistency::Lenient {
                     let known: Vec<&str> =
                         self.pools.iter().map(|pool| pool.name.as_str()).collect();
                     let msg = format!(
@@ -115,7 +115,7 @@ impl State {
                     "the pool {name} is {}: bring its devices back, then `zpool clear {name}`",
                     pool.health
                 );
-                if look != Look::Lenient {
+                if consistency != Consistency::Lenient {
                     let msg = format!("{msg}; nothing was changed");
                     return Err(Failure::new("pool_suspended", msg).into());
                 }
@@ -129,7 +129,7 @@ impl State {
         Ok(wanted.into_iter().collect())
     }
 
-    /// Which datasets the task is about.
+    /// Finds the datasets that the task works on.
     fn cover(&mut self, subject: &Subject, unfinished: &UnfinishedRun) -> Result<()> {
         let mut covered = BTreeSet::new();
         let everything = subject.datasets.is_empty();
@@ -139,7 +139,7 @@ impl State {
         for name in subject.datasets.iter().map(|dataset| dataset.as_str()) {
             match self.datasets.contains_key(name) {
                 true => _ = covered.insert(name.to_owned()),
-                // Half way through a swap it has another name.
+                // Half way through a swap the dataset has another name.
                 false if unfinished.parks(name) => continue,
                 false if subject.skip_missing => {
                     self.missing.push(name.to_owned());
@@ -169,7 +169,7 @@ impl State {
             (Some(tree), _) => format!("its state is parked as {} ({})", tree.root, tree.id),
             (None, Some(parent)) => {
                 let of = |data: &&Data| parent_of(&data.name) == Some(parent);
-                let beside: Vec<&str> = self
+                let siblings: Vec<&str> = self
                     .datasets
                     .values()
                     .filter(of)
@@ -178,7 +178,7 @@ impl State {
                     .collect();
                 format!(
                     "{parent} holds: {}",
-                    if beside.is_empty() { "none".into() } else { beside.join(", ") }
+                    if siblings.is_empty() { "none".into() } else { siblings.join(", ") }
                 )
             }
             (None, None) => "nor the one above it".to_owned(),
@@ -201,17 +201,17 @@ impl State {
         self.of(dataset).iter().find(|snap| !snap.is_bookmark && snap.short == short)
     }
 
-    /// Our mark on it, when this module has taken it, here.
+    /// Returns the mark of a snapshot that this module took on this machine.
     pub fn ours<'a>(&self, snap: &'a Snap) -> Option<&'a Mark> {
         let pool = self.pool(&snap.dataset)?;
         let mark = snap.mark.as_ref().filter(|mark| mark.is_of(&snap.short, &pool.guid))?;
         let inherits = |data: &Data| data.deploy.as_ref() == Some(&mark.deploy);
         let inherited = self.datasets.get(&snap.dataset).is_some_and(inherits);
-        (!self.was_made_anew(snap) && !inherited).then_some(mark)
+        (!self.was_recreated(snap) && !inherited).then_some(mark)
     }
 
-    /// It has another guid than the one that we took under this name.
-    pub fn was_made_anew(&self, snap: &Snap) -> bool {
+    /// Whether the snapshot has another guid than the one that we took under this name.
+    pub fn was_recreated(&self, snap: &Snap) -> bool {
         self.noted.get(&snap.name()).is_some_and(|guid| *guid != snap.guid)
     }
 
@@ -219,7 +219,7 @@ impl State {
         self.of(&target.dataset).iter().filter(|snap| snap.txg > target.txg).collect()
     }
 
-    /// How much was written to its dataset since.
+    /// Returns how many bytes were written to the dataset since the snapshot.
     pub fn written_since(&self, target: &Snap) -> u64 {
         let live = self.datasets.get(&target.dataset).map_or(0, |data| data.written);
         let newer = self.newer_than(target);
@@ -239,7 +239,7 @@ impl State {
         self.holds.get(&snap.name()).map_or(&[], Vec::as_slice)
     }
 
-    /// Ask who holds these.
+    /// Lists the holds of the snapshots that `wanted` selects.
     pub fn ask_holds(&mut self, zfs: &Zfs, wanted: &dyn Fn(&State, &Snap) -> bool) -> Result<()> {
         let held = self.snapshots.values().flatten().filter(|snap| snap.userrefs > 0);
         let names: Vec<String> = held.filter(|snap| wanted(self, snap)).map(Snap::name).collect();
@@ -253,7 +253,7 @@ impl State {
         Ok(())
     }
 
-    /// The parked trees of what the task is about.
+    /// Returns the parked trees of the covered datasets.
     pub fn parked(&self) -> Vec<Tree> {
         let mut all = self.parked_trees();
         all.retain(|tree| self.covered.iter().chain(&self.missing).any(|name| *name == tree.live));
@@ -282,7 +282,7 @@ impl State {
         trees
     }
 
-    /// What is shown as `before` and `after`.
+    /// Returns the view that the result shows as `before` and `after`.
     pub fn view(&self) -> Value {
         let snapshots = self.covered.iter().map(|dataset| {
             let ours = self.of(dataset).iter().filter(|snap| self.ours(snap).is_some());

@@ -1,4 +1,4 @@
-//! Plan of a swap: the steps, what they set aside, and what there is afterwards. Pure.
+//! Plans a swap: its steps, what they set aside, and the state afterwards. Pure.
 
 use crate::options::Task;
 use crate::plan::{Action, nothing};
@@ -9,7 +9,7 @@ use change::{Plan, Step, Undo};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// The steps of a goal, also of one that was begun: each finds out by itself what of it is done.
+/// Plans all steps of a goal, also of an unfinished one: each step finds out what of it is done.
 pub fn plan(state: &State, task: &Task, goal: &Goal, shown_id: &str) -> Plan<Action> {
     let mut plan = nothing(state, task);
     let text = |tree: &Tree| tree.parked.replace(&tree.id, shown_id);
@@ -47,14 +47,14 @@ pub fn plan(state: &State, task: &Task, goal: &Goal, shown_id: &str) -> Plan<Act
                 plan.steps
                     .push(Step::new(Action::Promote(number), format!("promote {from}{with}")));
                 plan.steps.push(Step::new(
-                    Action::Return(number),
+                    Action::MakeLive(number),
                     format!("rename {from} to {}", tree.live),
                 ));
             }
             (None, snapshot) => {
                 let snapshot = snapshot.as_deref().unwrap_or_default();
                 let made = format!("make {}{with} again from @{snapshot}", tree.live);
-                plan.steps.push(Step::new(Action::Make(number), made));
+                plan.steps.push(Step::new(Action::Recreate(number), made));
                 plan.steps.push(Step::new(
                     Action::Promote(number),
                     format!("promote {}{with}", tree.live),
@@ -62,16 +62,19 @@ pub fn plan(state: &State, task: &Task, goal: &Goal, shown_id: &str) -> Plan<Act
             }
         }
         if !tree.uncovered.is_empty() {
-            let uncovered: Vec<String> =
-                tree.uncovered.iter().map(|stay| format!("{}{}", tree.live, stay.below)).collect();
+            let uncovered: Vec<String> = tree
+                .uncovered
+                .iter()
+                .map(|other| format!("{}{}", tree.live, other.below))
+                .collect();
             let names = listed(uncovered.iter().map(String::as_str));
-            let text = format!("put {names}, not covered, back below {}", tree.live);
-            plan.steps.push(Step::new(Action::Stay(number), text));
+            let text = format!("move {names} (not covered) back below {}", tree.live);
+            plan.steps.push(Step::new(Action::ReturnUncovered(number), text));
         }
     }
     let all = listed(goal.trees.iter().map(|tree| tree.live.as_str()));
     plan.steps.push(Step::new(
-        Action::Settle,
+        Action::RestoreProperties,
         format!("restore the properties of {all}, and mount what was mounted"),
     ));
     plan.undo =
@@ -83,11 +86,11 @@ pub fn plan(state: &State, task: &Task, goal: &Goal, shown_id: &str) -> Plan<Act
 
 fn mounted(tree: &Tree) -> Vec<String> {
     let out = tree.outgoing.iter().filter(|one| one.mounted).map(|one| &one.below);
-    let uncovered = tree.uncovered.iter().flat_map(|stay| &stay.mounted);
+    let uncovered = tree.uncovered.iter().flat_map(|other| &other.mounted);
     out.chain(uncovered).map(|below| format!("{}{below}", tree.live)).collect()
 }
 
-/// What is parked and has nothing that takes its place.
+/// Returns the datasets that are parked without a successor, since they were created later.
 pub fn along(tree: &Tree) -> Vec<String> {
     let has_other = |one: &&Outgoing| tree.incoming.iter().any(|other| other.below == one.below);
     tree.outgoing
@@ -103,7 +106,7 @@ fn warnings(state: &State, goal: &Goal) -> Vec<String> {
         let along = along(tree);
         if !along.is_empty() {
             warnings.push(format!(
-                "{} did not exist then and is parked with {}",
+                "{} did not exist in the restore point and is parked with {}",
                 listed(along.iter().map(String::as_str)),
                 tree.live
             ));
@@ -141,10 +144,10 @@ fn after(state: &State, goal: &Goal, shown_id: &str) -> Value {
         for one in &tree.incoming {
             let live = format!("{}{}", tree.live, one.below);
             let shorts = match &tree.from {
-                // What is above the point where they parted, and its own.
+                // The common snapshots up to the clone's origin, and its own.
                 Some(from) => {
                     let own = format!("{from}{}", one.below);
-                    let at = parted(state, &own).map(|snap| snap.txg);
+                    let at = origin(state, &own).map(|snap| snap.txg);
                     let mut all = ours(state, &live, at.unwrap_or(0));
                     all.extend(ours(state, &own, u64::MAX));
                     all
@@ -170,13 +173,13 @@ fn ours(state: &State, dataset: &str, until: u64) -> Vec<String> {
     own.map(|snap| snap.short.clone()).collect()
 }
 
-/// The snapshot that a parked dataset is the clone of.
-fn parted<'a>(state: &'a State, parked: &str) -> Option<&'a crate::listing::Snap> {
+/// Returns the origin of a parked dataset.
+fn origin<'a>(state: &'a State, parked: &str) -> Option<&'a crate::listing::Snap> {
     let (dataset, short) = state.datasets.get(parked)?.origin.as_deref()?.split_once('@')?;
     state.find(dataset, short)
 }
 
-/// What is no longer live afterwards, and not lost.
+/// Lists what is no longer live afterwards, and not lost.
 pub fn set_aside(state: &State, goal: &Goal) -> Value {
     let mut all = Vec::new();
     for tree in &goal.trees {
@@ -184,8 +187,8 @@ pub fn set_aside(state: &State, goal: &Goal) -> Value {
             let name = format!("{}{}", tree.live, one.below);
             let target = match (&tree.snapshot, &tree.from) {
                 (Some(short), _) => state.find(&name, short),
-                // Where the two parted.
-                (None, Some(from)) => parted(state, &format!("{from}{}", one.below)),
+                // The common origin of the two.
+                (None, Some(from)) => origin(state, &format!("{from}{}", one.below)),
                 (None, None) => None,
             };
             let written = match target {

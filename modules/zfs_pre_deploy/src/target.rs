@@ -1,4 +1,4 @@
-//! What a rollback goes back to, and what stands in its way whatever the method. Pure.
+//! Finds the snapshots that a rollback goes back to, and the obstacles common to both methods. Pure.
 
 use crate::listing::{Data, Snap};
 use crate::names::pool_of;
@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 /// The snapshots of a restore point.
 #[derive(Debug)]
 pub struct Targets<'a> {
-    /// One for each dataset that has it.
+    /// The snapshot of each dataset that has one.
     pub snaps: Vec<&'a Snap>,
-    /// Covered by the task, and made after the snapshot.
+    /// Datasets that the task covers and that were created after the snapshot.
     pub later: Vec<&'a Data>,
-    /// In the restore point as we noted it, and not there any more.
+    /// Datasets that the restore point's record names and that no longer exist.
     pub gone: Vec<String>,
 }
 
@@ -37,7 +37,7 @@ pub fn targets<'a>(state: &'a State, task: &Task, point: &Point) -> Result<Targe
             None => without.extend(state.datasets.get(name)),
         }
     }
-    // One call makes all of a pool, so they have one transaction group.
+    // One call takes all snapshots of a pool, so they have the same transaction group.
     let mut taken: BTreeMap<&str, u64> = BTreeMap::new();
     for snap in &found.snaps {
         let txg = taken.entry(pool_of(&snap.dataset)).or_default();
@@ -70,13 +70,13 @@ fn no_snapshot(state: &State, dataset: &str, point: &Point) -> Failure {
     Failure::new("no_snapshot", msg)
 }
 
-/// A snapshot of that name that is not what this deploy has taken here.
+/// Refuses a snapshot of that name that this deploy has not taken here.
 pub fn refuse_foreign(state: &State, snap: &Snap, point: &Point) -> Result<(), Failure> {
     let name = snap.name();
-    if state.was_made_anew(snap) {
+    if state.was_recreated(snap) {
         let msg = format!(
             "{name} has another guid ({}) than the snapshot that was taken for {}: somebody destroyed that one and \
-             made this; nothing was changed",
+             took this one; nothing was changed",
             snap.guid, point.deploy
         );
         return Err(Failure::new("guid_moved", msg));
@@ -85,16 +85,15 @@ pub fn refuse_foreign(state: &State, snap: &Snap, point: &Point) -> Result<(), F
         (_, Some(mark)) if mark.deploy == point.deploy.as_str() => return Ok(()),
         (_, Some(mark)) => format!("it belongs to another deploy ({})", mark.deploy),
         (Some(_), None) => {
-            "it bears our properties, but was made elsewhere: they were inherited or received"
-                .to_owned()
+            "its properties are ours, but inherited or received: it was not taken here".to_owned()
         }
-        (None, None) => "it does not bear our properties: somebody else made it".to_owned(),
+        (None, None) => "it has none of our properties: this module did not take it".to_owned(),
     };
     let msg = format!("there is a snapshot {name}, and {whose}; nothing was changed");
     Err(Failure::new("not_ours", msg))
 }
 
-/// Our records must not go back with what they are about.
+/// Refuses a state folder that would be rolled back with the datasets.
 pub fn refuse_state_inside(
     state: &State,
     task: &Task,
@@ -102,7 +101,7 @@ pub fn refuse_state_inside(
     datasets: &[&Data],
 ) -> Result<(), Failure> {
     let refusal = |why: anyhow::Error| {
-        Failure::new("state_dir_inside", "where state_dir is mounted cannot be told").caused_by(why)
+        Failure::new("state_dir_inside", "cannot determine the mount of state_dir").caused_by(why)
     };
     let on = mounts.on_nearest(&task.state_dir).map_err(refusal)?;
     let all = std::iter::once(on).chain(mounts.above(on));
@@ -134,7 +133,7 @@ pub fn refuse_readonly(state: &State, names: &[String]) -> Result<(), Failure> {
     }
 }
 
-/// A sentence about datasets, at most a few by name.
+/// Joins names, and counts those beyond the first few.
 pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
     match names.as_slice() {

@@ -1,5 +1,5 @@
-//! Which trees a swap parks and what takes their place: recreated from snapshots, or parked by an
-//! earlier swap. Refuses what would stop it half way. Pure.
+//! Decides which trees a swap parks and which become live: recreated from snapshots, or parked by an
+//! earlier swap. Refuses what would stop the swap half way. Pure.
 
 use crate::listing::Data;
 use crate::names::{LONGEST, below, parent_of};
@@ -10,13 +10,13 @@ use crate::unfinished::{Incoming, Outgoing, Tree, Uncovered};
 use ansible_module::Failure;
 use std::collections::BTreeMap;
 
-/// What a clone needs, with room for its metadata.
+/// The free space that a clone needs for its metadata.
 const ROOM: u64 = 256 << 10;
 
-/// Dataset, property and value of what is set on the datasets themselves.
+/// For each dataset, the properties and values that are set on itself.
 pub type Properties = BTreeMap<String, Vec<(String, String)>>;
 
-/// Given when a dataset is created, or not to be copied.
+/// Properties that only the creation of a dataset sets, or that must not be copied.
 const NOT_COPIED: &[&str] = &[
     "canmount",
     "volsize",
@@ -33,10 +33,10 @@ const NOT_COPIED: &[&str] = &[
 ];
 const LIMITS: &[&str] =
     &["quota", "refquota", "reservation", "refreservation", "filesystem_limit", "snapshot_limit"];
-/// Space that is set apart cannot be set apart twice.
+/// Reserved space cannot be reserved a second time while the parked tree still reserves it.
 pub const RESERVED: &[&str] = &["reservation", "refreservation"];
 
-/// Make the trees again from the snapshots of a restore point.
+/// Plans trees that are recreated from the snapshots of a restore point.
 pub fn to_snapshots(
     state: &State,
     properties: &Properties,
@@ -50,22 +50,22 @@ pub fn to_snapshots(
             continue;
         }
         let root = target.dataset.as_str();
-        let mut tree = begin(state, root, id, None)?;
+        let mut tree = new_tree(state, root, id, None)?;
         tree.snapshot = Some(point.snapshot.clone());
         for (below, data) in under(state, root) {
-            if is_stay(&tree, &below) {
+            if is_uncovered(&tree, &below) {
                 continue;
             }
             let covered = state.covered.binary_search(&data.name).is_ok();
             if let Some(snap) = targets.of(&data.name) {
                 refuse_orphan(&tree, &below, data)?;
-                tree.incoming.push(made_anew(&below, data, snap.guid, properties));
-                tree.outgoing.push(out(&below, data, properties));
+                tree.incoming.push(recreated(&below, data, snap.guid, properties));
+                tree.outgoing.push(outgoing(&below, data, properties));
             } else if covered {
-                // Made later: `targets` has refused what was there then.
-                tree.outgoing.push(out(&below, data, properties));
+                // Created later: `targets` has refused what existed then.
+                tree.outgoing.push(outgoing(&below, data, properties));
             } else {
-                tree.uncovered.push(stay(state, &below, data, root)?);
+                tree.uncovered.push(uncovered(state, &below, data, root)?);
             }
         }
         trees.push(tree);
@@ -74,7 +74,7 @@ pub fn to_snapshots(
     Ok(trees)
 }
 
-/// Put the parked trees of this id in the place of the live ones.
+/// Plans to make the parked trees of this id live again.
 pub fn to_parked(
     state: &State,
     properties: &Properties,
@@ -85,13 +85,13 @@ pub fn to_parked(
     for there in state.parked().into_iter().filter(|tree| tree.id == parked) {
         let live = there.live.as_str();
         let Some(root) = state.datasets.get(live) else { return Err(no_live(live, &there.root)) };
-        let mut tree = begin(state, live, id, Some(there.root.clone()))?;
+        let mut tree = new_tree(state, live, id, Some(there.root.clone()))?;
         for name in &there.members {
             let (Some(data), Some(below)) = (state.datasets.get(name), below(name, &there.root))
             else {
                 continue;
             };
-            tree.incoming.push(come_back(
+            tree.incoming.push(returning(
                 below,
                 data,
                 state.datasets.get(&format!("{live}{below}")),
@@ -99,15 +99,15 @@ pub fn to_parked(
             ));
         }
         for (below, data) in under(state, live) {
-            if is_stay(&tree, &below) {
+            if is_uncovered(&tree, &below) {
                 continue;
             }
             let has_other = tree.incoming.iter().any(|one| one.below == below);
             let covered = state.covered.binary_search(&data.name).is_ok();
-            // Older than the live root, which the swap has made: that swap had let it stay.
+            // A dataset older than the live root, which the swap has made, was not covered by that swap.
             match has_other || (covered && data.txg >= root.txg) {
-                true => tree.outgoing.push(out(&below, data, properties)),
-                false => tree.uncovered.push(stay(state, &below, data, live)?),
+                true => tree.outgoing.push(outgoing(&below, data, properties)),
+                false => tree.uncovered.push(uncovered(state, &below, data, live)?),
             }
         }
         trees.push(tree);
@@ -121,7 +121,7 @@ pub fn to_parked(
 
 fn no_live(live: &str, parked: &str) -> Failure {
     let msg = format!(
-        "there is no {live} whose place {parked} could take; `zfs rename` by hand puts it there; nothing was changed"
+        "{parked} cannot be swapped with {live}, which does not exist; use `zfs rename` instead; nothing was changed"
     );
     Failure::new("no_dataset", msg)
 }
@@ -137,7 +137,7 @@ pub fn no_parked(state: &State, id: &str) -> Failure {
     Failure::new("no_parked", msg)
 }
 
-fn begin(state: &State, live: &str, id: &str, from: Option<String>) -> Result<Tree, Failure> {
+fn new_tree(state: &State, live: &str, id: &str, from: Option<String>) -> Result<Tree, Failure> {
     if parent_of(live).is_none() {
         let msg = format!(
             "{live} is a pool's own dataset, which cannot be renamed, and so not be swapped; use method: rollback; nothing \
@@ -167,8 +167,8 @@ fn under<'a>(state: &'a State, root: &str) -> Vec<(String, &'a Data)> {
     all.filter_map(|data| Some((below(&data.name, root)?.to_owned(), data))).collect()
 }
 
-fn is_stay(tree: &Tree, name: &str) -> bool {
-    tree.uncovered.iter().any(|stay| below(name, &stay.below).is_some())
+fn is_uncovered(tree: &Tree, name: &str) -> bool {
+    tree.uncovered.iter().any(|other| below(name, &other.below).is_some())
 }
 
 fn refuse_orphan(tree: &Tree, name: &str, data: &Data) -> Result<(), Failure> {
@@ -177,7 +177,7 @@ fn refuse_orphan(tree: &Tree, name: &str, data: &Data) -> Result<(), Failure> {
         true => Ok(()),
         false => {
             let msg = format!(
-                "{} would have no dataset above it: {}{parent} is not covered; cover it too, or use method: rollback; nothing \
+                "{} would have no parent: {}{parent} is not covered; cover it too, or use method: rollback; nothing \
                  was changed",
                 data.name, tree.live
             );
@@ -186,7 +186,7 @@ fn refuse_orphan(tree: &Tree, name: &str, data: &Data) -> Result<(), Failure> {
     }
 }
 
-fn stay(state: &State, name: &str, data: &Data, root: &str) -> Result<Uncovered, Failure> {
+fn uncovered(state: &State, name: &str, data: &Data, root: &str) -> Result<Uncovered, Failure> {
     if data.parked.is_some() {
         let msg = format!(
             "{} is a parked state below what is to be swapped: remove it first (state: absent with parked), or make it live; \
@@ -203,7 +203,7 @@ fn stay(state: &State, name: &str, data: &Data, root: &str) -> Result<Uncovered,
     });
     if let Some(keyed) = keyed {
         let msg = format!(
-            "{} is not covered by the snapshot and has its key from {}, so it can neither stay nor go; cover it too, or use method: \
+            "{} is not covered by the snapshot and has its key from {}, so it can neither keep its parent nor be parked; cover it too, or use method: \
              rollback; nothing was changed",
             keyed.name,
             keyed.encryption_root.as_deref().unwrap_or_default()
@@ -215,7 +215,7 @@ fn stay(state: &State, name: &str, data: &Data, root: &str) -> Result<Uncovered,
     Ok(Uncovered { below: name.to_owned(), guid: data.guid, mounted })
 }
 
-fn out(name: &str, data: &Data, properties: &Properties) -> Outgoing {
+fn outgoing(name: &str, data: &Data, properties: &Properties) -> Outgoing {
     Outgoing {
         below: name.to_owned(),
         guid: data.guid,
@@ -233,12 +233,12 @@ fn canmount(name: &str, properties: &Properties) -> String {
 
 fn limits(name: &str, properties: &Properties) -> Vec<(String, String)> {
     let own = properties.get(name).into_iter().flatten();
-    // No limit, in numbers.
+    // ZFS prints this number for "no limit".
     let none = u64::MAX.to_string();
     own.filter(|(key, value)| LIMITS.contains(&key.as_str()) && *value != none).cloned().collect()
 }
 
-fn made_anew(name: &str, data: &Data, guid: u64, properties: &Properties) -> Incoming {
+fn recreated(name: &str, data: &Data, guid: u64, properties: &Properties) -> Incoming {
     let own = properties.get(&data.name).into_iter().flatten();
     let copied = own.filter(|(key, _)| {
         let key = key.as_str();
@@ -258,7 +258,7 @@ fn made_anew(name: &str, data: &Data, guid: u64, properties: &Properties) -> Inc
     }
 }
 
-fn come_back(name: &str, data: &Data, live: Option<&Data>, properties: &Properties) -> Incoming {
+fn returning(name: &str, data: &Data, live: Option<&Data>, properties: &Properties) -> Incoming {
     let saved = data.parked.as_ref().and_then(|parked| parked.canmount.clone());
     let canmount = saved.unwrap_or_else(|| "default".to_owned());
     let mountable =
@@ -276,7 +276,7 @@ fn come_back(name: &str, data: &Data, live: Option<&Data>, properties: &Properti
     }
 }
 
-/// What would stop it half way.
+/// Refuses what would stop the swap half way.
 fn refuse(state: &State, trees: &[Tree]) -> Result<(), Failure> {
     for tree in trees {
         let longer = tree.parked.len() - tree.live.len();
@@ -305,7 +305,7 @@ fn refuse(state: &State, trees: &[Tree]) -> Result<(), Failure> {
             under(state, &tree.live).into_iter().map(|(_, data)| data).find(is_typed)
         {
             let msg = format!(
-                "{} has a key that is typed in (keylocation=prompt), and ZFS wants it again after a \
+                "{} has a key that is typed in (keylocation=prompt), and ZFS asks for it again after a \
                  swap; use method: rollback, or give it a keylocation that can be read; nothing was changed",
                 typed.name
             );
@@ -316,7 +316,7 @@ fn refuse(state: &State, trees: &[Tree]) -> Result<(), Failure> {
         let count = u64::try_from(tree.incoming.len()).unwrap_or(u64::MAX);
         if tree.from.is_none() && room < ROOM.saturating_mul(count) {
             let msg = format!(
-                "there is no space left to make {} again ({} available): free some, or use method: rollback, which needs none; \
+                "there is no space left to recreate {} ({} available): free some, or use method: rollback, which needs none; \
                  nothing was changed",
                 tree.live,
                 host::space::human(room)

@@ -1,8 +1,7 @@
-//! What a killed run left: what it was about, and what cannot be seen any more.
+//! What a killed run has noted: its goal, and what the system no longer shows.
 //!
 //! Invariant: the goal is noted before the first change of a rollback, and holds all names, guids and
-//! properties that the rest of it needs. Whoever finishes a swap works from the note, not from what a
-//! half-done swap looks like.
+//! properties that its later steps need. A swap is finished from the note, never from how a half-done swap looks.
 
 use crate::names::below;
 use crate::options::TASK;
@@ -13,19 +12,19 @@ use change::RunNotes;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// Keys of notes.
+/// The note that holds the goal of a rollback.
 pub const GOAL: &str = "goal";
-/// The datasets that are rolled back, all of them each time.
+/// The note that holds the datasets rolled back so far; each note holds all of them.
 pub const ROLLED: &str = "rolled_back";
 
-/// A rollback that was begun.
+/// What a rollback has set out to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Goal {
-    /// What the task asked for, in words; the same task has the same.
+    /// The task's request in words; the same task has the same words.
     pub what: String,
-    /// What it is done once under.
+    /// The id that keeps a rollback from being done twice.
     pub key: Option<String>,
-    /// The trees that are swapped; none when it is rolled back in place.
+    /// The trees to swap; empty for a rollback in place.
     pub trees: Vec<Tree>,
 }
 
@@ -36,53 +35,53 @@ pub struct Tree {
     pub id: String,
     pub live: String,
     pub parked: String,
-    /// What is there now and goes away, parents first.
+    /// The live datasets that will be parked, parents first.
     pub outgoing: Vec<Outgoing>,
-    /// What takes its place, parents first.
+    /// The datasets that will be live instead, parents first.
     pub incoming: Vec<Incoming>,
     pub uncovered: Vec<Uncovered>,
-    /// Where what takes its place is parked now; none when it is made from snapshots.
+    /// The parked root that becomes live again; `None` when the tree is recreated from snapshots.
     pub from: Option<String>,
-    /// The short name of those snapshots.
+    /// The short name of the snapshots that the tree is recreated from.
     pub snapshot: Option<String>,
 }
 
-/// A dataset of the tree that is parked. `below` is what follows the root's name.
+/// A live dataset that will be parked. `below` is what follows the root's name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outgoing {
     pub below: String,
     pub guid: u64,
     pub is_volume: bool,
-    /// To be restored when it comes back: a value, or `default`.
+    /// The value to restore when the dataset is live again, or `default`.
     pub canmount: String,
     pub mounted: bool,
     pub mountpoint: String,
 }
 
-/// A dataset below that is not covered: it moves along and back, with all that is below it, and
-/// stays as it is.
+/// A dataset below the tree that is not covered: it is renamed with the tree and back again, with
+/// everything below it, and keeps its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uncovered {
     pub below: String,
     pub guid: u64,
-    /// What of it is mounted, parents first.
+    /// The mounted datasets of this subtree, parents first.
     pub mounted: Vec<String>,
 }
 
-/// A dataset that takes a place.
+/// A dataset that will be live.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incoming {
     pub below: String,
-    /// Of the snapshot that it is made from, or of the parked dataset itself.
+    /// The guid of the snapshot it is cloned from, or of the parked dataset itself.
     pub guid: u64,
     pub is_volume: bool,
-    /// As it shall be in the end.
+    /// The value to set at the end.
     pub canmount: String,
     pub mounts: bool,
     pub mountpoint: String,
-    /// Set when it is made, so that it never exists without them.
+    /// Properties that are set as the dataset is created, so that it never exists without them.
     pub properties: Vec<(String, String)>,
-    /// Set when it is in its place: limits that could stand in the way.
+    /// Limits that are set last, since they could make an earlier step fail.
     pub late: Vec<(String, String)>,
 }
 
@@ -109,17 +108,17 @@ impl UnfinishedRun {
         !self.since.is_empty()
     }
 
-    /// Whether a swap that was begun gives this dataset another name on its way.
+    /// Whether an unfinished swap may have renamed this dataset.
     pub fn parks(&self, name: &str) -> bool {
         let trees = self.goal.iter().flat_map(|goal| &goal.trees);
         trees.into_iter().any(|tree| below(name, &tree.live).is_some())
     }
 
-    /// The goal of the same task, whose rest is to be done. Another one is refused: the datasets may
-    /// be half way.
+    /// Returns the goal of an unfinished run of the same task, which this run will finish. Any other task
+    /// is refused, since the datasets may be half way through the swap.
     pub fn resumes(&self, task: &Task, key: &Option<String>) -> Result<Option<&Goal>, Failure> {
         let Some(goal) = &self.goal else { return Ok(None) };
-        if task.is_rollback() && goal.what == what(task) && goal.key == *key {
+        if task.is_rollback() && goal.what == describe(task) && goal.key == *key {
             return Ok(Some(goal));
         }
         let id = goal.key.as_ref().map(|key| format!(" of {key}")).unwrap_or_default();
@@ -131,8 +130,8 @@ impl UnfinishedRun {
     }
 }
 
-/// What the task asks for: what makes it the same task when it is run again.
-pub fn what(task: &Task) -> String {
+/// Describes the request; the same task gives the same words when it is run again.
+pub fn describe(task: &Task) -> String {
     let datasets: Vec<&str> = task.subject.datasets.iter().map(|name| name.as_str()).collect();
     let how = match &task.wanted {
         Wanted::RolledBack(point, Method::Swap) => format!("swap to {}", point.snapshot),

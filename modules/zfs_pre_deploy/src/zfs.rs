@@ -12,13 +12,13 @@ use host::program;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// For what only reads. A machine that is out of breath may take long.
+/// The deadline of commands that only read; a machine under load may need long.
 const READ: Duration = Duration::from_secs(60);
-/// To tell a pool that hangs from one that does not.
+/// The deadline of `zpool list`, which tells whether a pool hangs.
 const HEALTH: Duration = Duration::from_secs(20);
-/// How many names go into one call that reads.
+/// How many names are passed to one command that reads.
 const CHUNK: usize = 1000;
-/// What a listing may hold: 100,000 snapshots.
+/// The most bytes that a listing may have: enough for 100,000 snapshots.
 const MOST: usize = 64 << 20;
 /// The kernel gives arguments and environment a quarter of the stack, which is 2 MiB nearly
 /// everywhere.
@@ -30,7 +30,7 @@ pub const TAG: &str = "reversible";
 pub struct Zfs {
     zfs: PathBuf,
     zpool: PathBuf,
-    /// How long one change may take.
+    /// The deadline of one command that changes something.
     timeout: Duration,
 }
 
@@ -38,8 +38,11 @@ impl Zfs {
     pub fn find(timeout: Duration) -> Result<Zfs> {
         let find = |name| -> Result<PathBuf> {
             Ok(program::look(name)?.map_err(|missing| {
-                Failure::new("program_missing", "there is no ZFS on this machine")
-                    .caused_by(missing.into())
+                Failure::new(
+                    "program_missing",
+                    "the programs zfs and zpool are not installed on this machine",
+                )
+                .caused_by(missing.into())
             })?)
         };
         Ok(Zfs { zfs: find("zfs")?, zpool: find("zpool")?, timeout })
@@ -48,7 +51,7 @@ impl Zfs {
     fn read(&self, args: &[&str], names: &[&str]) -> Result<String> {
         let command = Command::new(&self.zfs).args(args).args(names);
         let done = command.deadline(READ).output_limit(MOST).if_we_die(IfWeDie::DiesToo).run();
-        let done = done.map_err(|failed| explained(failed, "reading from ZFS"))?;
+        let done = done.map_err(|failed| explain(failed, "reading from ZFS"))?;
         Ok(done.text()?.to_owned())
     }
 
@@ -59,21 +62,21 @@ impl Zfs {
 
     fn change(&self, what: &str, args: &[&str], names: &[&str]) -> Result<()> {
         let command = Command::new(&self.zfs).args(args).args(names).deadline(self.timeout);
-        command.run().map(drop).map_err(|failed| explained(failed, what).into())
+        command.run().map(drop).map_err(|failed| explain(failed, what).into())
     }
 
     pub fn pools(&self) -> Result<Vec<Pool>> {
         let command = Command::new(&self.zpool).args(["list", "-Hp", "-o", listing::POOL]);
         let done = command.deadline(HEALTH).if_we_die(IfWeDie::DiesToo).run();
-        let done = done.map_err(|failed| explained(failed, "listing the pools"))?;
+        let done = done.map_err(|failed| explain(failed, "listing the pools"))?;
         listing::pools(done.text()?)
     }
 
-    /// Without it ZFS says that nothing was written in the last seconds.
+    /// Syncs the pools: without it ZFS does not count what was written in the last seconds.
     pub fn sync(&self, pools: &[&str]) -> Result<()> {
         let command = Command::new(&self.zpool).arg("sync").args(pools).deadline(READ);
         let done = command.run();
-        done.map(drop).map_err(|failed| explained(failed, "syncing the pool").into())
+        done.map(drop).map_err(|failed| explain(failed, "syncing the pool").into())
     }
 
     pub fn datasets(&self, pools: &[&str]) -> Result<Vec<Data>> {
@@ -81,7 +84,7 @@ impl Zfs {
         listing::datasets(&self.read(&args, pools)?)
     }
 
-    /// Of just these datasets, not of what is below them.
+    /// Lists the snapshots of just these datasets, not of those below them.
     pub fn snapshots(&self, datasets: &[&str]) -> Result<Vec<Snap>> {
         let args = ["list", "-Hp", "-d", "1", "-t", "snapshot,bookmark", "-o", listing::SNAPSHOT];
         listing::snapshots(&self.read_in_chunks(&args, datasets)?)
@@ -91,7 +94,7 @@ impl Zfs {
         listing::holds(&self.read_in_chunks(&["holds", "-H"], snapshots)?)
     }
 
-    /// Dataset, property and value of all that is set on the datasets themselves.
+    /// Lists dataset, property and value of everything that is set on the datasets themselves.
     pub fn properties(&self, datasets: &[&str]) -> Result<Vec<(String, String, String)>> {
         let args =
             ["get", "-Hp", "-o", "name,property,value,source", "-s", "local,received", "all"];
@@ -120,24 +123,24 @@ impl Zfs {
             .try_for_each(|names| self.change("releasing our hold", &["release", TAG], names))
     }
 
-    /// What ZFS would destroy for these arguments of `zfs destroy`.
+    /// Asks with a dry run what `zfs destroy` would destroy.
     pub fn would_destroy(&self, target: &str, recursive: bool) -> Result<DryRun> {
         let flags = if recursive { "-rnvp" } else { "-nvp" };
         listing::dry_run(&self.read(&["destroy", flags], &[target])?)
     }
 
-    /// `dataset@a,b,c`, a bookmark, or with `recursive` a dataset with all that is in it.
+    /// Destroys `dataset@a,b,c`, a bookmark, or with `recursive` a dataset with everything in it.
     pub fn destroy(&self, target: &str, recursive: bool) -> Result<()> {
         let args: &[&str] = if recursive { &["destroy", "-r"] } else { &["destroy"] };
         self.change(&format!("destroying {target}"), args, &[target])
     }
 
-    /// To the newest snapshot only: ZFS itself refuses when there is a newer one by now.
+    /// Rolls back to the newest snapshot only: ZFS refuses when there is a newer one by now.
     pub fn rollback(&self, snapshot: &str) -> Result<()> {
         self.change(&format!("rolling back to {snapshot}"), &["rollback"], &[snapshot])
     }
 
-    /// Nothing of it may be mounted.
+    /// Renames a dataset; nothing of it may be mounted.
     pub fn rename(&self, from: &str, to: &str) -> Result<()> {
         self.change(&format!("renaming {from}"), &["rename"], &[from, to])
     }
@@ -170,12 +173,12 @@ impl Zfs {
         names.chunks(CHUNK).try_for_each(|names| self.change("setting properties", &args, names))
     }
 
-    /// As if it had never been set, also on what is below.
+    /// Removes a property from a dataset and from those below it.
     pub fn unset(&self, property: &str, name: &str) -> Result<()> {
         self.change("unsetting a property", &["inherit", "-r", property], &[name])
     }
 
-    /// From where its `keylocation` says.
+    /// Loads a key from its `keylocation`.
     pub fn load_key(&self, name: &str) -> Result<()> {
         self.change(&format!("loading the key of {name}"), &["load-key"], &[name])
     }
@@ -189,8 +192,8 @@ impl Zfs {
     }
 }
 
-/// A failed command as a failure of ours: what was tried, and what helps.
-fn explained(failed: Failed, what: &str) -> Failure {
+/// Turns a failed command into a failure that says what was tried and what helps.
+fn explain(failed: Failed, what: &str) -> Failure {
     let text = format!("{}\n{}", failed.stdout, failed.stderr).to_lowercase();
     let (reason, cure) = match failed.cause {
         Cause::TimedOut { .. } => (
@@ -223,12 +226,16 @@ fn meaning(text: &str) -> (&'static str, &'static str) {
         ("no space left", "no_space", "the pool, or a quota above, is full: free some space"),
         ("quota exceeded", "no_space", "a quota is reached: raise it, or free some space"),
         ("read-only", "pool_readonly", "the pool was imported read-only"),
-        ("permission denied", "permission_denied", "ZFS wants root"),
+        (
+            "permission denied",
+            "permission_denied",
+            "ZFS needs root: run the task with become: true",
+        ),
         ("no such pool", "no_pool", ""),
         ("dataset does not exist", "no_dataset", ""),
         ("could not find any snapshots", "no_snapshot", ""),
         ("dependent clones", "clones", "a clone depends on it"),
-        ("more recent snapshots", "moved", "somebody has taken a snapshot meanwhile: run it again"),
+        ("more recent snapshots", "moved", "a snapshot was taken meanwhile: run the task again"),
         ("already exists", "name_taken", ""),
         ("key not loaded", "key_unavailable", "load the key: `zfs load-key`"),
         ("encryption key", "key_unavailable", "load the key: `zfs load-key`"),
@@ -248,8 +255,8 @@ pub fn fits_one_call(names: &[String]) -> Result<()> {
         return Ok(());
     }
     let msg = format!(
-        "{} snapshots have {} of names together, which one call of zfs cannot take, so they would not be of one \
-         instant; split the task; nothing was changed",
+        "{} snapshots have {} of names together, which one call of zfs cannot take, so they would not be \
+         atomic; split the task; nothing was changed",
         names.len(),
         host::space::human(u64::try_from(bytes).context("a length")?)
     );
@@ -282,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn one_instant_or_none() {
+    fn snapshots_fit_into_one_call_or_are_refused() {
         let name = "a".repeat(200);
         assert!(fits_one_call(&vec![name.clone(); 5000]).is_ok());
         assert!(fits_one_call(&vec![name; 6000]).is_err());
