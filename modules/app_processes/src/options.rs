@@ -1,6 +1,6 @@
 //! What `app_processes` accepts, typed and checked once.
 
-use ansible_module::{Failure, Options as Given};
+use ansible_module::{Failure, Options as RawOptions};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -38,10 +38,10 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn parse(given: &Given) -> Result<Options, Failure> {
-        let processes: Vec<Process> = given.get("processes")?;
-        let state: State = given.get("state")?;
-        let kept_logs: Option<PathBuf> = given.get("kept_logs")?;
+    pub fn parse(raw: &RawOptions) -> Result<Options, Failure> {
+        let processes: Vec<Process> = raw.get("processes")?;
+        let state: State = raw.get("state")?;
+        let kept_logs: Option<PathBuf> = raw.get("kept_logs")?;
         let bad = |why: String| Err(Failure::new("bad_options", why));
         let (mut names, mut pidfiles) = (BTreeSet::new(), BTreeSet::new());
         for one in &processes {
@@ -64,10 +64,10 @@ impl Options {
         Ok(Options {
             processes,
             state,
-            stop_timeout: given.seconds("stop_timeout")?,
-            unless_systemd: given.get("unless_systemd")?,
+            stop_timeout: raw.seconds("stop_timeout")?,
+            unless_systemd: raw.get("unless_systemd")?,
             kept_logs: kept_logs.filter(|_| state == State::Stopped),
-            log_lines: given.get("log_lines")?,
+            log_lines: raw.get("log_lines")?,
         })
     }
 }

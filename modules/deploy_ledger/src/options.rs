@@ -4,7 +4,7 @@ use crate::ledger::{
     Cap, Config, Data, Event, Flip, Opening, Outcome, Phase, Purpose, RestorePoint, Status,
 };
 use crate::readiness::Layers;
-use ansible_module::{Failure, Options as Given};
+use ansible_module::{Failure, Options as RawOptions};
 use host::deploy_id::DeployId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -55,9 +55,9 @@ pub struct Where {
 }
 
 impl Where {
-    fn parse(given: &Given) -> Result<Where, Failure> {
-        let (app, env): (Name, Name) = (given.get("app")?, given.get("env")?);
-        let folder: Option<PathBuf> = given.get("path")?;
+    fn parse(raw: &RawOptions) -> Result<Where, Failure> {
+        let (app, env): (Name, Name) = (raw.get("app")?, raw.get("env")?);
+        let folder: Option<PathBuf> = raw.get("path")?;
         let folder = folder.unwrap_or_else(|| format!("/var/lib/reversible/{app}-{env}").into());
         Ok(Where { app, env, folder })
     }
@@ -98,19 +98,19 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn parse(given: &Given) -> Result<Options, Failure> {
-        let at = Where::parse(given)?;
-        let state: String = given.get("state")?;
+    pub fn parse(raw: &RawOptions) -> Result<Options, Failure> {
+        let at = Where::parse(raw)?;
+        let state: String = raw.get("state")?;
         let task = match state.as_str() {
-            "compacted" => Task::Compact { retain: given.get("retain")? },
-            "report" => Task::Report { deploy: given.get("deploy_id")?, link: Link::parse(given)? },
+            "compacted" => Task::Compact { retain: raw.get("retain")? },
+            "report" => Task::Report { deploy: raw.get("deploy_id")?, link: Link::parse(raw)? },
             state => Task::Record {
-                deploy: given.get("deploy_id")?,
-                event: Box::new(event(state, &at, given)?),
-                cap: cap(given)?,
+                deploy: raw.get("deploy_id")?,
+                event: Box::new(event(state, &at, raw)?),
+                cap: cap(raw)?,
             },
         };
-        let metrics_file: Option<PathBuf> = given.get("metrics_file")?;
+        let metrics_file: Option<PathBuf> = raw.get("metrics_file")?;
         if metrics_file.as_ref().is_some_and(|path| path.extension().is_none_or(|it| it != "prom"))
         {
             let msg =
@@ -120,15 +120,15 @@ impl Options {
         Ok(Options {
             at,
             task,
-            next_id: state == "open" && given.get("next_id")?,
-            outcome_file: given.get("outcome_file")?,
+            next_id: state == "open" && raw.get("next_id")?,
+            outcome_file: raw.get("outcome_file")?,
             metrics_file,
-            report_markdown: given.get("report_markdown")?,
-            report_html: given.get("report_html")?,
-            layers: layers(given)?,
-            flips: flips(given)?,
-            brought: match given.get::<Option<String>>("bring_to")? {
-                Some(_) => Some(Link::parse(given)?),
+            report_markdown: raw.get("report_markdown")?,
+            report_html: raw.get("report_html")?,
+            layers: layers(raw)?,
+            flips: flips(raw)?,
+            brought: match raw.get::<Option<String>>("bring_to")? {
+                Some(_) => Some(Link::parse(raw)?),
                 None => None,
             },
         })
@@ -153,61 +153,61 @@ impl Options {
 }
 
 /// For `state: fence_lowered`, which is about no ledger: the folder, where one is named, and the id.
-pub fn fence_to_lower(given: &Given) -> Result<Option<(Option<PathBuf>, DeployId)>, Failure> {
-    match given.get::<String>("state")? == "fence_lowered" {
-        true => Ok(Some((given.get("path")?, given.get("deploy_id")?))),
+pub fn fence_to_lower(raw: &RawOptions) -> Result<Option<(Option<PathBuf>, DeployId)>, Failure> {
+    match raw.get::<String>("state")? == "fence_lowered" {
+        true => Ok(Some((raw.get("path")?, raw.get("deploy_id")?))),
         false => Ok(None),
     }
 }
 
-fn event(state: &str, at: &Where, given: &Given) -> Result<Event, Failure> {
+fn event(state: &str, at: &Where, raw: &RawOptions) -> Result<Event, Failure> {
     Ok(match state {
         "open" => {
-            let commit: Option<String> = given.get("config_commit")?;
-            let (dirty, remote) = (given.get("config_dirty")?, given.get("config_remote")?);
+            let commit: Option<String> = raw.get("config_commit")?;
+            let (dirty, remote) = (raw.get("config_dirty")?, raw.get("config_remote")?);
             Event::Open(Opening {
                 app: at.app.to_string(),
                 env: at.env.to_string(),
-                release: given.get("release")?,
-                by: given.get("by")?,
-                lease: given.get("lease")?,
-                take_over: given.get("take_over")?,
-                back_to: given.get("back_to")?,
-                reason: given.get("reason")?,
+                release: raw.get("release")?,
+                by: raw.get("by")?,
+                lease: raw.get("lease")?,
+                take_over: raw.get("take_over")?,
+                back_to: raw.get("back_to")?,
+                reason: raw.get("reason")?,
                 config: commit.map(|commit| Config { commit, dirty, remote }),
-                purpose: given.get::<Purpose>("purpose")?,
-                unlock: given.get("unlock")?,
+                purpose: raw.get::<Purpose>("purpose")?,
+                unlock: raw.get("unlock")?,
             })
         }
         "phase" => Event::Phase(Phase {
-            phase: given.get("phase")?,
-            status: given.get::<Status>("status")?,
-            data: data(given, "data")?,
+            phase: raw.get("phase")?,
+            status: raw.get::<Status>("status")?,
+            data: data(raw, "data")?,
         }),
         "restore_point" => Event::RestorePoint(RestorePoint {
-            layer: named(given, "layer")?,
-            name: named(given, "name")?,
-            host: given.get("host")?,
-            guid: given.get("guid")?,
-            digest: given.get("digest")?,
-            cost: data(given, "cost")?,
-            data: data(given, "data")?,
+            layer: named(raw, "layer")?,
+            name: named(raw, "name")?,
+            host: raw.get("host")?,
+            guid: raw.get("guid")?,
+            digest: raw.get("digest")?,
+            cost: data(raw, "cost")?,
+            data: data(raw, "data")?,
         }),
         "heartbeat" => Event::Heartbeat {},
-        "revert" => Event::Revert { reason: given.get("reason")? },
+        "revert" => Event::Revert { reason: raw.get("reason")? },
         "closed" => {
-            Event::Close { outcome: given.get::<Outcome>("outcome")?, color: given.get("color")? }
+            Event::Close { outcome: raw.get::<Outcome>("outcome")?, color: raw.get("color")? }
         }
-        _ => Event::Void { reason: given.get("reason")? },
+        _ => Event::Void { reason: raw.get("reason")? },
     })
 }
 
-fn cap(given: &Given) -> Result<Cap, Failure> {
-    Ok(Cap { most: given.get("revert_cap")?, window: given.get("revert_window")? })
+fn cap(raw: &RawOptions) -> Result<Cap, Failure> {
+    Ok(Cap { most: raw.get("revert_cap")?, window: raw.get("revert_window")? })
 }
 
-fn data(given: &Given, option: &str) -> Result<Data, Failure> {
-    let map: Option<Map<String, Value>> = given.get(option)?;
+fn data(raw: &RawOptions, option: &str) -> Result<Data, Failure> {
+    let map: Option<Map<String, Value>> = raw.get(option)?;
     let map = map.unwrap_or_default();
     let size = Value::Object(map.clone()).to_string().len();
     let wrong = |why: String| Failure::new("bad_options", format!("argument '{option}' {why}"));
@@ -217,22 +217,22 @@ fn data(given: &Given, option: &str) -> Result<Data, Failure> {
     Data::of(map).map_err(|why| wrong(format!("cannot be written down: {why}")))
 }
 
-fn named(given: &Given, option: &str) -> Result<String, Failure> {
-    let text: String = given.get(option)?;
+fn named(raw: &RawOptions, option: &str) -> Result<String, Failure> {
+    let text: String = raw.get(option)?;
     match text.trim().is_empty() {
         true => Err(Failure::new("bad_options", format!("argument '{option}' must not be empty"))),
         false => Ok(text),
     }
 }
 
-fn flips(given: &Given) -> Result<Vec<Flip>, Failure> {
-    let lines: Option<Vec<Map<String, Value>>> = given.get("flips")?;
+fn flips(raw: &RawOptions) -> Result<Vec<Flip>, Failure> {
+    let lines: Option<Vec<Map<String, Value>>> = raw.get("flips")?;
     let flips = lines.unwrap_or_default().iter().map(Flip::parse).collect::<Result<Vec<_>, _>>()?;
     Ok(flips.into_iter().flatten().collect())
 }
 
-fn layers(given: &Given) -> Result<Option<Layers>, Failure> {
-    let map: Option<Map<String, Value>> = given.get("layers")?;
+fn layers(raw: &RawOptions) -> Result<Option<Layers>, Failure> {
+    let map: Option<Map<String, Value>> = raw.get("layers")?;
     map.map(Layers::parse).transpose()
 }
 
@@ -241,8 +241,8 @@ fn layers(given: &Given) -> Result<Option<Layers>, Failure> {
 pub struct Link(Option<String>);
 
 impl Link {
-    fn parse(given: &Given) -> Result<Link, Failure> {
-        let template: Option<String> = given.get("release_url")?;
+    fn parse(raw: &RawOptions) -> Result<Link, Failure> {
+        let template: Option<String> = raw.get("release_url")?;
         let template = template.filter(|text| !text.is_empty());
         let wrong = |why| Err(Failure::new("bad_options", format!("argument 'release_url' {why}")));
         match &template {
@@ -286,17 +286,17 @@ pub struct InfoOptions {
 }
 
 impl InfoOptions {
-    pub fn parse(given: &Given) -> Result<InfoOptions, Failure> {
-        let limit: usize = given.get("limit")?;
+    pub fn parse(raw: &RawOptions) -> Result<InfoOptions, Failure> {
+        let limit: usize = raw.get("limit")?;
         let limit = if limit == 0 { usize::MAX } else { limit };
         Ok(InfoOptions {
-            at: Where::parse(given)?,
-            deploy: given.get("deploy_id")?,
+            at: Where::parse(raw)?,
+            deploy: raw.get("deploy_id")?,
             limit,
-            keep_deploys: given.get("keep_deploys")?,
-            layers: layers(given)?,
-            flips: flips(given)?,
-            cap: cap(given)?,
+            keep_deploys: raw.get("keep_deploys")?,
+            layers: layers(raw)?,
+            flips: flips(raw)?,
+            cap: cap(raw)?,
         })
     }
 }

@@ -5,7 +5,7 @@ use crate::history;
 use crate::question::Question;
 use crate::reload::Reloader;
 use crate::servers::{Group, ServerName};
-use ansible_module::{Failure, Options as Given};
+use ansible_module::{Failure, Options as RawOptions};
 use haproxy::socket::Socket;
 use host::clock::Utc;
 use host::deploy_id::DeployId;
@@ -35,10 +35,10 @@ pub struct Subject {
 }
 
 impl Subject {
-    pub fn parse(given: &Given) -> Result<Subject, Failure> {
-        let key: String = given.get("map_key")?;
+    pub fn parse(raw: &RawOptions) -> Result<Subject, Failure> {
+        let key: String = raw.get("map_key")?;
         let (method, map): (Option<String>, Option<PathBuf>) =
-            (given.get("method")?, given.get("map")?);
+            (raw.get("method")?, raw.get("map")?);
         let method = match (method.as_deref(), map) {
             (Some("map") | None, Some(map)) => Method::Map(command_path("map", map)?),
             _ => Method::Reload,
@@ -50,18 +50,18 @@ impl Subject {
                 format!("expected {expected}, got {key:?}"),
             ));
         }
-        let state_dir: Option<PathBuf> = given.get("state_dir")?;
+        let state_dir: Option<PathBuf> = raw.get("state_dir")?;
         let state_dir = state_dir.unwrap_or_else(|| format!("/var/lib/reversible/{key}").into());
-        let sockets: Vec<String> = given.get("stats_socket")?;
+        let sockets: Vec<String> = raw.get("stats_socket")?;
         let sockets = sockets.iter().map(|text| Socket::parse(text));
-        let server_name: String = given.get("server_name")?;
+        let server_name: String = raw.get("server_name")?;
         let server_name = ServerName::parse(&server_name)
             .map_err(|why| Failure::bad_option("server_name", why))?;
-        let backends: Vec<String> = given.get("backends")?;
+        let backends: Vec<String> = raw.get("backends")?;
         let groups = backends.iter().map(|name| group(name, &server_name));
         Ok(Subject {
             method,
-            config: command_path("config", given.get("config")?)?,
+            config: command_path("config", raw.get("config")?)?,
             sockets: sockets
                 .collect::<Result<_, _>>()
                 .map_err(|why| Failure::bad_option("stats_socket", why))?,
@@ -168,10 +168,10 @@ pub struct Task {
 }
 
 impl Task {
-    pub fn parse(given: &Given) -> Result<Task, Failure> {
-        let subject = Subject::parse(given)?;
-        let wanted: String = given.get("color")?;
-        let release: Option<String> = given.get("release")?;
+    pub fn parse(raw: &RawOptions) -> Result<Task, Failure> {
+        let subject = Subject::parse(raw)?;
+        let wanted: String = raw.get("color")?;
+        let release: Option<String> = raw.get("release")?;
         if let Some(release) = release.as_ref().filter(|release| !is_word(release)) {
             let expected = "one word of letters, digits and any of . _ : @ / -";
             return Err(Failure::bad_option(
@@ -180,7 +180,7 @@ impl Task {
             ));
         }
         let (text, file): (Option<String>, Option<PathBuf>) =
-            (given.get("content")?, given.get("src")?);
+            (raw.get("content")?, raw.get("src")?);
         if subject.method != Method::Reload && (text.is_some() || file.is_some()) {
             let msg =
                 "a new configuration goes with method: reload; with a map the configuration stays";
@@ -191,12 +191,12 @@ impl Task {
             (_, Some(file)) => Content::File(command_path("src", file)?),
             _ => Content::Kept,
         };
-        let validate: Vec<String> = given.get("validate")?;
+        let validate: Vec<String> = raw.get("validate")?;
         if !validate.iter().any(|word| word.contains("%s")) {
             let msg = "expected a program and its arguments, one of them with %s for the file";
             return Err(Failure::bad_option("validate", msg.to_owned()));
         }
-        let keep: usize = given.get("history")?;
+        let keep: usize = raw.get("history")?;
         if keep < history::FEWEST {
             let msg = format!(
                 "expected at least {}: one to be at and one to go back to",
@@ -204,31 +204,31 @@ impl Task {
             );
             return Err(Failure::bad_option("history", msg));
         }
-        let (drift, since): (String, Option<String>) = (given.get("drift")?, given.get("since")?);
+        let (drift, since): (String, Option<String>) = (raw.get("drift")?, raw.get("since")?);
         Ok(Task {
             wanted: Color::parse(&wanted).map_or(Wanted::Previous, Wanted::Color),
             content,
             validate,
             reloader: Reloader {
-                master: match given.get::<Option<PathBuf>>("master_socket")? {
+                master: match raw.get::<Option<PathBuf>>("master_socket")? {
                     Some(path) => Some(Socket::Unix(command_path("master_socket", path)?)),
                     None => None,
                 },
-                unit: given.get("unit")?,
-                pidfile: given.get("pidfile")?,
+                unit: raw.get("unit")?,
+                pidfile: raw.get("pidfile")?,
             },
-            deploy: given.get("deploy_id")?,
-            rollback: given.get("rollback_id")?,
-            target_timeout: given.seconds("target_timeout")?,
+            deploy: raw.get("deploy_id")?,
+            rollback: raw.get("rollback_id")?,
+            target_timeout: raw.seconds("target_timeout")?,
             since: since.map(|text| Since::parse(&text)).transpose()?,
-            probe: Question::of_servers(given, release.as_deref())?,
-            prove: Question::through_haproxy(given, release.as_deref())?,
-            budget: budget(given)?,
-            drain: given.seconds("drain_timeout")?,
-            void: given.get("void")?,
+            probe: Question::of_servers(raw, release.as_deref())?,
+            prove: Question::through_haproxy(raw, release.as_deref())?,
+            budget: budget(raw)?,
+            drain: raw.seconds("drain_timeout")?,
+            void: raw.get("void")?,
             settle: drift == "settle",
             keep,
-            lock_timeout: given.seconds("lock_timeout")?,
+            lock_timeout: raw.seconds("lock_timeout")?,
             release,
             subject,
         })
@@ -256,7 +256,7 @@ fn group(name: &str, server_name: &ServerName) -> Result<Group, Failure> {
     }
 }
 
-fn budget(given: &Given) -> Result<Option<Budget>, Failure> {
+fn budget(raw: &RawOptions) -> Result<Option<Budget>, Failure> {
     #[derive(Deserialize)]
     struct Raw {
         watch: f64,
@@ -265,7 +265,7 @@ fn budget(given: &Given) -> Result<Option<Budget>, Failure> {
         max_total: Option<f64>,
         min_requests: u64,
     }
-    let Some(raw) = given.get::<Option<Raw>>("error_budget")? else { return Ok(None) };
+    let Some(raw) = raw.get::<Option<Raw>>("error_budget")? else { return Ok(None) };
     let watch = Duration::from_secs_f64(raw.watch);
     let Raw { max_failed, max_share, max_total, min_requests, .. } = raw;
     for (name, share) in [("max_share", Some(max_share)), ("max_total", max_total)] {

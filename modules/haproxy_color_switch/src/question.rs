@@ -1,6 +1,6 @@
 //! What is asked of a server before the flip (`probe`), and through HAProxy after it (`prove`).
 
-use ansible_module::{Failure, Options as Given};
+use ansible_module::{Failure, Options as RawOptions};
 use host::deadline;
 use probe::expect::Expect;
 use probe::http::{self, Request, Tls, Url};
@@ -57,7 +57,10 @@ struct Common {
 }
 
 impl Question {
-    pub fn of_servers(given: &Given, release: Option<&str>) -> Result<Option<Question>, Failure> {
+    pub fn of_servers(
+        options: &RawOptions,
+        release: Option<&str>,
+    ) -> Result<Option<Question>, Failure> {
         #[derive(Deserialize)]
         struct Raw {
             path: String,
@@ -66,7 +69,7 @@ impl Question {
             #[serde(flatten)]
             common: Common,
         }
-        let Some(raw) = given.get::<Option<Raw>>("probe")? else { return Ok(None) };
+        let Some(raw) = options.get::<Option<Raw>>("probe")? else { return Ok(None) };
         if !raw.path.starts_with('/') {
             return Err(Failure::bad_option(
                 "probe.path",
@@ -74,11 +77,11 @@ impl Question {
             ));
         }
         let asked = Asked::Server { scheme: raw.scheme, path: raw.path, port: raw.port };
-        Question::new("probe", asked, raw.common, given, release).map(Some)
+        Question::new("probe", asked, raw.common, options, release).map(Some)
     }
 
     pub fn through_haproxy(
-        given: &Given,
+        options: &RawOptions,
         release: Option<&str>,
     ) -> Result<Option<Question>, Failure> {
         #[derive(Deserialize)]
@@ -89,21 +92,21 @@ impl Question {
             #[serde(flatten)]
             common: Common,
         }
-        let Some(raw) = given.get::<Option<Raw>>("prove")? else { return Ok(None) };
+        let Some(raw) = options.get::<Option<Raw>>("prove")? else { return Ok(None) };
         let tls = Tls { ca_file: raw.ca_file, insecure: raw.insecure };
-        Question::new("prove", Asked::Url(raw.url, tls), raw.common, given, release).map(Some)
+        Question::new("prove", Asked::Url(raw.url, tls), raw.common, options, release).map(Some)
     }
 
     fn new(
         name: &str,
         asked: Asked,
         common: Common,
-        given: &Given,
+        options: &RawOptions,
         release: Option<&str>,
     ) -> Result<Question, Failure> {
         let asks_release = common.release_field.is_some() || common.release_header.is_some();
         // For `previous` the history knows it.
-        if asks_release && release.is_none() && given.get::<String>("color")? != "previous" {
+        if asks_release && release.is_none() && options.get::<String>("color")? != "previous" {
             let msg = "release_field and release_header need the option release".to_owned();
             return Err(Failure::bad_option(name, msg));
         }

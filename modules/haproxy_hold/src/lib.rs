@@ -28,9 +28,9 @@ pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 
 fn info(invocation: &Invocation) -> Result<Outcome> {
-    let given = &invocation.options;
-    let seen = state::observe(&Subject::parse(given)?)?;
-    let key: Option<String> = given.get("map_key")?;
+    let raw = &invocation.options;
+    let seen = state::observe(&Subject::parse(raw)?)?;
+    let key: Option<String> = raw.get("map_key")?;
     let keys = match key {
         Some(key) => vec![options::word("map_key", key)?],
         None => seen.keys(),

@@ -1,6 +1,6 @@
 //! What the modules accept, typed and checked once.
 
-use ansible_module::{Failure, Options as Given};
+use ansible_module::{Failure, Options as RawOptions};
 use haproxy::socket::Socket;
 use host::deploy_id::DeployId;
 use std::path::PathBuf;
@@ -32,39 +32,39 @@ pub struct Task {
 }
 
 impl Subject {
-    pub fn parse(given: &Given) -> Result<Subject, Failure> {
-        let sockets: Vec<String> = given.get("stats_socket")?;
+    pub fn parse(raw: &RawOptions) -> Result<Subject, Failure> {
+        let sockets: Vec<String> = raw.get("stats_socket")?;
         if sockets.is_empty() {
             return Err(Failure::bad_option("stats_socket", "expected at least one"));
         }
         let sockets = sockets.iter().map(|text| Socket::parse(text)).collect::<Result<_, _>>();
         Ok(Subject {
             sockets: sockets.map_err(|why| Failure::bad_option("stats_socket", why))?,
-            master: given.get("master_socket")?,
+            master: raw.get("master_socket")?,
         })
     }
 }
 
 impl Task {
-    pub fn parse(given: &Given) -> Result<Task, Failure> {
-        let key = word("map_key", given.get("map_key")?)?;
-        let (wanted, most): (String, Duration) = (given.get("state")?, given.seconds("most")?);
+    pub fn parse(raw: &RawOptions) -> Result<Task, Failure> {
+        let key = word("map_key", raw.get("map_key")?)?;
+        let (wanted, most): (String, Duration) = (raw.get("state")?, raw.seconds("most")?);
         if most < Duration::from_secs(1) {
             return Err(Failure::bad_option("most", "expected at least 1 second"));
         }
-        let backends: Vec<String> = given.get("backends")?;
+        let backends: Vec<String> = raw.get("backends")?;
         let backends = backends.into_iter().map(|name| word("backends", name));
-        let state_dir: Option<PathBuf> = given.get("state_dir")?;
+        let state_dir: Option<PathBuf> = raw.get("state_dir")?;
         Ok(Task {
-            subject: Subject::parse(given)?,
+            subject: Subject::parse(raw)?,
             wanted: if wanted == "held" { Wanted::Held } else { Wanted::Released },
             most,
             backends: backends.collect::<Result<_, _>>()?,
-            drain_timeout: given.seconds("drain_timeout")?,
-            up_timeout: given.seconds("up_timeout")?,
-            deploy: given.get("deploy_id")?,
+            drain_timeout: raw.seconds("drain_timeout")?,
+            up_timeout: raw.seconds("up_timeout")?,
+            deploy: raw.get("deploy_id")?,
             state_dir: state_dir.unwrap_or_else(|| format!("/var/lib/reversible/{key}").into()),
-            lock_timeout: given.seconds("lock_timeout")?,
+            lock_timeout: raw.seconds("lock_timeout")?,
             key,
         })
     }

@@ -1,6 +1,6 @@
 //! What `host_command` accepts, typed and checked once.
 
-use ansible_module::{Failure, Options as Given};
+use ansible_module::{Failure, Options as RawOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ pub enum Program {
 }
 
 impl Options {
-    pub fn parse(given: &Given) -> Result<Options, Failure> {
-        let argv: Vec<String> = given.get("argv")?;
-        let chdir: Option<PathBuf> = given.get("chdir")?;
+    pub fn parse(raw: &RawOptions) -> Result<Options, Failure> {
+        let argv: Vec<String> = raw.get("argv")?;
+        let chdir: Option<PathBuf> = raw.get("chdir")?;
         if argv.iter().any(|word| word.contains('\0')) {
             return Err(Failure::bad_option("argv", "a word holds a NUL character"));
         }
@@ -35,9 +35,9 @@ impl Options {
             program,
             args: words.collect(),
             chdir,
-            stdin: given.get("stdin")?,
-            removes: given.get("removes")?,
-            deadline: given.seconds("deadline")?,
+            stdin: raw.get("stdin")?,
+            removes: raw.get("removes")?,
+            deadline: raw.seconds("deadline")?,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! What `host_files` and `host_files_info` accept, typed and checked once.
 
 use crate::accounts::Accounts;
-use ansible_module::{Failure, Options as Given};
+use ansible_module::{Failure, Options as RawOptions};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -122,12 +122,12 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn parse(given: &Given) -> Result<Options, Failure> {
-        let dest: Option<PathBuf> = given.get("dest")?;
-        let variables_file: PathBuf = given.get("variables_file")?;
-        let files: Vec<One> = given.get("files")?;
-        let variables: Option<BTreeMap<String, Value>> = given.get("variables")?;
-        let units: Vec<Units> = given.get("units")?;
+    pub fn parse(raw: &RawOptions) -> Result<Options, Failure> {
+        let dest: Option<PathBuf> = raw.get("dest")?;
+        let variables_file: PathBuf = raw.get("variables_file")?;
+        let files: Vec<One> = raw.get("files")?;
+        let variables: Option<BTreeMap<String, Value>> = raw.get("variables")?;
+        let units: Vec<Units> = raw.get("units")?;
         if let Some(dest) = dest.as_deref().filter(|dest| !is_whole(dest)) {
             return bad("dest", "expected an absolute path without \"..\"", dest);
         }
@@ -145,7 +145,7 @@ impl Options {
             variables_file: dest.as_deref().unwrap_or(Path::new("/")).join(variables_file),
             dest,
             units: units.into_iter().map(each).collect::<Result<Vec<_>, _>>()?.concat(),
-            unit_timeout: given.seconds("unit_timeout")?,
+            unit_timeout: raw.seconds("unit_timeout")?,
         })
     }
 }
@@ -164,15 +164,15 @@ pub struct Asked {
 }
 
 impl Asked {
-    pub fn parse(given: &Given) -> Result<Asked, Failure> {
+    pub fn parse(raw: &RawOptions) -> Result<Asked, Failure> {
         let paths = |option: &str| -> Result<Vec<PathBuf>, Failure> {
-            let paths: Vec<PathBuf> = given.get(option)?;
+            let paths: Vec<PathBuf> = raw.get(option)?;
             match paths.iter().find(|path| !is_whole(path)) {
                 Some(odd) => bad(option, "expected an absolute path without \"..\"", odd),
                 None => Ok(paths),
             }
         };
-        let units: Vec<String> = given.get("units")?;
+        let units: Vec<String> = raw.get("units")?;
         Ok(Asked {
             paths: paths("paths")?,
             read: paths("read")?,

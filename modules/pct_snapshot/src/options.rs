@@ -2,7 +2,7 @@
 
 use crate::marker::{Kind, Marker};
 use crate::names::{SnapshotName, Vmid};
-use ansible_module::{Failure, Options as Given};
+use ansible_module::{Failure, Options as RawOptions};
 use host::deploy_id::DeployId;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -22,10 +22,10 @@ pub struct Subject {
 }
 
 impl Subject {
-    pub fn parse(given: &Given) -> Result<Option<Subject>, Failure> {
-        let Some(vmid) = given.get::<Option<String>>("vmid")? else { return Ok(None) };
+    pub fn parse(raw: &RawOptions) -> Result<Option<Subject>, Failure> {
+        let Some(vmid) = raw.get::<Option<String>>("vmid")? else { return Ok(None) };
         let vmid = Vmid::parse(vmid.trim()).map_err(|why| Failure::bad_option("vmid", why))?;
-        let folder: Option<PathBuf> = given.get("state_dir")?;
+        let folder: Option<PathBuf> = raw.get("state_dir")?;
         let state_dir = folder.unwrap_or_else(|| format!("/var/lib/reversible/pct-{vmid}").into());
         Ok(Some(Subject { vmid, state_dir }))
     }
@@ -83,21 +83,21 @@ pub struct Task {
 }
 
 impl Task {
-    pub fn parse(given: &Given) -> Result<Task, Failure> {
-        let subject = Subject::parse(given)?;
+    pub fn parse(raw: &RawOptions) -> Result<Task, Failure> {
+        let subject = Subject::parse(raw)?;
         let subject = subject.ok_or_else(|| Failure::bad_option("vmid", "it is missing"))?;
-        let state: String = given.get("state")?;
-        let deploy: Option<DeployId> = given.get("deploy_id")?;
-        let rollback: Option<DeployId> = given.get("rollback_id")?;
-        let app = word(given, "app")?;
-        let latest = given.get::<Option<bool>>("latest")?.unwrap_or(false);
-        let name = match (given.get::<Option<SnapshotName>>("name")?, &deploy) {
+        let state: String = raw.get("state")?;
+        let deploy: Option<DeployId> = raw.get("deploy_id")?;
+        let rollback: Option<DeployId> = raw.get("rollback_id")?;
+        let app = word(raw, "app")?;
+        let latest = raw.get::<Option<bool>>("latest")?.unwrap_or(false);
+        let name = match (raw.get::<Option<SnapshotName>>("name")?, &deploy) {
             (Some(name), _) => Some(name),
             (None, Some(id)) => Some(name_for(id)?),
             (None, None) => None,
         };
         let wanted = match state.as_str() {
-            "present" => present(given, name, deploy.clone(), app.clone())?,
+            "present" => present(raw, name, deploy.clone(), app.clone())?,
             "rolled_back" => {
                 let which = match (name, latest) {
                     (Some(name), false) => Which::Named(name),
@@ -120,14 +120,14 @@ impl Task {
         if latest && state != "rolled_back" {
             return Err(Failure::bad_option("latest", "it goes with state: rolled_back"));
         }
-        let retain = match given.get::<Option<usize>>("retain")? {
+        let retain = match raw.get::<Option<usize>>("retain")? {
             Some(_) if state == "rolled_back" => {
                 return Err(Failure::bad_option("retain", "a rollback prunes nothing"));
             }
             retain => retain,
         };
-        let graceful = given.seconds("shutdown_timeout")?;
-        let shutdown: String = given.get("shutdown")?;
+        let graceful = raw.seconds("shutdown_timeout")?;
+        let shutdown: String = raw.get("shutdown")?;
         // In a rollback the deploy id names the restore point; it is no run.
         let fence = rollback.clone().or(deploy.filter(|_| state == "present"));
         Ok(Task {
@@ -135,13 +135,13 @@ impl Task {
             wanted,
             app,
             retain,
-            keep: given.get("keep")?,
-            start: given.get("start")?,
+            keep: raw.get("keep")?,
+            start: raw.get("start")?,
             graceful: Some(graceful).filter(|_| shutdown == "graceful"),
-            boot_timeout: given.seconds("boot_timeout")?,
-            ready: ready(given)?,
-            lock_timeout: given.seconds("lock_timeout")?,
-            task_timeout: given.seconds("task_timeout")?,
+            boot_timeout: raw.seconds("boot_timeout")?,
+            ready: ready(raw)?,
+            lock_timeout: raw.seconds("lock_timeout")?,
+            task_timeout: raw.seconds("task_timeout")?,
             rollback,
             fence,
         })
@@ -163,12 +163,12 @@ fn name_for(id: &DeployId) -> Result<SnapshotName, Failure> {
 }
 
 fn present(
-    given: &Given,
+    raw: &RawOptions,
     name: Option<SnapshotName>,
     deploy: Option<DeployId>,
     app: Option<String>,
 ) -> Result<Wanted, Failure> {
-    let text: String = given.get("description")?;
+    let text: String = raw.get("description")?;
     let odd = |c: char| c.is_control() && c != '\n' && c != '\t';
     if text.len() > LONGEST_TEXT || text.contains(odd) {
         let msg =
@@ -189,13 +189,13 @@ fn present(
         kind: Kind::RestorePoint,
         app,
         deploy: deploy.map(String::from),
-        release: word(given, "release")?,
+        release: word(raw, "release")?,
     };
     Ok(Wanted::Present { name, text: text.trim().to_owned(), marker })
 }
 
-fn ready(given: &Given) -> Result<Vec<String>, Failure> {
-    let ready: Vec<String> = given.get("ready")?;
+fn ready(raw: &RawOptions) -> Result<Vec<String>, Failure> {
+    let ready: Vec<String> = raw.get("ready")?;
     match ready.first() {
         Some(program) if program.is_empty() => {
             Err(Failure::bad_option("ready", "expected a program and its arguments"))
@@ -205,8 +205,8 @@ fn ready(given: &Given) -> Result<Vec<String>, Failure> {
 }
 
 /// One word of the marker.
-fn word(given: &Given, name: &'static str) -> Result<Option<String>, Failure> {
-    let value: Option<String> = given.get(name)?;
+fn word(raw: &RawOptions, name: &'static str) -> Result<Option<String>, Failure> {
+    let value: Option<String> = raw.get(name)?;
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/+-".contains(&byte);
     match value {
         Some(text) if text.is_empty() || text.len() > 128 || !text.bytes().all(sound) => {

@@ -6,7 +6,7 @@ use crate::names::ReleaseSha;
 use crate::owner::Owner;
 use crate::registry::Source;
 use crate::sums::Sum;
-use ansible_module::{Failure, Options as Given};
+use ansible_module::{Failure, Options as RawOptions};
 use host::deadline::Deadline;
 use host::deploy_id::DeployId;
 use probe::http::{Patience, Request, Tls, Url, check_headers};
@@ -44,10 +44,10 @@ pub struct Task {
 }
 
 impl Task {
-    pub fn parse(given: &Given) -> Result<Task, Failure> {
-        let sha: ReleaseSha = given.get("sha")?;
-        let state: String = given.get("state")?;
-        let src: Option<PathBuf> = given.get("src")?;
+    pub fn parse(raw: &RawOptions) -> Result<Task, Failure> {
+        let sha: ReleaseSha = raw.get("sha")?;
+        let state: String = raw.get("state")?;
+        let src: Option<PathBuf> = raw.get("src")?;
         let wanted = match (state.as_str(), src) {
             ("available", _) => Wanted::Available,
             ("present", _) => Wanted::Present,
@@ -59,11 +59,11 @@ impl Task {
             }
         };
         let (owner, group): (Option<String>, Option<String>) =
-            (given.get("file_owner")?, given.get("file_group")?);
-        let umask: String = given.get("umask")?;
+            (raw.get("file_owner")?, raw.get("file_group")?);
+        let umask: String = raw.get("umask")?;
         let umask = (u32::from_str_radix(&umask, 8).ok()).filter(|umask| *umask <= 0o777);
-        let retain: Option<i64> = given.get("retain")?;
-        let template = Template::parse(given)?;
+        let retain: Option<i64> = raw.get("retain")?;
+        let template = Template::parse(raw)?;
         Ok(Task {
             source: template.as_ref().map(|template| template.source(&sha)).transpose()?,
             owner: Owner::of(owner.as_deref(), group.as_deref())?,
@@ -80,11 +80,11 @@ impl Task {
                 }
                 retain => retain.and_then(|retain| usize::try_from(retain).ok()),
             },
-            bounds: Bounds { unpacked: given.get("max_unpacked")?, files: given.get("max_files")? },
-            keep: given.get("keep")?,
-            folder: folder(given)?,
-            fence: fence(given)?,
-            lock_timeout: given.seconds("lock_timeout")?,
+            bounds: Bounds { unpacked: raw.get("max_unpacked")?, files: raw.get("max_files")? },
+            keep: raw.get("keep")?,
+            folder: folder(raw)?,
+            fence: fence(raw)?,
+            lock_timeout: raw.seconds("lock_timeout")?,
             wanted,
             sha,
         })
@@ -167,18 +167,18 @@ pub struct InfoTask {
 }
 
 impl InfoTask {
-    pub fn parse(given: &Given) -> Result<InfoTask, Failure> {
-        let one = folder(given)?;
-        let several: Vec<PathBuf> = given.get::<Option<_>>("dests")?.unwrap_or_default();
+    pub fn parse(raw: &RawOptions) -> Result<InfoTask, Failure> {
+        let one = folder(raw)?;
+        let several: Vec<PathBuf> = raw.get::<Option<_>>("dests")?.unwrap_or_default();
         Ok(InfoTask {
             is_one: one.is_some(),
             folders: match one {
                 Some(folder) => vec![folder],
                 None => several.into_iter().map(|dest| Folder { dest }).collect(),
             },
-            sha: given.get("sha")?,
-            template: Template::parse(given)?,
-            verify: given.get("verify")?,
+            sha: raw.get("sha")?,
+            template: Template::parse(raw)?,
+            verify: raw.get("verify")?,
         })
     }
 }
@@ -199,11 +199,11 @@ pub struct Template {
 
 impl Template {
     /// `None`: no URL was given.
-    fn parse(given: &Given) -> Result<Option<Template>, Failure> {
-        let Some(url) = given.get::<Option<String>>("url")? else { return Ok(None) };
+    fn parse(raw: &RawOptions) -> Result<Option<Template>, Failure> {
+        let Some(url) = raw.get::<Option<String>>("url")? else { return Ok(None) };
         let mut values = Vec::new();
         for name in PLACES.into_iter().filter(|name| *name != "sha") {
-            let Some(value) = given.get::<Option<String>>(name)? else { continue };
+            let Some(value) = raw.get::<Option<String>>(name)? else { continue };
             let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
             if value.is_empty() || value.starts_with('.') || !value.bytes().all(sound) {
                 let msg = format!(
@@ -213,21 +213,21 @@ impl Template {
             }
             values.push((name, value));
         }
-        let sha256: Option<String> = given.get("sha256")?;
+        let sha256: Option<String> = raw.get("sha256")?;
         let sha256 = sha256.filter(|sum| !sum.is_empty()).map(|sum| sum.parse::<Sum>()).transpose();
-        let token: Option<String> = given.get("token")?;
+        let token: Option<String> = raw.get("token")?;
         Ok(Some(Template {
             url,
-            sums_url: given.get("sums_url")?,
+            sums_url: raw.get("sums_url")?,
             values,
             token: token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
-            token_header: given.get("token_header")?,
-            tls: Tls { ca_file: given.get("ca_file")?, insecure: given.get("insecure")? },
+            token_header: raw.get("token_header")?,
+            tls: Tls { ca_file: raw.get("ca_file")?, insecure: raw.get("insecure")? },
             sha256: sha256.map_err(|why| Failure::bad_option("sha256", why))?,
-            tries: u32::try_from(given.get::<u64>("tries")?).unwrap_or(u32::MAX),
+            tries: u32::try_from(raw.get::<u64>("tries")?).unwrap_or(u32::MAX),
             patience: Patience {
-                pause: given.seconds("timeout")?,
-                whole: Deadline::after(given.seconds("deadline")?),
+                pause: raw.seconds("timeout")?,
+                whole: Deadline::after(raw.seconds("deadline")?),
             },
         }))
     }
@@ -292,17 +292,16 @@ impl Template {
     }
 }
 
-fn folder(given: &Given) -> Result<Option<Folder>, Failure> {
-    let dest: Option<PathBuf> = given.get("dest")?;
+fn folder(raw: &RawOptions) -> Result<Option<Folder>, Failure> {
+    let dest: Option<PathBuf> = raw.get("dest")?;
     Ok(dest.map(|dest| Folder { dest }))
 }
 
 /// Without an id there is no fence, and no folder for it.
-fn fence(given: &Given) -> Result<Option<(DeployId, PathBuf)>, Failure> {
-    let Some(id) = given.get::<Option<DeployId>>("deploy_id")? else { return Ok(None) };
-    let state_dir: Option<PathBuf> = given.get("state_dir")?;
-    let (package, env): (Option<String>, Option<String>) =
-        (given.get("package")?, given.get("env")?);
+fn fence(raw: &RawOptions) -> Result<Option<(DeployId, PathBuf)>, Failure> {
+    let Some(id) = raw.get::<Option<DeployId>>("deploy_id")? else { return Ok(None) };
+    let state_dir: Option<PathBuf> = raw.get("state_dir")?;
+    let (package, env): (Option<String>, Option<String>) = (raw.get("package")?, raw.get("env")?);
     let state_dir = match (state_dir, package, env) {
         (Some(state_dir), ..) => state_dir,
         (None, Some(package), Some(env)) => format!("/var/lib/reversible/{package}-{env}").into(),

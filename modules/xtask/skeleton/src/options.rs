@@ -1,6 +1,6 @@
 //! What `skeleton` accepts, typed and checked once.
 
-use ansible_module::{Failure, Options as Given};
+use ansible_module::{Failure, Options as RawOptions};
 use std::path::PathBuf;
 
 pub struct Options {
@@ -9,7 +9,7 @@ pub struct Options {
 }
 
 impl Options {
-    pub fn parse(given: &Given) -> Result<Options, Failure> {
-        Ok(Options { path: given.get("path")?, line: given.get("line")? })
+    pub fn parse(raw: &RawOptions) -> Result<Options, Failure> {
+        Ok(Options { path: raw.get("path")?, line: raw.get("line")? })
     }
 }
