@@ -146,8 +146,8 @@ def test_nothing_serves_again_where_nothing_served(project: Project) -> None:
     project.backup(deploy_id=ID)
     taker = f"{project.name}-taker"
     try:
-        did_not_run = (["down", "-t", "0"], "it did not run, and does not run now", "serves again")
-        for stop, words, absent in (did_not_run, (None, "it serves again", "did not run")):
+        did_not_run = (["down", "-t", "0"], "no service ran before, and none runs now", "run again")
+        for stop, words, absent in (did_not_run, (None, "its services run again", "none runs now")):
             if stop:
                 project.compose(*stop)
             else:
@@ -217,7 +217,7 @@ def test_a_way_back_gives_each_replica_its_own_volume(project: Project) -> None:
     taker = f"{project.name}-taker"
     project.engine.docker("run", "-d", "--name", taker, "-p", "127.0.0.1:18096:80", "reversible-lab/busybox:1", "sleep", "1000")
     try:
-        project.fails("restore_failed_put_back", "it serves again", **RESTORED, confirm=True)
+        project.fails("restore_failed_put_back", "its services run again", **RESTORED, confirm=True)
         seen = {number: project.engine.api.run(one["Id"], "cat", "/own/word").strip() for number, one in replicas(project, "twin").items()}
         assert seen == {"1": "mine 1", "2": "mine 2"} and project.states() == {"app": "running", "twin": "running"}
     finally:
@@ -271,7 +271,7 @@ def test_a_way_back_pauses_again_what_was_paused(project: Project) -> None:
     taker = f"{project.name}-taker"
     project.engine.docker("run", "-d", "--name", taker, "-p", "127.0.0.1:18095:80", "reversible-lab/busybox:1", "sleep", "1000")
     try:
-        project.fails("restore_failed_put_back", "it serves again", **RESTORED, confirm=True)
+        project.fails("restore_failed_put_back", "its services run again", **RESTORED, confirm=True)
         assert project.states() == {"app": "running", "held": "paused"}
     finally:
         project.engine.docker("rm", "-f", taker, ok=False)

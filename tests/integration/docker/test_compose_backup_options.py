@@ -203,7 +203,7 @@ def test_a_volume_that_is_no_folder_of_the_engine_s(project: Project) -> None:
     project.up()
     project.backup(deploy_id=ID)
     failed = project.fails("unsupported_volume", f"{project.name}_box", state="restored", deploy_id=ID, confirm=True)
-    assert "options of its own" in failed["msg"] and (where / "file").read_text() == "elsewhere\n"
+    assert "with options, and its data" in failed["msg"] and (where / "file").read_text() == "elsewhere\n"
     assert project.states() == {"app": "running"}
 
 
@@ -269,7 +269,7 @@ def test_a_backup_that_does_not_come_up(project: Project) -> None:
     text = project.file.read_text().replace('"echo app says hello; exec sleep 100000"', '"test -e /data/one || exit 7; exec sleep 100000"')
     project.file.write_text(text)
     project.up()
-    failed = project.fails("not_verified", "did not come up", verify="restore", exclude=["app:/data"], retain=1)
+    failed = project.fails("not_verified", "could not be started", verify="restore", exclude=["app:/data"], retain=1)
     verdict = project.manifest(failed["backup"])["verify"]["restore"]
     assert verdict["ok"] is False and "app" in verdict["why"] and verdict == failed["verdict"]
     assert project.complete == sorted([good, failed["backup"]]) and project.info()["latest"] == good

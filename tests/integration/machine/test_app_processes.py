@@ -333,7 +333,7 @@ def test_root_takes_no_starter_from_a_folder_of_a_user(side: Side) -> None:
     run = Call(MODULE, {"processes": [side.one("web")]}, PATH=f"{theirs.folder}:{os.environ['PATH']}")
     wrong = run.wait()
     assert wrong["failed"] and wrong["reason"] == "unsafe_program" and "\n" not in wrong["msg"], wrong
-    for words in (f"root must not run start-stop-daemon, which was found as {starter}", f"{theirs.folder} belongs to uid 4301", "out of PATH"):
+    for words in (f"root must not run start-stop-daemon, which was found as {starter}", f"{theirs.folder} belongs to uid 4301", "remove its folder from PATH"):
         assert words in wrong["msg"], wrong
     assert not (side.folder / "obeyed").exists() and not side.pids()
 
