@@ -10,7 +10,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: compose_backup
-short_description: Back a Docker Compose project up, and put it back
+short_description: Back a Docker Compose project up, and restore it
 version_added: "0.1.0"
 author:
   - The reversible.deploy authors (!UNKNOWN)

@@ -203,7 +203,7 @@ def test_a_volume_that_is_no_folder_of_the_engine_s(project: Project) -> None:
     project.up()
     project.backup(deploy_id=ID)
     failed = project.fails("unsupported_volume", f"{project.name}_box", state="restored", deploy_id=ID, confirm=True)
-    assert "with options, and its data" in failed["msg"] and (where / "file").read_text() == "elsewhere\n"
+    assert "driver options" in failed["msg"] and (where / "file").read_text() == "elsewhere\n"
     assert project.states() == {"app": "running"}
 
 
