@@ -118,7 +118,7 @@ def test_wrong_tls(serve: Servers, tmp_path: Path) -> None:
     fails({"kind": "http", "url": secure.url, "timeout": 5})
     fails({**place, "ca_file": str(made.certificate)})  # no authority, but the server's own
     fails({**place, "ca_file": str(tmp_path / "gone.pem")}, "does not exist")
-    fails({**place, "ca_file": str(made.key)}, "holds")
+    fails({**place, "ca_file": str(made.key)}, "contains no certificate")
     silent = serve(hang, mute=True)
     fails({**place, "connect_to": f"127.0.0.1:{silent.port}", "timeout": 0.5}, "TLS handshake")
 
