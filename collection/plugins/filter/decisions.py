@@ -16,6 +16,8 @@ DECISIONS = {
     "app_status": ("app_status",),
     "color_flips": ("flip_astray", "flip_results"),
     "configuration": ("configuration_back",),
+    "databases": ("captured_hosts", "closed_points", "color_stopped", "database_costs", "database_hosts", "databases_captured", "databases_here",
+                  "databases_reverted", "databases_seen", "drill_results", "kept_ids", "swapped_none"),
     "deploy_records": ("half_way_run", "joint_plan", "layers_here", "open_ways", "plan_refusal", "restore_goal", "restore_point"),
     "engines": ("compose_clashes", "compose_containers", "incus_datasets", "incus_instances", "last_lines", "pct_datasets", "running_users"),
     "failures": ("failure_reason", "hook_failure"),

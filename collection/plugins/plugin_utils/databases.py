@@ -1,0 +1,121 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What playbooks and the role `database` decide about an app's databases: where they are, what going back costs, what must be stopped before they are
+swapped, and what is kept. Pure: no I/O, no Ansible.
+
+`app_databases` is a list of dictionaries: `database` and `on_host`, the rest are options of postgres_restore_point.
+"""
+from __future__ import annotations
+
+import typing as t
+
+Seen = t.Mapping[str, t.Any]
+Results = t.Sequence[Seen]
+
+
+def database_hosts(databases: t.Sequence[Seen], app_hosts: t.Sequence[str]) -> list[str]:
+    """The hosts with the app's databases, each once: by default the first host of the app."""
+    return list(dict.fromkeys(one.get("on_host") or app_hosts[0] for one in databases))
+
+
+def databases_here(databases: t.Sequence[Seen], host: str, app_hosts: t.Sequence[str]) -> list[dict[str, t.Any]]:
+    """Those on this host, as options of the module."""
+    return [{name: value for name, value in one.items() if name != "on_host"} for one in databases if (one.get("on_host") or app_hosts[0]) == host]
+
+
+def captured_hosts(hosts: t.Sequence[str], capture: str, hooks: t.Mapping[str, t.Any]) -> list[str]:
+    """The hosts whose databases a deploy captures. V(migrations) does without where the deploy has none."""
+    return list(hosts) if capture == "always" or hooks.get("migrate") else []
+
+
+def databases_seen(asked: Results, host: str) -> dict[str, t.Any]:
+    """What postgres_restore_point_info said of each database, together."""
+    found, is_open, parked = [], [], []
+    for one in asked:
+        points = [{name: point[name] for name in ("deploy_id", "database", "time", "bytes", "seconds", "ready_to_roll_back", "why", "written")}
+                  for point in one["restore_points"]]
+        found.append({"database": one["database_one"]["database"], "oid": (one["live"] or {}).get("oid"), "bytes": (one["live"] or {}).get("bytes"),
+                      "restore_points": points, "parked": one["parked"], "unfinished": one.get("unfinished") or ""})
+        is_open += [point["database"] for point in points if point["ready_to_roll_back"]]
+        parked += [state["database"] for state in one["parked"]]
+    return {"layer": "database", "host": host, "databases": found, "colors": {},
+            # By the names of the databases that they are: of several, two have the same deploy.
+            "ways_back": {"swap": {"points": [point["database"] for one in found for point in one["restore_points"]], "open": is_open}, "parked": parked}}
+
+
+def databases_captured(made: Results, host: str) -> list[dict[str, t.Any]]:
+    """The restore points, as the ledger records them."""
+    return [{"layer": "database", "host": host, "deploy_id": one["deploy_id"], "name": one["restore_point"],
+             "data": {"database": one["database_one"]["database"]}} for one in made if one.get("restore_point")]
+
+
+def database_costs(plan: Seen, database: str) -> list[str]:
+    """What a rollback of a database costs, in sentences. Nothing is destroyed: it is parked, and no longer live."""
+    if not plan["plan"]:
+        return []
+    written = plan.get("written")
+    if written is None:
+        since = f"what was written to {database} since is not counted: PostgreSQL's counters say nothing about it"
+    else:
+        rows = [f"{written[kind]} {kind}" for kind in ("inserted", "updated", "deleted") if written[kind]]
+        tables = [table for table, _counts in sorted(written["tables"].items(), key=lambda item: -sum(item[1]))]
+        where = f", in {', '.join(tables[:5])}{f' and {len(tables) - 5} more' if len(tables) > 5 else ''}" if tables else ""
+        since = f"about {', '.join(rows)} rows of {database} since (an estimate){where}" if rows else f"nothing that was written to {database} since is known"
+    parked = (plan.get("parked") or {}).get("database")
+    costs = [f"no longer live, and kept{f' in {parked}' if parked else ''}: {since}"]
+    if plan.get("sessions"):
+        costs.append(f"ended, and to connect again: {', '.join(plan['sessions'])}")
+    return costs
+
+
+def color_stopped(deploys: t.Sequence[Seen], point: str, layers: t.Mapping[str, t.Any], goal: Seen, active: str) -> str:
+    """The colour whose processes must not meet the databases when they are back: the one that is left, or that of a deploy which was never made active.
+    None where only the databases go back, and the release that serves stays."""
+    if "database" not in layers:
+        return ""
+    if goal["flips"]:
+        return active
+    other = {"blue": "green", "green": "blue"}.get(goal["color"], "")
+    return other if any(one["deploy_id"] == point and one["outcome"] != "done" for one in deploys) else ""
+
+
+def swapped_none(before: t.Mapping[str, int], asked: Results) -> bool:
+    """Whether every database is still the one that it was (`before`, by OID)."""
+    now = {one["database"]: one["oid"] for one in asked}
+    return bool(before) and all(now.get(name) == oid for name, oid in before.items())
+
+
+def kept_ids(databases: Results, keep: t.Sequence[str]) -> list[str]:
+    """What must not be removed, as ids. The ledger names the databases that they are."""
+    named = {}
+    for one in databases:
+        named |= {point["database"]: point["deploy_id"] for point in one["restore_points"]} | {state["database"]: state["id"] for state in one["parked"]}
+    return sorted({named.get(one, one) for one in keep})
+
+
+def databases_reverted(done: Results, host: str) -> list[dict[str, t.Any]]:
+    """What became of a rollback, as the ledger records how it can be undone."""
+    return [{"layer": "database", "host": host, "changed": bool(one.get("changed")), "name": (one.get("parked") or {}).get("database") or "",
+             "data": {"database": one["database_one"]["database"], "parked": (one.get("parked") or {}).get("id") or ""}, "undo": one.get("undo") or ""}
+            for one in done]
+
+
+def closed_points(databases: Results) -> list[str]:
+    """The newest restore points that one cannot go back to, and why, in sentences."""
+    newest = [(one["database"], newest_point(one)) for one in databases]
+    return [f"the newest restore point of {name}, {point['database']}, is no way back: {', '.join(point['why'])}"
+            for name, point in newest if point and not point["ready_to_roll_back"]]
+
+
+def drill_results(made: Results, before: Results) -> list[dict[str, t.Any]]:
+    """What a drill has proven of each database. The copy goes again where there was a way back before it: never the last one."""
+    had = {one["database"]: bool(one["restore_points"]) for one in before}
+    return [{"database": one["database_one"]["database"], "options": one["database_one"], "copy": one["restore_point"],
+             "seconds": round(sum(step["seconds"] for step in one.get("steps") or []), 1), "newest": newest_point(seen).get("deploy_id", ""),
+             "removed": had[seen["database"]]} for one, seen in zip(made, before)]
+
+
+def newest_point(seen: Seen) -> dict[str, t.Any]:
+    """The newest restore point of a database; empty when there is none."""
+    return max(seen["restore_points"], key=lambda point: point["time"], default={})
