@@ -41,6 +41,7 @@ KINDS = {
     "zfs": Kind("OpenZFS in an emulated machine", ("zfs",), one_worker=True),
     "incus": Kind("an Incus with a bridge and a pool", ("incus",), one_worker=True),
     "postgres": Kind("a cluster of PostgreSQL", ("postgres",)),
+    "kube": Kind("a Kubernetes API server with its controllers", ("kubernetes",)),
     "flows": Kind("the playbooks behind a real HAProxy"),
 }
 

@@ -182,6 +182,20 @@ class Archive:
             deb.unlink()
         debs.rmdir()
 
+    def source(self, package: str, into: Path) -> list[Path]:
+        """The files of a source package, newest in the archive, downloaded and checked by apt like any other."""
+        say(f"downloads the source of {package} of {self.suite}")
+        into.mkdir(parents=True)
+        lines = [line.replace("deb [", "deb-src [", 1) for line in _lines_for(self.suite, self.arch, self.more)]
+        sources, lists = into / "sources.list", into / "lists"
+        (lists / "partial").mkdir(parents=True)
+        sources.write_text("\n".join(lines) + "\n")
+        own = ["-o", f"Dir::Etc::sourcelist={sources}", "-o", f"Dir::State::lists={lists}"]
+        self._apt(*own, "update")
+        self._apt(*own, "source", "--download-only", "--only-source", package, cwd=into)
+        shutil.rmtree(lists)
+        return sorted(path for path in into.iterdir() if path != sources)
+
     def _apt(self, *words: str, program: str = "apt-get", **kwargs) -> str:
         if not self._ready:
             with lock(self.folder.with_suffix(".lock"), f"apt lists of {self.suite} {self.arch}"):

@@ -1,0 +1,110 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A Kubernetes API server for tests, and a namespace of its own for each of them. What becomes of a pod says the tag of its image: see
+tests/lab/inside/kubelet.py."""
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import subprocess
+import typing as t
+from pathlib import Path
+
+from edge import Call, call
+from harness import lab, wait_for
+
+MODULE, INFO = "kube_rollout", "kube_rollout_info"
+VERSIONS = ("1.20", "1.32")
+
+
+class Namespace:
+    """A namespace with nothing in it; `options` lead the module to it."""
+
+    def __init__(self, folder: Path, version: str = "1.20", context: str = "lab") -> None:
+        self.offer = json.loads(lab("up", "kubernetes"))
+        self.name, self.program, self.state_dir = f"test-{secrets.token_hex(4)}", self.offer["kubectl"][version], folder / "state"
+        self.options = {"kubectl": self.program, "kubeconfig": self.offer["kubeconfig"], "context": context, "namespace": self.name}
+        self.kubectl("create", "namespace", self.name)
+
+    def kubectl(self, *words: str, given: str | None = None, ok: bool = True) -> str:
+        argv = [self.program, "--kubeconfig", self.offer["kubeconfig"], "--context", "lab", "--namespace", self.name, *words]
+        done = subprocess.run(argv, input=given, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 or not ok, f"{words}: {done.stderr}"
+        return done.stdout
+
+    def get(self, kind: str, name: str = "", *words: str) -> t.Any:
+        found = json.loads(self.kubectl("get", kind, *([name] if name else []), "-o", "json", *words))
+        return found if name else found["items"]
+
+    def create(self, *objects: dict[str, t.Any]) -> None:
+        self.kubectl("create", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+
+    def workload(self, kind: str = "Deployment", image: str = "shop:1", replicas: int = 2, *, template: t.Any = None, **spec: t.Any) -> dict:
+        labels = {"app": "web"}
+        pod = {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "web", "image": image}],
+                                                        **(template or {})}}
+        return {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "web"},
+                "spec": {"selector": {"matchLabels": labels}, "template": pod, **({} if kind == "DaemonSet" else {"replicas": replicas}), **spec}}
+
+    def images(self) -> list[str]:
+        """Of the pods that are there, each once."""
+        return sorted({one["image"] for pod in self.get("pods") if not pod["metadata"].get("deletionTimestamp")
+                       for one in pod["spec"]["containers"]})
+
+    def is_out(self, kind: str, image: str) -> bool:
+        """Whether nothing else runs, and all of it is ready."""
+        [one] = self.get(kind)
+        status = one["status"]
+        wanted = status.get("desiredNumberScheduled", one["spec"].get("replicas"))
+        ready = status.get("numberReady", status.get("readyReplicas", 0))
+        return self.images() == [image] and ready == wanted and status["observedGeneration"] == one["metadata"]["generation"]
+
+    def settled(self, kind: str, image: str) -> None:
+        wait_for(lambda: self.is_out(kind, image), f"{kind} runs {image}")
+
+    def do(self, *, check: bool = False, **more: t.Any) -> dict[str, t.Any]:
+        """A run that must go well."""
+        done = call(MODULE, self.task(**more), check=check)
+        assert not done.get("failed"), done
+        return done
+
+    def fails(self, reason: str, **more: t.Any) -> dict[str, t.Any]:
+        done = call(MODULE, self.task(**more))
+        assert done.get("failed") and done["reason"] == reason, done
+        return done
+
+    def refused(self, reason: str, *, checks: t.Sequence[bool] = (True, False), **more: t.Any) -> dict[str, t.Any]:
+        """A run that must change nothing, in check mode as well where that asks the same."""
+        before = self.versions()
+        for check in checks:
+            done = call(MODULE, self.task(**more), check=check)
+            assert done.get("failed") and done["reason"] == reason, done
+        assert self.versions() == before
+        return done
+
+    def start(self, below: t.Sequence[str] = (), **more: t.Any) -> Call:
+        return Call(MODULE, self.task(**more), below=below)
+
+    def task(self, **more: t.Any) -> dict[str, t.Any]:
+        return {**self.options, "state_dir": str(self.state_dir), "name": "web", **more}
+
+    def info(self, **more: t.Any) -> dict[str, t.Any]:
+        done = call(INFO, {**self.options, "name": "web", **more})
+        assert not done.get("failed"), done
+        return done
+
+    def versions(self) -> dict[str, int]:
+        """What somebody has written of it: status is none of that."""
+        kinds = "deployments,statefulsets,daemonsets"
+        return {f"{one['kind']}/{one['metadata']['name']}": one["metadata"]["generation"] for one in self.get(kinds)}
+
+
+@contextlib.contextmanager
+def namespace(folder: Path, version: str = "1.20", context: str = "lab") -> t.Iterator[Namespace]:
+    place = Namespace(folder, version, context)
+    try:
+        yield place
+    finally:
+        place.kubectl("delete", "namespace", place.name, "--wait=false")
