@@ -10,7 +10,6 @@ import json
 import secrets
 import subprocess
 import typing as t
-from pathlib import Path
 
 from edge import Call, call
 from harness import lab, wait_for
@@ -22,9 +21,9 @@ VERSIONS = ("1.20", "1.32")
 class Namespace:
     """A namespace with nothing in it; `options` lead the module to it."""
 
-    def __init__(self, folder: Path, version: str = "1.20", context: str = "lab") -> None:
+    def __init__(self, version: str = "1.20", context: str = "lab") -> None:
         self.offer = json.loads(lab("up", "kubernetes"))
-        self.name, self.program, self.state_dir = f"test-{secrets.token_hex(4)}", self.offer["kubectl"][version], folder / "state"
+        self.name, self.program = f"test-{secrets.token_hex(4)}", self.offer["kubectl"][version]
         self.options = {"kubectl": self.program, "kubeconfig": self.offer["kubeconfig"], "context": context, "namespace": self.name}
         self.kubectl("create", "namespace", self.name)
 
@@ -88,7 +87,7 @@ class Namespace:
         return Call(MODULE, self.task(**more), below=below)
 
     def task(self, **more: t.Any) -> dict[str, t.Any]:
-        return {**self.options, "state_dir": str(self.state_dir), "name": "web", **more}
+        return {**self.options, "name": "web", **more}
 
     def info(self, **more: t.Any) -> dict[str, t.Any]:
         done = call(INFO, {**self.options, "name": "web", **more})
@@ -102,8 +101,8 @@ class Namespace:
 
 
 @contextlib.contextmanager
-def namespace(folder: Path, version: str = "1.20", context: str = "lab") -> t.Iterator[Namespace]:
-    place = Namespace(folder, version, context)
+def namespace(version: str = "1.20", context: str = "lab") -> t.Iterator[Namespace]:
+    place = Namespace(version, context)
     try:
         yield place
     finally:

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use ansible_module::Served;
 
-const MODULES: [&[Served]; 12] = [
+const MODULES: [&[Served]; 13] = [
     app_processes::MODULES,
     compose_backup::MODULES,
     deploy_ledger::MODULES,
@@ -14,6 +14,7 @@ const MODULES: [&[Served]; 12] = [
     health_gate::MODULES,
     host_command::MODULES,
     host_files::MODULES,
+    kube_rollout::MODULES,
     pct_snapshot::MODULES,
     postgres_restore_point::MODULES,
     release_artifact::MODULES,

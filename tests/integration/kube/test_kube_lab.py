@@ -4,8 +4,6 @@
 """The lab's Kubernetes rolls out and back as a real one does, and its pods are said to be what their images' tags say."""
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from harness import wait_for
 from kube import VERSIONS, Namespace, namespace
@@ -18,8 +16,8 @@ def said(place: Namespace) -> list[str]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_deployment_is_rolled_out_and_back(version: str, tmp_path: Path) -> None:
-    with namespace(tmp_path, version) as place:
+def test_a_deployment_is_rolled_out_and_back(version: str) -> None:
+    with namespace(version) as place:
         place.create(place.workload())
         place.settled("deployments", "shop:1")
         place.kubectl("set", "image", "deployment/web", "web=shop:2")
@@ -28,8 +26,8 @@ def test_a_deployment_is_rolled_out_and_back(version: str, tmp_path: Path) -> No
         place.settled("deployments", "shop:1")
 
 
-def test_other_kinds_run(tmp_path: Path) -> None:
-    with namespace(tmp_path) as place:
+def test_other_kinds_run() -> None:
+    with namespace() as place:
         place.create(place.workload("StatefulSet", serviceName="web"))
         place.settled("statefulsets", "shop:1")
         place.kubectl("delete", "statefulset", "web")
@@ -39,8 +37,8 @@ def test_other_kinds_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tag, reason", [("bad", "ImagePullBackOff"), ("crash", "CrashLoopBackOff"), ("oom", "CrashLoopBackOff"),
                                          ("unready", "runs"), ("unconfigured", "CreateContainerConfigError")])
-def test_a_pod_fails_as_its_tag_says(tag: str, reason: str, tmp_path: Path) -> None:
-    with namespace(tmp_path) as place:
+def test_a_pod_fails_as_its_tag_says(tag: str, reason: str) -> None:
+    with namespace() as place:
         place.create(place.workload(image=f"shop:{tag}", replicas=1))
         wait_for(lambda: said(place) == [reason], f"it says {reason}")
         if tag == "crash":

@@ -1,0 +1,283 @@
+//! From a step to its effect: one write, the wait for it, and the way back.
+//!
+//! Invariant: nothing is written over what somebody else has written. Each write holds the version that was read, and is tried again
+//! only while nothing but the status has changed.
+
+use crate::annotations::{self, CAUSE, DEPLOY, FROM, GOOD, Good, RUN};
+use crate::judge::{Fault, Verdict, judge, not_ready};
+use crate::kubectl::{Kubectl, encoded};
+use crate::options::{OnFailure, Task};
+use crate::plan::{Action, Change};
+use crate::state::{self, Revision, State};
+use ansible_module::{Failure, progress};
+use anyhow::{Error, Result};
+use host::deadline::{Deadline, FIRST_PAUSE, TimedOut, poll_until, seconds};
+use host::interrupt;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+/// A status is written all the time while a rollout goes on.
+const MOST_TRIES: usize = 20;
+/// Pods that a quota refuses may fit when old ones have ended.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(10);
+const LOG_LINES: u32 = 20;
+
+pub struct Apply<'a> {
+    pub kubectl: &'a Kubectl,
+    pub task: &'a Task,
+    /// As it was last written by us, or read.
+    pub workload: Value,
+}
+
+impl Apply<'_> {
+    pub fn act(&mut self, action: &Action) -> Result<()> {
+        match action {
+            Action::Write(change) => self.write(change),
+            Action::Wait => match self.wait() {
+                Ok(()) => Ok(()),
+                Err(error) => Err(self.go_back(error)),
+            },
+            Action::Keep => self.keep(),
+        }
+    }
+
+    fn write(&mut self, change: &Change) -> Result<()> {
+        let task = self.task;
+        self.update(|workload| edit(workload, change, task))
+    }
+
+    /// Lets the server judge what a step would write.
+    pub fn try_out(&self, change: &Change) -> Result<()> {
+        let mut workload = self.workload.clone();
+        edit(&mut workload, change, self.task);
+        self.kubectl.would_replace(&self.task.subject.workload(), &workload)
+    }
+
+    fn update(&mut self, edit: impl Fn(&mut Value)) -> Result<()> {
+        let path = self.task.subject.workload();
+        let mut tries = 0;
+        loop {
+            let mut new = self.workload.clone();
+            edit(&mut new);
+            match self.kubectl.replace(&path, &new) {
+                Ok(written) => {
+                    self.workload = written;
+                    return Ok(());
+                }
+                Err(error)
+                    if ansible_module::reason(&error) == "conflict" && tries < MOST_TRIES =>
+                {
+                    tries += 1
+                }
+                Err(error) => return Err(error),
+            }
+            interrupt::check()?;
+            let now = self.kubectl.get(&path)?;
+            self.refuse_others(&now)?;
+            self.workload = now;
+        }
+    }
+
+    /// Stops when it is no longer what we have written, or read: then another run is about it.
+    fn refuse_others(&self, now: &Value) -> Result<(), Failure> {
+        let same = |pointer: &str| now.pointer(pointer) == self.workload.pointer(pointer);
+        let notes = [RUN, FROM, GOOD]
+            .iter()
+            .all(|key| annotations::read(now, key) == annotations::read(&self.workload, key));
+        if same("/metadata/uid") && same("/spec/template") && same("/spec/paused") && notes {
+            return Ok(());
+        }
+        let by = annotations::read(now, RUN).unwrap_or("somebody who left no id");
+        let msg = format!(
+            "{} was changed by {by} while this run was about it; what that has written is left as it is",
+            self.task.subject.shown()
+        );
+        Err(Failure::new("changed_meanwhile", msg))
+    }
+
+    /// Waits until it is out. An error says why it will not be.
+    fn wait(&mut self) -> Result<()> {
+        let (kubectl, task) = (self.kubectl, self.task);
+        let mut refused_since: Option<Instant> = None;
+        let what = format!("{} to be out", task.subject.shown());
+        let deadline = Deadline::after(task.progress_timeout);
+        let waited = poll_until(deadline, FIRST_PAUSE, &what, || {
+            let seen = state::observe(kubectl, &task.subject)?;
+            self.refuse_others(&seen.workload)?;
+            let pods = state::pods(kubectl, &task.subject, &seen)?;
+            match judge(&seen, &pods, task.crash_restarts) {
+                Verdict::Out => Ok(Some(())),
+                Verdict::NotYet(for_what) => {
+                    progress::report(&format!("waits for {for_what}"));
+                    refused_since = None;
+                    Ok(None)
+                }
+                Verdict::Failed(fault) => {
+                    let since = *refused_since.get_or_insert_with(Instant::now);
+                    let may_end = matches!(fault.reason, "quota" | "pods_refused")
+                        && since.elapsed() < REFUSAL_PATIENCE;
+                    match may_end {
+                        true => Ok(None),
+                        false => Err(self.failed(fault)),
+                    }
+                }
+            }
+        });
+        waited.map_err(|error| match error.downcast_ref::<TimedOut>() {
+            Some(_) => self.timed_out(),
+            None => error,
+        })
+    }
+
+    fn failed(&self, fault: Fault) -> Error {
+        let shown = self.task.subject.shown();
+        let mut failure =
+            Failure::new(fault.reason, format!("{shown} does not come up: {}", fault.msg));
+        if let Some((pod, container)) = &fault.log_of {
+            let path = format!(
+                "{}/{}/log?container={}&previous=true&tailLines={LOG_LINES}",
+                self.task.subject.path("/api/v1", "pods"),
+                encoded(pod),
+                encoded(container)
+            );
+            let log = self
+                .kubectl
+                .text(&path)
+                .unwrap_or_else(|error| format!("(its log cannot be read: {error:#})"));
+            let last = log.trim().lines().last().unwrap_or("(its log is empty)").to_owned();
+            failure.msg = format!("{}; the last line of its log: {last}", failure.msg);
+            failure = failure.with("log", log.lines().map(str::to_owned).collect::<Vec<_>>());
+        }
+        failure.into()
+    }
+
+    /// What is known of the pods that are not ready, with what was last said of each.
+    fn timed_out(&self) -> Error {
+        let (task, most) = (self.task, seconds(self.task.progress_timeout));
+        let looked = state::observe(self.kubectl, &task.subject)
+            .and_then(|seen| Ok((state::pods(self.kubectl, &task.subject, &seen)?, seen)));
+        let pods = match looked {
+            Ok((pods, seen)) => not_ready(&seen, &pods),
+            Err(_) => Vec::new(),
+        };
+        let told: Vec<String> = pods
+            .into_iter()
+            .map(|(uid, words)| format!("{words}{}", self.last_event(&uid)))
+            .collect();
+        let told =
+            if told.is_empty() { "its pods say nothing".to_owned() } else { told.join("; ") };
+        let msg = format!("{} is not out after {most}: {told}", task.subject.shown());
+        Failure::new("not_out_in_time", msg).into()
+    }
+
+    fn last_event(&self, uid: &str) -> String {
+        let path = format!(
+            "{}?fieldSelector=involvedObject.uid%3D{}",
+            self.task.subject.path("/api/v1", "events"),
+            encoded(uid)
+        );
+        let Ok(events) = self.kubectl.get(&path) else { return String::new() };
+        let warnings =
+            events["items"].as_array().into_iter().flatten().filter(|one| one["type"] == "Warning");
+        let last =
+            warnings.max_by_key(|one| one["lastTimestamp"].as_str().unwrap_or_default().to_owned());
+        let text = |one: &Value, key: &str| one[key].as_str().unwrap_or_default().to_owned();
+        last.map(|one| format!(" ({}: {})", text(one, "reason"), text(one, "message")))
+            .unwrap_or_default()
+    }
+
+    /// Goes back in the same run, and says what came of it.
+    fn go_back(&mut self, error: Error) -> Error {
+        let reason = ansible_module::reason(&error);
+        if matches!(reason, "changed_meanwhile" | "interrupted") {
+            return error;
+        }
+        if self.task.is_rollback() || self.task.on_failure == OnFailure::Leave {
+            return Failure::new(reason, "it is left as it is")
+                .with("reverted", false)
+                .caused_by(error)
+                .into();
+        }
+        let _shield = interrupt::shield();
+        match self.revert() {
+            Ok(Some(to)) => Failure::new(reason, format!("it has gone back to {to}"))
+                .with("reverted", true)
+                .caused_by(error)
+                .into(),
+            Ok(None) => Failure::new(reason, "there is no revision to go back to")
+                .with("reverted", false)
+                .caused_by(error)
+                .into(),
+            Err(why) => {
+                let tale = format!(
+                    "going back failed, too ({why:#}): look at it, and run state: rolled_back"
+                );
+                Failure::new(reason, tale).with("reverted", false).caused_by(error).into()
+            }
+        }
+    }
+
+    fn revert(&mut self) -> Result<Option<String>> {
+        let seen = state::observe(self.kubectl, &self.task.subject)?;
+        let name = annotations::read(&self.workload, FROM).unwrap_or_default().to_owned();
+        let Some(to) = seen
+            .named(&name)
+            .filter(|to| to.template != self.workload["spec"]["template"])
+            .cloned()
+        else {
+            return Ok(None);
+        };
+        progress::report(&format!("goes back to {}", to.shown()));
+        self.update(|workload| restore(workload, &to))?;
+        self.wait()?;
+        Ok(Some(to.shown()))
+    }
+
+    fn keep(&mut self) -> Result<()> {
+        let seen = state::observe(self.kubectl, &self.task.subject)?;
+        self.refuse_others(&seen.workload)?;
+        let Some(current) = seen.current() else {
+            anyhow::bail!("the ReplicaSet of {} is gone", self.task.subject.shown())
+        };
+        let deploy_id = annotations::read(&self.workload, DEPLOY).map(str::to_owned);
+        let good = annotations::with_good(
+            annotations::good(&self.workload),
+            Good { revision: current.name.clone(), deploy_id },
+        );
+        self.update(|workload| {
+            annotations::write_good(workload, &good);
+            annotations::write(workload, FROM, None);
+        })
+    }
+}
+
+fn edit(workload: &mut Value, change: &Change, task: &Task) {
+    workload["spec"]["template"] = change.template.clone();
+    annotations::write(workload, DEPLOY, change.deploy_id.as_deref());
+    annotations::write(workload, CAUSE, change.cause.as_deref());
+    annotations::write(workload, FROM, Some(change.from.as_deref().unwrap_or_default()));
+    annotations::write_good(workload, &change.good);
+    if let Some(run) = &task.run {
+        annotations::write(workload, RUN, Some(run.as_str()));
+    }
+}
+
+fn restore(workload: &mut Value, to: &Revision) {
+    workload["spec"]["template"] = to.template.clone();
+    annotations::write(workload, DEPLOY, to.deploy_id.as_deref());
+    annotations::write(workload, CAUSE, to.cause.as_deref());
+    annotations::write(workload, FROM, None);
+}
+
+/// Looks again.
+pub fn verify(kubectl: &Kubectl, task: &Task) -> Result<State> {
+    let seen = state::observe(kubectl, &task.subject)?;
+    match judge(&seen, &[], task.crash_restarts) {
+        Verdict::Out => Ok(seen),
+        other => Err(Failure::new(
+            "not_verified",
+            format!("{} is not out any more: {other:?}", task.subject.shown()),
+        )
+        .into()),
+    }
+}

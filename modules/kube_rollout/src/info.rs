@@ -1,0 +1,59 @@
+//! `kube_rollout_info`: what runs, and where one could go back to. Reads only.
+
+use crate::annotations;
+use crate::judge::{Verdict, judge};
+use crate::kubectl::Kubectl;
+use crate::options::Subject;
+use crate::owner;
+use crate::present::Objects;
+use crate::state::{self, State, controller};
+use crate::template;
+use ansible_module::Outcome;
+use anyhow::Result;
+use serde_json::{Value, json};
+
+pub fn of(kubectl: &Kubectl, subject: &Subject) -> Result<Outcome> {
+    let seen = state::observe(kubectl, subject)?;
+    let pods = state::pods(kubectl, subject, &seen)?;
+    let mut objects = Objects::default();
+    let current = seen.current().map(|one| one.name.clone());
+    let mut revisions = Vec::new();
+    for one in seen.revisions.iter().rev() {
+        let findings = objects.look(kubectl, subject, &one.template, &one.created)?;
+        revisions.push(json!({
+            "revision": one.number, "name": one.name, "deploy_id": one.deploy_id, "cause": one.cause, "created": one.created,
+            "images": template::images(&one.template), "current": current.as_ref() == Some(&one.name), "good": seen.is_good(one),
+            "ready_to_roll_back": findings.missing.is_empty(), "why": findings.missing, "warnings": findings.warnings,
+        }));
+    }
+    let verdict = judge(&seen, &pods, 1);
+    let waits_for = match &verdict {
+        Verdict::Out => None,
+        Verdict::NotYet(what) => Some(format!("waits for {what}")),
+        Verdict::Failed(fault) => Some(fault.msg.clone()),
+    };
+    let owner = owner::find(&seen.workload, subject)
+        .map(|found| json!({ "owner": found.owner.word(), "name": found.of }));
+    Ok(Outcome::default()
+        .fact("revisions", revisions)
+        .fact("pods", pods.iter().map(|pod| shown(pod, &seen)).collect::<Vec<_>>())
+        .fact("out", verdict == Verdict::Out)
+        .fact("why", json!(waits_for))
+        .fact("paused", seen.is_paused())
+        .fact("owner", json!(owner))
+        .fact("run", json!(annotations::read(&seen.workload, annotations::RUN)))
+        .fact("unfinished", seen.is_unfinished()))
+}
+
+fn shown(pod: &Value, seen: &State) -> Value {
+    let list = || pod["status"]["containerStatuses"].as_array().into_iter().flatten();
+    let reason = list().find_map(|one| one["state"]["waiting"]["reason"].as_str());
+    json!({
+        "name": pod["metadata"]["name"],
+        "revision": seen.revisions.iter().find(|one| controller(pod) == Some(&one.uid)).map(|one| one.number),
+        "phase": pod["status"]["phase"],
+        "ready": list().count() > 0 && list().all(|one| one["ready"] == true),
+        "restarts": list().filter_map(|one| one["restartCount"].as_u64()).sum::<u64>(),
+        "reason": reason,
+    })
+}

@@ -1,0 +1,184 @@
+//! `kubectl`: how it is found and called, and what its failures mean. No other file runs it.
+//!
+//! Invariants: it is only asked for paths of the API (`--raw`), whose answers are the same in all of its versions; what is written
+//! goes in by stdin, since an argument can be read by everybody on the machine; the context is always named, never the current one.
+//! kubectl does the login, whatever the kubeconfig says of it.
+
+use ansible_module::Failure;
+use anyhow::{Error, Result};
+use host::command::{Cause, Command, Failed, IfWeDie};
+use host::program;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One call: a program that logs in for kubectl may be slow.
+const CALL: Duration = Duration::from_secs(60);
+/// The most that a listing may hold.
+const MOST: usize = 64 << 20;
+/// What the programs that log in for kubectl are told by, and proxies.
+const PASSED_ON: &[&str] = &[
+    "KUBECONFIG",
+    "XDG_CONFIG_HOME",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "CLOUDSDK_CONFIG",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "AZURE_CONFIG_DIR",
+];
+/// The same, where the value itself is a secret.
+const SECRETS: &[&str] = &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+
+/// Which cluster, and as whom.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Found on PATH without it.
+    pub kubectl: Option<PathBuf>,
+    /// That of the account without it.
+    pub kubeconfig: Option<PathBuf>,
+    pub context: String,
+}
+
+pub struct Kubectl {
+    program: PathBuf,
+    access: Access,
+}
+
+impl Kubectl {
+    pub fn find(access: &Access) -> Result<Kubectl> {
+        let program = match &access.kubectl {
+            Some(path) => path.clone(),
+            None => program::find("kubectl")?,
+        };
+        Ok(Kubectl { program, access: access.clone() })
+    }
+
+    fn command(&self, verb: &str, path: &str) -> Command {
+        let mut command = Command::new(&self.program).cwd("/").inherit_env(PASSED_ON);
+        for name in SECRETS {
+            if let Some(value) = std::env::var_os(name) {
+                command = command.secret_env(name, value);
+            }
+        }
+        if let Some(kubeconfig) = &self.access.kubeconfig {
+            command = command.arg("--kubeconfig").arg(kubeconfig);
+        }
+        let context = &self.access.context;
+        command.args(["--context", context, verb, "--raw", path]).deadline(CALL).output_limit(MOST)
+    }
+
+    /// Returns an object, or a list of them.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        let done = self.command("get", path).if_we_die(IfWeDie::DiesToo).run();
+        done.map_err(|failed| explained(failed, &format!("reading {path}")))?.json()
+    }
+
+    /// Returns the object, or nothing when there is none.
+    pub fn find_object(&self, path: &str) -> Result<Option<Value>> {
+        match self.get(path) {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if ansible_module::reason(&error) == "not_found" => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns text, such as a log.
+    pub fn text(&self, path: &str) -> Result<String> {
+        let done = self.command("get", path).if_we_die(IfWeDie::DiesToo).run();
+        Ok(done.map_err(|failed| explained(failed, &format!("reading {path}")))?.stdout_shown())
+    }
+
+    /// Replaces an object. The server refuses it when somebody has written the object since it was read: it holds the
+    /// `resourceVersion` of that time.
+    pub fn replace(&self, path: &str, object: &Value) -> Result<Value> {
+        let path = format!("{path}?fieldManager={MANAGER}");
+        let done = self.command("replace", &path).args(["-f", "-"]).stdin(object.to_string()).run();
+        done.map_err(|failed| explained(failed, &format!("writing {path}")))?.json()
+    }
+
+    /// Lets the server judge a replacement, admission included, without doing it.
+    pub fn would_replace(&self, path: &str, object: &Value) -> Result<()> {
+        let path = format!("{path}?fieldManager={MANAGER}&dryRun=All");
+        let done = self.command("replace", &path).args(["-f", "-"]).stdin(object.to_string()).run();
+        done.map(drop).map_err(|failed| explained(failed, &format!("writing {path}")))
+    }
+}
+
+/// Under which name the server notes which fields we have written.
+const MANAGER: &str = "reversible.deploy";
+
+/// The server's own reason, `Error from server (NotFound): ...`, as one of our codes.
+fn explained(failed: Failed, doing: &str) -> Error {
+    let reason = match server_reason(&failed.stderr) {
+        Some("NotFound") => "not_found",
+        Some("Forbidden") => "forbidden",
+        Some("Unauthorized") => "unauthorized",
+        Some("Conflict") => "conflict",
+        Some("Invalid" | "BadRequest") => "refused_by_server",
+        _ if failed.stderr.contains("You must be logged in") => "unauthorized",
+        _ if failed.stderr.contains("admission webhook") => "refused_by_server",
+        _ if failed.cause != Cause::NonZero => {
+            return Error::from(failed).context(doing.to_owned());
+        }
+        _ if failed.stderr.contains("does not exist") && failed.stderr.contains("context") => {
+            "no_context"
+        }
+        _ => "api_failed",
+    };
+    let next = match reason {
+        "no_context" => "; `kubectl config get-contexts` lists those of the kubeconfig",
+        "forbidden" => {
+            "; the account lacks a right: the collection's docs/examples/kube-rollout-rbac.yml has all that are needed"
+        }
+        "conflict" => {
+            "; somebody has written it since it was read: run the task again, which looks first"
+        }
+        _ => "",
+    };
+    let last = failed.stderr.trim().lines().last().unwrap_or("it said nothing").to_owned();
+    Failure::new(reason, format!("{doing}: {last}{next}")).with("stderr", failed.stderr).into()
+}
+
+fn server_reason(stderr: &str) -> Option<&str> {
+    stderr.split_once("Error from server (")?.1.split_once(')').map(|(reason, _)| reason)
+}
+
+/// A part of a path of the API, or a value of its query.
+pub fn encoded(text: &str) -> String {
+    let mut path = String::new();
+    for byte in text.bytes() {
+        match byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            true => path.push(char::from(byte)),
+            false => path.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_gives_its_reason() {
+        let said = "Error from server (NotFound): deployments.apps \"web\" not found\n";
+        assert_eq!(server_reason(said), Some("NotFound"));
+        let said = "error: context \"prod\" does not exist\n";
+        assert_eq!(server_reason(said), None);
+    }
+
+    #[test]
+    fn nothing_leaves_its_part_of_a_path() {
+        assert_eq!(encoded("a/../b?c=1"), "a%2F..%2Fb%3Fc%3D1");
+        assert_eq!(encoded("web-1.x"), "web-1.x");
+    }
+}

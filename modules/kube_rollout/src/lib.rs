@@ -1,0 +1,86 @@
+//! `kube_rollout`: an image of a Deployment rolled out until it is really out, and the way back. `kube_rollout_info` tells which
+//! revisions there are, and which of them could run.
+//!
+//! All that is known of a run stands in the cluster (`annotations.rs`): the module may run on any machine that reaches it, and a second
+//! machine sees what the first has begun. A change and what is noted of it are one write, which the server refuses when somebody else
+//! has written since (`apply.rs`). So a run that is killed has either changed nothing, or left a rollout that Kubernetes goes on with
+//! and that the next run waits for, with the revision to go back to named on it. Two runs at once: the older one is refused, or stops
+//! where it meets what the newer has written.
+
+mod annotations;
+mod apply;
+mod info;
+mod judge;
+mod kubectl;
+mod options;
+mod owner;
+mod plan;
+mod present;
+mod spec;
+mod state;
+mod template;
+
+use ansible_module::{Invocation, Outcome, Served};
+use anyhow::Result;
+use apply::Apply;
+use change::{Consent, Session};
+use host::fence::Fence;
+use kubectl::Kubectl;
+use options::{Subject, Task};
+use plan::Action;
+use present::{Findings, Objects};
+use serde_json::json;
+
+/// What this program serves.
+pub const MODULES: &[Served] =
+    &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
+
+fn info(invocation: &Invocation) -> Result<Outcome> {
+    let subject = Subject::parse(&invocation.options)?;
+    info::of(&Kubectl::find(&subject.access)?, &subject)
+}
+
+fn run(invocation: &Invocation) -> Result<Outcome> {
+    let task = Task::parse(&invocation.options)?;
+    if let Some(run) = &task.run {
+        Fence::check_clock(run)?;
+    }
+    let kubectl = Kubectl::find(&task.subject.access)?;
+    let session = Session::new(invocation, Consent::none());
+    let seen = state::observe(&kubectl, &task.subject)?;
+    plan::refuse(&task, &seen)?;
+    owner::refuse(owner::find(&seen.workload, &task.subject).as_ref(), task.owner, &task.subject)?;
+    let plan = match task.is_rollback() {
+        false => plan::present(&task, &seen)?,
+        true => {
+            let target = plan::target(&task, &seen)?;
+            let findings = match target {
+                Some(target) => Objects::default().look(
+                    &kubectl,
+                    &task.subject,
+                    &target.template,
+                    &target.created,
+                )?,
+                None => Findings::default(),
+            };
+            plan::rolled_back(&task, &seen, target, &findings)?
+        }
+    };
+    let mut apply = Apply { kubectl: &kubectl, task: &task, workload: seen.workload.clone() };
+    if invocation.check_mode {
+        for step in &plan.steps {
+            if let Action::Write(change) = &step.action {
+                apply.try_out(change)?;
+            }
+        }
+    }
+    let outcome = session.carry_out(
+        plan,
+        |action, _| apply.act(action),
+        || Ok(apply::verify(&kubectl, &task)?.view()),
+    )?;
+    let subject = &task.subject;
+    Ok(outcome
+        .fact("context", json!(subject.access.context))
+        .fact("namespace", json!(subject.namespace)))
+}

@@ -1,0 +1,206 @@
+//! What the modules accept, typed and checked once.
+
+use crate::kubectl::{Access, encoded};
+use crate::owner::Owner;
+use ansible_module::{Failure, Options as RawOptions};
+use host::deploy_id::DeployId;
+use std::time::Duration;
+
+/// Which workload of which cluster.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    pub access: Access,
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Subject {
+    /// For both modules.
+    pub fn parse(raw: &RawOptions) -> Result<Subject, Failure> {
+        let context: String = raw.get("context")?;
+        if context.trim().is_empty() {
+            return Err(Failure::bad_option(
+                "context",
+                "expected the name of a context: the current one of a kubeconfig is never taken",
+            ));
+        }
+        Ok(Subject {
+            access: Access {
+                kubectl: raw.get("kubectl")?,
+                kubeconfig: raw.get("kubeconfig")?,
+                context,
+            },
+            namespace: object_name("namespace", raw.get("namespace")?)?,
+            name: object_name("name", raw.get("name")?)?,
+        })
+    }
+
+    /// The path of the API for objects of a group in the namespace.
+    pub fn path(&self, group: &str, kind: &str) -> String {
+        format!("{group}/namespaces/{}/{kind}", encoded(&self.namespace))
+    }
+
+    pub fn workload(&self) -> String {
+        format!("{}/{}", self.path("/apis/apps/v1", "deployments"), encoded(&self.name))
+    }
+
+    /// As it is named in plans and messages.
+    pub fn shown(&self) -> String {
+        format!("Deployment {}/{} (context {})", self.namespace, self.name, self.access.context)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Revision(u64),
+    Deploy(DeployId),
+    /// The newest that was good, of those that are not current.
+    Previous,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Image { container: Option<String>, image: String },
+    RolledBack(Target),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    Undo,
+    Leave,
+}
+
+#[derive(Clone, Debug)]
+pub struct Task {
+    pub subject: Subject,
+    pub wanted: Wanted,
+    pub cause: Option<String>,
+    /// The id of the run itself, which is the fence.
+    pub run: Option<DeployId>,
+    /// Which other owner was told to leave the workload alone.
+    pub owner: Option<Owner>,
+    pub on_failure: OnFailure,
+    pub crash_restarts: u64,
+    pub progress_timeout: Duration,
+}
+
+impl Task {
+    pub fn parse(raw: &RawOptions) -> Result<Task, Failure> {
+        let subject = Subject::parse(raw)?;
+        let state: String = raw.get("state")?;
+        let deploy: Option<DeployId> = raw.get("deploy_id")?;
+        let rollback: Option<DeployId> = raw.get("rollback_id")?;
+        let image: Option<String> = raw.get("image")?;
+        let revision: Option<u64> = raw.get("to_revision")?;
+        let (wanted, run) = match (state.as_str(), image) {
+            ("present", Some(image)) => {
+                if revision.is_some() {
+                    return Err(Failure::bad_option(
+                        "to_revision",
+                        "it goes with state: rolled_back",
+                    ));
+                }
+                let container: Option<String> = raw.get("container")?;
+                (Wanted::Image { container, image: self::image(image)? }, deploy)
+            }
+            ("rolled_back", None) => {
+                let target = match (revision, deploy) {
+                    (Some(number), _) => Target::Revision(number),
+                    (None, Some(id)) => Target::Deploy(id),
+                    (None, None) => Target::Previous,
+                };
+                (Wanted::RolledBack(target), rollback)
+            }
+            ("rolled_back", Some(_)) => {
+                return Err(Failure::bad_option("image", "it goes with state: present"));
+            }
+            _ => return Err(Failure::bad_option("image", "state: present needs it")),
+        };
+        let cause: Option<String> = raw.get("cause")?;
+        if cause
+            .as_ref()
+            .is_some_and(|text| text.chars().any(char::is_control) || text.len() > 1000)
+        {
+            return Err(Failure::bad_option("cause", "expected one line of at most 1000 bytes"));
+        }
+        let owner: Option<String> = raw.get("owner")?;
+        let on_failure: String = raw.get("on_failure")?;
+        Ok(Task {
+            subject,
+            wanted,
+            cause,
+            run,
+            owner: owner.as_deref().and_then(Owner::parse),
+            on_failure: if on_failure == "undo" { OnFailure::Undo } else { OnFailure::Leave },
+            crash_restarts: raw.get("crash_restarts")?,
+            progress_timeout: raw.seconds("progress_timeout")?,
+        })
+    }
+
+    pub fn is_rollback(&self) -> bool {
+        matches!(self.wanted, Wanted::RolledBack(_))
+    }
+}
+
+/// A name as Kubernetes has it for what may stand in a path.
+fn object_name(option: &str, text: String) -> Result<String, Failure> {
+    let sound =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+    let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    if bytes.len() <= 253
+        && bytes.iter().all(|byte| sound(*byte))
+        && ends(bytes.first())
+        && ends(bytes.last())
+    {
+        return Ok(text);
+    }
+    let expected = "a name of lower-case letters, digits, . and -";
+    Err(Failure::bad_option(option, format!("expected {expected}, got {text:?}")))
+}
+
+/// What the API server lets through although no kubelet can pull it.
+fn image(text: String) -> Result<String, Failure> {
+    match text.is_empty() || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        true => Err(Failure::bad_option(
+            "image",
+            format!("expected a reference such as registry.example/shop/web:1.4, got {text:?}"),
+        )),
+        false => Ok(text),
+    }
+}
+
+#[cfg(test)]
+impl Task {
+    /// About the Deployment `web`, with nothing but defaults.
+    pub fn sample(wanted: Wanted) -> Task {
+        Task {
+            subject: Subject {
+                access: Access { kubectl: None, kubeconfig: None, context: "prod".into() },
+                namespace: "shop".into(),
+                name: "web".into(),
+            },
+            wanted,
+            cause: None,
+            run: None,
+            owner: None,
+            on_failure: OnFailure::Undo,
+            crash_restarts: 3,
+            progress_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_leads_elsewhere() {
+        for odd in ["", "..", "a/b", "web?x", "Web", "-web", "web.", "a%2fb"] {
+            assert!(object_name("name", odd.into()).is_err(), "{odd}");
+        }
+        assert!(object_name("name", "web-1.shop".into()).is_ok());
+        assert!(image("shop: 1".into()).is_err());
+    }
+}

@@ -1,0 +1,145 @@
+//! Who else writes the workload and would undo what we do, and what to type to have that owner do it. Pure.
+
+use crate::options::Subject;
+use ansible_module::Failure;
+use serde_json::Value;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    ArgoCd,
+    Flux,
+    Helm,
+    /// An object of another kind that controls it: an operator's, Flagger's Canary.
+    Controller,
+}
+
+/// All of them, by the words of the option.
+pub const WORDS: &[&str] = &["argocd", "flux", "helm", "controller"];
+
+impl Owner {
+    pub fn parse(word: &str) -> Option<Owner> {
+        let all = [Owner::ArgoCd, Owner::Flux, Owner::Helm, Owner::Controller];
+        WORDS.iter().position(|known| *known == word).map(|at| all[at])
+    }
+
+    pub fn word(self) -> &'static str {
+        WORDS[self as usize]
+    }
+}
+
+/// An owner, with its own name for what the workload is part of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub owner: Owner,
+    pub of: String,
+    /// What to type in place of this task.
+    pub instead: String,
+}
+
+/// Finds who else writes it. What drives the other tool is named first: Helm's marks stand in what Flux makes, too.
+pub fn find(workload: &Value, subject: &Subject) -> Option<Found> {
+    let mark =
+        |place: &str, key: &str| workload["metadata"][place][key].as_str().map(str::to_owned);
+    let namespace = |of: Option<String>| of.unwrap_or_else(|| subject.namespace.clone());
+    let managers = workload["metadata"]["managedFields"].as_array();
+    let written_by = |name: &str| {
+        managers.is_some_and(|all| {
+            all.iter().any(|one| one["manager"].as_str().is_some_and(|by| by.starts_with(name)))
+        })
+    };
+    let argo = mark("labels", "argocd.argoproj.io/instance")
+        .or_else(|| {
+            mark("annotations", "argocd.argoproj.io/tracking-id")
+                .map(|id| id.split(':').next().unwrap_or_default().to_owned())
+        })
+        .or_else(|| mark("labels", "app.kubernetes.io/instance").filter(|_| written_by("argocd")));
+    if let Some(of) = argo {
+        let instead = format!(
+            "`argocd app history {of}` and `argocd app rollback {of} <id>`, or first `argocd app set {of} --sync-policy none`"
+        );
+        return Some(Found { owner: Owner::ArgoCd, of, instead });
+    }
+    for (kind, short) in [("kustomize", "kustomization"), ("helm", "helmrelease")] {
+        if let Some(of) = mark("labels", &format!("{kind}.toolkit.fluxcd.io/name")) {
+            let place = namespace(mark("labels", &format!("{kind}.toolkit.fluxcd.io/namespace")));
+            let instead =
+                format!("a commit that goes back, or first `flux suspend {short} {of} -n {place}`");
+            return Some(Found { owner: Owner::Flux, of, instead });
+        }
+    }
+    if let Some(of) = mark("annotations", "meta.helm.sh/release-name") {
+        let place = namespace(mark("annotations", "meta.helm.sh/release-namespace"));
+        let context = &subject.access.context;
+        let instead = format!(
+            "`helm history {of} -n {place} --kube-context {context}` and `helm rollback {of} <revision> -n {place} --kube-context {context}`"
+        );
+        return Some(Found { owner: Owner::Helm, of, instead });
+    }
+    let controllers = workload["metadata"]["ownerReferences"].as_array()?;
+    let by = controllers.iter().find(|one| one["controller"] == true)?;
+    let of = format!(
+        "{} {}",
+        by["kind"].as_str().unwrap_or_default(),
+        by["name"].as_str().unwrap_or_default()
+    );
+    let instead = format!("a change of {of} itself");
+    Some(Found { owner: Owner::Controller, of, instead })
+}
+
+/// Refuses what would be undone by somebody else, unless the task says that this owner was told.
+pub fn refuse(
+    found: Option<&Found>,
+    told: Option<Owner>,
+    subject: &Subject,
+) -> Result<(), Failure> {
+    let Some(found) = found.filter(|found| told != Some(found.owner)) else { return Ok(()) };
+    let word = found.owner.word();
+    let msg = format!(
+        "{} belongs to {word} ({}), which would undo a change of ours; nothing was changed; use {}; or pass owner: {word} when it was told to leave it alone",
+        subject.shown(),
+        found.of,
+        found.instead
+    );
+    Err(Failure::new("owned_by_other", msg)
+        .with("owner", word)
+        .with("owner_name", found.of.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Target, Task, Wanted};
+    use serde_json::json;
+
+    fn found(metadata: Value) -> Option<(Owner, String)> {
+        let task = Task::sample(Wanted::RolledBack(Target::Previous));
+        find(&json!({ "metadata": metadata }), &task.subject).map(|found| (found.owner, found.of))
+    }
+
+    #[test]
+    fn who_would_undo_it_is_named() {
+        let tracked = json!({ "annotations": { "argocd.argoproj.io/tracking-id": "shop:apps/Deployment:shop/web" } });
+        assert_eq!(found(tracked), Some((Owner::ArgoCd, "shop".into())));
+        let by_helm = json!({ "labels": { "app.kubernetes.io/instance": "web" }, "annotations": { "meta.helm.sh/release-name": "web" } });
+        assert_eq!(found(by_helm), Some((Owner::Helm, "web".into())));
+        let both = json!({ "labels": { "helm.toolkit.fluxcd.io/name": "web" }, "annotations": { "meta.helm.sh/release-name": "web" } });
+        assert_eq!(found(both), Some((Owner::Flux, "web".into())));
+        let canary =
+            json!({ "ownerReferences": [{ "kind": "Canary", "name": "web", "controller": true }] });
+        assert_eq!(found(canary), Some((Owner::Controller, "Canary web".into())));
+        assert_eq!(found(json!({ "labels": { "app.kubernetes.io/instance": "web" } })), None);
+        assert_eq!(found(json!({ "ownerReferences": [{ "kind": "App", "name": "x" }] })), None);
+    }
+
+    #[test]
+    fn only_the_owner_that_was_told_is_passed() {
+        let task = Task::sample(Wanted::RolledBack(Target::Previous));
+        let flux = Found { owner: Owner::Flux, of: "web".into(), instead: String::new() };
+        assert!(refuse(Some(&flux), None, &task.subject).is_err());
+        assert!(refuse(Some(&flux), Some(Owner::Helm), &task.subject).is_err());
+        assert!(refuse(Some(&flux), Some(Owner::Flux), &task.subject).is_ok());
+        for word in WORDS {
+            assert_eq!(Owner::parse(word).map(Owner::word), Some(*word));
+        }
+    }
+}
