@@ -18,7 +18,8 @@ from harness import LOCAL, ROOT, Ansible, system
 
 MODULES = ROOT / "collection/plugins/modules"
 # Of what the examples need another system than this machine and those that are cheap.
-HOMES = {"compose_backup": "docker", "compose_backup_info": "docker", "postgres_restore_point": "postgres", "postgres_restore_point_info": "postgres",
+HOMES = {"kube_rollout": "kube", "kube_rollout_info": "kube",
+         "compose_backup": "docker", "compose_backup_info": "docker", "postgres_restore_point": "postgres", "postgres_restore_point_info": "postgres",
          "zfs_pre_deploy": "zfs", "zfs_pre_deploy_info": "zfs"}
 Tasks = t.List[t.Dict[str, t.Any]]
 

@@ -50,7 +50,11 @@ impl Apply<'_> {
     pub fn try_out(&self, change: &Change) -> Result<()> {
         let mut workload = self.workload.clone();
         edit(&mut workload, change, self.task);
-        self.kubectl.would_replace(&self.task.subject.workload(), &workload)
+        match self.kubectl.would_replace(&self.task.subject.workload(), &workload) {
+            // Somebody has written its status meanwhile, which the run itself would meet by reading once more.
+            Err(error) if ansible_module::reason(&error) == "conflict" => Ok(()),
+            judged => judged,
+        }
     }
 
     fn update(&mut self, edit: impl Fn(&mut Value)) -> Result<()> {
@@ -236,6 +240,7 @@ impl Apply<'_> {
     fn keep(&mut self) -> Result<()> {
         let seen = state::observe(self.kubectl, &self.task.subject)?;
         self.refuse_others(&seen.workload)?;
+        self.workload = seen.workload.clone();
         let Some(current) = seen.current() else {
             anyhow::bail!("the ReplicaSet of {} is gone", self.task.subject.shown())
         };

@@ -43,6 +43,7 @@ SIZES = ["0", "1", "10G", "1.5K", "7E"]
 ID, SHA = "20261121t084500z-7f3a", "4f2a9c1e0b7d63f58a2c9e4d1b6f7a8c9d0e1f2a"
 REGISTRY = {"url": "http://127.0.0.1:1/{owner}/{package}/{sha}.tar.gz", "owner": "shop", "package": "web", "tries": 1}
 HAPROXY = {"config": "FOLDER/haproxy.cfg", "map": "FOLDER/file", "map_key": "web", "stats_socket": ["FOLDER/pipe"], "state_dir": "FOLDER/new"}
+KUBE = {"context": "lab", "namespace": "shop", "name": "web", "kubectl": "/bin/true", "kubeconfig": "FOLDER/file"}
 SOUND: dict[str, dict[str, t.Any]] = {
     "host_command": {"argv": ["true"], "chdir": "FOLDER", "stdin": "x", "deadline": 5},
     "host_files": {"dest": "FOLDER/new", "files": [{"path": "it", "content": "x", "mode": "0600"}, {"path": "copy", "src": "FOLDER/file"},
@@ -60,6 +61,8 @@ SOUND: dict[str, dict[str, t.Any]] = {
     "haproxy_hold_info": {"stats_socket": ["FOLDER/pipe"], "master_socket": "FOLDER/pipe"},
     "health_gate": {"probes": [{"name": "it", "kind": "http", "url": "http://127.0.0.1:1/", "headers": {"Host": "x"}},
                                {"name": "program", "kind": "command", "argv": ["true"]}, {"name": "disk", "kind": "disk", "path": "/"}]},
+    "kube_rollout": {**KUBE, "image": "shop:2", "deploy_id": ID},
+    "kube_rollout_info": KUBE,
     "pct_snapshot": {"vmid": "100", "deploy_id": ID},
     "pct_snapshot_info": {"vmid": "100"},
     "postgres_restore_point": {"database": "shop", "host": "FOLDER", "os_user": "root", "state_dir": "FOLDER/new", "deploy_id": ID},

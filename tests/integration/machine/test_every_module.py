@@ -14,6 +14,7 @@ from harness import COLLECTION, GOES_ON, LOCAL, ROOT, Ansible, staged
 SHIPPED = sorted(path.stem for path in (ROOT / "collection/plugins/modules").glob("*.py"))
 ID, NOWHERE = "20261121t084500z-7f3a", "/nonexistent"
 HAPROXY = {"config": f"{NOWHERE}/haproxy.cfg", "state_dir": f"{NOWHERE}/state"}
+KUBE = {"context": "none", "namespace": "shop", "name": "web", "kubectl": f"{NOWHERE}/kubectl"}
 POSTGRES = {"database": "shop", "host": NOWHERE, "os_user": "root"}
 RELEASE = {"url": "http://127.0.0.1:1/{owner}/{package}/{sha}.tar.gz", "owner": "shop", "package": "web", "dest": f"{NOWHERE}/web"}
 # What is enough for each to be asked. None finds here what it is for, so that none changes anything; in check mode where that can be (async cannot).
@@ -31,6 +32,8 @@ OPTIONS: dict[str, dict[str, t.Any]] = {
     "haproxy_hold": {"map_key": "shop-staging", "stats_socket": [f"{NOWHERE}/admin.sock"]},
     "haproxy_hold_info": {"stats_socket": [f"{NOWHERE}/admin.sock"]},
     "health_gate": {"probes": [{"name": "it", "kind": "tcp", "host": "127.0.0.1", "port": 1}]},
+    "kube_rollout": {**KUBE, "image": "shop:2", "deploy_id": ID},
+    "kube_rollout_info": KUBE,
     "pct_snapshot": {"vmid": 100, "deploy_id": ID},
     "pct_snapshot_info": {"vmid": 100},
     "postgres_restore_point": {**POSTGRES, "deploy_id": ID},
