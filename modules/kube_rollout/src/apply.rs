@@ -193,8 +193,13 @@ impl Apply<'_> {
     /// Goes back in the same run, and says what came of it.
     fn go_back(&mut self, error: Error) -> Error {
         let reason = ansible_module::reason(&error);
-        if matches!(reason, "changed_meanwhile" | "interrupted") {
+        if reason == "changed_meanwhile" {
             return error;
+        }
+        if reason == "interrupted" {
+            let tale =
+                "the rollout goes on without this run; run the same task again, which waits for it";
+            return Failure::new(reason, tale).caused_by(error).into();
         }
         if self.task.is_rollback() || self.task.on_failure == OnFailure::Leave {
             return Failure::new(reason, "it is left as it is")

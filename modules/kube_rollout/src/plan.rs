@@ -170,6 +170,7 @@ pub fn rolled_back(
     let is_out = judge(seen, &[], task.crash_restarts) == Verdict::Out;
     let Some(target) = target else {
         if seen.is_unfinished() {
+            plan.steps.extend(take_over(task, seen));
             wait_and_keep(&mut plan, task);
         } else if let Some(run) = &task.run {
             plan.warnings.push(format!("rollback {run} was done already; it is not done again"));
@@ -227,6 +228,26 @@ fn wait_and_keep(plan: &mut Plan<Action>, task: &Task) {
         format!("wait until it is out and no old pod is left, for {most} at most"),
     ));
     plan.steps.push(Step::new(Action::Keep, "note that this revision is good"));
+}
+
+/// Of a rollback that another run has begun: this run notes that it is its own now, since it would otherwise go back once more when it
+/// is run again.
+fn take_over(task: &Task, seen: &State) -> Option<Step<Action>> {
+    let run = task.run.as_ref().map(ToString::to_string)?;
+    let noted = |key: &str| annotations::read(&seen.workload, key).map(str::to_owned);
+    if noted(RUN).as_ref() == Some(&run) {
+        return None;
+    }
+    let change = Change {
+        template: seen.template().clone(),
+        deploy_id: noted(DEPLOY),
+        cause: noted(annotations::CAUSE),
+        from: None,
+        good: annotations::good(&seen.workload),
+    };
+    let text =
+        format!("take over the rollback of {} that another run has begun", task.subject.shown());
+    Some(Step::new(Action::Write(Box::new(change)), text))
 }
 
 /// Where a failure goes back to: what a run that was killed had come from, since what it left was never seen to be good.
@@ -378,6 +399,14 @@ mod tests {
             kinds(&rolled_back(&task, &seen, None, &Findings::default()).unwrap()),
             ["wait", "keep"]
         );
+        // Of another run: it is taken over, or this one would go back once more when it is run again.
+        for by in [Some(OLD), None] {
+            annotations::write(&mut seen.workload, RUN, by);
+            assert_eq!(reached(&task, &seen), Ok(None));
+            let plan = rolled_back(&task, &seen, None, &Findings::default()).unwrap();
+            assert_eq!(kinds(&plan), ["write", "wait", "keep"]);
+            assert_eq!(written(&plan).template, *seen.template());
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ from harness import ROOT, wait_for
 from kube import VERSIONS, Namespace, call, namespace
 
 FIRST, SECOND, THIRD = "20261121t084500z-7f3a", "20261121t085500z-8a4b", "20261121t090500z-9b5c"
-BACK, LATER = "20261121t091500z-1c2d", "20261121t092500z-2d3e"
+BACK, AGAIN, BACK_AGAIN, LATER = "20261121t091500z-1c2d", "20261121t091600z-3c4d", "20261121t091700z-4d5e", "20261121t092500z-2d3e"
 
 
 @pytest.fixture(name="place")
@@ -49,6 +49,13 @@ def test_there_and_back_again(version: str) -> None:
         assert back["after"] == {"revision": 4, "images": {"web": "shop:2"}, "deploy_id": FIRST}
         for check in (True, False):
             assert not place.do(check=check, state="rolled_back", rollback_id=BACK)["changed"]
+        # The release that was left, deployed once more, is exactly that release: its pods are of the very same ReplicaSet.
+        [left] = [one["name"] for one in place.info()["revisions"] if one["images"]["web"] == "shop:3"]
+        place.do(image="shop:3", deploy_id=AGAIN)
+        [current] = [one["name"] for one in place.info()["revisions"] if one["current"]]
+        assert current == left and place.is_out("deployments", "shop:3")
+        place.do(state="rolled_back", rollback_id=BACK_AGAIN)
+        assert place.is_out("deployments", "shop:2")
         # Once more is further back: the second highest number is what was left as bad, and is never gone back to.
         place.do(state="rolled_back", rollback_id=LATER)
         assert place.is_out("deployments", "shop:1")
@@ -181,8 +188,10 @@ def test_a_run_that_was_killed_is_finished_by_the_next(place: Namespace) -> None
     run = place.start(state="rolled_back", rollback_id=BACK)
     wait_for(lambda: place.info()["unfinished"], "it has begun")
     run.kill()
-    place.do(state="rolled_back", rollback_id=BACK)
-    assert place.is_out("deployments", "shop:1") and not place.info()["unfinished"]
+    # Another run finishes it as its own, and is done then: it does not go back once more.
+    for changes in (True, False):
+        assert place.do(state="rolled_back", rollback_id=LATER)["changed"] == changes
+        assert place.is_out("deployments", "shop:1") and not place.info()["unfinished"]
 
 
 def test_the_rights_of_the_example_are_enough() -> None:
