@@ -3,10 +3,10 @@
 use crate::annotations;
 use crate::judge::{Verdict, judge};
 use crate::kubectl::Kubectl;
-use crate::options::Subject;
 use crate::owner;
 use crate::present::Objects;
 use crate::state::{self, State, controller};
+use crate::subject::Subject;
 use crate::template;
 use ansible_module::Outcome;
 use anyhow::Result;

@@ -18,6 +18,7 @@ mod plan;
 mod present;
 mod spec;
 mod state;
+mod subject;
 mod template;
 
 use ansible_module::{Invocation, Outcome, Served};
@@ -26,10 +27,11 @@ use apply::Apply;
 use change::{Consent, Session};
 use host::fence::Fence;
 use kubectl::Kubectl;
-use options::{Subject, Task};
+use options::Task;
 use plan::Action;
 use present::{Findings, Objects};
 use serde_json::json;
+use subject::Subject;
 
 /// What this program serves.
 pub const MODULES: &[Served] =

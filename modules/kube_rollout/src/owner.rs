@@ -1,6 +1,6 @@
 //! Who else writes the workload and would undo what we do, and what to type to have that owner do it. Pure.
 
-use crate::options::Subject;
+use crate::subject::Subject;
 use ansible_module::Failure;
 use serde_json::Value;
 
@@ -108,12 +108,11 @@ pub fn refuse(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{Target, Task, Wanted};
     use serde_json::json;
 
     fn found(metadata: Value) -> Option<(Owner, String)> {
-        let task = Task::sample(Wanted::RolledBack(Target::Previous));
-        find(&json!({ "metadata": metadata }), &task.subject).map(|found| (found.owner, found.of))
+        let subject = Subject::sample();
+        find(&json!({ "metadata": metadata }), &subject).map(|found| (found.owner, found.of))
     }
 
     #[test]
@@ -133,11 +132,11 @@ mod tests {
 
     #[test]
     fn only_the_owner_that_was_told_is_passed() {
-        let task = Task::sample(Wanted::RolledBack(Target::Previous));
+        let subject = Subject::sample();
         let flux = Found { owner: Owner::Flux, of: "web".into(), instead: String::new() };
-        assert!(refuse(Some(&flux), None, &task.subject).is_err());
-        assert!(refuse(Some(&flux), Some(Owner::Helm), &task.subject).is_err());
-        assert!(refuse(Some(&flux), Some(Owner::Flux), &task.subject).is_ok());
+        assert!(refuse(Some(&flux), None, &subject).is_err());
+        assert!(refuse(Some(&flux), Some(Owner::Helm), &subject).is_err());
+        assert!(refuse(Some(&flux), Some(Owner::Flux), &subject).is_ok());
         for word in WORDS {
             assert_eq!(Owner::parse(word).map(Owner::word), Some(*word));
         }

@@ -1,7 +1,7 @@
 //! Whether what a template names is there. Reads only.
 
 use crate::kubectl::{Kubectl, encoded};
-use crate::options::Subject;
+use crate::subject::Subject;
 use crate::template::{self, Needed};
 use anyhow::Result;
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 use crate::annotations::{self, DEPLOY, FROM};
 use crate::kubectl::Kubectl;
-use crate::options::Subject;
+use crate::subject::Subject;
 use crate::template;
 use ansible_module::Failure;
 use anyhow::{Context, Result};

@@ -1,0 +1,89 @@
+//! Which workload the modules are about, and where the API has it.
+
+use crate::kubectl::{Access, encoded};
+use ansible_module::{Failure, Options as RawOptions};
+
+/// Which workload of which cluster.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    pub access: Access,
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Subject {
+    /// For both modules.
+    pub fn parse(raw: &RawOptions) -> Result<Subject, Failure> {
+        let context: String = raw.get("context")?;
+        if context.trim().is_empty() {
+            return Err(Failure::bad_option(
+                "context",
+                "expected the name of a context: the current one of a kubeconfig is never taken",
+            ));
+        }
+        Ok(Subject {
+            access: Access {
+                kubectl: raw.get("kubectl")?,
+                kubeconfig: raw.get("kubeconfig")?,
+                context,
+            },
+            namespace: object_name("namespace", raw.get("namespace")?)?,
+            name: object_name("name", raw.get("name")?)?,
+        })
+    }
+
+    /// The path of the API for objects of a group in the namespace.
+    pub fn path(&self, group: &str, kind: &str) -> String {
+        format!("{group}/namespaces/{}/{kind}", encoded(&self.namespace))
+    }
+
+    pub fn workload(&self) -> String {
+        format!("{}/{}", self.path("/apis/apps/v1", "deployments"), encoded(&self.name))
+    }
+
+    /// As it is named in plans and messages.
+    pub fn shown(&self) -> String {
+        format!("Deployment {}/{} (context {})", self.namespace, self.name, self.access.context)
+    }
+}
+
+/// A name as Kubernetes has it for what may stand in a path.
+fn object_name(option: &str, text: String) -> Result<String, Failure> {
+    let sound =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+    let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    if bytes.len() <= 253
+        && bytes.iter().all(|byte| sound(*byte))
+        && ends(bytes.first())
+        && ends(bytes.last())
+    {
+        return Ok(text);
+    }
+    let expected = "a name of lower-case letters, digits, . and -";
+    Err(Failure::bad_option(option, format!("expected {expected}, got {text:?}")))
+}
+
+#[cfg(test)]
+impl Subject {
+    pub fn sample() -> Subject {
+        Subject {
+            access: Access { kubectl: None, kubeconfig: None, context: "prod".into() },
+            namespace: "shop".into(),
+            name: "web".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_leads_elsewhere() {
+        for odd in ["", "..", "a/b", "web?x", "Web", "-web", "web.", "a%2fb"] {
+            assert!(object_name("name", odd.into()).is_err(), "{odd}");
+        }
+        assert!(object_name("name", "web-1.shop".into()).is_ok());
+    }
+}
