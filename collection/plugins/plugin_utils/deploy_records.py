@@ -14,7 +14,7 @@ import typing as t
 Deploy = t.Mapping[str, t.Any]
 
 # The layers of a restore point, by the mode of a rollback that leads back to them, in the order in which they go back.
-LAYERS = {"data": "dataset", "snapshot": "container", "backup": "compose"}
+LAYERS = {"data": "dataset", "database": "database", "snapshot": "container", "backup": "compose"}
 
 
 def points_of(deploy: Deploy, layer: str) -> t.Sequence[t.Mapping[str, t.Any]]:
@@ -23,12 +23,15 @@ def points_of(deploy: Deploy, layer: str) -> t.Sequence[t.Mapping[str, t.Any]]:
 
 def ways_back(deploys: t.Sequence[Deploy]) -> dict[str, str]:
     """The newest deploy to which each mode leads back. One that was made of what a killed run had left is none: nobody wants to go back there, unless
-    it is named (to=)."""
+    it is named (to=). A deploy that went back by itself has taken back all but its databases."""
     ways: dict[str, str] = {}
+    # A restore point that was made live is none any more.
+    used = {one["back_to"] for one in deploys if points_of(one, "database")}
     for one in deploys:
-        if one["back_to"] is None and one["outcome"] != "failed_reverted":
+        if one["back_to"] is None:
             for mode, layer in LAYERS.items():
-                if mode not in ways and any("half_way" not in (point.get("data") or {}) for point in points_of(one, layer)):
+                stands = one["deploy_id"] not in used if layer == "database" else one["outcome"] != "failed_reverted"
+                if stands and mode not in ways and any("half_way" not in (point.get("data") or {}) for point in points_of(one, layer)):
                     ways[mode] = one["deploy_id"]
     return ways
 
@@ -69,13 +72,14 @@ def restore_point(deploys: t.Sequence[Deploy], run: str, to: str, mode: str, hos
     layers = {layer: points for one in deploys if one["deploy_id"] == point for layer, points in one["restore_points"].items()
               if layer in (*LAYERS.values(), "color") and LAYERS.get(mode, layer) == layer}
     found = dict.fromkeys(one["host"] for layer, points in layers.items() if layer != "color" for one in points)
-    if "color" in layers:
+    # What must not meet the databases is stopped there.
+    if "color" in layers or "database" in layers:
         found |= dict.fromkeys(hosts["colors"])
     unknown = [host for host in found if host not in hosts["all"]]
     if not point:
         refused = f"The ledger names no restore point for mode={mode}."
     elif unknown:
-        refused = f"The restore point of {point} lies on {', '.join(unknown)}, which is neither in app_hosts nor in app_data_hosts."
+        refused = f"The restore point of {point} lies on {', '.join(unknown)}, which is in none of app_hosts, app_data_hosts and app_databases."
     elif not layers:
         refused = f"The ledger names no restore point for {point}{f' in mode={mode}' if mode in LAYERS else ''}."
     else:
@@ -113,9 +117,12 @@ def restore_goal(layers: t.Mapping[str, t.Any], active: str, release: str, has_c
 
 
 def layers_here(layers: t.Mapping[str, t.Any], host: str) -> list[dict[str, t.Any]]:
-    """Those that this host holds of a restore point, the newest of each."""
-    return [{"layer": layer, "name": point["name"], "data": point.get("data") or {}} for layer in LAYERS.values()
-            for point in [one for one in layers.get(layer) or [] if one["host"] == host][-1:]]
+    """Those that this host holds of a restore point, the newest of each; of databases that of each database."""
+    found = []
+    for layer in LAYERS.values():
+        newest = {(one.get("data") or {}).get("database"): one for one in layers.get(layer) or [] if one["host"] == host}
+        found += [{"layer": layer, "name": point["name"], "data": point.get("data") or {}} for point in newest.values()]
+    return found
 
 
 def joint_plan(plans: t.Sequence[t.Mapping[str, t.Any]], point: str, flip: t.Sequence[str]) -> dict[str, t.Any]:

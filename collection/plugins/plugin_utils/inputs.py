@@ -7,12 +7,17 @@ What somebody has typed into a forge comes here as it is. `\\Z` ends each patter
 """
 from __future__ import annotations
 
+import difflib
 import re
 import typing as t
 
 STRATEGIES = ("host", "incus", "compose_colors", "pct", "compose")
-MODES = ("fast", "full", "snapshot", "data", "backup")
+MODES = ("fast", "full", "snapshot", "data", "database", "backup")
 COLORS = ("blue", "green")
+CAPTURES = ("always", "migrations")
+# What an entry of app_databases may say; but for on_host, options of postgres_restore_point.
+OF_A_DATABASE = ("database", "on_host", "host", "port", "user", "os_user", "programs", "maintenance_database", "jobs", "work_dir", "swap_timeout",
+                 "task_timeout", "state_dir")
 NAME = r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?\Z"
 DEPLOY_ID = r"[0-9]{8}t[0-9]{6}z-[0-9a-f]{4}\Z"
 CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
@@ -23,6 +28,7 @@ Given = t.Mapping[str, t.Any]
 def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t.Any]) -> list[str]:
     """All that is wrong, a sentence each. `given` has each input, or nothing for it; and what playbooks derive from them."""
     hosts = [host for name in ("app_hosts", "app_load_balancers", "app_data_hosts") for host in listed(given[name])]
+    hosts += [one["on_host"] for one in listed(given["app_databases"]) if isinstance(one, t.Mapping) and one.get("on_host")]
     return [
         *name_of("env", given["env"], "env is missing: the environment, such as staging or prod (-e env=staging)"),
         *name_of("app_name", given["app_name"], "app_name is missing: the app; its variables come from a file of yours (-e @shop.yml)"),
@@ -33,10 +39,12 @@ def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t
         *(f"{host} is not in the inventory" for host in dict.fromkeys([*hosts, given["app_ledger_host"] or "localhost"])
           if host not in groups["all"] and host != "localhost"),
         *wrong_strategy(given),
+        *wrong_databases(given["app_databases"], given["gaps"].get("app_databases", "")),
+        *one_of("app_database_capture", given["app_database_capture"], CAPTURES, "always, or migrations (only by a deploy that has some)"),
         *wrong_release(given["release_sha"], "release_sha" in wanted),
         *one_of("target_color", given["target_color"], COLORS, "blue or green, or nothing for the idle one"),
         *one_of("color", given["color"] or ("missing" if "color" in wanted else None), COLORS, "blue or green"),
-        *one_of("mode", given["mode"], MODES, "fast, full, snapshot, data or backup"),
+        *one_of("mode", given["mode"], MODES, "fast, full, snapshot, data, database or backup"),
         *id_of("deploy_id", given["deploy_id"], "an id such as 20261121t084500z-7f3a"),
         *id_of("to", given["to"], "the id of a deploy, such as 20261121t084500z-7f3a"),
         *id_of("take_over", given["take_over"], "the id of the run that holds the lease, such as 20261121t084500z-7f3a"),
@@ -70,7 +78,13 @@ def id_of(name: str, value: t.Any, expected: str) -> list[str]:
 
 
 def one_of(name: str, value: t.Any, words: t.Sequence[str], expected: str) -> list[str]:
-    return [f"{name} is {typed(value)}: expected {expected}"] if value and value not in words else []
+    return [f"{name} is {typed(value)}: expected {expected}{guess(value, words)}"] if value and value not in words else []
+
+
+def guess(value: t.Any, words: t.Sequence[str]) -> str:
+    """Which of the words somebody may have meant."""
+    near = difflib.get_close_matches(str(value)[:LONGEST], words, n=1)
+    return f". Did you mean {near[0]}?" if near else ""
 
 
 def line_of(name: str, value: t.Any) -> list[str]:
@@ -97,6 +111,30 @@ def wrong_strategy(given: Given) -> list[str]:
     if given["has_colors"] and not given["app_load_balancers"]:
         return ["app_load_balancers is missing: the hosts with HAProxy, which says what colour is active"]
     return []
+
+
+def wrong_databases(value: t.Any, gap: str) -> list[str]:
+    if gap:
+        return [f"app_databases cannot be read: {gap} on localhost, where inputs are checked: a variable of a host is not known there "
+                "(hostvars['db1'].the_variable is)"]
+    if value and not listed(value):
+        return [f"app_databases is {typed(value)}: expected a list, such as [{{database: shop}}]"]
+    found, seen = [], set()
+    for one in listed(value):
+        if not isinstance(one, t.Mapping):
+            found.append(f"app_databases has {typed(one)}: expected a dictionary, such as {{database: shop, on_host: db1}}")
+            continue
+        found += [f"app_databases has {typed(name)}, which is no option of a database: there are {', '.join(OF_A_DATABASE)}{guess(name, OF_A_DATABASE)}"
+                  for name in one if name not in OF_A_DATABASE]
+        name = one.get("database")
+        if not isinstance(name, str) or not name or len(name.encode()) > 63 or re.search(CONTROL, name):
+            found.append(f"app_databases has an entry whose database is {typed(name) if name else 'missing'}: expected its name, of at most 63 bytes")
+        # A restore point is known by its host and its database.
+        key = (one.get("on_host") or "", str(name))
+        if key in seen:
+            found.append(f"app_databases has {typed(name)} twice on {key[0] or 'the first of app_hosts'}: expected each database of a host once")
+        seen.add(key)
+    return found
 
 
 def wrong_release(value: t.Any, is_wanted: bool) -> list[str]:

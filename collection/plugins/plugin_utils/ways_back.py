@@ -6,6 +6,7 @@ the metrics. Pure: no I/O, no Ansible."""
 from __future__ import annotations
 
 import typing as t
+from types import MappingProxyType
 
 from .run_progress import seen as seen_by
 
@@ -14,13 +15,14 @@ IN_PLACE = {"pct": "container", "compose": "compose"}
 
 
 def seen_layers(load_balancers: Seen, strategy: str, facts: t.Mapping[str, Seen], app_hosts: t.Sequence[str], data_hosts: t.Sequence[str],
-                run: str) -> dict[str, t.Any]:
+                run: str, database_hosts: t.Sequence[str] = ()) -> dict[str, t.Any]:
     """`load_balancers` as they are read together, or empty; what the hosts have seen in this run is in their facts."""
     hosts, data = seen_by(app_hosts, facts, "flow_seen_app", run), seen_by(data_hosts, facts, "flow_seen_data", run)
-    return layers(load_balancers, IN_PLACE.get(strategy, ""), hosts, data)
+    return layers(load_balancers, IN_PLACE.get(strategy, ""), hosts, data, seen_by(database_hosts, facts, "flow_seen_databases", run))
 
 
-def layers(load_balancers: Seen, in_place: str, hosts: t.Mapping[str, Seen | None], data: t.Mapping[str, Seen | None]) -> dict[str, t.Any]:
+def layers(load_balancers: Seen, in_place: str, hosts: t.Mapping[str, Seen | None], data: t.Mapping[str, Seen | None],
+           databases: t.Mapping[str, Seen | None] = MappingProxyType({})) -> dict[str, t.Any]:
     """`in_place` is the layer of the app's hosts, or empty. By host what was seen there; none for one that did not answer."""
     found: dict[str, t.Any] = {}
     if load_balancers:
@@ -29,6 +31,8 @@ def layers(load_balancers: Seen, in_place: str, hosts: t.Mapping[str, Seen | Non
         found[in_place] = _held(hosts)
     if data:
         found["dataset"] = _held(data)
+    if databases:
+        found["database"] = _held(databases)
     return found
 
 

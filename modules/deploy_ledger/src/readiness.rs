@@ -244,10 +244,21 @@ pub fn newest_ways(ledger: &Ledger, layers: &Layers) -> BTreeMap<String, bool> {
     names.extend(layers.0.keys());
     names.sort();
     names.dedup();
+    let holds = |deploy: &Deploy, layer: &str| {
+        deploy.restore_points.iter().any(|(_, it)| it.layer == layer)
+    };
     let way = |name: &String| {
         let newest = ledger.newest_that(|deploy| {
             let is_deploy = deploy.opening.back_to.is_none();
-            is_deploy && deploy.outcome() != Some(Outcome::FailedReverted) && {
+            // A deploy that went back by itself has taken back all but its databases, and a restore point
+            // of a database that was made live is none any more.
+            let stands = match name.as_str() {
+                "database" => !ledger.deploys.iter().any(|later| {
+                    later.opening.back_to.as_ref() == Some(&deploy.id) && holds(later, "database")
+                }),
+                _ => deploy.outcome() != Some(Outcome::FailedReverted),
+            };
+            is_deploy && stands && {
                 let mut points = deploy.restore_points.iter().map(|(_, point)| point);
                 points.any(|it| it.layer == *name && !it.data.map().contains_key("half_way"))
             }
@@ -337,6 +348,35 @@ mod tests {
         // The module of datasets is asked for the deploy, or for what a rollback has set aside.
         assert!(is(json!({"host": "a", "word": "20261121t084500z-7f3a"})));
         assert!(!is(json!({"host": "a", "word": "tank/a@pre"})));
+    }
+
+    #[test]
+    fn a_database_is_left_by_the_automatic_way_back_and_its_point_is_used_once() {
+        let line = |id: &str, event: String| {
+            format!(
+                "{{\"v\":1,\"at\":\"2026-11-21T08:45:00Z\",\"deploy\":\"20261121t08450{id}\",\"event\":{event}}}\n"
+            )
+        };
+        let run = |id: &str, back_to: &str, outcome: &str| {
+            let open = format!(
+                "{{\"open\":{{\"app\":\"shop\",\"env\":\"prod\",\"release\":null,\"by\":\"\",\"lease\":60,\"take_over\":null{back_to}}}}}"
+            );
+            let point =
+                format!("{{\"restore_point\":{{\"layer\":\"database\",\"name\":\"of {id}\"}}}}");
+            let close = format!("{{\"close\":{{\"outcome\":\"{outcome}\"}}}}");
+            [open, point, close].map(|event| line(id, event)).concat()
+        };
+        let open = |text: &str, there: &str| {
+            let ledger = Ledger::parse(text.as_bytes(), crate::ledger::Scope::All).ok().unwrap();
+            let seen = json!({ "database": { "open": true, "holds": [there] } });
+            let Value::Object(seen) = seen else { unreachable!() };
+            newest_ways(&ledger, &Layers::parse(seen).ok().unwrap())["database"]
+        };
+        let text = run("0z-0000", "", "done") + &run("1z-0000", "", "failed_reverted");
+        assert!(open(&text, "of 1z-0000") && !open(&text, "of 0z-0000"));
+        let back = ",\"back_to\":\"20261121t084501z-0000\"";
+        let text = text + &run("2z-0000", back, "done");
+        assert!(open(&text, "of 0z-0000") && !open(&text, "of 1z-0000"));
     }
 
     #[test]

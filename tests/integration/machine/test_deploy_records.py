@@ -39,6 +39,15 @@ def test_the_newest_restore_point_of_each_layer_is_the_way_of_its_mode() -> None
     assert deploy_records.ways_back([deploy(B, back_to=A, dataset=[point("b")])]) == {} == deploy_records.ways_back([])
 
 
+def test_the_database_goes_back_to_before_the_newest_deploy_also_of_one_that_went_back_by_itself() -> None:
+    record = [deploy(C, "failed_reverted", database=[point("c")]), deploy(B, database=[point("b")], dataset=[point("b")])]
+    assert deploy_records.ways_back(record) == {"data": B, "database": C}
+    # What was made live is no restore point any more; the rollback that did it is undone by its own id.
+    gone_back = deploy(RUN, "done", back_to=C, database=[point("parked")])
+    assert deploy_records.ways_back([gone_back, *record])["database"] == B
+    assert deploy_records.ways_back([deploy(RUN, "failed_reverted", back_to=C), *record])["database"] == C
+
+
 def test_a_colour_that_does_not_run_is_a_way_before_the_whole_deploy() -> None:
     record = [deploy(B, color=[point("blue", digest="4f2a")]), deploy(A, color=[point("blue", digest="4f2a")], compose=[point("a")])]
     ways = deploy_records.open_ways(record, {"color": "blue", "release": "4f2a"})
@@ -76,11 +85,15 @@ def test_a_restore_point_is_found_by_its_mode_or_by_its_deploy() -> None:
     found = deploy_records.restore_point(record, RUN, B, "fast", HOSTS)
     assert set(found["layers"]) == {"color", "dataset"} and found["hosts"] == ["app1", "app2", "db1"]
     assert deploy_records.restore_point(record, RUN, A, "fast", HOSTS)["hosts"] == ["db1"]
+    # What must not meet a database is stopped on the hosts of the colours; in place the app's own layer names its hosts.
+    record = [deploy(B, database=[point("b", "db1")])]
+    assert deploy_records.restore_point(record, RUN, "", "database", HOSTS)["hosts"] == ["app1", "app2", "db1"]
+    assert deploy_records.restore_point(record, RUN, "", "database", HOSTS | {"colors": []})["hosts"] == ["db1"]
 
 
 @pytest.mark.parametrize("to, mode, words", [
     ("", "backup", "no restore point for mode=backup."), (C, "fast", f"no restore point for {C}."), (A, "backup", f"no restore point for {A} in mode=backup."),
-    (A, "data", f"The restore point of {A} lies on old1, which is neither in app_hosts nor in app_data_hosts."),
+    (A, "data", f"The restore point of {A} lies on old1, which is in none of app_hosts, app_data_hosts and app_databases."),
 ])
 def test_a_restore_point_that_is_not_available(to: str, mode: str, words: str) -> None:
     found = deploy_records.restore_point([deploy(A, dataset=[point("a", "old1"), point("a", "db1")])], RUN, to, mode, HOSTS)
@@ -112,6 +125,8 @@ def test_each_host_has_the_newest_point_of_its_own_layers() -> None:
     assert deploy_records.layers_here(layers, "app1") == [{"layer": "dataset", "name": "d", "data": {}},
                                                          {"layer": "container", "name": "new", "data": {"undo": "x"}}]
     assert deploy_records.layers_here(layers, "app3") == []
+    several = {"database": [point("shop1", database="shop"), point("bill1", database="bill"), point("shop2", database="shop")]}
+    assert [one["name"] for one in deploy_records.layers_here(several, "app1")] == ["shop2", "bill1"]
 
 # Its plan
 

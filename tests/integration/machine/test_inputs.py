@@ -19,6 +19,7 @@ GROUPS = {"all": ["app1", "lb1"]}
 ID = "20261121t084500z-7f3a"
 GOOD = dict.fromkeys(("release_sha", "target_color", "color", "mode", "deploy_id", "to", "take_over", "unlock", "confirm", "accept", "reason", "by"), "") | {
     "env": "staging", "app_name": "shop", "app_hosts": ["app1"], "app_components": [{"name": "web"}], "app_load_balancers": ["lb1"], "app_data_hosts": [],
+    "app_databases": [], "app_database_capture": "",
     "app_ledger_host": "", "strategy": "host", "has_colors": True, "taken": [], "has_own_id": False, "gaps": {"app_hosts": "", "app_components": ""}}
 
 
@@ -26,7 +27,8 @@ GOOD = dict.fromkeys(("release_sha", "target_color", "color", "mode", "deploy_id
     {}, {"release_sha": "a" * 40}, {"mode": "data"}, {"to": ID, "take_over": ID, "unlock": ID, "deploy_id": ID}, {"confirm": True}, {"confirm": "No"},
     {"confirm": "plan-3f9a0c5512de"}, {"accept": ["newer_snapshots"]}, {"reason": "x" * 500}, {"target_color": "green", "color": "blue"},
     {"strategy": "pct", "has_colors": False, "app_components": [], "app_load_balancers": []}, {"app_ledger_host": "lb1"},
-    {"env": "a", "app_name": "a.b_c-d" + "e" * 56 + "9"}], ids=str)
+    {"app_databases": [{"database": "My \"Shop\""}, {"database": "bill", "on_host": "lb1", "port": 5433}, {"database": "shop", "on_host": "lb1"}]},
+    {"app_database_capture": "migrations", "mode": "database"}, {"env": "a", "app_name": "a.b_c-d" + "e" * 56 + "9"}], ids=str)
 def test_what_is_right(given: dict[str, t.Any]) -> None:
     assert inputs.wrong_inputs(GOOD | given, [], GROUPS) == []
 
@@ -55,6 +57,18 @@ def test_what_is_right(given: dict[str, t.Any]) -> None:
     ({"target_color": "red"}, "target_color is red: expected blue or green, or nothing"),
     ({"color": "red"}, "color is red: expected blue or green"),
     ({"mode": "slow"}, "mode is slow: expected fast, full"),
+    ({"mode": "databse"}, "mode is databse: expected fast, full, snapshot, data, database or backup. Did you mean database?"),
+    ({"app_databases": "shop"}, "app_databases is shop: expected a list, such as [{database: shop}]"),
+    ({"app_databases": ["shop"]}, "app_databases has shop: expected a dictionary"),
+    ({"app_databases": [{"database": "shop", "on_hosts": "lb1"}]}, "app_databases has on_hosts, which is no option of a database: there are database, on_host"),
+    ({"app_databases": [{"on_host": "lb1"}]}, "app_databases has an entry whose database is missing: expected its name"),
+    ({"app_databases": [{"database": "ü" * 32}]}, "app_databases has an entry whose database is üüü"),
+    ({"app_databases": [{"database": "shop\n"}]}, "app_databases has an entry whose database is shop : expected"),
+    ({"app_databases": [{"database": 5}]}, "app_databases has an entry whose database is 5: expected its name"),
+    ({"app_databases": [{"database": "shop"}, {"database": "shop", "port": 1}]}, "app_databases has shop twice on the first of app_hosts: expected"),
+    ({"app_databases": [{"database": "shop", "on_host": "db9"}]}, "db9 is not in the inventory"),
+    ({"gaps": {"app_hosts": "", "app_components": "", "app_databases": "'port' is undefined"}}, "app_databases cannot be read: 'port' is undefined"),
+    ({"app_database_capture": "migration"}, "app_database_capture is migration: expected always, or migrations"),
     ({"deploy_id": "now"}, "deploy_id is now: expected an id"),
     ({"to": ID + "0"}, f"to is {ID}0: expected the id of a deploy"),
     ({"take_over": "yes"}, "take_over is yes"),
