@@ -44,10 +44,10 @@ def databases_seen(asked: Results, host: str) -> dict[str, t.Any]:
             "ways_back": {"swap": {"points": [point["database"] for one in found for point in one["restore_points"]], "open": is_open}, "parked": parked}}
 
 
-def databases_captured(made: Results, host: str) -> list[dict[str, t.Any]]:
+def databases_captured(made: Results, host: str, deploy: str) -> dict[str, t.Any]:
     """The restore points, as the ledger records them."""
-    return [{"layer": "database", "host": host, "deploy_id": one["deploy_id"], "name": one["restore_point"],
-             "data": {"database": one["database_one"]["database"]}} for one in made if one.get("restore_point")]
+    points = [{"host": host, "name": one["restore_point"], "data": {"database": one["database_one"]["database"]}} for one in made if one.get("restore_point")]
+    return {"layer": "database", "host": host, "deploy_id": deploy, "points": points}
 
 
 def database_costs(plan: Seen, database: str) -> list[str]:
@@ -94,11 +94,15 @@ def kept_ids(databases: Results, keep: t.Sequence[str]) -> list[str]:
     return sorted({named.get(one, one) for one in keep})
 
 
-def databases_reverted(done: Results, host: str) -> list[dict[str, t.Any]]:
-    """What became of a rollback, as the ledger records how it can be undone."""
-    return [{"layer": "database", "host": host, "changed": bool(one.get("changed")), "name": (one.get("parked") or {}).get("database") or "",
-             "data": {"database": one["database_one"]["database"], "parked": (one.get("parked") or {}).get("id") or ""}, "undo": one.get("undo") or ""}
-            for one in done]
+def databases_reverted(done: Results, host: str, rollback: str) -> dict[str, t.Any]:
+    """What became of a rollback, as the ledger records how it can be undone. A run that goes on with a killed one has swapped nothing itself, and
+    finds what that has parked."""
+    points = []
+    for one in done:
+        parked = one.get("parked") or next((state for state in (one.get("after") or {}).get("parked") or [] if state["id"] == rollback), None)
+        if parked:
+            points.append({"host": host, "name": parked["database"], "data": {"database": one["database_one"]["database"], "parked": parked["id"]}})
+    return {"layer": "database", "host": host, "changed": any(one.get("changed") for one in done), "points": points}
 
 
 def closed_points(databases: Results) -> list[str]:

@@ -50,12 +50,14 @@ def test_what_was_seen() -> None:
 
 def test_what_the_ledger_records() -> None:
     made = [{"database_one": {"database": "shop"}, "deploy_id": A, "restore_point": f"shop__before_{A}"}, {"database_one": {"database": "bill"}}]
-    assert databases.databases_captured(made, "db1") == [
-        {"layer": "database", "host": "db1", "deploy_id": A, "name": f"shop__before_{A}", "data": {"database": "shop"}}]
+    assert databases.databases_captured(made, "db1", A) == {
+        "layer": "database", "host": "db1", "deploy_id": A, "points": [{"host": "db1", "name": f"shop__before_{A}", "data": {"database": "shop"}}]}
     done = [{"database_one": {"database": "shop"}, "changed": True, "parked": {"id": B, "database": f"shop__failed_{B}"}, "undo": "state: rolled_back"},
-            {"database_one": {"database": "bill"}, "changed": False, "parked": None}]
-    back = databases.databases_reverted(done, "db1")
-    assert [(one["name"], one["data"]["parked"], one["changed"]) for one in back] == [(f"shop__failed_{B}", B, True), ("", "", False)]
+            {"database_one": {"database": "bill"}, "changed": False, "after": {"parked": [{"id": A, "database": "a"}, {"id": B, "database": "b"}]}},
+            {"database_one": {"database": "log"}, "changed": False, "parked": None, "after": None}]
+    back = databases.databases_reverted(done, "db1", B)
+    assert [(one["name"], one["data"]) for one in back["points"]] == [
+        (f"shop__failed_{B}", {"database": "shop", "parked": B}), ("b", {"database": "bill", "parked": B})] and back["changed"]
 
 
 WRITTEN = {"inserted": 5, "updated": 0, "deleted": 2, "tables": {"public.lines": [1, 0, 0], "public.orders": [4, 0, 2]}, "wal_bytes": 1}
