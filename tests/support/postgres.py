@@ -89,6 +89,23 @@ class Server:
             self.sql(f"DROP ROLE {quoted(role)}")
 
 
+@contextlib.contextmanager
+def stuck_session(server: Server, database: str) -> t.Iterator[None]:
+    """A session that does not end when it is told to: its process is stopped."""
+    client = subprocess.Popen(server.client(database, "-f", "-"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd="/")
+    client.stdin.write("SELECT pg_backend_pid();\n")
+    client.stdin.flush()
+    backend = int(client.stdout.readline())
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(backend, signal.SIGCONT)
+        client.kill()
+        client.communicate()
+
+
 def quoted(name: str) -> str:
     doubled = name.replace('"', '""')
     return f'"{doubled}"'

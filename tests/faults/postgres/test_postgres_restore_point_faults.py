@@ -11,14 +11,13 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
 import typing as t
 from pathlib import Path
 
 import pytest
 from edge import Call
 from harness import lab, wait_for
-from postgres import MODULE, App, Server, Shop, quoted, shop_on
+from postgres import MODULE, App, Server, Shop, quoted, shop_on, stuck_session
 
 DEPLOY, LATER = "20261121t084500z-7f3a", "20261121t085500z-8a4b"
 BACK, UNDO = "20261121t090000z-1c2d", "20261121t091500z-2d3e"
@@ -134,21 +133,10 @@ def test_a_rollback_that_is_killed(version: str, tmp_path: Path) -> None:
 @contextlib.contextmanager
 def stuck_in_the_swap(server: Server, shop: Shop, **options: t.Any) -> t.Iterator[Call]:
     """A rollback that waits for a session that does not end: its process is stopped."""
-    argv = server.client(shop.name, "-f", "-")
-    client = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd="/")
-    client.stdin.write("SELECT pg_backend_pid();\n")
-    client.stdin.flush()
-    backend = int(client.stdout.readline())
-    os.kill(backend, signal.SIGSTOP)
-    running = shop.start(**{**ROLLBACK, **options})
-    try:
+    with stuck_session(server, shop.name):
+        running = shop.start(**{**ROLLBACK, **options})
         wait_for(lambda: not shop.open() or running.process.poll() is not None, "the database is closed")
         yield running
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(backend, signal.SIGCONT)
-        client.kill()
-        client.communicate()
 
 
 def children_of(pid: int) -> dict[int, str]:
