@@ -95,7 +95,7 @@ def test_which_colour_must_not_meet_them(layers: list[str], color: str, flips: b
 
 def test_whether_one_was_swapped() -> None:
     now = [{"database": "shop", "oid": 1}, {"database": "bill", "oid": 2}]
-    assert databases.swapped_none({"shop": 1, "bill": 2}, now) and not databases.swapped_none({"shop": 3}, now)
+    assert databases.swapped_none({"shop": "1", "bill": 2}, now) and not databases.swapped_none({"shop": 3}, now)
     assert not databases.swapped_none({"gone": 1}, now) and not databases.swapped_none({}, now)
 
 
