@@ -1,4 +1,4 @@
-//! Puts one segment back as far as so many steps of its progress, says so and stays there: a process for the tests to kill half way.
+//! Restores one segment up to a number of progress reports, says so and stops there: a process for the tests to kill half way.
 //!
 //!     restore SEGMENT INDEX INTO STEPS
 #![allow(clippy::print_stdout)]

@@ -1,8 +1,8 @@
 //! Extended attributes, with those that hold ACLs, capabilities and labels.
 //!
-//! Invariant: what is open is asked, by its descriptor; for what cannot be opened (links, pipes,
-//! devices) by the descriptor's name in /proc, which leads to the very same thing and is not followed
-//! any further.
+//! Invariant: a file that is open is addressed by its descriptor; what cannot be opened (links, pipes,
+//! devices), by the descriptor's name in /proc, which leads to that very entry and is not followed any
+//! further.
 
 use rustix::fs::{
     XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, getxattr, listxattr, setxattr,
@@ -10,58 +10,58 @@ use rustix::fs::{
 use rustix::io::{Errno, Result};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Of one value, and of all names together.
+/// The kernel's limit for one value, and for all names of a file together.
 const LARGEST: usize = 64 << 10;
 
 pub type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// How something is held.
+/// A descriptor, and whether its file could be opened.
 #[derive(Clone, Copy, Debug)]
-pub enum Held<'a> {
+pub enum Handle<'a> {
     Open(BorrowedFd<'a>),
-    /// By O_PATH.
+    /// Opened with O_PATH only.
     Path(BorrowedFd<'a>),
 }
 
-impl Held<'_> {
+impl Handle<'_> {
     fn proc(fd: BorrowedFd<'_>) -> String {
         format!("/proc/self/fd/{}", fd.as_raw_fd())
     }
 
     fn list(self, into: &mut [u8]) -> Result<usize> {
         match self {
-            Held::Open(fd) => flistxattr(fd, into),
-            Held::Path(fd) => listxattr(Held::proc(fd), into),
+            Handle::Open(fd) => flistxattr(fd, into),
+            Handle::Path(fd) => listxattr(Handle::proc(fd), into),
         }
     }
 
     fn get(self, name: &[u8], into: &mut [u8]) -> Result<usize> {
         match self {
-            Held::Open(fd) => fgetxattr(fd, name, into),
-            Held::Path(fd) => getxattr(Held::proc(fd), name, into),
+            Handle::Open(fd) => fgetxattr(fd, name, into),
+            Handle::Path(fd) => getxattr(Handle::proc(fd), name, into),
         }
     }
 
     fn set(self, name: &[u8], value: &[u8]) -> Result<()> {
         match self {
-            Held::Open(fd) => fsetxattr(fd, name, value, XattrFlags::empty()),
-            Held::Path(fd) => setxattr(Held::proc(fd), name, value, XattrFlags::empty()),
+            Handle::Open(fd) => fsetxattr(fd, name, value, XattrFlags::empty()),
+            Handle::Path(fd) => setxattr(Handle::proc(fd), name, value, XattrFlags::empty()),
         }
     }
 }
 
-/// All of them; none where the file system has none.
-pub fn read(held: Held<'_>) -> Result<Attributes> {
-    // Nearly nothing has any, and then this is the only call.
-    let names = match grown(|into| held.list(into)) {
+/// Reads all attributes; there are none where the file system does not support them.
+pub fn read(handle: Handle<'_>) -> Result<Attributes> {
+    // Most files have none, and then this is the only call.
+    let names = match read_growing(|into| handle.list(into)) {
         Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         names => names?,
     };
     let mut all = Vec::new();
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        match grown(|into| held.get(name, into)) {
+        match read_growing(|into| handle.get(name, into)) {
             Ok(value) => all.push((name.to_vec(), value)),
-            // Taken away meanwhile.
+            // Removed since the names were listed.
             Err(Errno::NODATA) => {}
             Err(error) => return Err(error),
         }
@@ -70,21 +70,21 @@ pub fn read(held: Held<'_>) -> Result<Attributes> {
     Ok(all)
 }
 
-/// Sets them. The names of those that this file system does not take come back.
-pub fn set(held: Held<'_>, attributes: &Attributes) -> Result<Vec<Vec<u8>>> {
-    let mut left = Vec::new();
+/// Sets the attributes, and returns the names of those that this file system does not support.
+pub fn set(handle: Handle<'_>, attributes: &Attributes) -> Result<Vec<Vec<u8>>> {
+    let mut unset = Vec::new();
     for (name, value) in attributes {
-        match held.set(name, value) {
+        match handle.set(name, value) {
             Ok(()) => {}
-            Err(Errno::OPNOTSUPP) => left.push(name.clone()),
+            Err(Errno::OPNOTSUPP) => unset.push(name.clone()),
             Err(error) => return Err(error),
         }
     }
-    Ok(left)
+    Ok(unset)
 }
 
-/// Takes the ACLs away that a folder was given by the one that it was made in.
-pub fn without_acl(folder: BorrowedFd<'_>) -> Result<()> {
+/// Removes the ACLs that a folder inherited from its parent.
+pub fn remove_acls(folder: BorrowedFd<'_>) -> Result<()> {
     for name in ["system.posix_acl_default", "system.posix_acl_access"] {
         match fremovexattr(folder, name) {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
@@ -94,9 +94,9 @@ pub fn without_acl(folder: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Asks with room for what is usual, then with more. Not for the length first: of capabilities the
-/// kernel says that they have none.
-fn grown(mut ask: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
+/// Reads into a buffer of the usual size, then into larger ones. The length is not asked first: for
+/// capabilities the kernel answers 0.
+fn read_growing(mut ask: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Vec<u8>> {
     let mut length = 256;
     loop {
         let mut value = vec![0; length];

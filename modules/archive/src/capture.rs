@@ -1,21 +1,22 @@
-//! Copying what a scan has found into a segment, and writing the index of the tree.
+//! Copies what a scan has found into a segment, and writes the index of the tree.
 //!
-//! With [`Pass::First`] another capture follows, when nobody writes any more: what is sure to be copied
-//! then is left out now, of contents and of the index, and nothing is tried twice. With [`Pass::Last`]
-//! the index is complete; a file that changes while it is read is read again, and named in the end.
+//! After [`Pass::First`] another capture follows, when nobody writes any more: files that must be copied
+//! then in any case are skipped now and do not stand in this index, and no file is read twice. With
+//! [`Pass::Last`] the index is complete; a file that changes while it is read is read again, and named
+//! in the result when it never comes to rest.
 //!
-//! Invariant: a line of the index has a change time only when the content in its segment was read
-//! without a change since that time. So the next capture copies again whatever is not certain.
+//! Invariant: a line of the index has a change time only when the file did not change from that time
+//! until its content was read. So the next capture copies again whatever is uncertain.
 
-use crate::attributes::{self, Attributes, Held};
+use crate::attributes::{self, Attributes, Handle};
 use crate::chain::Used;
 use crate::extents::Extents;
-use crate::fault::Named;
+use crate::fault::PathSample;
 use crate::head::Head;
 use crate::index::IndexWriter;
-use crate::line::{Line, What};
+use crate::line::{EntryKind, Line};
 use crate::scan::{Scan, Source};
-use crate::segment::{Came, Segment};
+use crate::segment::{ReadOutcome, Segment};
 use anyhow::{Context, Result};
 use host::meta::Meta;
 use host::walk::{Cause, Entry, Leases, Missed, Tree};
@@ -27,7 +28,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use tar::EntryType;
 
-const TRIES: u32 = 3;
+/// How often a file is read that changes while it is read.
+const MAX_COPIES: u32 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
@@ -35,36 +37,36 @@ pub enum Pass {
     Last,
 }
 
-/// How far it is; told after each piece of a file and each entry.
+/// How far a capture or a restore has come; reported after each piece of a file and each entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
     pub entries: u64,
-    /// Bytes of content that went through.
+    /// Bytes of content copied so far.
     pub bytes: u64,
-    /// How many there are, as far as the scan (or the index) could tell.
-    pub of: u64,
+    /// Bytes of content to copy as the scan has counted them; 0 in a restore.
+    pub total: u64,
     pub path: &'a Path,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Captured {
     pub entries: u64,
-    /// As the files' sizes say.
+    /// The sum of the files' sizes.
     pub bytes: u64,
-    /// What went into the segment; without an entry, the segment is not needed.
+    /// What was copied into the segment; a segment without entries is not needed.
     pub copied: Used,
-    /// What the index wants of each segment.
+    /// What the index refers to in each segment.
     pub used: BTreeMap<u32, Used>,
-    /// They are named in the index and made by the program that listens.
-    pub sockets: Named,
-    /// Changed each time that they were read.
-    pub unsettled: Named,
-    /// Gone since they were looked at.
+    /// Sockets: they stand in the index, and their content is not copied.
+    pub sockets: PathSample,
+    /// Files that changed each time they were read.
+    pub unstable: PathSample,
+    /// How many entries were removed since the scan.
     pub vanished: u64,
 }
 
 impl Scan {
-    /// Copies what must be copied. The segment's number must be higher than all in the earlier index.
+    /// Copies what the scan has marked. The segment's number must be higher than all in the earlier index.
     pub fn copy(
         &self,
         source: &Source<'_>,
@@ -80,7 +82,7 @@ impl Scan {
             segment,
             index,
             progress,
-            of: self.totals.to_copy,
+            total: self.totals.to_copy,
             bytes: 0,
             groups: HashMap::new(),
             leases: Leases::default(),
@@ -88,12 +90,12 @@ impl Scan {
         };
         while let Some(line) = lines.read()? {
             host::interrupt::check()?;
-            if line.segment.is_some() || line.what == What::Socket {
-                copier.keep(&line)?;
+            if line.segment.is_some() || line.kind == EntryKind::Socket {
+                copier.write_line(&line)?;
             } else if pass == Pass::Last || line.changed.is_some() {
                 let shown = line.path.clone();
-                let one = copier.one(line);
-                one.with_context(|| format!("cannot copy {}", shown.display()))?;
+                let copied = copier.copy_entry(line);
+                copied.with_context(|| format!("cannot copy {}", shown.display()))?;
             }
         }
         Ok(copier.captured)
@@ -106,9 +108,9 @@ struct Copier<'a> {
     segment: &'a mut Segment,
     index: &'a mut IndexWriter,
     progress: &'a mut dyn FnMut(Progress<'_>),
-    of: u64,
+    total: u64,
     bytes: u64,
-    /// Files with several names that are in this segment, while names are still to come.
+    /// Files with several names that are in this segment and have names still to come.
     groups: HashMap<(u64, u64), Group>,
     leases: Leases,
     captured: Captured,
@@ -121,13 +123,13 @@ struct Group {
 }
 
 impl Copier<'_> {
-    fn keep(&mut self, line: &Line) -> Result<()> {
+    fn write_line(&mut self, line: &Line) -> Result<()> {
         let captured = &mut self.captured;
         captured.entries += 1;
-        if line.what == What::File {
+        if line.kind == EntryKind::File {
             captured.bytes += line.size;
         }
-        if line.what == What::Socket {
+        if line.kind == EntryKind::Socket {
             captured.sockets.note(&line.path);
         }
         if let Some(segment) = line.segment {
@@ -136,12 +138,12 @@ impl Copier<'_> {
             used.bytes += line.stored;
         }
         self.index.write(line)?;
-        let (entries, bytes, of) = (captured.entries, self.bytes, self.of);
-        (self.progress)(Progress { entries, bytes, of, path: &line.path });
+        let (entries, bytes, total) = (captured.entries, self.bytes, self.total);
+        (self.progress)(Progress { entries, bytes, total, path: &line.path });
         Ok(())
     }
 
-    fn one(&mut self, mut line: Line) -> Result<()> {
+    fn copy_entry(&mut self, mut line: Line) -> Result<()> {
         loop {
             let (held, entry) = match self.tree.look(&line.path) {
                 Ok(found) => found,
@@ -151,50 +153,50 @@ impl Copier<'_> {
                 }
                 Err(missed) => return Err(missed.into()),
             };
-            if moved(&line, &entry.meta) {
+            if changed_since_scan(&line, &entry.meta) {
                 if self.pass == Pass::First {
                     return Ok(());
                 }
                 let fresh = Line::of(&line.path, &entry.meta);
-                if fresh.what == What::Folder && line.what != What::Folder {
-                    // What is in it was not looked at.
-                    self.captured.unsettled.note(&line.path);
+                if fresh.kind == EntryKind::Folder && line.kind != EntryKind::Folder {
+                    // The scan did not look into it.
+                    self.captured.unstable.note(&line.path);
                     return Ok(());
                 }
-                // Nothing was synced since.
-                line = Line { changed: None, times: line.times, ..fresh };
+                // Nothing was synced since it changed.
+                line = Line { changed: None, copies: line.copies, ..fresh };
             }
-            let settled = match self.put(&mut line, &held, &entry) {
-                // Its owner has been asked, and the last pass is still to come.
+            let stable = match self.append(&mut line, &held, &entry) {
+                // The holder of the lease has been asked to give it up, and the last pass is still to come.
                 Err(why) if self.pass == Pass::First && is_leased(&why) => return Ok(()),
-                settled => settled?,
+                stable => stable?,
             };
-            if !settled {
-                if self.pass == Pass::Last && line.times < TRIES {
+            if !stable {
+                if self.pass == Pass::Last && line.copies < MAX_COPIES {
                     continue;
                 }
                 line.changed = None;
                 if self.pass == Pass::Last {
-                    self.captured.unsettled.note(&line.path);
+                    self.captured.unstable.note(&line.path);
                 }
             }
-            return self.keep(&line);
+            return self.write_line(&line);
         }
     }
 
-    /// Into the segment. `false`: it changed meanwhile.
-    fn put(&mut self, line: &mut Line, held: &OwnedFd, entry: &Entry) -> Result<bool> {
+    /// Appends the entry to the segment. `false`: it changed while it was read.
+    fn append(&mut self, line: &mut Line, held: &OwnedFd, entry: &Entry) -> Result<bool> {
         line.segment = Some(self.segment.number());
-        line.times += 1;
-        if line.what == What::Socket {
+        line.copies += 1;
+        if line.kind == EntryKind::Socket {
             self.captured.copied.entries += 1;
-            (line.segment, line.times) = (None, 0);
+            (line.segment, line.copies) = (None, 0);
             return Ok(true);
         }
         if let Some(group) = line.shared().and_then(|key| self.groups.get_mut(&key)) {
-            // One time for all names: they are copied again together, or not at all.
+            // All names get one change time: they are copied again together, or not at all.
             line.changed = line.changed.filter(|_| line.changed == group.changed);
-            line.what = What::HardLink;
+            line.kind = EntryKind::HardLink;
             let target = group.first.to_vec();
             group.left = group.left.saturating_sub(1);
             if group.left == 0 {
@@ -204,49 +206,51 @@ impl Copier<'_> {
             self.segment.head(&Head { target, ..head(line, EntryType::Link) })?;
             return Ok(true);
         }
-        let settled = match line.what {
-            What::File => {
+        let stable = match line.kind {
+            EntryKind::File => {
                 let file = match self.pass {
                     Pass::First => Tree::open_held(held, entry)?,
                     Pass::Last => self.leases.open(self.tree, held, entry)?,
                 };
-                self.content(line, &file, entry)?
+                self.append_content(line, &file, entry)?
             }
-            _ => self.other(line, held, entry)?,
+            _ => self.append_special(line, held, entry)?,
         };
         self.captured.copied.entries += 1;
         if let Some(key) = line.shared() {
             let first = line.path.as_os_str().as_bytes().into();
-            let changed = line.changed.filter(|_| settled);
+            let changed = line.changed.filter(|_| stable);
             self.groups.insert(key, Group { first, changed, left: line.links - 1 });
         }
-        Ok(settled)
+        Ok(stable)
     }
 
-    /// What has no content.
-    fn other(&mut self, line: &Line, held: &OwnedFd, entry: &Entry) -> Result<bool> {
-        let attributes = attributes_of(Held::Path(held.as_fd()))?;
+    /// Appends an entry that has no content.
+    fn append_special(&mut self, line: &Line, held: &OwnedFd, entry: &Entry) -> Result<bool> {
+        let attributes = attributes_of(Handle::Path(held.as_fd()))?;
         let rdev = entry.meta.rdev;
-        let mut head = Head { attributes, ..head(line, kind(line.what)) };
-        match line.what {
-            What::Link => {
+        let mut head = Head { attributes, ..head(line, entry_type(line.kind)) };
+        match line.kind {
+            EntryKind::Link => {
                 let target = readlinkat(held, "", Vec::new()).context("cannot read the link")?;
                 head.target = target.into_bytes();
             }
-            What::CharDevice | What::BlockDevice => head.device = (major(rdev), minor(rdev)),
+            EntryKind::CharDevice | EntryKind::BlockDevice => {
+                head.device = (major(rdev), minor(rdev))
+            }
             _ => {}
         }
         self.segment.head(&head)?;
         Ok(true)
     }
 
-    fn content(&mut self, line: &mut Line, file: &File, entry: &Entry) -> Result<bool> {
+    fn append_content(&mut self, line: &mut Line, file: &File, entry: &Entry) -> Result<bool> {
         let size = entry.meta.size;
         let extents = match entry.meta.allocated < size {
             true => Extents::of(file, size).context("cannot find its holes")?,
             false => None,
         };
-        let attributes = attributes_of(Held::Open(file.as_fd()))?;
+        let attributes = attributes_of(Handle::Open(file.as_fd()))?;
         let mut head = Head { attributes, size, ..head(line, EntryType::Regular) };
         line.stored = extents.as_ref().map_or(size, Extents::data);
         let map = extents.as_ref().map(Extents::map).unwrap_or_default();
@@ -257,22 +261,22 @@ impl Copier<'_> {
         self.segment.bytes(&map)?;
         let one = [(0, size)];
         let pieces = extents.as_ref().map_or(&one[..], Extents::pieces);
-        let (entries, of) = (self.captured.entries, self.of);
-        let mut whole = true;
+        let (entries, total) = (self.captured.entries, self.total);
+        let mut complete = true;
         for (from, length) in pieces {
-            let came = self.segment.piece(file, *from, *length, &mut |step| {
+            let outcome = self.segment.piece(file, *from, *length, &mut |step| {
                 host::interrupt::check()?;
                 self.bytes += step;
                 let bytes = self.bytes;
-                (self.progress)(Progress { entries, bytes, of, path: &line.path });
+                (self.progress)(Progress { entries, bytes, total, path: &line.path });
                 Ok(())
             })?;
-            whole &= came == Came::All;
+            complete &= outcome == ReadOutcome::Complete;
         }
         self.segment.pad(head.size)?;
         self.captured.copied.bytes += line.stored;
-        let after = Meta::read(file).context("cannot look at it again")?;
-        Ok(whole && after == entry.meta)
+        let after = Meta::read(file).context("cannot read its metadata again")?;
+        Ok(complete && after == entry.meta)
     }
 }
 
@@ -281,8 +285,8 @@ fn is_leased(error: &anyhow::Error) -> bool {
     missed.is_some_and(|missed| matches!(missed.cause, Cause::Leased(_)))
 }
 
-/// Whether it is no longer what the scan saw.
-fn moved(line: &Line, meta: &Meta) -> bool {
+/// Whether the entry is no longer as the scan saw it.
+fn changed_since_scan(line: &Line, meta: &Meta) -> bool {
     let now = Line::of(&line.path, meta);
     let seen = |line: &Line| (line.ino, line.size, line.modified);
     line.changed.is_some_and(|changed| changed != meta.changed)
@@ -290,19 +294,19 @@ fn moved(line: &Line, meta: &Meta) -> bool {
         || !line.same_kind(&now)
 }
 
-fn attributes_of(held: Held<'_>) -> Result<Attributes> {
+fn attributes_of(held: Handle<'_>) -> Result<Attributes> {
     attributes::read(held).context("cannot read its extended attributes")
 }
 
-fn kind(what: What) -> EntryType {
-    match what {
-        What::Folder => EntryType::Directory,
-        What::HardLink => EntryType::Link,
-        What::Link => EntryType::Symlink,
-        What::Pipe => EntryType::Fifo,
-        What::CharDevice => EntryType::Char,
-        What::BlockDevice => EntryType::Block,
-        What::File | What::Socket => EntryType::Regular,
+fn entry_type(kind: EntryKind) -> EntryType {
+    match kind {
+        EntryKind::Folder => EntryType::Directory,
+        EntryKind::HardLink => EntryType::Link,
+        EntryKind::Link => EntryType::Symlink,
+        EntryKind::Pipe => EntryType::Fifo,
+        EntryKind::CharDevice => EntryType::Char,
+        EntryKind::BlockDevice => EntryType::Block,
+        EntryKind::File | EntryKind::Socket => EntryType::Regular,
     }
 }
 

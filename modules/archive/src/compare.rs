@@ -1,10 +1,10 @@
-//! How a tree differs from its index: by kind, size, mode, owner, time and links of each entry.
+//! Compares a tree with its index: kind, size, mode, owner, time and links of each entry.
 //!
-//! Contents and attributes are not compared: they stand in the segments, whose sums are known.
+//! Contents and attributes are not compared: they are in the segments, which have checksums.
 
-use crate::fault::Named;
+use crate::fault::PathSample;
 use crate::index::IndexReader;
-use crate::line::{Line, What};
+use crate::line::{EntryKind, Line};
 use crate::scan::Source;
 use anyhow::Result;
 use host::walk::{Cause, Entry, Missed, Sorted, order};
@@ -15,23 +15,23 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Differences {
     /// In the index, and not in the tree.
-    pub missing: Named,
+    pub missing: PathSample,
     /// In the tree, and not in the index.
-    pub added: Named,
-    pub changed: Named,
+    pub added: PathSample,
+    pub changed: PathSample,
     /// How many entries are alike.
     pub same: u64,
 }
 
 impl Differences {
-    pub fn none(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.missing.count + self.added.count + self.changed.count == 0
     }
 }
 
-/// Sockets count for nothing on either side.
+/// Compares without the sockets of either side.
 pub fn compare(source: &Source<'_>, mut index: IndexReader) -> Result<Differences> {
-    let mut now = Now::new(source)?;
+    let mut now = Current::new(source)?;
     let mut differences = Differences::default();
     let (mut then, mut entry) = (next(&mut index)?, now.next()?);
     loop {
@@ -62,7 +62,7 @@ pub fn compare(source: &Source<'_>, mut index: IndexReader) -> Result<Difference
 fn next(index: &mut IndexReader) -> Result<Option<Line>> {
     loop {
         match index.read()? {
-            Some(line) if line.what == What::Socket => {}
+            Some(line) if line.kind == EntryKind::Socket => {}
             other => return Ok(other),
         }
     }
@@ -73,15 +73,16 @@ fn alike(then: &Line, now: &Line) -> bool {
     then.same_kind(now) && seen(then) == seen(now)
 }
 
-struct Now<'a> {
-    /// What comes before the walk: the root, or the one entry.
+/// The entries of the tree, in the order of the index.
+struct Current<'a> {
+    /// The entry before those of the walk: the root, or the only one.
     first: Option<Entry>,
     walk: Option<Sorted<'a>>,
     leave_out: BTreeSet<&'a PathBuf>,
 }
 
-impl<'a> Now<'a> {
-    fn new(source: &Source<'a>) -> Result<Now<'a>> {
+impl<'a> Current<'a> {
+    fn new(source: &Source<'a>) -> Result<Current<'a>> {
         let leave_out = source.leave_out.iter().collect();
         Ok(match source.only {
             Some(name) => {
@@ -89,11 +90,11 @@ impl<'a> Now<'a> {
                     Err(Missed { cause: Cause::Vanished, .. }) => None,
                     other => Some(other?),
                 };
-                Now { first, walk: None, leave_out }
+                Current { first, walk: None, leave_out }
             }
             None => {
                 let first = Some(Entry { path: PathBuf::new(), meta: *source.tree.meta() });
-                Now { first, walk: Some(source.tree.sorted()), leave_out }
+                Current { first, walk: Some(source.tree.sorted()), leave_out }
             }
         })
     }
@@ -109,11 +110,11 @@ impl<'a> Now<'a> {
                 Some(Ok(entry)) if self.leave_out.contains(&entry.path) => walk.pass_over(&entry),
                 Some(Ok(entry)) => {
                     let line = Line::of(&entry.path, &entry.meta);
-                    if line.what != What::Socket {
+                    if line.kind != EntryKind::Socket {
                         return Ok(Some(line));
                     }
                 }
-                // Gone meanwhile, or a mount that was not entered by the capture either.
+                // Removed since, or a mount, which the capture does not enter either.
                 Some(Err(Missed {
                     cause: Cause::Vanished | Cause::Swapped | Cause::OtherFilesystem,
                     ..

@@ -1,13 +1,12 @@
-//! From compressed bytes to those of the tar archive: zstd, gzip, or none, told by the first bytes and
-//! not by the name.
+//! Decompresses zstd, gzip or plain tar, recognised by the first bytes and not by the name.
 //!
-//! Invariant: the end is reported as good only when the compression itself says that it is the end.
+//! Invariant: the end is reported only when the compressed data itself marks it.
 
 use crate::pipe::Inlet;
 use flate2::bufread::MultiGzDecoder;
 use std::io::{self, BufRead, Read};
 
-/// As the zstd program: a window of 128 MiB is the largest that is taken without being asked to.
+/// 128 MiB, which is also the largest window that the zstd program accepts by default.
 const LARGEST_WINDOW: u32 = 27;
 const WHAT: &str = "neither zstd, nor gzip, nor tar";
 
@@ -19,9 +18,9 @@ pub enum Form {
 }
 
 impl Form {
-    /// By the first bytes; a tar archive has its mark at byte 257.
+    /// Recognises the form by the first bytes; a tar archive has its magic at byte 257.
     pub fn of(head: &[u8]) -> Option<Form> {
-        // A zstd file may begin with a frame that is to be passed over: 50 to 5f, then this.
+        // A zstd file may begin with a skippable frame: 50 to 5f, then this.
         let skippable =
             head.len() >= 4 && head[0] & 0xf0 == 0x50 && head[1..4] == [0x2a, 0x4d, 0x18];
         if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || skippable {
@@ -36,7 +35,7 @@ impl Form {
     }
 }
 
-/// Reads as many bytes as there are, up to all of the room.
+/// Reads until the buffer is full or the input ends.
 pub fn fill(from: &mut dyn Read, room: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
     while length < room.len() {
@@ -50,23 +49,23 @@ pub fn fill(from: &mut dyn Read, room: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
-/// Decodes until the end. The error completes "the archive is damaged: ..."; that nobody reads any
-/// more is none.
+/// Decompresses until the end, or until the reader of the pipe is gone, which is no error. The error
+/// completes "the archive is damaged: ...".
 pub fn run(from: impl BufRead, to: &Inlet) -> Result<(), String> {
     copy(&mut *decoder(from)?, to).map_err(|error| sentence(&error))
 }
 
-/// For one who reads it himself; his errors are to be told by [`sentence`].
+/// Returns a reader of the decompressed bytes; [`sentence`] turns its errors into a message.
 pub fn decoder<'a>(mut from: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>, String> {
-    let told = |error: io::Error| sentence(&error);
-    let head = from.fill_buf().map_err(told)?;
+    let reported = |error: io::Error| sentence(&error);
+    let head = from.fill_buf().map_err(reported)?;
     if head.is_empty() {
         return Err("it is empty".into());
     }
     Ok(match Form::of(head) {
         Some(Form::Zstd) => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(from).map_err(told)?;
-            decoder.window_log_max(LARGEST_WINDOW).map_err(told)?;
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(from).map_err(reported)?;
+            decoder.window_log_max(LARGEST_WINDOW).map_err(reported)?;
             Box::new(decoder)
         }
         Some(Form::Gzip) => Box::new(MultiGzDecoder::new(from)),
@@ -75,7 +74,7 @@ pub fn decoder<'a>(mut from: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>, St
     })
 }
 
-/// Completes "the archive is damaged: ...".
+/// The error as a sentence that completes "the archive is damaged: ...".
 pub fn sentence(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => "it ends in the middle of its compressed data".to_owned(),
@@ -87,7 +86,7 @@ fn copy(from: &mut dyn Read, to: &Inlet) -> io::Result<()> {
     loop {
         let mut piece = to.piece();
         let mut length = 0;
-        // Full pieces: passing one on costs the same for a byte and for all.
+        // Only full pieces are sent: each costs the same, however little it holds.
         while length < piece.room().len() {
             match from.read(&mut piece.room()[length..]) {
                 Ok(0) => break,
@@ -107,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_by_the_first_bytes() {
+    fn the_form_is_recognised_by_the_first_bytes() {
         let mut tar = vec![0; 512];
         tar[257..262].copy_from_slice(b"ustar");
         assert_eq!(Form::of(&tar), Some(Form::Tar));

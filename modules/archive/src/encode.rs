@@ -1,10 +1,10 @@
-//! A file that is compressed, hashed and written while its caller still reads: blocks go to workers and
-//! come back in their order.
+//! Compresses, hashes and writes a file while its caller still reads: blocks go to worker threads, and
+//! are written in their order.
 //!
-//! Each block is compressed for itself, into a zstd frame or a gzip member with its own check sum; one
-//! after the other they are a standard file that every zstd or gzip reads. So two processors are used
-//! without the threads of the C library, and for gzip just as for zstd.
-//! Invariants: [`Written`] is given only for what is on the disk; memory does not grow with the file.
+//! Each block becomes a zstd frame or a gzip member with its own checksum; concatenated they are a
+//! standard file that every zstd or gzip reads. So two processors are used without the threads of the C
+//! library, and for gzip just as for zstd.
+//! Invariants: [`Written`] is returned only when the file is on the disk; memory does not grow with it.
 
 use crate::decode::Form;
 use anyhow::{Context, Result, anyhow};
@@ -16,25 +16,25 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-/// More would take the machine away from those whose data it is.
+/// More would slow down the services of the machine.
 const WORKERS: usize = 2;
 const BLOCK: usize = 2 << 20;
-/// Blocks that wait or are worked on.
+/// Blocks that wait or are being compressed.
 const UNDER_WAY: usize = 4;
-/// After so many bytes the disk begins to write: at the end there is little to wait for.
+/// After so many bytes a sync is started, so that the last one has little to wait for.
 const SYNC_EVERY: u64 = 32 << 20;
-/// Nearly as fast as the first level, and nearly as small as the third.
+/// Nearly as fast as level 1, and nearly as small as level 3.
 const ZSTD_LEVEL: i32 = 2;
 const GZIP_LEVEL: u32 = 4;
 
-/// What has been written, all of it synced.
+/// The file as it was written and synced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// On the disk.
+    /// Size of the file.
     pub bytes: u64,
-    /// Before compression.
+    /// Size before compression.
     pub raw: u64,
-    /// Of the file, in hex.
+    /// Checksum of the file, in hex.
     pub sha256: String,
 }
 
@@ -43,16 +43,16 @@ pub struct Encoder {
     block: Vec<u8>,
     filled: usize,
     raw: u64,
-    lanes: Option<Lanes>,
+    queues: Option<Queues>,
     spare: Receiver<Vec<u8>>,
     workers: Vec<JoinHandle<()>>,
     writer: Option<JoinHandle<io::Result<Written>>>,
 }
 
 #[derive(Debug)]
-struct Lanes {
+struct Queues {
     jobs: SyncSender<Job>,
-    /// To the writer, in the order of the file.
+    /// Results for the writer, in the order of the file.
     order: SyncSender<Receiver<io::Result<Vec<u8>>>>,
 }
 
@@ -64,13 +64,13 @@ struct Job {
 }
 
 impl Encoder {
-    /// Into an empty file.
+    /// Writes into an empty file.
     pub fn new(file: File, form: Form) -> Result<Encoder> {
         let workers = thread::available_parallelism().map_or(1, |count| count.get().min(WORKERS));
         Encoder::with(file, form, workers, BLOCK)
     }
 
-    /// With one worker and small blocks: for what is small or comes slowly.
+    /// Uses one worker and small blocks: for little data, or data that comes slowly.
     pub fn small(file: File, form: Form) -> Result<Encoder> {
         Encoder::with(file, form, 1, BLOCK >> 3)
     }
@@ -91,14 +91,14 @@ impl Encoder {
             block: vec![0; block],
             filled: 0,
             raw: 0,
-            lanes: Some(Lanes { jobs, order }),
+            queues: Some(Queues { jobs, order }),
             spare,
             workers,
             writer: Some(writer),
         })
     }
 
-    /// Room for the next bytes, never empty; what was put there is to be told by [`Self::advance`].
+    /// Space for the next bytes, never empty; [`Self::advance`] says how many were put there.
     pub fn room(&mut self) -> Result<&mut [u8]> {
         if self.filled == self.block.len() {
             self.send()?;
@@ -121,9 +121,9 @@ impl Encoder {
         Ok(())
     }
 
-    /// What is left is compressed, and all of it is on the disk.
+    /// Compresses the rest, and returns when all of it is on the disk.
     pub fn finish(mut self) -> Result<Written> {
-        // Even of nothing there is a frame: an empty file is no archive.
+        // Empty input makes a frame too: an empty file would be no archive.
         self.send()?;
         self.end()
     }
@@ -135,22 +135,23 @@ impl Encoder {
         let length = std::mem::take(&mut self.filled);
         self.raw += length as u64;
         let (done, result) = sync_channel(1);
-        let sent = self.lanes.as_ref().is_some_and(|lanes| {
-            lanes.order.send(result).is_ok() && lanes.jobs.send(Job { block, length, done }).is_ok()
+        let sent = self.queues.as_ref().is_some_and(|queues| {
+            queues.order.send(result).is_ok()
+                && queues.jobs.send(Job { block, length, done }).is_ok()
         });
         match sent {
             true => Ok(()),
-            // Whoever was there no more says why.
-            false => Err(self.end().err().unwrap_or_else(died)),
+            // The thread that has ended knows why.
+            false => Err(self.end().err().unwrap_or_else(panicked)),
         }
     }
 
     fn end(&mut self) -> Result<Written> {
-        drop(self.lanes.take());
+        drop(self.queues.take());
         let ended = self.workers.drain(..).all(|worker| worker.join().is_ok());
-        let writer = self.writer.take().ok_or_else(died)?;
-        let written = writer.join().map_err(|_| died())?.context("cannot write")?;
-        if ended { Ok(Written { raw: self.raw, ..written }) } else { Err(died()) }
+        let writer = self.writer.take().ok_or_else(panicked)?;
+        let written = writer.join().map_err(|_| panicked())?.context("cannot write")?;
+        if ended { Ok(Written { raw: self.raw, ..written }) } else { Err(panicked()) }
     }
 }
 
@@ -167,26 +168,26 @@ impl Write for Encoder {
 
 impl Drop for Encoder {
     fn drop(&mut self) {
-        // Given up: no thread of ours stays behind. What they would say no longer matters.
+        // Abandoned: the threads must end, and their errors no longer matter.
         let _ = self.end();
     }
 }
 
-fn died() -> anyhow::Error {
-    anyhow!("a thread of ours died")
+fn panicked() -> anyhow::Error {
+    anyhow!("a worker thread panicked")
 }
 
 fn work(waiting: &Mutex<Receiver<Job>>, give_back: &Sender<Vec<u8>>, form: Form) {
     let mut packer = Packer::new(form);
     loop {
-        // The lock is held while waiting: the others wait for it instead.
+        // Held while waiting for a job: the other worker waits for the lock instead.
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { block, length, done }) = next else { return };
         let packed = match &mut packer {
             Ok(packer) => packer.pack(&block[..length]),
             Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
         };
-        // Either may have given up meanwhile.
+        // Either receiver may be gone.
         let _ = done.send(packed);
         let _ = give_back.send(block);
     }
@@ -234,18 +235,18 @@ fn write(mut file: File, ordered: &Receiver<Receiver<io::Result<Vec<u8>>>>) -> i
     let mut bytes = 0;
     let mut asked = 0;
     for packed in ordered {
-        let packed = packed.recv().map_err(|_| io::Error::other("a thread of ours died"))??;
+        let packed = packed.recv().map_err(|_| io::Error::other("a worker thread panicked"))??;
         hash.update(&packed);
         file.write_all(&packed)?;
         bytes += packed.len() as u64;
         if bytes - asked >= SYNC_EVERY {
             asked = bytes;
-            // Full: it is at work, and the next time will do.
+            // Full: a sync is running, and the next request will cover this.
             let _ = wake.try_send(());
         }
     }
     drop(wake);
-    syncer.join().map_err(|_| io::Error::other("a thread of ours died"))??;
+    syncer.join().map_err(|_| io::Error::other("a worker thread panicked"))??;
     file.sync_all()?;
     Ok(Written { bytes, raw: 0, sha256: host::hex(&hash.finalize()) })
 }

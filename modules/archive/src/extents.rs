@@ -1,7 +1,7 @@
-//! Where a file has data and where holes, and the map of it as the PAX form 1.0 has it.
+//! Finds where a file has data and where holes, and writes the map of them in the PAX form 1.0.
 //!
-//! Invariant: all that is no hole lies in one of the pieces; what the file system does not tell, or
-//! tells in too many pieces, is data.
+//! Invariant: everything outside of the pieces is a hole; where the file system does not report holes,
+//! or reports too many, they count as data.
 
 use crate::head::{BLOCK, padded};
 use rustix::fs::{SeekFrom, seek};
@@ -9,18 +9,18 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 
-/// Each piece with its place and length; the last one may be empty, and ends where the file does.
+/// Offset and length of each piece; the last one may be empty, and ends where the file does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extents(Vec<(u64, u64)>);
 
-/// As many as the reader takes ([`crate::sparse`]).
-const MOST: usize = 1 << 16;
+/// As many as the reader accepts ([`crate::sparse`]).
+const MAX_PIECES: usize = 1 << 16;
 
 impl Extents {
-    /// `None`: no holes.
+    /// Finds the pieces; `None` means that the file has no holes.
     pub fn of(file: &File, size: u64) -> io::Result<Option<Extents>> {
         let mut pieces: Vec<(u64, u64)> = Vec::new();
-        // A hole that is shorter is read as data.
+        // A shorter hole counts as data.
         let mut shortest = 4096;
         let mut at = 0;
         while at < size {
@@ -35,16 +35,16 @@ impl Extents {
             }
             at = match seek(file, SeekFrom::Hole(from)) {
                 Ok(end) => end.min(size),
-                // It was cut meanwhile: whoever reads will see.
+                // The file was truncated meanwhile: reading it will show that.
                 Err(Errno::NXIO) => size,
                 Err(error) => return Err(error.into()),
             };
-            put(&mut pieces, from, at, shortest);
-            while pieces.len() >= MOST {
+            add_piece(&mut pieces, from, at, shortest);
+            while pieces.len() >= MAX_PIECES {
                 shortest *= 2;
                 let all = std::mem::take(&mut pieces);
                 all.into_iter().for_each(|(from, length)| {
-                    put(&mut pieces, from, from + length, shortest);
+                    add_piece(&mut pieces, from, from + length, shortest);
                 });
             }
         }
@@ -61,12 +61,12 @@ impl Extents {
         &self.0
     }
 
-    /// Bytes of all pieces.
+    /// The bytes of all pieces together.
     pub fn data(&self) -> u64 {
         self.0.iter().map(|(_, length)| length).sum()
     }
 
-    /// Its blocks in the archive, before the data.
+    /// The map as it stands in the archive, before the data.
     pub fn map(&self) -> Vec<u8> {
         let mut text = format!("{}\n", self.0.len());
         for (from, length) in &self.0 {
@@ -79,8 +79,8 @@ impl Extents {
     }
 }
 
-/// Adds a piece, or makes the last one longer over a hole that is too short.
-fn put(pieces: &mut Vec<(u64, u64)>, from: u64, end: u64, shortest: u64) {
+/// Adds a piece, or extends the last one when the hole between them is too short.
+fn add_piece(pieces: &mut Vec<(u64, u64)>, from: u64, end: u64, shortest: u64) {
     match pieces.last_mut() {
         Some((at, length)) if from - (*at + *length) < shortest => *length = end - *at,
         _ => pieces.push((from, end - from)),
@@ -117,7 +117,7 @@ mod tests {
     fn too_many_pieces_become_fewer() {
         let mut pieces = Vec::new();
         for at in 0..10 {
-            put(&mut pieces, at * 8192, at * 8192 + 4096, 4097);
+            add_piece(&mut pieces, at * 8192, at * 8192 + 4096, 4097);
         }
         assert_eq!(pieces, [(0, 9 * 8192 + 4096)]);
     }

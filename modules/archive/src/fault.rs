@@ -1,11 +1,11 @@
-//! What can be wrong with an archive, and the stable codes.
+//! Errors about archives, and their stable reason codes.
 
 use host::walk::Missed;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// It is not what was written once: bytes have changed, or some are missing.
+/// The archive is not as it was written: bytes have changed, or some are missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged(pub String);
 
@@ -17,7 +17,7 @@ impl fmt::Display for Damaged {
 
 impl std::error::Error for Damaged {}
 
-/// A file could be opened and not read.
+/// A file could be opened, but not read.
 #[derive(Debug)]
 pub struct Unreadable(pub io::Error);
 
@@ -29,13 +29,13 @@ impl fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
-/// Putting back begins with an empty folder.
+/// A restore needs an empty folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotEmpty;
 
 impl fmt::Display for NotEmpty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the folder to put into is not empty")
+        f.write_str("the folder to restore into is not empty")
     }
 }
 
@@ -58,19 +58,19 @@ pub fn reason(error: &anyhow::Error) -> Option<&'static str> {
     own.or_else(|| host::reason(error))
 }
 
-/// Paths that a person should hear of: how many, and the first of them.
+/// Paths for a message: how many there are, and the first of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Named {
+pub struct PathSample {
     pub count: u64,
     pub first: Vec<PathBuf>,
 }
 
-impl Named {
-    const MOST: usize = 100;
+impl PathSample {
+    const MAX_NAMED: usize = 100;
 
     pub fn note(&mut self, path: impl Into<PathBuf>) {
         self.count += 1;
-        if self.first.len() < Named::MOST {
+        if self.first.len() < PathSample::MAX_NAMED {
             self.first.push(path.into());
         }
     }

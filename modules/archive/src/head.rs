@@ -1,20 +1,20 @@
-//! The head of an entry in a segment: a ustar block, with a PAX entry before it for what has no room
-//! there (long names, times below the second, large numbers, extended attributes, holes).
+//! Header of an entry in a segment: a ustar block, and before it a PAX entry for what does not fit into
+//! it (long names, fractions of seconds, large numbers, extended attributes, holes).
 //!
-//! Written so that GNU tar and bsdtar read it. Read is only what was written here: the check sum, the
-//! kind and the records must be right, and anything else is an error, never a guess.
-//! Invariant: values of records are taken by their length: they may hold line feeds and zeros. This is
-//! why the records are read here and the block by the tar crate: it ends a record at a line feed, which
-//! an ACL of user 10 holds, and its names of attributes must be UTF-8.
+//! GNU tar and bsdtar read what is written here. Only what was written here is read: the checksum, the
+//! kind and the records must be right, and anything else is an error.
+//! Invariant: values of records are delimited by their length: they may hold line feeds and zeros. So
+//! the tar crate reads only the block: it ends a record at a line feed, which the ACL of user 10 holds,
+//! and wants names of attributes in UTF-8.
 
 use tar::{EntryType, Header};
 
 pub const BLOCK: usize = 512;
-/// All attributes of one entry; the kernel has 64 KiB for a value and for the list of names.
+/// Limit for all attributes of one entry; the kernel allows 64 KiB for a value and for the list of names.
 pub const LONGEST_RECORDS: u64 = 16 << 20;
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
-/// What a name or the target of a link has room for in the block.
+/// The longest name or target of a link that fits into the block.
 const LONGEST_NAME: usize = 100;
 const KNOWN: [EntryType; 8] = [
     EntryType::Regular,
@@ -31,25 +31,25 @@ const KNOWN: [EntryType; 8] = [
 pub struct Head {
     /// [`EntryType::XHeader`]: the PAX entry itself.
     pub kind: EntryType,
-    /// As it stands in the archive; a folder's ends with a slash.
+    /// The name in the archive; that of a folder ends with a slash.
     pub name: Vec<u8>,
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
-    /// Of what follows in the archive.
+    /// Bytes that follow in the archive.
     pub size: u64,
     pub modified: (i64, u32),
-    /// Where a link leads.
+    /// Target of a link.
     pub target: Vec<u8>,
-    /// Major and minor.
+    /// Major and minor number.
     pub device: (u32, u32),
     pub attributes: Vec<(Vec<u8>, Vec<u8>)>,
-    /// A file with holes: its real size. What follows begins with the map.
+    /// Real size of a file with holes; then the content begins with the map.
     pub sparse: Option<u64>,
 }
 
 impl Head {
-    /// All blocks before the content.
+    /// Encodes all blocks before the content.
     pub fn bytes(&self) -> Vec<u8> {
         let mut records = self.records();
         let mut out = Vec::with_capacity(3 * BLOCK);
@@ -65,7 +65,7 @@ impl Head {
         out
     }
 
-    /// What has no room is cut or zero: a record says it.
+    /// Encodes the ustar block. What does not fit is truncated or zero there, and stands in a record.
     fn block(&self, kind: EntryType, name: &[u8], size: u64) -> [u8; BLOCK] {
         let mut header = Header::new_ustar();
         let put = |field: &mut [u8], bytes: &[u8]| {
@@ -104,11 +104,11 @@ impl Head {
         if self.target.len() > LONGEST_NAME {
             put(b"linkpath", &self.target);
         }
-        if !has_room(self.size, 12) {
+        if !fits(self.size, 12) {
             put(b"size", &number(self.size));
         }
         for (key, id) in [(b"uid", self.uid), (b"gid", self.gid)] {
-            if !has_room(id.into(), 8) {
+            if !fits(id.into(), 8) {
                 put(key, &number(id.into()));
             }
         }
@@ -121,24 +121,24 @@ impl Head {
         out
     }
 
-    /// From its block, with the records that came before it. The error completes "it holds ...".
+    /// Decodes a block, and the records before it. The error completes "it holds ...".
     pub fn parse(block: &[u8; BLOCK], records: &[u8]) -> Result<Head, &'static str> {
         let header = Header::from_byte_slice(block);
         let mut summed = header.clone();
         summed.set_cksum();
         let sums = (header.cksum().ok(), summed.cksum().ok());
         if header.as_ustar().is_none() || sums.0 != sums.1 {
-            return Err("a head that is none");
+            return Err("a block that is no valid tar header");
         }
         let kind = header.entry_type();
         if !KNOWN.contains(&kind) {
-            return Err("an entry of a kind that is not known");
+            return Err("an entry of an unknown kind");
         }
-        let mut head = Head::fields(header, kind).ok_or("a number that cannot be read")?;
+        let mut head = Head::fields(header, kind).ok_or("a header with an invalid number")?;
         let mut rest = records;
         while !rest.is_empty() {
-            let (key, value, after) = next_record(rest).ok_or("records that cannot be read")?;
-            head.note(key, value).ok_or("a record that cannot be read")?;
+            let (key, value, after) = next_record(rest).ok_or("invalid PAX records")?;
+            head.note(key, value).ok_or("an invalid PAX record")?;
             rest = after;
         }
         Ok(head)
@@ -160,7 +160,7 @@ impl Head {
         })
     }
 
-    /// Owner and time are taken from the index.
+    /// Applies one record. Owner and time are skipped: the index has them.
     fn note(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         let number = || std::str::from_utf8(value).ok()?.parse::<u64>().ok();
         match key {
@@ -178,25 +178,25 @@ impl Head {
     }
 }
 
-/// What is filled up to whole blocks.
+/// The size rounded up to whole blocks.
 pub fn padded(size: u64) -> u64 {
     size.div_ceil(BLOCK as u64) * BLOCK as u64
 }
 
-/// Whether a field of that length has room for the octal digits and a zero byte.
-fn has_room(value: u64, length: u32) -> bool {
+/// Whether the octal digits and a zero byte fit into a field of that length.
+fn fits(value: u64, length: u32) -> bool {
     value < 1 << (3 * (length - 1))
 }
 
 fn or_zero(value: u64, length: u32) -> u64 {
-    if has_room(value, length) { value } else { 0 }
+    if fits(value, length) { value } else { 0 }
 }
 
 fn seconds((seconds, _): (i64, u32)) -> Option<u64> {
-    u64::try_from(seconds).ok().filter(|seconds| has_room(*seconds, 12))
+    u64::try_from(seconds).ok().filter(|seconds| fits(*seconds, 12))
 }
 
-/// The nanoseconds count upwards also before 1970, and a decimal fraction does not.
+/// Nanoseconds count upwards before 1970 too; a decimal fraction does not.
 fn decimal((seconds, nanos): (i64, u32)) -> String {
     if seconds >= 0 || nanos == 0 {
         return format!("{seconds}.{nanos:09}");
@@ -228,7 +228,7 @@ fn next_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((&record[..equals], &record[equals + 1..], &bytes[length..]))
 }
 
-/// As GNU tar does: a key ends at the first "=".
+/// Escapes as GNU tar does: a key ends at the first "=".
 fn escape(name: &[u8]) -> Vec<u8> {
     name.iter().fold(Vec::with_capacity(name.len()), |mut out, byte| {
         match byte {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_odd_is_refused() {
+    fn invalid_headers_are_refused() {
         let good = Head { name: vec![b'n'; 101], ..head() }.bytes();
         assert!(read(&good).is_ok());
         for at in [0, 100, 124, 148, 156, 257, BLOCK, BLOCK + 4, 2 * BLOCK, 2 * BLOCK + 130] {

@@ -1,7 +1,8 @@
-//! The index file: a head, the lines in the order of the sorted walk, and an end that says how many.
+//! The index file: a first line with the version, one line for each entry in the order of the sorted
+//! walk, and a last line with their number.
 //!
-//! Invariant: a reader that has come to the end has seen every line that was written, in order; a file
-//! that was cut, changed or mixed up is an error on the way there.
+//! Invariant: a reader that has reached the end has seen every line that was written, in order; it
+//! reports an error for a file that was truncated, changed or reordered.
 
 use crate::decode::{self, Form};
 use crate::encode::{Encoder, Written};
@@ -25,7 +26,7 @@ pub struct IndexWriter {
 }
 
 impl IndexWriter {
-    /// Into an empty file.
+    /// Begins an index in an empty file.
     pub fn new(file: File, form: Form) -> Result<IndexWriter> {
         let mut to = Encoder::small(file, form)?;
         to.put(format!("{HEAD}\n").as_bytes())?;
@@ -34,7 +35,7 @@ impl IndexWriter {
 
     pub fn write(&mut self, line: &Line) -> Result<()> {
         let follows = self.last.as_ref().is_none_or(|last| order(last, &line.path).is_lt());
-        ensure!(follows, "{} comes twice, or in the wrong place", line.path.display());
+        ensure!(follows, "{} stands twice in the index, or out of order", line.path.display());
         self.last = Some(line.path.clone());
         self.count += 1;
         self.text.clear();
@@ -42,7 +43,7 @@ impl IndexWriter {
         self.to.put(self.text.as_bytes()).context("cannot write the index")
     }
 
-    /// Synced.
+    /// Writes the last line, and syncs the file.
     pub fn finish(mut self) -> Result<Written> {
         let end = format!("end {}\n", self.count);
         self.to.put(end.as_bytes()).context("cannot write the index")?;
@@ -65,7 +66,7 @@ impl fmt::Debug for IndexReader {
 }
 
 impl IndexReader {
-    /// From its beginning.
+    /// Opens an index, and checks its version.
     pub fn new(file: File) -> Result<IndexReader> {
         let from = decode::decoder(BufReader::new(file)).map_err(|why| damaged(&why))?;
         let mut reader = IndexReader {
@@ -77,11 +78,11 @@ impl IndexReader {
         };
         match reader.text()? {
             Some(head) if head == HEAD => Ok(reader),
-            _ => Err(damaged("it is no index, or one of a newer version").into()),
+            _ => Err(damaged("it is no index, or has a newer version").into()),
         }
     }
 
-    /// The next line; `None` only when all have come.
+    /// Reads the next line; `None` only at the end, when all lines were read.
     pub fn read(&mut self) -> Result<Option<Line>> {
         if self.ended {
             return Ok(None);
@@ -90,12 +91,12 @@ impl IndexReader {
         let Some(text) = self.text()? else {
             return Err(damaged("its last part is missing").into());
         };
-        if let Some(said) = text.strip_prefix("end ") {
-            if said.parse() != Ok(count) {
+        if let Some(number) = text.strip_prefix("end ") {
+            if number.parse() != Ok(count) {
                 return Err(damaged("some of its lines are missing").into());
             }
             if self.text()?.is_some() {
-                return Err(damaged("it goes on behind its end").into());
+                return Err(damaged("it has more data after its end").into());
             }
             self.ended = true;
             return Ok(None);
@@ -112,7 +113,7 @@ impl IndexReader {
 
     fn text(&mut self) -> Result<Option<&str>> {
         self.text.clear();
-        // A path has no end that is sure; with its escapes this is ten times what the kernel takes.
+        // A limit, since a damaged file may have no line end: ten times the kernel's longest path, escaped.
         let read = (&mut self.from).take(1 << 20).read_until(b'\n', &mut self.text);
         if read.map_err(|error| damaged(&decode::sentence(&error)))? == 0 {
             return Ok(None);
@@ -129,7 +130,7 @@ fn damaged(why: &str) -> Damaged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::line::What;
+    use crate::line::EntryKind;
     use std::io::{Seek, Write};
 
     fn line(path: &str) -> Line {
@@ -150,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn all_that_was_written_comes_back() {
+    fn lines_are_read_as_they_were_written() {
         for form in [Form::Zstd, Form::Gzip] {
             let file = tempfile::tempfile().unwrap();
             let mut writer = IndexWriter::new(file.try_clone().unwrap(), form).unwrap();
-            let root = Line { what: What::Folder, ..line(".") };
+            let root = Line { kind: EntryKind::Folder, ..line(".") };
             let lines = [root, line("a"), line("a/b"), line("a.b")];
             lines.iter().for_each(|line| writer.write(line).unwrap());
             assert!(writer.write(&line("a/c")).is_err());
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_whole_is_refused() {
+    fn incomplete_indexes_are_refused() {
         let good = |path: &str| {
             let mut text = String::new();
             line(path).write(&mut text);

@@ -1,8 +1,8 @@
-//! A line of the index: one entry of the tree, as it was when it was looked at.
+//! A line of the index: one entry of the tree, as it was when it was scanned.
 //!
-//! Fourteen words with a blank between: kind, mode (octal), owner, group, size, time of the last write,
-//! change time, inode, device, links, bytes in the segment, segment, times that it stands there, path.
-//! Invariant: what one version has written every later one reads; an odd line is refused whole.
+//! Fourteen fields separated by blanks: kind, mode (octal), owner, group, size, modification time,
+//! change time, inode, device, links, bytes in the segment, segment, number of copies there, path.
+//! Invariant: every later version reads what one version has written; an invalid line is an error.
 
 use crate::names::{escaped, parts, unescaped};
 use host::meta::{Kind, Meta};
@@ -12,101 +12,101 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum EntryKind {
     Folder,
     File,
-    /// One more name of a file, link or device whose first name stands earlier in the same segment.
+    /// A further name of a file, link or device whose first name stands earlier in the same segment.
     HardLink,
     Link,
     Pipe,
     CharDevice,
     BlockDevice,
-    /// Named, and left out: it is made by the program that listens.
+    /// A socket: it is listed and not restored, since the listening program creates it.
     Socket,
 }
 
-const LETTERS: [(What, &str); 8] = [
-    (What::Folder, "d"),
-    (What::File, "f"),
-    (What::HardLink, "h"),
-    (What::Link, "l"),
-    (What::Pipe, "p"),
-    (What::CharDevice, "c"),
-    (What::BlockDevice, "b"),
-    (What::Socket, "s"),
+const LETTERS: [(EntryKind, &str); 8] = [
+    (EntryKind::Folder, "d"),
+    (EntryKind::File, "f"),
+    (EntryKind::HardLink, "h"),
+    (EntryKind::Link, "l"),
+    (EntryKind::Pipe, "p"),
+    (EntryKind::CharDevice, "c"),
+    (EntryKind::BlockDevice, "b"),
+    (EntryKind::Socket, "s"),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Below the root; empty for the root itself.
+    /// Path below the root; empty for the root itself.
     pub path: PathBuf,
-    pub what: What,
+    pub kind: EntryKind,
     /// Permission bits, with setuid, setgid and sticky.
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
     pub size: u64,
     pub modified: (i64, u32),
-    /// `None`: it cannot be told later whether it has changed since.
+    /// Change time; `None` when it cannot prove later that the file has not changed.
     pub changed: Option<(i64, u32)>,
     pub ino: u64,
     pub dev: u64,
     pub links: u64,
-    /// Bytes of content that stand in the segment: none for holes and for further names.
+    /// Bytes of content in the segment: holes and further names take none.
     pub stored: u64,
-    /// Where its newest content stands; `None` while it is not copied, and for sockets.
+    /// The segment with the newest content; `None` before it is copied, and for sockets.
     pub segment: Option<u32>,
-    /// How often it stands there: a file that changed while it was read was copied again.
-    pub times: u32,
+    /// How often it is in that segment: a file that changed while it was read was copied again.
+    pub copies: u32,
 }
 
 impl Line {
-    /// As it was seen, nothing copied yet.
+    /// The line of an entry that is not copied yet.
     pub fn of(path: &Path, meta: &Meta) -> Line {
-        let what = match (meta.kind, meta.mode & 0o170_000) {
-            (Kind::Folder, _) => What::Folder,
-            (Kind::File, _) => What::File,
-            (Kind::Link, _) => What::Link,
-            (Kind::Special, 0o010_000) => What::Pipe,
-            (Kind::Special, 0o020_000) => What::CharDevice,
-            (Kind::Special, 0o060_000) => What::BlockDevice,
-            (Kind::Special, _) => What::Socket,
+        let kind = match (meta.kind, meta.mode & 0o170_000) {
+            (Kind::Folder, _) => EntryKind::Folder,
+            (Kind::File, _) => EntryKind::File,
+            (Kind::Link, _) => EntryKind::Link,
+            (Kind::Special, 0o010_000) => EntryKind::Pipe,
+            (Kind::Special, 0o020_000) => EntryKind::CharDevice,
+            (Kind::Special, 0o060_000) => EntryKind::BlockDevice,
+            (Kind::Special, _) => EntryKind::Socket,
         };
         Line {
             path: path.to_owned(),
-            what,
+            kind,
             mode: meta.mode & 0o7777,
             uid: meta.uid,
             gid: meta.gid,
-            // That of a folder is the file system's own affair.
-            size: if what == What::Folder { 0 } else { meta.size },
+            // The size of a folder says nothing about its content.
+            size: if kind == EntryKind::Folder { 0 } else { meta.size },
             modified: meta.modified,
             changed: Some(meta.changed),
             ino: meta.ino,
             dev: meta.dev,
-            links: if what == What::Folder { 1 } else { meta.links },
+            links: if kind == EntryKind::Folder { 1 } else { meta.links },
             stored: 0,
             segment: None,
-            times: 0,
+            copies: 0,
         }
     }
 
-    /// What has other names, by which these are found.
+    /// Device and inode of an entry that has several names.
     pub fn shared(&self) -> Option<(u64, u64)> {
-        let one = self.links < 2 || matches!(self.what, What::Folder | What::Socket);
+        let one = self.links < 2 || matches!(self.kind, EntryKind::Folder | EntryKind::Socket);
         (!one).then_some((self.dev, self.ino))
     }
 
-    /// A further name is of the kind of the first one.
+    /// Whether both are of the same kind; a further name has the kind of the first one.
     pub fn same_kind(&self, other: &Line) -> bool {
-        let alone = |what| matches!(what, What::Folder | What::Socket);
-        self.what == other.what
-            || self.what == What::HardLink && !alone(other.what)
-            || other.what == What::HardLink && !alone(self.what)
+        let alone = |kind| matches!(kind, EntryKind::Folder | EntryKind::Socket);
+        self.kind == other.kind
+            || self.kind == EntryKind::HardLink && !alone(other.kind)
+            || other.kind == EntryKind::HardLink && !alone(self.kind)
     }
 
-    /// Whether this later look at the same path shows the very same content and attributes. The
-    /// device is not compared: its number changes from one start of the machine to the next.
+    /// Whether a later line of the same path has certainly the same content and attributes. The device
+    /// is not compared: its number can change when the machine boots.
     pub fn unchanged(&self, later: &Line) -> bool {
         let all = |line: &Line| (line.mode, line.uid, line.gid, line.size, line.modified);
         self.changed.is_some()
@@ -117,16 +117,16 @@ impl Line {
     }
 
     pub fn write(&self, text: &mut String) {
-        let letter = LETTERS.iter().find(|(what, _)| *what == self.what).map_or("?", |pair| pair.1);
-        let Line { mode, uid, gid, size, ino, dev, links, stored, times, .. } = self;
-        // Writing to a text cannot fail.
+        let letter = LETTERS.iter().find(|(kind, _)| *kind == self.kind).map_or("?", |pair| pair.1);
+        let Line { mode, uid, gid, size, ino, dev, links, stored, copies, .. } = self;
+        // Writing to a String cannot fail.
         let _ = write!(text, "{letter} {mode:o} {uid} {gid} {size} ");
         time(text, Some(self.modified));
         time(text, self.changed);
         let _ = write!(text, "{ino} {dev} {links} {stored} ");
         let _ = match self.segment {
-            Some(segment) => write!(text, "{segment} {times} "),
-            None => write!(text, "- {times} "),
+            Some(segment) => write!(text, "{segment} {copies} "),
+            None => write!(text, "- {copies} "),
         };
         match self.path.as_os_str().is_empty() {
             true => text.push('.'),
@@ -135,13 +135,13 @@ impl Line {
         text.push('\n');
     }
 
-    /// `None`: it is no such line, or its path leaves the root.
+    /// Parses a line; `None` when it is invalid or its path leaves the root.
     pub fn parse(text: &str) -> Option<Line> {
         let mut words = text.split(' ');
         let mut word = || words.next();
         let letter = word()?;
         let line = Line {
-            what: LETTERS.iter().find(|(_, known)| *known == letter)?.0,
+            kind: LETTERS.iter().find(|(_, known)| *known == letter)?.0,
             mode: u32::from_str_radix(word()?, 8).ok().filter(|mode| *mode <= 0o7777)?,
             uid: word()?.parse().ok()?,
             gid: word()?.parse().ok()?,
@@ -156,7 +156,7 @@ impl Line {
                 "-" => None,
                 number => Some(number.parse().ok()?),
             },
-            times: word()?.parse().ok()?,
+            copies: word()?.parse().ok()?,
             path: path(word()?)?,
         };
         words.next().is_none().then_some(line)
@@ -170,7 +170,7 @@ fn time(text: &mut String, time: Option<(i64, u32)>) {
     };
 }
 
-/// The outer `None`: it is no time.
+/// Parses a time or "-"; the outer `None` means that it is neither.
 fn parse_time(word: &str) -> Option<Option<(i64, u32)>> {
     if word == "-" {
         return Some(None);
@@ -186,7 +186,7 @@ fn path(word: &str) -> Option<PathBuf> {
     }
     let name = unescaped(word)?;
     let path: PathBuf = parts(name.as_bytes()).ok()?.iter().collect();
-    // One way to write a path: else the order could be led astray.
+    // Each path has only one form, else the check of the order could be deceived.
     (!word.is_empty() && path.as_os_str() == OsStr::new(&name)).then_some(path)
 }
 
@@ -198,7 +198,7 @@ mod tests {
     fn line(path: &[u8]) -> Line {
         Line {
             path: PathBuf::from(std::ffi::OsString::from_vec(path.to_vec())),
-            what: What::File,
+            kind: EntryKind::File,
             mode: 0o4755,
             uid: 0,
             gid: 4_294_967_294,
@@ -210,7 +210,7 @@ mod tests {
             links: 3,
             stored: 4,
             segment: Some(5),
-            times: 1,
+            copies: 1,
         }
     }
 
@@ -219,7 +219,7 @@ mod tests {
         for path in [&b""[..], b"a/b c/\n%", b"\xff/\xc3\xa9", b"..."] {
             let mut lines = vec![line(path)];
             lines.push(Line { changed: None, segment: None, ..line(path) });
-            lines.extend(LETTERS.map(|(what, _)| Line { what, ..line(path) }));
+            lines.extend(LETTERS.map(|(kind, _)| Line { kind, ..line(path) }));
             for line in lines {
                 let mut text = String::new();
                 line.write(&mut text);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_lines_are_refused() {
+    fn invalid_lines_are_refused() {
         let good = "f 644 0 0 5 1.000000000 2.000000000 1 2 1 5 0 1 a/b";
         assert!(Line::parse(good).is_some());
         for (from, to) in [

@@ -1,12 +1,12 @@
-//! Names of what an archive holds.
+//! Checks and escapes the names of entries.
 //!
-//! Invariant: the parts of an entry's name are plain names, so that opening them one after the other,
-//! nothing followed, cannot leave the folder that it began in.
+//! Invariant: the parts of an entry's name are plain names, so that opening them one after the other
+//! without following links cannot leave the folder.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// The parts of an entry's name, none for the folder itself. The error completes "the entry x ...".
+/// Splits an entry's name; the folder itself has no parts. The error completes "the entry x ...".
 pub fn parts(name: &[u8]) -> Result<Vec<OsString>, &'static str> {
     if name.starts_with(b"/") {
         return Err("has an absolute name");
@@ -23,8 +23,8 @@ pub fn parts(name: &[u8]) -> Result<Vec<OsString>, &'static str> {
     Ok(parts)
 }
 
-/// Whether a symbolic link in a folder `depth` below the top stays below the top, as far as its text
-/// says. Through which other links it leads is seen when all is unpacked.
+/// Whether the target of a symbolic link in a folder `depth` below the top stays below the top. Other
+/// links on its path can be checked only when everything is unpacked.
 pub fn stays_inside(depth: usize, target: &[u8]) -> bool {
     let mut depth = depth;
     for part in target.split(|byte| *byte == b'/') {
@@ -38,7 +38,7 @@ pub fn stays_inside(depth: usize, target: &[u8]) -> bool {
     !target.starts_with(b"/")
 }
 
-/// A name in one word of ASCII, for a line of a listing and for a message.
+/// Escapes a name into one word of ASCII, for a listing or a message.
 pub fn escaped(name: &OsStr) -> String {
     let mut text = String::with_capacity(name.len());
     for byte in name.as_bytes() {

@@ -1,13 +1,13 @@
-//! Bytes from one thread to the next, in a few pieces that go round: what is fetched, decoded and
-//! unpacked at the same time stays within a few MiB, however long the archive is.
+//! Passes bytes from one thread to another in a few buffers that are reused, so that fetching, decoding
+//! and unpacking together take a few MiB, however long the archive is.
 //!
-//! Invariant: the end of a pipe says nothing about whether all has come; whoever wrote says that.
+//! Invariant: the end of a pipe does not mean that all data has arrived; only the writer knows that.
 
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 const PIECE: usize = 256 << 10;
-const MOST_UNDER_WAY: usize = 8;
+const MAX_QUEUED: usize = 8;
 
 pub struct Piece {
     bytes: Vec<u8>,
@@ -26,12 +26,12 @@ pub struct Outlet {
     at: usize,
 }
 
-/// Nobody reads any more.
+/// The reader was dropped.
 #[derive(Debug)]
-pub struct Gone;
+pub struct ReaderGone;
 
 pub fn pipe() -> (Inlet, Outlet) {
-    let (to, from) = sync_channel(MOST_UNDER_WAY);
+    let (to, from) = sync_channel(MAX_QUEUED);
     let (back, empty) = channel();
     (Inlet { to, empty }, Outlet { from, back, current: None, at: 0 })
 }
@@ -43,21 +43,21 @@ impl Default for Piece {
 }
 
 impl Piece {
-    /// All of its room.
+    /// The whole buffer, to be filled.
     pub fn room(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
 }
 
 impl Inlet {
-    /// A piece to be filled: one that has come back, or a new one.
+    /// Returns a buffer to fill: a used one, or a new one.
     pub fn piece(&self) -> Piece {
         self.empty.try_recv().unwrap_or_else(|_| Piece::default())
     }
 
-    pub fn send(&self, mut piece: Piece, length: usize) -> Result<(), Gone> {
+    pub fn send(&self, mut piece: Piece, length: usize) -> Result<(), ReaderGone> {
         piece.length = length;
-        self.to.send(piece).map_err(|_| Gone)
+        self.to.send(piece).map_err(|_| ReaderGone)
     }
 }
 
@@ -65,7 +65,7 @@ impl BufRead for Outlet {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.current.as_ref().is_none_or(|piece| self.at == piece.length) {
             if let Some(used) = self.current.take() {
-                // The other side may have ended: then nobody wants it back.
+                // The writer may have ended and needs it no more.
                 let _ = self.back.send(used);
             }
             self.at = 0;
@@ -84,9 +84,9 @@ impl BufRead for Outlet {
 
 impl Read for Outlet {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let known = self.fill_buf()?;
-        let length = known.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&known[..length]);
+        let available = self.fill_buf()?;
+        let length = available.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&available[..length]);
         self.consume(length);
         Ok(length)
     }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_in_comes_out() {
+    fn bytes_arrive_as_they_were_sent() {
         let (inlet, mut outlet) = pipe();
         let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
         let expected = sent.clone();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_left_is_noticed() {
+    fn a_dropped_reader_is_reported() {
         let (inlet, outlet) = pipe();
         drop(outlet);
         assert!(inlet.send(inlet.piece(), 1).is_err());

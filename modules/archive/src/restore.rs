@@ -1,11 +1,11 @@
-//! A tree made again from its index and segments.
+//! Restores a tree from its index and segments.
 //!
-//! The index says what there is, in order, and each segment holds its entries in the same order: so all
-//! are read side by side, once, each decompressed by a thread of its own.
-//! Invariants: whatever index and segments say, nothing outside of the folder is made, changed or
-//! removed: names are taken apart, each folder is opened from the root with nothing followed, and
-//! files are made and never opened. When it ends well, all is on the disk, and is what the index says;
-//! and each segment that something was wanted of has the sum that was given for it.
+//! The segments hold their entries in the order of the index: so all of them are read once and in
+//! parallel, each decompressed by its own thread.
+//! Invariants: whatever index and segments say, nothing outside of the folder is created, changed or
+//! removed: names are split into parts, each folder is opened from the root without following links,
+//! and files are created and never opened. After success the tree is on the disk as the index says, and
+//! each segment that was read has its expected checksum.
 
 mod hashed;
 mod make;
@@ -15,7 +15,7 @@ use crate::decode;
 use crate::fault::{Damaged, NotEmpty};
 use crate::head::Head;
 use crate::index::IndexReader;
-use crate::line::{Line, What};
+use crate::line::{EntryKind, Line};
 use crate::names::parts;
 use crate::pipe::{Inlet, Outlet, pipe};
 use crate::segment::Reader;
@@ -34,28 +34,28 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use tar::EntryType;
 
-/// After so many bytes the disk begins to write: at the end there is little to wait for.
+/// After so many bytes a sync is started, so that the last one has little to wait for.
 const SYNC_EVERY: u64 = 64 << 20;
 
-/// A segment as it lies in a backup.
+/// A segment of a backup.
 pub struct Stored {
     pub number: u32,
     pub file: File,
-    /// Of the file, in hex: it is hashed while it is read, so that nobody has to read it before.
+    /// Expected checksum of the file, in hex; the file is hashed while it is restored.
     pub sha256: Option<String>,
 }
 
-/// What was made.
+/// What a restore has created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub entries: u64,
     pub bytes: u64,
-    /// Attributes that this file system does not take, as "path: name".
-    pub unset: crate::fault::Named,
+    /// Attributes that this file system does not support, as "path: name".
+    pub unset: crate::fault::PathSample,
 }
 
-/// Into an empty folder. Segments that nothing is wanted of may be missing. A folder that was left half filled is
-/// to be cleared first.
+/// Restores into an empty folder; one that a killed run has left half filled must be cleared first.
+/// Segments that the index does not refer to may be missing.
 pub fn restore(
     index: File,
     segments: Vec<Stored>,
@@ -72,33 +72,33 @@ pub fn restore(
             let (inlet, outlet) = pipe();
             let number = stored.number;
             let from = Reader::new(number, outlet);
-            sources.insert(number, SegmentSource { from, asked: 0 });
+            sources.insert(number, SegmentSource { from, entries: 0 });
             decoding.push((number, scope.spawn(move || decode_to(stored, inlet))));
         }
-        let mut putting = Putting { maker: Maker::new(&tree)?, sources, groups: HashMap::new() };
+        let mut restorer = Restorer { maker: Maker::new(&tree)?, sources, groups: HashMap::new() };
         let (wake, woken) = sync_channel::<()>(1);
         let syncing = scope.spawn(|| woken.into_iter().try_for_each(|()| syncfs(&into)));
         let mut asked = 0;
-        let done = putting.all(&mut index, &mut |now| {
+        let done = restorer.restore_all(&mut index, &mut |now| {
             if now.bytes - asked >= SYNC_EVERY {
                 asked = now.bytes;
-                // Full: it is at work, and the next time will do.
+                // Full: a sync is running, and the next request will cover this.
                 let _ = wake.try_send(());
             }
             progress(now);
         });
-        let done = done.map(|()| std::mem::take(&mut putting.maker.counts));
-        drop((putting, wake));
-        let synced = syncing.join().map_err(|_| anyhow!("a thread of ours died"))?;
+        let done = done.map(|()| std::mem::take(&mut restorer.maker.counts));
+        drop((restorer, wake));
+        let synced = syncing.join().map_err(|_| anyhow!("a worker thread panicked"))?;
         let done = done.and_then(|counts| {
-            synced.context("cannot sync what was put back")?;
+            synced.context("cannot sync the restored files")?;
             Ok(counts)
         });
-        // A damage that a decoder found looks like an early end to the one who reads.
+        // To the reader, damage that a decoder has found looks like an early end.
         let damage = decoding.into_iter().find_map(|(number, thread)| match thread.join() {
             Ok(Ok(())) => None,
             Ok(Err(why)) => Some(Damaged(format!("segment {number} is damaged: {why}")).into()),
-            Err(_) => Some(anyhow!("a thread of ours died")),
+            Err(_) => Some(anyhow!("a worker thread panicked")),
         });
         match (done, damage) {
             (Ok(_), Some(damage)) => Err(damage),
@@ -106,8 +106,8 @@ pub fn restore(
             (done, _) => done,
         }
     })?;
-    // One call for all files, where each file's own would wait for the disk each time.
-    syncfs(&into).context("cannot sync what was put back")?;
+    // One call for all files: a sync of each would wait for the disk each time.
+    syncfs(&into).context("cannot sync the restored files")?;
     Ok(counts)
 }
 
@@ -115,7 +115,7 @@ fn decode_to(stored: Stored, to: Inlet) -> Result<(), String> {
     let Stored { file, sha256, .. } = stored;
     let mut from = BufReader::with_capacity(256 << 10, Hashed::new(file));
     decode::run(&mut from, &to)?;
-    // Not at its end: whoever wanted something of it has left, and not because all was well.
+    // Before its end only a failed restore stops reading, so the checksum is not needed.
     let at_end = from.fill_buf().is_ok_and(<[u8]>::is_empty);
     match sha256 {
         Some(sum) if at_end && from.into_inner().sum() != sum => Err("its sum differs".into()),
@@ -125,14 +125,14 @@ fn decode_to(stored: Stored, to: Inlet) -> Result<(), String> {
 
 struct SegmentSource {
     from: Reader<Outlet>,
-    /// Entries that were asked for; a segment that nothing was asked of is not read to its end.
-    asked: u64,
+    /// Entries restored from it; an unused segment is not read to its end.
+    entries: u64,
 }
 
-struct Putting<'a> {
+struct Restorer<'a> {
     maker: Maker<'a>,
     sources: HashMap<u32, SegmentSource>,
-    /// Files that have more names: the first one's path, and how many are still to come.
+    /// Files with several names of which some are still to come.
     groups: HashMap<(u64, u64), Group>,
 }
 
@@ -140,11 +140,12 @@ struct Group {
     first: PathBuf,
     size: u64,
     modified: (i64, u32),
+    /// How many names are still to come.
     left: u64,
 }
 
-impl Putting<'_> {
-    fn all(
+impl Restorer<'_> {
+    fn restore_all(
         &mut self,
         index: &mut IndexReader,
         progress: &mut dyn FnMut(Progress<'_>),
@@ -152,25 +153,25 @@ impl Putting<'_> {
         while let Some(line) = index.read()? {
             host::interrupt::check()?;
             let path = line.path.clone();
-            if let Err(error) = self.one(line, progress) {
-                // Only at its end the index says whether it is sound: what it said may be the cause.
+            if let Err(error) = self.restore_entry(line, progress) {
+                // A damaged index may be the cause, and only its end shows whether it is sound.
                 while index.read()?.is_some() {}
-                return Err(error.context(format!("cannot put {} back", path.display())));
+                return Err(error.context(format!("cannot restore {}", path.display())));
             }
             let counts = &self.maker.counts;
             let (entries, bytes) = (counts.entries, counts.bytes);
-            progress(Progress { entries, bytes, of: 0, path: &path });
+            progress(Progress { entries, bytes, total: 0, path: &path });
         }
         self.maker.finish()?;
-        for (_, source) in self.sources.drain().filter(|(_, source)| source.asked > 0) {
+        for (_, source) in self.sources.drain().filter(|(_, source)| source.entries > 0) {
             source.from.finish()?;
         }
         Ok(())
     }
 
-    fn one(&mut self, line: Line, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
-        self.maker.leave(&line.path)?;
-        if line.what == What::Socket {
+    fn restore_entry(&mut self, line: Line, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
+        self.maker.complete_folders(&line.path)?;
+        if line.kind == EntryKind::Socket {
             return Ok(());
         }
         if let Some(key) = line.shared() {
@@ -184,30 +185,30 @@ impl Putting<'_> {
                     }
                     return Ok(());
                 }
-            } else if line.what != What::HardLink {
+            } else if line.kind != EntryKind::HardLink {
                 let (first, left) = (line.path.clone(), line.links - 1);
                 let (size, modified) = (line.size, line.modified);
                 self.groups.insert(key, Group { first, size, modified, left });
             }
         }
-        if line.what == What::HardLink {
-            return Err(damaged("what it is a further name of comes nowhere before it"));
+        if line.kind == EntryKind::HardLink {
+            return Err(damaged("the first name of this hard link does not stand before it"));
         }
-        let number = line.segment.ok_or_else(|| damaged("its content is nowhere"))?;
+        let number = line.segment.ok_or_else(|| damaged("no segment is named for its content"))?;
         let source = self.sources.get_mut(&number);
         let source = source.ok_or_else(|| Damaged(format!("segment {number} is missing")))?;
-        source.asked += 1;
+        source.entries += 1;
         let head = find(&mut source.from, &line)?;
         self.maker.make(line, head, &mut source.from, progress)
     }
 }
 
-/// Goes to the entry, which is the last of those with its name.
+/// Finds the newest copy of the entry, which is the last one with its name.
 fn find(from: &mut Reader<Outlet>, line: &Line) -> Result<Head> {
-    let mut left = line.times.max(1);
+    let mut left = line.copies.max(1);
     loop {
         let Some(head) = from.next()? else {
-            return Err(from.damaged("it does not hold what the index says"));
+            return Err(from.damaged("it lacks an entry of the index"));
         };
         let path: PathBuf = parts(&head.name)
             .map_err(|why| from.damaged(&format!("it holds an entry that {why}")))?
@@ -221,18 +222,18 @@ fn find(from: &mut Reader<Outlet>, line: &Line) -> Result<Head> {
             continue;
         }
         let size = head.sparse.unwrap_or(head.size);
-        let right = match (line.what, head.kind) {
-            (What::File, EntryType::Regular) => size == line.size,
-            (What::Link, EntryType::Symlink) => head.target.len() as u64 == line.size,
-            (What::Folder, EntryType::Directory)
-            | (What::Pipe, EntryType::Fifo)
-            | (What::CharDevice, EntryType::Char)
-            | (What::BlockDevice, EntryType::Block) => true,
+        let right = match (line.kind, head.kind) {
+            (EntryKind::File, EntryType::Regular) => size == line.size,
+            (EntryKind::Link, EntryType::Symlink) => head.target.len() as u64 == line.size,
+            (EntryKind::Folder, EntryType::Directory)
+            | (EntryKind::Pipe, EntryType::Fifo)
+            | (EntryKind::CharDevice, EntryType::Char)
+            | (EntryKind::BlockDevice, EntryType::Block) => true,
             _ => false,
         };
         return match right {
             true => Ok(head),
-            false => Err(from.damaged("it holds something else than the index says")),
+            false => Err(from.damaged("an entry differs in kind or size from the index")),
         };
     }
 }
@@ -241,7 +242,7 @@ fn damaged(why: &str) -> anyhow::Error {
     Damaged(format!("the index is damaged: {why}")).into()
 }
 
-/// The folder that a path lies in, and its name there; the root has none.
+/// Splits a path into its folder and its name there; `None` for the root.
 fn split(path: &Path) -> Option<(&Path, &std::ffi::OsStr)> {
     Some((path.parent()?, path.file_name()?)).filter(|_| !path.as_os_str().as_bytes().is_empty())
 }

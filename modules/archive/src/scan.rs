@@ -1,19 +1,19 @@
-//! Looking at a whole tree, and at what an earlier index knows of it: what must be copied?
+//! Scans a whole tree, and compares it with an earlier index to find what must be copied.
 //!
 //! A file counts as unchanged when its change time, size, inode, mode and owner are as they were. The
-//! change time says so only under conditions, and where they do not hold the line has none, so that
-//! the file is copied each time: file systems that tell it late or not at all (network, FUSE, and
-//! tmpfs, which does not move it for writes through memory), and a change so shortly before the look that
-//! another one could bear the same time.
+//! line of a file whose change time proves nothing has none, so that the file is copied each time. It
+//! proves nothing on file systems that update it late or not at all (network, FUSE, and tmpfs, which
+//! does not update it for writes through memory), and after a change so shortly before the scan that
+//! another change could have the same time.
 //!
-//! Invariant: with [`Writers::There`] the file systems are synced after the look and before anything is
-//! read. A page of a mapped file that was dirty already can be written to without a trace; after the
-//! sync it is clean, and the next write moves the change time.
+//! Invariant: with [`Writers::Running`] the file systems are synced after the scan and before any file
+//! is read. A page of a mapped file that is dirty already can be written to without a new change time;
+//! after the sync it is clean, and the next write updates the change time.
 
 use crate::Form;
-use crate::fault::Named;
+use crate::fault::PathSample;
 use crate::index::{IndexReader, IndexWriter};
-use crate::line::{Line, What};
+use crate::line::{EntryKind, Line};
 use anyhow::{Context, Result, ensure};
 use host::meta::Kind;
 use host::walk::{Cause, Entry, Missed, Tree, order};
@@ -27,59 +27,60 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Clocks of file systems are coarse, some tell only whole seconds.
-const TOO_SHORT: Duration = Duration::from_secs(2);
+/// File systems have coarse clocks, some with whole seconds only.
+const CLOCK_RESOLUTION: Duration = Duration::from_secs(2);
 
-/// A tree, or one entry of it (a mount can be a single file: then the tree is the folder that it lies
-/// in, and the folder itself is no part of it).
+/// A tree, or one entry of it: a mount can be a single file, and then the tree is its folder, which
+/// does not belong to the source.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
     pub tree: &'a Tree,
     pub only: Option<&'a OsStr>,
-    /// Paths below the root that are passed over, with all that is in them.
+    /// Paths below the root that are skipped, with everything in them.
     pub leave_out: &'a [PathBuf],
 }
 
-/// Who may write while we read.
+/// Whether programs may write while the tree is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writers {
-    /// Nobody: all programs that had it open have ended.
-    Gone,
-    /// Somebody, or programs that are frozen and will go on.
-    There,
+    /// None: all programs that had the tree open have ended.
+    Stopped,
+    /// Some run, or are frozen and will continue.
+    Running,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub entries: u64,
-    /// As their sizes say, and what they take on the disk.
+    /// Sum of the sizes, and of what the files take on the disk.
     pub bytes: u64,
     pub allocated: u64,
-    /// Of these, what must be copied (as it lies on the disk).
+    /// The part that must be copied, in bytes on the disk.
     pub to_copy: u64,
     pub to_copy_entries: u64,
 }
 
-/// A look at a tree. It lies in a file without a name, however many entries there are.
+/// The result of a scan. Its lines are in an unnamed file, so that any number of entries takes no memory.
 #[derive(Debug)]
 pub struct Scan {
     pub totals: Totals,
-    /// Mounts inside of the tree that were not entered.
-    pub mounts: Named,
-    /// Gone, or replaced, while we looked.
+    /// Mounts inside the tree, which are not entered.
+    pub mounts: PathSample,
+    /// How many entries were removed or replaced during the scan.
     pub vanished: u64,
     lines: File,
 }
 
-/// Whether change times of this tree can be trusted at all; if not, copying it before the freeze is
-/// of no use.
-pub fn tells_changes(tree: &Tree) -> Result<bool> {
+/// Whether the file system of this tree has reliable change times; if not, copying it before the
+/// programs are stopped is of no use.
+pub fn has_reliable_change_times(tree: &Tree) -> Result<bool> {
     let root = tree.folder(Path::new(""))?;
-    trusted(&root).context("cannot tell the kind of the file system")
+    reliable(&root).context("cannot determine the kind of the file system")
 }
 
 impl Scan {
-    /// `before` is an index of the same source. The scratch folder takes some 30 bytes an entry.
+    /// Scans the source; `before` is an earlier index of it. The scratch folder needs some 30 bytes for
+    /// each entry.
     pub fn new(
         source: &Source<'_>,
         before: Option<IndexReader>,
@@ -88,64 +89,69 @@ impl Scan {
     ) -> Result<Scan> {
         let unnamed = || {
             tempfile::tempfile_in(scratch)
-                .with_context(|| format!("cannot make a file in {}", scratch.display()))
+                .with_context(|| format!("cannot create a file in {}", scratch.display()))
         };
         let lines = unnamed()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut look = Look {
+        let mut scanner = Scanner {
             source,
-            before: Before::new(before)?,
-            sure_until: now.saturating_sub(TOO_SHORT),
+            before: EarlierIndex::new(before)?,
+            sure_until: now.saturating_sub(CLOCK_RESOLUTION),
             systems: HashMap::new(),
             groups: BTreeMap::new(),
             out: IndexWriter::new(
-                lines.try_clone().context("cannot keep a file open")?,
+                lines.try_clone().context("cannot duplicate a descriptor")?,
                 Form::Zstd,
             )?,
             totals: Totals::default(),
-            mounts: Named::default(),
+            mounts: PathSample::default(),
             vanished: 0,
         };
-        look.all()?;
-        if writers == Writers::There {
-            for fd in look.systems.values().filter_map(|system| system.handle.as_ref()) {
+        scanner.scan()?;
+        if writers == Writers::Running {
+            for fd in scanner.systems.values().filter_map(|system| system.handle.as_ref()) {
                 syncfs(fd).context("cannot sync the file system that is read")?;
             }
         }
-        look.out.finish()?;
-        Ok(Scan { totals: look.totals, mounts: look.mounts, vanished: look.vanished, lines })
+        scanner.out.finish()?;
+        Ok(Scan {
+            totals: scanner.totals,
+            mounts: scanner.mounts,
+            vanished: scanner.vanished,
+            lines,
+        })
     }
 
-    /// The lines in their order.
+    /// Opens the lines of the scan.
     pub(crate) fn read(&self) -> Result<IndexReader> {
-        let mut lines = self.lines.try_clone().context("cannot keep a file open")?;
-        lines.seek(SeekFrom::Start(0)).context("cannot read what was looked at")?;
+        let mut lines = self.lines.try_clone().context("cannot duplicate a descriptor")?;
+        lines.seek(SeekFrom::Start(0)).context("cannot read the lines of the scan")?;
         IndexReader::new(lines)
     }
 }
 
-struct Look<'a> {
+struct Scanner<'a> {
     source: &'a Source<'a>,
-    before: Before,
-    /// Changes before this are distinguished from later ones. Since 1970.
+    before: EarlierIndex,
+    /// A change before this time cannot have the same time as a later change. Since 1970.
     sure_until: Duration,
-    /// By device.
+    /// File systems by device number.
     systems: HashMap<u64, System>,
-    /// Files with several names that are still to come: the segment of the first one, and how many.
+    /// For files with several names: the segment of the first one, and how many are still to come.
     groups: BTreeMap<(u64, u64), (Option<u32>, u64)>,
     out: IndexWriter,
     totals: Totals,
-    mounts: Named,
+    mounts: PathSample,
     vanished: u64,
 }
 
 struct System {
-    trusted: bool,
+    reliable: bool,
     handle: Option<OwnedFd>,
 }
 
-impl Look<'_> {
-    fn all(&mut self) -> Result<()> {
+impl Scanner<'_> {
+    fn scan(&mut self) -> Result<()> {
         let tree = self.source.tree;
         if let Some(name) = self.source.only {
             let entry = tree.entry(Path::new(name))?;
@@ -173,24 +179,24 @@ impl Look<'_> {
             line.changed = None;
         }
         let first = line.shared().and_then(|key| self.groups.get(&key)).map(|group| group.0);
-        let before = self.before.at(&line.path)?.filter(|before| before.unchanged(&line));
-        // A further name is worth nothing without the content that it shares.
+        let before = self.before.find(&line.path)?.filter(|before| before.unchanged(&line));
+        // A further name is of no use without the content that it shares.
         let usable =
-            |before: &&Line| before.what != What::HardLink || first == Some(before.segment);
+            |before: &&Line| before.kind != EntryKind::HardLink || first == Some(before.segment);
         if let Some(before) = before.filter(usable) {
-            (line.what, line.stored) = (before.what, before.stored);
-            (line.segment, line.times) = (before.segment, before.times);
+            (line.kind, line.stored) = (before.kind, before.stored);
+            (line.segment, line.copies) = (before.segment, before.copies);
         }
         self.note_group(&line);
         let Totals { entries, bytes, allocated, to_copy, to_copy_entries } = &mut self.totals;
         *entries += 1;
-        let on_disk = match line.what {
-            What::File => entry.meta.allocated.min(entry.meta.size),
+        let on_disk = match line.kind {
+            EntryKind::File => entry.meta.allocated.min(entry.meta.size),
             _ => 0,
         };
-        *bytes += if line.what == What::File { line.size } else { 0 };
+        *bytes += if line.kind == EntryKind::File { line.size } else { 0 };
         *allocated += on_disk;
-        if line.segment.is_none() && line.what != What::Socket {
+        if line.segment.is_none() && line.kind != EntryKind::Socket {
             *to_copy += on_disk;
             *to_copy_entries += 1;
         }
@@ -211,47 +217,48 @@ impl Look<'_> {
         (seconds, nanos) < sure
     }
 
-    /// Whether the entry's file system can be trusted; it is remembered for the sync.
+    /// Whether the entry's file system has reliable change times; it is noted for the sync.
     fn system(&mut self, entry: &Entry) -> Result<bool> {
         if let Some(system) = self.systems.get(&entry.meta.dev) {
-            return Ok(system.trusted);
+            return Ok(system.reliable);
         }
         let tree = self.source.tree;
         let handle = match entry.meta.kind {
             Kind::Folder => tree.folder(&entry.path).map(|dir| Some(dir.into())),
             Kind::File => tree.open_file(entry).map(|file| Some(file.into())),
-            // Mounted for itself: rare enough to be copied each time.
+            // A mount of a link or device is rare enough to be copied each time.
             Kind::Link | Kind::Special => Ok(None),
         };
         let system = match handle {
             Ok(Some(fd)) => System {
-                trusted: trusted(&fd)
-                    .with_context(|| format!("cannot ask where {} lies", entry.path.display()))?,
+                reliable: reliable(&fd).with_context(|| {
+                    format!("cannot determine the file system of {}", entry.path.display())
+                })?,
                 handle: Some(fd),
             },
-            Ok(None) => System { trusted: false, handle: None },
-            // It will be missed again when it is read.
+            Ok(None) => System { reliable: false, handle: None },
+            // The same error will be reported when it is read.
             Err(_) => return Ok(false),
         };
-        let trusted = system.trusted;
+        let reliable = system.reliable;
         self.systems.insert(entry.meta.dev, system);
-        Ok(trusted)
+        Ok(reliable)
     }
 }
 
-/// The lines of an earlier index, asked for in the same order.
-struct Before {
+/// The lines of an earlier index, to be looked up in their order.
+struct EarlierIndex {
     reader: Option<IndexReader>,
     line: Option<Line>,
 }
 
-impl Before {
-    fn new(mut reader: Option<IndexReader>) -> Result<Before> {
+impl EarlierIndex {
+    fn new(mut reader: Option<IndexReader>) -> Result<EarlierIndex> {
         let line = reader.as_mut().map(IndexReader::read).transpose()?.flatten();
-        Ok(Before { reader, line })
+        Ok(EarlierIndex { reader, line })
     }
 
-    fn at(&mut self, path: &Path) -> Result<Option<&Line>> {
+    fn find(&mut self, path: &Path) -> Result<Option<&Line>> {
         while let (Some(reader), Some(line)) = (&mut self.reader, &self.line) {
             match order(&line.path, path) {
                 Ordering::Less => self.line = reader.read()?,
@@ -263,17 +270,17 @@ impl Before {
     }
 }
 
-/// File systems of this machine whose change time is known to move with every change.
-fn trusted(fd: impl AsFd) -> rustix::io::Result<bool> {
-    const KNOWN: [FsWord; 8] = [
+/// Whether this is a local file system that updates the change time with every change.
+fn reliable(fd: impl AsFd) -> rustix::io::Result<bool> {
+    const RELIABLE: [FsWord; 8] = [
         0xef53,      // ext2, ext3, ext4
         0x5846_5342, // xfs
         0x9123_683e, // btrfs
         0x2fc1_2fc1, // zfs
-        0x794c_7630, // overlay: that of the files below
+        0x794c_7630, // overlay: the change time of the files below
         0xf2f5_2010, // f2fs
         0xca45_1a4e, // bcachefs
         0x3153_464a, // jfs
     ];
-    Ok(KNOWN.contains(&fstatfs(fd)?.f_type))
+    Ok(RELIABLE.contains(&fstatfs(fd)?.f_type))
 }

@@ -1,8 +1,8 @@
-//! A segment: a tar archive that is written entry by entry, and read the same way.
+//! Writes and reads a segment, which is a tar archive, entry by entry.
 //!
-//! Invariants: what follows a head is just as long as the head says, whatever becomes of the file that
-//! is read meanwhile; and a reader that was told "the end" has seen the end of the archive and of its
-//! compression, so that a segment that was cut is never taken for a short one.
+//! Invariants: the content after a header has the length that the header says, even when the file is
+//! changed meanwhile; and a reader reports the end only after the end of the archive and of its
+//! compression, so that a truncated segment is never taken for a short one.
 
 use crate::decode::Form;
 use crate::encode::{Encoder, Written};
@@ -14,23 +14,23 @@ use std::io::{self, BufRead, Read};
 use std::os::unix::fs::FileExt;
 use tar::EntryType;
 
-/// One that is being written.
+/// A segment that is being written.
 #[derive(Debug)]
 pub struct Segment {
     number: u32,
     to: Encoder,
 }
 
-/// What came of a piece of a file.
+/// Whether a piece of a file could be read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Came {
-    All,
-    /// The file was cut meanwhile: zeros stand for the rest.
-    Short,
+pub(crate) enum ReadOutcome {
+    Complete,
+    /// The file was truncated meanwhile: zeros stand for the rest.
+    Truncated,
 }
 
 impl Segment {
-    /// Into an empty file.
+    /// Begins a segment in an empty file.
     pub fn new(file: File, form: Form, number: u32) -> Result<Segment> {
         Ok(Segment { number, to: Encoder::new(file, form)? })
     }
@@ -39,7 +39,7 @@ impl Segment {
         self.number
     }
 
-    /// Synced.
+    /// Writes the end of the archive, and syncs the file.
     pub fn finish(mut self) -> Result<Written> {
         self.to.put(&[0; 2 * BLOCK])?;
         self.to.finish()
@@ -53,24 +53,24 @@ impl Segment {
         self.to.put(bytes)
     }
 
-    /// A piece of a file, read right into the block that is compressed next. `read` gets the number
-    /// of bytes after each step.
+    /// Appends a piece of a file, read right into the block that is compressed next. `read` gets the
+    /// number of bytes after each step.
     pub(crate) fn piece(
         &mut self,
         file: &File,
         from: u64,
         length: u64,
         read: &mut dyn FnMut(u64) -> Result<()>,
-    ) -> Result<Came> {
+    ) -> Result<ReadOutcome> {
         let mut done = 0;
-        let mut came = Came::All;
+        let mut outcome = ReadOutcome::Complete;
         while done < length {
             let room = self.to.room()?;
             let most = usize::try_from(length - done).unwrap_or(usize::MAX).min(room.len());
             let room = &mut room[..most];
-            let got = match came {
-                Came::Short => 0,
-                Came::All => loop {
+            let got = match outcome {
+                ReadOutcome::Truncated => 0,
+                ReadOutcome::Complete => loop {
                     match file.read_at(room, from + done) {
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                         other => break other.map_err(Unreadable)?,
@@ -78,7 +78,7 @@ impl Segment {
                 },
             };
             let step = if got == 0 {
-                came = Came::Short;
+                outcome = ReadOutcome::Truncated;
                 room.fill(0);
                 room.len()
             } else {
@@ -88,22 +88,22 @@ impl Segment {
             done += step as u64;
             read(step as u64)?;
         }
-        Ok(came)
+        Ok(outcome)
     }
 
-    /// Fills up to a whole block what has this length.
+    /// Pads content of this length to a whole block.
     pub(crate) fn pad(&mut self, length: u64) -> Result<()> {
         let rest = padded(length) - length;
         self.to.put(&[0; BLOCK][..rest as usize])
     }
 }
 
-/// One that is read, decompressed already. The content of an entry is read from [`Self::content`]
-/// before the next head.
+/// Reads a decompressed segment. The content of an entry is read from [`Self::content`] before the next
+/// header.
 pub(crate) struct Reader<R> {
     number: u32,
     from: R,
-    /// Of the current entry: content, and what fills up its last block.
+    /// Bytes of the current entry not read yet: its content, and the padding of its last block.
     left: u64,
     padding: u64,
     ended: bool,
@@ -114,7 +114,7 @@ impl<R: Read> Reader<R> {
         Reader { number, from, left: 0, padding: 0, ended: false }
     }
 
-    /// The next entry, passing over what is left of the one before; `None` at the end.
+    /// Skips the rest of the current entry, and reads the next header; `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Head>> {
         let mut records = Vec::new();
         loop {
@@ -125,7 +125,7 @@ impl<R: Read> Reader<R> {
             let Some(block) = self.block()? else {
                 return match records.is_empty() {
                     true => Ok(None),
-                    false => Err(self.damaged("it ends behind the records of an entry")),
+                    false => Err(self.damaged("it ends after the PAX records of an entry")),
                 };
             };
             let head = Head::parse(&block, &records);
@@ -135,31 +135,31 @@ impl<R: Read> Reader<R> {
                 return Ok(Some(head));
             }
             if !records.is_empty() || head.size == 0 || head.size > LONGEST_RECORDS {
-                return Err(self.damaged("it holds records that cannot be right"));
+                return Err(self.damaged("it holds PAX records of an invalid length"));
             }
             let size = head.size as usize;
             self.content()
                 .take(head.size)
                 .read_to_end(&mut records)
-                .map_err(|error| self.cut(&error))?;
+                .map_err(|error| self.read_error(&error))?;
             if records.len() != size {
                 return Err(self.damaged("its last part is missing"));
             }
         }
     }
 
-    /// Of the current entry, to its end.
+    /// The content of the current entry.
     pub(crate) fn content(&mut self) -> Content<'_, R> {
         Content { reader: self }
     }
 
-    /// To its very end: only there the compression says whether all of it was sound.
+    /// Reads to the end, since only there the compression shows whether all data was sound.
     pub(crate) fn finish(mut self) -> Result<()> {
         while self.next()?.is_some() {}
         Ok(())
     }
 
-    /// `None` at the end, which is two blocks of zeros and nothing but zeros behind.
+    /// Reads a block; `None` at the end, which is two blocks of zeros and only zeros after them.
     fn block(&mut self) -> Result<Option<[u8; BLOCK]>> {
         let mut block = [0; BLOCK];
         self.exact(&mut block)?;
@@ -167,34 +167,34 @@ impl<R: Read> Reader<R> {
             return Ok(Some(block));
         }
         self.exact(&mut block)?;
-        // Others fill up to a whole record of twenty blocks.
-        let mut behind = [0; BLOCK];
+        // Other programs pad to a record of twenty blocks.
+        let mut after = [0; BLOCK];
         while block.iter().all(|byte| *byte == 0) {
-            let read = self.from.read(&mut behind).map_err(|error| self.cut(&error))?;
+            let read = self.from.read(&mut after).map_err(|error| self.read_error(&error))?;
             if read == 0 {
                 self.ended = true;
                 return Ok(None);
             }
-            block[..read].copy_from_slice(&behind[..read]);
+            block[..read].copy_from_slice(&after[..read]);
         }
-        Err(self.damaged("it goes on behind its end"))
+        Err(self.damaged("it has more data after its end"))
     }
 
     fn skip(&mut self) -> Result<()> {
         let rest = self.left + self.padding;
         (self.left, self.padding) = (0, 0);
         let skipped = io::copy(&mut (&mut self.from).take(rest), &mut io::sink());
-        match skipped.map_err(|error| self.cut(&error))? {
+        match skipped.map_err(|error| self.read_error(&error))? {
             all if all == rest => Ok(()),
             _ => Err(self.damaged("its last part is missing")),
         }
     }
 
     fn exact(&mut self, bytes: &mut [u8]) -> Result<()> {
-        self.from.read_exact(bytes).map_err(|error| self.cut(&error))
+        self.from.read_exact(bytes).map_err(|error| self.read_error(&error))
     }
 
-    pub(crate) fn cut(&self, error: &io::Error) -> anyhow::Error {
+    pub(crate) fn read_error(&self, error: &io::Error) -> anyhow::Error {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => self.damaged("its last part is missing"),
             _ => self.damaged(&error.to_string()),
@@ -266,8 +266,8 @@ mod tests {
         content.write_all(b"content").unwrap();
         for (name, size) in [("a", 7), ("b", 9), ("c", 0)] {
             segment.head(&head(name, size)).unwrap();
-            let came = segment.piece(&content, 0, size, &mut |_| Ok(())).unwrap();
-            assert_eq!(came == Came::Short, name == "b");
+            let outcome = segment.piece(&content, 0, size, &mut |_| Ok(())).unwrap();
+            assert_eq!(outcome == ReadOutcome::Truncated, name == "b");
             segment.pad(size).unwrap();
         }
         let written = segment.finish().unwrap();

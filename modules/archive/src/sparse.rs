@@ -1,4 +1,4 @@
-//! Sparse files: what an archive leaves out stays a hole on the disk.
+//! Unpacks sparse files: what the archive leaves out stays a hole on the disk.
 //!
 //! The old GNU form is read by the tar crate, which gives the holes as zeros. The PAX form 1.0 (GNU
 //! tar with `--format=posix`, bsdtar) is read here: its map stands before the data, as decimal lines
@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStringExt;
 const MOST_PIECES: usize = 1 << 16;
 const BLOCK: usize = 512;
 
-/// What the PAX headers of an entry say about a sparse file.
+/// The PAX headers of an entry about a sparse file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pax {
     major: Option<String>,
@@ -49,20 +49,20 @@ impl Pax {
         match (self.major.as_deref(), self.minor.as_deref(), self.name, self.size) {
             (None, None, None, None) if !self.old => Ok(None),
             (Some("1"), Some("0"), Some(name), Some(size)) => Ok(Some(Sparse { name, size })),
-            _ => Err("is a sparse file in a form that is not known here"),
+            _ => Err("is a sparse file in an unsupported form"),
         }
     }
 }
 
-/// Writes the data of an entry in the PAX form 1.0. Errors of `from` and of `to` are distinguished.
+/// Unpacks the data of an entry in the PAX form 1.0. The error says whether `from` or `to` failed.
 pub fn unpack(from: &mut dyn Read, to: &mut File, size: u64) -> Result<(), Fault> {
-    let map = map(from)?;
+    let map = read_map(from)?;
     let mut buffer = vec![0; 128 << 10];
     let mut end = 0;
     for (offset, length) in map {
         let after = offset.checked_add(length).filter(|after| *after <= size);
         let Some(after) = after.filter(|_| offset >= end) else {
-            return Err(Fault::Archive(garbage()));
+            return Err(Fault::Archive(bad_map()));
         };
         end = after;
         to.seek(SeekFrom::Start(offset)).map_err(Fault::File)?;
@@ -71,7 +71,7 @@ pub fn unpack(from: &mut dyn Read, to: &mut File, size: u64) -> Result<(), Fault
             let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
             let read = from.read(&mut buffer[..most]).map_err(Fault::Archive)?;
             if read == 0 {
-                return Err(Fault::Archive(garbage()));
+                return Err(Fault::Archive(bad_map()));
             }
             to.write_all(&buffer[..read]).map_err(Fault::File)?;
             left -= read as u64;
@@ -80,7 +80,7 @@ pub fn unpack(from: &mut dyn Read, to: &mut File, size: u64) -> Result<(), Fault
     to.set_len(size).map_err(Fault::File)
 }
 
-/// Writes blocks and leaves holes where they are all zeros.
+/// Writes blocks, and leaves holes where they are all zeros.
 pub fn with_holes(to: &mut File, bytes: &[u8]) -> io::Result<()> {
     for block in bytes.chunks(4096) {
         if block.iter().all(|byte| *byte == 0) {
@@ -98,13 +98,13 @@ pub enum Fault {
     File(io::Error),
 }
 
-/// The number of pieces, then offset and length of each, every number on a line; filled up to a
-/// whole block.
-fn map(from: &mut dyn Read) -> Result<Vec<(u64, u64)>, Fault> {
+/// Reads the map: the number of pieces, then offset and length of each, every number on a line; padded
+/// to a whole block.
+fn read_map(from: &mut dyn Read) -> Result<Vec<(u64, u64)>, Fault> {
     let mut reader = Numbers { from, block: [0; BLOCK], at: BLOCK };
     let count = usize::try_from(reader.next()?).unwrap_or(usize::MAX);
     if count > MOST_PIECES {
-        return Err(Fault::Archive(garbage()));
+        return Err(Fault::Archive(bad_map()));
     }
     (0..count).map(|_| Ok((reader.next()?, reader.next()?))).collect()
 }
@@ -126,18 +126,18 @@ impl Numbers<'_> {
             let byte = self.block[self.at];
             self.at += 1;
             let grown = match byte {
-                b'\n' => return number.ok_or_else(|| Fault::Archive(garbage())),
+                b'\n' => return number.ok_or_else(|| Fault::Archive(bad_map())),
                 b'0'..=b'9' => (number.unwrap_or(0).checked_mul(10))
                     .and_then(|number| number.checked_add(u64::from(byte - b'0'))),
                 _ => None,
             };
-            number = Some(grown.ok_or_else(|| Fault::Archive(garbage()))?);
+            number = Some(grown.ok_or_else(|| Fault::Archive(bad_map()))?);
         }
     }
 }
 
-fn garbage() -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, "the map of a sparse file cannot be read")
+fn bad_map() -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, "the map of a sparse file is invalid")
 }
 
 #[cfg(test)]
@@ -157,13 +157,13 @@ mod tests {
     }
 
     #[test]
-    fn pieces_come_to_their_places() {
+    fn pieces_are_written_at_their_offsets() {
         assert_eq!(unpacked("2\n2\n3\n6\n1\n", b"abcd", 8).unwrap(), b"\0\0abc\0d\0");
         assert_eq!(unpacked("1\n4\n0\n", b"", 4).unwrap(), [0; 4]);
     }
 
     #[test]
-    fn maps_that_lie_are_refused() {
+    fn invalid_maps_are_refused() {
         for map in [
             "",
             "x\n",

@@ -77,7 +77,7 @@ impl EarlierCopy {
         let stored = segments.iter().map(|one| (one.number, one.stored)).collect();
         let used =
             segments.iter().map(|one| (one.number, Used { entries: 1, bytes: one.used })).collect();
-        chain::begin_anew(&stored, &used)
+        chain::should_start_new_chain(&stored, &used)
     }
 
     fn index(&self) -> Result<IndexReader> {
@@ -113,7 +113,7 @@ impl MountTree {
 
     /// Returns the size on disk of everything that has changed since the index; of everything without one.
     fn changed(&self, since: Option<IndexReader>, scratch: &Path) -> Result<u64> {
-        let totals = Scan::new(&self.source(), since, Writers::Gone, scratch)?.totals;
+        let totals = Scan::new(&self.source(), since, Writers::Stopped, scratch)?.totals;
         Ok(totals.to_copy + ENTRY * totals.to_copy_entries)
     }
 }
@@ -219,13 +219,12 @@ impl Data {
         let (mut mounts, mut changed) = (Vec::new(), Vec::new());
         for one in self.mounts {
             let root = one.mount.source.clone();
-            let unsettled = &one.captured.unsettled;
-            changed
-                .extend(unsettled.first.iter().map(|path| root.join(path).display().to_string()));
-            if unsettled.count > unsettled.first.len() as u64 {
+            let unstable = &one.captured.unstable;
+            changed.extend(unstable.first.iter().map(|path| root.join(path).display().to_string()));
+            if unstable.count > unstable.first.len() as u64 {
                 changed.push(format!(
                     "{} more below {}",
-                    unsettled.count - unsettled.first.len() as u64,
+                    unstable.count - unstable.first.len() as u64,
                     root.display()
                 ));
             }
@@ -273,15 +272,15 @@ impl MountCopy {
         progress: &mut Progress,
     ) -> Result<()> {
         // A copy before the freeze is useless if later changes cannot be detected.
-        if pass == Pass::Live && !archive::scan::tells_changes(&self.tree.tree)? {
+        if pass == Pass::Live && !archive::scan::has_reliable_change_times(&self.tree.tree)? {
             return Ok(());
         }
         let source = self.tree.source();
         let before =
             self.index.as_ref().map(|path| IndexReader::new(File::open(path)?)).transpose()?;
         let writers = match pass {
-            Pass::Quiet if !writers_elsewhere => Writers::Gone,
-            _ => Writers::There,
+            Pass::Quiet if !writers_elsewhere => Writers::Stopped,
+            _ => Writers::Running,
         };
         let scan = Scan::new(&source, before, writers, &writer.folder)?;
         let number = self.segments.iter().map(|one| one.number + 1).max().unwrap_or(0);

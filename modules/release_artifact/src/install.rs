@@ -147,14 +147,14 @@ impl Install<'_> {
             if matches!(unpacked, Err(Stopped::For(_))) {
                 unwanted.store(true, Ordering::Relaxed);
             }
-            let died = || anyhow!("a thread of ours died");
+            let panicked = || anyhow!("a worker thread panicked");
             // A damage that the decoder found looks to the one after it like an early end.
             let unpacked = match (decoding.join(), unpacked) {
-                (Err(_), _) => Err(Stopped::For(died())),
+                (Err(_), _) => Err(Stopped::For(panicked())),
                 (Ok(Err(why)), Ok(_) | Err(Stopped::Damaged(_))) => Err(Stopped::Damaged(why)),
                 (Ok(_), unpacked) => unpacked,
             };
-            (downloading.join().unwrap_or_else(|_| Err(died())), unpacked)
+            (downloading.join().unwrap_or_else(|_| Err(panicked())), unpacked)
         })
     }
 

@@ -1,7 +1,7 @@
-//! A file that is hashed while it is read.
+//! Hashes a file while it is read.
 //!
-//! Invariant: the sum is of the very bytes that were handed out, so that nobody can exchange the file
-//! between a look at its sum and its use.
+//! Invariant: the checksum covers exactly the bytes that were returned, so that the file cannot be
+//! exchanged between its check and its use.
 
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -17,7 +17,7 @@ impl Hashed {
         Hashed { file, hash: Sha256::new() }
     }
 
-    /// Of what was read until now, in hex.
+    /// Checksum of what was read so far, in hex.
     pub fn sum(self) -> String {
         host::hex(&self.hash.finalize())
     }

@@ -1,14 +1,14 @@
-//! Making one entry after the other below the root.
+//! Creates one entry after the other below the root.
 //!
-//! Invariants: a folder belongs to us alone (0700) until all in it is made, and gets owner, attributes,
-//! mode and times when it is left; a file gets them before the next entry. Two descriptors are open,
-//! however deep the tree is.
+//! Invariants: a folder is root's alone (0700) until everything in it is created, and gets its owner,
+//! attributes, mode and times after that; a file gets them before the next entry. Only two descriptors
+//! are open, however deep the tree is.
 
 use super::{Counts, damaged, split};
-use crate::attributes::{self, Attributes, Held};
+use crate::attributes::{self, Attributes, Handle};
 use crate::capture::Progress;
 use crate::head::Head;
-use crate::line::{Line, What};
+use crate::line::{EntryKind, Line};
 use crate::segment::Reader;
 use crate::sparse::{self, Fault};
 use anyhow::{Context, Result};
@@ -27,9 +27,9 @@ use std::path::{Path, PathBuf};
 
 pub struct Maker<'a> {
     tree: &'a Tree,
-    /// The folder of the entry before.
-    here: (PathBuf, Dir),
-    /// The way down to it, each to be dressed when it is left.
+    /// Folder of the previous entry.
+    current: (PathBuf, Dir),
+    /// The folders on the path down to it, which get their metadata when they are complete.
     open: Vec<(Line, Attributes)>,
     pub counts: Counts,
 }
@@ -37,32 +37,32 @@ pub struct Maker<'a> {
 impl<'a> Maker<'a> {
     pub fn new(tree: &'a Tree) -> Result<Maker<'a>> {
         let root = tree.folder(Path::new(""))?;
-        // What is made in it must not be given any.
-        attributes::without_acl(root.as_fd()).context("cannot take the ACLs of the folder away")?;
+        // New entries would inherit them.
+        attributes::remove_acls(root.as_fd()).context("cannot remove the ACLs of the folder")?;
         Ok(Maker {
             tree,
-            here: (PathBuf::new(), root),
+            current: (PathBuf::new(), root),
             open: Vec::new(),
             counts: Counts::default(),
         })
     }
 
-    /// Before an entry at this path: the folders that it does not lie in are done.
-    pub fn leave(&mut self, path: &Path) -> Result<()> {
+    /// Completes the open folders that do not contain this path.
+    pub fn complete_folders(&mut self, path: &Path) -> Result<()> {
         while self.open.last().is_some_and(|(line, _)| !path.starts_with(&line.path)) {
-            self.leave_one()?;
+            self.complete_folder()?;
         }
         Ok(())
     }
 
     pub fn finish(&mut self) -> Result<()> {
         while !self.open.is_empty() {
-            self.leave_one()?;
+            self.complete_folder()?;
         }
         Ok(())
     }
 
-    fn leave_one(&mut self) -> Result<()> {
+    fn complete_folder(&mut self) -> Result<()> {
         match self.open.pop() {
             Some((line, attributes)) => self.set_folder_attributes(&line, &attributes),
             None => Ok(()),
@@ -73,12 +73,12 @@ impl<'a> Maker<'a> {
         let (folder, from) = split(first).ok_or_else(|| damaged("a file has no name"))?;
         let there = self.tree.folder(folder)?;
         let name = self.enter(path)?;
-        there.hard_link(from, &self.here.1, name).context("cannot make the hard link")?;
+        there.hard_link(from, &self.current.1, name).context("cannot create the hard link")?;
         self.counts.entries += 1;
         Ok(())
     }
 
-    /// What its head and the content behind it say.
+    /// Creates an entry from its header and the content after it.
     pub fn make<R: BufRead>(
         &mut self,
         line: Line,
@@ -87,32 +87,32 @@ impl<'a> Maker<'a> {
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<()> {
         self.counts.entries += 1;
-        if line.what == What::Folder {
+        if line.kind == EntryKind::Folder {
             if !line.path.as_os_str().is_empty() {
                 let name = self.enter(&line.path)?;
-                self.here.1.make_folder(name, 0o700).context("cannot make the folder")?;
+                self.current.1.make_folder(name, 0o700).context("cannot create the folder")?;
             }
             self.open.push((line, head.attributes));
             return Ok(());
         }
         let name = self.enter(&line.path)?;
-        if line.what == What::File {
+        if line.kind == EntryKind::File {
             return self.file(&line, name, &head, from, progress);
         }
-        let here = &self.here.1;
-        let made = match line.what {
-            What::Link => here.make_link(name, OsStr::from_bytes(&head.target)),
-            What::Pipe => here.make_special(name, FileType::Fifo, 0),
+        let here = &self.current.1;
+        let made = match line.kind {
+            EntryKind::Link => here.make_link(name, OsStr::from_bytes(&head.target)),
+            EntryKind::Pipe => here.make_special(name, FileType::Fifo, 0),
             _ => {
-                let kind = match line.what {
-                    What::BlockDevice => FileType::BlockDevice,
+                let kind = match line.kind {
+                    EntryKind::BlockDevice => FileType::BlockDevice,
                     _ => FileType::CharacterDevice,
                 };
                 here.make_special(name, kind, makedev(head.device.0, head.device.1))
             }
         };
-        made.context("cannot make it")?;
-        self.dress_by_name(&line, name, &head.attributes)
+        made.context("cannot create it")?;
+        self.set_metadata_by_name(&line, name, &head.attributes)
             .context("cannot give it its owner, mode and times")
     }
 
@@ -124,11 +124,11 @@ impl<'a> Maker<'a> {
         from: &mut Reader<R>,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<()> {
-        let mut file = self.here.1.make_file(name, 0o600).context("cannot make the file")?;
+        let mut file = self.current.1.make_file(name, 0o600).context("cannot create the file")?;
         if let Some(size) = head.sparse {
             let unpacked = sparse::unpack(&mut from.content(), &mut file, size);
             unpacked.map_err(|fault| match fault {
-                Fault::Archive(error) => from.cut(&error),
+                Fault::Archive(error) => from.read_error(&error),
                 Fault::File(error) => anyhow::Error::from(error).context("cannot write the file"),
             })?;
             self.counts.bytes += line.stored;
@@ -136,82 +136,87 @@ impl<'a> Maker<'a> {
             let mut left = head.size;
             while left > 0 {
                 host::interrupt::check()?;
-                // Out of the very piece that was decompressed into: nothing is copied once more.
+                // Written right from the decompressed buffer, without another copy.
                 let mut content = from.content();
                 let step = match content.fill_buf() {
                     Ok(piece) => {
                         file.write_all(piece).context("cannot write the file")?;
                         piece.len()
                     }
-                    Err(error) => return Err(from.cut(&error)),
+                    Err(error) => return Err(from.read_error(&error)),
                 };
                 content.consume(step);
                 left -= step as u64;
                 self.counts.bytes += step as u64;
                 let (entries, bytes) = (self.counts.entries, self.counts.bytes);
-                progress(Progress { entries, bytes, of: 0, path: &line.path });
+                progress(Progress { entries, bytes, total: 0, path: &line.path });
             }
         }
-        self.dress(&file, line, &head.attributes)
+        self.set_metadata(&file, line, &head.attributes)
             .context("cannot give it its owner, mode and times")
     }
 
-    /// Something that is open. Writing and chown take capabilities and setuid bits away, and an ACL
-    /// holds bits of the mode: hence the order.
-    fn dress(&mut self, file: &File, line: &Line, attributes: &Attributes) -> Result<()> {
+    /// Sets owner, attributes, mode and times, in this order: writing and chown clear capabilities and
+    /// setuid bits, and an ACL contains bits of the mode.
+    fn set_metadata(&mut self, file: &File, line: &Line, attributes: &Attributes) -> Result<()> {
         fchown(file, Some(Uid::from_raw(line.uid)), Some(Gid::from_raw(line.gid)))?;
         if !attributes.is_empty() {
-            let left = attributes::set(Held::Open(file.as_fd()), attributes)?;
-            self.note_unset(line, &left);
+            let unset = attributes::set(Handle::Open(file.as_fd()), attributes)?;
+            self.note_unset(line, &unset);
         }
         fchmod(file, Mode::from_raw_mode(line.mode))?;
         futimens(file, &times(line))?;
         Ok(())
     }
 
-    /// What cannot be opened. It was made just now in a folder that is ours alone.
-    fn dress_by_name(&mut self, line: &Line, name: &OsStr, attributes: &Attributes) -> Result<()> {
+    /// Does the same for what cannot be opened. It was just created in a folder of root's alone.
+    fn set_metadata_by_name(
+        &mut self,
+        line: &Line,
+        name: &OsStr,
+        attributes: &Attributes,
+    ) -> Result<()> {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let here = &self.here.1;
+        let here = &self.current.1;
         chownat(here, name, Some(Uid::from_raw(line.uid)), Some(Gid::from_raw(line.gid)), flags)?;
         let held = here.look(Path::new(name))?;
-        let left = match attributes.is_empty() {
+        let unset = match attributes.is_empty() {
             true => Vec::new(),
-            false => attributes::set(Held::Path(held.as_fd()), attributes)?,
+            false => attributes::set(Handle::Path(held.as_fd()), attributes)?,
         };
-        if line.what != What::Link {
-            // chmod has no way not to follow that every kernel knows.
+        if line.kind != EntryKind::Link {
+            // Not every kernel has a chmod that does not follow links.
             let path = format!("/proc/self/fd/{}", held.as_raw_fd());
             chmodat(CWD, path, Mode::from_raw_mode(line.mode), AtFlags::empty())?;
         }
         utimensat(here, name, &times(line), flags)?;
-        self.note_unset(line, &left);
+        self.note_unset(line, &unset);
         Ok(())
     }
 
     fn set_folder_attributes(&mut self, line: &Line, attributes: &Attributes) -> Result<()> {
         let folder = File::from(OwnedFd::from(self.tree.folder(&line.path)?));
-        self.dress(&folder, line, attributes).with_context(|| {
+        self.set_metadata(&folder, line, attributes).with_context(|| {
             format!("cannot give the folder {} its owner, mode and times", line.path.display())
         })
     }
 
-    fn note_unset(&mut self, line: &Line, left: &[Vec<u8>]) {
-        for name in left {
+    fn note_unset(&mut self, line: &Line, unset: &[Vec<u8>]) {
+        for name in unset {
             let name = String::from_utf8_lossy(name);
             self.counts.unset.note(format!("{}: {name}", line.path.display()));
         }
     }
 
-    /// Goes to the entry's folder; its name there.
+    /// Opens the entry's folder, and returns its name there.
     fn enter<'p>(&mut self, path: &'p Path) -> Result<&'p OsStr> {
         let (folder, name) = split(path).ok_or_else(|| damaged("an entry has no name"))?;
-        if self.here.0 != folder {
-            let known = self.open.last().is_some_and(|(line, _)| line.path == folder);
-            if !known {
-                return Err(damaged("the folder that it lies in comes nowhere before it"));
+        if self.current.0 != folder {
+            let is_open = self.open.last().is_some_and(|(line, _)| line.path == folder);
+            if !is_open {
+                return Err(damaged("its folder does not stand before it"));
             }
-            self.here = (folder.to_owned(), self.tree.folder(folder)?);
+            self.current = (folder.to_owned(), self.tree.folder(folder)?);
         }
         Ok(name)
     }

@@ -1,5 +1,5 @@
-//! What the tests share: a tree with everything in it, a look at all of a tree, and captures into a
-//! folder the way a backup makes them.
+//! Shared by the tests: a tree with every kind of entry, everything that can be seen of a tree, and
+//! captures into a folder as a backup makes them.
 #![allow(dead_code)] // Each test takes what it needs.
 
 use archive::{
@@ -25,7 +25,7 @@ pub fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// Where putting back is not waiting for a disk.
+/// A folder in memory, where a restore does not wait for the disk.
 pub fn in_memory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap()
 }
@@ -38,7 +38,7 @@ pub fn all(tree: &Tree) -> Source<'_> {
     Source { tree, only: None, leave_out: &[] }
 }
 
-/// As a backup keeps it: one index, and segments by number.
+/// The files of one backup: an index, and segments by number.
 pub struct Kept {
     pub folder: tempfile::TempDir,
     pub form: Form,
@@ -61,7 +61,7 @@ impl Kept {
         File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap()
     }
 
-    /// Over the index that is there, if `before`.
+    /// Captures on top of the index that is there, if `before`.
     pub fn capture(&self, source: &Source<'_>, number: u32, pass: Pass, before: bool) -> Captured {
         self.try_capture(source, number, pass, before).unwrap()
     }
@@ -74,7 +74,7 @@ impl Kept {
         before: bool,
     ) -> anyhow::Result<Captured> {
         let before = before.then(|| IndexReader::new(File::open(self.index()).unwrap()).unwrap());
-        let scan = Scan::new(source, before, Writers::There, self.folder.path())?;
+        let scan = Scan::new(source, before, Writers::Running, self.folder.path())?;
         let next = self.folder.path().join("next");
         let mut segment = Segment::new(Self::new_file(&self.segment(number)), self.form, number)?;
         // The reader tells a form by its first bytes, and plain text is none.
@@ -87,7 +87,7 @@ impl Kept {
         Ok(captured)
     }
 
-    /// Without sums: what is damaged must be found by what is in it.
+    /// All segments, without checksums: damage must be found by their content.
     pub fn segments(&self) -> Vec<Stored> {
         let numbered = (0..100).map(|number| (number, self.segment(number)));
         let stored =
@@ -167,7 +167,7 @@ pub fn assert_same(left: &BTreeMap<PathBuf, Seen>, right: &BTreeMap<PathBuf, See
     }
 }
 
-/// Sockets are not put back.
+/// Sockets are not restored.
 pub fn without_sockets(mut seen: BTreeMap<PathBuf, Seen>) -> BTreeMap<PathBuf, Seen> {
     seen.retain(|_, seen| seen.mode & 0o170_000 != 0o140_000);
     seen
@@ -213,7 +213,7 @@ pub fn odd_name() -> OsString {
     OsString::from_vec(b"new\nline \xff\xfe%41 'x'".to_vec())
 }
 
-/// Something of everything that a volume may hold.
+/// Every kind of entry that a volume may hold.
 pub fn zoo(root: &Path) {
     let at = |name: &str| root.join(name);
     fs::create_dir_all(at("a/b/empty")).unwrap();

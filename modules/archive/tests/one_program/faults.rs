@@ -42,14 +42,14 @@ fn a_file_that_changes_while_it_is_read() {
         stop.store(true, Ordering::Relaxed);
         (first, last)
     });
-    assert_eq!(first.unsettled.count, 0);
-    assert_eq!(last.unsettled.first, [PathBuf::from("hot")]);
+    assert_eq!(first.unstable.count, 0);
+    assert_eq!(last.unstable.first, [PathBuf::from("hot")]);
     kept.restore(to.path()).unwrap();
     assert_eq!(fs::read(to.path().join("still")).unwrap(), b"still");
     // It is nowhere trusted, and is copied again now that it is quiet.
     std::thread::sleep(Duration::from_millis(2100));
     let quiet = kept.capture(&all(&tree(from.path())), 2, Pass::Last, true);
-    assert_eq!((quiet.unsettled.count, quiet.used[&2].bytes >= 20 << 20), (0, true));
+    assert_eq!((quiet.unstable.count, quiet.used[&2].bytes >= 20 << 20), (0, true));
     open(to.path()).clear().unwrap();
     kept.restore(to.path()).unwrap();
     assert_same(&look(to.path()), &look(from.path()));
@@ -100,7 +100,7 @@ fn what_changes_between_the_look_and_the_copy() {
     fs::write(at("folder-goes/file"), "x").unwrap();
     let (tree, kept) = (tree(from.path()), Kept::new(Form::Gzip));
     let source = all(&tree);
-    let scan = Scan::new(&source, None, Writers::There, kept.folder.path()).unwrap();
+    let scan = Scan::new(&source, None, Writers::Running, kept.folder.path()).unwrap();
     fs::remove_file(at("goes")).unwrap();
     fs::remove_dir_all(at("folder-goes")).unwrap();
     fs::write(at("new"), "another content").unwrap();
@@ -117,7 +117,7 @@ fn what_changes_between_the_look_and_the_copy() {
     segment.finish().unwrap();
     index.finish().unwrap();
     assert_eq!(captured.vanished, 3);
-    assert_eq!(captured.unsettled.first, [PathBuf::from("becomes-folder")]);
+    assert_eq!(captured.unstable.first, [PathBuf::from("becomes-folder")]);
     kept.restore(to.path()).unwrap();
     assert_eq!(fs::read_link(to.path().join("becomes-link")).unwrap(), Path::new("/etc/passwd"));
     assert_eq!(fs::read_to_string(to.path().join("replaced")).unwrap(), "another content");
@@ -353,7 +353,7 @@ fn clearing_stops_at_another_file_system() {
     let there = inner.join("file").exists();
     let source = tree(to.path());
     let scan =
-        Scan::new(&all(&source), None, Writers::Gone, folder().path()).map(|scan| scan.mounts);
+        Scan::new(&all(&source), None, Writers::Stopped, folder().path()).map(|scan| scan.mounts);
     assert!(Command::new("umount").arg(&inner).status().unwrap().success());
     assert!(
         there && format!("{:#}", error.unwrap_err()).contains("another file system is mounted")
@@ -371,6 +371,6 @@ fn a_damaged_earlier_index_is_an_error() {
     let before = IndexReader::new(File::open(kept.index()).unwrap()).unwrap();
     let tree = tree(from.path());
     let error =
-        Scan::new(&all(&tree), Some(before), Writers::Gone, kept.folder.path()).unwrap_err();
+        Scan::new(&all(&tree), Some(before), Writers::Stopped, kept.folder.path()).unwrap_err();
     assert_eq!(reason(&error), Some("bad_archive"));
 }

@@ -78,7 +78,7 @@ fn whatever_an_index_and_its_segment_hold() {
         };
         if let Err(error) = restore(&index, &segment) {
             let told = format!("{error:#}");
-            assert!(!told.is_empty() && !told.contains("a thread of ours died"), "{told}");
+            assert!(!told.is_empty() && !told.contains("a worker thread panicked"), "{told}");
         }
     });
 }
