@@ -22,7 +22,7 @@ DECISIONS = {
     "engines": ("compose_clashes", "compose_containers", "incus_datasets", "incus_instances", "last_lines", "pct_datasets", "running_users"),
     "failures": ("failure_reason", "hook_failure"),
     "incus_app": ("container_contents", "container_logs", "container_sides"),
-    "inputs": ("wrong_inputs",),
+    "inputs": ("wrong_env", "wrong_inputs"),
     "load_balancers": ("load_balancers",),
     "run_progress": ("hosts_lacking", "hosts_reached"),
     "two_colors": ("color_sides", "compose_colors", "compose_probes", "compose_sides", "host_colors", "incus_colors", "side_probes", "side_processes"),

@@ -18,6 +18,8 @@ CAPTURES = ("always", "migrations")
 # What an entry of app_databases may say; but for on_host, options of postgres_restore_point.
 OF_A_DATABASE = ("database", "on_host", "host", "port", "user", "os_user", "programs", "maintenance_database", "jobs", "work_dir", "swap_timeout",
                  "task_timeout", "state_dir")
+FLIP_HOOKS = ("before_flip", "after_flip")
+HOOKS = ("before", "migrate", *FLIP_HOOKS, "smoke", "verify", "after_rollback", "downgrade")
 NAME = r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?\Z"
 DEPLOY_ID = r"[0-9]{8}t[0-9]{6}z-[0-9a-f]{4}\Z"
 CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
@@ -41,6 +43,7 @@ def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t
         *wrong_strategy(given),
         *wrong_databases(given["app_databases"], given["gaps"].get("app_databases", "")),
         *one_of("app_database_capture", given["app_database_capture"], CAPTURES, "always, or migrations (only by a deploy that has some)"),
+        *(wrong_hooks(given) if "release_sha" in wanted else []),
         *wrong_release(given["release_sha"], "release_sha" in wanted),
         *one_of("target_color", given["target_color"], COLORS, "blue or green, or nothing for the idle one"),
         *one_of("color", given["color"] or ("missing" if "color" in wanted else None), COLORS, "blue or green"),
@@ -53,6 +56,18 @@ def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t
         *line_of("reason", given["reason"]),
         *line_of("by", given["by"]),
     ]
+
+
+def wrong_env(env: t.Any, envs: t.Any, wanted: t.Sequence[str]) -> list[str]:
+    """Whether the app may be deployed to this environment. Apart from `wrong_inputs`: where no map of the app's variables has the environment as a key,
+    nothing else of them can be read. Only deploys are refused (they want a release): an environment may be taken from the list while it serves."""
+    if not envs or "release_sha" not in wanted:
+        return []
+    if not listed(envs) or not all(isinstance(one, str) and re.match(NAME, one) for one in envs):
+        return [f"app_envs is {typed(envs)}: expected a list of environments, such as [staging, prod]"]
+    if not env or env in envs:
+        return []
+    return [f"env is {typed(env)}: the app is for {', '.join(envs)}; whoever wants it in another environment adds that to app_envs"]
 
 
 def typed(value: t.Any) -> str:
@@ -135,6 +150,13 @@ def wrong_databases(value: t.Any, gap: str) -> list[str]:
             found.append(f"app_databases has {typed(name)} twice on {key[0] or 'the first of app_hosts'}: expected each database of a host once")
         seen.add(key)
     return found
+
+
+def wrong_hooks(given: Given) -> list[str]:
+    """Names under which nothing would ever be run. `hooks` are the names alone: what stands below them may be readable on other hosts only."""
+    return [*(f"app_hooks has {typed(name)}: expected {', '.join(HOOKS)}" for name in given["hooks"] if name not in HOOKS),
+            *(f"app_hooks has {name}, and {given['strategy']} changes the app in place, where nothing is flipped: leave it out"
+              for name in given["hooks"] if name in FLIP_HOOKS and not given["has_colors"])]
 
 
 def wrong_release(value: t.Any, is_wanted: bool) -> list[str]:

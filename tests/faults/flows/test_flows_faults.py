@@ -108,7 +108,13 @@ def test_a_gate_after_the_flip_fails(shop: Shop) -> None:
     last = shop.last_deploy()
     refused = shop.deploy(2, ledger_revert_cap=1, unlock="")
     assert refused.code == 2 and f"pass unlock: {last}" in " ".join(refused.output.split()) and shop.serves() == OLD, refused.output
-    broken(shop, 2, ledger_revert_cap=1, unlock=last, **hooks)
+
+    # The hooks around the flip, each with what is active by then; one that fails leads back as well.
+    seen = {name: shop.folder / name for name in ("before_flip", "after_flip")}
+    around = {name: [["/bin/cp", str(shop.map), str(copy)]] for name, copy in seen.items()}
+    run = broken(shop, 2, ledger_revert_cap=1, unlock=last, app_hooks={**around, "after_flip": [*around["after_flip"], ["/bin/false"]]})
+    assert "the hook after_flip: /bin/false ended with 1" in " ".join(run.output.split()), run.output
+    assert [copy.read_text().split()[-1] for copy in seen.values()] == ["green", "blue"]
 
 
 def test_nobody_is_moved_back_to_a_colour_that_was_worse(shop: Shop) -> None:
@@ -213,6 +219,9 @@ def test_refusals_change_nothing(shop: Shop) -> None:
         ({"release_sha": sha(2), "target_color": "green"}, ["green is active"]),
         ({"release_sha": "main", "target_color": "red", "app_hosts": ["app7"]},
          ["main: expected 40 hex characters", "target_color is red", "app7 is not in the inventory"]),
+        ({"release_sha": sha(2), "app_hooks": {"before-flip": [["/bin/true"]]}}, ["app_hooks has before-flip: expected before, migrate"]),
+        ({"release_sha": sha(2), "app_envs": ["prod"], "app_hosts": ["{{ {'prod': 'app1'}[env] }}"],
+          "app_load_balancers": "{{ {'prod': ['lb1']}[env] }}"}, ["env is staging: the app is for prod"]),
     ):
         run = shop.run("deploy_app", **inputs)
         assert run.code != 0 and all(word in run.output for word in words) and shop.serves() == OLD, run.output

@@ -20,7 +20,8 @@ ID = "20261121t084500z-7f3a"
 GOOD = dict.fromkeys(("release_sha", "target_color", "color", "mode", "deploy_id", "to", "take_over", "unlock", "confirm", "accept", "reason", "by"), "") | {
     "env": "staging", "app_name": "shop", "app_hosts": ["app1"], "app_components": [{"name": "web"}], "app_load_balancers": ["lb1"], "app_data_hosts": [],
     "app_databases": [], "app_database_capture": "",
-    "app_ledger_host": "", "strategy": "host", "has_colors": True, "taken": [], "has_own_id": False, "gaps": {"app_hosts": "", "app_components": ""}}
+    "app_ledger_host": "", "strategy": "host", "has_colors": True, "taken": [], "has_own_id": False, "hooks": [],
+    "gaps": {"app_hosts": "", "app_components": ""}}
 
 
 @pytest.mark.parametrize("given", [
@@ -87,3 +88,25 @@ def test_what_is_wrong(given: dict[str, t.Any], said: str) -> None:
 
 def test_what_a_playbook_cannot_do_without() -> None:
     assert [sentence.split(":")[0] for sentence in inputs.wrong_inputs(GOOD, ["release_sha", "color"], GROUPS)] == ["release_sha is missing", "color is missing"]
+
+
+@pytest.mark.parametrize("given, said", [
+    ({}, []), ({"hooks": ["before_flip", "after_flip", "downgrade"]}, []),
+    ({"hooks": ["before-flip", "after_flip"]}, ["app_hooks has before-flip: expected before, migrate, before_flip"]),
+    ({"strategy": "pct", "has_colors": False, "hooks": ["before", "after_flip"]}, ["app_hooks has after_flip, and pct changes the app in place"]),
+], ids=str)
+def test_hooks_that_would_never_run(given: dict[str, t.Any], said: list[str]) -> None:
+    found = inputs.wrong_inputs(GOOD | {"release_sha": "a" * 40} | given, ["release_sha"], GROUPS)
+    assert len(found) == len(said) and all(map(str.startswith, found, said)), found
+    assert inputs.wrong_inputs(GOOD | given, ["mode"], GROUPS) == [], "nobody who goes back is refused"
+
+
+@pytest.mark.parametrize("env, envs, said", [
+    ("staging", [], ""), ("staging", ["staging", "prod"], ""), ("", ["prod"], ""),
+    ("Prod\n", ["staging", "prod"], "env is Prod : the app is for staging, prod; "),
+    ("prod", "staging", "app_envs is staging: expected a list"), ("prod", [1], "app_envs is [1]: expected a list"), ("prod", {"prod": 1}, "app_envs is {"),
+], ids=str)
+def test_the_environments_of_an_app(env: str, envs: t.Any, said: str) -> None:
+    found = inputs.wrong_env(env, envs, ["release_sha"])
+    assert len(found) == bool(said) and "".join(found).startswith(said), found
+    assert inputs.wrong_env(env, envs, ["mode"]) == inputs.wrong_env(env, envs, []) == [], "nobody who goes back or looks is refused"
