@@ -112,6 +112,14 @@ options:
       - Whether to do nothing on a machine where systemd runs. RV(systemd) says which it is.
     type: bool
     default: false
+  deploy_id:
+    description:
+      - The id of the run. One that is older than the last id seen in O(state_dir) is refused.
+    type: str
+  state_dir:
+    description:
+      - The folder of the fence, for O(deploy_id). It must be root's, on a path that no one else can write to.
+    type: path
 attributes:
   check_mode:
     support: full
@@ -293,7 +301,14 @@ MODULE_SPEC = {
             "type": "bool",
             "default": False,
         },
+        "deploy_id": {
+            "type": "str",
+        },
+        "state_dir": {
+            "type": "path",
+        },
     },
+    "required_together": [["deploy_id", "state_dir"]],
     "supports_check_mode": True,
 }
 
@@ -305,6 +320,7 @@ FORMS = {
     "kept_logs": "absolute_path",
     "log_lines": "count",
     "stop_timeout": "seconds",
+    "state_dir": "absolute_path",
 }
 
 

@@ -162,6 +162,14 @@ options:
       - Seconds that systemd may take for each of these calls.
     type: float
     default: 300.0
+  deploy_id:
+    description:
+      - The id of the run. One that is older than the last id seen in O(state_dir) is refused.
+    type: str
+  state_dir:
+    description:
+      - The folder of the fence, for O(deploy_id). It must be root's, on a path that no one else can write to.
+    type: path
 attributes:
   check_mode:
     support: full
@@ -390,7 +398,14 @@ MODULE_SPEC = {
             "type": "float",
             "default": 300.0,
         },
+        "deploy_id": {
+            "type": "str",
+        },
+        "state_dir": {
+            "type": "path",
+        },
     },
+    "required_together": [["deploy_id", "state_dir"]],
     "required_by": {
         "variables": ["dest"],
     },
@@ -402,6 +417,7 @@ FORMS = {
     "dest": "absolute_path",
     "files.src": "absolute_path",
     "unit_timeout": "seconds",
+    "state_dir": "absolute_path",
 }
 
 

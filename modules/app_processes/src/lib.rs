@@ -42,7 +42,11 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         return Ok(Outcome::default().fact("systemd", true));
     }
     // The programs that a killed run has started to start are waited for, too.
-    let session = Session::new(invocation, Consent::none()).lock(|| lock(options.stop_timeout))?;
+    let mut session =
+        Session::new(invocation, Consent::none()).lock(|| lock(options.stop_timeout))?;
+    if let Some((id, state_dir)) = &options.fence {
+        session = session.fence(Some(id), state_dir)?;
+    }
     if options.state == State::Restarted {
         process::check_logs(&options.processes)?;
     }

@@ -1,6 +1,7 @@
 //! What `app_processes` accepts, typed and checked once.
 
 use ansible_module::{Failure, Options as RawOptions};
+use host::deploy_id::DeployId;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -35,6 +36,8 @@ pub struct Options {
     pub unless_systemd: bool,
     pub kept_logs: Option<PathBuf>,
     pub log_lines: usize,
+    /// The run, and the folder that keeps the newest one seen.
+    pub fence: Option<(DeployId, PathBuf)>,
 }
 
 impl Options {
@@ -68,6 +71,7 @@ impl Options {
             unless_systemd: raw.get("unless_systemd")?,
             kept_logs: kept_logs.filter(|_| state == State::Stopped),
             log_lines: raw.get("log_lines")?,
+            fence: raw.get::<Option<DeployId>>("deploy_id")?.zip(raw.get("state_dir")?),
         })
     }
 }

@@ -31,7 +31,10 @@ pub const MODULES: &[Served] = &[
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let options = Options::parse(&invocation.options)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    let session = Session::new(invocation, Consent::none()).lock(|| apply::lock(&options))?;
+    let mut session = Session::new(invocation, Consent::none()).lock(|| apply::lock(&options))?;
+    if let Some((id, state_dir)) = &options.fence {
+        session = session.fence(Some(id), state_dir)?;
+    }
     let seen = state::observe(&options).map_err(untouched)?;
     plan::refuse_masked(&options, &seen)?;
     let plan = plan::plan(&options, &seen);

@@ -2,6 +2,7 @@
 
 use crate::accounts::Accounts;
 use ansible_module::{Failure, Options as RawOptions};
+use host::deploy_id::DeployId;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -119,6 +120,8 @@ pub struct Options {
     pub variables_file: PathBuf,
     pub units: Vec<UnitWish>,
     pub unit_timeout: Duration,
+    /// The run, and the folder that keeps the newest one seen.
+    pub fence: Option<(DeployId, PathBuf)>,
 }
 
 impl Options {
@@ -146,6 +149,7 @@ impl Options {
             dest,
             units: units.into_iter().map(each).collect::<Result<Vec<_>, _>>()?.concat(),
             unit_timeout: raw.seconds("unit_timeout")?,
+            fence: raw.get::<Option<DeployId>>("deploy_id")?.zip(raw.get("state_dir")?),
         })
     }
 }

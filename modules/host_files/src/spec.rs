@@ -75,6 +75,12 @@ const RUN: &[Opt] = &[
     Opt::new("unit_timeout", Kind::Seconds)
         .default(Default::Float(300.0))
         .about(&["Seconds that systemd may take for each of these calls."]),
+    Opt::new("deploy_id", Kind::Str).about(&[
+        "The id of the run. One that is older than the last id seen in O(state_dir) is refused.",
+    ]),
+    Opt::new("state_dir", Kind::AbsolutePath).about(&[
+        "The folder of the fence, for O(deploy_id). It must be root's, on a path that no one else can write to.",
+    ]),
 ];
 
 pub const MODULE: Module = Module {
@@ -86,7 +92,10 @@ pub const MODULE: Module = Module {
     ],
     version_added: "0.1.0",
     options: &[RUN],
-    rules: &[Rule::RequiredBy("variables", &["dest"])] as &[Rule],
+    rules: &[
+        Rule::RequiredBy("variables", &["dest"]),
+        Rule::RequiredTogether(&["deploy_id", "state_dir"]),
+    ] as &[Rule],
     check_mode: Support::Full,
     diff_mode: Support::Full,
     notes: &[

@@ -355,3 +355,11 @@ def test_a_program_that_is_not_there_is_said(side: Side) -> None:
     side.program.unlink()
     wrong = side.run([side.one("web")])
     assert wrong["failed"] and "web" in wrong["msg"] and wrong["msg"].count("\n") == 0, wrong
+
+
+def test_an_older_run_ends_and_starts_nothing(side: Side) -> None:
+    newer, older = ({"deploy_id": f"20261121t08450{second}z-7f3a", "state_dir": str(side.folder / "state")} for second in (1, 0))
+    assert not side.run(**newer).get("failed")
+    pids = side.pids()
+    refused = side.run(state="stopped", **older)
+    assert refused["failed"] and refused["reason"] == "superseded" and side.pids() == pids, refused

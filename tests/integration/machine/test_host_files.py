@@ -255,3 +255,11 @@ def test_what_info_sees(site: Site) -> None:
     (site.folder / "binary").write_bytes(b"\xff\xfe")
     said = call("host_files_info", {"read": [str(site.folder / "binary")]})
     assert said["failed"] and "is no text in UTF-8" in said["msg"], said
+
+
+def test_an_older_run_changes_nothing(site: Site) -> None:
+    newer, older = ({"deploy_id": f"20261121t08450{second}z-7f3a", "state_dir": str(site.folder.parent / "state")} for second in (1, 0))
+    assert not site.run({"path": "a", "content": "1"}, **newer).get("failed")
+    refused = site.run({"path": "a", "content": "2"}, **older)
+    assert refused["failed"] and refused["reason"] == "superseded" and (site.folder / "a").read_text() == "1", refused
+    assert site.run({"path": "a", "content": "2"}, deploy_id=newer["deploy_id"])["failed"], "a fence needs its folder"
