@@ -37,7 +37,7 @@ class Orders(InPlace):
     def __init__(self) -> None:
         self.project = Project(engine(), COMPOSE, "orders")
         self.project.file.rename(self.project.place / "compose.yml")
-        super().__init__(example("app-compose.yml") | {
+        super().__init__(example("compose") | {
             "app_name": "orders", "app_title": "Orders", "ledger_report_dir": str(shop.REPORTS),
             "compose_app_project_dir": str(self.project.folder), "compose_app_backup_dir": str(self.project.backups),
             "compose_app_state_dir": str(self.project.state), "compose_app_source": str(self.project.place),

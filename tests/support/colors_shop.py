@@ -54,7 +54,7 @@ class ColorsShop(Shop):
     def __init__(self, place: Path, on: Engine, **shape: t.Any) -> None:
         self.on, self.releases, self.name = on, place / "releases", f"colors{place.stat().st_ino}"
         super().__init__(place, **{"inter": "500ms"} | shape)   # the containers' server makes a process for each request
-        written = example("app-compose-colors.yml")
+        written = example("compose_colors")
         [component] = written["app_components"]
         ours = {"app_name", "app_ledger_host", "app_ledger_path", "app_map", "ledger_report_dir"}
         self.vars = written | {key: value for key, value in self.vars.items() if key in ours} | {

@@ -24,14 +24,14 @@ from pct_app import GUEST, PACKAGE, answers, install
 from pve import calls_of, fake
 
 VMIDS = {"pve1": "301", "pve2": "302"}
-EXAMPLES = ROOT / "collection/docs/examples/vars"
+EXAMPLES = ROOT / "collection/docs/examples"
 
 
-def example(name: str) -> dict[str, t.Any]:
+def example(kind: str, name: str = "app.yml") -> dict[str, t.Any]:
     """The variables of an example, as they stand there."""
     import yaml
 
-    return yaml.safe_load((EXAMPLES / name).read_text(encoding="utf-8"))
+    return yaml.safe_load((EXAMPLES / kind / name).read_text(encoding="utf-8"))
 
 
 class InPlace:
@@ -103,7 +103,7 @@ class Pair(InPlace):
 
     def __init__(self, kind: str = "lvmthin") -> None:
         own = {name: {"pct_app_vmid": vmid} for name, vmid in VMIDS.items()}
-        variables = example("app-pct.yml")
+        variables = example("pct")
         assert variables.pop("pct_app_vmid") == "301" and variables["pct_app_package"] == PACKAGE
         super().__init__(variables | {"pct_app_settle": 0, "pct_app_probe_retries": 1, "pct_app_probe_delay": 0.1}, own)
         for host, known in self.own.items():

@@ -22,7 +22,7 @@ class Shop(InPlace):
 
     def __init__(self, on: Engine) -> None:
         self.app = App(on)
-        super().__init__(example("app-compose.yml") | {
+        super().__init__(example("compose") | {
             "compose_app_project_dir": str(self.app.folder), "compose_app_backup_dir": str(self.app.backups),
             "compose_app_state_dir": str(self.app.state), "compose_app_source_files": ["compose.yml"],
             "compose_app_wait_timeout": 30,

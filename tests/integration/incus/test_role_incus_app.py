@@ -139,7 +139,7 @@ def test_a_component_under_systemd(machine: Incus, shop: IncusShop, one_core: st
 def the_example(machine: Incus, tmp_path: Path) -> t.Iterator[IncusShop]:
     """The shop of the documentation; its addresses, its image and its patience are this machine's."""
     with IncusShop(tmp_path, machine) as shop:
-        written = yaml.safe_load((EXAMPLE / "shop.yml").read_text(encoding="utf-8"))
+        written = yaml.safe_load((EXAMPLE / "app.yml").read_text(encoding="utf-8"))
         known = yaml.safe_load((EXAMPLE / "inventory.yml").read_text(encoding="utf-8"))["all"]["hosts"]
         assert set(known) == {*written["app_hosts"], *written["app_load_balancers"]}
         prove = written["app_prove"] | {"url": f"{shop.url}health", "tries": 3, "delay": 0.1}

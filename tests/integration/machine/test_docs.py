@@ -13,6 +13,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+import yaml
 from edge import call
 from harness import ROOT, staged, venv, wait_for
 from runbooks import DOCS, Block, Machines, blocks, indented, unknown_in, words_that_are_known
@@ -146,8 +147,6 @@ def test_commands_elsewhere_exist() -> None:
 
 def plays_of(path: Path) -> t.Iterator[list[dict[str, t.Any]]]:
     """The blocks of YAML that are plays or tasks, as plays."""
-    import yaml
-
     for block in blocks(path):
         shown = yaml.safe_load(block.text) if block.language == "yaml" else None
         if isinstance(shown, list):
@@ -155,15 +154,11 @@ def plays_of(path: Path) -> t.Iterator[list[dict[str, t.Any]]]:
 
 
 def options_of(module: str) -> set[str]:
-    import yaml
-
     text = (ROOT / f"collection/plugins/modules/{module}.py").read_text(encoding="utf-8")
     return set(yaml.safe_load(re.search(r'DOCUMENTATION = r"""\n(.*?)"""', text, re.DOTALL)[1])["options"])
 
 
 def inputs_of(role: str) -> set[str]:
-    import yaml
-
     text = (ROOT / f"roles/{role}/meta/argument_specs.yml").read_text(encoding="utf-8")
     # What stands in for an input is said in its description.
     said = set(re.findall(r"default is C\((\w+)\)", text))
@@ -191,12 +186,13 @@ def wrong_in(play: t.Any) -> list[str]:
 def test_examples_of_playbooks_are_sound(one_core: str, tmp_path: Path) -> None:
     """Each play and task that the README, the roles and the documents show: its options exist, and Ansible can read it."""
     books = []
-    for path in [ROOT / "README.md", *all_of("roles/*/README.md"), *all_of("collection/docs/*.md")]:
-        for number, play in enumerate(plays_of(path)):
-            assert not wrong_in(play), (path, wrong_in(play))
-            book = tmp_path / f"{path.parent.name}-{path.stem}-{number}.yml"
-            book.write_text(json.dumps(play))
-            books.append(str(book))
+    shown = [(path, play) for path in [ROOT / "README.md", *all_of("roles/*/README.md"), *all_of("collection/docs/*.md")] for play in plays_of(path)]
+    shown += [(path, yaml.safe_load(path.read_text(encoding="utf-8"))) for path in all_of("collection/docs/examples/*/edge.yml")]
+    for number, (path, play) in enumerate(shown):
+        assert not wrong_in(play), (path, wrong_in(play))
+        book = tmp_path / f"{path.parent.name}-{path.stem}-{number}.yml"
+        book.write_text(json.dumps(play))
+        books.append(str(book))
     assert len(books) > 8, books
     # Files that a reader has beside them.
     for name in set(re.findall(r"import_tasks\": \"([\w.]+)\"", "".join(Path(book).read_text() for book in books))):

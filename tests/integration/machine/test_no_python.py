@@ -15,7 +15,9 @@ NEED_NONE = {"add_host", "assert", "debug", "fail", "import_playbook", "import_r
              "raw", "set_fact"}
 # By file: where it runs is the controller.
 ON_THE_CONTROLLER = {
-    ("playbooks/tasks/shared/check_inputs.yml", "file"),   # localhost
+    ("playbooks/init.yml", "copy"),                        # localhost
+    ("playbooks/init.yml", "file"),
+    ("playbooks/tasks/shared/check_inputs.yml", "file"),
     ("playbooks/tasks/status/report.yml", "copy"),         # the run's own host, which is local
     ("roles/notify/tasks/main.yml", "uri"),                # notify_host, by default localhost
 }

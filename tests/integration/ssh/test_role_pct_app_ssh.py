@@ -44,7 +44,7 @@ class OverSsh(InPlace):
         self.node = Node()
         own = system("systemd")[HOST] | {"ansible_connection": "ssh", "ansible_become": True, "ansible_user": USER}
         quick = {"pct_app_settle": 0, "pct_app_probe_retries": 1, "pct_app_probe_delay": 0.1}
-        super().__init__(example("app-pct.yml") | quick, {"pve1": own})
+        super().__init__(example("pct") | quick, {"pve1": own})
         del self.vars["app_ledger_path"]   # where it is by default, on the node
         self.node.init(container(exec=answers("1.0"), **GUEST), upgrade())
         self.on(ACCOUNT)

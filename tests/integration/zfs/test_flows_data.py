@@ -36,7 +36,7 @@ class Data(Shop):
         machine.run("sh", "-euc", f"mkdir -p /etc/init.d; cat > {script}; chmod 0755 {script}; {script} start",
                     given=SERVICE.replace("@POOL@", pool.name).encode())
         user = {"name": "database", "start": [script, "start"], "stop": [script, "stop"], "running": [script, "status"]}
-        self.vars |= example("app-data.yml") | {"app_data_hosts": [HOST], "app_datasets": [pool.at("shop")], "data_snapshot_users": [user],
+        self.vars |= example("data", "data.yml") | {"app_data_hosts": [HOST], "app_datasets": [pool.at("shop")], "data_snapshot_users": [user],
                                                 "data_snapshot_state_dir": pool.state_dir}
 
     def hosts(self) -> dict[str, dict[str, t.Any]]:
