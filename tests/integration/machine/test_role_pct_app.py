@@ -187,6 +187,13 @@ def test_the_doors_one_by_one(pve: Ansible, node: Node) -> None:
     back = pve.play([{"ansible.builtin.include_role": {"name": "reversible.deploy.pct_app", "tasks_from": "revert"}}], "elsewhere",
                     vars=given | {"pct_app_rollback_id": SECOND, "pct_app_confirm": True, "pct_app_version_before": "1.0"})
     assert back.code == 0 and version(node) == "1.0" and "no idle colour" in run.output, back.output
+    # Twice each: who does not run is left, and so is who runs.
+    for doors, runs in ((("stop", "stop"), False), (("start", "start"), True)):
+        before = len(node.calls("shutdown") + node.calls("start"))
+        asked = [{"ansible.builtin.include_role": {"name": "reversible.deploy.pct_app", "tasks_from": door}} for door in doors]
+        run = pve.play(asked, "elsewhere", vars=given)
+        assert run.code == 0 and node.show()["containers"]["301"]["running"] is runs, run.output
+        assert len(node.calls("shutdown") + node.calls("start")) == before + 1
 
 
 def test_too_little_room_is_refused(pve: Ansible, node: Node) -> None:
