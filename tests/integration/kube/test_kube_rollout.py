@@ -60,7 +60,7 @@ def test_there_and_back_again(version: str) -> None:
         place.do(state="rolled_back", rollback_id=LATER)
         assert place.is_out("deployments", "shop:1")
         place.refused("no_good_revision", state="rolled_back")
-        place.do(state="rolled_back", to_revision=3)
+        place.do(state="rolled_back", to_revision=5)
         assert place.is_out("deployments", "shop:3")
         place.do(state="rolled_back", deploy_id=FIRST)
         assert place.is_out("deployments", "shop:2") and not place.info()["unfinished"]
