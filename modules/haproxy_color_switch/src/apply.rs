@@ -1,7 +1,7 @@
-//! Apply: the flip, the gates after it, the record. What fails is taken back by `back.rs`.
+//! Carries out the flip, the gates after it, and the record. `back.rs` reverts what fails.
 //!
-//! Invariant: what is changed is looked at again under the lock of this HAProxy, since other apps
-//! flip there too.
+//! Invariant: what is changed is read again under the lock of this HAProxy, since other apps flip there
+//! too.
 
 use crate::color::Color;
 use crate::gate;
@@ -33,20 +33,20 @@ pub struct Apply<'a> {
     pub state: &'a State,
     pub switch: &'a Switch,
     pub numbers: Numbers,
-    /// What the colour that is left was asked from when we began to look until the flip.
+    /// Requests to the old colour from the beginning of the run until the flip.
     pub left: Count,
     /// Why the new colour stays active although the run fails.
     pub stays: Option<String>,
-    /// Something was changed, or may have been.
+    /// Whether something was changed, or may have been.
     pub flipped: bool,
-    /// HAProxy may have read what was changed.
+    /// Whether HAProxy may have read the change.
     pub reloaded: bool,
 }
 
-/// What is told of a flip, also when it failed.
+/// The result of a flip, also of one that failed.
 #[derive(Default)]
 pub struct Numbers {
-    /// When the flip began, so that logs and measurements can be laid beside it.
+    /// When the flip began, to compare it with logs and measurements.
     at: Option<f64>,
     milliseconds: Map<String, Value>,
     proof: Option<Value>,
@@ -79,7 +79,7 @@ impl Numbers {
 
 impl<'a> Apply<'a> {
     pub fn new(task: &'a Task, state: &'a State, switch: &'a Switch) -> Apply<'a> {
-        // A run that was killed may have flipped: what fails from here on is taken back as well.
+        // A killed run may have flipped already: a failure from here on reverts that too.
         let flipped = switch.resumes;
         let left = state.noted.as_ref().filter(|_| flipped).map(|noted| noted.left);
         Apply {
@@ -111,7 +111,7 @@ impl<'a> Apply<'a> {
     }
 
     fn flip(&mut self, intent: Option<&Intent>) -> Result<()> {
-        // A signal ends the run before or after this, not between the live map and its file.
+        // Signals are ignored here, so that the live map and its file agree.
         let _shield = interrupt::shield();
         let task = self.task;
         sweep_record(&task.subject)?;
@@ -130,10 +130,10 @@ impl<'a> Apply<'a> {
         write_record(task, self.switch.to)
     }
 
-    /// Only what it did just now says what to expect of it: its whole life may hold an outage.
+    /// Only recent requests count: the totals since its start may contain an outage.
     fn look_at_what_is_left(&mut self) -> Result<()> {
         let (state, switch) = (self.state, self.switch);
-        // A run that was killed had flipped already, and has noted what it saw.
+        // A killed run had flipped already, and has noted these counts.
         let flipped_before = switch.resumes && state.active == Some(switch.to);
         if self.task.budget.is_some() && !flipped_before {
             let left = switch.from.unwrap_or(switch.to.other());
@@ -154,9 +154,9 @@ impl<'a> Apply<'a> {
             ensure_unmoved(map::live_value(socket, file, &subject.key)? == *seen, file)?;
         }
         let readers = readers(&state.sockets)?;
-        // Before it is done: an answer that does not come leaves it open.
+        // Noted before the change: without an answer it is unknown whether HAProxy has changed it.
         self.flipped = true;
-        // The file first: what it cannot hold is seen before users are sent anywhere.
+        // The file first: if it cannot be written, no request has been sent to the new colour.
         let new = map::with_value(&text, &subject.key, &value);
         Replace::new(file)
             .write(&new)
@@ -224,7 +224,7 @@ impl<'a> Apply<'a> {
         write_record(task, self.switch.to)
     }
 
-    /// The history with what this run has made active.
+    /// The history with the colour that this run has made active.
     pub fn history(&self, verdict: Verdict) -> History {
         let (task, switch) = (self.task, self.switch);
         let mut history = self.state.history.clone();
@@ -232,10 +232,10 @@ impl<'a> Apply<'a> {
         if let Some(from) = switch.from {
             let unproven = self.state.unproven(from);
             if let Some(unproven) = unproven.filter(|_| from != switch.to) {
-                // Its proof was cut off, and nobody should be led back to it.
+                // It was not proven, since its run was killed: it must not be gone back to.
                 history.add(entry(from, unproven.release, None, Verdict::Void));
             } else if newest.as_ref().map(|entry| entry.color) != Some(from) && from != switch.to {
-                // Found, and made by nobody that we know.
+                // It was active, and no known run has made it so.
                 history.add(entry(from, None, None, Verdict::Good));
             }
             if task.void && from != switch.to {
@@ -249,14 +249,14 @@ impl<'a> Apply<'a> {
         history
     }
 
-    /// Wait until the old colour has no sessions; that some are left is told, and no failure.
+    /// Waits until the old colour has no sessions. Remaining sessions are reported, and are no failure.
     pub fn drain(&mut self) -> Result<()> {
         let (began, deadline) = (Instant::now(), Deadline::after(self.task.drain));
         let old = self.switch.to.other();
         loop {
             let fleet = Fleet::observe(&self.state.groups, old, &self.state.sockets)?;
             self.numbers.sessions_left = Some(fleet.sessions());
-            // The flip is proven and recorded: a signal ends the wait, and nothing else.
+            // The flip is proven and recorded: a signal only ends the wait.
             if fleet.sessions() == 0 || deadline.passed() || deadline.sleep(POLL).is_err() {
                 self.numbers.took("drain", began);
                 return Ok(());
@@ -274,7 +274,7 @@ pub fn entry(
     Entry { time: clock::now(), color, release, deploy_id: run, verdict }
 }
 
-/// Removes what killed runs of this app, whose lock is ours, have left unfinished.
+/// Removes temporary files of killed runs of this app, whose lock we hold.
 fn sweep_record(subject: &Subject) -> Result<()> {
     let kept = Color::BOTH.map(|color| subject.kept_config(color));
     let ours = [subject.active_color_file(), subject.history_file(), subject.digest_file()];
@@ -282,7 +282,7 @@ fn sweep_record(subject: &Subject) -> Result<()> {
 }
 
 pub fn write_record(task: &Task, color: Color) -> Result<()> {
-    // Runbooks read it as another user.
+    // Other users run the commands of runbooks that read it.
     let path = task.subject.active_color_file();
     Replace::new(&path).new_mode(0o644).write(format!("{color}\n").as_bytes())?;
     Ok(())

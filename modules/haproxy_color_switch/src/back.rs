@@ -1,7 +1,7 @@
-//! The way back, by the very run that flipped: the live HAProxy, its files and the record.
+//! Flips back in the run that has flipped: the live HAProxy, its files and the record.
 //!
-//! Invariants: it needs no space on the disk, no signal stops it, and an HAProxy that is gone does
-//! not keep the files from being put right: it reads them when it starts.
+//! Invariants: it needs no disk space, and no signal stops it; the files are reverted even if HAProxy
+//! does not run, since it reads them when it starts.
 
 use crate::apply::{Apply, entry, write_record};
 use crate::color::Color;
@@ -25,13 +25,13 @@ use std::path::Path;
 use std::time::Instant;
 
 impl Apply<'_> {
-    /// After a failure: put the old colour back where anything was changed.
+    /// After a failure, makes the old colour active again wherever something was changed.
     pub fn go_back(&mut self, error: anyhow::Error) -> anyhow::Error {
         let _shield = interrupt::shield();
         reserve::open();
         let old = self.switch.from;
         if !self.flipped {
-            // What an older run has left half done is not ours to forget.
+            // The unfinished work of an older run stays recorded.
             let left = match self.state.noted {
                 Some(_) => Ok(()),
                 None => self.close(),
@@ -84,7 +84,7 @@ impl Apply<'_> {
         }
     }
 
-    /// The new colour is bad, and the old one was worse: going back is left to people.
+    /// The new colour is bad, but the old one was worse: people must decide whether to go back.
     fn stay(&self, error: anyhow::Error, why: &str) -> anyhow::Error {
         let (task, to) = (self.task, self.switch.to);
         let history = self.history(Verdict::Void);
@@ -104,21 +104,21 @@ impl Apply<'_> {
             .into()
     }
 
-    /// What was begun has been taken back, or is not to be.
+    /// Removes the intent, after the change was reverted or is meant to stay.
     fn close(&self) -> Result<()> {
         RunNotes::close(&self.task.subject.state_dir, TASK)
     }
 
-    /// Returns what could not be asked, since no HAProxy runs there.
+    /// Returns the sockets where no HAProxy runs.
     fn map_back(&self, file: &Path, old: Option<Color>) -> Result<Vec<String>> {
         let (key, state) = (&self.task.subject.key, self.state);
         let _lock = lock(self.task, file)?;
-        // What a killed run had flipped was seen flipped; then the colour says what was before.
+        // A killed run had flipped already, so the present value is the new one: the colour gives the old.
         let before = |seen: &Option<String>| match (old, self.switch.resumes) {
             (Some(color), true) => Some(state.pattern.name(color)),
             _ => seen.clone(),
         };
-        // The file first: an HAProxy that starts just now reads it.
+        // The file first: an HAProxy that is just starting reads it.
         let written = match before(&state.file) {
             Some(value) => file::read(file)
                 .map_err(anyhow::Error::from)
@@ -162,13 +162,13 @@ impl Apply<'_> {
                 reloaded => reloaded?,
             }
         }
-        // Where it cannot be written, nothing is known of what was written last.
+        // After a failed write the content of the file is unknown.
         let path = subject.digest_file();
         restore(&path, format!("{}\n", digest(&text)).as_bytes()).or_else(|_| remove(&path))?;
         Ok(silent)
     }
 
-    /// The record says what it said before; and, when the release was the reason, that it is void.
+    /// Restores the record, and marks the release as void when it was the reason.
     fn record_back(&self, error: &anyhow::Error, old: Option<Color>) -> Result<()> {
         let subject = &self.task.subject;
         let mut history = self.state.history.clone();
@@ -180,7 +180,7 @@ impl Apply<'_> {
                 let run = self.task.run().map(ToString::to_string);
                 let failed = self.switch.release.clone();
                 history.add(entry(self.switch.to, failed, run.clone(), Verdict::Void));
-                // What a killed run had made active was not proven either.
+                // The release that a killed run had made active was not proven either.
                 let proven = self.state.unproven(color).is_none();
                 let verdict = if proven { Verdict::Good } else { Verdict::Void };
                 history.add(entry(color, release, run, verdict));
@@ -208,8 +208,8 @@ fn remove(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Write what was there before. A disk that is full cannot take a new file, but the old one has
-/// its place: better not atomic than not at all.
+/// Writes the old content. A full disk has no space for a new file, so then the file is overwritten in
+/// place, which is not atomic.
 fn restore(path: &Path, bytes: &[u8]) -> Result<()> {
     if file::read(path).is_ok_and(|now| now == bytes) {
         return Ok(());

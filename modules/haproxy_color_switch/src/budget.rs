@@ -1,7 +1,7 @@
-//! The error budget: the requests of the new colour, watched for a while. Fails closed: too few
-//! requests to judge by are a failure.
+//! The error budget: watches the requests to the new colour for a while. Fails closed: too few requests
+//! are a failure.
 //!
-//! Invariant: a request counts only when it came while we looked, on either colour.
+//! Invariant: on both colours only requests count that came while this run watched.
 
 use crate::apply::Apply;
 use crate::color::Color;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(200);
 
-/// What was seen so far.
+/// The requests seen so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     count: Count,
@@ -26,7 +26,7 @@ struct Seen {
 
 impl Seen {
     fn failed(self) -> u64 {
-        // A request of ours that no server saw failed all the same.
+        // A request of ours that reached no server has failed too.
         self.count.failed.max(self.own_failed)
     }
 
@@ -39,17 +39,17 @@ impl Seen {
     }
 }
 
-/// Whether so many requests say anything.
+/// Whether there are enough requests to judge by.
 fn is_enough(budget: &Budget, requests: u64) -> bool {
     requests >= budget.min_requests.max(1)
 }
 
-/// The share that failed on the colour that is left; 0 when too few requests tell of it.
+/// The share of failed requests on the old colour; 0 when there were too few requests.
 fn share_before(budget: &Budget, left: Count) -> f64 {
     if is_enough(budget, left.requests) { left.share() } else { 0.0 }
 }
 
-/// Why not to go back: what would serve again had done worse than what was seen now.
+/// Why not to go back: the old colour had failed more often than the new one does.
 fn worse_before(budget: &Budget, left: Count, seen: Seen, old: Color) -> Option<String> {
     let worse = is_enough(budget, left.requests) && left.share() > seen.share();
     let Count { requests, failed } = left;
@@ -61,7 +61,7 @@ fn worse_before(budget: &Budget, left: Count, seen: Seen, old: Color) -> Option<
     })
 }
 
-/// Why the budget is broken, as far as can be said by now.
+/// Why the budget is broken, if it is by now.
 fn broken(budget: &Budget, before: f64, seen: Seen) -> Option<String> {
     let (failed, requests) = (seen.failed(), seen.requests());
     if budget.max_failed.is_some_and(|most| failed > most) {
@@ -99,7 +99,7 @@ impl Apply<'_> {
         let before = share_before(budget, left);
         let observe = || Fleet::observe(&state.groups, switch.to, &state.sockets);
         let (began, deadline) = (Instant::now(), Deadline::after(budget.watch));
-        // What goes wrong in the very first moment counts: from the counters before the flip.
+        // Counted from before the flip, so that failures in the first moment are included.
         let mut last = state.fleet(switch.to).clone();
         let mut seen = Seen::default();
         let show = |seen: Seen, apply: &mut Apply<'_>| {
@@ -113,7 +113,7 @@ impl Apply<'_> {
                 "own_requests": seen.own,
             }));
         };
-        // Told of every failure by shares, and not of a component without servers.
+        // For every failure by shares, and not when a component has lost its servers.
         let break_off = |why: String, seen: Seen, apply: &mut Apply<'_>| {
             let old = switch.from.unwrap_or(switch.to.other());
             apply.stays = worse_before(budget, left, seen, old);
@@ -133,7 +133,7 @@ impl Apply<'_> {
             }
             last = now;
             let ended = deadline.passed();
-            // On the way to the fewest requests, as far as the time has gone.
+            // The minimum in proportion to the time that has passed.
             let gone = began.elapsed().as_secs_f64() / budget.watch.as_secs_f64();
             let due = (budget.min_requests as f64 * gone.min(1.0)).ceil() as u64;
             if let Some(prove) = &task.prove {

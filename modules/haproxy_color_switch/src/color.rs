@@ -1,4 +1,4 @@
-//! The two colours, and how a name says one: as a word of its own, such as in `shop-blue`.
+//! The two colours, and names that contain one as a separate word, such as `shop-blue`.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -39,7 +39,7 @@ impl fmt::Display for Color {
     }
 }
 
-/// A name with the place of the colour in it: `shop-{color}`.
+/// A name with a placeholder for the colour: `shop-{color}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     before: String,
@@ -54,7 +54,7 @@ impl Pattern {
         Pattern { before: String::new(), after: String::new() }
     }
 
-    /// From a text that holds `{color}` exactly once.
+    /// Parses a text that contains `{color}` exactly once.
     pub fn parse(text: &str) -> Option<Pattern> {
         let (before, after) = text.split_once(Pattern::PLACE)?;
         (!after.contains(Pattern::PLACE)).then(|| Pattern::around(before, after))
@@ -64,7 +64,7 @@ impl Pattern {
         Pattern { before: before.to_owned(), after: after.to_owned() }
     }
 
-    /// Of a name that says just one colour, just once, as a word: no letter stands beside it.
+    /// Makes a pattern of a name that contains one colour exactly once, with no letter next to it.
     pub fn of(name: &str) -> Option<(Pattern, Color)> {
         let mut found = None;
         for color in Color::BOTH {

@@ -1,7 +1,7 @@
-//! The configuration of HAProxy, read as far as it says a colour: which backends follow the map,
-//! which colour a configuration makes active, and where the stats socket is.
+//! Reads from HAProxy's configuration which backends follow the map, which colour it makes active, and
+//! where the stats socket is.
 //!
-//! Invariant: what it does not say is `None`, never a guess.
+//! Invariant: what the configuration does not say is `None`; nothing is guessed.
 
 use crate::color::{Color, Pattern};
 use crate::servers::Group;
@@ -13,28 +13,28 @@ use std::time::Duration;
 pub struct Server {
     pub name: String,
     pub address: String,
-    /// Taken by requests: neither `backup` nor `disabled`, with a weight.
+    /// Whether it gets requests: neither `backup` nor `disabled`, with a weight above 0.
     pub is_active: bool,
 }
 
-/// Of the name of a backend: the text before the question to the map, the question, and the text after it.
+/// Parts of a backend's name: the text before the map lookup, the lookup, and the text after it.
 type Question<'a> = (&'a str, &'a str, &'a str);
 
-/// What follows `use_backend` or `default_backend`.
+/// The arguments of `use_backend` or `default_backend`.
 #[derive(Clone, Debug)]
 struct Route {
-    /// The section that it stands in.
+    /// Its section.
     frontend: String,
     backend: String,
     is_default: bool,
 }
 
-/// A configuration, as far as we read it.
+/// The parts of a configuration that we need.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     backends: BTreeMap<String, Vec<Server>>,
     routes: Vec<Route>,
-    /// Conditions that ask a map, with the frontend that they stand in.
+    /// Conditions with a map lookup, and their frontends.
     conditions: Vec<(String, String)>,
     stats_sockets: Vec<(String, bool)>,
     intervals: Vec<Duration>,
@@ -83,7 +83,7 @@ impl Config {
         config
     }
 
-    /// The first stats socket that is a path, before all one with all rights.
+    /// The first stats socket that is a path, preferably with `level admin`.
     pub fn stats_socket(&self) -> Option<&str> {
         let bare = |name: &str| name.strip_prefix("unix@").unwrap_or(name).starts_with('/');
         let fit = || self.stats_sockets.iter().filter(|(name, _)| bare(name));
@@ -91,7 +91,7 @@ impl Config {
         best.map(|(name, _)| name.as_str())
     }
 
-    /// The longest time between two health checks that is written anywhere.
+    /// The longest interval between health checks in the configuration.
     pub fn longest_interval(&self) -> Option<Duration> {
         self.intervals.iter().max().copied()
     }
@@ -115,7 +115,7 @@ impl Config {
         found.into_iter().collect()
     }
 
-    /// The keys that `use_backend` rules ask this map for by name.
+    /// The constant keys that `use_backend` rules look up in this map.
     pub fn asked_keys(&self, map: &str) -> Vec<&str> {
         let found: BTreeSet<&str> = (self.questions(map))
             .filter_map(|(_, question, _)| question.split_once("str(")?.1.split_once(')'))
@@ -124,7 +124,7 @@ impl Config {
         found.into_iter().collect()
     }
 
-    /// What `use_backend` rules ask this map, with the text before and after it.
+    /// Lookups of `use_backend` rules in this map, with the text before and after them.
     fn questions<'a>(&'a self, map: &str) -> impl Iterator<Item = Question<'a>> {
         self.asked(map).map(|(_, question)| question)
     }
@@ -224,7 +224,7 @@ impl Config {
     }
 }
 
-/// A time as HAProxy writes it: milliseconds, or with a unit.
+/// Parses a time of HAProxy: milliseconds, or a number with a unit.
 fn span(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -238,7 +238,7 @@ fn span(text: &str) -> Option<Duration> {
     }
 }
 
-/// The text as a diff may show it: of a line that speaks of passwords or tokens, its first word.
+/// The text for a diff: of a line about passwords or tokens only the first word is shown.
 pub fn without_secrets(text: &[u8]) -> String {
     const SECRET: &[&str] =
         &["password", "passwd", "secret", "token", "auth", "authorization", "key "];
@@ -269,7 +269,7 @@ fn server(words: &[String]) -> Server {
     Server { name: word(1), address: word(2), is_active: !off && !weightless }
 }
 
-/// The words of a line: quotes and backslashes as HAProxy reads them, a comment left out.
+/// Splits a line into words with HAProxy's rules for quotes, backslashes and comments.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut inside) = (Vec::new(), None::<String>, None::<char>);
     let mut characters = line.chars();

@@ -32,10 +32,10 @@ const POLL: Duration = Duration::from_millis(50);
 const VALIDATION: Duration = Duration::from_secs(60);
 /// HAProxy's own default for `inter`.
 const INTER: Duration = Duration::from_secs(2);
-/// At once, so that slow servers do not add up.
+/// How many servers are asked in parallel, so that slow ones do not add up.
 const SIDE_BY_SIDE: usize = 32;
 
-/// What is to be written must be what HAProxy reads at its next reload.
+/// Refuses unless the file to be written is the one that HAProxy reads at its next reload.
 pub fn file(state: &State, task: &Task) -> Result<()> {
     let file = match &task.subject.method {
         Method::Map(map) => map,
@@ -44,9 +44,10 @@ pub fn file(state: &State, task: &Task) -> Result<()> {
     ensure_replaceable(&readers(&state.sockets)?, file).context("nothing was changed")
 }
 
-/// Wait until every server of the colour is up by a check that passed, and answers by itself.
+/// Waits until every server of the colour is up by a passed check, and answers a direct request.
 ///
-/// Servers that only the new configuration brings are asked now, and waited for after the reload.
+/// Servers that only the new configuration has are asked now, and their checks are awaited after the
+/// reload.
 pub fn target(state: &State, task: &Task, switch: &Switch) -> Result<()> {
     let loads = task.subject.method == Method::Reload;
     let fleet = wait_until_up(state, task, switch, |fleet| match loads {
@@ -62,7 +63,7 @@ pub fn target(state: &State, task: &Task, switch: &Switch) -> Result<()> {
     ask_servers(probe, asked, switch)
 }
 
-/// Wait until the servers that the new configuration has brought are up.
+/// Waits until the servers that the new configuration has added are up.
 pub fn target_after_reload(state: &State, task: &Task, switch: &Switch) -> Result<()> {
     match state.fleet(switch.to).unchecked().is_empty() {
         true => Ok(()),
@@ -108,7 +109,7 @@ fn refused(to: Color, why: String) -> anyhow::Error {
         .into()
 }
 
-/// Servers that were up before the colour was recreated, and may not have been checked since.
+/// Servers whose last passed check may be from before the colour was recreated.
 fn unproven(fleet: &Fleet, task: &Task) -> Vec<String> {
     let Some(since) = &task.since else { return Vec::new() };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -116,11 +117,11 @@ fn unproven(fleet: &Fleet, task: &Task) -> Vec<String> {
         .ok()
         .and_then(|bytes| Config::parse(&String::from_utf8_lossy(&bytes)).longest_interval())
         .unwrap_or(INTER);
-    // A check that began before may still count; the next one does not.
+    // A check that began before may end after it; the next one cannot.
     if now.saturating_sub(since.at) > inter * 2 {
         return Vec::new();
     }
-    // HAProxy tells the difference of two whole seconds.
+    // HAProxy reports the difference of two times in whole seconds.
     let went_up =
         |server: &Server| Duration::from_secs(now.as_secs().saturating_sub(server.unchanged_for));
     (fleet.servers())
@@ -161,7 +162,7 @@ pub fn content(state: &State, task: &Task, switch: &Switch) -> Result<Option<Vec
         return Ok(None);
     }
     let content = match &task.content {
-        // HAProxy refuses a last line without an end, and templates like to lose it.
+        // HAProxy refuses a last line without a newline, and templates often drop it.
         Content::Text(text) => format!("{}\n", text.trim_end_matches('\n')).into_bytes(),
         Content::File(path) => file::read(path)
             .with_context(|| format!("reading the new configuration {}", path.display()))?,
@@ -191,8 +192,8 @@ fn kept(task: &Task, to: Color) -> Result<Vec<u8>> {
 
 const TO_CHECK: (&str, &str) = ("haproxy-", ".cfg");
 
-/// A file of its own with mode 0600, since a configuration may hold passwords; those that killed
-/// runs have left are removed. A lock, which ends with its run, tells them from those in use.
+/// Creates a file of mode 0600, since a configuration may contain passwords, and removes those of killed
+/// runs: a file in use is locked by its run.
 fn file_to_check() -> Result<NamedTempFile> {
     let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
     let (prefix, suffix) = TO_CHECK;
@@ -201,14 +202,14 @@ fn file_to_check() -> Result<NamedTempFile> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let ours = name.starts_with(prefix) && name.ends_with(suffix);
         if ours && File::open(entry.path()).is_ok_and(|file| take(&file)) {
-            // Another run may have been as fast.
+            // Another run may have removed it.
             let _ = fs::remove_file(entry.path());
         }
     }
     loop {
         let file =
             tempfile::Builder::new().prefix(prefix).suffix(suffix).tempfile_in(folder.path())?;
-        // Until it is locked, another run may take it for one that was left.
+        // Until it is locked, another run may remove it as abandoned.
         if take(file.as_file()) && file.as_file().metadata()?.nlink() > 0 {
             return Ok(file);
         }

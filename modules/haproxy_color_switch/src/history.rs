@@ -2,7 +2,7 @@
 //!
 //! `active-color` is one word. The history has a line for each flip, the newest first:
 //! `<time> <color> <release> <deploy id> <good|void>`, with `-` for what is not known. Invariant:
-//! a line that cannot be read is kept where it stands and trusted for nothing.
+//! an invalid line is kept in its place and never used.
 
 use crate::color::Color;
 use anyhow::{Context, Result};
@@ -14,7 +14,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// Two lines are the colour that is active and the one to go back to.
+/// At least two: the active colour and the one to go back to.
 pub const FEWEST: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -64,7 +64,7 @@ impl History {
         }
     }
 
-    /// The newest lines, as many as are kept.
+    /// The text of the newest lines, up to the limit.
     pub fn text(&self, keep: usize) -> String {
         let mut text = String::new();
         for line in self.lines.iter().take(keep.max(FEWEST)) {
@@ -76,7 +76,7 @@ impl History {
         text
     }
 
-    /// Runbooks read it as another user, and it holds no secret.
+    /// Other users read it in runbooks; it contains no secrets.
     pub fn write(&self, path: &Path, keep: usize) -> Result<()> {
         Replace::new(path).new_mode(0o644).write(self.text(keep).as_bytes()).map(drop)
     }
@@ -88,7 +88,7 @@ impl History {
         })
     }
 
-    /// The newest line, when it can be read.
+    /// The newest line, if it is valid.
     pub fn newest(&self) -> Option<&Entry> {
         match self.lines.first() {
             Some(Line::Entry(entry)) => Some(entry),
@@ -104,7 +104,7 @@ impl History {
         self.lines.insert(0, Line::Entry(entry));
     }
 
-    /// The release that a colour holds must never be gone back to.
+    /// Marks the release of a colour as void, so that it is never gone back to.
     pub fn void_newest_of(&mut self, color: Color) {
         let newest = self.lines.iter_mut().find_map(|line| match line {
             Line::Entry(entry) if entry.color == color => Some(entry),

@@ -52,7 +52,7 @@ fn info(invocation: &Invocation) -> Result<Outcome> {
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let task = Task::parse(&invocation.options)?;
-    // The lock of the app is held to the end: the watch belongs to the flip.
+    // The lock of the app is held to the end, since watching the budget is part of the flip.
     let mut session = Session::new(invocation, Consent::none())
         .lock(|| Ok(vec![locks::lock(&task, &task.subject.active_color_file())?]))?
         .fence(task.run(), &task.subject.state_dir)?
@@ -119,7 +119,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     Ok(now.facts(outcome))
 }
 
-/// Nothing had to be changed; that it also holds is seen, not believed.
+/// Nothing had to be changed; whether the servers also answer is verified.
 fn prove_as_it_is(task: &Task, switch: &Switch) -> Result<(), Failure> {
     let Some(prove) = &task.prove else { return Ok(()) };
     prove.ask(None, switch.release.as_deref()).map(drop).map_err(|why| {
@@ -131,7 +131,7 @@ fn prove_as_it_is(task: &Task, switch: &Switch) -> Result<(), Failure> {
     })
 }
 
-/// Check mode predicts actions, never how a gate comes out.
+/// Check mode predicts actions, never the results of gates.
 fn gates(task: &Task, flips: bool) -> Value {
     let mut gates = serde_json::Map::new();
     let mut not_evaluated = |name: &str, asked: bool| {
@@ -147,7 +147,7 @@ fn gates(task: &Task, flips: bool) -> Value {
     Value::Object(gates)
 }
 
-/// The configuration's own difference, without what may be a secret in it.
+/// The diff of the configuration without possible secrets.
 fn show_config(outcome: &mut Outcome, state: &State, task: &Task, switch: &Switch) {
     let Some(new) = switch.content.as_ref().filter(|new| **new != state.text) else { return };
     if task.subject.method == Method::Reload {

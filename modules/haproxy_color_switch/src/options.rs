@@ -1,4 +1,4 @@
-//! The options as typed values, checked where a spec cannot.
+//! The options as typed values, with the checks that a spec cannot express.
 
 use crate::color::{Color, Pattern};
 use crate::history;
@@ -20,16 +20,16 @@ pub enum Method {
     Reload,
 }
 
-/// What is looked at.
+/// The HAProxy, app and components to observe.
 #[derive(Debug)]
 pub struct Subject {
     pub method: Method,
     pub key: String,
     pub config: PathBuf,
-    /// Empty: the configuration names it.
+    /// Empty when it is to be found in the configuration.
     pub sockets: Vec<Socket>,
     pub state_dir: PathBuf,
-    /// Empty: the configuration names them.
+    /// Empty when they are to be found in the configuration.
     pub groups: Vec<Group>,
     pub server_name: ServerName,
 }
@@ -80,12 +80,12 @@ impl Subject {
         self.state_dir.join("active-color.history")
     }
 
-    /// The configuration with which a colour was last left.
+    /// The file with the last configuration of a colour.
     pub fn kept_config(&self, color: Color) -> PathBuf {
         self.state_dir.join(format!("config.{color}"))
     }
 
-    /// The digest of the configuration that we wrote last.
+    /// The file with the digest of the configuration that we wrote last.
     pub fn digest_file(&self) -> PathBuf {
         self.state_dir.join("config.sha256")
     }
@@ -102,7 +102,7 @@ pub enum Wanted {
 pub enum Content {
     Text(String),
     File(PathBuf),
-    /// The one that is kept for the colour.
+    /// The kept configuration of the colour.
     Kept,
 }
 
@@ -110,14 +110,15 @@ pub enum Content {
 pub struct Budget {
     pub watch: Duration,
     pub max_failed: Option<u64>,
-    /// Above the share of the colour that is left.
+    /// By how much it may exceed the share of the old colour.
     pub max_share: f64,
-    /// Whatever the other colour did.
+    /// An absolute limit, independent of the old colour.
     pub max_total: Option<f64>,
     pub min_requests: u64,
 }
 
-/// When the colour's servers were recreated. A whole second would cost up to one of waiting.
+/// When the colour's servers were recreated. With fractions, since whole seconds would cost up to one
+/// second of waiting.
 #[derive(Debug)]
 pub struct Since {
     pub text: String,
@@ -144,7 +145,7 @@ impl Since {
     }
 }
 
-/// What is to be done.
+/// The task.
 #[derive(Debug)]
 pub struct Task {
     pub subject: Subject,

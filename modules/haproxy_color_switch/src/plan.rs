@@ -1,4 +1,4 @@
-//! Plan: state and task to steps. Pure.
+//! Plans the steps from state and task. Pure.
 
 use crate::color::{Color, Pattern};
 use crate::config::Config;
@@ -18,20 +18,20 @@ pub enum Action {
     Record,
 }
 
-/// What the plan is about, resolved.
+/// The goal of the plan, with `previous` resolved.
 #[derive(Clone, Debug)]
 pub struct Switch {
     pub from: Option<Color>,
     pub to: Color,
     pub release: Option<String>,
-    /// A run that was killed was about the same.
+    /// Whether a killed run had the same goal.
     pub resumes: bool,
     /// The new configuration, for `method: reload`.
     pub content: Option<Vec<u8>>,
     pub reload: Option<ReloadMethod>,
 }
 
-/// Where the switch goes; refuses what must not be gone to.
+/// Determines the goal, and refuses a colour that must not become active.
 pub fn resolve(state: &State, task: &Task) -> Result<Switch, Failure> {
     refuse_drift(state, task)?;
     let (to, release) = match task.wanted {
@@ -55,7 +55,7 @@ pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>,
     let to = switch.to;
     let flips = state.active != Some(to) || !state.drift.is_empty();
     let unfinished = state.unfinished.is_some();
-    // A run that was killed may have written it and not reloaded.
+    // A killed run may have written it without reloading.
     let loads = switch.content.as_ref().is_some_and(|new| unfinished || *new != state.text);
     let held = switch.release.as_ref().map(|sha| format!(" (release {sha})")).unwrap_or_default();
     if flips || loads {
@@ -95,7 +95,7 @@ pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>,
         let text = format!("prove {to} at {}", prove.title());
         plan.steps.push(Step::new(Action::Prove, text));
     }
-    // What stayed active although its budget was broken is no better by being asked for again.
+    // A release whose budget was broken does not become good by asking for it again.
     let is_void = newest.is_some_and(|entry| entry.color == to && entry.verdict == Verdict::Void);
     let watched = flips || loads || unfinished || is_void;
     if let Some(budget) = task.budget.as_ref().filter(|_| watched) {
@@ -141,7 +141,7 @@ fn said(value: Option<&Option<String>>) -> String {
     value.cloned().flatten().unwrap_or_else(|| "nothing".to_owned())
 }
 
-/// What somebody did by hand is not overwritten unasked; what a killed run of ours left is.
+/// Refuses to overwrite changes by hand unless asked to; those of a killed run are overwritten.
 fn refuse_drift(state: &State, task: &Task) -> Result<(), Failure> {
     let subject = &task.subject;
     if let Method::Map(map) = &subject.method {
@@ -230,7 +230,7 @@ fn warnings(state: &State, task: &Task, switch: &Switch) -> Vec<String> {
     warnings
 }
 
-/// The colour that a new configuration makes active must be the one that was asked for.
+/// Refuses a new configuration that makes another colour active than was asked for.
 pub fn check_content(state: &State, switch: &Switch, content: &[u8]) -> Result<(), Failure> {
     let config = Config::parse(&String::from_utf8_lossy(content));
     match config.color(&state.groups) {

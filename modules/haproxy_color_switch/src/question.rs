@@ -1,4 +1,4 @@
-//! What is asked of a server before the flip (`probe`), and through HAProxy after it (`prove`).
+//! The requests to a server before the flip (`probe`), and through HAProxy after it (`prove`).
 
 use ansible_module::{Failure, Options as RawOptions};
 use host::deadline;
@@ -28,7 +28,7 @@ enum Asked {
     Server { scheme: String, path: String, port: Option<u16> },
 }
 
-/// A question that was answered as it should be.
+/// A request that got the expected answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Proof {
     pub tries: u32,
@@ -43,7 +43,7 @@ impl Proof {
     }
 }
 
-/// The options that both have.
+/// The options of `probe` and of `prove`.
 #[derive(Deserialize)]
 struct Common {
     headers: Option<Map<String, Value>>,
@@ -105,7 +105,7 @@ impl Question {
         release: Option<&str>,
     ) -> Result<Question, Failure> {
         let asks_release = common.release_field.is_some() || common.release_header.is_some();
-        // For `previous` the history knows it.
+        // For `previous` it is taken from the history.
         if asks_release && release.is_none() && options.get::<String>("color")? != "previous" {
             let msg = "release_field and release_header need the option release".to_owned();
             return Err(Failure::bad_option(name, msg));
@@ -138,7 +138,7 @@ impl Question {
         })
     }
 
-    /// As a person says it.
+    /// The text for messages.
     pub fn title(&self) -> String {
         match &self.asked {
             Asked::Url(url, _) => url.to_string(),
@@ -154,7 +154,7 @@ impl Question {
         self.release_field.is_some() || self.release_header.is_some()
     }
 
-    /// Ask until the answer is right, or the tries are used up: then what was wrong last.
+    /// Asks until the answer is right or the tries are used up, and then returns the last problem.
     pub fn ask(&self, address: Option<&str>, release: Option<&str>) -> Result<Proof, String> {
         let mut last = String::new();
         for tries in 1..=self.tries {

@@ -1,8 +1,8 @@
-//! Making HAProxy load its configuration, and seeing that it did.
+//! Makes HAProxy reload its configuration, and verifies that it did.
 //!
-//! Invariant: a reload counts only when another worker answers at every stats socket. HAProxy loses
-//! a reload that comes 10 to 40 ms after the one before, without a word, and a failed one leaves
-//! the old worker serving.
+//! Invariant: a reload counts only when another worker answers at every stats socket. HAProxy silently
+//! loses a reload that comes 10 to 40 ms after the previous one, and after a failed one the old worker
+//! goes on serving.
 
 use ansible_module::Failure;
 use anyhow::{Context, Result};
@@ -21,20 +21,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// A worker younger than this may be followed by another reload too soon.
+/// How old a worker must be before the next reload.
 const APART: Duration = Duration::from_millis(150);
-/// A reload that was begun takes as long as the configuration is.
+/// Time for a reload that has begun: a long configuration takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 const TRIES: u32 = 3;
 const POLL: Duration = Duration::from_millis(4);
-/// A process that starts again may take a question and never answer it.
+/// A restarting process may accept a command and never answer.
 const GLANCE: Duration = Duration::from_millis(250);
-/// The master is asked less often than the workers: it has a reload to do.
+/// The master is asked less often than the workers, since it is busy with the reload.
 const MASTER_POLL: Duration = Duration::from_millis(100);
-/// For an old worker to hear that it is to end.
+/// Time for an old worker to receive the signal to end.
 const HEARD: Duration = Duration::from_secs(2);
 
-/// What was given to reload by.
+/// The options about how to reload.
 #[derive(Debug)]
 pub struct Reloader {
     pub master: Option<Socket>,
@@ -42,7 +42,7 @@ pub struct Reloader {
     pub pidfile: Option<PathBuf>,
 }
 
-/// How it is done here.
+/// The way to reload that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReloadMethod {
     Master(Socket),
@@ -52,8 +52,7 @@ pub enum ReloadMethod {
 }
 
 impl Reloader {
-    /// Looked at before anything is changed: whether it is there, and is the master of the workers
-    /// that answer at these sockets.
+    /// Checks before any change that the master exists and is the parent of the workers at these sockets.
     pub fn choose(&self, sockets: &[Socket]) -> Result<ReloadMethod> {
         let reload = self.given()?;
         match &reload {
@@ -107,7 +106,7 @@ pub fn workers(sockets: &[Socket]) -> Result<Vec<u32>> {
     sockets.iter().map(|socket| stat::worker(socket, PATIENCE)).collect()
 }
 
-/// Reload, and wait until other workers than `old` answer.
+/// Reloads, and waits until other workers than `old` answer.
 pub fn reload(reload: &ReloadMethod, sockets: &[Socket]) -> Result<()> {
     let (mut attempt, busy) = (1, Deadline::after(PATIENCE));
     while attempt <= TRIES {
@@ -138,7 +137,7 @@ pub fn reload(reload: &ReloadMethod, sockets: &[Socket]) -> Result<()> {
 }
 
 impl ReloadMethod {
-    /// Until a reload counts as lost and is sent again.
+    /// When a reload counts as lost and is sent again.
     fn patience(&self) -> Duration {
         match self {
             ReloadMethod::Master(_) | ReloadMethod::Unit(_) => Duration::from_secs(5),
@@ -187,7 +186,7 @@ fn follows(
     deadline: Deadline,
 ) -> Result<bool> {
     loop {
-        // While the master starts again nobody may answer; the next round asks again.
+        // While the master restarts there may be no answer; the next round asks again.
         let now: Result<Vec<u32>> =
             sockets.iter().map(|socket| stat::worker(socket, GLANCE)).collect();
         if now.is_ok_and(|now| now.iter().zip(old).all(|(now, old)| now != old)) {
@@ -217,7 +216,7 @@ fn has_yet_to_hear(pid: u32) -> bool {
     is_told_to_end(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default())
 }
 
-/// Whether SIGUSR1, by which HAProxy's workers are told to end, still waits for this process.
+/// Whether SIGUSR1, which tells a worker of HAProxy to end, is still pending for this process.
 fn is_told_to_end(status: &str) -> bool {
     let waits = |line: &str| {
         let set = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"));
@@ -239,11 +238,11 @@ fn refused(log: &str) -> anyhow::Error {
     Failure::new("reload_failed", msg).into()
 }
 
-/// What shows that a reload has failed: the old worker then just goes on.
+/// Signs of a failed reload, after which the old worker goes on serving.
 struct Signs<'a> {
     reload: &'a ReloadMethod,
     asked: Instant,
-    /// As the master counted them before.
+    /// The master's count of failed reloads before.
     failures: Option<u32>,
     master: Option<i32>,
     children: BTreeSet<i32>,
@@ -303,7 +302,7 @@ fn is_marked(master: i32) -> bool {
     environment.split(|byte| *byte == 0).any(|set| set.starts_with(b"HAPROXY_MWORKER_WAIT_ONLY="))
 }
 
-/// How many reloads have failed, as the master counts them.
+/// The master's count of failed reloads.
 fn failures_of(reload: &ReloadMethod) -> Option<u32> {
     let ReloadMethod::Master(socket) = reload else { return None };
     failures(&socket.ask_for("show proc", GLANCE).ok()?)
@@ -343,7 +342,7 @@ fn is_master_of(pid: i32, workers: &[u32]) -> Result<()> {
     Err(Failure::new("no_master", msg).into())
 }
 
-/// Wait until the workers are old enough for another reload.
+/// Waits until the workers are old enough for another reload.
 fn wait_for_age(workers: &[u32]) -> Result<()> {
     let youngest = workers.iter().filter_map(|pid| age(*pid)).min();
     if let Some(left) = youngest.and_then(|age| APART.checked_sub(age)) {

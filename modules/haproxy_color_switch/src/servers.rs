@@ -1,4 +1,4 @@
-//! Which servers belong to a colour.
+//! Finds the servers of a colour.
 
 use crate::color::{Color, Pattern};
 use anyhow::Result;
@@ -7,7 +7,7 @@ use haproxy::stat::{self, Count, Server};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How a colour's server is called in a backend with servers of both: `{component}-{color}`.
+/// Pattern of the name of a colour's server in a backend with servers of both: `{component}-{color}`.
 #[derive(Clone, Debug)]
 pub struct ServerName(Pattern);
 
@@ -24,7 +24,7 @@ impl ServerName {
         })
     }
 
-    /// The colour whose form the name has, when it is just one; a number may follow.
+    /// The colour whose pattern the name matches, if it is exactly one; a number may follow.
     pub fn color(&self, name: &str) -> Option<Color> {
         let name = name.trim_end_matches(|c: char| c.is_ascii_digit());
         let fits = |color: &Color| {
@@ -62,7 +62,7 @@ impl Group {
         }
     }
 
-    /// All that may be of a colour; a backend that both share is asked once for both.
+    /// All backends that may have servers of a colour; a shared one is asked once for both.
     fn all_servers(&self, socket: &Socket) -> Result<[Vec<Server>; 2]> {
         match self {
             Group::OneEach(_) => {
@@ -136,13 +136,13 @@ impl Fleet {
         self.parts.iter().flat_map(|part| &part.servers)
     }
 
-    /// Each server, with the number of the HAProxy that told of it.
+    /// Each server, with the index of the HAProxy that reported it.
     pub fn each(&self) -> impl Iterator<Item = (usize, &Server)> {
         self.parts.iter().flat_map(|part| part.servers.iter().map(|server| (part.socket, server)))
     }
 
-    /// Why the colour cannot take requests: each component needs a server, and all that are not
-    /// in maintenance must be up by a check. Empty when it can.
+    /// Why the colour cannot serve requests; empty when it can. Each component needs a server, and all
+    /// that are not in maintenance must be up by a check.
     pub fn troubles(&self, color: Color) -> Vec<String> {
         let mut troubles = Vec::new();
         for part in &self.parts {
@@ -176,14 +176,14 @@ impl Fleet {
             .collect()
     }
 
-    /// Components whose servers a new configuration brings, or takes out of maintenance: HAProxy
-    /// has not checked them yet.
+    /// Components whose servers a new configuration adds or takes out of maintenance, so that HAProxy has
+    /// not checked them yet.
     pub fn unchecked(&self) -> Vec<&str> {
         let unchecked = |part: &&Part| part.servers.iter().all(Server::is_maintenance);
         self.parts.iter().filter(unchecked).map(|part| part.title.as_str()).collect()
     }
 
-    /// The components that HAProxy checks by now.
+    /// The components whose servers HAProxy checks.
     pub fn checked(self) -> Fleet {
         let checked = |part: &Part| !part.servers.iter().all(Server::is_maintenance);
         Fleet { parts: self.parts.into_iter().filter(checked).collect() }
@@ -193,7 +193,7 @@ impl Fleet {
         self.servers().map(|server| server.sessions).sum()
     }
 
-    /// Requests since then. Counters may have begun again, by a reload or by hand.
+    /// Requests since an earlier count. A reload or a person may have reset the counters.
     pub fn since(&self, then: &Fleet) -> Count {
         let key = |part: &Part, server: &Server| (part.socket, server.title());
         let before: BTreeMap<_, Count> = (then.parts.iter())

@@ -1,5 +1,5 @@
-//! Observe: the live HAProxy, the file that it loads at its next start, our record, and the servers
-//! of both colours. Reads only.
+//! Observes the live HAProxy, the file that it loads at its next start, our record, and the servers of
+//! both colours. Reads only.
 
 use crate::color::{Color, Pattern};
 use crate::config::Config;
@@ -23,47 +23,47 @@ use std::time::Duration;
 
 /// The name of this task's intent and locks.
 pub const TASK: &str = "haproxy_color_switch";
-/// Times of files and of processes are compared with this much room.
+/// Tolerance for comparing times of files and of processes.
 const ROOM: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub struct State {
     pub sockets: Vec<Socket>,
     pub groups: Vec<Group>,
-    /// What each live HAProxy says is active, in its own words.
+    /// The active value in each live HAProxy.
     pub live: Vec<Option<String>>,
-    /// What the map file says, or the configuration.
+    /// The active colour in the map file, or in the configuration.
     pub file: Option<String>,
     /// The bytes of the map file, or of the configuration.
     pub text: Vec<u8>,
-    /// What `active-color` says.
+    /// The content of `active-color`.
     pub record: Option<String>,
-    /// How the map writes a colour.
+    /// The form of a colour in the map.
     pub pattern: Pattern,
     pub active: Option<Color>,
     pub history: History,
     /// The servers of blue and of green.
     pub fleets: [Fleet; 2],
-    /// Disagreements that somebody must have made by hand.
+    /// Disagreements that no run of ours explains, so somebody must have changed something.
     pub drift: Vec<String>,
-    /// What a person should know, and what stops nothing: a record of which the live HAProxy is the
-    /// judge, a configuration that answers from another site.
+    /// Warnings that stop nothing: a record that differs from the live HAProxy, a configuration that would
+    /// answer from another site.
     pub notes: Vec<String>,
-    /// Since when a run that was killed waits to be finished.
+    /// The time of a killed run that is not finished yet.
     pub unfinished: Option<String>,
-    /// What that run was about, when it had begun to change something.
+    /// The goal of that run, if it had begun to change something.
     pub noted: Option<SwitchNote>,
 }
 
-/// What a run is about, noted before its first change: whoever finds it killed must not guess.
+/// The goal of a run, noted before its first change for the run that finishes it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SwitchNote {
     pub from: Option<Color>,
     pub to: Color,
     pub release: Option<String>,
-    /// What an older run that was killed, too, had made active and not proven.
+    /// The release that an older killed run had made active and not proven.
     pub unproven: Option<Unproven>,
-    /// What the colour that was left had been asked just before.
+    /// Requests to the old colour just before the flip.
     #[serde(default)]
     pub left: Count,
 }
@@ -147,7 +147,7 @@ pub fn digest(bytes: &[u8]) -> String {
 
 enum Found {
     Groups(Vec<Group>),
-    /// The text around the question to the map, for each component.
+    /// The text around the map lookup, for each component.
     Around(Vec<(String, String)>),
 }
 
@@ -172,8 +172,8 @@ impl State {
         Ok(())
     }
 
-    /// The colour lives in the configuration. What the running process does shows in its servers,
-    /// or in that it was started after the file was written.
+    /// The colour is in the configuration. The running process follows it if its servers show that, or if
+    /// it was started after the file was written.
     fn look_at_config(&mut self, subject: &Subject, config: &Config) -> Result<()> {
         let by_file = config.color(&self.groups);
         self.file = by_file.map(|color| color.to_string());
@@ -203,7 +203,7 @@ impl State {
         Ok(())
     }
 
-    /// In backends with servers of both colours, those that are neither backup nor in maintenance.
+    /// In backends with servers of both colours, the servers that are neither backup nor in maintenance.
     fn live_color(&self) -> Option<Color> {
         let shared: Vec<&str> = (self.groups.iter())
             .filter_map(|group| match group {
@@ -223,7 +223,7 @@ impl State {
         }
     }
 
-    /// The colour that every live HAProxy names.
+    /// The colour that is active in every live HAProxy.
     fn agreed(&self) -> Option<Color> {
         let color = |value: &Option<String>| Pattern::of(value.as_deref()?).map(|(_, color)| color);
         let first = color(self.live.first()?)?;
@@ -280,7 +280,7 @@ impl State {
         }
     }
 
-    /// What a colour holds, when runs that were killed had made it active and not proven it.
+    /// The release of a colour that killed runs have made active and not proven.
     pub fn unproven(&self, color: Color) -> Option<Unproven> {
         let noted = self.noted.as_ref()?;
         let last = Unproven { color: noted.to, release: noted.release.clone() };
@@ -288,13 +288,13 @@ impl State {
         known.into_iter().flatten().find(|unproven| unproven.color == color)
     }
 
-    /// The release of the active colour, when the newest line of the history is about it.
+    /// The release of the active colour, if the newest line of the history is about it.
     pub fn release(&self) -> Option<&str> {
         let newest = self.history.newest().filter(|entry| Some(entry.color) == self.active)?;
         newest.release.as_deref()
     }
 
-    /// Where `previous` would go: the colour, its release, and why not.
+    /// The goal of `previous`: the colour, its release, or why it is not possible.
     pub fn previous(&self) -> (Option<Color>, Option<String>, Option<String>) {
         let Some(active) = self.active else {
             return (None, None, Some("which colour is active is not known".to_owned()));
@@ -385,7 +385,7 @@ fn found_groups(subject: &Subject, config: &Config) -> Result<Found> {
         if !asking.is_empty() {
             return Ok(Found::Around(asking));
         }
-        // Else every backend of a colour would be taken for this app's, and others' flipped with it.
+        // Else every backend of a colour would count as this app's, and other apps would be flipped with it.
         let keys = config.asked_keys(&map.to_string_lossy());
         if !keys.is_empty() {
             let msg = format!(
