@@ -1,5 +1,5 @@
-//! Apply: lines appended and synced, files replaced, all under the lock of the ledger's folder; and
-//! looking again.
+//! Appends and syncs lines, and replaces files, all under the lock of the ledger's folder; verifies the
+//! result.
 
 use crate::ledger::{self, Brought, Event};
 use crate::metrics;
@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 
-/// Another task on the same ledger takes milliseconds; more means that it hangs.
+/// A task on a ledger takes milliseconds; one that takes longer hangs.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Lock the ledger, with room to write into it whatever happens; it is held until the result is known, so
-/// that nobody writes between observe and verify. Only a deploy that is opened makes its folder: a
-/// mistyped app leaves nothing.
+/// Locks the ledger, and keeps space to write on a full disk. The lock is held until the result is
+/// known, so that nobody writes between observe and verify. Only opening a deploy creates the folder: a
+/// mistyped app leaves nothing behind.
 pub fn enter(options: &Options) -> Result<Vec<Lock>> {
     let at = &options.at;
     let opens = match &options.task {
@@ -34,7 +34,7 @@ pub fn enter(options: &Options) -> Result<Vec<Lock>> {
     };
     let Some(folder) = folder else { return Ok(Vec::new()) };
     folder.keep_reserve();
-    // A deploy that is opened uses it as well: a rollback is opened the same way.
+    // Opening a deploy may use the reserve too, since a rollback is opened the same way.
     reserve::open();
     let file = at.folder.join("ledger.lock");
     Lock::acquire(&file, "deploy_ledger", options.deploy(), LOCK_TIMEOUT)
@@ -59,7 +59,7 @@ pub fn act(options: &Options, action: &Action) -> Result<()> {
         }
         Action::Compact(left) => {
             let file = options.at.file();
-            // Of one that was killed; we hold the lock.
+            // Left by a killed run: we hold the lock.
             atomic::sweep(&file)?;
             Replace::new(&file).write(left).map(drop)
         }
@@ -90,7 +90,7 @@ fn metrics_now(options: &Options, path: &Path) -> Result<String> {
     Ok(metrics::render(&state.ledger, options, was))
 }
 
-/// What was written is there.
+/// Verifies that the files hold what was written.
 pub fn verify(options: &Options, actions: &[Action]) -> Result<Value> {
     let state = state::observe_all(options)?;
     for action in actions {

@@ -1,9 +1,9 @@
-//! Deploys and restore points in the few words in which others are told of them.
+//! Short descriptions of deploys and restore points for results.
 
 use crate::ledger::{Deploy, RestorePoint};
 use serde_json::{Value, json};
 
-/// A deploy in the few words that a way back needs.
+/// The keys of a deploy that a rollback needs.
 pub fn brief(deploy: &Deploy) -> Value {
     json!({
         "deploy_id": deploy.id,

@@ -1,4 +1,4 @@
-//! What `deploy_ledger_info` answers.
+//! The result of `deploy_ledger_info`.
 
 use crate::brief::{brief, described_point};
 use crate::ledger::{Deploy, Ledger, Scope};
@@ -10,7 +10,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Whoever wants more than this wants them all.
+/// Above this number of deploys the whole ledger is parsed.
 const MANY: usize = 1000;
 
 pub fn info(options: &InfoOptions) -> Result<Outcome> {

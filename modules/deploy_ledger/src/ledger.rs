@@ -1,13 +1,13 @@
-//! The ledger's file: what its lines record, and how. No I/O here.
+//! The events of a ledger and their form in its file. No I/O here.
 //!
-//! Invariant: a line that was written is never changed. A line is one JSON object with the version
-//! of its format; a reader that meets a newer version says so and does not guess.
+//! Invariant: a written line is never changed. A line is one JSON object with the version of its format;
+//! a reader reports a newer version as an error.
 //!
-//! - `book`: what the lines add up to
-//! - `skim`: looking through a long one for the few deploys that a task is about
-//! - `compact`: which of them are kept when the ledger is made shorter
-//! - `locked`: what refuses deploys until a person says that they may go on
-//! - `flips`: rollbacks that were made while the ledger did not answer
+//! - `book`: the deploys that the lines describe
+//! - `skim`: finds the lines of a few deploys in a long ledger
+//! - `compact`: which lines are kept when the ledger is compacted
+//! - `locked`: what locks deploys until a person unlocks them
+//! - `flips`: rollbacks made while the ledger could not be reached
 
 mod book;
 mod compact;
@@ -32,7 +32,7 @@ use serde_json::{Map, Value};
 
 pub const VERSION: u32 = 1;
 
-/// Which deploys a reader wants to know in full.
+/// Which deploys a reader needs in full.
 #[derive(Clone, Copy, Debug)]
 pub enum Scope<'a> {
     All,
@@ -70,7 +70,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// As it stands in the outcome file.
+    /// The word in the outcome file.
     pub fn word(self) -> &'static str {
         match self {
             Outcome::Done => "done",
@@ -87,7 +87,7 @@ pub enum Purpose {
     #[default]
     Deploy,
     Rollback,
-    /// It needs the lease, and leaves the release as it is.
+    /// Needs the lease, and does not change the release.
     Maintenance,
 }
 
@@ -97,16 +97,16 @@ impl Purpose {
     }
 }
 
-/// What a line records.
+/// The event that a line records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     Open(Opening),
     Phase(Phase),
     RestorePoint(RestorePoint),
-    /// The run is alive.
+    /// Says that the run is alive.
     Heartbeat {},
-    /// The run goes back by itself.
+    /// The run rolls back by itself.
     Revert {
         reason: Option<String>,
     },
@@ -129,7 +129,7 @@ pub struct Opening {
     /// Seconds of silence after which the deploy counts as abandoned.
     pub lease: u64,
     pub take_over: Option<DeployId>,
-    /// The deploy to whose restore points a rollback goes back.
+    /// The deploy whose restore points a rollback uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back_to: Option<DeployId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,13 +139,13 @@ pub struct Opening {
     pub config: Option<Config>,
     #[serde(default, skip_serializing_if = "Purpose::is_deploy")]
     pub purpose: Purpose,
-    /// The run after which deploys were locked, and which a person has named to unlock them.
+    /// The run that locked deploys, named by a person to unlock them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unlock: Option<DeployId>,
 }
 
 impl Opening {
-    /// Whether it brings a release that nobody has gone back to.
+    /// Whether it is a deploy, and neither a rollback nor maintenance.
     pub fn is_deploy(&self) -> bool {
         self.purpose.is_deploy() && self.back_to.is_none()
     }
@@ -154,9 +154,9 @@ impl Opening {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     pub commit: String,
-    /// Whether it held changes that are in no commit; none when nobody looked.
+    /// Whether the repository had uncommitted changes; none when that was not checked.
     pub dirty: Option<bool>,
-    /// Where it can be fetched.
+    /// URL to fetch it from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<String>,
 }
@@ -168,19 +168,19 @@ pub struct Phase {
     pub data: Data,
 }
 
-/// What was captured in one layer.
+/// A restore point in one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RestorePoint {
     pub layer: String,
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// What tells it from another one of the same name.
+    /// Identifies it among several of the same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guid: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// What going back costs, as far as it was known.
+    /// The cost of going back, as far as it was known.
     #[serde(default)]
     pub cost: Data,
     #[serde(default)]
@@ -188,14 +188,13 @@ pub struct RestorePoint {
 }
 
 impl RestorePoint {
-    /// The later record of the same one counts.
+    /// Whether both records are about the same restore point; the later one counts.
     pub fn is_same(&self, other: &RestorePoint) -> bool {
         (&self.layer, &self.host, &self.name) == (&other.layer, &other.host, &other.name)
     }
 }
 
-/// A JSON object as it was written. Thousands of them are read to show a few, so it is taken apart
-/// only when it is asked for.
+/// A JSON object as it was written. Thousands are read to show a few, so it is parsed only when needed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "Box<RawValue>", into = "Box<RawValue>")]
 pub struct Data(Box<RawValue>);
@@ -251,7 +250,7 @@ struct Line {
     event: Event,
 }
 
-/// The line for an event, without its newline.
+/// Encodes the line of an event, without its newline.
 pub fn line(at: Utc, deploy: &DeployId, event: &Event) -> serde_json::Result<String> {
     let line = Line { v: VERSION, at, deploy: deploy.clone(), event: event.clone() };
     serde_json::to_string(&line)

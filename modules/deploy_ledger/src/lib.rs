@@ -63,14 +63,14 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     })
 }
 
-/// Gives a new deploy an id above that of every one that was opened before, and says so.
+/// Gives a new deploy an id above all that were opened before, and returns a warning that says so.
 fn take_next_id(options: &mut Options) -> Result<Option<String>> {
     let folder = options.at.folder.clone();
     let Task::Record { deploy, .. } = &mut options.task else { return Ok(None) };
     if !options.next_id || !folder.is_dir() {
         return Ok(None);
     }
-    // One that is ahead of the clock is wrong, and no id to follow.
+    // An id ahead of the clock is wrong, and must not be followed.
     let (Some(fence), None) = (Fence::read(&folder)?, Fence::ahead(&folder)?) else {
         return Ok(None);
     };
@@ -78,7 +78,7 @@ fn take_next_id(options: &mut Options) -> Result<Option<String>> {
         return Ok(None);
     }
     let scope = Scope::About { newest: 1, named: Some(deploy) };
-    // One that was superseded must not come back under another id.
+    // A superseded run must not come back under another id.
     if state::observe(&options.at, scope)?.ledger.deploy(deploy).is_some() {
         return Ok(None);
     }
@@ -91,7 +91,7 @@ fn take_next_id(options: &mut Options) -> Result<Option<String>> {
     Ok(Some(moved))
 }
 
-/// For the controller, which writes it down.
+/// Makes the report for the controller, which writes it to files.
 fn report_now(options: &Options, deploy: &DeployId, link: &Link) -> Result<Value> {
     let state = state::observe_all(options)?;
     Ok(state.ledger.deploy(deploy).map_or(Value::Null, |known| {

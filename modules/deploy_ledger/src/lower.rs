@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Each module has its state in a folder below this one, unless it was given another.
+/// By default each module has its state in a folder below this one.
 const STATE_FOLDERS: &str = "/var/lib/reversible";
 
-/// Where a fence is, and what is known of the runs behind it.
+/// A fence, and the newest run that it should let pass.
 struct Seen {
     folder: PathBuf,
     fence: Option<DeployId>,
@@ -28,7 +28,7 @@ struct Seen {
 }
 
 pub fn lower(invocation: &Invocation, folder: Option<&Path>, to: &DeployId) -> Result<Outcome> {
-    // A fence has a lock of its own.
+    // Each fence has its own lock.
     let session = Session::new(invocation, Consent::from(invocation)?);
     Fence::check_clock(to)?;
     let seen = observe(folder)?;
@@ -46,7 +46,7 @@ pub fn lower(invocation: &Invocation, folder: Option<&Path>, to: &DeployId) -> R
         plan,
         |(folder, goal), _| match Fence::ahead(folder)? {
             Some(_) => Fence::lower(folder, goal),
-            // Another run did it meanwhile.
+            // Another run has lowered it meanwhile.
             None => Ok(()),
         },
         || {
@@ -111,8 +111,8 @@ fn newest_right(folder: &Path, fence: &DeployId) -> Result<Option<DeployId>> {
     Ok(right.filter(|id| Fence::check_clock(id).is_ok()).max())
 }
 
-/// Only those that are ahead of the clock: any other says which runs are dead. And none below a deploy
-/// that is recorded beside it.
+/// Lowers only fences that are ahead of the clock: any other keeps superseded runs out. None is lowered
+/// below a deploy that is recorded in the same folder.
 fn plan(seen: &[Seen], to: &DeployId) -> Plan<(PathBuf, DeployId)> {
     let mut plan = Plan::nothing("fences", fences(seen));
     let mut after = BTreeMap::new();

@@ -1,8 +1,8 @@
 //! The metrics of an app in an environment, in the format of node-exporter's textfile collector.
 //!
-//! Invariants: they follow from the ledger alone, so the same ledger gives the same file; and the
-//! timestamps carry no label but app and env: with a release among the labels, the last failure and
-//! the last success would never meet in an alert's comparison.
+//! Invariants: they are made from the ledger alone, so the same ledger gives the same file; and the
+//! timestamps have no labels but app and env: with the release as a label, an alert could not compare
+//! the last failure with the last success.
 
 use crate::ledger::{Deploy, Ledger};
 use crate::options::{Options, Task};
@@ -11,7 +11,7 @@ use std::fmt::Write;
 
 const WAY_BACK: &str = "reversible_deploy_way_back";
 
-/// `was` is the file as it stands: what was known of the ways back stays until somebody looks again.
+/// `was` is the present file: its lines about ways back are kept until these are observed again.
 pub fn render(ledger: &Ledger, options: &Options, was: Option<&[u8]>) -> String {
     let labels = format!("app=\"{}\",env=\"{}\"", options.at.app, options.at.env);
     let mut text = String::new();
@@ -27,7 +27,7 @@ pub fn render(ledger: &Ledger, options: &Options, was: Option<&[u8]>) -> String 
         .filter_map(|deploy| deploy.reverted.as_ref().map(|(at, _)| *at))
         .max();
     let holder = ledger.holder();
-    // Zero for never: an alert compares them, and cannot compare with what is not there.
+    // Zero means never: an alert cannot compare with a missing metric.
     gauge(
         "reversible_deploy_last_success_timestamp_seconds",
         "When a deploy was done last, 0 for never.",

@@ -11,10 +11,10 @@ use serde_json::{Map, Value};
 use std::fmt;
 use std::path::PathBuf;
 
-/// What is recorded with a phase is evidence, not an archive.
+/// Limit for the data of one phase.
 const MOST_DATA: usize = 1 << 20;
 
-/// The name of an app or an environment: it becomes a part of file names.
+/// The name of an app or an environment, which is used in file names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Name(String);
@@ -46,7 +46,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// Which ledger.
+/// The app, the environment and the folder of a ledger.
 #[derive(Debug)]
 pub struct Where {
     pub app: Name,
@@ -66,13 +66,13 @@ impl Where {
         self.folder.join("ledger.jsonl")
     }
 
-    /// As a person says it.
+    /// The name for messages.
     pub fn name(&self) -> String {
         format!("{} in {}", self.app, self.env)
     }
 }
 
-/// What a task is about.
+/// What the task does.
 #[derive(Debug)]
 pub enum Task {
     Record { deploy: DeployId, event: Box<Event>, cap: Cap },
@@ -84,16 +84,16 @@ pub enum Task {
 pub struct Options {
     pub at: Where,
     pub task: Task,
-    /// The run was given its id by a clock, and can do with the next one.
+    /// Whether the run may get a later id than it was given.
     pub next_id: bool,
     pub outcome_file: Option<PathBuf>,
     pub metrics_file: Option<PathBuf>,
     pub report_markdown: Option<PathBuf>,
     pub report_html: Option<PathBuf>,
     pub layers: Option<Layers>,
-    /// What the load balancers remember.
+    /// Flips from the history of the load balancers.
     pub flips: Vec<Flip>,
-    /// Its links, when the report goes to the controller.
+    /// The links of the report, when the report goes to the controller.
     pub brought: Option<Link>,
 }
 
@@ -141,7 +141,7 @@ impl Options {
         }
     }
 
-    /// The id that the fence looks at. What is said about an old deploy is no act of that deploy.
+    /// The id to check against the fence; none for states that only describe an old deploy.
     pub fn fenced_by(&self) -> Option<&DeployId> {
         match &self.task {
             Task::Record { deploy, event, .. } => {
@@ -152,7 +152,7 @@ impl Options {
     }
 }
 
-/// For `state: fence_lowered`, which is about no ledger: the folder, where one is named, and the id.
+/// Parses `state: fence_lowered`, which needs no ledger: the folder, if one is named, and the id.
 pub fn fence_to_lower(raw: &RawOptions) -> Result<Option<(Option<PathBuf>, DeployId)>, Failure> {
     match raw.get::<String>("state")? == "fence_lowered" {
         true => Ok(Some((raw.get("path")?, raw.get("deploy_id")?))),
@@ -236,7 +236,7 @@ fn layers(raw: &RawOptions) -> Result<Option<Layers>, Failure> {
     map.map(Layers::parse).transpose()
 }
 
-/// Where a release can be looked at.
+/// Template of the URL of a release.
 #[derive(Clone, Debug)]
 pub struct Link(Option<String>);
 
@@ -250,7 +250,7 @@ impl Link {
                 wrong("must begin with https:// or http://")
             }
             Some(text) if !text.contains("{sha}") => wrong("must hold {sha}"),
-            // In Markdown it ends at the first of these, and what follows would be markup.
+            // Markdown ends a URL at the first of these, and the rest would be markup.
             Some(text) if text.contains(|c: char| c.is_control() || " <>\"`\\".contains(c)) => {
                 wrong("must be a URL, without spaces, quotes, < and >")
             }
@@ -259,7 +259,7 @@ impl Link {
     }
 
     pub fn to(&self, release: &str, at: &Where) -> Option<String> {
-        // A release is a commit; whatever else it holds must stay within its part of the address.
+        // A release should be a commit; anything else must not change the rest of the URL.
         let safe = |byte: u8| match byte {
             byte if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) => {
                 char::from(byte).to_string()

@@ -1,6 +1,6 @@
-//! Plan: state and options to the lines that are appended and the files that are written. Pure.
+//! Plans from state and options which lines are appended and which files are written. Pure.
 //!
-//! - `record`: what may be recorded about a deploy, and what not
+//! - `record`: which events may be recorded about a deploy
 
 mod record;
 
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// A rollback that was made while the ledger did not answer.
+    /// Appends a rollback that was made while the ledger could not be reached.
     Bring(Brought),
     Append(Box<Event>),
     Remove(PathBuf),
@@ -26,17 +26,17 @@ pub enum Action {
         content: String,
         mode: u32,
     },
-    /// Made when it is written: a line that was appended before it belongs into it.
+    /// Writes the metrics, which are made only then, since they include the appended line.
     Metrics(PathBuf),
     Compact(Vec<u8>),
 }
 
-/// What workflows and node-exporter read.
+/// Mode of files for workflows and node-exporter.
 const PUBLIC: u32 = 0o644;
-/// A report holds what programs said.
+/// Mode of reports, which hold the output of programs.
 const PRIVATE: u32 = 0o600;
 
-/// `predicted`: in check mode a run was not opened by the task that would have opened it.
+/// `predicted`: in check mode the deploy is not open, since the task that opens it changed nothing.
 pub fn plan(state: &State, options: &Options, predicted: bool) -> Result<Plan<Action>, Failure> {
     let mut plan = Plan::nothing(format!("ledger of {}", state.name), Value::Null);
     plan.warnings = state.warnings();
@@ -73,7 +73,7 @@ pub fn plan(state: &State, options: &Options, predicted: bool) -> Result<Plan<Ac
     Ok(plan)
 }
 
-/// A ledger with a line that nobody understands is looked at, and not touched.
+/// A ledger with an invalid line is read, and never changed.
 fn trusted(state: &State, options: &Options, plan: &mut Plan<Action>) -> Result<(), Failure> {
     let Some(first) = state.ledger.damaged.first() else { return Ok(()) };
     let damaged = format!("{} cannot be trusted ({first})", state.file);
@@ -91,7 +91,7 @@ fn trusted(state: &State, options: &Options, plan: &mut Plan<Action>) -> Result<
     .with("damaged", state.ledger.damaged.clone()))
 }
 
-/// Better before the record than after it.
+/// Checks the folders of all files before anything is recorded.
 fn folders(state: &State, predicted: bool, plan: &mut Plan<Action>) -> Result<(), Failure> {
     for file in state.files.keys() {
         let folder = file.parent().unwrap_or(Path::new("/"));
@@ -135,8 +135,8 @@ fn record_it(
         true => Undo::By("close the deploy".into()),
         false => Undo::None("what was recorded stays recorded".into()),
     };
-    // A stale outcome goes before the lease is taken, and a new one comes after it is given back:
-    // whoever is killed in between leaves none.
+    // An old outcome is removed before the lease is taken, and a new one is written after it is given
+    // back: a run that is killed in between leaves none.
     if let (true, Some((path, Some(_)))) = (opens, file(state, options.outcome_file.as_ref())) {
         let text = format!("remove {}, the outcome of an earlier run", path.display());
         plan.steps.push(Step::new(Action::Remove(path.clone()), text));
@@ -157,7 +157,7 @@ fn record_it(
     }
 }
 
-/// What the ledger says of this deploy once the event is recorded.
+/// The ledger of this deploy after the event is recorded.
 fn after(ledger: &Ledger, id: &DeployId, event: &Event) -> Ledger {
     let taken = match event {
         Event::Open(opening) => opening.take_over.as_ref(),
@@ -199,7 +199,7 @@ fn write(
     }
 }
 
-/// A file of the task with what stands in it now.
+/// A file of the task with its present content.
 fn file<'a>(state: &'a State, path: Option<&PathBuf>) -> Option<(&'a PathBuf, Option<&'a [u8]>)> {
     path.and_then(|path| state.files.get_key_value(path))
         .map(|(path, content)| (path, content.as_deref()))

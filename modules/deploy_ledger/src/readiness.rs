@@ -1,8 +1,8 @@
-//! Can one go back to the restore points of a deploy now? Pure: the record against what the caller
-//! observed.
+//! Decides whether going back to the restore points of a deploy is possible now, by comparing the record
+//! with what the caller observed. Pure.
 //!
-//! Invariant: it fails closed. A layer that nobody looked at, a restore point that is not seen, a
-//! name under which another guid lies: none of them is a way back.
+//! Invariant: it fails closed. A layer that was not observed, a restore point that was not found, and a
+//! name with another guid are not ready.
 
 use crate::brief::{brief, described_point};
 use crate::ledger::{Deploy, Ledger, Outcome, RestorePoint};
@@ -11,27 +11,27 @@ use host::deploy_id::DeployId;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// What was observed, by layer.
+/// The observed layers, by name.
 #[derive(Debug, Default)]
 pub struct Layers(BTreeMap<String, Seen>);
 
 #[derive(Debug)]
 struct Seen {
     holds: Vec<Held>,
-    /// Hosts of the layer that did not say what they hold, and why.
+    /// Hosts that did not answer, and why.
     silent: BTreeMap<String, String>,
     open: bool,
     why: Option<String>,
 }
 
-/// Something that is there.
+/// A restore point that was observed.
 #[derive(Debug, Default)]
 struct Held {
-    /// A word of which nobody said whether it is a name, a guid or a digest.
+    /// A single word, which may be a name, a guid or a digest.
     any: Option<String>,
-    /// Where it is.
+    /// The host that it is on.
     host: Option<String>,
-    /// What the layer's own module calls it when it goes back to it.
+    /// The word by which the layer's module is asked to go back to it.
     word: Option<String>,
     name: Option<String>,
     guid: Option<String>,
@@ -57,7 +57,7 @@ impl Seen {
         };
         let open = match map.remove("open") {
             Some(Value::Bool(open)) => open,
-            // What a template was filled in with, on controllers that make text of it.
+            // Some controllers make text of the result of a template.
             Some(Value::String(word)) if word.eq_ignore_ascii_case("true") => true,
             Some(Value::String(word)) if word.eq_ignore_ascii_case("false") => false,
             Some(other) => return Err(format!("open must be true or false, got {other}")),
@@ -90,7 +90,7 @@ impl Seen {
     }
 }
 
-/// Ansible makes a number of a guid that nobody put into quotes.
+/// Reads a word. Ansible makes a number of a guid without quotes.
 fn word(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -106,7 +106,7 @@ impl Held {
                 .ok_or_else(|| format!("holds has {value}, which is no text and no dictionary"))?;
             return Ok(Held { any: Some(any), ..Held::default() });
         };
-        // Other keys are welcome: the entry may be an answer of another module as it came.
+        // Other keys are ignored: the entry may be the unchanged result of another module.
         let get = |key: &str| map.get(key).and_then(word);
         let held = Held {
             any: None,
@@ -155,8 +155,8 @@ impl Held {
     }
 }
 
-/// What the layer is asked for to go back to the restore point. What a rollback has set aside lies under
-/// a name of its own.
+/// The word by which the layer's module is asked for the restore point. Data that a rollback has parked
+/// has another name.
 fn wanted(deploy: &DeployId, point: &RestorePoint) -> String {
     let aside = |key: &str| Some(point.data.map().get(key)?.as_str()?.to_owned());
     match point.layer.as_str() {
@@ -170,11 +170,11 @@ fn wanted(deploy: &DeployId, point: &RestorePoint) -> String {
 enum Match {
     Yes,
     No,
-    /// The name is there, and something else under it.
+    /// The name exists, but with another guid or digest.
     Impostor,
 }
 
-/// The answer for one layer.
+/// The readiness of one layer.
 struct Layer<'a> {
     why: Vec<String>,
     points: Vec<&'a RestorePoint>,
@@ -208,7 +208,7 @@ fn look<'a>(name: &str, deploy: &'a Deploy, seen: Option<&Seen>) -> Layer<'a> {
     layer
 }
 
-/// Why the restore point is not where it was recorded.
+/// Why the restore point was not found; `None` when it was.
 fn missing(deploy: &Deploy, point: &RestorePoint, seen: &Seen) -> Option<String> {
     let (layer, name) = (&point.layer, &point.name);
     if let Some((host, why)) = point.host.as_ref().and_then(|host| seen.silent.get_key_value(host))
@@ -225,7 +225,7 @@ fn missing(deploy: &Deploy, point: &RestorePoint, seen: &Seen) -> Option<String>
     }
 }
 
-/// Why one cannot go back to this restore point now.
+/// Why going back to this restore point is not possible now; `None` when it is.
 pub fn closed(deploy: &Deploy, point: &RestorePoint, layers: &Layers) -> Option<String> {
     let Some(seen) = layers.0.get(&point.layer) else {
         return Some(format!("nobody looked at the layer {}", point.layer));
@@ -236,8 +236,8 @@ pub fn closed(deploy: &Deploy, point: &RestorePoint, layers: &Layers) -> Option<
     })
 }
 
-/// By layer, whether one can go back to its newest restore point: of a deploy, and not of what a killed
-/// run has left.
+/// By layer, whether going back to its newest restore point is possible. Only deploys count, not what a
+/// killed run has left.
 pub fn newest_ways(ledger: &Ledger, layers: &Layers) -> BTreeMap<String, bool> {
     let known = ledger.deploys.iter().flat_map(|deploy| &deploy.restore_points);
     let mut names: Vec<&String> = known.map(|(_, point)| &point.layer).collect();
@@ -270,7 +270,7 @@ pub fn newest_ways(ledger: &Ledger, layers: &Layers) -> BTreeMap<String, bool> {
     names.into_iter().map(way).collect()
 }
 
-/// Whether each layer can go back, by name: what was recorded, and what was asked about.
+/// The readiness of each recorded or observed layer, by name.
 pub fn by_layer(deploy: &Deploy, layers: &Layers) -> BTreeMap<String, (bool, Value)> {
     let recorded = deploy.restore_points.iter().map(|(_, point)| &point.layer);
     let names: std::collections::BTreeSet<&String> = recorded.chain(layers.0.keys()).collect();

@@ -1,10 +1,10 @@
-//! The report of one deploy, told from the ledger: what a person would otherwise write from memory.
+//! The report of one deploy, made from the ledger.
 //!
-//! Invariants: it follows from the ledger, so the same ledger gives the same report; and what programs
-//! said is text in it, never markup (each form escapes all of it).
+//! Invariants: it is made from the ledger alone, so the same ledger gives the same report; and output of
+//! programs is text in it, never markup (each form escapes all of it).
 //!
-//! - `told`: what the phases recorded: plans, losses, flips, probes, last words
-//! - `markdown`, `html`: the two forms; `words`: how things are said in both
+//! - `recorded`: what the phases recorded: plans, losses, flips, probes, last messages
+//! - `markdown`, `html`: the two forms; `wording`: durations, sizes and values in both
 
 mod html;
 mod markdown;
@@ -22,7 +22,7 @@ use host::clock::Utc;
 use recorded::Recorded;
 use wording::duration;
 
-/// How the deploy stands.
+/// How the deploy ended, or that it is open.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Good,
@@ -48,7 +48,7 @@ pub(super) struct Bar {
     pub phase: String,
     pub from: i64,
     pub to: i64,
-    /// None: it began and was never heard of again.
+    /// None: it has begun, and recorded nothing more.
     pub status: Option<Status>,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Story {
     pub facts: Vec<Fact>,
     pub moments: Vec<Moment>,
     pub bars: Vec<Bar>,
-    /// Seconds from its opening to its end, or to when it was last heard of.
+    /// Seconds from its opening to its end, or to its last record.
     pub span: i64,
     pub recorded: Recorded,
     pub points: Vec<Vec<String>>,
@@ -219,7 +219,7 @@ fn moments(deploy: &Deploy) -> Vec<Moment> {
     if let Some((at, why)) = &deploy.void {
         add(*at, format!("Marked as void: {why}"), Some(Verdict::Bad));
     }
-    // Stable: what was recorded in the same second stays in this order.
+    // The sort is stable: records of the same second stay in order.
     all.sort_by_key(|moment| moment.at);
     all
 }
@@ -237,7 +237,7 @@ fn bars(deploy: &Deploy) -> Vec<Bar> {
                 bars.push(Bar { phase: phase.phase.clone(), from: now, to: now, status: None });
             }
             (status, Some(bar)) => (bar.to, bar.status) = (now.max(bar.from), Some(status)),
-            // Recorded at its end only: it took what went by since the record before.
+            // Only its end was recorded: it began at the previous record.
             (status, None) => bars.push(Bar {
                 phase: phase.phase.clone(),
                 from: last.min(now),

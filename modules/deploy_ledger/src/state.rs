@@ -1,5 +1,4 @@
-//! Observe: the ledger and the files that are made from it, as they are on disk, and how a deploy
-//! is shown.
+//! Observes the ledger and the files made from it, and describes a deploy for the result.
 
 use crate::brief::described_point;
 use crate::ledger::{Brought, Deploy, Event, Flip, Ledger, Outcome, Scope, Status};
@@ -15,33 +14,33 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Of a long ledger a task that changes it wants to know no more than the last few.
+/// How many deploys of a long ledger a task needs that changes it.
 const NEWEST: usize = 3;
-/// A release may have been deployed, and its migrations run, some deploys ago.
+/// More when one is opened: the present release may be some deploys old.
 const NEWEST_TO_OPEN: usize = 20;
 
-/// More than any ledger or report is.
+/// Limit for the size of a ledger or report.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// A clock that two machines keep is never quite the same.
+/// Clocks of two machines differ a little.
 const CLOCK_SLACK: i64 = 60;
 
 pub struct State {
     pub ledger: Ledger,
-    /// Rollbacks that it does not hold yet, and that `ledger` shows all the same.
+    /// Rollbacks that are in `ledger` but not yet in its file.
     pub brought: Vec<Brought>,
     pub bytes: Vec<u8>,
     pub name: String,
     pub file: String,
-    /// For a task that it looks at.
+    /// The fence, if the task is subject to it.
     pub fence: Option<DeployId>,
-    /// Then either the fence or this machine's clock is wrong.
+    /// Whether the fence is ahead of this machine's clock, so that one of them is wrong.
     pub fence_is_ahead: bool,
-    /// What stands in the files that a task may write; none where there is none.
+    /// Present content of the files that the task may write; none where the file does not exist.
     pub files: BTreeMap<PathBuf, Option<Vec<u8>>>,
 }
 
-/// A ledger that is not there yet is an empty one.
+/// Reads the ledger; a missing one counts as empty.
 pub fn observe(at: &Where, scope: Scope<'_>) -> Result<State> {
     let file = at.file();
     let bytes = content(&file)
@@ -76,7 +75,7 @@ pub fn observe(at: &Where, scope: Scope<'_>) -> Result<State> {
     })
 }
 
-/// With the files that the task is about.
+/// Reads the ledger and the files of the task.
 pub fn observe_all(options: &Options) -> Result<State> {
     let scope = match &options.task {
         Task::Compact { .. } => Scope::All,
@@ -86,7 +85,7 @@ pub fn observe_all(options: &Options) -> Result<State> {
         _ => Scope::About { newest: NEWEST, named: options.deploy() },
     };
     let mut state = observe(&options.at, scope)?;
-    // What is said about an old deploy must not fail for a fence that cannot be read.
+    // A task that only describes an old deploy must not fail because of an unreadable fence.
     if options.fenced_by().is_some() && options.at.folder.is_dir() {
         state.fence = Fence::read(&options.at.folder)?;
         state.fence_is_ahead = Fence::ahead(&options.at.folder)?.is_some();
@@ -177,7 +176,7 @@ impl State {
 }
 
 pub fn silent_for(deploy: &Deploy) -> u64 {
-    // A clock that went back makes it no younger than just now.
+    // At least 0, also when the clock was set back.
     u64::try_from(clock::now().unix() - deploy.last.unix()).unwrap_or(0)
 }
 
@@ -185,7 +184,7 @@ pub fn is_abandoned(deploy: &Deploy) -> bool {
     deploy.is_open() && silent_for(deploy) > deploy.opening.lease
 }
 
-/// The migrations of the release that is in place: whoever goes back from it meets their schema.
+/// The migrations of the present release, whose schema a rollback does not undo.
 pub fn migrated(ledger: &Ledger) -> Value {
     let Some(current) = ledger.current() else { return json!([]) };
     let of_it = ledger.deploys.iter().filter(|one| one.opening.release == current.opening.release);
@@ -203,8 +202,8 @@ pub fn migrated(ledger: &Ledger) -> Value {
     migrations.collect()
 }
 
-/// The newest deploy that went into each colour, as it said before it changed anything there: also one
-/// that was killed, and whose release the colour may hold since.
+/// The newest deploy into each colour, as recorded before it changed anything there: also a killed one,
+/// whose release may be there.
 pub fn taken(ledger: &Ledger) -> Value {
     let mut taken = Map::new();
     for deploy in ledger.deploys.iter().filter(|deploy| !left_all_as_it_was(deploy)) {
@@ -219,7 +218,7 @@ pub fn taken(ledger: &Ledger) -> Value {
     taken.into()
 }
 
-/// One that failed, and says itself that no host may hold its release.
+/// Whether it failed and has recorded that no host holds its release.
 fn left_all_as_it_was(deploy: &Deploy) -> bool {
     let installed = deploy.phases.iter().any(|(_, phase)| {
         let on = phase.data.map().get("installed").and_then(|hosts| Some(hosts.as_array()?.len()));

@@ -1,4 +1,4 @@
-//! What the lines of a ledger add up to.
+//! The deploys that the lines of a ledger describe.
 
 use super::skim::Skim;
 use super::{Event, Line, Opening, Outcome, Phase, Purpose, RestorePoint, Scope, VERSION};
@@ -8,7 +8,7 @@ use host::deploy_id::DeployId;
 use serde::Deserialize;
 use std::collections::HashMap;
 
-/// Up to here it takes no time that anyone would notice.
+/// A ledger up to this size is always parsed in full.
 const SHORT: usize = 1 << 20;
 
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct Deploy {
     pub last: Utc,
     pub phases: Vec<(Utc, Phase)>,
     pub restore_points: Vec<(Utc, RestorePoint)>,
-    /// When it went back by itself, and why.
+    /// When it rolled back by itself, and why.
     pub reverted: Option<(Utc, Option<String>)>,
     pub closed: Option<Closed>,
     /// Who took over from it, and when.
@@ -66,7 +66,7 @@ impl Deploy {
         self.is_done() && self.void.is_none() && self.opening.purpose != Purpose::Maintenance
     }
 
-    /// When it failed: said so itself, or was found dead.
+    /// When it failed: recorded that itself, or was taken over.
     pub fn failed(&self) -> Option<Utc> {
         match (&self.closed, &self.superseded) {
             (Some(closed), _) => (closed.outcome != Outcome::Done).then_some(closed.at),
@@ -74,7 +74,7 @@ impl Deploy {
         }
     }
 
-    /// From its opening to its end, once it has one. A clock that went back makes it no time.
+    /// Seconds from its opening to its end; 0 when the clock was set back.
     pub fn seconds(&self) -> Option<i64> {
         self.closed.as_ref().map(|closed| (closed.at.unix() - self.opened.unix()).max(0))
     }
@@ -85,15 +85,15 @@ impl Deploy {
     }
 }
 
-/// All that a ledger says.
+/// The content of a ledger.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     /// In the order in which they were opened.
     pub deploys: Vec<Deploy>,
     known: HashMap<DeployId, usize>,
-    /// App and environment, as its first line says.
+    /// App and environment of its first line.
     pub belongs_to: Option<(String, String)>,
-    /// Lines that cannot be read, and why.
+    /// Invalid lines, and why.
     pub damaged: Vec<String>,
     /// Bytes of a last line without an end: a crash in the middle of a write.
     pub torn: usize,
@@ -102,12 +102,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// What the bytes say, as far as the scope wants it. A short ledger is always read in full.
+    /// Parses a ledger as far as the scope needs it. A short one is always parsed in full.
     pub fn parse(bytes: &[u8], scope: Scope<'_>) -> Result<Ledger, Failure> {
         Ledger::read(bytes, if bytes.len() <= SHORT { Scope::All } else { scope })
     }
 
-    /// The same, however short it is.
+    /// Does the same, however short the ledger is.
     pub(super) fn read(bytes: &[u8], scope: Scope<'_>) -> Result<Ledger, Failure> {
         let mut ledger = Ledger::default();
         // The end of the last whole line, with its newline.
@@ -133,7 +133,7 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// A line of a newer version ends the reading; any other strange line is kept in mind.
+    /// Fails for a line of a newer version; notes any other invalid line as damaged.
     fn refuse(
         &mut self,
         number: usize,
@@ -173,7 +173,7 @@ impl Ledger {
         self.deploys.iter().rev().find(|deploy| fits(deploy))
     }
 
-    /// The deploy whose release was left in place: what it says of itself is all that is known here.
+    /// The newest deploy that left its release in place, by its own record.
     pub fn current(&self) -> Option<&Deploy> {
         self.newest_that(left_its_release)
     }
@@ -182,13 +182,13 @@ impl Ledger {
         self.newest_that(Deploy::is_good)
     }
 
-    /// Whose release was in place when this deploy was opened: where its restore points lead.
+    /// The deploy whose release was in place when this one was opened, to which its restore points lead.
     pub fn before(&self, id: &DeployId) -> Option<&Deploy> {
         let at = *self.known.get(id)?;
         self.deploys[..at].iter().rev().find(|deploy| left_its_release(deploy))
     }
 
-    /// Those deploys only, to look at what an event would make of them.
+    /// A ledger of these deploys only, to apply an event to.
     pub fn only(&self, ids: &[Option<&DeployId>]) -> Ledger {
         let mut small = Ledger { belongs_to: self.belongs_to.clone(), ..Ledger::default() };
         for (at, deploy) in self.deploys.iter().enumerate() {
@@ -201,7 +201,7 @@ impl Ledger {
         small
     }
 
-    /// What the ledger says once `event` is recorded.
+    /// Applies an event.
     pub fn add(&mut self, at: Utc, id: DeployId, event: Event) {
         let known = self.known.get(&id).map(|index| &mut self.deploys[*index]);
         match (event, known) {
@@ -237,7 +237,7 @@ impl Ledger {
     }
 }
 
-/// A deploy that failed and went back has left nothing in place, and maintenance leaves what is there.
+/// Not for a deploy that failed and rolled back, nor for maintenance, which changes no release.
 fn left_its_release(deploy: &Deploy) -> bool {
     deploy.opening.purpose != Purpose::Maintenance
         && matches!(deploy.outcome(), Some(Outcome::Done | Outcome::FailedNotReverted))

@@ -1,7 +1,7 @@
-//! Which lines are kept when a ledger is made shorter.
+//! Chooses the lines that are kept when a ledger is compacted.
 //!
-//! Invariant: what is kept is kept byte for byte, in its order; and what the ledger says of who
-//! holds the lease, what is current, what was last good and what is void is the same afterwards.
+//! Invariant: lines are kept byte for byte and in order; and the holder of the lease, the current and the
+//! last good deploy, and which ones are void, are the same afterwards.
 
 use super::{Deploy, Event, Ledger, Line};
 use host::atomic::whole_lines;
@@ -12,12 +12,12 @@ use std::collections::HashMap;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kept {
     Whole,
-    /// That it was, how it ended, that it went back or is void.
+    /// Only its opening, its end, and whether it went back or is void.
     Verdict,
 }
 
-/// What is left, and how many deploys are forgotten and how many shortened. The ledger must be
-/// sound: no damaged lines.
+/// Returns the remaining lines, and how many deploys were forgotten and shortened. The ledger must have
+/// no damaged lines.
 pub fn compact(bytes: &[u8], ledger: &Ledger, retain: usize) -> (Vec<u8>, usize, usize) {
     let kept = keep(ledger, retain);
     let mut left = Vec::new();
@@ -70,8 +70,8 @@ fn keep(ledger: &Ledger, retain: usize) -> HashMap<DeployId, Kept> {
             kept.entry(deploy.id.clone()).or_insert(Kept::Verdict);
         }
     }
-    // Without the run that took over from it, a dead one would hold the lease again. Later ones take
-    // over from earlier ones, so once through is enough.
+    // Without the run that took over from it, a dead one would hold the lease again. Only later runs
+    // take over from earlier ones, so one pass is enough.
     for deploy in &ledger.deploys {
         if let (Some((by, _)), true) = (&deploy.superseded, kept.contains_key(&deploy.id)) {
             kept.entry(by.clone()).or_insert(Kept::Verdict);

@@ -1,7 +1,7 @@
-//! Rollbacks that were made while the ledger did not answer. The load balancers remember them.
+//! Rollbacks made while the ledger could not be reached. They are in the history of the load balancers.
 //!
-//! Invariant: a flip is brought in once, and only when it is newer than all that is recorded. What is
-//! older was recorded when it was made, or is no longer kept.
+//! Invariant: a flip is imported once, and only when it is newer than every recorded deploy. An older
+//! one was recorded when it was made, or has been compacted away.
 
 use super::{Deploy, Event, Ledger, Opening, Outcome, Purpose};
 use ansible_module::Failure;
@@ -21,8 +21,8 @@ pub struct Flip {
 }
 
 impl Flip {
-    /// What `haproxy_color_switch_info` answers as `history`. A flip by hand has no id, and is nobody's
-    /// record.
+    /// Parses an entry of `history` of `haproxy_color_switch_info`. A flip by hand has no id, and is not
+    /// imported.
     pub fn parse(map: &Map<String, Value>) -> Result<Option<Flip>, Failure> {
         let text = |key: &str| map.get(key).and_then(Value::as_str);
         let wrong = |key: &str| {
@@ -43,7 +43,7 @@ impl Flip {
         }))
     }
 
-    /// What would have been recorded.
+    /// The opening that would have been recorded.
     fn opening(&self, app: &str, env: &str) -> Opening {
         Opening {
             app: app.to_owned(),
@@ -61,7 +61,7 @@ impl Flip {
     }
 }
 
-/// A flip, and the lines that the ledger lacks of it.
+/// A flip, and its events that are missing in the ledger.
 #[derive(Clone, Debug)]
 pub struct Brought {
     pub flip: Flip,
@@ -69,16 +69,16 @@ pub struct Brought {
 }
 
 impl Ledger {
-    /// Adds the flips that it does not know of, the oldest first, and returns them. A ledger without a
-    /// deploy knows of none: it was begun after them.
+    /// Adds the missing flips, the oldest first, and returns them. An empty ledger gets none, since it was
+    /// begun after them.
     pub fn bring(&mut self, flips: &[Flip], app: &str, env: &str) -> Vec<Brought> {
         let newest = self.deploys.iter().map(|deploy| &deploy.id).max().cloned();
         let Some(newest) = newest else { return Vec::new() };
         let mut brought: Vec<Brought> = Vec::new();
         for flip in flips {
-            // Of one that was opened here, whoever brought it in was killed before its end.
+            // Opened but not closed: the run that imported it was killed.
             let half = self.deploy(&flip.id).is_some_and(is_half);
-            // A run that has made both colours active has gone back by itself.
+            // A run with flips to both colours has rolled back by itself.
             let went_back =
                 flips.iter().any(|other| other.id == flip.id && other.color != flip.color);
             let again = brought.iter().any(|other| other.flip.id == flip.id);

@@ -1,4 +1,4 @@
-//! Ledgers that nobody wrote: what they say is the same however it is read, and after it was made shorter.
+//! Random ledgers: parsing in part, in full and after compacting must agree.
 
 use super::tests::{id, opened, ran, said};
 use super::*;
@@ -23,7 +23,7 @@ const PIECES: [&[u8]; 16] = [
     "\u{202e}é\u{1b}".as_bytes(),
 ];
 
-/// A few deploys, their lines in no good order, as somebody who merges two of them by hand may leave it.
+/// A few deploys with their lines in random order, as after merging two ledgers by hand.
 fn ledger(random: &mut Random) -> String {
     let mut lines = Vec::new();
     for _ in 0..=random.below(6) {

@@ -1,13 +1,13 @@
-//! What locks deploys until a person unlocks them: a rollback, since the next push would bring back
-//! what was bad; and several deploys that went back by themselves.
+//! What locks deploys until a person unlocks them: a rollback, since the next push would deploy the bad
+//! release again; and several deploys that rolled back by themselves.
 //!
-//! Invariant: only the opening of a deploy is refused. Nobody is held on a release by a lock: a
-//! rollback is always opened, and a run always goes back by itself.
+//! Invariant: only opening a deploy is refused. A lock never keeps a bad release active: a rollback is
+//! always opened, and a run may always roll back by itself.
 
 use super::{Deploy, Ledger, Outcome, Purpose};
 use host::clock;
 
-/// How many deploys may go back by themselves before another one is refused; none for no limit.
+/// How many deploys may roll back by themselves before another one is refused; none for no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Cap {
     pub most: usize,
@@ -22,7 +22,7 @@ pub struct Locked<'a> {
 }
 
 impl Ledger {
-    /// The lock that holds now. A deploy that was opened with `unlock` ends all that were before it.
+    /// The present lock. A deploy that was opened with `unlock` ends all earlier ones.
     pub fn locked(&self, cap: Cap) -> Option<Locked<'_>> {
         let since = self.deploys.iter().rposition(|deploy| deploy.opening.unlock.is_some());
         let after = &self.deploys[since.unwrap_or(0)..];
@@ -36,7 +36,7 @@ impl Ledger {
 }
 
 impl Deploy {
-    /// Whether it locks deploys. One that failed and is back has rolled nothing back.
+    /// Whether it locks deploys; not a rollback that failed and left everything as it was.
     pub fn locks(&self) -> bool {
         self.opening.purpose == Purpose::Rollback && self.outcome() != Some(Outcome::FailedReverted)
     }
@@ -59,7 +59,7 @@ fn too_many(deploys: &[Deploy], cap: Cap) -> Option<Locked<'_>> {
     let now = clock::now().unix();
     let window = i64::try_from(cap.window).unwrap_or(i64::MAX);
     let went_back = deploys.iter().filter_map(|deploy| Some((deploy.reverted.as_ref()?, deploy)));
-    // One from the future (a clock that went back) counts: it was not long ago.
+    // A time in the future (the clock was set back) counts as recent.
     let lately: Vec<_> =
         went_back.filter(|((at, _), _)| now.saturating_sub(at.unix()) < window).collect();
     let (_, by) = lately.last().filter(|_| cap.most > 0 && lately.len() >= cap.most)?;

@@ -1,10 +1,9 @@
-//! Looking through a long ledger for the few deploys that a task is about.
+//! Finds the lines of a few deploys in a long ledger without parsing all of it.
 //!
-//! A line of ours begins in one way, byte for byte, so whose it is and what kind of event it holds
-//! can be seen without taking it apart; any other line is taken apart here. Invariant: whoever holds
-//! the lease, is current or was last good is found, as if every line had been taken apart. What is
-//! broken further inside of an older deploy's line is noticed when that deploy is asked for, and
-//! before compacting.
+//! Our lines have a fixed beginning, which shows the deploy and the kind of event without parsing; any
+//! other line is parsed here. Invariant: the holder of the lease, the current and the last good deploy
+//! are found as if every line had been parsed. Damage further inside an older deploy's line is noticed
+//! when that deploy is asked for, and before compacting.
 
 use super::{Event, Line, Opening, Outcome, Purpose, Scope, VERSION};
 use host::deploy_id::DeployId;
@@ -18,22 +17,22 @@ const MIDDLE: &[u8] = b"Z\",\"deploy\":\"";
 const BACK: &[u8] = b"\",\"event\":{\"";
 const TIME: usize = 19;
 const ID: usize = 21;
-/// Within a text its quotes would have backslashes before them.
+/// Cannot occur within a string, where the quotes would be escaped.
 const TAKES_NOTHING: &[u8] = b"\"take_over\":null";
-/// Of an opening that is more than a deploy.
+/// Present in openings of rollbacks and maintenance.
 const HAS_PURPOSE: &[u8] = b",\"purpose\":\"";
 const UNLOCKS: &[u8] = b",\"unlock\":\"";
 
 type Key = [u8; ID];
 
-/// One line, and whose it is: an index into the deploys.
+/// One line, and the index of its deploy.
 pub(super) struct Found {
     pub number: usize,
     pub place: Range<usize>,
     deploy: Option<usize>,
 }
 
-/// As much of a deploy as decides whether it is wanted.
+/// The parts of a deploy that decide whether it is needed.
 #[derive(Default)]
 struct Outline {
     outcome: Option<Outcome>,
@@ -41,9 +40,9 @@ struct Outline {
     reverted: bool,
     superseded_by: Option<usize>,
     is_maintenance: bool,
-    /// It may lock deploys, or has unlocked them.
+    /// Whether it may lock deploys, or has unlocked them.
     about_lock: bool,
-    /// Something about it is wrong: all of it is looked at.
+    /// Whether something about it is wrong, so that all its lines are parsed.
     odd: bool,
 }
 
@@ -66,7 +65,7 @@ impl Outline {
     }
 }
 
-/// Tells openings apart that need not be taken apart.
+/// Recognises openings that need not be parsed.
 struct Plain {
     takes_nothing: memmem::Finder<'static>,
     more: [memmem::Finder<'static>; 2],
@@ -87,7 +86,7 @@ impl Plain {
 }
 
 enum Kind {
-    /// None where it is a deploy that takes nothing over and unlocks nothing.
+    /// None for a deploy that takes nothing over and unlocks nothing.
     Open(Option<Box<Opening>>),
     Close(Outcome),
     Void,
@@ -103,7 +102,7 @@ pub(super) struct Skim {
 }
 
 impl Skim {
-    /// The lines that the scope wants, and those that are strange, in their order.
+    /// Returns the lines that the scope needs, and all invalid ones, in their order.
     pub fn through(bytes: &[u8], scope: Scope<'_>) -> Vec<Found> {
         let mut skim = Skim::default();
         let plain = Plain::new();
@@ -121,7 +120,8 @@ impl Skim {
         lines
     }
 
-    /// Whose line it is; `None` for a strange one. `last` is the one before: mostly the same.
+    /// The index of the line's deploy; `None` for an invalid line. `last` is that of the previous line,
+    /// mostly the same.
     fn line(&mut self, text: &[u8], plain: &Plain, last: Option<(Key, usize)>) -> Option<usize> {
         let (id, kind) = match (key(text), kind(text, plain)) {
             (Some(id), Some(kind)) => (id, kind),
@@ -185,7 +185,7 @@ impl Skim {
                 wanted[before] = true;
             }
         }
-        // The first one says whose ledger it is, and the last line what was recorded last.
+        // The first line names the app and environment, and the last one is the newest record.
         let last = self.lines.iter().rev().find_map(|line| line.deploy);
         for at in [(!wanted.is_empty()).then_some(0), last].into_iter().flatten() {
             wanted[at] = true;

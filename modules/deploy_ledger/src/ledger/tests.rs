@@ -1,4 +1,4 @@
-//! What lines add up to: torn, strange and newer ones, take-overs, what is kept.
+//! Tests of parsing and compacting: torn, invalid and newer lines, take-overs.
 
 use super::*;
 
@@ -164,7 +164,7 @@ fn a_restore_point_with_something_else_than_an_object_is_strange() {
     assert_eq!(parse(&format!("{}{line}", opened(1, "null"))).damaged.len(), 1);
 }
 
-/// What a long ledger says must not depend on how much of it is taken apart.
+/// The result must not depend on how much of a long ledger is parsed.
 #[test]
 fn a_long_ledger_says_the_same_as_when_every_line_is_taken_apart() {
     // The first of all died, and was taken over by one that nobody asks for.

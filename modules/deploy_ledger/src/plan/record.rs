@@ -1,11 +1,11 @@
-//! What may be recorded about a deploy, and what not.
+//! Decides which events may be recorded about a deploy.
 
 use crate::ledger::{Cap, Deploy, Event, Ledger, Locked, Opening};
 use crate::state::{is_abandoned, silent_for};
 use ansible_module::Failure;
 use host::deploy_id::DeployId;
 
-/// What is recorded, as a sentence; `None` when it stands there already.
+/// The step as a sentence; `None` when the event is recorded already.
 pub(super) fn sentence(
     ledger: &Ledger,
     id: &DeployId,
@@ -92,7 +92,7 @@ fn opened(id: &DeployId, opening: &Opening) -> String {
     )
 }
 
-/// One deploy at a time, and no way past another one but by its name.
+/// Allows one open deploy at a time; only naming that one in `take_over` gets past it.
 fn may_open(ledger: &Ledger, id: &DeployId, take_over: Option<&DeployId>) -> Result<(), Failure> {
     let Some(holder) = ledger.holder() else {
         return match take_over {
@@ -132,7 +132,7 @@ fn may_open(ledger: &Ledger, id: &DeployId, take_over: Option<&DeployId>) -> Res
     .with("holder", holder.id.as_str()))
 }
 
-/// Only a deploy is refused: a rollback never is, whatever locks deploys.
+/// Refuses a deploy while deploys are locked. A rollback is never refused.
 fn may_deploy(ledger: &Ledger, id: &DeployId, opening: &Opening, cap: Cap) -> Result<(), Failure> {
     let Some(Locked { by, why }) = ledger.locked(cap).filter(|_| opening.is_deploy()) else {
         return Ok(());

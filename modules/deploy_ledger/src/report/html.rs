@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
 const STYLE: &str = include_str!("style.css");
-/// Bars are drawn on a paper of this width.
+/// Width of the drawing of the bars.
 const WIDTH: f64 = 1000.0;
 
 pub fn html(story: &Story) -> String {
@@ -38,13 +38,13 @@ pub fn html(story: &Story) -> String {
 struct Page(String);
 
 impl Page {
-    /// Markup of ours.
+    /// Appends our own markup.
     fn raw(&mut self, markup: &str) -> &mut Self {
         self.0.push_str(markup);
         self
     }
 
-    /// Somebody else's text.
+    /// Appends text, escaped.
     fn put(&mut self, text: &str) -> &mut Self {
         for c in plain(text).chars() {
             match c {
@@ -133,7 +133,7 @@ impl Page {
         self.tag("span class=\"took\"", &format!("{took}, {status}")).raw("</div>");
     }
 
-    /// One bar. Even what took no time can be seen.
+    /// Draws one bar, which is visible even when it took no time.
     fn drawn(&mut self, color: &str, from: f64, long: f64) {
         let long = long.max(4.0);
         let from = from.min(WIDTH - long).max(0.0);
@@ -313,7 +313,7 @@ fn class(verdict: Verdict) -> &'static str {
     }
 }
 
-/// As a content security policy wants it.
+/// Encodes as base64, for the content security policy.
 fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

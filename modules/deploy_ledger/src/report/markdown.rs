@@ -1,5 +1,5 @@
-//! The report as Markdown, in the shape that runbooks ask for: what is known is filled in, what only
-//! a person can know is left to fill in.
+//! The report as Markdown, in the form of an incident report: what the ledger knows is filled in, the
+//! rest is left for a person to fill in.
 
 use super::recorded::{PROBE, Plan};
 use super::wording::{POINTS, duration, plain};
@@ -143,7 +143,7 @@ fn table(text: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<Strin
     }
 }
 
-/// Text in a line: nothing in it is markup.
+/// Escapes text within a line.
 fn inline(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let mut shown = String::new();
@@ -156,7 +156,7 @@ fn inline(text: &str) -> String {
                 shown.push('\\');
                 shown.push(c);
             }
-            // Within a word it is no markup, and names are full of it.
+            // Within a word an underscore is no markup, and it is frequent in names.
             '_' if !shown.ends_with(|c: char| c.is_ascii_alphanumeric()) => shown.push_str("\\_"),
             c => shown.push(c),
         }
@@ -164,7 +164,7 @@ fn inline(text: &str) -> String {
     shown
 }
 
-/// Lines as they are: indented, for there is no end mark that the text itself could hold.
+/// Makes a code block by indentation, since the text could contain the end of a fenced one.
 fn block(text: &str) -> String {
     plain(text).lines().map(|line| format!("    {line}\n")).collect()
 }

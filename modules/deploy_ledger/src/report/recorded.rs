@@ -1,10 +1,10 @@
-//! What the phases of a deploy recorded, by the keys that modules use in their results.
+//! Reads what the phases of a deploy recorded, by the keys of modules' results.
 
 use super::wording::{self, milliseconds, pairs, text};
 use crate::ledger::{Deploy, Status};
 use serde_json::{Map, Value};
 
-/// Of a program's output, this much of its end is shown.
+/// Bytes shown of the end of a program's output.
 const MOST_OUTPUT: usize = 8 << 10;
 const MOST_OTHER: usize = 2 << 10;
 
@@ -27,16 +27,16 @@ pub struct Flip {
     pub requests: Option<(u64, u64)>,
 }
 
-/// What a gate asked.
+/// The probes of a gate.
 pub struct Gate {
     pub phase: String,
-    /// How many held and how many had to, where the gate says so.
+    /// How many probes held and how many had to, if recorded.
     pub count: Option<String>,
     pub probes: Vec<Probe>,
 }
 
 pub struct Probe {
-    /// `None`: it was not evaluated.
+    /// Whether it held; `None` when it was not evaluated.
     pub ok: Option<bool>,
     /// name, kind, tries, answer, milliseconds, why
     pub row: Vec<String>,
@@ -44,7 +44,7 @@ pub struct Probe {
 
 pub const PROBE: &[&str] = &["Probe", "Kind", "Tries", "Answer", "Time", "Why"];
 
-/// Last words of a phase.
+/// The last messages of a phase.
 pub struct Said {
     pub phase: String,
     pub message: Option<String>,
@@ -57,7 +57,7 @@ pub struct Recorded {
     pub flips: Vec<Flip>,
     pub gates: Vec<Gate>,
     pub said: Vec<Said>,
-    /// Phase, key, value: what no key above explains.
+    /// Phase, key and value of everything else.
     pub other: Vec<(String, String, String)>,
 }
 
@@ -71,7 +71,7 @@ impl Recorded {
             recorded.flips.extend(data.remove("flip").and_then(|it| Flip::of(name, &it)));
             recorded.gates.extend(Gate::of(name, &mut data));
             recorded.said(name, phase.status, &mut data);
-            // What Ansible adds to every result says nothing that the phase's status does not say.
+            // Keys that Ansible adds to every result say no more than the phase's status.
             data.retain(|key, _| {
                 !["changed", "failed", "failed_when_result"].contains(&key.as_str())
             });
@@ -139,7 +139,7 @@ impl Flip {
                 (stage.clone(), value.as_f64().unwrap_or(0.0).max(0.0), milliseconds(value))
             })
             .collect();
-        // In the order in which they come; what is not known here comes last.
+        // Known stages in their order, then others.
         stages.sort_by_key(|(stage, ..)| {
             STAGES.iter().position(|known| known == stage).unwrap_or(STAGES.len())
         });
@@ -195,7 +195,7 @@ impl Probe {
     }
 
     fn of(value: &Value) -> Probe {
-        // A gate words its answer as `answer`; others may say `last` or `status`.
+        // health_gate has `answer`; others may have `last` or `status`.
         let get = |keys: &[&str]| {
             let found = keys.iter().find_map(|key| value.get(key).filter(|it| !it.is_null()));
             found.map(|it| cut(&text(it), MOST_OTHER)).unwrap_or_default()
@@ -215,7 +215,7 @@ impl Probe {
     }
 }
 
-/// The end of a text, where the last words are.
+/// The end of a text, where the cause usually is.
 fn cut(text: &str, most: usize) -> String {
     let text = wording::plain(text.trim_end());
     if text.len() <= most {

@@ -1,9 +1,9 @@
-//! How durations, sizes and values are said in a report.
+//! Formats durations, sizes and values for a report.
 
 use crate::ledger::Deploy;
 use serde_json::{Map, Value};
 
-/// Seconds, as a person says them.
+/// Formats seconds for people.
 pub fn duration(seconds: i64) -> String {
     match seconds {
         0 => "under 1 s".into(),
@@ -22,7 +22,7 @@ pub fn milliseconds(value: &Value) -> String {
     }
 }
 
-/// A value in a line: text as it is, anything else as JSON.
+/// Formats a value for a line: text as it is, anything else as JSON.
 pub fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -38,7 +38,7 @@ pub fn text(value: &Value) -> String {
     }
 }
 
-/// `bytes` is a size wherever it stands.
+/// Formats keys and values; `bytes` is always a size.
 pub fn pairs(map: &Map<String, Value>) -> String {
     let pair = |(key, value): (&String, &Value)| match (key.as_str(), value.as_u64()) {
         ("bytes", Some(bytes)) => host::space::human(bytes),
@@ -48,8 +48,8 @@ pub fn pairs(map: &Map<String, Value>) -> String {
     map.iter().filter(|(_, value)| !value.is_null()).map(pair).collect::<Vec<_>>().join(", ")
 }
 
-/// What no page and no terminal should get: control characters, and those that turn the direction
-/// of a line, by which a text can be made to read as another one.
+/// Replaces control characters, and those that change the direction of text and so can make it read as
+/// another one.
 pub fn plain(text: &str) -> String {
     let strange = |c: char| {
         (c.is_control() && c != '\n' && c != '\t')
