@@ -1,7 +1,7 @@
-//! From a step to its effect.
+//! Carries out the steps.
 //!
-//! Invariant: the end of a hold is in the map before anybody is held, so that a run which is killed
-//! holds nobody for longer.
+//! Invariant: the end of a hold is in the map before any request waits, so that a killed run holds none
+//! for longer.
 
 use crate::options::Task;
 use crate::plan::Action;
@@ -18,17 +18,17 @@ use std::path::Path;
 use std::time::Duration;
 
 const POLL: Duration = Duration::from_millis(50);
-/// Those that wait look a few times a second.
+/// Waiting requests check the map a few times a second.
 const LET_GO: Duration = Duration::from_secs(3);
 
 pub struct Apply<'a> {
     pub task: &'a Task,
     pub state: &'a State,
-    /// The hold that this run makes, or releases.
+    /// The hold that this run sets or releases.
     pub hold: Option<Hold>,
-    /// Requests that were under way at last.
+    /// Requests that were still being answered when draining ended.
     pub under_way: u64,
-    /// The workers of a reload, as they were when they were told: they end with what they hold.
+    /// The old workers of a reload as they were when they were asked to release.
     pub left_behind: Vec<OldWorker>,
     /// Backends that had no server when requests were released.
     pub without_server: Vec<String>,
@@ -55,7 +55,7 @@ impl Apply<'_> {
         for path in self.state.files.keys() {
             ensure_replaceable(&readers, path).context("nothing was changed")?;
         }
-        // A signal ends the run before or after this: it would be held at some HAProxies only.
+        // Signals are ignored here: else the hold could be at some HAProxies only.
         let _shield = interrupt::shield();
         let held = self.hold_everywhere(&readers, &value);
         held.map_err(|error| match self.release() {
@@ -67,7 +67,8 @@ impl Apply<'_> {
         })
     }
 
-    /// The file first: a reload reads it, and what it cannot hold is seen before anybody waits.
+    /// Writes the file first: a reload reads it, and a file that cannot be written fails before requests
+    /// wait.
     fn hold_everywhere(&self, readers: &[Reader], value: &str) -> Result<()> {
         let key = &self.task.key;
         for path in self.state.files.keys() {
@@ -83,7 +84,7 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// The requests that wait first, then the file.
+    /// Releases the waiting requests first, then changes the file.
     fn release(&mut self) -> Result<()> {
         let key = &self.task.key;
         let mut first_error = Ok(());
@@ -91,13 +92,13 @@ impl Apply<'_> {
             let released = map::remove_live(&edge.socket, &edge.report.map, key);
             first_error = first_error.and(released);
         }
-        // Not those that were seen before: there may have been a reload since.
+        // Looked up again: there may have been a reload since.
         match old_workers(&self.task.subject) {
             Ok(old) => self.left_behind = old,
             Err(error) => first_error = first_error.and(Err(error)),
         }
         for worker in &self.left_behind {
-            // It may have ended since, and with it what it held.
+            // It may have ended since, with its requests.
             let _ = worker.ask(&format!("del map {} {key}", worker.report.map.display()));
         }
         for path in self.state.files.keys() {
@@ -110,7 +111,7 @@ impl Apply<'_> {
         first_error
     }
 
-    /// Other apps are held by the same file. What is as it should be is not written.
+    /// Changes a file, which holds of other apps share; an unchanged file is not written.
     fn rewrite(&self, path: &Path, change: impl FnOnce(&[u8]) -> Vec<u8>) -> Result<Vec<u8>> {
         let task = self.task;
         let _lock = locks::lock(path, TASK, task.deploy.as_ref(), task.lock_timeout)?;
@@ -123,7 +124,7 @@ impl Apply<'_> {
         Ok(new)
     }
 
-    /// New requests wait, so that those at the servers become fewer; a tunnel may never end.
+    /// Waits until the servers have no requests; new ones are held. A tunnel may never end.
     fn drain(&mut self) -> Result<()> {
         let deadline = Deadline::after(self.task.drain_timeout);
         loop {
@@ -141,7 +142,7 @@ impl Apply<'_> {
         }
     }
 
-    /// They are released at last, up or not: what waits longer than the hold fails in any case.
+    /// Waits for servers that are up. After that the requests are released in any case, since the hold ends.
     fn wait_for_servers(&mut self) -> Result<()> {
         let ends = self.hold.as_ref().map_or(0, |hold| hold.until);
         let left = Duration::from_millis(ends.saturating_sub(self.state.now()));
@@ -164,7 +165,7 @@ impl Apply<'_> {
     }
 }
 
-/// Backends that are named must be there, at every HAProxy.
+/// Refuses backends that a HAProxy does not have.
 pub fn ensure_backends(task: &Task, state: &State) -> Result<()> {
     for edge in &state.edges {
         for backend in &task.backends {
@@ -180,7 +181,7 @@ pub fn ensure_backends(task: &Task, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Those that wait look whether they still have to: back when none is left, or soon.
+/// Waits a few seconds until no request is held any more, and returns the state.
 pub fn look_again(task: &Task, hold: Option<&Hold>) -> Result<State> {
     let deadline = Deadline::after(LET_GO);
     loop {

@@ -1,11 +1,11 @@
-//! `haproxy_hold`: requests of an app wait in HAProxy for a bounded time, while what answers them
-//! restarts. `haproxy_hold_info` tells what is held, until when, and how many wait.
+//! `haproxy_hold`: lets requests of an app wait in HAProxy for a limited time while the app restarts.
+//! `haproxy_hold_info` reports what is held, until when, and how many requests wait.
 //!
-//! HAProxy does it by a script in Lua that the role `haproxy` brings; the module changes its map and
-//! reads its counters. What is held, and until when, stands in the live map and in its file (a reload
-//! reads it), in one value: a run that is killed anywhere leaves at most a hold that ends at its time,
-//! and `released` finds and removes whatever is left of one. So there is no intent to finish. The
-//! workers that a reload has left behind have maps of their own; their master leads to them.
+//! A Lua script of the role `haproxy` holds the requests; the module changes its map and reads its
+//! counters. One value in the live map and in its file (which a reload reads) says what is held and until
+//! when: a killed run leaves at most a hold that ends at its time, and `released` removes the rest of it.
+//! So there is no intent record. Old workers of a reload have their own maps, and are reached through the
+//! master socket.
 
 mod apply;
 mod options;
@@ -103,7 +103,7 @@ fn verify(task: &Task) -> Result<Value> {
     }
 }
 
-/// What came of the hold, and what should worry somebody.
+/// Adds the counts of the hold to the result, and warnings about requests that were not answered.
 fn told(mut outcome: Outcome, task: &Task, apply: &Apply<'_>, now: &State) -> Outcome {
     let Some(hold) = &apply.hold else { return outcome.fact("hold", Value::Null) };
     let key = &task.key;

@@ -6,7 +6,7 @@ use host::deploy_id::DeployId;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What is looked at.
+/// The HAProxy processes to observe.
 pub struct Subject {
     pub sockets: Vec<Socket>,
     pub master: PathBuf,

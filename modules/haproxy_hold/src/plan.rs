@@ -1,4 +1,4 @@
-//! From what is there to the steps. Pure.
+//! Plans the steps from the state. Pure.
 
 use crate::options::{Task, Wanted};
 use crate::state::State;
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(held(&[], over, over), [Action::Hold]);
         assert_eq!(held(&[], None, later), [Action::Hold]);
         assert_eq!(held(&[], later, None), [Action::Hold]);
-        // The script takes what is too far away for a mistake.
+        // The script ignores an end that is too far in the future.
         assert_eq!(held(&[], Some(NOW + 60_001), Some(NOW + 60_001)), [Action::Hold]);
     }
 

@@ -1,6 +1,6 @@
-//! The script in HAProxy that holds requests: what stands in its map, and what it tells.
+//! The Lua script in HAProxy that holds requests: the values of its map, and its report.
 //!
-//! Invariant: the end of a hold stands in its value, in the time of the HAProxy that holds.
+//! Invariant: the value of a hold contains its end, in the time of the HAProxy that holds.
 
 use anyhow::Result;
 use haproxy::socket::{Socket, is_unknown};
@@ -19,7 +19,7 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// `None` for what the script would not take for a hold either.
+    /// Parses a value; `None` for a value that the script would ignore too.
     pub fn parse(value: &str) -> Option<Hold> {
         let mut parts = value.split(',');
         let since = parts.next()?.strip_prefix("since=")?.parse().ok()?;
@@ -36,13 +36,13 @@ impl fmt::Display for Hold {
     }
 }
 
-/// Milliseconds since 1970, as a person reads them.
+/// Formats milliseconds since 1970 for people.
 pub fn time(milliseconds: u64) -> Option<String> {
     let seconds = i64::try_from(milliseconds / 1000).ok()?;
     Some(Utc::from_unix(seconds)?.to_string())
 }
 
-/// What the script tells of itself, and of each app's last hold in this worker.
+/// The script's limits, and the counts of each app's last hold in this worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     pub map: PathBuf,
@@ -59,7 +59,7 @@ pub struct Count {
     pub since: u64,
     pub waiting: u64,
     pub waited: u64,
-    /// In milliseconds, of all of them.
+    /// The longest wait, in milliseconds.
     pub longest: u64,
     pub refused: u64,
     pub expired: u64,
@@ -67,7 +67,7 @@ pub struct Count {
 }
 
 impl Count {
-    /// Both together, where several HAProxies hold.
+    /// Adds the counts of another HAProxy.
     pub fn and(self, other: Count) -> Count {
         Count {
             since: self.since,
@@ -83,7 +83,7 @@ impl Count {
 
 pub const COMMAND: &str = "show reversible-holds";
 
-/// What a worker tells; `None` when it does not have the script.
+/// Parses the report of a worker; `None` when it does not have the script.
 pub fn ask(socket: &Socket) -> Result<Option<Report>> {
     match socket.ask(COMMAND) {
         Ok(answer) => Ok(parse(&answer)),
@@ -121,14 +121,14 @@ pub fn parse(text: &str) -> Option<Report> {
     Some(report)
 }
 
-/// The first word, and what follows as `name=value`.
+/// Splits a line into its first word and the `name=value` pairs after it.
 fn fields(line: &str) -> Option<(&str, BTreeMap<&str, &str>)> {
     let mut words = line.split_ascii_whitespace();
     let first = words.next()?;
     Some((first, words.map(|word| word.split_once('=')).collect::<Option<_>>()?))
 }
 
-/// The workers that a reload has left behind, by what the master tells (`show proc`).
+/// Process ids of the old workers of a reload, from `show proc` of the master.
 pub fn old_workers(text: &str) -> Vec<u32> {
     // `15250           worker          1               0d00h00m01s     3.2.26-1`
     (text.lines().skip_while(|line| *line != "# old workers").skip(1))

@@ -1,5 +1,4 @@
-//! Observe: what each HAProxy holds, what its map's file says, and what the script has counted. Reads
-//! only.
+//! Observes what each HAProxy holds, the file of its map, and the counts of the script. Reads only.
 
 use crate::options::Subject;
 use crate::script::{self, Count, Hold, Report, time};
@@ -16,13 +15,13 @@ pub const TASK: &str = "haproxy_hold";
 
 pub struct State {
     pub edges: Vec<Edge>,
-    /// Workers that a reload has left behind: what they hold, they hold by their own map.
+    /// Old workers of a reload, which hold requests by their own maps.
     pub old: Vec<OldWorker>,
     /// The text of each map's file.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
 }
 
-/// A HAProxy that serves.
+/// A HAProxy process that serves.
 pub struct Edge {
     pub socket: Socket,
     pub report: Report,
@@ -69,13 +68,13 @@ fn no_script(socket: &Socket) -> Failure {
     Failure::new("no_script", msg)
 }
 
-/// Where there is a master's socket. A worker may end while it is asked.
+/// Finds the old workers, if there is a master socket. A worker may end while it is asked.
 pub fn old_workers(subject: &Subject) -> Result<Vec<OldWorker>> {
     if !subject.master.exists() {
         return Ok(Vec::new());
     }
     let master = Socket::Unix(subject.master.clone());
-    // Where it does not answer, nobody can be told; what waits there waits until the hold ends.
+    // If it does not answer, requests in old workers wait until the hold ends.
     let Ok(processes) = master.ask("show proc") else { return Ok(Vec::new()) };
     let pids = script::old_workers(&processes);
     // After a reload that failed, 3.2 counts the worker that serves among the old ones.
@@ -99,23 +98,23 @@ impl State {
         self.edges.iter().map(|edge| edge.socket.clone()).collect()
     }
 
-    /// The time of the HAProxies; of that which is behind, where they differ.
+    /// The time of the HAProxies; the earliest where they differ.
     pub fn now(&self) -> u64 {
         self.edges.iter().map(|edge| edge.report.now).min().unwrap_or_default()
     }
 
-    /// What each live map and each file says of the key.
+    /// The value of the key in each live map and each file.
     pub fn said(&self, key: &str) -> Vec<Option<String>> {
         let live = self.edges.iter().map(|edge| edge.live.get(key).cloned());
         live.chain(self.files.values().map(|text| map::file_value(text, key))).collect()
     }
 
-    /// The hold that stands in the live maps, or in a file.
+    /// The hold in the live maps, or in a file.
     pub fn hold(&self, key: &str) -> Option<Hold> {
         self.said(key).iter().flatten().find_map(|value| Hold::parse(value))
     }
 
-    /// Whether every HAProxy holds the key now, and the files say the same.
+    /// Whether every HAProxy holds the key now, and the files have the same value.
     pub fn is_held_everywhere(&self, key: &str) -> bool {
         let said = self.said(key);
         let same = said.windows(2).all(|pair| pair[0] == pair[1]);
@@ -135,7 +134,7 @@ impl State {
             .fold(Count { since: hold.since, ..Count::default() }, |sum, count| sum.and(*count))
     }
 
-    /// Adds what workers have counted that have ended since: nobody waits there any more.
+    /// Adds the counts of workers that have ended since; no request waits there any more.
     pub fn add_ended(&mut self, workers: Vec<OldWorker>) {
         for mut worker in workers {
             if self.old.iter().any(|there| there.pid == worker.pid) {
