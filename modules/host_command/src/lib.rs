@@ -1,7 +1,7 @@
 //! `host_command`: runs one program and returns what it printed, on a target without Python.
 //!
-//! It plans nothing and looks at nothing afterwards: what the program changes is its caller's to know.
-//! Invariants: no shell; no argument, no input and nothing of the environment is in a message.
+//! It neither plans nor verifies: only the caller knows what the program changes.
+//! Invariants: no shell; messages contain no arguments, no input and no environment.
 
 mod options;
 mod spec;
@@ -17,11 +17,11 @@ use std::path::Path;
 /// What this program serves.
 pub const MODULES: &[Served] = &[Served { spec: &spec::MODULE, run }];
 
-/// Of each output.
+/// Limit for each output.
 const MOST_PRINTED: usize = 16 << 20;
-/// Of the last line that a message repeats.
+/// Limit for the line of output that a message quotes.
 const LONGEST: usize = 300;
-/// What a shell says of a program that is not there.
+/// The code with which a shell reports a missing program.
 const NOT_RUN: i32 = 127;
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
@@ -36,7 +36,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         Program::Name(name) => program::find(name).map_err(|why| did_not_run(why, &options))?,
         Program::Path(path) => path.clone(),
     };
-    // All of them are answers; whether one is good is for this module to say.
+    // Every exit code is accepted here: this module makes the error itself.
     let accepted: Vec<i32> = (0..=255).collect();
     let mut command = Command::new(&name)
         .args(&options.args)
@@ -45,7 +45,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         .deadline(options.deadline)
         .env("LC_ALL", "C.UTF-8")
         .env("LANGUAGE", "");
-    // PATH is ours: without the folders in which another user could put something for root to run.
+    // PATH is set by us, without folders in which another user could put programs for root to run.
     for (key, value) in std::env::vars_os().filter(|(key, _)| key != "PATH") {
         command = command.env(key, value);
     }
@@ -66,7 +66,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         return Err(printed.failure("command_failed", &how, &options).into());
     }
     let mut facts = printed.facts(&options);
-    // Whoever shows what went wrong asks for it before anything has.
+    // Tasks that show a failure refer to `msg` also when there was none.
     facts.insert("msg".into(), json!(""));
     Ok(Outcome { changed: true, facts, ..Outcome::default() })
 }
@@ -78,7 +78,7 @@ struct Printed {
 }
 
 impl Printed {
-    /// Under the names, and cut as, ansible.builtin.command has them.
+    /// The facts of ansible.builtin.command, with the same names and trimmed the same way.
     fn facts(&self, options: &Options) -> Map<String, Value> {
         let mut facts = Map::new();
         facts.insert("cmd".into(), json!(options.words()));
@@ -134,7 +134,7 @@ fn did_not_run(why: Error, options: &Options) -> Error {
     failure.caused_by(why).into()
 }
 
-/// It has not come to an end of its own, or not even to a beginning.
+/// The error of a program that was ended or could not be started.
 fn ended(failed: &Failed, options: &Options) -> Error {
     use host::command::Cause;
     let printed = Printed {

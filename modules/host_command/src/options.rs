@@ -16,9 +16,9 @@ pub struct Options {
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Program {
-    /// To be looked for.
+    /// A name to look up in PATH.
     Name(String),
-    /// Its user's own choice.
+    /// A path that the user has chosen.
     Path(PathBuf),
 }
 

@@ -1,9 +1,9 @@
-//! Names of users and groups, from the files of the target: those of LDAP and the like are unknown to us, who are linked statically.
+//! Looks up users and groups in the files of the target. A static binary cannot ask LDAP and the like.
 
 use ansible_module::Failure;
 use std::fs;
 
-/// The text of /etc/group and of /etc/passwd.
+/// The content of /etc/group and /etc/passwd.
 pub struct Accounts {
     group: String,
     passwd: String,
@@ -35,7 +35,7 @@ fn number(asked: &str, text: &str, option: &str, file: &str) -> Result<u32, Fail
         let is_asked = fields.next()? == asked;
         is_asked.then(|| fields.nth(1)?.parse().ok())?
     });
-    // The highest number means "leave it as it is" to the kernel.
+    // The kernel takes the highest number as "do not change".
     known.or(asked.parse().ok()).filter(|number| *number != u32::MAX).ok_or_else(|| {
         let msg = format!("argument 'files': {option} {asked} is no number and does not stand in {file} of the target");
         Failure::new("bad_options", msg)

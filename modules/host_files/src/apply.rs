@@ -1,4 +1,4 @@
-//! From a step to its effect: files checked, exchanged and removed; units told.
+//! Carries out the steps: files are checked, replaced and removed; units are started and stopped.
 
 use crate::options::CONTENT_MODE;
 use crate::options::{From, Options};
@@ -22,12 +22,12 @@ use std::time::Duration;
 
 /// More than another task takes that writes files; it may wait for its units then.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
-/// A folder that its owner cannot write to could not be filled.
+/// Mode while a folder is filled: its owner must be able to write to it.
 const OWN: u32 = 0o700;
 const RUN_FOLDER: &str = "/run/reversible-files";
-/// What a folder with a copy that is to be checked begins with.
+/// Prefix of the folder with a copy to be checked.
 const TO_CHECK: &str = "check-";
-/// For a program that only reads a file.
+/// Deadline of a program that only reads a file.
 const CHECKED: Duration = Duration::from_secs(60);
 
 /// For root, whose killed runs are cleaned up after. Whoever is not root has no place for locks; and nobody waits for units of others.
@@ -42,7 +42,7 @@ pub fn lock(options: &Options) -> Result<Vec<Lock>> {
         None,
         LOCK_TIMEOUT + options.unit_timeout,
     )?;
-    // A copy of what is secret must not stay.
+    // A copy may be secret and must not stay.
     for entry in fs::read_dir(folder.path())?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(TO_CHECK) {
             fs::remove_dir_all(entry.path())
@@ -95,7 +95,7 @@ fn write(file: &File) -> Result<()> {
     match &file.from {
         From::Source(src) => {
             let (source, metadata) = source(src)?;
-            // Not to its end: it may grow as fast as it is read.
+            // Not until its end, since it may grow while it is read.
             new.write_with(&mut |file| {
                 io::copy(&mut (&source).take(metadata.len()), file)?;
                 Ok(())
@@ -106,7 +106,7 @@ fn write(file: &File) -> Result<()> {
     .map(drop)
 }
 
-/// All are checked before the first is written. The copy has the name of the file, since some programs go by it.
+/// Checks a copy of the new content; all files are checked before the first is written. The copy has the name of the file, since some programs depend on it.
 fn check(file: &File) -> Result<()> {
     let Some((first, words)) = file.validate.split_first() else { return Ok(()) };
     let place = match geteuid().is_root() {

@@ -1,4 +1,4 @@
-//! `host_files_info`: what has a name, who could change it, what is in it; and how units are.
+//! `host_files_info`: the kind and content of files, who could change them, and the state of units.
 
 use crate::options::Asked;
 use crate::systemd;

@@ -53,7 +53,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     Ok(outcome.fact("differ", seen.names()).fact("started", started))
 }
 
-/// Before they are written.
+/// The diffs of all files, made before they are written.
 fn texts(seen: &Seen) -> Vec<Diff> {
     let differ = seen.differ.iter().filter_map(|file| {
         let (before, after) = file.texts()?;
@@ -63,7 +63,7 @@ fn texts(seen: &Seen) -> Vec<Diff> {
     differ.collect()
 }
 
-/// What is wrong with a path is found before anything is changed.
+/// Adds to an error that nothing was changed, since paths are checked before any change.
 fn untouched(error: anyhow::Error) -> anyhow::Error {
     match error.downcast::<Failure>() {
         Ok(failure) => failure.into(),

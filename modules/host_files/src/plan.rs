@@ -1,4 +1,4 @@
-//! Plan: what differs, to what is made, written, linked, removed, started and ended. Pure.
+//! Plans what is created, written, linked, removed, started and stopped. Pure.
 
 use crate::options::{Options, UnitGoal, UnitWish};
 use crate::state::Seen;
@@ -9,9 +9,9 @@ use change::{Plan, Step, Undo};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// So many are named.
+/// How many names a message lists.
 const NAMED: usize = 20;
-/// Where a file that changes is one of a unit.
+/// A changed file below these folders belongs to a unit.
 const UNIT_FOLDERS: [&str; 4] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -27,7 +27,7 @@ pub enum Action {
     Link(Vec<(PathBuf, PathBuf)>),
     Remove(Vec<PathBuf>),
     ReloadDaemon,
-    /// The verb of systemctl, and the units.
+    /// A verb of systemctl, and the units.
     Units(&'static str, Vec<String>),
 }
 
@@ -91,7 +91,7 @@ pub fn plan(options: &Options, seen: &Seen) -> Plan<Action> {
 
 type IsDue = fn(&UnitWish, &Unit) -> bool;
 
-/// In this order: what ends has ended before anything starts.
+/// The order of the verbs: units are stopped before others are started.
 const VERBS: [(&str, IsDue); 6] = [
     ("stop", |wish, unit| wish.state == Some(UnitGoal::Stopped) && !unit.is_down()),
     ("disable", |wish, unit| wish.enabled == Some(false) && unit.is_enabled() == Some(true)),
@@ -103,7 +103,7 @@ const VERBS: [(&str, IsDue); 6] = [
     ("restart", |wish, _| wish.state == Some(UnitGoal::Restarted)),
 ];
 
-/// One that systemd does not know may have got its file a moment ago.
+/// Whether systemd must read the unit's file again. A unit that it does not know may be new.
 fn is_stale(wish: &UnitWish, unit: &Unit) -> bool {
     let comes =
         matches!(wish.state, Some(UnitGoal::Started | UnitGoal::Restarted | UnitGoal::Reloaded));
@@ -135,7 +135,7 @@ fn foreseen(wish: &UnitWish, unit: &Unit) -> Value {
     view
 }
 
-/// The units that are started, once more or for the first time.
+/// The units that are started or restarted.
 pub fn started(plan: &Plan<Action>) -> Vec<String> {
     let units = plan.steps.iter().filter_map(|step| match &step.action {
         Action::Units("start" | "restart", units) => Some(units.clone()),
@@ -144,7 +144,7 @@ pub fn started(plan: &Plan<Action>) -> Vec<String> {
     units.flatten().collect()
 }
 
-/// What nobody can start is found before anything is changed.
+/// Refuses to start masked units, before any change.
 pub fn refuse_masked(options: &Options, seen: &Seen) -> Result<(), Failure> {
     let mut all = options.units.iter().zip(&seen.units);
     match all.find(|(wish, unit)| unit.is_masked() && wish.state != Some(UnitGoal::Stopped)) {
@@ -157,7 +157,7 @@ pub fn refuse_masked(options: &Options, seen: &Seen) -> Result<(), Failure> {
     }
 }
 
-/// Each is as it was asked for.
+/// Verifies that files and units are as the options say.
 pub fn verify(options: &Options, now: &Seen) -> Result<(), Failure> {
     let refused = |msg: String| Err(Failure::new("not_verified", msg));
     if !now.has_all_files() {

@@ -1,4 +1,4 @@
-//! Observe: what is to be there, and what of it is not. Reads only.
+//! Observes which files, folders, links and units differ from the options. Reads only.
 
 use crate::options::{From, Options, Owner};
 use crate::systemd::{self, Unit};
@@ -13,17 +13,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const CHUNK: u64 = 64 << 10;
-/// Of a text that a diff shows.
+/// Limit for a text in a diff.
 const MOST_SHOWN: u64 = 256 << 10;
 
 #[derive(Debug)]
 pub struct Seen {
-    /// Those to be made, from above.
+    /// Folders to create, parents first.
     pub missing: Vec<Folder>,
-    /// Those that are there, with another mode or owner.
+    /// Folders that exist with another mode or owner.
     pub undressed: Vec<Folder>,
     pub differ: Vec<File>,
-    /// Symbolic links to be made, and where they lead.
+    /// Symbolic links to create, and their targets.
     pub links: Vec<(PathBuf, PathBuf)>,
     pub surplus: Vec<PathBuf>,
     /// In the order of the options.
@@ -37,7 +37,7 @@ impl Seen {
         folders && self.differ.is_empty() && self.links.is_empty() && self.surplus.is_empty()
     }
 
-    /// All that is written, linked or removed, as it was named.
+    /// The names of everything that is written, linked or removed, as in the options.
     pub fn names(&self) -> Vec<String> {
         let files = self.differ.iter().map(|file| &file.path);
         let all = files.chain(self.links.iter().map(|(path, _)| path)).chain(&self.surplus);
@@ -119,7 +119,8 @@ fn is_owned(is: (u32, u32), wanted: Owner) -> bool {
 }
 
 impl File {
-    /// Its source is opened in any case: what is wrong with it is found before anything is changed.
+    /// Whether the file is as wanted. Its source is always opened, so that errors are found before any
+    /// change.
     fn is_there(&self) -> Result<bool> {
         let (content, length): (Box<dyn Read + '_>, u64) = match &self.from {
             From::Source(src) => {
@@ -137,7 +138,7 @@ impl File {
         Ok(is_like && found.len() == length && same(there, content, length)?)
     }
 
-    /// What was there and what comes, for a diff; none of what is secret, no text, or long.
+    /// Old and new text for a diff; none for content that is secret, no text, or too long.
     pub fn texts(&self) -> Option<(String, &str)> {
         let From::Text(new) = &self.from else { return None };
         let old = match atomic::open(&self.path).ok()? {

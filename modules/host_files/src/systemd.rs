@@ -1,4 +1,4 @@
-//! systemd's own `systemctl`: how units are, and what is to be done to them. No call without a deadline.
+//! Runs `systemctl`: reads the state of units, and starts, stops and enables them. Every call has a deadline.
 
 use ansible_module::Failure;
 use anyhow::{Result, ensure};
@@ -9,21 +9,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-/// For what systemd only tells.
+/// Deadline for reading.
 const ASKED: Duration = Duration::from_secs(30);
 const PROPERTIES: &str =
     "Id,Type,LoadState,ActiveState,UnitFileState,NeedDaemonReload,InvocationID";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unit {
-    /// As it was asked for.
+    /// The name in the options.
     pub name: String,
-    /// `simple`, `oneshot`, ...; empty of what is no service.
+    /// `simple`, `oneshot`, ...; empty if it is no service.
     kind: String,
     load: String,
     active: String,
     file: String,
-    /// Whether a file of it is newer than what systemd knows.
+    /// Whether systemd must reload its files, since one of them is newer.
     pub is_stale: bool,
     pub invocation: String,
 }
@@ -41,7 +41,7 @@ impl Unit {
         matches!(self.active.as_str(), "active" | "reloading" | "refreshing")
     }
 
-    /// Also one that is on its way, and one that systemd starts again after a while.
+    /// Whether it runs, is starting, will be restarted by systemd, or has ended well as a oneshot.
     pub fn was_started(&self) -> bool {
         self.runs()
             || self.active == "activating"
@@ -52,7 +52,7 @@ impl Unit {
         matches!(self.active.as_str(), "inactive" | "failed")
     }
 
-    /// Nothing can be said of units without a file, or whose file has no `[Install]`.
+    /// Whether it is enabled; `None` for units without a file, or whose file has no `[Install]`.
     pub fn is_enabled(&self) -> Option<bool> {
         match self.file.as_str() {
             "enabled" => Some(true),
@@ -75,7 +75,7 @@ impl Unit {
     }
 }
 
-/// In the order in which they are named.
+/// Reads the units, in the order of their names in the call.
 pub fn show<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<Unit>> {
     let names: Vec<&str> = names.collect();
     if names.is_empty() {
@@ -95,7 +95,7 @@ pub fn reload_daemon(timeout: Duration) -> Result<()> {
     Ok(())
 }
 
-/// `verb`, such as `restart`, for all of them side by side.
+/// Runs a verb of systemctl, such as `restart`, for all units in parallel.
 pub fn act(verb: &str, units: &[String], timeout: Duration) -> Result<()> {
     systemctl(timeout)?.args(["--no-ask-password", verb, "--"]).args(units).run()?;
     Ok(())
@@ -103,7 +103,7 @@ pub fn act(verb: &str, units: &[String], timeout: Duration) -> Result<()> {
 
 fn systemctl(timeout: Duration) -> Result<Command> {
     let command = Command::new(&program::find("systemctl")?).deadline(timeout);
-    // What it may warn of on a terminal is nobody's to answer here.
+    // It may ask for a password on a terminal, and nobody could answer.
     Ok(command.env("SYSTEMD_PAGER", "").env("SYSTEMD_COLORS", "0"))
 }
 

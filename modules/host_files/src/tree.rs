@@ -1,4 +1,4 @@
-//! What the wishes come to: each folder, file, link and name that is to be absent, by its path; sources taken apart into their files.
+//! Expands the options into single folders, files, links and absent paths; source folders become their files.
 
 use crate::options::{From, Options, Owner, SECRET_MODE, What, Wish};
 use ansible_module::Failure;
@@ -10,20 +10,20 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A release is not the place for more; and a folder that holds itself, by a link, ends here.
+/// The most files and folders; the limit also ends a folder that contains itself by a link.
 const MOST: usize = 100_000;
-/// Of a file whose lines are changed.
+/// Limit for a file whose lines are changed.
 pub const LONGEST: u64 = 16 << 20;
 pub const PERMISSIONS: u32 = 0o777;
-/// Of a folder that nobody has said anything of.
+/// Mode of a folder for which the options give none.
 const FOLDER_MODE: u32 = 0o755;
 
 #[derive(Clone, Debug)]
 pub struct File {
     pub path: PathBuf,
-    /// No lines any more: they have become the whole text.
+    /// The content; wanted lines are merged into a whole text already.
     pub from: From,
-    /// None: that of what is there.
+    /// None keeps the present mode.
     pub mode: Option<u32>,
     pub owner: Owner,
     pub replace: bool,
@@ -34,9 +34,9 @@ pub struct File {
 #[derive(Clone, Debug)]
 pub struct Folder {
     pub path: PathBuf,
-    /// When it is made.
+    /// Mode when it is created.
     pub mode: u32,
-    /// What it is to be like also when it is there.
+    /// Mode that an existing folder must have too.
     pub wished: Option<u32>,
     pub owner: Owner,
 }
@@ -53,12 +53,12 @@ impl Folder {
 
 #[derive(Default)]
 pub struct Tree {
-    /// From above.
+    /// Parents first.
     pub folders: Vec<Folder>,
     pub files: Vec<File>,
     pub links: Vec<(PathBuf, PathBuf)>,
     pub absent: Vec<PathBuf>,
-    /// Where each path stands in `files`.
+    /// The index of each path in `files`.
     at: BTreeMap<PathBuf, usize>,
     known: BTreeSet<PathBuf>,
 }
@@ -118,7 +118,7 @@ impl Tree {
         }
     }
 
-    /// Its names are found by its path; what has them is read only where nobody else can lead.
+    /// Adds the files of a source. Names are found by path, but files are opened safely (`host::regular`).
     fn add_source(&mut self, wish: &Wish, path: &Path, src: &Path) -> Result<()> {
         let found = fs::metadata(src).map_err(|error| {
             let msg = format!("nothing was changed: cannot read {}", src.display());
@@ -155,7 +155,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Of the file that is written, or that is there.
+    /// The new text of the file if it is written, else the present one.
     fn text_of(&self, path: &Path) -> Result<String> {
         let text = match self.at.get(path).map(|at| &self.files[*at].from) {
             Some(From::Text(text)) => Some(text.clone()),
@@ -185,7 +185,7 @@ fn file(wish: &Wish, path: PathBuf, from: From) -> File {
     File { path, from, mode, owner, replace, is_secret, validate: wish.validate.clone() }
 }
 
-/// None: there is no file.
+/// Reads a file as text; `None` when it does not exist.
 pub fn read_text(path: &Path) -> Result<Option<String>> {
     let Some((file, _)) = atomic::open(path)? else { return Ok(None) };
     let mut bytes = Vec::new();
@@ -196,7 +196,7 @@ pub fn read_text(path: &Path) -> Result<Option<String>> {
     Ok(Some(String::from_utf8(bytes).with_context(|| format!("{shown} is no text in UTF-8"))?))
 }
 
-/// The last line that sets a variable is the one that counts.
+/// Sets variables. The last line that sets a variable is replaced, since that one counts.
 fn with_variables(text: &str, variables: &BTreeMap<String, String>) -> String {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     for (name, value) in variables {
@@ -216,7 +216,7 @@ fn sets(line: &str, name: &str) -> bool {
     rest.is_some_and(|rest| rest.trim_start().starts_with('='))
 }
 
-/// What is there stays to the letter; a last line without an end gets one.
+/// Appends missing lines. The present text stays as it is; only a missing last newline is added.
 fn with_lines(text: &str, wanted: &[String]) -> String {
     let mut lines: BTreeSet<&str> = text.lines().collect();
     let mut all = text.to_owned();
