@@ -1,7 +1,7 @@
-//! What a number must be: between bounds, and not far from what it was before the deploy.
+//! Compares a number with bounds, and with its value before the deploy.
 //!
-//! Invariant: it fails closed. A number that is none (NaN, an infinity) is out of every bound, and a
-//! baseline that has no number for the probe cannot be compared with.
+//! Invariant: it fails closed. NaN and infinity are out of every bound, and a baseline without a number
+//! for the probe is a failure.
 
 use crate::probe_options::ProbeOptions;
 use crate::seen::Before;
@@ -52,7 +52,7 @@ impl Bounds {
         self.max_rise.is_some() || self.max_factor.is_some() || self.min_factor.is_some()
     }
 
-    /// `before` is `None` without a baseline: then there is nothing to compare with yet.
+    /// `before` is `None` without a baseline: then nothing is compared.
     pub fn hold(&self, value: f64, before: Option<&Before>) -> Result<(), String> {
         if !value.is_finite() {
             return Err(format!("the value is {value}, which is no number"));
@@ -70,7 +70,7 @@ impl Bounds {
         if let Some(rise) = self.max_rise.filter(|rise| value - was > *rise) {
             return Err(format!("{value} is more than {rise} above the {was} of the baseline"));
         }
-        // Of a negative number, or of nothing, there is no share.
+        // A negative number has no factor.
         if (self.max_factor.is_some() || self.min_factor.is_some()) && was < 0.0 {
             return Err(format!("{was} in the baseline is negative: there is no factor of it"));
         }

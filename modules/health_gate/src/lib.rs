@@ -1,5 +1,5 @@
-//! `health_gate`: asks many things side by side and lets a deploy go on only when they hold. It changes
-//! nothing, so there is no plan: it observes and judges.
+//! `health_gate`: runs many probes in parallel, and succeeds only when they hold. It changes nothing, so
+//! there is no plan.
 
 mod bounds;
 mod kinds;
@@ -43,7 +43,7 @@ fn judge(table: Table, mut warnings: Vec<String>) -> Result<Outcome> {
             false => failure.with("warnings", warnings).into(),
         });
     }
-    // Enough hold; those that do not are not passed over.
+    // Enough probes hold; warnings name those that do not.
     warnings.extend(table.failed().map(|row| format!("probe {}", row.sentence())));
     Ok(Outcome { warnings, facts, ..Outcome::default() }.fact("msg", msg))
 }

@@ -1,4 +1,4 @@
-//! The options as typed values, checked where a spec cannot.
+//! The options as typed values, with the checks that a spec cannot express.
 
 use crate::kinds;
 use crate::probe_options::ProbeOptions;
@@ -7,7 +7,7 @@ use ansible_module::{Failure, Options};
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// A name stands in sentences and in a table.
+/// Limit for a name, which is used in sentences and in a table.
 const LONGEST_NAME: usize = 100;
 
 pub struct Gate {
@@ -25,7 +25,7 @@ pub struct Probe {
     pub delay: Duration,
     pub consecutive: u64,
     pub timeout: Duration,
-    /// What the baseline says of it; `None` without a baseline.
+    /// The probe's entry in the baseline; `None` without a baseline.
     pub before: Option<Before>,
     pub ask: Box<dyn Ask>,
 }

@@ -1,7 +1,7 @@
-//! The options of one probe, taken one by one by the kind that knows them.
+//! The options of one probe. Its kind takes those that it knows.
 //!
-//! Invariant: an option that the kind does not take is refused, and so is one that it needs and that
-//! is missing: a misplaced bound must not be passed over.
+//! Invariant: an option that the kind does not take is refused, so that no misplaced bound is ignored;
+//! and so is a missing option that it needs.
 
 use ansible_module::Failure;
 use serde::de::DeserializeOwned;
@@ -9,11 +9,11 @@ use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A day: longer than any gate is meant to take.
+/// A day: longer than any gate should take.
 const LONGEST: f64 = 86_400.0;
 
 pub struct ProbeOptions {
-    /// How the probe is called in sentences.
+    /// The probe's name in messages.
     pub name: String,
     pub kind: String,
     left: Map<String, Value>,
@@ -38,7 +38,7 @@ impl ProbeOptions {
         self.take(key)?.ok_or_else(|| self.refuse(format!("kind {} needs {key}", self.kind)))
     }
 
-    /// A text with something in it: every text holds the empty one, so that proves nothing.
+    /// Takes a text that is not empty: every answer contains the empty text, which proves nothing.
     pub fn text(&mut self, key: &str) -> Result<Option<String>, Failure> {
         match self.take::<String>(key)? {
             Some(text) if text.is_empty() => Err(self.bad(key, "an empty text proves nothing")),
@@ -46,7 +46,7 @@ impl ProbeOptions {
         }
     }
 
-    /// A word that is handed to a program: it must not be taken for an option of it.
+    /// Takes a word for a program's arguments that the program cannot take for an option.
     pub fn word(&mut self, key: &str) -> Result<Option<String>, Failure> {
         let Some(word) = self.take::<String>(key)? else { return Ok(None) };
         self.check_word(key, &word)?;
@@ -89,7 +89,7 @@ impl ProbeOptions {
         }
     }
 
-    /// The port that a kind cannot do without.
+    /// Takes the port, which the kind needs.
     pub fn port(&mut self) -> Result<u16, Failure> {
         let port = self.whole("port", 1)?;
         let port = port.ok_or_else(|| self.refuse(format!("kind {} needs port", self.kind)))?;
@@ -104,7 +104,7 @@ impl ProbeOptions {
         }
     }
 
-    /// Nothing that was given may be left.
+    /// Refuses options that the kind has not taken.
     pub fn finish(self) -> Result<Vec<String>, Failure> {
         let left = self.left.iter().find(|(_, value)| !value.is_null());
         match left {

@@ -1,7 +1,7 @@
-//! All probes side by side, each with its tries.
+//! Runs all probes in parallel, each with its tries.
 //!
-//! Invariant: it ends a moment after the deadline, whatever a probe does. One that hangs in the kernel
-//! (a dead network filesystem) is left behind and has failed.
+//! Invariant: it ends shortly after the deadline, whatever a probe does. One that hangs in the kernel (a
+//! dead network filesystem) has failed, and its thread is abandoned.
 
 use crate::options::Probe;
 use crate::seen::{Seen, Try};
@@ -15,18 +15,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const MOST_AT_ONCE: usize = 32;
-/// For programs that have to be ended at the deadline.
+/// Extra time to end programs at the deadline.
 const GRACE: Duration = Duration::from_secs(2);
 const STACK: usize = 1 << 20;
 
-/// In the order of the probes.
+/// The results, in the order of the probes.
 pub fn all(probes: Vec<Probe>, deadline: Deadline) -> Vec<Row> {
     let probes = Arc::new(probes);
     let next = Arc::new(AtomicUsize::new(0));
     let (sender, receiver) = mpsc::channel();
     for _ in 0..probes.len().min(MOST_AT_ONCE) {
         let (probes, next, sender) = (probes.clone(), next.clone(), sender.clone());
-        // Not scoped: a thread that hangs must not keep us.
+        // Not scoped: a thread that hangs must not be waited for.
         let thread = thread::Builder::new().name("probe".into()).stack_size(STACK);
         if thread.spawn(move || work(&probes, &next, &sender, deadline)).is_err() {
             break;
@@ -58,7 +58,7 @@ fn work(probes: &[Probe], next: &AtomicUsize, sender: &Sender<(usize, Row)>, dea
     }
 }
 
-/// Until so many tries in a row have held, the tries are used up, or the deadline comes.
+/// Tries until enough tries in a row have held, the tries are used up, or the deadline has passed.
 fn one(probe: &Probe, whole: Deadline) -> Row {
     let mut row = Row::new(probe);
     let mut begun = None;

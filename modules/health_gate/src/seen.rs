@@ -1,19 +1,19 @@
-//! What one try brought, and how it is said.
+//! The result of one try, and its text.
 //!
 //! Invariant: an answer and a reason are one short line each, whatever the other side sent; a try that
-//! could not be judged has failed.
+//! cannot be judged has failed.
 
 use host::deadline::Deadline;
 use probe::shown::clipped;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// How much of what somebody else wrote is repeated.
+/// Limit for quoting text of others.
 const SHOWN: usize = 120;
 
-/// What a kind of probe can do. `Err` is a sentence: there was nothing to judge.
+/// A kind of probe. `Err` is a sentence that says why there was nothing to judge.
 pub trait Ask: Send + Sync {
-    /// Where things stand before the first try, for kinds that look at what comes after.
+    /// The state before the first try, for kinds that count from there.
     fn begin(&self, _now: &Try<'_>) -> Result<Value, String> {
         Ok(Value::Null)
     }
@@ -25,16 +25,16 @@ pub trait Ask: Send + Sync {
 #[derive(Debug)]
 pub struct Try<'a> {
     pub timeout: Duration,
-    /// Of the whole gate.
+    /// Deadline of the whole gate.
     pub whole: Deadline,
-    /// What `begin` gave.
+    /// The result of `begin`.
     pub begun: &'a Value,
-    /// What the baseline says of this probe; `None` without a baseline.
+    /// The probe's entry in the baseline; `None` without a baseline.
     pub before: Option<&'a Before>,
 }
 
 impl Try<'_> {
-    /// How long it may take, from now.
+    /// The time that one try may take, from now.
     pub fn span(&self) -> Duration {
         self.timeout.min(self.whole.remaining())
     }
@@ -43,7 +43,7 @@ impl Try<'_> {
         Deadline::after(self.timeout).or_sooner(self.whole)
     }
 
-    /// Let so much time go by, if the gate has it.
+    /// Waits for the window; an error when the gate has less time left.
     pub fn watch(&self, window: Duration) -> Result<(), String> {
         if window > self.whole.remaining() {
             let window = host::deadline::seconds(window);
@@ -52,7 +52,7 @@ impl Try<'_> {
         host::deadline::sleep(window).map_err(|why| why.to_string())
     }
 
-    /// What is counted over no time at all is none, and proves nothing.
+    /// A count over no time is always zero, and proves nothing.
     pub fn saw_time_go_by(&self, window: Duration) -> Result<(), String> {
         match self.before.is_none() && window.is_zero() {
             true => Err("without a window and a baseline there is nothing to count yet".to_owned()),
@@ -61,21 +61,21 @@ impl Try<'_> {
     }
 }
 
-/// What an earlier run saw of a probe. All of it is missing when that probe had no answer then.
+/// A probe's result in an earlier run; empty when it had no answer then.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Before {
     pub value: Option<f64>,
     pub seen: Map<String, Value>,
 }
 
-/// An answer, judged.
+/// An answer and its judgement.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Seen {
     pub answer: String,
     pub value: Option<f64>,
-    /// What a later run compares with.
+    /// The values for a later run to compare with.
     pub seen: Map<String, Value>,
-    /// Why it is not as it must be.
+    /// Why the probe did not hold.
     pub wrong: Option<String>,
     /// The body of an answer, where it was asked for.
     pub content: Option<String>,
@@ -107,12 +107,12 @@ impl Seen {
     }
 }
 
-/// The beginning of a text, in one line.
+/// The beginning of a text as one line.
 pub fn shown(text: &str) -> String {
     clipped(text.trim(), SHOWN)
 }
 
-/// The last line that says something.
+/// The last line that is not empty.
 pub fn last_line(text: &str) -> String {
     shown(text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default())
 }

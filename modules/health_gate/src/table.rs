@@ -1,18 +1,18 @@
-//! The result: a row for each probe, and the sentence for all.
+//! The result: a row for each probe, and a message for all.
 
 use crate::options::Probe;
 use crate::seen::Seen;
 use probe::shown::clipped;
 use serde_json::{Map, Value, json};
 
-/// How long a reason may be.
+/// Limit for a reason.
 const LONGEST_WHY: usize = 500;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     pub name: String,
     pub kind: String,
-    /// `None`: not evaluated.
+    /// Whether it held; `None` when it was not evaluated.
     pub ok: Option<bool>,
     pub tries: u64,
     pub answer: Option<String>,
@@ -28,7 +28,7 @@ impl Row {
         Row { name: probe.name.clone(), kind: probe.kind.clone(), ..Row::default() }
     }
 
-    /// What the last try brought; whether it held.
+    /// Notes the result of the last try, and whether it held.
     pub fn take(&mut self, seen: Result<Seen, String>) -> bool {
         self.content = seen.as_ref().ok().and_then(|seen| seen.content.clone());
         (self.answer, self.why, self.value, self.seen) = match seen {
@@ -90,7 +90,7 @@ impl Row {
     }
 }
 
-/// The table, and what follows from it.
+/// The table and its summary.
 pub struct Table {
     pub rows: Vec<Row>,
     pub required: usize,
@@ -105,7 +105,7 @@ impl Table {
         self.rows.iter().filter(|row| row.ok == Some(false))
     }
 
-    /// One line: the names first, then a sentence for each.
+    /// The message in one line: the names first, then a sentence for each.
     pub fn msg(&self) -> String {
         let all = self.rows.len();
         let names: Vec<&str> = self.failed().map(|row| row.name.as_str()).collect();

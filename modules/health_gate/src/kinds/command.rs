@@ -1,4 +1,4 @@
-//! `command`: a program says that all is well, by its exit code and by what it prints.
+//! `command`: a program ends with the expected exit code and output.
 
 use super::program;
 use super::web::text_of;

@@ -1,7 +1,7 @@
-//! `disk`: a filesystem has room, and is not much fuller than before the deploy.
+//! `disk`: a filesystem has free space, and is not much fuller than before the deploy.
 //!
-//! Invariant: the share is what `df` says, of blocks or of inodes, whichever is fuller; what only root
-//! may use does not count as free.
+//! Invariant: the share is that of `df`, of blocks or of inodes, whichever is higher; blocks reserved for
+//! root do not count as free.
 
 use crate::bounds::Bounds;
 use crate::probe_options::ProbeOptions;
@@ -14,10 +14,10 @@ const DEFAULT: f64 = 0.9;
 
 pub struct Disk {
     path: PathBuf,
-    /// Whether the nearest folder above will do, while there is no such path.
+    /// Whether the nearest existing parent is checked while the path does not exist.
     nearest: bool,
     max: f64,
-    /// Compared with the baseline.
+    /// Bounds for the change since the baseline.
     bounds: Bounds,
 }
 
@@ -26,7 +26,7 @@ impl Disk {
         let path = given.absolute("path")?;
         let path = path.ok_or_else(|| given.refuse("kind disk needs path".to_owned()))?;
         let mut bounds = Bounds::upward(given)?;
-        // Its sentence is our own, in percent.
+        // The message is our own, in percent.
         let max = bounds.max.take().unwrap_or(DEFAULT);
         if !(0.0..=1.0).contains(&max) {
             let msg = format!("expected a share from 0 to 1, such as {DEFAULT}, got {max}");
@@ -37,7 +37,7 @@ impl Disk {
 }
 
 impl Ask for Disk {
-    // A dead network filesystem can keep this waiting for ever; the gate does not wait for it.
+    // A dead network filesystem can block this call for ever; the gate does not wait for it.
     fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
         let place = if self.nearest { existing(&self.path) } else { &self.path };
         let path = place.display();
@@ -60,12 +60,12 @@ impl Ask for Disk {
     }
 }
 
-/// The path, or the nearest one above it that is there.
+/// The path, or its nearest parent that exists.
 fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(path)
 }
 
-/// Used, of used and what an ordinary user may still use.
+/// The used share of what ordinary users can use.
 fn share(all: u64, free: u64, available: u64) -> Option<f64> {
     let used = all.saturating_sub(free);
     let whole = used.saturating_add(available);

@@ -83,13 +83,13 @@ impl Container {
         }
     }
 
-    /// Whether there is a check that says that it is healthy, or nobody looks.
+    /// Whether its check says that it is healthy, or it has no check.
     fn is_checked(&self) -> bool {
         self.state.health.as_ref().is_some_and(|health| health.status == "healthy")
     }
 }
 
-/// By their names or ids, all of which must be there.
+/// Inspects containers by names or ids; all of them must exist.
 pub fn inspect(names: &[String], deadline: Deadline) -> Result<Vec<Container>, String> {
     let command = program::command("docker", deadline)?;
     let command = command.args(["inspect", "--type", "container", "--"]).args(names);
@@ -149,7 +149,7 @@ impl Ask for Docker {
     }
 }
 
-/// A project, by the labels that Compose puts on its containers: that needs no Compose on the target.
+/// A project, found by the labels that Compose puts on its containers, so that the target needs no Compose.
 pub struct Compose {
     project: String,
     services: Vec<String>,

@@ -1,4 +1,4 @@
-//! `http`: a URL answers as it should, and as fast as it should.
+//! `http`: a URL gives the expected answer, fast enough.
 
 use super::web;
 use crate::bounds::Bounds;
@@ -10,14 +10,14 @@ use probe::http::Request;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
 
-/// More redirects than this are a loop.
+/// More redirects than this count as a loop.
 const MOST_REDIRECTS: u64 = 20;
 
 pub struct Http {
     request: Request,
-    /// All of them must hold.
+    /// All expectations must be met.
     expect: Vec<Expect>,
-    /// Of the milliseconds that it took.
+    /// Bounds for the milliseconds that the answer took.
     bounds: Bounds,
     /// Whether to return the body of the last answer.
     returns_content: bool,
@@ -81,7 +81,7 @@ impl Ask for Http {
         let body = || String::from_utf8_lossy(&answer.body).into_owned();
         let seen = Seen::new(said).content(self.returns_content.then(body));
         if let Err(why) = self.expect.iter().try_for_each(|expect| expect.holds(&answer)) {
-            // How fast a wrong answer came is nothing to compare with.
+            // The time of a wrong answer is no value to compare with.
             return Ok(seen.judged(Err(why)));
         }
         let in_time = self.bounds.hold(took, now.before);

@@ -1,8 +1,8 @@
-//! `listener`: whoever listens on a port is the process that was started. A service that cannot have
-//! its port is restarted for ever, while the probe is answered by whoever has it.
+//! `listener`: the process that listens on a port is the one that was started. A service that cannot get
+//! its port is restarted for ever, while another process answers the probes.
 //!
 //! Invariant: a process belongs to a unit by its control group, and to a pid file by its ancestors or its
-//! session; what cannot be read belongs to nobody.
+//! session; a process that cannot be read belongs to neither.
 
 use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Seen, Try, shown};
@@ -13,16 +13,16 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-/// More than a number takes.
+/// Limit for a pid file.
 const MOST_OF_A_PID_FILE: u64 = 4096;
 /// The state of a socket in `/proc/net/tcp` that waits for connections.
 const LISTENS: &str = "0A";
-/// The socket of a unit that is started by the first connection is held by systemd, too.
+/// For a unit with socket activation systemd holds the socket too.
 const INIT: u32 = 1;
 
 pub struct Listener {
     port: u16,
-    /// Whose processes may hold it: of either, where both are given.
+    /// Whose processes may listen: those of either, if both are given.
     unit: Option<String>,
     pidfile: Option<PathBuf>,
 }
@@ -37,7 +37,7 @@ impl Listener {
         }
     }
 
-    /// The process that was started, where a file names it.
+    /// The started process, if a pid file names it.
     fn started(&self) -> Result<Option<u32>, String> {
         let Some(path) = &self.pidfile else { return Ok(None) };
         let text = match regular::read(path, Links::Refuse, MOST_OF_A_PID_FILE) {
@@ -155,7 +155,7 @@ fn holders(sockets: &BTreeSet<String>) -> Result<BTreeSet<u32>, String> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // One that has ended meanwhile, or that is not ours to look at, holds nothing that is seen.
+        // A process that has ended, or that we may not read, counts as having no sockets.
         let Ok(files) = fs::read_dir(entry.path().join("fd")) else { continue };
         let holds =
             files.flatten().filter_map(|file| fs::read_link(file.path()).ok()).any(|link| {
@@ -169,7 +169,7 @@ fn holders(sockets: &BTreeSet<String>) -> Result<BTreeSet<u32>, String> {
     Ok(found)
 }
 
-/// A process as a person knows it.
+/// Describes a process for people.
 fn process_name(pid: u32) -> String {
     let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     format!("process {pid} ({})", shown(program.trim()))

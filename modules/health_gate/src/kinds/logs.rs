@@ -1,8 +1,8 @@
-//! `logs`: no new lines that match, counted from the baseline, or from the first try without one, to the
+//! `logs`: counts new lines that match a pattern, from the baseline (or the first try without one) to the
 //! end of a window.
 //!
-//! Invariant: no line is passed over in silence. A log that is not there, that was cut or replaced since,
-//! or that is too long to be read is a failure.
+//! Invariant: no line is skipped silently. A log that is missing, was truncated or replaced since, or is
+//! too long to be read is a failure.
 
 use crate::probe_options::ProbeOptions;
 use crate::seen::{Ask, Seen, Try, shown};
@@ -17,7 +17,7 @@ mod journal;
 mod source;
 
 const WINDOW: Duration = Duration::from_secs(10);
-/// Of a compiled pattern, so that none can eat the target's memory.
+/// Limit for a compiled pattern, to protect the target's memory.
 const MOST_PATTERN: usize = 1 << 20;
 
 pub struct Logs {
@@ -27,7 +27,7 @@ pub struct Logs {
     window: Duration,
 }
 
-/// Which lines count.
+/// The lines that count.
 struct Wanted {
     pattern: Regex,
     ignore: Option<Regex>,
@@ -58,11 +58,11 @@ impl Logs {
 
 fn compile(given: &ProbeOptions, key: &str, pattern: &str) -> Result<Regex, Failure> {
     let built = RegexBuilder::new(pattern).unicode(false).size_limit(MOST_PATTERN).build();
-    // Of what regex says, the last line is the reason; the others draw the pattern.
+    // The last line of regex's error is the reason; the others show the pattern.
     built.map_err(|why| given.bad(key, crate::seen::last_line(&why.to_string())))
 }
 
-/// What was found among the new lines.
+/// The matches among the new lines.
 #[derive(Debug, Default, PartialEq)]
 struct Found {
     lines: u64,
@@ -96,7 +96,7 @@ impl Ask for Logs {
             None => now.begun,
         };
         let deadline = now.deadline();
-        // First where it ends: what comes while we read is seen again next time, rather than never.
+        // The end is noted before reading: lines written meanwhile are read twice, rather than never.
         let end = self.source.here(deadline)?;
         let mut found = Found::default();
         self.source.since(start, deadline, &mut |line| found.look(&self.wanted, line))?;

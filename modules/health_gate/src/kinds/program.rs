@@ -1,7 +1,7 @@
-//! Running programs that only look: what the kinds that ask one share.
+//! Runs programs that only read, for several kinds.
 //!
 //! Invariant: a program that is missing, does not end in time or prints what cannot be understood is a
-//! sentence, never an answer.
+//! failure with a reason, never an answer.
 
 use host::command::{Command, IfWeDie, Output};
 use host::deadline::Deadline;
@@ -9,9 +9,9 @@ use host::program;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
-/// What only looks need not be given long to end.
+/// Time to end a program that only reads.
 const GRACE: Duration = Duration::from_millis(500);
-/// More than any answer that is parsed.
+/// Limit for an answer that is parsed.
 const MOST: usize = 16 << 20;
 
 /// Which daemon a client talks to, where its user says so.

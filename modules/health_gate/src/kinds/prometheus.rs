@@ -1,5 +1,5 @@
-//! `prometheus`: what a query gives is within bounds, now or at each step of a window; `alerts`: nothing
-//! fires that did not fire before.
+//! `prometheus`: the result of a query is within bounds, now or at each step of a window; `alerts`: no
+//! alert fires that did not fire before.
 //!
 //! Invariant: it fails closed. No data, NaN, a string in place of a number, too few samples and a query
 //! that is refused are failures.

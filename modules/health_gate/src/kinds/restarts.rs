@@ -1,4 +1,4 @@
-//! `restarts`: what is meant to run on is not started again and again.
+//! `restarts`: containers and units were not restarted more often than allowed.
 //!
 //! Counted from the baseline, or from the first try without one, to the end of a window.
 
@@ -50,7 +50,7 @@ impl Restarts {
                 let entry = |(name, one): (&String, &docker::Container)| {
                     (name.clone(), json!({ "id": one.id, "restarts": one.restart_count }))
                 };
-                // In the order in which they were asked for.
+                // In the order of the options.
                 Ok(names.iter().zip(&all).map(entry).collect())
             }
             Of::Unit(name) => {
@@ -64,7 +64,7 @@ impl Restarts {
     }
 }
 
-/// What has grown since, by name.
+/// The new restarts since then, by name.
 fn risen(was: &Map<String, Value>, is: &Map<String, Value>) -> Result<Vec<(String, u64)>, String> {
     let count = |entry: &Value| entry["restarts"].as_u64();
     let mut all = Vec::new();
@@ -73,7 +73,7 @@ fn risen(was: &Map<String, Value>, is: &Map<String, Value>) -> Result<Vec<(Strin
         let before =
             before.ok_or_else(|| format!("the baseline has no restart count of {name}"))?;
         let now_count = count(now).unwrap_or_default();
-        // Another container of that name counts from nothing.
+        // Another container of the same name counts from zero.
         let new = match before["id"] == now["id"] {
             true => rise(count(before).unwrap_or_default(), now_count),
             false => now_count,

@@ -44,7 +44,7 @@ fn parse(unit: &str, text: &str) -> Result<Unit, String> {
     })
 }
 
-/// What a count has grown by; one that began again is all new.
+/// The growth of a count; one that was reset is all new.
 pub fn rise(before: u64, now: u64) -> u64 {
     now.checked_sub(before).unwrap_or(now)
 }

@@ -1,4 +1,4 @@
-//! Asking over HTTP: what the kinds http, prometheus and alerts share.
+//! HTTP requests of the kinds http, prometheus and alerts.
 
 use crate::probe_options::ProbeOptions;
 use ansible_module::Failure;

@@ -1,7 +1,7 @@
-//! A log that is a file of this machine: its lines since a place in it.
+//! A log in a file of this machine: reads its lines since a position.
 //!
-//! Invariant: the lines of a file that was rotated away are read to its end; where that cannot be done,
-//! because it was cut, or is gone, there is an error and no count.
+//! Invariant: a rotated file is read to its end; if that is not possible, because it was truncated or
+//! removed, there is an error and no count.
 
 use host::deadline::Deadline;
 use host::regular::{self, Links};
@@ -14,9 +14,9 @@ use std::path::Path;
 /// What is done with each new line of a log.
 pub type Each<'a> = &'a mut dyn FnMut(&[u8]);
 
-/// A longer line is looked at in pieces.
+/// A longer line is matched in pieces.
 const LONGEST_LINE: u64 = 1 << 20;
-/// How many lines are read between two looks at the clock.
+/// How many lines are read between two checks of the deadline.
 const BETWEEN_LOOKS: u64 = 1024;
 
 pub fn place(inode: u64, size: u64) -> Value {
@@ -37,7 +37,7 @@ fn look(path: &Path) -> Result<fs::Metadata, String> {
     regular(path, &metadata).map(|()| metadata)
 }
 
-/// A pipe would keep us waiting, and to open a device may set it off.
+/// Refuses other files: a pipe would block, and opening a device may have effects.
 fn regular(path: &Path, metadata: &fs::Metadata) -> Result<(), String> {
     match metadata.is_file() {
         true => Ok(()),
@@ -45,7 +45,7 @@ fn regular(path: &Path, metadata: &fs::Metadata) -> Result<(), String> {
     }
 }
 
-/// From where on the file has grown, if it is still the same and has not been cut.
+/// The position to read from, if it is the same file and was not truncated.
 pub fn grown(path: &Path, was: &Value, is: &Value) -> Result<u64, String> {
     let number = |place: &Value, key: &str| place[key].as_u64();
     let (Some(from), Some(inode)) = (number(was, "size"), number(was, "inode")) else {
@@ -68,7 +68,7 @@ pub fn since(
     each: &mut dyn FnMut(&[u8]),
 ) -> Result<(), String> {
     let is = here(path)?;
-    // As logrotate calls it.
+    // The name that logrotate gives it.
     let mut rotated = path.as_os_str().to_owned();
     rotated.push(".1");
     let rotated = Path::new(&rotated);
@@ -88,11 +88,11 @@ fn read(
 ) -> Result<(), String> {
     let shown = path.display();
     let failed = |why: std::io::Error| format!("cannot read the log {shown}: {why}");
-    // Its owner may have put a pipe there since it was looked at.
+    // Its owner may have put a pipe there since the check.
     let mut file = regular::open(path, Links::Follow).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     file.seek(SeekFrom::Start(from)).map_err(failed)?;
-    // No further than it goes now: it may grow faster than we read.
+    // Only to its present end, since it may grow faster than it is read.
     let end = metadata.len();
     let mut reader = BufReader::with_capacity(256 << 10, file.take(end.saturating_sub(from)));
     let mut line = Vec::new();

@@ -1,7 +1,7 @@
-//! Where log lines come from, how far they went, and what came since.
+//! The sources of log lines, the present end of each, and the lines since a position.
 //!
-//! A place in a log is JSON, since it outlives the run in the baseline: the journal's own cursor, a time
-//! of Docker's, or a file's inode and size.
+//! A position in a log is JSON, since it is kept in the baseline: the journal's cursor, a time of Docker,
+//! or a file's inode and size.
 
 use super::file::{self, Each};
 use super::journal;
@@ -23,13 +23,13 @@ pub enum Source {
     Inside { guest: Guest, path: PathBuf },
 }
 
-/// A machine that a file is in.
+/// The machine that has the file.
 pub enum Guest {
     Incus(Instance),
     Pct(Vmid),
 }
 
-/// Of a program inside of a machine whose client lost what it printed.
+/// Tries of a program in a machine whose client lost its output.
 const TRIES: u32 = 5;
 
 impl Source {
@@ -57,11 +57,11 @@ impl Source {
         }
     }
 
-    /// Where it ends now.
+    /// The position of its present end.
     pub fn here(&self, deadline: Deadline) -> Result<Value, String> {
         match self {
             Source::Journal { unit } => {
-                // The journal says nothing of a unit that there is not, and that is no good news.
+                // The journal has no lines of a unit that does not exist, which is no success.
                 systemd::look(unit, deadline)?;
                 Ok(json!({ "cursor": journal::here(deadline)? }))
             }
@@ -71,7 +71,7 @@ impl Source {
         }
     }
 
-    /// Every line since a place that `here` gave.
+    /// Reads every line since a position of `here`.
     pub fn since(&self, place: &Value, deadline: Deadline, each: Each<'_>) -> Result<(), String> {
         match self {
             Source::Journal { unit } => {
@@ -97,7 +97,7 @@ fn time() -> String {
     format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
 }
 
-/// Of both streams: Docker keeps a container's two apart.
+/// Reads both streams, which Docker keeps separately.
 fn lines(output: &Output, each: Each<'_>) -> Result<(), String> {
     if output.truncated > 0 {
         return Err("there are more new lines than can be read: look sooner".to_owned());
@@ -112,10 +112,9 @@ fn lines(output: &Output, each: Each<'_>) -> Result<(), String> {
 }
 
 impl Guest {
-    /// A program inside of it; neither client puts a shell between. On a busy machine the client of Incus
-    /// loses now and then what a program printed, and says that all went well: so each caller knows when
-    /// it has all, and asks again until then; and so does a failure without a word, which would not say
-    /// what is wrong.
+    /// Runs a program inside the machine, without a shell. On a busy machine the client of Incus sometimes
+    /// loses the output and still reports success: so each caller checks that it has everything, and asks
+    /// again until then. A failure without output is asked again too, since it would not say what is wrong.
     fn run(
         &self,
         words: &[&str],

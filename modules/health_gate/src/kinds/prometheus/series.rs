@@ -11,16 +11,16 @@ use std::time::Duration;
 pub struct Series {
     /// `{}` when it has none.
     pub labels: String,
-    /// When, in seconds from the beginning of the window, and what; in the order of time.
+    /// Time in seconds from the beginning of the window, and value; ordered by time.
     samples: Vec<(f64, f64)>,
 }
 
-/// What a range is asked for, and what must hold in it.
+/// A range, and what must hold in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     pub span: Duration,
     pub step: Duration,
-    /// How long the value may be out of bounds without a break. Without it: never.
+    /// How long the value may be out of bounds without interruption; never if it is not given.
     pub patience: Option<Duration>,
     pub min_samples: usize,
 }
@@ -149,7 +149,7 @@ impl Series {
         patience: Duration,
         hold: impl Fn(f64) -> Result<(), String>,
     ) -> Result<(), String> {
-        // The first step since which none has held.
+        // The first step of the present run of steps that did not hold.
         let mut since = 0.0;
         let (mut good, mut wrong) = (false, None);
         for (time, value) in &self.samples {
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(why, "for 20 s without a break: 5 is above 1");
         assert!(over(&[0.1, 5.0, 5.0, 5.0], Some(20), 1).is_err());
         assert!(over(&[5.0], Some(20), 1).unwrap_err().contains("not once"));
-        // A hole counts as wrong.
+        // A missing sample counts as out of bounds.
         let hole = Series { labels: "{}".into(), samples: vec![(0.0, 0.1), (40.0, 5.0)] };
         assert!(hole.holds_over(&window(40, Some(20), 1), below_one).is_err());
         assert_eq!(hole.holds_over(&window(40, Some(60), 1), below_one), Ok(()));
