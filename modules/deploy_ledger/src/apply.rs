@@ -1,7 +1,7 @@
 //! Appends and syncs lines, and replaces files, all under the lock of the ledger's folder; verifies the
 //! result.
 
-use crate::ledger::{self, Brought, Event};
+use crate::ledger::{self, Event, ImportedFlip};
 use crate::metrics;
 use crate::options::{Options, Task};
 use crate::plan::Action;
@@ -22,7 +22,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Locks the ledger, and keeps space to write on a full disk. The lock is held until the result is
 /// known, so that nobody writes between observe and verify. Only opening a deploy creates the folder: a
 /// mistyped app leaves nothing behind.
-pub fn enter(options: &Options) -> Result<Vec<Lock>> {
+pub fn lock(options: &Options) -> Result<Vec<Lock>> {
     let at = &options.at;
     let opens = match &options.task {
         Task::Record { event, .. } => matches!(**event, Event::Open(_)),
@@ -44,7 +44,7 @@ pub fn enter(options: &Options) -> Result<Vec<Lock>> {
 
 pub fn act(options: &Options, action: &Action) -> Result<()> {
     match action {
-        Action::Bring(brought) => bring(options, brought),
+        Action::Import(imported) => append_imported(options, imported),
         Action::Append(event) => append(options, event),
         Action::Remove(path) => {
             std::fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
@@ -71,9 +71,9 @@ fn append(options: &Options, event: &Event) -> Result<()> {
     write_line(options, &ledger::line(clock::now(), deploy, event)?)
 }
 
-fn bring(options: &Options, brought: &Brought) -> Result<()> {
-    let flip = &brought.flip;
-    let mut events = brought.events.iter();
+fn append_imported(options: &Options, imported: &ImportedFlip) -> Result<()> {
+    let flip = &imported.flip;
+    let mut events = imported.events.iter();
     events.try_for_each(|event| write_line(options, &ledger::line(flip.at, &flip.id, event)?))
 }
 
@@ -95,7 +95,7 @@ pub fn verify(options: &Options, actions: &[Action]) -> Result<Value> {
     let state = state::observe_all(options)?;
     for action in actions {
         let (place, seen) = match action {
-            Action::Bring(Brought { flip, .. }) => {
+            Action::Import(ImportedFlip { flip, .. }) => {
                 let known = state.ledger.deploy(&flip.id).is_some_and(|deploy| !deploy.is_open());
                 (state.file.clone(), known)
             }

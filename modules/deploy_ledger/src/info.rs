@@ -20,7 +20,7 @@ pub fn info(options: &InfoOptions) -> Result<Outcome> {
         newest => Scope::About { newest, named: options.deploy.as_ref() },
     };
     let mut state = state::observe(&options.at, scope)?;
-    state.bring(&options.flips, &options.at);
+    state.import_flips(&options.flips, &options.at);
     let ledger = &state.ledger;
     let deploys: Vec<Value> = (ledger.deploys.iter().rev())
         .filter(|deploy| options.deploy.as_ref().is_none_or(|wanted| *wanted == deploy.id))
@@ -35,7 +35,7 @@ pub fn info(options: &InfoOptions) -> Result<Outcome> {
             state.file
         )
     });
-    let keep = distrust.is_none().then(|| keep(ledger, options.keep_deploys));
+    let keep = distrust.is_none().then(|| points_to_keep(ledger, options.keep_deploys));
     let mut outcome = Outcome { warnings: state.warnings(), ..Outcome::default() };
     outcome.warnings.extend(distrust.clone());
     let outcome = outcome
@@ -71,7 +71,7 @@ fn ready(state: &State, options: &InfoOptions, outcome: Outcome) -> Result<Outco
 }
 
 /// The restore points that no pruning may take.
-fn keep(ledger: &Ledger, newest: usize) -> BTreeMap<&str, BTreeSet<&str>> {
+fn points_to_keep(ledger: &Ledger, newest: usize) -> BTreeMap<&str, BTreeSet<&str>> {
     let mut keep: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let special = [ledger.current(), ledger.last_good()].into_iter().flatten();
     let open = ledger.deploys.iter().filter(|deploy| deploy.is_open());

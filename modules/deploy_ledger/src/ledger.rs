@@ -21,7 +21,7 @@ mod tests;
 
 pub use book::{Deploy, Ledger};
 pub use compact::compact;
-pub use flips::{Brought, Flip};
+pub use flips::{Flip, ImportedFlip};
 pub use locked::{Cap, Locked};
 
 use host::clock::Utc;

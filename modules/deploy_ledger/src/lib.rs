@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 
 /// What this program serves.
 pub const MODULES: &[Served] =
-    &[Served { spec: &spec::MODULE, run }, Served { spec: &spec_info::INFO, run: tell }];
+    &[Served { spec: &spec::MODULE, run }, Served { spec: &spec_info::INFO, run: answer }];
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
     if let Some((folder, to)) = options::fence_to_lower(&invocation.options)? {
@@ -35,11 +35,11 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     }
     let mut options = Options::parse(&invocation.options)?;
     let session =
-        Session::new(invocation, Consent::from(invocation)?).lock(|| apply::enter(&options))?;
+        Session::new(invocation, Consent::from(invocation)?).lock(|| apply::lock(&options))?;
     let moved = take_next_id(&mut options)?;
     let session = session.fence(options.fenced_by(), &options.at.folder)?;
     let mut state = state::observe_all(&options)?;
-    state.bring(&options.flips, &options.at);
+    state.import_flips(&options.flips, &options.at);
     let mut plan = plan::plan(&state, &options, invocation.check_mode)?;
     plan.warnings.extend(moved);
     let actions: Vec<Action> = plan.steps.iter().map(|step| step.action.clone()).collect();
@@ -55,7 +55,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
             .fact("taken", state::taken(&state.ledger)),
         _ => outcome,
     };
-    Ok(match (&options.brought, options.deploy()) {
+    Ok(match (&options.imported, options.deploy()) {
         (Some(link), Some(deploy)) if !invocation.check_mode => {
             outcome.fact("report", report_now(&options, deploy, link)?)
         }
@@ -95,11 +95,11 @@ fn take_next_id(options: &mut Options) -> Result<Option<String>> {
 fn report_now(options: &Options, deploy: &DeployId, link: &Link) -> Result<Value> {
     let state = state::observe_all(options)?;
     Ok(state.ledger.deploy(deploy).map_or(Value::Null, |known| {
-        let story = report::tell(&state.ledger, known, &options.at, link);
-        json!({ "markdown": report::markdown(&story), "html": report::html(&story) })
+        let report = report::collect(&state.ledger, known, &options.at, link);
+        json!({ "markdown": report::markdown(&report), "html": report::html(&report) })
     }))
 }
 
-fn tell(invocation: &Invocation) -> Result<Outcome> {
+fn answer(invocation: &Invocation) -> Result<Outcome> {
     info::info(&InfoOptions::parse(&invocation.options)?)
 }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// Limit for the data of one phase.
-const MOST_DATA: usize = 1 << 20;
+const MAX_DATA: usize = 1 << 20;
 
 /// The name of an app or an environment, which is used in file names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,18 +48,18 @@ impl fmt::Display for Name {
 
 /// The app, the environment and the folder of a ledger.
 #[derive(Debug)]
-pub struct Where {
+pub struct LedgerId {
     pub app: Name,
     pub env: Name,
     pub folder: PathBuf,
 }
 
-impl Where {
-    fn parse(raw: &RawOptions) -> Result<Where, Failure> {
+impl LedgerId {
+    fn parse(raw: &RawOptions) -> Result<LedgerId, Failure> {
         let (app, env): (Name, Name) = (raw.get("app")?, raw.get("env")?);
         let folder: Option<PathBuf> = raw.get("path")?;
         let folder = folder.unwrap_or_else(|| format!("/var/lib/reversible/{app}-{env}").into());
-        Ok(Where { app, env, folder })
+        Ok(LedgerId { app, env, folder })
     }
 
     pub fn file(&self) -> PathBuf {
@@ -82,7 +82,7 @@ pub enum Task {
 
 #[derive(Debug)]
 pub struct Options {
-    pub at: Where,
+    pub at: LedgerId,
     pub task: Task,
     /// Whether the run may get a later id than it was given.
     pub next_id: bool,
@@ -94,12 +94,12 @@ pub struct Options {
     /// Flips from the history of the load balancers.
     pub flips: Vec<Flip>,
     /// The links of the report, when the report goes to the controller.
-    pub brought: Option<Link>,
+    pub imported: Option<Link>,
 }
 
 impl Options {
     pub fn parse(raw: &RawOptions) -> Result<Options, Failure> {
-        let at = Where::parse(raw)?;
+        let at = LedgerId::parse(raw)?;
         let state: String = raw.get("state")?;
         let task = match state.as_str() {
             "compacted" => Task::Compact { retain: raw.get("retain")? },
@@ -127,7 +127,7 @@ impl Options {
             report_html: raw.get("report_html")?,
             layers: layers(raw)?,
             flips: flips(raw)?,
-            brought: match raw.get::<Option<String>>("bring_to")? {
+            imported: match raw.get::<Option<String>>("bring_to")? {
                 Some(_) => Some(Link::parse(raw)?),
                 None => None,
             },
@@ -160,7 +160,7 @@ pub fn fence_to_lower(raw: &RawOptions) -> Result<Option<(Option<PathBuf>, Deplo
     }
 }
 
-fn event(state: &str, at: &Where, raw: &RawOptions) -> Result<Event, Failure> {
+fn event(state: &str, at: &LedgerId, raw: &RawOptions) -> Result<Event, Failure> {
     Ok(match state {
         "open" => {
             let commit: Option<String> = raw.get("config_commit")?;
@@ -211,8 +211,8 @@ fn data(raw: &RawOptions, option: &str) -> Result<Data, Failure> {
     let map = map.unwrap_or_default();
     let size = Value::Object(map.clone()).to_string().len();
     let wrong = |why: String| Failure::new("bad_options", format!("argument '{option}' {why}"));
-    if size > MOST_DATA {
-        return Err(wrong(format!("is {size} bytes; a record holds at most {MOST_DATA}")));
+    if size > MAX_DATA {
+        return Err(wrong(format!("is {size} bytes; a record holds at most {MAX_DATA}")));
     }
     Data::of(map).map_err(|why| wrong(format!("cannot be written down: {why}")))
 }
@@ -258,7 +258,7 @@ impl Link {
         }
     }
 
-    pub fn to(&self, release: &str, at: &Where) -> Option<String> {
+    pub fn to(&self, release: &str, at: &LedgerId) -> Option<String> {
         // A release should be a commit; anything else must not change the rest of the URL.
         let safe = |byte: u8| match byte {
             byte if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) => {
@@ -276,7 +276,7 @@ impl Link {
 
 #[derive(Debug)]
 pub struct InfoOptions {
-    pub at: Where,
+    pub at: LedgerId,
     pub deploy: Option<DeployId>,
     pub limit: usize,
     pub keep_deploys: usize,
@@ -290,7 +290,7 @@ impl InfoOptions {
         let limit: usize = raw.get("limit")?;
         let limit = if limit == 0 { usize::MAX } else { limit };
         Ok(InfoOptions {
-            at: Where::parse(raw)?,
+            at: LedgerId::parse(raw)?,
             deploy: raw.get("deploy_id")?,
             limit,
             keep_deploys: raw.get("keep_deploys")?,

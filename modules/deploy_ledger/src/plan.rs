@@ -4,7 +4,7 @@
 
 mod record;
 
-use crate::ledger::{Brought, Event, Ledger, Outcome, compact};
+use crate::ledger::{Event, ImportedFlip, Ledger, Outcome, compact};
 use crate::metrics;
 use crate::options::{Options, Task};
 use crate::report;
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug)]
 pub enum Action {
     /// Appends a rollback that was made while the ledger could not be reached.
-    Bring(Brought),
+    Import(ImportedFlip),
     Append(Box<Event>),
     Remove(PathBuf),
     Write {
@@ -42,13 +42,13 @@ pub fn plan(state: &State, options: &Options, predicted: bool) -> Result<Plan<Ac
     plan.warnings = state.warnings();
     plan.identities =
         state.ledger.holder().map(|holder| format!("holder {}", holder.id)).into_iter().collect();
-    trusted(state, options, &mut plan)?;
+    ensure_undamaged(state, options, &mut plan)?;
     folders(state, predicted, &mut plan)?;
     match &options.task {
         Task::Record { deploy, event, cap } => {
             let unopened = state.ledger.deploy(deploy).is_none() && predicted;
             let text = record::sentence(&state.ledger, deploy, event, *cap, unopened)?;
-            record_it(state, options, (deploy, event), text, unopened, &mut plan);
+            record_event(state, options, (deploy, event), text, unopened, &mut plan);
         }
         Task::Report { deploy, .. } if state.ledger.deploy(deploy).is_none() && predicted => {
             plan.warnings
@@ -57,15 +57,15 @@ pub fn plan(state: &State, options: &Options, predicted: bool) -> Result<Plan<Ac
         Task::Report { deploy, link } => {
             let known = state.ledger.deploy(deploy);
             let known = known.ok_or_else(|| record::unknown(&state.ledger, deploy))?;
-            let story = report::tell(&state.ledger, known, &options.at, link);
+            let report = report::collect(&state.ledger, known, &options.at, link);
             for (path, text) in [
-                (&options.report_markdown, report::markdown(&story)),
-                (&options.report_html, report::html(&story)),
+                (&options.report_markdown, report::markdown(&report)),
+                (&options.report_html, report::html(&report)),
             ] {
                 write(state, path.as_ref(), text, PRIVATE, "the report", &mut plan);
             }
             plan.undo = Undo::None("the report can be written again at any time".into());
-            metrics_if_other(state, options, &mut plan);
+            write_metrics_if_changed(state, options, &mut plan);
             (plan.before, plan.after) = file_states(state, &plan);
         }
         Task::Compact { retain } => forget(state, *retain, &mut plan),
@@ -74,7 +74,11 @@ pub fn plan(state: &State, options: &Options, predicted: bool) -> Result<Plan<Ac
 }
 
 /// A ledger with an invalid line is read, and never changed.
-fn trusted(state: &State, options: &Options, plan: &mut Plan<Action>) -> Result<(), Failure> {
+fn ensure_undamaged(
+    state: &State,
+    options: &Options,
+    plan: &mut Plan<Action>,
+) -> Result<(), Failure> {
     let Some(first) = state.ledger.damaged.first() else { return Ok(()) };
     let damaged = format!("{} cannot be trusted ({first})", state.file);
     if let Task::Report { .. } = options.task {
@@ -108,7 +112,7 @@ fn folders(state: &State, predicted: bool, plan: &mut Plan<Action>) -> Result<()
     Ok(())
 }
 
-fn record_it(
+fn record_event(
     state: &State,
     options: &Options,
     (id, event): (&DeployId, &Event),
@@ -121,7 +125,7 @@ fn record_it(
     plan.after = plan.before.clone();
     let Some(text) = text else {
         outcome(state, options, event, plan);
-        metrics_if_other(state, options, plan);
+        write_metrics_if_changed(state, options, plan);
         return;
     };
     let opens = matches!(event, Event::Open { .. });
@@ -141,13 +145,13 @@ fn record_it(
         let text = format!("remove {}, the outcome of an earlier run", path.display());
         plan.steps.push(Step::new(Action::Remove(path.clone()), text));
     }
-    for brought in &state.brought {
-        let flip = &brought.flip;
+    for imported in &state.imported {
+        let flip = &imported.flip;
         let text = format!(
             "record the rollback {} to {}, which only the load balancers know of",
             flip.id, flip.color
         );
-        plan.steps.push(Step::new(Action::Bring(brought.clone()), text));
+        plan.steps.push(Step::new(Action::Import(imported.clone()), text));
     }
     plan.steps.push(Step::new(Action::Append(Box::new(event.clone())), text));
     outcome(state, options, event, plan);
@@ -175,7 +179,7 @@ fn outcome(state: &State, options: &Options, event: &Event, plan: &mut Plan<Acti
     }
 }
 
-fn metrics_if_other(state: &State, options: &Options, plan: &mut Plan<Action>) {
+fn write_metrics_if_changed(state: &State, options: &Options, plan: &mut Plan<Action>) {
     let Some((path, was)) = file(state, options.metrics_file.as_ref()) else { return };
     let text = metrics::render(&state.ledger, options, was);
     if was != Some(text.as_bytes()) {

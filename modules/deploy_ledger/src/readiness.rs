@@ -17,7 +17,7 @@ pub struct Layers(BTreeMap<String, Seen>);
 
 #[derive(Debug)]
 struct Seen {
-    holds: Vec<Held>,
+    holds: Vec<Observed>,
     /// Hosts that did not answer, and why.
     silent: BTreeMap<String, String>,
     open: bool,
@@ -26,7 +26,7 @@ struct Seen {
 
 /// A restore point that was observed.
 #[derive(Debug, Default)]
-struct Held {
+struct Observed {
     /// A single word, which may be a name, a guid or a digest.
     any: Option<String>,
     /// The host that it is on.
@@ -66,17 +66,17 @@ impl Seen {
         let holds = match map.remove("holds") {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(list)) => {
-                list.into_iter().map(Held::parse).collect::<Result<_, _>>()?
+                list.into_iter().map(Observed::parse).collect::<Result<_, _>>()?
             }
             Some(other) => return Err(format!("holds must be a list, got {other}")),
         };
         let silent = match map.remove("silent") {
             None | Some(Value::Null) => BTreeMap::new(),
             Some(Value::Object(hosts)) => {
-                let told = |(host, why): (String, Value)| {
+                let pair = |(host, why): (String, Value)| {
                     (host, word(&why).unwrap_or_else(|| "it does not answer".into()))
                 };
-                hosts.into_iter().map(told).collect()
+                hosts.into_iter().map(pair).collect()
             }
             Some(other) => {
                 return Err(format!("silent must be a dictionary of hosts, got {other}"));
@@ -99,16 +99,16 @@ fn word(value: &Value) -> Option<String> {
     }
 }
 
-impl Held {
-    fn parse(value: Value) -> Result<Held, String> {
+impl Observed {
+    fn parse(value: Value) -> Result<Observed, String> {
         let Value::Object(map) = value else {
             let any = word(&value)
                 .ok_or_else(|| format!("holds has {value}, which is no text and no dictionary"))?;
-            return Ok(Held { any: Some(any), ..Held::default() });
+            return Ok(Observed { any: Some(any), ..Observed::default() });
         };
         // Other keys are ignored: the entry may be the unchanged result of another module.
         let get = |key: &str| map.get(key).and_then(word);
-        let held = Held {
+        let held = Observed {
             any: None,
             host: get("host"),
             word: get("word"),
@@ -181,7 +181,7 @@ struct Layer<'a> {
     missing: Vec<String>,
 }
 
-fn look<'a>(name: &str, deploy: &'a Deploy, seen: Option<&Seen>) -> Layer<'a> {
+fn check<'a>(name: &str, deploy: &'a Deploy, seen: Option<&Seen>) -> Layer<'a> {
     let mut points: Vec<&RestorePoint> = Vec::new();
     for (_, point) in deploy.restore_points.iter().filter(|(_, point)| point.layer == name) {
         points.retain(|earlier| !earlier.is_same(point));
@@ -264,7 +264,7 @@ pub fn newest_ways(ledger: &Ledger, layers: &Layers) -> BTreeMap<String, bool> {
             }
         });
         let open =
-            newest.is_some_and(|deploy| look(name, deploy, layers.0.get(name)).why.is_empty());
+            newest.is_some_and(|deploy| check(name, deploy, layers.0.get(name)).why.is_empty());
         (name.clone(), open)
     };
     names.into_iter().map(way).collect()
@@ -274,8 +274,8 @@ pub fn newest_ways(ledger: &Ledger, layers: &Layers) -> BTreeMap<String, bool> {
 pub fn by_layer(deploy: &Deploy, layers: &Layers) -> BTreeMap<String, (bool, Value)> {
     let recorded = deploy.restore_points.iter().map(|(_, point)| &point.layer);
     let names: std::collections::BTreeSet<&String> = recorded.chain(layers.0.keys()).collect();
-    let told = names.into_iter().map(|name| {
-        let layer = look(name, deploy, layers.0.get(name));
+    let checked = names.into_iter().map(|name| {
+        let layer = check(name, deploy, layers.0.get(name));
         let ready = layer.why.is_empty();
         let points: Vec<Value> = layer.points.iter().map(|point| described_point(point)).collect();
         let value = json!({
@@ -283,7 +283,7 @@ pub fn by_layer(deploy: &Deploy, layers: &Layers) -> BTreeMap<String, (bool, Val
         });
         (name.clone(), (ready, value))
     });
-    told.collect()
+    checked.collect()
 }
 
 pub fn readiness(ledger: &Ledger, deploy: &Deploy, layers: &Layers) -> Value {
@@ -334,7 +334,7 @@ mod tests {
 
     fn matches(value: Value) -> bool {
         let deploy = DeployId::parse("20261121t084500z-7f3a").unwrap();
-        Held::parse(value).unwrap().is(&deploy, &point()) == Match::Yes
+        Observed::parse(value).unwrap().is(&deploy, &point()) == Match::Yes
     }
 
     #[test]
@@ -342,7 +342,7 @@ mod tests {
         let mut on_a = point();
         on_a.host = Some("a".into());
         let deploy = DeployId::parse("20261121t084500z-7f3a").unwrap();
-        let is = |value: Value| Held::parse(value).unwrap().is(&deploy, &on_a) == Match::Yes;
+        let is = |value: Value| Observed::parse(value).unwrap().is(&deploy, &on_a) == Match::Yes;
         assert!(is(json!({"host": "a", "name": "tank/a@pre"})));
         assert!(!is(json!({"host": "b", "name": "tank/a@pre"})));
         // The module of datasets is asked for the deploy, or for what a rollback has set aside.

@@ -16,7 +16,7 @@ pub use markdown::markdown;
 
 use crate::brief::brief;
 use crate::ledger::{Deploy, Ledger, Outcome, Status};
-use crate::options::{Link, Where};
+use crate::options::{LedgerId, Link};
 use crate::state::is_abandoned;
 use host::clock::Utc;
 use recorded::Recorded;
@@ -52,7 +52,7 @@ pub(super) struct Bar {
     pub status: Option<Status>,
 }
 
-pub(super) struct Story {
+pub(super) struct Report {
     pub title: String,
     pub verdict: Verdict,
     pub badge: &'static str,
@@ -67,13 +67,13 @@ pub(super) struct Story {
     pub resolution: Vec<String>,
 }
 
-impl Story {
+impl Report {
     pub(super) fn failed(&self) -> bool {
         self.verdict != Verdict::Good
     }
 }
 
-pub fn tell(ledger: &Ledger, deploy: &Deploy, at: &Where, link: &Link) -> Story {
+pub fn collect(ledger: &Ledger, deploy: &Deploy, at: &LedgerId, link: &Link) -> Report {
     let before = ledger.before(&deploy.id);
     let (verdict, badge) = verdict(deploy);
     let back = deploy.opening.back_to.is_some()
@@ -82,7 +82,7 @@ pub fn tell(ledger: &Ledger, deploy: &Deploy, at: &Where, link: &Link) -> Story 
     let what = if back { "rollback" } else { "deploy" };
     let date: String = deploy.opened.to_string().chars().take(10).collect();
     let recorded = Recorded::of(deploy);
-    Story {
+    Report {
         title: format!("{} {what} - {date}", at.app),
         verdict,
         badge,
@@ -117,7 +117,7 @@ fn end(deploy: &Deploy) -> Utc {
     }
 }
 
-fn summary(deploy: &Deploy, at: &Where, recorded: &Recorded) -> Vec<String> {
+fn summary(deploy: &Deploy, at: &LedgerId, recorded: &Recorded) -> Vec<String> {
     let release = deploy.opening.release.as_deref().unwrap_or("(no release was named)");
     let took = duration((end(deploy).unix() - deploy.opened.unix()).max(0));
     let after = match deploy.outcome() {
@@ -150,7 +150,7 @@ fn summary(deploy: &Deploy, at: &Where, recorded: &Recorded) -> Vec<String> {
     all
 }
 
-fn facts(deploy: &Deploy, before: Option<&Deploy>, at: &Where, link: &Link) -> Vec<Fact> {
+fn facts(deploy: &Deploy, before: Option<&Deploy>, at: &LedgerId, link: &Link) -> Vec<Fact> {
     let mut facts = Vec::new();
     let mut fact = |label, text: Option<String>, link| {
         if let Some(text) = text.filter(|text| !text.is_empty()) {

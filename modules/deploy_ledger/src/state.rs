@@ -1,8 +1,8 @@
 //! Observes the ledger and the files made from it, and describes a deploy for the result.
 
 use crate::brief::described_point;
-use crate::ledger::{Brought, Deploy, Event, Flip, Ledger, Outcome, Scope, Status};
-use crate::options::{Options, Task, Where};
+use crate::ledger::{Deploy, Event, Flip, ImportedFlip, Ledger, Outcome, Scope, Status};
+use crate::options::{LedgerId, Options, Task};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::deploy_id::DeployId;
@@ -20,7 +20,7 @@ const NEWEST: usize = 3;
 const NEWEST_TO_OPEN: usize = 20;
 
 /// Limit for the size of a ledger or report.
-const MOST_BYTES: u64 = 1 << 30;
+const MAX_BYTES: u64 = 1 << 30;
 
 /// Clocks of two machines differ a little.
 const CLOCK_SLACK: i64 = 60;
@@ -28,7 +28,7 @@ const CLOCK_SLACK: i64 = 60;
 pub struct State {
     pub ledger: Ledger,
     /// Rollbacks that are in `ledger` but not yet in its file.
-    pub brought: Vec<Brought>,
+    pub imported: Vec<ImportedFlip>,
     pub bytes: Vec<u8>,
     pub name: String,
     pub file: String,
@@ -41,7 +41,7 @@ pub struct State {
 }
 
 /// Reads the ledger; a missing one counts as empty.
-pub fn observe(at: &Where, scope: Scope<'_>) -> Result<State> {
+pub fn observe(at: &LedgerId, scope: Scope<'_>) -> Result<State> {
     let file = at.file();
     let bytes = content(&file)
         .with_context(|| format!("reading the ledger {}", file.display()))?
@@ -65,7 +65,7 @@ pub fn observe(at: &Where, scope: Scope<'_>) -> Result<State> {
     let files = BTreeMap::new();
     Ok(State {
         ledger,
-        brought: Vec::new(),
+        imported: Vec::new(),
         bytes,
         name: at.name(),
         file: file.display().to_string(),
@@ -109,13 +109,13 @@ pub fn observe_all(options: &Options) -> Result<State> {
 }
 
 pub fn content(file: &Path) -> Result<Option<Vec<u8>>> {
-    Ok(none_if_missing(regular::read(file, Links::Follow, MOST_BYTES))?)
+    Ok(none_if_missing(regular::read(file, Links::Follow, MAX_BYTES))?)
 }
 
 impl State {
-    /// Shows what the load balancers remember as if it had been recorded.
-    pub fn bring(&mut self, flips: &[Flip], at: &Where) {
-        self.brought = self.ledger.bring(flips, &at.app.to_string(), &at.env.to_string());
+    /// Adds the flips of the load balancers as if they had been recorded.
+    pub fn import_flips(&mut self, flips: &[Flip], at: &LedgerId) {
+        self.imported = self.ledger.import_flips(flips, &at.app.to_string(), &at.env.to_string());
     }
 
     pub fn warnings(&self) -> Vec<String> {
@@ -206,7 +206,7 @@ pub fn migrated(ledger: &Ledger) -> Value {
 /// whose release may be there.
 pub fn taken(ledger: &Ledger) -> Value {
     let mut taken = Map::new();
-    for deploy in ledger.deploys.iter().filter(|deploy| !left_all_as_it_was(deploy)) {
+    for deploy in ledger.deploys.iter().filter(|deploy| !left_no_release(deploy)) {
         let ready = deploy.phases.iter().filter(|(_, phase)| phase.phase == "preflight");
         for color in
             ready.filter_map(|(_, phase)| Some(phase.data.map().get("color")?.as_str()?.to_owned()))
@@ -219,7 +219,7 @@ pub fn taken(ledger: &Ledger) -> Value {
 }
 
 /// Whether it failed and has recorded that no host holds its release.
-fn left_all_as_it_was(deploy: &Deploy) -> bool {
+fn left_no_release(deploy: &Deploy) -> bool {
     let installed = deploy.phases.iter().any(|(_, phase)| {
         let on = phase.data.map().get("installed").and_then(|hosts| Some(hosts.as_array()?.len()));
         phase.phase == "install" && phase.status == Status::Done || on.is_some_and(|on| on > 0)

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 const POLL: Duration = Duration::from_millis(50);
 /// Waiting requests check the map a few times a second.
-const LET_GO: Duration = Duration::from_secs(3);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub struct Apply<'a> {
     pub task: &'a Task,
@@ -27,9 +27,9 @@ pub struct Apply<'a> {
     /// The hold that this run sets or releases.
     pub hold: Option<Hold>,
     /// Requests that were still being answered when draining ended.
-    pub under_way: u64,
+    pub open_requests: u64,
     /// The old workers of a reload as they were when they were asked to release.
-    pub left_behind: Vec<OldWorker>,
+    pub old_workers_released: Vec<OldWorker>,
     /// Backends that had no server when requests were released.
     pub without_server: Vec<String>,
 }
@@ -94,10 +94,10 @@ impl Apply<'_> {
         }
         // Looked up again: there may have been a reload since.
         match old_workers(&self.task.subject) {
-            Ok(old) => self.left_behind = old,
+            Ok(old) => self.old_workers_released = old,
             Err(error) => first_error = first_error.and(Err(error)),
         }
-        for worker in &self.left_behind {
+        for worker in &self.old_workers_released {
             // It may have ended since, with its requests.
             let _ = worker.ask(&format!("del map {} {key}", worker.report.map.display()));
         }
@@ -128,14 +128,14 @@ impl Apply<'_> {
     fn drain(&mut self) -> Result<()> {
         let deadline = Deadline::after(self.task.drain_timeout);
         loop {
-            self.under_way = 0;
+            self.open_requests = 0;
             for edge in &self.state.edges {
                 for backend in &self.task.backends {
                     let servers = stat::servers(&edge.socket, Some(backend))?;
-                    self.under_way += servers.iter().map(|server| server.sessions).sum::<u64>();
+                    self.open_requests += servers.iter().map(|server| server.sessions).sum::<u64>();
                 }
             }
-            if self.under_way == 0 || deadline.passed() {
+            if self.open_requests == 0 || deadline.passed() {
                 return Ok(());
             }
             deadline.sleep(POLL)?;
@@ -182,8 +182,8 @@ pub fn ensure_backends(task: &Task, state: &State) -> Result<()> {
 }
 
 /// Waits a few seconds until no request is held any more, and returns the state.
-pub fn look_again(task: &Task, hold: Option<&Hold>) -> Result<State> {
-    let deadline = Deadline::after(LET_GO);
+pub fn wait_until_released(task: &Task, hold: Option<&Hold>) -> Result<State> {
+    let deadline = Deadline::after(RELEASE_TIMEOUT);
     loop {
         let now = observe(&task.subject)?;
         let waiting = hold.map_or(0, |hold| now.count(&task.key, hold).waiting);

@@ -65,25 +65,25 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         task: &task,
         state: &seen,
         hold: seen.hold(&task.key),
-        under_way: 0,
-        left_behind: Vec::new(),
+        open_requests: 0,
+        old_workers_released: Vec::new(),
         without_server: Vec::new(),
     };
     let outcome = session.carry_out(plan, |action, _| apply.act(*action), || verify(&task))?;
     if does_nothing {
-        return Ok(told(outcome, &task, &apply, &seen));
+        return Ok(with_counts(outcome, &task, &apply, &seen));
     }
     let released = apply.hold.as_ref().filter(|_| task.wanted == Wanted::Released);
-    let mut now = apply::look_again(&task, released)?;
-    now.add_ended(std::mem::take(&mut apply.left_behind));
-    Ok(told(outcome, &task, &apply, &now))
+    let mut now = apply::wait_until_released(&task, released)?;
+    now.add_ended(std::mem::take(&mut apply.old_workers_released));
+    Ok(with_counts(outcome, &task, &apply, &now))
 }
 
 fn verify(task: &Task) -> Result<Value> {
     let now = state::observe(&task.subject)?;
     let is_done = match task.wanted {
         Wanted::Held => now.is_held_everywhere(&task.key),
-        Wanted::Released => now.said(&task.key).iter().all(Option::is_none),
+        Wanted::Released => now.values(&task.key).iter().all(Option::is_none),
     };
     match is_done {
         true => Ok(now.view(&task.key)),
@@ -104,7 +104,7 @@ fn verify(task: &Task) -> Result<Value> {
 }
 
 /// Adds the counts of the hold to the result, and warnings about requests that were not answered.
-fn told(mut outcome: Outcome, task: &Task, apply: &Apply<'_>, now: &State) -> Outcome {
+fn with_counts(mut outcome: Outcome, task: &Task, apply: &Apply<'_>, now: &State) -> Outcome {
     let Some(hold) = &apply.hold else { return outcome.fact("hold", Value::Null) };
     let key = &task.key;
     let count = now.count(key, hold);
@@ -122,8 +122,8 @@ fn told(mut outcome: Outcome, task: &Task, apply: &Apply<'_>, now: &State) -> Ou
             count.expired
         ));
     }
-    if apply.under_way > 0 {
-        warn(format!("{} requests of {key} are still under way", apply.under_way));
+    if apply.open_requests > 0 {
+        warn(format!("{} requests of {key} are still under way", apply.open_requests));
     }
     if !apply.without_server.is_empty() {
         let backends = apply.without_server.join(", ");
@@ -131,7 +131,7 @@ fn told(mut outcome: Outcome, task: &Task, apply: &Apply<'_>, now: &State) -> Ou
     }
     let mut described = now.describe(key, hold);
     if !task.backends.is_empty() {
-        described["under_way"] = json!(apply.under_way);
+        described["under_way"] = json!(apply.open_requests);
     }
     outcome.fact("hold", described)
 }

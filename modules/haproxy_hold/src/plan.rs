@@ -49,7 +49,7 @@ pub fn plan(task: &Task, seen: &State) -> Result<Plan<Action>, Failure> {
         }
         Wanted::Released => {
             let has_old = seen.hold(key).is_some_and(|hold| seen.count(key, &hold).waiting > 0);
-            if seen.said(key).iter().all(Option::is_none) && !has_old {
+            if seen.values(key).iter().all(Option::is_none) && !has_old {
                 return Ok(plan);
             }
             if !task.backends.is_empty() && seen.is_held_anywhere(key) {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_held_is_not_held_again() {
+    fn a_present_hold_is_not_set_again() {
         let held = |backends: &[&str], live, file| {
             actions(&task(Wanted::Held, 30, backends), &state(live, file))
         };
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_hold_is_removed() {
+    fn remains_of_a_hold_are_removed() {
         let released =
             |live, file| actions(&task(Wanted::Released, 30, &["web"]), &state(live, file));
         let (later, over) = (Some(NOW + 9), Some(NOW));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_held_for_longer_than_haproxy_allows() {
+    fn a_hold_longer_than_haproxy_allows_is_refused() {
         let refused = plan(&task(Wanted::Held, 61, &[]), &state(None, None)).unwrap_err();
         assert_eq!(refused.reason, "too_long");
         assert!(plan(&task(Wanted::Held, 60, &[]), &state(None, None)).is_ok());

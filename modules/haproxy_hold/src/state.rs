@@ -104,20 +104,20 @@ impl State {
     }
 
     /// The value of the key in each live map and each file.
-    pub fn said(&self, key: &str) -> Vec<Option<String>> {
+    pub fn values(&self, key: &str) -> Vec<Option<String>> {
         let live = self.edges.iter().map(|edge| edge.live.get(key).cloned());
         live.chain(self.files.values().map(|text| map::file_value(text, key))).collect()
     }
 
     /// The hold in the live maps, or in a file.
     pub fn hold(&self, key: &str) -> Option<Hold> {
-        self.said(key).iter().flatten().find_map(|value| Hold::parse(value))
+        self.values(key).iter().flatten().find_map(|value| Hold::parse(value))
     }
 
     /// Whether every HAProxy holds the key now, and the files have the same value.
     pub fn is_held_everywhere(&self, key: &str) -> bool {
-        let said = self.said(key);
-        let same = said.windows(2).all(|pair| pair[0] == pair[1]);
+        let values = self.values(key);
+        let same = values.windows(2).all(|pair| pair[0] == pair[1]);
         same && self.edges.iter().all(|edge| edge.holds(key))
     }
 

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 /// How much of a deploy is kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kept {
+enum Extent {
     Whole,
     /// Only its opening, its end, and whether it went back or is void.
     Verdict,
@@ -27,9 +27,9 @@ pub fn compact(bytes: &[u8], ledger: &Ledger, retain: usize) -> (Vec<u8>, usize,
         let stays = match (kept.get(&line.deploy), &line.event) {
             (None, _) => false,
             (_, Event::Heartbeat {}) => ledger.deploy(&line.deploy).is_some_and(Deploy::is_open),
-            (Some(Kept::Whole), _) => true,
-            (Some(Kept::Verdict), Event::Phase(_) | Event::RestorePoint(_)) => false,
-            (Some(Kept::Verdict), _) => true,
+            (Some(Extent::Whole), _) => true,
+            (Some(Extent::Verdict), Event::Phase(_) | Event::RestorePoint(_)) => false,
+            (Some(Extent::Verdict), _) => true,
         };
         if stays {
             left.extend_from_slice(text);
@@ -39,24 +39,24 @@ pub fn compact(bytes: &[u8], ledger: &Ledger, retain: usize) -> (Vec<u8>, usize,
     let shortened = kept.iter().filter(|(id, how)| {
         let carries =
             |deploy: &Deploy| !(deploy.phases.is_empty() && deploy.restore_points.is_empty());
-        **how == Kept::Verdict && ledger.deploy(id).is_some_and(carries)
+        **how == Extent::Verdict && ledger.deploy(id).is_some_and(carries)
     });
     let shortened = shortened.count();
     (left, ledger.deploys.len() - kept.len(), shortened)
 }
 
-fn keep(ledger: &Ledger, retain: usize) -> HashMap<DeployId, Kept> {
+fn keep(ledger: &Ledger, retain: usize) -> HashMap<DeployId, Extent> {
     let mut kept = HashMap::new();
     let newest = ledger.deploys.len().saturating_sub(retain);
     for (at, deploy) in ledger.deploys.iter().enumerate() {
         if at >= newest || deploy.is_open() {
-            kept.insert(deploy.id.clone(), Kept::Whole);
+            kept.insert(deploy.id.clone(), Extent::Whole);
         } else if deploy.void.is_some() || deploy.reverted.is_some() {
-            kept.insert(deploy.id.clone(), Kept::Verdict);
+            kept.insert(deploy.id.clone(), Extent::Verdict);
         }
     }
     for special in [ledger.current(), ledger.last_good()].into_iter().flatten() {
-        kept.insert(special.id.clone(), Kept::Whole);
+        kept.insert(special.id.clone(), Extent::Whole);
     }
     // What locks deploys, and what has unlocked them.
     let verdicts: [fn(&Deploy) -> bool; 4] = [
@@ -67,14 +67,14 @@ fn keep(ledger: &Ledger, retain: usize) -> HashMap<DeployId, Kept> {
     ];
     for dated in verdicts {
         if let Some(deploy) = ledger.newest_that(dated) {
-            kept.entry(deploy.id.clone()).or_insert(Kept::Verdict);
+            kept.entry(deploy.id.clone()).or_insert(Extent::Verdict);
         }
     }
     // Without the run that took over from it, a dead one would hold the lease again. Only later runs
     // take over from earlier ones, so one pass is enough.
     for deploy in &ledger.deploys {
         if let (Some((by, _)), true) = (&deploy.superseded, kept.contains_key(&deploy.id)) {
-            kept.entry(by.clone()).or_insert(Kept::Verdict);
+            kept.entry(by.clone()).or_insert(Extent::Verdict);
         }
     }
     kept

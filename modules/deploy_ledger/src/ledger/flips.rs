@@ -63,7 +63,7 @@ impl Flip {
 
 /// A flip, and its events that are missing in the ledger.
 #[derive(Clone, Debug)]
-pub struct Brought {
+pub struct ImportedFlip {
     pub flip: Flip,
     pub events: Vec<Event>,
 }
@@ -71,17 +71,17 @@ pub struct Brought {
 impl Ledger {
     /// Adds the missing flips, the oldest first, and returns them. An empty ledger gets none, since it was
     /// begun after them.
-    pub fn bring(&mut self, flips: &[Flip], app: &str, env: &str) -> Vec<Brought> {
+    pub fn import_flips(&mut self, flips: &[Flip], app: &str, env: &str) -> Vec<ImportedFlip> {
         let newest = self.deploys.iter().map(|deploy| &deploy.id).max().cloned();
         let Some(newest) = newest else { return Vec::new() };
-        let mut brought: Vec<Brought> = Vec::new();
+        let mut imported: Vec<ImportedFlip> = Vec::new();
         for flip in flips {
             // Opened but not closed: the run that imported it was killed.
             let half = self.deploy(&flip.id).is_some_and(is_half);
             // A run with flips to both colours has rolled back by itself.
             let went_back =
                 flips.iter().any(|other| other.id == flip.id && other.color != flip.color);
-            let again = brought.iter().any(|other| other.flip.id == flip.id);
+            let again = imported.iter().any(|other| other.flip.id == flip.id);
             if went_back || again || !(half || flip.id > newest) {
                 continue;
             }
@@ -90,15 +90,15 @@ impl Ledger {
                 true => vec![close],
                 false => vec![Event::Open(flip.opening(app, env)), close],
             };
-            brought.push(Brought { flip: flip.clone(), events });
+            imported.push(ImportedFlip { flip: flip.clone(), events });
         }
-        brought.sort_by(|one, other| one.flip.id.cmp(&other.flip.id));
-        for Brought { flip, events } in &brought {
+        imported.sort_by(|one, other| one.flip.id.cmp(&other.flip.id));
+        for ImportedFlip { flip, events } in &imported {
             for event in events {
                 self.add(flip.at, flip.id.clone(), event.clone());
             }
         }
-        brought
+        imported
     }
 }
 
@@ -128,44 +128,44 @@ mod tests {
         ledger
     }
 
-    fn ids(brought: &[Brought]) -> Vec<&str> {
-        brought.iter().map(|one| one.flip.id.as_str()).collect()
+    fn ids(imported: &[ImportedFlip]) -> Vec<&str> {
+        imported.iter().map(|one| one.flip.id.as_str()).collect()
     }
 
     #[test]
-    fn what_is_newer_than_the_ledger_is_brought_in_once() {
+    fn newer_flips_are_imported_once() {
         let flips =
             [flip(LATER, "blue"), flip(BACK, "green"), flip(OLD, "blue"), flip(BACK, "green")];
         let mut ledger = ledger();
-        assert_eq!(ids(&ledger.bring(&flips, "shop", "prod")), [BACK, LATER]);
+        assert_eq!(ids(&ledger.import_flips(&flips, "shop", "prod")), [BACK, LATER]);
         assert_eq!(ledger.current().map(|deploy| deploy.id.as_str()), Some(LATER));
         assert!(ledger.damaged.is_empty() && ledger.holder().is_none());
-        assert!(ledger.bring(&flips, "shop", "prod").is_empty());
+        assert!(ledger.import_flips(&flips, "shop", "prod").is_empty());
     }
 
     #[test]
-    fn whoever_was_killed_half_way_is_followed_by_one_that_ends_it() {
+    fn a_half_imported_flip_is_completed() {
         let mut ledger = ledger();
         let back = flip(BACK, "green");
         ledger.add(back.at, back.id.clone(), Event::Open(back.opening("shop", "prod")));
-        let brought = ledger.bring(&[back], "shop", "prod");
-        assert_eq!((ids(&brought), brought[0].events.len()), (vec![BACK], 1));
+        let imported = ledger.import_flips(&[back], "shop", "prod");
+        assert_eq!((ids(&imported), imported[0].events.len()), (vec![BACK], 1));
         assert!(ledger.damaged.is_empty() && ledger.holder().is_none());
     }
 
     #[test]
     fn a_run_that_went_back_by_itself_has_rolled_nothing_back() {
         let flips = [flip(BACK, "blue"), flip(BACK, "green")];
-        assert!(ledger().bring(&flips, "shop", "prod").is_empty());
+        assert!(ledger().import_flips(&flips, "shop", "prod").is_empty());
     }
 
     #[test]
-    fn a_new_ledger_takes_nothing_from_before_it() {
-        assert!(Ledger::default().bring(&[flip(BACK, "green")], "shop", "prod").is_empty());
+    fn an_empty_ledger_imports_nothing() {
+        assert!(Ledger::default().import_flips(&[flip(BACK, "green")], "shop", "prod").is_empty());
     }
 
     #[test]
-    fn a_flip_by_hand_is_nobodys_record() {
+    fn a_flip_by_hand_is_not_imported() {
         let line = json!({"time": "2026-11-21T09:00:01Z", "color": "blue", "deploy_id": null});
         let by_hand = Flip::parse(line.as_object().expect("a dictionary"));
         assert_eq!(by_hand.ok(), Some(None));

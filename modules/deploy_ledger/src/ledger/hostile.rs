@@ -58,7 +58,7 @@ fn says(ledger: &Ledger) -> String {
 }
 
 #[test]
-fn whatever_a_ledger_holds() {
+fn random_ledgers_are_parsed_consistently() {
     rounds(2_000, 200_000, |random| {
         let sound = ledger(random);
         let changed = random.percent(70);

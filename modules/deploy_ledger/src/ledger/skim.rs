@@ -18,7 +18,7 @@ const BACK: &[u8] = b"\",\"event\":{\"";
 const TIME: usize = 19;
 const ID: usize = 21;
 /// Cannot occur within a string, where the quotes would be escaped.
-const TAKES_NOTHING: &[u8] = b"\"take_over\":null";
+const TAKES_NOTHING_OVER: &[u8] = b"\"take_over\":null";
 /// Present in openings of rollbacks and maintenance.
 const HAS_PURPOSE: &[u8] = b",\"purpose\":\"";
 const UNLOCKS: &[u8] = b",\"unlock\":\"";
@@ -74,7 +74,7 @@ struct Plain {
 impl Plain {
     fn new() -> Plain {
         Plain {
-            takes_nothing: memmem::Finder::new(TAKES_NOTHING),
+            takes_nothing: memmem::Finder::new(TAKES_NOTHING_OVER),
             more: [HAS_PURPOSE, UNLOCKS].map(memmem::Finder::new),
         }
     }
@@ -125,7 +125,7 @@ impl Skim {
     fn line(&mut self, text: &[u8], plain: &Plain, last: Option<(Key, usize)>) -> Option<usize> {
         let (id, kind) = match (key(text), kind(text, plain)) {
             (Some(id), Some(kind)) => (id, kind),
-            _ => taken_apart(text)?,
+            _ => parse_line(text)?,
         };
         if let Kind::Open(opening) = kind {
             if let Some(at) = self.known.get(&id) {
@@ -228,7 +228,7 @@ fn kind(text: &[u8], plain: &Plain) -> Option<Kind> {
     }
 }
 
-fn taken_apart(text: &[u8]) -> Option<(Key, Kind)> {
+fn parse_line(text: &[u8]) -> Option<(Key, Kind)> {
     let line = serde_json::from_slice::<Line>(text).ok().filter(|line| line.v == VERSION)?;
     let kind = match line.event {
         Event::Open(opening) => Kind::Open(Some(Box::new(opening))),

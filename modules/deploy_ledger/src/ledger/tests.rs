@@ -10,7 +10,7 @@ fn parse(text: &str) -> Ledger {
 }
 
 #[test]
-fn a_ledger_torn_at_any_byte_is_what_was_whole() {
+fn a_ledger_torn_at_any_byte_has_its_complete_lines() {
     let text = format!("{OPEN}\n{CLOSE}\n");
     for cut in 0..=text.len() {
         let ledger = parse(&text[..cut]);
@@ -22,7 +22,7 @@ fn a_ledger_torn_at_any_byte_is_what_was_whole() {
 }
 
 #[test]
-fn lines_that_cannot_be_read_are_kept_in_mind() {
+fn invalid_lines_are_noted() {
     let ledger = parse(&format!("{OPEN}\nby hand\n{{\"v\":0}}\n{CLOSE}\n"));
     assert_eq!(ledger.damaged.len(), 2);
     assert!(ledger.damaged[0].starts_with("line 2: "));
@@ -30,7 +30,7 @@ fn lines_that_cannot_be_read_are_kept_in_mind() {
 }
 
 #[test]
-fn a_newer_version_is_not_guessed_at() {
+fn a_newer_version_is_refused() {
     let failure = Ledger::parse(b"{\"v\":2,\"new\":true}\n", Scope::All).map(|_| ()).unwrap_err();
     assert_eq!(failure.reason, "newer_version");
 }
@@ -159,14 +159,14 @@ fn who_was_taken_over_holds_no_lease_again() {
 }
 
 #[test]
-fn a_restore_point_with_something_else_than_an_object_is_strange() {
+fn a_restore_point_with_a_cost_that_is_no_object_is_invalid() {
     let line = said(1, "{\"restore_point\":{\"layer\":\"x\",\"name\":\"y\",\"cost\":5}}");
     assert_eq!(parse(&format!("{}{line}", opened(1, "null"))).damaged.len(), 1);
 }
 
 /// The result must not depend on how much of a long ledger is parsed.
 #[test]
-fn a_long_ledger_says_the_same_as_when_every_line_is_taken_apart() {
+fn a_long_ledger_parsed_in_part_gives_the_same_result() {
     // The first of all died, and was taken over by one that nobody asks for.
     let taken = [
         opened(3580, "null"),

@@ -5,7 +5,7 @@
 
 use super::recorded::{Flip, Gate, PROBE};
 use super::wording::{POINTS, duration, plain};
-use super::{Bar, Story, Verdict};
+use super::{Bar, Report, Verdict};
 use crate::ledger::Status;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
@@ -14,23 +14,23 @@ const STYLE: &str = include_str!("style.css");
 /// Width of the drawing of the bars.
 const WIDTH: f64 = 1000.0;
 
-pub fn html(story: &Story) -> String {
+pub fn html(report: &Report) -> String {
     let mut page = Page(String::with_capacity(16 << 10));
-    page.head(story);
-    page.header(story);
+    page.head(report);
+    page.header(report);
     page.raw("<main>");
-    page.bars(story);
-    for flip in &story.recorded.flips {
+    page.bars(report);
+    for flip in &report.recorded.flips {
         page.flip(flip);
     }
-    for gate in &story.recorded.gates {
+    for gate in &report.recorded.gates {
         page.gate(gate);
     }
-    page.plans(story);
-    page.points(story);
-    page.moments(story);
-    page.said(story);
-    page.other(story);
+    page.plans(report);
+    page.points(report);
+    page.moments(report);
+    page.said(report);
+    page.other(report);
     page.raw("</main></body></html>\n");
     page.0
 }
@@ -67,7 +67,7 @@ impl Page {
         self
     }
 
-    fn head(&mut self, story: &Story) {
+    fn head(&mut self, report: &Report) {
         let hash = base64(&Sha256::digest(STYLE.as_bytes()));
         let _ = write!(
             self.0,
@@ -78,19 +78,19 @@ impl Page {
              <meta name=\"referrer\" content=\"no-referrer\">\
              <meta name=\"color-scheme\" content=\"light dark\">"
         );
-        self.tag("title", &story.title);
+        self.tag("title", &report.title);
         let _ = write!(self.0, "<style>{STYLE}</style></head><body>");
     }
 
-    fn header(&mut self, story: &Story) {
-        self.raw("<header><div class=\"line\">").tag("h1", &story.title);
-        let badge = format!("span class=\"badge {}\"", class(story.verdict));
-        self.tag(&badge, story.badge).raw("</div>");
-        for sentence in &story.summary {
+    fn header(&mut self, report: &Report) {
+        self.raw("<header><div class=\"line\">").tag("h1", &report.title);
+        let badge = format!("span class=\"badge {}\"", class(report.verdict));
+        self.tag(&badge, report.badge).raw("</div>");
+        for sentence in &report.summary {
             self.tag("p", sentence);
         }
         self.raw("<dl class=\"facts\">");
-        for fact in &story.facts {
+        for fact in &report.facts {
             self.raw("<div>").tag("dt", fact.label).raw("<dd>");
             match &fact.link {
                 Some(link) => {
@@ -106,13 +106,13 @@ impl Page {
         self.raw("</dl></header>");
     }
 
-    fn bars(&mut self, story: &Story) {
-        if story.bars.is_empty() {
+    fn bars(&mut self, report: &Report) {
+        if report.bars.is_empty() {
             return;
         }
-        let span = story.bars.iter().map(|bar| bar.to).max().unwrap_or(0).max(story.span).max(1);
+        let span = report.bars.iter().map(|bar| bar.to).max().unwrap_or(0).max(report.span).max(1);
         self.raw("<section>").tag("h2", "Phases").raw("<div class=\"bars\">");
-        for bar in &story.bars {
+        for bar in &report.bars {
             self.bar(bar, span);
         }
         self.raw("<div class=\"row axis\"><span></span><span class=\"ends\">");
@@ -203,8 +203,8 @@ impl Page {
         self.raw("</section>");
     }
 
-    fn plans(&mut self, story: &Story) {
-        for plan in &story.recorded.plans {
+    fn plans(&mut self, report: &Report) {
+        for plan in &report.recorded.plans {
             self.raw("<section><h2>Plan and loss of phase ").put(&plan.phase).raw("</h2><ol>");
             for step in &plan.steps {
                 self.tag("li", step);
@@ -227,13 +227,13 @@ impl Page {
         }
     }
 
-    fn points(&mut self, story: &Story) {
-        if story.points.is_empty() {
+    fn points(&mut self, report: &Report) {
+        if report.points.is_empty() {
             return;
         }
         self.raw("<section>").tag("h2", "Restore points");
         self.table(POINTS, |page| {
-            for row in &story.points {
+            for row in &report.points {
                 page.raw("<tr>").cells(row);
                 page.raw("</tr>");
             }
@@ -241,9 +241,9 @@ impl Page {
         self.raw("</section>");
     }
 
-    fn moments(&mut self, story: &Story) {
+    fn moments(&mut self, report: &Report) {
         self.raw("<section>").tag("h2", "Timeline").raw("<ol class=\"moments\">");
-        for moment in &story.moments {
+        for moment in &report.moments {
             let color = moment.verdict.map_or("", class);
             let _ = write!(self.0, "<li class=\"{color}\">");
             let time: String = moment.at.to_string().chars().skip(11).take(8).collect();
@@ -253,15 +253,15 @@ impl Page {
         self.raw("</ol></section>");
     }
 
-    fn said(&mut self, story: &Story) {
-        if !story.resolution.is_empty() {
+    fn said(&mut self, report: &Report) {
+        if !report.resolution.is_empty() {
             self.raw("<section>").tag("h2", "Resolution");
-            for sentence in &story.resolution {
+            for sentence in &report.resolution {
                 self.tag("p", sentence);
             }
             self.raw("</section>");
         }
-        for said in &story.recorded.said {
+        for said in &report.recorded.said {
             self.raw("<section><h2>What phase ").put(&said.phase).raw(" said</h2>");
             if let Some(message) = &said.message {
                 self.tag("p class=\"note bad\"", message);
@@ -273,13 +273,13 @@ impl Page {
         }
     }
 
-    fn other(&mut self, story: &Story) {
-        if story.recorded.other.is_empty() {
+    fn other(&mut self, report: &Report) {
+        if report.recorded.other.is_empty() {
             return;
         }
         self.raw("<section>").tag("h2", "Also recorded");
         self.table(&["Phase", "What", "Value"], |page| {
-            for (phase, key, value) in &story.recorded.other {
+            for (phase, key, value) in &report.recorded.other {
                 page.raw("<tr>").cells(&[phase.clone(), key.clone(), value.clone()]);
                 page.raw("</tr>");
             }
@@ -334,7 +334,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_as_everyone_writes_it() {
+    fn base64_is_standard() {
         for (bytes, text) in
             [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("\u{ff}", "w78=")]
         {

@@ -3,16 +3,16 @@
 
 use super::recorded::{PROBE, Plan};
 use super::wording::{POINTS, duration, plain};
-use super::{Story, Verdict};
+use super::{Report, Verdict};
 use crate::ledger::Status;
 use std::fmt::Write;
 
-pub fn markdown(story: &Story) -> String {
-    let mut text = format!("# {}\n\n## Summary\n\n", inline(&story.title));
-    for sentence in &story.summary {
+pub fn markdown(report: &Report) -> String {
+    let mut text = format!("# {}\n\n## Summary\n\n", inline(&report.title));
+    for sentence in &report.summary {
         let _ = writeln!(text, "{}\n", inline(sentence));
     }
-    for fact in &story.facts {
+    for fact in &report.facts {
         let shown = match &fact.link {
             Some(link) => format!("[{}](<{link}>)", inline(&fact.text)),
             None => inline(&fact.text),
@@ -20,13 +20,13 @@ pub fn markdown(story: &Story) -> String {
         let _ = writeln!(text, "- {}: {shown}", fact.label);
     }
     text.push_str("\n## Timeline\n\n");
-    for moment in &story.moments {
+    for moment in &report.moments {
         let time: String = moment.at.to_string().chars().skip(11).take(8).collect();
         let _ = writeln!(text, "- **{time} UTC**: {}", inline(&moment.text));
     }
-    phases(&mut text, story);
-    flips(&mut text, story);
-    for gate in &story.recorded.gates {
+    phases(&mut text, report);
+    flips(&mut text, report);
+    for gate in &report.recorded.gates {
         let _ = writeln!(text, "\n## Probes in phase {}\n", inline(&gate.phase));
         if let Some(count) = &gate.count {
             let _ = writeln!(text, "{count}\n");
@@ -37,37 +37,37 @@ pub fn markdown(story: &Story) -> String {
         let heads: Vec<&str> = std::iter::once("").chain(PROBE.iter().copied()).collect();
         table(&mut text, &heads, rows);
     }
-    for plan in &story.recorded.plans {
+    for plan in &report.recorded.plans {
         planned(&mut text, plan);
     }
-    if !story.points.is_empty() {
+    if !report.points.is_empty() {
         text.push_str("\n## Restore points\n\n");
-        table(&mut text, POINTS, story.points.iter().cloned());
+        table(&mut text, POINTS, report.points.iter().cloned());
     }
-    causes(&mut text, story);
-    if !story.recorded.other.is_empty() {
+    causes(&mut text, report);
+    if !report.recorded.other.is_empty() {
         text.push_str("\n## Also recorded\n\n");
-        for (phase, key, value) in &story.recorded.other {
+        for (phase, key, value) in &report.recorded.other {
             let _ = writeln!(text, "- {} / {}: {}", inline(phase), inline(key), inline(value));
         }
     }
     text
 }
 
-fn phases(text: &mut String, story: &Story) {
-    if story.bars.is_empty() {
+fn phases(text: &mut String, report: &Report) {
+    if report.bars.is_empty() {
         return;
     }
     text.push_str("\n## Phases\n\n");
-    let rows = story.bars.iter().map(|bar| {
+    let rows = report.bars.iter().map(|bar| {
         let status = bar.status.map_or("never ended", Status::word);
         vec![bar.phase.clone(), status.to_owned(), duration(bar.to - bar.from)]
     });
     table(text, &["Phase", "Status", "Duration"], rows);
 }
 
-fn flips(text: &mut String, story: &Story) {
-    for flip in &story.recorded.flips {
+fn flips(text: &mut String, report: &Report) {
+    for flip in &report.recorded.flips {
         let _ = writeln!(text, "\n## The flip in phase {}\n", inline(&flip.phase));
         for (label, number) in &flip.numbers {
             let _ = writeln!(text, "- {label}: {}", inline(number));
@@ -99,11 +99,11 @@ fn planned(text: &mut String, plan: &Plan) {
     }
 }
 
-fn causes(text: &mut String, story: &Story) {
-    if story.failed() {
+fn causes(text: &mut String, report: &Report) {
+    if report.failed() {
         text.push_str("\n## Root Cause\n\n[Why the deployment failed]\n");
     }
-    for said in &story.recorded.said {
+    for said in &report.recorded.said {
         let _ = writeln!(text, "\nWhat phase {} said:\n", inline(&said.phase));
         let message = said.message.as_deref().map(|message| ("Message", message));
         let lines = said.lines.iter().map(|(label, line)| (*label, line.as_str()));
@@ -111,16 +111,16 @@ fn causes(text: &mut String, story: &Story) {
             let _ = writeln!(text, "{label}:\n\n{}", block(line));
         }
     }
-    if !story.resolution.is_empty() {
+    if !report.resolution.is_empty() {
         text.push_str("\n## Resolution\n");
-        for sentence in &story.resolution {
+        for sentence in &report.resolution {
             let _ = writeln!(text, "\n{}", inline(sentence));
         }
     }
-    if !story.failed() {
+    if !report.failed() {
         return;
     }
-    let severity = match story.verdict {
+    let severity = match report.verdict {
         Verdict::Reverted => "failed and was rolled back",
         Verdict::Open => "is still open",
         _ => "failed and was not rolled back by itself",

@@ -5,8 +5,8 @@ use crate::ledger::{Deploy, Status};
 use serde_json::{Map, Value};
 
 /// Bytes shown of the end of a program's output.
-const MOST_OUTPUT: usize = 8 << 10;
-const MOST_OTHER: usize = 2 << 10;
+const MAX_OUTPUT: usize = 8 << 10;
+const MAX_OTHER: usize = 2 << 10;
 
 pub struct Plan {
     pub phase: String,
@@ -76,7 +76,7 @@ impl Recorded {
                 !["changed", "failed", "failed_when_result"].contains(&key.as_str())
             });
             for (key, value) in data {
-                let shown = cut(&text(&value), MOST_OTHER);
+                let shown = cut(&text(&value), MAX_OTHER);
                 if !shown.is_empty() {
                     recorded.other.push((name.clone(), key, shown));
                 }
@@ -101,9 +101,7 @@ impl Recorded {
 
     fn said(&mut self, phase: &str, status: Status, data: &mut Map<String, Value>) {
         let mut take = |key: &str| {
-            data.remove(key)
-                .map(|value| cut(&text(&value), MOST_OUTPUT))
-                .filter(|it| !it.is_empty())
+            data.remove(key).map(|value| cut(&text(&value), MAX_OUTPUT)).filter(|it| !it.is_empty())
         };
         let message = take("msg").filter(|_| status == Status::Failed);
         let keys = [
@@ -198,7 +196,7 @@ impl Probe {
         // health_gate has `answer`; others may have `last` or `status`.
         let get = |keys: &[&str]| {
             let found = keys.iter().find_map(|key| value.get(key).filter(|it| !it.is_null()));
-            found.map(|it| cut(&text(it), MOST_OTHER)).unwrap_or_default()
+            found.map(|it| cut(&text(it), MAX_OTHER)).unwrap_or_default()
         };
         let time = value.get("milliseconds").filter(|it| !it.is_null());
         Probe {

@@ -79,7 +79,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn as_a_person_says_it() {
+    fn values_are_formatted_for_people() {
         assert_eq!(duration(0), "under 1 s");
         assert_eq!(duration(59), "59 s");
         assert_eq!(duration(200), "3 min 20 s");
