@@ -159,7 +159,7 @@ notes:
     ConfigMaps and Secrets are no part of a revision: their content does not go back. A warning says which
     were written since.
   - A Deployment that is paused is refused.
-  - The rights that it needs are in the collection's C(docs/examples/kube-rollout-rbac.yml).
+  - The rights that it needs are in the collection's C(docs/examples/kube/rbac.yml).
 seealso:
   - module: reversible.deploy.kube_rollout_info
   - module: reversible.deploy.health_gate

@@ -137,7 +137,7 @@ fn explained(failed: Failed, doing: &str) -> Error {
     let next = match reason {
         "no_context" => "; `kubectl config get-contexts` lists those of the kubeconfig",
         "forbidden" => {
-            "; the account lacks a right: the collection's docs/examples/kube-rollout-rbac.yml has all that are needed"
+            "; the account lacks a right: the collection's docs/examples/kube/rbac.yml has all that are needed"
         }
         "conflict" => {
             "; somebody has written it since it was read: run the task again, which looks first"

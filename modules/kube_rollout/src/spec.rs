@@ -65,7 +65,7 @@ pub const MODULE: Module = Module {
         "In check mode the server judges the change, admission included, without doing it.",
         "ConfigMaps and Secrets are no part of a revision: their content does not go back. A warning says which were written since.",
         "A Deployment that is paused is refused.",
-        "The rights that it needs are in the collection's C(docs/examples/kube-rollout-rbac.yml).",
+        "The rights that it needs are in the collection's C(docs/examples/kube/rbac.yml).",
     ],
     seealso: &[
         "reversible.deploy.kube_rollout_info",

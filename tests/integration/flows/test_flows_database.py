@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An app in two colours with its database on real PostgreSQL: captured by deploys, taken back with the code as one, and forth; what fails, what is killed.
 
-All tests have one shop and one server, since they are long to make: each begins with what is there, and leaves a release that serves.
+All tests have one shop and one server, since they are long to make: each begins with what is there, and leaves a release that serves. The newest run leads
+back to another colour, until a database alone has gone back.
 """
 from __future__ import annotations
 
@@ -93,6 +94,29 @@ def test_back_with_its_plan_and_forth_again(store: Store) -> None:
     assert store.now == ("c", sha(number)) and "paid" in store.columns()
 
 
+def test_a_rollback_that_is_killed_is_finished(store: Store) -> None:
+    deploy, serves = store.newest()["deploy_id"], store.serves()
+    store.data.write("since")
+    killed = store.killed("Swap the names of the database and of what is gone back to", "rollback", to=deploy, confirm=True)
+    assert store.newest()["outcome"] is None
+    run = store.run("rollback", to=deploy, confirm=True, take_over=killed)
+    assert run.code == 0, run.output
+    assert store.serves() != serves and "since" not in store.data.words() and f"shop__failed_{killed}" in store.copies(), store.copies()
+    # What was parked by the first is recorded by the second.
+    assert [point["data"]["parked"] for point in store.newest()["restore_points"]["database"]] == [killed]
+
+
+def test_a_swap_that_fails_leaves_what_served(store: Store) -> None:
+    store.data.write("stays")
+    before, pids, copies = store.now, set(store.app_pids()), store.copies()
+    with postgres.stuck_session(store.data.server, store.data.name):
+        run = store.run("rollback", to=store.newest()["deploy_id"], confirm=True)
+    assert run.code == 2 and store.now == before and store.copies() == copies, run.output
+    said = run.output.split("TASK [Say what happened, and what to do]")[1]
+    assert store.newest()["outcome"] == "failed_reverted" and "did not end within 3 s" in said and "'plan_id'" not in said, said
+    assert set(store.app_pids()) != pids, "what served was stopped, and started again"
+
+
 def test_a_gate_that_fails_leaves_the_database(store: Store) -> None:
     serves, word = store.serves(), f"of deploy {store.number + 1}"
     migration = f"INSERT INTO public.orders (word) VALUES ('{word}')"
@@ -106,34 +130,6 @@ def test_a_gate_that_fails_leaves_the_database(store: Store) -> None:
     # That way is open: the database alone, since the code is back.
     store.good("rollback", core=NEWEST, mode="database", confirm=True)
     assert word not in store.data.words() and store.serves() == serves
-
-
-def test_a_rollback_that_is_killed_is_finished(store: Store) -> None:
-    before = store.now
-    _number, run = store.next_release()
-    assert run.code == 0, run.output
-    deploy = store.newest()["deploy_id"]
-    store.data.write("since")
-    killed = store.killed("Swap the names of the database and of what is gone back to", "rollback", to=deploy, confirm=True)
-    assert store.newest()["outcome"] is None
-    run = store.run("rollback", to=deploy, confirm=True, take_over=killed)
-    assert run.code == 0, run.output
-    assert store.now == before and f"shop__failed_{killed}" in store.copies(), store.copies()
-    # What was parked by the first is recorded by the second.
-    assert [point["data"]["parked"] for point in store.newest()["restore_points"]["database"]] == [killed]
-
-
-def test_a_swap_that_fails_leaves_what_served(store: Store) -> None:
-    _number, run = store.next_release()
-    assert run.code == 0, run.output
-    store.data.write("stays")
-    before, pids, copies = store.now, set(store.app_pids()), store.copies()
-    with postgres.stuck_session(store.data.server, store.data.name):
-        run = store.run("rollback", to=store.newest()["deploy_id"], confirm=True)
-    assert run.code == 2 and store.now == before and store.copies() == copies, run.output
-    said = run.output.split("TASK [Say what happened, and what to do]")[1]
-    assert store.newest()["outcome"] == "failed_reverted" and "did not end within 3 s" in said and "'plan_id'" not in said, said
-    assert set(store.app_pids()) != pids, "what served was stopped, and started again"
 
 
 def test_a_drill_and_what_is_kept(store: Store) -> None:

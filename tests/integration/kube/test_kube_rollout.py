@@ -198,7 +198,7 @@ def test_the_rights_of_the_example_are_enough() -> None:
     """And no more are needed; which are, stands in the collection's documentation."""
     import yaml
 
-    objects = yaml.safe_load((ROOT / "collection/docs/examples/kube-rollout-rbac.yml").read_text())["items"]
+    objects = yaml.safe_load((ROOT / "collection/docs/examples/kube/rbac.yml").read_text())["items"]
     with namespace(context="deployer") as place:
         for one in objects:
             one["metadata"]["namespace"] = place.name
