@@ -87,7 +87,8 @@ def test_what_is_wrong(given: dict[str, t.Any], said: str) -> None:
 
 
 def test_what_a_playbook_cannot_do_without() -> None:
-    assert [sentence.split(":")[0] for sentence in inputs.wrong_inputs(GOOD, ["release_sha", "color"], GROUPS)] == ["release_sha is missing", "color is missing"]
+    wrong = inputs.wrong_inputs(GOOD, ["release_sha", "color"], GROUPS)
+    assert [sentence.split(":")[0] for sentence in wrong] == ["release_sha is missing", "color is missing"]
 
 
 @pytest.mark.parametrize("given, said", [
