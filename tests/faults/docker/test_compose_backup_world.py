@@ -121,7 +121,7 @@ def test_no_space_in_the_middle_of_a_restore(project: Project) -> None:
     options = {"state": "restored", "deploy_id": ID, "rollback_id": BACK, "confirm": True}
     beside = project.folder / f"data.restoring-{BACK}/two"
     result = traced(project, ["-f", "-P", str(beside), "-e", "trace=write", "-e", "inject=write:error=ENOSPC"], **options).wait()
-    assert result["failed"] and result["reason"] == "no_space" and "cannot put two back" in result["msg"], result
+    assert result["failed"] and result["reason"] == "no_space" and "cannot restore two" in result["msg"], result
     assert not unlike({**before, b"": None}, {**tree(project.folder), b"": None}) and not list(project.place.rglob("*.restoring-*"))
     assert project.containers()[0]["State"]["StartedAt"] == started and project.states() == {"app": "running"}
     assert project.ok(**options)["changed"] and (project.folder / "data/two").read_bytes() == b"2\n" * 5000

@@ -73,7 +73,7 @@ def test_the_plan_a_drill_and_what_is_kept(shop: Shop, ansible: Ansible) -> None
     for deploy in (FIRST, SECOND):
         done = enter(ansible, shop, "capture", deploy_id=deploy, fact="app_captured")
         assert done.code == 0, done.output
-        assert [one["name"] for one in done.named("the fact")["app_captured"]] == [f"shop__before_{deploy}"]
+        assert [one["name"] for one in done.named("the fact")["app_captured"]["points"]] == [f"shop__before_{deploy}"]
     there = shop.server.databases()
 
     shop.server.sql("INSERT INTO orders (word) VALUES ('a'), ('b'); SELECT pg_stat_force_next_flush()", "shop")
