@@ -139,4 +139,4 @@ def test_what_is_not_of_its_form_is_refused(runner: Runner) -> None:
     code, output = runner.play("restore_test", RIGHT)
     assert code == 2 and "app_strategy is host and app_databases is empty: only compose" in output, output
     code, output = runner.play("restore_test", {"env": "staging"})
-    assert code == 2 and "app_strategy is host: only compose" in output, "what is empty counts as not given"
+    assert code == 2 and "app_strategy is host and app_databases is empty: only compose" in output, "what is empty counts as not given"
