@@ -25,7 +25,8 @@ DECISIONS = {
     "inputs": ("wrong_env", "wrong_inputs"),
     "load_balancers": ("load_balancers",),
     "run_progress": ("hosts_lacking", "hosts_reached"),
-    "two_colors": ("color_sides", "compose_colors", "compose_probes", "compose_sides", "host_colors", "incus_colors", "side_probes", "side_processes"),
+    "two_colors": ("color_sides", "compose_colors", "compose_probes", "compose_sides", "host_colors", "incus_colors", "side_probes", "side_processes",
+                   "worker_probes"),
     "ways_back": ("seen_layers",),
 }
 

@@ -43,6 +43,7 @@ def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t
         *wrong_strategy(given),
         *wrong_databases(given["app_databases"], given["gaps"].get("app_databases", "")),
         *one_of("app_database_capture", given["app_database_capture"], CAPTURES, "always, or migrations (only by a deploy that has some)"),
+        *wrong_workers(given),
         *(wrong_hooks(given) if "release_sha" in wanted else []),
         *wrong_release(given["release_sha"], "release_sha" in wanted),
         *one_of("target_color", given["target_color"], COLORS, "blue or green, or nothing for the idle one"),
@@ -150,6 +151,35 @@ def wrong_databases(value: t.Any, gap: str) -> list[str]:
             found.append(f"app_databases has {typed(name)} twice on {key[0] or 'the first of app_hosts'}: expected each database of a host once")
         seen.add(key)
     return found
+
+
+def wrong_workers(given: Given) -> list[str]:
+    """Components without a port. Whatever else a component has is checked by its role."""
+    found = []
+    for component in listed(given["app_components"]):
+        if not isinstance(component, t.Mapping):
+            continue
+        at, proof = f"app_components, {typed(component.get('name'))}:", component.get("proof")
+        if component.get("kind") != "worker":
+            if given["strategy"] == "host" and not component.get("port"):
+                found.append(f"{at} port is missing: a port for each colour, such as {{blue: 8081, green: 8082}}; only a worker has none (kind: worker)")
+            continue
+        if given["strategy"] != "host":
+            found.append(f"{at} kind worker is for the strategy host alone, and app_strategy is {typed(given['strategy'])}")
+        if component.get("port"):
+            found.append(f"{at} a worker has no port: leave it out, or say kind http or tcp")
+        if proof is not None and not is_proof(proof):
+            found.append(f"{at} proof is {typed(proof)}: expected either command, a list of words that begins with the absolute path of a program or with "
+                         "{current}, or file, an absolute path or one in {current}")
+    return found
+
+
+def is_proof(proof: t.Any) -> bool:
+    if not isinstance(proof, t.Mapping) or len(proof) != 1:
+        return False
+    command = listed(proof.get("command"))
+    place = proof.get("file") or (command[0] if command else "")
+    return isinstance(place, str) and place.startswith(("/", "{current}/"))
 
 
 def wrong_hooks(given: Given) -> list[str]:

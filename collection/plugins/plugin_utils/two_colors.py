@@ -17,6 +17,7 @@ from .one_run import filled
 COLORS = ("blue", "green")
 SECRET = ("env", "files")
 ITSELF = " itself"   # the probe of whether a component has its port
+PROOF = " proof"   # a worker's own
 
 Side = t.Mapping[str, t.Any]
 Probe = dict[str, t.Any]
@@ -35,7 +36,8 @@ def color_sides(components: t.Sequence[t.Mapping[str, t.Any]], layout: t.Mapping
             places = {key: filled([text], words)[0] for key, text in layout.items()}
             words = {"color": color, "port": port, "release": release} | {key: places[key] for key in ("current", "instance") if key in places}
             shown = {key: component[key] for key in component if key not in SECRET}
-            found.append({"component": shown, "color": color, "port": port, **places, "argv": filled(component.get("command") or [], words)})
+            found.append({"component": shown, "color": color, "port": port, "is_worker": component.get("kind") == "worker",
+                          **places, "argv": filled(component.get("command") or [], words)})
     return found
 
 
@@ -78,6 +80,8 @@ def side_probes(wanted: t.Sequence[Side], url: str, asked: t.Mapping[str, t.Any]
     """A probe for each side, by the name of its instance or unit; with a command inside (`asked.inside` stands before it) one for that as well."""
     made = []
     for side in wanted:
+        if side.get("is_worker"):   # it has no port, and runs in the active colour alone: see worker_probes
+            continue
         name, component = side.get("instance") or side["unit"], side["component"]
         words = {"address": (addresses or {}).get(name) or "no-address.invalid", "port": side["port"], "health": component.get("health") or "/",
                  "instance": name, "color": side["color"]}
@@ -89,6 +93,24 @@ def side_probes(wanted: t.Sequence[Side], url: str, asked: t.Mapping[str, t.Any]
         if component.get("inside") and asked.get("inside"):
             argv = [*filled(asked["inside"], {"instance": name}), *component["inside"]]
             made.append({"name": f"{name} inside", "kind": "command", "argv": argv, **asked["often"]})
+    return made
+
+
+def worker_probes(wanted: t.Sequence[Side], is_systemd: bool, often: t.Mapping[str, t.Any]) -> list[Probe]:
+    """Whether each worker runs, and its own proof: a command that ends well, or a file that has changed since the worker was started (its side's `stamp`
+    has)."""
+    made: list[Probe] = []
+    for side in wanted:
+        name, proof = side["unit"], side["component"].get("proof") or {}
+        runs = {"kind": "unit", "unit": f"{name}.service"} if is_systemd else \
+            {"kind": "command", "argv": ["start-stop-daemon", "--status", "--pidfile", side["pidfile"]]}
+        made.append({"name": name, **runs, **often})
+        words = {key: side[key] for key in ("color", "current") if key in side}
+        if proof.get("command"):
+            made.append({"name": f"{name}{PROOF}", "kind": "command", "argv": filled(proof["command"], words), **often})
+        if proof.get("file"):
+            [file] = filled([proof["file"]], words)
+            made.append({"name": f"{name}{PROOF}", "kind": "command", "argv": ["find", file, "-newer", side["stamp"]], "stdout": file, **often})
     return made
 
 

@@ -18,8 +18,8 @@ SPEC.loader.exec_module(inputs)
 GROUPS = {"all": ["app1", "lb1"]}
 ID = "20261121t084500z-7f3a"
 GOOD = dict.fromkeys(("release_sha", "target_color", "color", "mode", "deploy_id", "to", "take_over", "unlock", "confirm", "accept", "reason", "by"), "") | {
-    "env": "staging", "app_name": "shop", "app_hosts": ["app1"], "app_components": [{"name": "web"}], "app_load_balancers": ["lb1"], "app_data_hosts": [],
-    "app_databases": [], "app_database_capture": "",
+    "env": "staging", "app_name": "shop", "app_hosts": ["app1"], "app_components": [{"name": "web", "port": 80}], "app_load_balancers": ["lb1"],
+    "app_data_hosts": [], "app_databases": [], "app_database_capture": "",
     "app_ledger_host": "", "strategy": "host", "has_colors": True, "taken": [], "has_own_id": False, "hooks": [],
     "gaps": {"app_hosts": "", "app_components": ""}}
 
@@ -48,6 +48,7 @@ def test_what_is_right(given: dict[str, t.Any]) -> None:
     ({"app_hosts": []}, "app_hosts is missing"),
     ({"app_hosts": "app1"}, "app_hosts is missing"),
     ({"app_components": []}, "app_components is missing"),
+    ({"app_components": [{"name": "web"}]}, "app_components, web: port is missing"),
     ({"app_hosts": ["app1", "app9"]}, "app9 is not in the inventory"),
     ({"app_load_balancers": ["lb9"]}, "lb9 is not in the inventory"),
     ({"app_ledger_host": "lb9"}, "lb9 is not in the inventory"),
@@ -84,6 +85,22 @@ def test_what_is_right(given: dict[str, t.Any]) -> None:
 def test_what_is_wrong(given: dict[str, t.Any], said: str) -> None:
     found = inputs.wrong_inputs(GOOD | given, [], GROUPS)
     assert len(found) == 1 and found[0].startswith(said) and "\n" not in found[0], found
+
+
+WORKER = {"name": "mail", "kind": "worker"}
+
+
+@pytest.mark.parametrize("given, said", [
+    ({}, []), ({"proof": {"command": ["/bin/works"]}}, []), ({"proof": {"file": "{current}/done"}}, []),
+    ({"port": {"blue": 1, "green": 2}}, ["app_components, mail: a worker has no port"]),
+    ({"proof": {"command": "/bin/works"}}, ["app_components, mail: proof is "]), ({"proof": {"file": "done"}}, ["app_components, mail: proof is "]),
+    ({"proof": {"file": "/done", "command": ["/bin/works"]}}, ["app_components, mail: proof is "]), ({"proof": {}}, ["app_components, mail: proof is {}"]),
+], ids=str)
+def test_what_a_worker_may_be(given: dict[str, t.Any], said: list[str]) -> None:
+    found = inputs.wrong_inputs(GOOD | {"app_components": [WORKER | given]}, [], GROUPS)
+    assert len(found) == len(said) and all(map(str.startswith, found, said)), found
+    [elsewhere] = inputs.wrong_inputs(GOOD | {"app_components": [WORKER], "strategy": "incus"}, [], GROUPS)
+    assert elsewhere.startswith("app_components, mail: kind worker is for the strategy host alone")
 
 
 def test_what_a_playbook_cannot_do_without() -> None:

@@ -68,6 +68,25 @@ def test_whoever_answers_must_be_the_process_that_was_started() -> None:
     assert seen == {"release": "4f2a", "well": False, "why": "port 8081 is held by process 7 (nginx)"}
 
 
+def test_a_worker_is_asked_by_what_it_does() -> None:
+    worker = {"name": "mail", "kind": "worker", "command": ["/bin/worker"], "proof": {"file": "/srv/done-{color}"}}
+    sides = two_colors.color_sides([WEB, worker], LAYOUT | {"stamp": "/run/{component}-{color}.started"}, "4f2a")[:2]
+    assert [side["is_worker"] for side in sides] == [False, True]
+    often = {"tries": 3, "consecutive": 2}
+    served = two_colors.side_probes(sides, "http://127.0.0.1:{port}/", {"often": often, "listener": {"unit": "{unit}.service"}})
+    assert {one["name"] for one in served} == {"shop-web-blue", "shop-web-blue itself"}
+    assert two_colors.worker_probes(sides[1:], True, often) == [
+        {"name": "shop-mail-blue", "kind": "unit", "unit": "shop-mail-blue.service", **often},
+        {"name": "shop-mail-blue proof", "kind": "command", "argv": ["find", "/srv/done-blue", "-newer", "/run/mail-blue.started"], "stdout": "/srv/done-blue",
+         **often}]
+    [command] = two_colors.color_sides([worker | {"proof": {"command": ["{current}/works", "{color}"]}}], LAYOUT, "4f2a")[:1]
+    probes = two_colors.worker_probes([command], False, often)
+    assert [one["argv"] for one in probes] == [["start-stop-daemon", "--status", "--pidfile", "/run/mail"], ["/opt/mail/blue/current/works", "blue"]]
+    # It runs in the active colour alone, so that it says nothing of whether the other one is a way back.
+    held = two_colors.host_colors(sides, [{"current": "4f2a"}] * 2, [{"name": "shop-web-blue", "ok": True}])["colors"]["blue"]
+    assert held["well"] and held["release"] == "4f2a"
+
+
 def test_a_colour_has_a_release_when_all_of_it_have() -> None:
     def held(release: str | None, well: bool = True) -> dict[str, t.Any]:
         return {"release": release, "well": well}

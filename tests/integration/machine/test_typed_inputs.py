@@ -20,7 +20,7 @@ from flows import TYPED
 from harness import HERE, PIPELINING, ROOT, staged, venv
 from workflows import load, play
 
-APP = {"app_name": "shop", "app_hosts": ["app1"], "app_load_balancers": ["lb1"], "app_components": [{"name": "web"}]}
+APP = {"app_name": "shop", "app_hosts": ["app1"], "app_load_balancers": ["lb1"], "app_components": [{"name": "web", "port": {"blue": 1, "green": 2}}]}
 # As a template, and as what breaks out of quotes, of a raw block, and of a line.
 TEXTS = {
     "template": "{{{{ lookup('pipe', 'touch {marker}') }}}}",

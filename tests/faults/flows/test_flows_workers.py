@@ -1,0 +1,115 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Workers, which have no port and run in one colour alone: they are switched with the flip, forth and back, and whatever fails or is killed, those of the
+colour that serves run at the end, and never those of both."""
+from __future__ import annotations
+
+import os
+import typing as t
+from pathlib import Path
+
+import pytest
+from flows import Shop
+from harness import wait_for
+from releases import sha
+
+# Takes from a queue, as long as nobody else does; the release 3 does nothing.
+WORKER = """exec 9> queue.lock
+flock -n 9 || echo "$1 beside another one" >> clash
+while :; do
+  test "$2" = {broken} || : > done-$1
+  sleep 0.1 9>&-
+done
+"""
+
+
+class WithWorker(Shop):
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self.root.mkdir(parents=True)
+        self.script = self.root / "worker.sh"
+        self.script.write_text(f"cd {self.folder}\n" + WORKER.format(broken=sha(3)))
+        self.vars["app_components"].append({
+            "name": "mail", "kind": "worker", "package": "shop-web", "command": ["/bin/sh", str(self.script), "{color}", "{release}"],
+            "proof": {"file": f"{self.folder}/done-{{color}}"}})
+
+    def working(self) -> list[str]:
+        """The colour of each worker that runs."""
+        found = []
+        for pid in self.app_pids():
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if os.fsencode(self.script) in words:
+                found.append(words[2].decode())
+        assert not (self.folder / "clash").exists(), (self.folder / "clash").read_text()
+        return found
+
+
+@pytest.fixture(name="the_shop", scope="module")
+def a_shop(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[WithWorker]:
+    """With release 1 in green, its worker, and more releases available."""
+    with WithWorker(tmp_path_factory.mktemp("shop")) as shop:
+        for number in (1, 2, 3):
+            shop.publish(number)
+        first = shop.deploy(1)
+        assert first.code == 0 and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], first.output
+        yield shop
+
+
+@pytest.fixture(name="shop")
+def with_green(the_shop: WithWorker) -> WithWorker:
+    assert the_shop.working() == [the_shop.live()]
+    if the_shop.live() != "green":
+        back = the_shop.run("rollback", mode="fast", target_color="green")
+        assert back.code == 0 and the_shop.working() == ["green"], back.output
+    return the_shop
+
+
+def test_forth_and_back(shop: WithWorker) -> None:
+    order = ["End the processes of the workers", "Flip this load balancer", "Start the processes of the workers", "See that they work"]
+    said = "Workers (mail): those of {} end; flip; those of {} start; their proof."
+    forth = shop.deploy(2)
+    assert forth.code == 0 and shop.serves() == ("blue", sha(2)) and shop.working() == ["blue"], forth.output
+    back = shop.run("rollback", mode="fast")
+    assert back.code == 0 and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], back.output
+    for run, colors in ((forth, ("green", "blue")), (back, ("blue", "green"))):
+        done = [task.task for task in run.tasks if task.task in order and task.status != "skipped"]
+        assert list(dict.fromkeys(done)) == order and said.format(*colors) in " ".join(run.output.split()), run.output
+
+
+def test_a_worker_that_does_nothing_leads_back(shop: WithWorker) -> None:
+    outcome = shop.folder / "outcome"
+    run = shop.deploy(3, outcome_file=str(outcome), host_app_probe_tries=4)
+    assert run.code == 2 and outcome.read_text() == "failed_reverted\n" and "shop-staging-mail-blue proof" in run.output, run.output
+    assert shop.serves() == ("green", sha(1)) and shop.working() == ["green"]
+
+
+def test_killed_before_the_flip_and_then_failing(shop: WithWorker) -> None:
+    """The next run touches no worker itself, and has them back all the same."""
+    killed = shop.killed("End the processes of the workers", release_sha=sha(2))
+    assert shop.live() == "green" and shop.working() == []
+    run = shop.deploy(2, take_over=killed, app_hooks={"before": [["/bin/false"]]})
+    assert run.code == 2 and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], run.output
+
+
+def test_killed_after_the_flip(shop: WithWorker) -> None:
+    killed = shop.killed("Flip this load balancer", release_sha=sha(2))
+    assert shop.live() == "blue" and shop.working() == []
+    run = shop.deploy(2, take_over=killed)
+    assert run.code == 0 and "is active already" in run.output and shop.serves() == ("blue", sha(2)) and shop.working() == ["blue"], run.output
+
+
+def test_killed_on_the_way_back(shop: WithWorker) -> None:
+    """After its flip: what serves is what somebody wanted, and its workers are missing."""
+    assert shop.deploy(2).code == 0
+    killed = shop.killed("Flip this load balancer", "rollback", mode="fast")
+    assert shop.live() == "green" and shop.working() == []
+    run = shop.run("rollback", mode="fast", target_color="green", take_over=killed)
+    assert run.code == 0 and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], run.output
+
+
+def test_killed_when_the_workers_have_started(shop: WithWorker) -> None:
+    killed = shop.killed("Start the processes of the workers", release_sha=sha(2))
+    wait_for(lambda: shop.working() == ["blue"], "they run")
+    run = shop.run("rollback", mode="fast", take_over=killed)
+    assert run.code == 0 and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], run.output
