@@ -18,6 +18,7 @@ COLORS = ("blue", "green")
 SECRET = ("env", "files")
 ITSELF = " itself"   # the probe of whether a component has its port
 PROOF = " proof"   # a worker's own
+RUNNING = (" unit", " process")   # the probes of whether a worker runs, where it is not known yet who has started it
 
 Side = t.Mapping[str, t.Any]
 Probe = dict[str, t.Any]
@@ -81,6 +82,8 @@ def side_probes(wanted: t.Sequence[Side], url: str, asked: t.Mapping[str, t.Any]
     made = []
     for side in wanted:
         if side.get("is_worker"):   # it has no port, and runs in the active colour alone: see worker_probes
+            if asked.get("workers"):
+                made += [{"name": f"{side['unit']}{what}", **runs(side, what == " unit"), **asked["often"]} for what in RUNNING]
             continue
         name, component = side.get("instance") or side["unit"], side["component"]
         words = {"address": (addresses or {}).get(name) or "no-address.invalid", "port": side["port"], "health": component.get("health") or "/",
@@ -96,15 +99,19 @@ def side_probes(wanted: t.Sequence[Side], url: str, asked: t.Mapping[str, t.Any]
     return made
 
 
+def runs(side: Side, is_systemd: bool) -> Probe:
+    if is_systemd:
+        return {"kind": "unit", "unit": f"{side['unit']}.service"}
+    return {"kind": "command", "argv": ["start-stop-daemon", "--status", "--pidfile", side["pidfile"]]}
+
+
 def worker_probes(wanted: t.Sequence[Side], is_systemd: bool, often: t.Mapping[str, t.Any]) -> list[Probe]:
     """Whether each worker runs, and its own proof: a command that ends well, or a file that has changed since the worker was started (its side's `stamp`
     has)."""
     made: list[Probe] = []
     for side in wanted:
         name, proof = side["unit"], side["component"].get("proof") or {}
-        runs = {"kind": "unit", "unit": f"{name}.service"} if is_systemd else \
-            {"kind": "command", "argv": ["start-stop-daemon", "--status", "--pidfile", side["pidfile"]]}
-        made.append({"name": name, **runs, **often})
+        made.append({"name": name, **runs(side, is_systemd), **often})
         words = {key: side[key] for key in ("color", "current") if key in side}
         if proof.get("command"):
             made.append({"name": f"{name}{PROOF}", "kind": "command", "argv": filled(proof["command"], words), **often})
@@ -145,12 +152,18 @@ def answer_of(answers: t.Sequence[t.Mapping[str, t.Any]], name: str) -> t.Mappin
 
 
 def host_colors(wanted: t.Sequence[Side], folders: t.Sequence[t.Mapping[str, t.Any]], answers: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
-    """What the colours hold whose releases are folders, in the order of the sides."""
+    """What the colours hold whose releases are folders, in the order of the sides; and of each worker in which colours it runs (`workers`)."""
     def seen(side: Side, folder: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         asked = [answer for name in ("", ITSELF) if (answer := answer_of(answers, side["unit"] + name))]
         wrong = [answer for answer in asked if not answer["ok"]]
         return {"release": folder["current"], "well": not wrong, "why": (wrong[0].get("why") or "") if wrong else ""}
-    return by_color((side["color"], side["component"]["name"], seen(side, folder)) for side, folder in zip(wanted, folders))
+    workers: dict[str, list[str]] = {}
+    for side in wanted:
+        if side.get("is_worker"):
+            running = workers.setdefault(side["component"]["name"], [])
+            if any(answer_of(answers, side["unit"] + what).get("ok") for what in RUNNING):
+                running.append(side["color"])
+    return {**by_color((side["color"], side["component"]["name"], seen(side, folder)) for side, folder in zip(wanted, folders)), "workers": workers}
 
 
 def incus_colors(wanted: t.Sequence[Side], instances: t.Mapping[str, t.Any], answers: t.Sequence[t.Mapping[str, t.Any]], mark: str) -> dict[str, t.Any]:

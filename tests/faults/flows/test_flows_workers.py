@@ -113,3 +113,31 @@ def test_killed_when_the_workers_have_started(shop: WithWorker) -> None:
     wait_for(lambda: shop.working() == ["blue"], "they run")
     run = shop.run("rollback", mode="fast", take_over=killed)
     assert run.code == 0 and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], run.output
+
+
+def test_going_back_without_a_machine_of_the_app(shop: WithWorker) -> None:
+    """Its worker may still take from the queue, so none is started beside it; but nobody is kept on the release that is bad."""
+    assert shop.deploy(2).code == 0
+    lost = shop.lost("app1")
+    lost.touch()
+    back = shop.run("rollback", mode="fast")
+    lost.unlink()
+    assert back.code == 0 and shop.serves() == ("green", sha(1)) and shop.working() == ["blue"], back.output
+    assert "green SERVES, AND ITS WORKERS (mail) DO NOT ALL RUN: app1: it does not answer" in " ".join(back.output.split()), back.output
+    status = shop.run("status")
+    assert status.code == 0 and "app1: worker mail runs in blue" in status.output, status.output
+    ended = shop.run("rollback", mode="fast", target_color="green")
+    assert ended.code == 0 and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], ended.output
+    assert "app1: worker mail runs in green" in shop.run("status").output
+
+
+def test_a_worker_that_does_not_start_keeps_nobody_on_a_bad_release(shop: WithWorker) -> None:
+    assert shop.deploy(2).code == 0
+    script = shop.script.read_text()
+    shop.script.write_text("exit 1\n")
+    back = shop.run("rollback", mode="fast", host_app_probe_tries=3)
+    assert back.code == 0 and shop.serves() == ("green", sha(1)) and shop.working() == [], back.output
+    assert "DO NOT ALL RUN" in back.output and "app1: worker mail DOES NOT RUN" in shop.run("status").output, back.output
+    shop.script.write_text(script)
+    ended = shop.run("rollback", mode="fast", target_color="green")
+    assert ended.code == 0 and shop.working() == ["green"], ended.output
