@@ -216,3 +216,23 @@ def test_a_colour_that_was_never_there(shop: OnSystemd) -> None:
     refused = run.named("See that the registry has the release")
     assert retired.status == "ok" and not retired.result["changed"] and refused.status == "failed" and "does not have" in str(refused.result), run.output
     assert "Gr%nn" not in run.output, run.output
+
+
+def test_workers_are_units_of_the_active_colour(shop: OnSystemd) -> None:
+    """Those of the other colour do not run, and do not come back with a boot."""
+    for number in (1, 2):
+        shop.publish(number)
+    loop = 'while :; do : > "/opt/shop-staging/done-$1"; sleep 0.2; done'
+    shop.vars["app_components"].append({"name": "mail", "kind": "worker", "package": "shop-web", "user": "root",
+                                        "command": ["/bin/sh", "-c", loop, "mail", "{color}"], "proof": {"file": "/opt/shop-staging/done-{color}"}})
+
+    def workers(name: str) -> list[str]:
+        return [shop.on(f"systemctl show --value --property={name} shop-staging-mail-{color}.service").strip() for color in ("blue", "green")]
+
+    done(shop.deploy(1))
+    assert shop.serves() == ("green", sha(1)) and workers("ActiveState") == ["inactive", "active"]
+    done(shop.deploy(2))
+    assert shop.serves() == ("blue", sha(2)) and workers("ActiveState") == ["active", "inactive"] and workers("UnitFileState") == ["enabled", "disabled"]
+    done(shop.run("rollback", mode="fast"))
+    assert shop.serves() == ("green", sha(1)) and workers("ActiveState") == ["inactive", "active"] and workers("UnitFileState") == ["disabled", "enabled"]
+    assert "worker mail runs in green" in shop.run("status").output

@@ -85,6 +85,12 @@ def test_a_worker_is_asked_by_what_it_does() -> None:
     # It runs in the active colour alone, so that it says nothing of whether the other one is a way back.
     held = two_colors.host_colors(sides, [{"current": "4f2a"}] * 2, [{"name": "shop-web-blue", "ok": True}])["colors"]["blue"]
     assert held["well"] and held["release"] == "4f2a"
+    # Where nobody knows yet who starts things, both are asked, and either tells that it runs.
+    looked = two_colors.side_probes(sides, "http://127.0.0.1:{port}/", {"often": {"tries": 1}, "workers": True})
+    assert [one["name"] for one in looked] == ["shop-web-blue", "shop-mail-blue unit", "shop-mail-blue process"]
+    for ok, colors in ((True, ["blue"]), (False, [])):
+        answers = [{"name": "shop-mail-blue unit", "ok": False}, {"name": "shop-mail-blue process", "ok": ok}]
+        assert two_colors.host_colors(sides, [{"current": None}] * 2, answers)["workers"] == {"mail": colors}
 
 
 def test_a_colour_has_a_release_when_all_of_it_have() -> None:
