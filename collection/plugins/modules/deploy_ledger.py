@@ -129,19 +129,21 @@ options:
       - >-
         V(rollback) locks deploys, unless it fails and leaves everything as it was: the next one would bring
         back what was bad. V(maintenance) is any other run that needs the lease, and leaves the release as it
-        is.
+        is. V(lock) locks deploys for the O(reason) that is given: a migration by hand, a holiday. The
+        playbooks C(reversible.deploy.lock) and C(reversible.deploy.unlock) open such runs.
     type: str
     default: deploy
     choices:
       - deploy
       - rollback
       - maintenance
+      - lock
   unlock:
     description:
       - >-
-        The id of the run after which deploys are locked: a rollback, or the last of those that O(revert_cap)
-        counts. Only with it another deploy is opened, which unlocks those after it as well. For
-        O(state=open).
+        The id of the run after which deploys are locked: a rollback, one whose O(purpose) is V(lock), or the
+        last of those that O(revert_cap) counts. Only with it another deploy is opened, which unlocks those
+        after it as well; a run for V(maintenance) with it does nothing else. For O(state=open).
     type: str
   config_commit:
     description:
@@ -646,7 +648,7 @@ MODULE_SPEC = {
         "purpose": {
             "type": "str",
             "default": "deploy",
-            "choices": ["deploy", "rollback", "maintenance"],
+            "choices": ["deploy", "rollback", "maintenance", "lock"],
         },
         "unlock": {
             "type": "str",
@@ -761,6 +763,7 @@ MODULE_SPEC = {
     },
     "required_if": [
         ("state", "open", ["deploy_id"], False),
+        ("purpose", "lock", ["reason"], False),
         ("state", "phase", ["deploy_id", "phase"], False),
         ("state", "restore_point", ["deploy_id", "layer", "name"], False),
         ("state", "heartbeat", ["deploy_id"], False),

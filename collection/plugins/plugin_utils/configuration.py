@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 SHOWN = 12   # characters of a commit in a folder's name
 LEFT_ITS_RELEASE = ("done", "failed_not_reverted")
+KEEPS_RELEASE = ("maintenance", "lock")
 
 Deploy = t.Mapping[str, t.Any]
 
@@ -31,7 +32,7 @@ def without_password(remote: str) -> str:
 
 def before(deploys: t.Sequence[Deploy], deploy_id: str) -> Deploy:
     """Of the deploys, newest first, the one whose release was in place before this one; empty when that is not known."""
-    older = [one for one in deploys if one["deploy_id"] < deploy_id and one.get("outcome") in LEFT_ITS_RELEASE and one.get("purpose") != "maintenance"]
+    older = [one for one in deploys if one["deploy_id"] < deploy_id and one.get("outcome") in LEFT_ITS_RELEASE and one.get("purpose") not in KEEPS_RELEASE]
     return older[0] if older else {}
 
 

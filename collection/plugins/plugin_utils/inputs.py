@@ -54,6 +54,7 @@ def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t
         *id_of("take_over", given["take_over"], "the id of the run that holds the lease, such as 20261121t084500z-7f3a"),
         *id_of("unlock", given["unlock"], "the id of the run after which deploys are locked, such as 20261121t084500z-7f3a"),
         *wrong_consent(given["confirm"], given["accept"]),
+        *(["reason is missing: what whoever meets the lock should read (-e reason=...)"] if "reason" in wanted and not given["reason"] else []),
         *line_of("reason", given["reason"]),
         *line_of("by", given["by"]),
     ]

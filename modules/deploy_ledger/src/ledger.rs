@@ -89,11 +89,17 @@ pub enum Purpose {
     Rollback,
     /// Needs the lease, and does not change the release.
     Maintenance,
+    /// Locks deploys for a reason of a person's own, and does not change the release.
+    Lock,
 }
 
 impl Purpose {
     fn is_deploy(&self) -> bool {
         *self == Purpose::Deploy
+    }
+
+    fn keeps_release(self) -> bool {
+        matches!(self, Purpose::Maintenance | Purpose::Lock)
     }
 }
 

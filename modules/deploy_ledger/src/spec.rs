@@ -73,12 +73,12 @@ const RUN: &[Opt] = &[
     Opt::new("back_to", Kind::Str).about(&[
         "In a rollback the id of the deploy to whose restore points it goes back. For O(state=open).",
     ]),
-    Opt::new("purpose", Kind::Str).default(Default::Str("deploy")).choices(&["deploy", "rollback", "maintenance"]).about(&[
+    Opt::new("purpose", Kind::Str).default(Default::Str("deploy")).choices(&["deploy", "rollback", "maintenance", "lock"]).about(&[
         "What the run is for. For O(state=open).",
-        "V(rollback) locks deploys, unless it fails and leaves everything as it was: the next one would bring back what was bad. V(maintenance) is any other run that needs the lease, and leaves the release as it is.",
+        "V(rollback) locks deploys, unless it fails and leaves everything as it was: the next one would bring back what was bad. V(maintenance) is any other run that needs the lease, and leaves the release as it is. V(lock) locks deploys for the O(reason) that is given: a migration by hand, a holiday. The playbooks C(reversible.deploy.lock) and C(reversible.deploy.unlock) open such runs.",
     ]),
     Opt::new("unlock", Kind::Str).about(&[
-        "The id of the run after which deploys are locked: a rollback, or the last of those that O(revert_cap) counts. Only with it another deploy is opened, which unlocks those after it as well. For O(state=open).",
+        "The id of the run after which deploys are locked: a rollback, one whose O(purpose) is V(lock), or the last of those that O(revert_cap) counts. Only with it another deploy is opened, which unlocks those after it as well; a run for V(maintenance) with it does nothing else. For O(state=open).",
     ]),
     Opt::new("config_commit", Kind::Str).about(&[
         "The commit of the configuration repository that the run was started from, so that a rollback can say which configuration went with a release. For O(state=open).",
@@ -221,6 +221,7 @@ pub const MODULE: Module = Module {
     options: &[WHERE, RUN, CAP, RESTORE_POINT, LAYERS, FLIPS, FILES, CONTROLLER, change::CONSENT],
     rules: &[
         Rule::RequiredIf("state", "open", &["deploy_id"]),
+        Rule::RequiredIf("purpose", "lock", &["reason"]),
         Rule::RequiredIf("state", "phase", &["deploy_id", "phase"]),
         Rule::RequiredIf("state", "restore_point", &["deploy_id", "layer", "name"]),
         Rule::RequiredIf("state", "heartbeat", &["deploy_id"]),

@@ -1,7 +1,7 @@
 //! The deploys that the lines of a ledger describe.
 
 use super::skim::Skim;
-use super::{Event, Line, Opening, Outcome, Phase, Purpose, RestorePoint, Scope, VERSION};
+use super::{Event, Line, Opening, Outcome, Phase, RestorePoint, Scope, VERSION};
 use ansible_module::Failure;
 use host::clock::Utc;
 use host::deploy_id::DeployId;
@@ -63,7 +63,7 @@ impl Deploy {
     }
 
     pub fn is_good(&self) -> bool {
-        self.is_done() && self.void.is_none() && self.opening.purpose != Purpose::Maintenance
+        self.is_done() && self.void.is_none() && !self.opening.purpose.keeps_release()
     }
 
     /// When it failed: recorded that itself, or was taken over.
@@ -237,8 +237,8 @@ impl Ledger {
     }
 }
 
-/// Not for a deploy that failed and rolled back, nor for maintenance, which changes no release.
+/// Not for a deploy that failed and rolled back, nor for runs that change no release.
 fn left_its_release(deploy: &Deploy) -> bool {
-    deploy.opening.purpose != Purpose::Maintenance
+    !deploy.opening.purpose.keeps_release()
         && matches!(deploy.outcome(), Some(Outcome::Done | Outcome::FailedNotReverted))
 }

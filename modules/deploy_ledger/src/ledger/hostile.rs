@@ -30,7 +30,7 @@ fn ledger(random: &mut Random) -> String {
         let n = random.below(5) as u32;
         let outcome = *random.one(&["done", "failed_reverted", "failed_not_reverted"]);
         let other = format!("\"{}\"", self::id(random.below(5) as u32).as_str());
-        let purpose = *random.one(&["deploy", "rollback", "maintenance"]);
+        let purpose = *random.one(&["deploy", "rollback", "maintenance", "lock"]);
         lines.push(match random.below(8) {
             0 => opened(n, "null"),
             1 => opened(n, &other),

@@ -1,5 +1,5 @@
-//! What locks deploys until a person unlocks them: a rollback, since the next push would deploy the bad
-//! release again; and several deploys that rolled back by themselves.
+//! What locks deploys until a person unlocks them: a person, for a reason of their own; a rollback, since
+//! the next push would deploy the bad release again; and several deploys that rolled back by themselves.
 //!
 //! Invariant: only opening a deploy is refused. A lock never keeps a bad release active: a rollback is
 //! always opened, and a run may always roll back by itself.
@@ -19,26 +19,33 @@ pub struct Locked<'a> {
     /// The run that locked them, whose id unlocks them.
     pub by: &'a Deploy,
     pub why: String,
+    /// When they may be unlocked.
+    pub until: &'static str,
 }
 
+const UNTIL_FIXED: &str = "what was bad is fixed";
+
 impl Ledger {
-    /// The present lock. A deploy that was opened with `unlock` ends all earlier ones.
+    /// The present lock. A run that was opened with `unlock` ends all earlier ones.
     pub fn locked(&self, cap: Cap) -> Option<Locked<'_>> {
         let since = self.deploys.iter().rposition(|deploy| deploy.opening.unlock.is_some());
         let after = &self.deploys[since.unwrap_or(0)..];
-        let rollback = after
-            .iter()
-            .rev()
-            .find(|deploy| deploy.locks())
-            .map(|by| Locked { by, why: format!("{} was a rollback{}", by.id, said(by)) });
-        rollback.or_else(|| too_many(after, cap))
+        let newest = after.iter().rev().find(|deploy| deploy.locks()).map(|by| {
+            let (what, until) = match by.opening.purpose {
+                Purpose::Lock => ("locked them", "this is over"),
+                _ => ("was a rollback", UNTIL_FIXED),
+            };
+            Locked { by, why: format!("{} {what}{}", by.id, said(by)), until }
+        });
+        newest.or_else(|| too_many(after, cap))
     }
 }
 
 impl Deploy {
-    /// Whether it locks deploys; not a rollback that failed and left everything as it was.
+    /// Whether it locks deploys; not a run that failed and left everything as it was.
     pub fn locks(&self) -> bool {
-        self.opening.purpose == Purpose::Rollback && self.outcome() != Some(Outcome::FailedReverted)
+        matches!(self.opening.purpose, Purpose::Rollback | Purpose::Lock)
+            && self.outcome() != Some(Outcome::FailedReverted)
     }
 }
 
@@ -76,5 +83,5 @@ fn too_many(deploys: &[Deploy], cap: Cap) -> Option<Locked<'_>> {
         cap.most,
         each.join(", ")
     );
-    Some(Locked { by, why })
+    Some(Locked { by, why, until: UNTIL_FIXED })
 }

@@ -19,7 +19,7 @@ const TIME: usize = 19;
 const ID: usize = 21;
 /// Cannot occur within a string, where the quotes would be escaped.
 const TAKES_NOTHING_OVER: &[u8] = b"\"take_over\":null";
-/// Present in openings of rollbacks and maintenance.
+/// Present in openings of whatever is not a deploy.
 const HAS_PURPOSE: &[u8] = b",\"purpose\":\"";
 const UNLOCKS: &[u8] = b",\"unlock\":\"";
 
@@ -39,7 +39,7 @@ struct Outline {
     void: bool,
     reverted: bool,
     superseded_by: Option<usize>,
-    is_maintenance: bool,
+    keeps_release: bool,
     /// Whether it may lock deploys, or has unlocked them.
     about_lock: bool,
     /// Whether something about it is wrong, so that all its lines are parsed.
@@ -56,11 +56,11 @@ impl Outline {
     }
 
     fn is_good(&self) -> bool {
-        self.is_done() && !self.void && !self.is_maintenance
+        self.is_done() && !self.void && !self.keeps_release
     }
 
     fn left_its_release(&self) -> bool {
-        !self.is_maintenance
+        !self.keeps_release
             && matches!(self.outcome, Some(Outcome::Done | Outcome::FailedNotReverted))
     }
 }
@@ -139,8 +139,9 @@ impl Skim {
             }
             self.known.insert(id, at);
             self.outlines.push(opening.map_or_else(Outline::default, |it| Outline {
-                is_maintenance: it.purpose == Purpose::Maintenance,
-                about_lock: it.purpose == Purpose::Rollback || it.unlock.is_some(),
+                keeps_release: it.purpose.keeps_release(),
+                about_lock: matches!(it.purpose, Purpose::Rollback | Purpose::Lock)
+                    || it.unlock.is_some(),
                 ..Outline::default()
             }));
             return Some(at);

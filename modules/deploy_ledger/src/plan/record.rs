@@ -1,6 +1,6 @@
 //! Decides which events may be recorded about a deploy.
 
-use crate::ledger::{Cap, Deploy, Event, Ledger, Locked, Opening};
+use crate::ledger::{Cap, Deploy, Event, Ledger, Locked, Opening, Purpose};
 use crate::state::{is_abandoned, silent_for};
 use ansible_module::Failure;
 use host::deploy_id::DeployId;
@@ -132,9 +132,12 @@ fn may_open(ledger: &Ledger, id: &DeployId, take_over: Option<&DeployId>) -> Res
     .with("holder", holder.id.as_str()))
 }
 
-/// Refuses a deploy while deploys are locked. A rollback is never refused.
+/// Refuses a deploy while deploys are locked, another lock, which would hide the first one, and whoever
+/// would unlock them without knowing by what. A rollback is never refused.
 fn may_deploy(ledger: &Ledger, id: &DeployId, opening: &Opening, cap: Cap) -> Result<(), Failure> {
-    let Some(Locked { by, why }) = ledger.locked(cap).filter(|_| opening.is_deploy()) else {
+    let unlocks = opening.purpose == Purpose::Maintenance && opening.unlock.is_some();
+    let concerns = opening.is_deploy() || unlocks || opening.purpose == Purpose::Lock;
+    let Some(Locked { by, why, until }) = ledger.locked(cap).filter(|_| concerns) else {
         return Ok(());
     };
     if opening.unlock.as_ref() == Some(&by.id) {
@@ -147,7 +150,7 @@ fn may_deploy(ledger: &Ledger, id: &DeployId, opening: &Opening, cap: Cap) -> Re
     Err(Failure::new(
         "locked",
         format!(
-            "deploys of {} in {} are locked, and {id} was not opened: {why}; see that what was bad is fixed, then pass unlock: {}{named}",
+            "deploys of {} in {} are locked, and {id} was not opened: {why}; see that {until}, then pass unlock: {}{named}",
             opening.app, opening.env, by.id
         ),
     )

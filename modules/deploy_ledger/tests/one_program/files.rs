@@ -191,6 +191,41 @@ fn a_rollback_locks_deploys_until_somebody_unlocks_them() {
 }
 
 #[test]
+fn a_person_locks_and_unlocks_deploys() {
+    let ledger = Ledger::new();
+    run(&ledger, FIRST, "done");
+    let unasked = ledger.task("open", SECOND, json!({"purpose": "lock"}));
+    assert!(unasked["msg"].as_str().unwrap().contains("reason"), "{unasked}");
+    let lock = json!({"purpose": "lock", "by": "anna", "reason": "inventory by hand"});
+    assert!(changed(&ledger.task("open", SECOND, lock)));
+    ledger.task("closed", SECOND, json!({"outcome": "done"}));
+    let refused = ledger.task("open", THIRD, json!({}));
+    let msg = refused["msg"].as_str().unwrap();
+    assert_eq!((reason(&refused), &refused["locked_by"]), ("locked", &json!(SECOND)));
+    assert!(msg.contains(&format!("{SECOND} locked them by anna at ")), "{msg}");
+    assert!(
+        msg.ends_with(&format!(
+            "inventory by hand; see that this is over, then pass unlock: {SECOND}"
+        )),
+        "{msg}"
+    );
+    // It was no release: what serves and what one goes back to is as before.
+    let info = ledger.info();
+    assert_eq!(
+        (&info["current"]["deploy_id"], &info["last_good"]["deploy_id"]),
+        (&json!(FIRST), &json!(FIRST))
+    );
+    // Only whoever names it unlocks them.
+    let unlocking = |by: &str| json!({"purpose": "maintenance", "unlock": by});
+    let wrong = ledger.task("open", THIRD, unlocking(FIRST));
+    assert_eq!(reason(&wrong), "locked", "{wrong}");
+    assert!(changed(&ledger.task("open", THIRD, unlocking(SECOND))));
+    ledger.task("closed", THIRD, json!({"outcome": "done"}));
+    assert_eq!(ledger.info()["locked"], Value::Null);
+    run(&ledger, "20261121t100000z-0000", "done");
+}
+
+#[test]
 fn maintenance_leaves_the_release_as_it_is() {
     let ledger = Ledger::new();
     run(&ledger, FIRST, "done");
