@@ -25,6 +25,14 @@ DEPLOY_ID = r"[0-9]{8}t[0-9]{6}z-[0-9a-f]{4}\Z"
 CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 LONGEST = 80
 Given = t.Mapping[str, t.Any]
+# The variables of an app's file, and what the playbooks and roles make of them.
+OF_AN_APP = (
+    "app_name", "app_hosts", "app_components", "app_envs", "app_strategy", "app_datasets", "app_data_hosts", "app_databases", "app_database_capture",
+    "app_load_balancers", "app_ledger_host", "app_ledger_path", "app_map", "app_prove", "app_error_budget", "app_target_timeout", "app_outside",
+    "app_outside_host", "app_hooks", "app_hooks_host", "app_hook_timeout", "app_hold", "app_hold_hosts", "app_hold_backends", "app_hold_stats_socket",
+    "app_metrics_file", "app_release_url")
+MADE = ("app_active", "app_captured", "app_color", "app_env", "app_observed", "app_outcome", "app_release_previous", "app_release_sha", "app_reverted",
+        "app_unpacked")
 
 
 def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t.Any]) -> list[str]:
@@ -37,6 +45,7 @@ def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t
         *(f"the inventory has {name}, which is what this run calls a host or group of its own: name it otherwise" for name in given["taken"]),
         *([f"deploy_id is {typed(given['deploy_id'])}, and this ansible-playbook has had a run before this one: leave it out, so that each has an id of "
            "its own"] if given["has_own_id"] else []),
+        *wrong_names(given["names"]),
         *wrong_app(given),
         *(f"{host} is not in the inventory" for host in dict.fromkeys([*hosts, given["app_ledger_host"] or "localhost"])
           if host not in groups["all"] and host != "localhost"),
@@ -108,6 +117,25 @@ def line_of(name: str, value: t.Any) -> list[str]:
     if not value or isinstance(value, str) and len(value) <= 500 and not re.search(CONTROL, value):
         return []
     return [f"{name} is {typed(value)}: expected one line of at most 500 characters"]
+
+
+def wrong_names(names: t.Sequence[str]) -> list[str]:
+    """Variables that nobody reads, and that are a slip of the finger away from one of an app: it would leave out a proof, a hook or a way back without a
+    word. Others are the user's own."""
+    def meant(name: str) -> str:
+        near = (own for own in OF_AN_APP if own[:5] == name[:5] and slips(name, own) <= (2 if len(name) > 8 else 1))
+        return "" if name in OF_AN_APP + MADE else next(near, "")
+    return [f"{name} is read by nobody: did you mean {near}? A variable of your own needs another name" for name in names if (near := meant(name))]
+
+
+def slips(typed_name: str, right: str) -> int:
+    """How many letters are missing, wrong or too many."""
+    row = list(range(len(right) + 1))
+    for at, letter in enumerate(typed_name, 1):
+        before, row[0] = row[0], at
+        for place, other in enumerate(right, 1):
+            before, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, before + (letter != other))
+    return row[-1]
 
 
 def wrong_app(given: Given) -> list[str]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import typing as t
 
 import pytest
@@ -20,7 +21,7 @@ ID = "20261121t084500z-7f3a"
 GOOD = dict.fromkeys(("release_sha", "target_color", "color", "mode", "deploy_id", "to", "take_over", "unlock", "confirm", "accept", "reason", "by"), "") | {
     "env": "staging", "app_name": "shop", "app_hosts": ["app1"], "app_components": [{"name": "web", "port": 80}], "app_load_balancers": ["lb1"],
     "app_data_hosts": [], "app_databases": [], "app_database_capture": "",
-    "app_ledger_host": "", "strategy": "host", "has_colors": True, "taken": [], "has_own_id": False, "hooks": [],
+    "app_ledger_host": "", "strategy": "host", "has_colors": True, "taken": [], "has_own_id": False, "hooks": [], "names": [],
     "gaps": {"app_hosts": "", "app_components": ""}}
 
 
@@ -32,6 +33,20 @@ GOOD = dict.fromkeys(("release_sha", "target_color", "color", "mode", "deploy_id
     {"app_database_capture": "migrations", "mode": "database"}, {"env": "a", "app_name": "a.b_c-d" + "e" * 56 + "9"}], ids=str)
 def test_what_is_right(given: dict[str, t.Any]) -> None:
     assert inputs.wrong_inputs(GOOD | given, [], GROUPS) == []
+
+
+def test_a_name_that_was_mistyped_is_no_option_left_out() -> None:
+    typos = {"app_proof": "app_prove", "app_hook": "app_hooks", "app_outsid": "app_outside", "app_databsses": "app_databases", "app_host": "app_hosts",
+             "app_error_buget": "app_error_budget", "app_leger_host": "app_ledger_host"}
+    assert inputs.wrong_names(list(typos)) == [
+        f"{wrong} is read by nobody: did you mean {right}? A variable of your own needs another name" for wrong, right in typos.items()]
+    assert inputs.wrong_names([*inputs.OF_AN_APP, "app_port", "app_ports", "app_user", "app_home", "app_image", "app_data_dir", "app_domain", "app_mail"]) == []
+
+
+def test_no_name_of_our_own_is_taken_for_a_typo() -> None:
+    used = {name for folder in ("playbooks", "roles") for file in (ROOT / folder).rglob("*.yml") for name in re.findall(r"\bapp_[a-z_]+", file.read_text())}
+    assert {"app_hold_stats_socket", "app_observed"} <= used and inputs.wrong_names(sorted(used)) == []
+    assert set(inputs.OF_AN_APP) <= used, "nobody reads it any more"
 
 
 @pytest.mark.parametrize("given, said", [
