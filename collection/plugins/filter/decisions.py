@@ -23,6 +23,7 @@ DECISIONS = {
     "failures": ("failure_reason", "hook_failure"),
     "incus_app": ("container_contents", "container_logs", "container_sides"),
     "inputs": ("wrong_env", "wrong_inputs"),
+    "kube_app": ("revision_named", "workloads_captured", "workloads_seen"),
     "load_balancers": ("load_balancers",),
     "run_progress": ("hosts_lacking", "hosts_reached"),
     "two_colors": ("color_sides", "compose_colors", "compose_probes", "compose_sides", "host_colors", "incus_colors", "side_probes", "side_processes",

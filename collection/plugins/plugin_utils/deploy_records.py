@@ -14,7 +14,9 @@ import typing as t
 Deploy = t.Mapping[str, t.Any]
 
 # The layers of a restore point, by the mode of a rollback that leads back to them, in the order in which they go back.
-LAYERS = {"data": "dataset", "database": "database", "snapshot": "container", "backup": "compose"}
+LAYERS = {"data": "dataset", "database": "database", "snapshot": "container", "backup": "compose", "rollout": "rollout"}
+# Those in which a release runs, in place.
+IN_PLACE = ("container", "compose", "rollout")
 
 
 def points_of(deploy: Deploy, layer: str) -> t.Sequence[t.Mapping[str, t.Any]]:
@@ -59,7 +61,7 @@ def half_way_run(deploys: t.Sequence[Deploy], hosts: t.Sequence[str], run: str) 
         if one["outcome"] in ("done", "failed_not_reverted"):
             break
         # The hosts change as soon as every one of them has its restore point; in a rollback, once its plan is recorded.
-        points = points_of(one, "container") or points_of(one, "compose")
+        points = next((points for layer in IN_PLACE if (points := points_of(one, layer))), [])
         changes = set(hosts) <= {point["host"] for point in points} or (one["back_to"] and one["phases"])
         if not one["outcome"] and changes:
             killed = one["deploy_id"]
@@ -82,6 +84,9 @@ def restore_point(deploys: t.Sequence[Deploy], run: str, to: str, mode: str, hos
         refused = f"The restore point of {point} lies on {', '.join(unknown)}, which is in none of app_hosts, app_data_hosts and app_databases."
     elif not layers:
         refused = f"The ledger names no restore point for {point}{f' in mode={mode}' if mode in LAYERS else ''}."
+    elif {"database", "rollout"} <= set(layers):
+        refused = ("Its pods would meet databases that are older than they are while both go back, and nothing stops pods here: go back with mode=rollout "
+                   "first, and with mode=database then, with the app scaled down.")
     else:
         refused = ""
     earlier = plan_of_unfinished(deploys, point)
@@ -105,7 +110,7 @@ def plan_of_unfinished(deploys: t.Sequence[Deploy], point: str) -> t.Mapping[str
 
 def restore_goal(layers: t.Mapping[str, t.Any], active: str, release: str, has_colors: bool) -> dict[str, t.Any]:
     """What serves at the end of a rollback to these layers, when this colour and this release are active now."""
-    places = layers["container"] if "container" in layers else layers.get("compose") or []
+    places = next((layers[layer] for layer in IN_PLACE if layers.get(layer)), [])
     to = (layers.get("color") or [{}])[-1] if has_colors else {}
     digest = to.get("digest") or ""
     if "name" in to:
@@ -117,12 +122,17 @@ def restore_goal(layers: t.Mapping[str, t.Any], active: str, release: str, has_c
 
 
 def layers_here(layers: t.Mapping[str, t.Any], host: str) -> list[dict[str, t.Any]]:
-    """Those that this host holds of a restore point, the newest of each; of databases that of each database."""
+    """Those that this host holds of a restore point, the newest of each; of databases that of each database, of workloads that of each workload."""
     found = []
     for layer in LAYERS.values():
-        newest = {(one.get("data") or {}).get("database"): one for one in layers.get(layer) or [] if one["host"] == host}
+        newest = {part_of(one.get("data") or {}): one for one in layers.get(layer) or [] if one["host"] == host}
         found += [{"layer": layer, "name": point["name"], "data": point.get("data") or {}} for point in newest.values()]
     return found
+
+
+def part_of(data: t.Mapping[str, t.Any]) -> str:
+    """The database or the workload that a restore point is of; empty where it is of all that the host has in its layer."""
+    return str(data.get("database") or data.get("workload") or "")
 
 
 def joint_plan(plans: t.Sequence[t.Mapping[str, t.Any]], point: str, flip: t.Sequence[str]) -> dict[str, t.Any]:

@@ -11,8 +11,8 @@ import difflib
 import re
 import typing as t
 
-STRATEGIES = ("host", "incus", "compose_colors", "pct", "compose")
-MODES = ("fast", "full", "snapshot", "data", "database", "backup")
+STRATEGIES = ("host", "incus", "compose_colors", "pct", "compose", "kube")
+MODES = ("fast", "full", "snapshot", "data", "database", "backup", "rollout")
 COLORS = ("blue", "green")
 CAPTURES = ("always", "migrations")
 # What an entry of app_databases may say; but for on_host, options of postgres_restore_point.
@@ -57,7 +57,7 @@ def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t
         *wrong_release(given["release_sha"], "release_sha" in wanted),
         *one_of("target_color", given["target_color"], COLORS, "blue or green, or nothing for the idle one"),
         *one_of("color", given["color"] or ("missing" if "color" in wanted else None), COLORS, "blue or green"),
-        *one_of("mode", given["mode"], MODES, "fast, full, snapshot, data, database or backup"),
+        *one_of("mode", given["mode"], MODES, "fast, full, snapshot, data, database, backup or rollout"),
         *id_of("deploy_id", given["deploy_id"], "an id such as 20261121t084500z-7f3a"),
         *id_of("to", given["to"], "the id of a deploy, such as 20261121t084500z-7f3a"),
         *id_of("take_over", given["take_over"], "the id of the run that holds the lease, such as 20261121t084500z-7f3a"),
@@ -152,7 +152,9 @@ def wrong_app(given: Given) -> list[str]:
 
 def wrong_strategy(given: Given) -> list[str]:
     if given["strategy"] not in STRATEGIES:
-        return [f"app_strategy is {typed(given['strategy'])}: expected host, incus, compose_colors, pct or compose"]
+        return [f"app_strategy is {typed(given['strategy'])}: expected host, incus, compose_colors, pct, compose or kube"]
+    if given["strategy"] == "kube" and len(listed(given["app_hosts"])) > 1:
+        return ["app_hosts has several hosts, and app_strategy is kube: expected the one that kubectl runs on, since the workloads are there once"]
     if given["has_colors"] and not given["app_load_balancers"]:
         return ["app_load_balancers is missing: the hosts with HAProxy, which says what colour is active"]
     return []

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from .run_progress import seen as seen_by
 
 Seen = t.Mapping[str, t.Any]
-IN_PLACE = {"pct": "container", "compose": "compose"}
+IN_PLACE = {"pct": "container", "compose": "compose", "kube": "rollout"}
 
 
 def seen_layers(load_balancers: Seen, strategy: str, facts: t.Mapping[str, Seen], app_hosts: t.Sequence[str], data_hosts: t.Sequence[str],
@@ -59,6 +59,6 @@ def _held(seen: t.Mapping[str, Seen | None]) -> dict[str, t.Any]:
             silent[host] = str((one or {}).get("failure") or "it does not answer")
             continue
         ways = one.get("ways_back") or {}
-        way = next((ways[name] for name in ("swap", "snapshot", "backup") if ways.get(name)), {})
+        way = next((ways[name] for name in ("swap", "snapshot", "backup", "rollout") if ways.get(name)), {})
         holds += [{"host": host, "word": str(word)} for word in [*(way.get("open") or []), *(ways.get("parked") or [])]]
     return {"open": True, "holds": holds, "silent": silent}

@@ -63,10 +63,11 @@ pub fn target<'a>(task: &Task, seen: &'a State) -> Result<Option<&'a Revision>, 
     let Wanted::RolledBack(target) = &task.wanted else { return Ok(None) };
     let current = seen.current();
     let good = annotations::good(&seen.workload);
-    let by_us = task
-        .run
-        .as_ref()
-        .is_some_and(|run| annotations::read(&seen.workload, RUN) == Some(run.as_str()));
+    // A run that has rolled its own release out, and goes back by itself, has not gone back yet.
+    let by_us = task.run.as_ref().is_some_and(|run| {
+        let noted = |key| annotations::read(&seen.workload, key) == Some(run.as_str());
+        noted(RUN) && !noted(DEPLOY)
+    });
     let goes_on = annotations::read(&seen.workload, FROM) == Some("");
     if by_us || (goes_on && *target == Target::Previous) {
         return Ok(None);
@@ -407,6 +408,19 @@ mod tests {
             assert_eq!(kinds(&plan), ["write", "wait", "keep"]);
             assert_eq!(written(&plan).template, *seen.template());
         }
+    }
+
+    #[test]
+    fn a_run_goes_back_from_its_own_release() {
+        let mut seen = state(&[1, 2]);
+        let mut task = Task::sample(Wanted::RolledBack(Target::Revision(1)));
+        task.run = Some(NEW.parse().unwrap());
+        for key in [RUN, DEPLOY] {
+            annotations::write(&mut seen.workload, key, Some(NEW));
+        }
+        assert_eq!(reached(&task, &seen), Ok(Some("web-1".into())));
+        annotations::write(&mut seen.workload, DEPLOY, Some(OLD));
+        assert_eq!(reached(&task, &seen), Ok(None), "it has gone back");
     }
 
     #[test]
