@@ -36,7 +36,7 @@ def files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("kind, forge", [("host", "forgejo"), ("incus", "none"), ("compose_colors", "github"), ("compose", "forgejo"), ("pct", "gitlab")])
+@pytest.mark.parametrize("kind, forge", [("host", "forgejo"), ("incus", "none"), ("compose_colors", "github"), ("compose", "forgejo"), ("pct", "gitlab"), ("kube", "none")])
 def test_each_kind(ansible: Ansible, tmp_path: Path, kind: str, forge: str) -> None:
     folder = tmp_path / "repository"
     looked = init(ansible, folder, "--check", kind=kind, app_name="my-blog", forge=forge)
@@ -45,6 +45,7 @@ def test_each_kind(ansible: Ansible, tmp_path: Path, kind: str, forge: str) -> N
     assert done.code == 0, done.output
     found = files(folder)
     own = {"deploy/inventory.yml", "deploy/app.yml"} | ({"deploy/edge.yml"} if kind in WITH_COLORS else set())
+    own |= {"deploy/rbac.yml"} if kind == "kube" else set()
     more = set() if forge == "none" else {"deploy/inputs.yml", "deploy/requirements.txt", "deploy/requirements.yml"}
     more |= {f".{forge}/workflows/{name}" for name, there in (("cleanup-failed.yml", kind in WITH_COLORS), ("restore-test.yml", kind == "compose"))
              if there and forge in ("forgejo", "github")}
@@ -70,7 +71,7 @@ def test_each_kind(ansible: Ansible, tmp_path: Path, kind: str, forge: str) -> N
 
 
 @pytest.mark.parametrize("given, says", [
-    ({"app_name": "shop"}, "kind is missing: expected host, incus, compose_colors, compose, pct"),
+    ({"app_name": "shop"}, "kind is missing: expected host, incus, compose_colors, compose, pct, kube"),
     ({"kind": "hosts", "app_name": "shop"}, "kind is hosts: expected host, incus"),
     ({"kind": "host"}, "app_name is missing: expected small letters"),
     ({"kind": "host", "app_name": "../x"}, "app_name is ../x: expected small letters"),

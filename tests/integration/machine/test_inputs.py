@@ -74,7 +74,7 @@ def test_no_name_of_our_own_is_taken_for_a_typo() -> None:
     ({"target_color": "red"}, "target_color is red: expected blue or green, or nothing"),
     ({"color": "red"}, "color is red: expected blue or green"),
     ({"mode": "slow"}, "mode is slow: expected fast, full"),
-    ({"mode": "databse"}, "mode is databse: expected fast, full, snapshot, data, database or backup. Did you mean database?"),
+    ({"mode": "databse"}, "mode is databse: expected fast, full, snapshot, data, database, backup or rollout. Did you mean database?"),
     ({"app_databases": "shop"}, "app_databases is shop: expected a list, such as [{database: shop}]"),
     ({"app_databases": ["shop"]}, "app_databases has shop: expected a dictionary"),
     ({"app_databases": [{"database": "shop", "on_hosts": "lb1"}]}, "app_databases has on_hosts, which is no option of a database: there are database, on_host"),

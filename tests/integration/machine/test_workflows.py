@@ -77,7 +77,7 @@ def test_they_are_started_as_the_runbook_says() -> None:
     assert set(events["rollback"]) == set(events["cleanup-failed"]) == {"workflow_dispatch"}
     assert set(events["restore-test"]) == {"schedule", "workflow_dispatch"}
     modes = events["rollback"]["workflow_dispatch"]["inputs"]["mode"]["options"]
-    assert set(modes) == {"fast", "full", "snapshot", "data", "database", "backup"}
+    assert set(modes) == {"fast", "full", "snapshot", "data", "database", "backup", "rollout"}
 
 
 def what_differs_by_forge(path: Path) -> str:
