@@ -27,7 +27,7 @@ DECISIONS = {
     "load_balancers": ("load_balancers",),
     "run_progress": ("hosts_lacking", "hosts_reached"),
     "two_colors": ("color_sides", "compose_colors", "compose_probes", "compose_sides", "host_colors", "incus_colors", "side_probes", "side_processes",
-                   "worker_probes"),
+                   "static_links", "static_probes", "worker_probes"),
     "ways_back": ("seen_layers",),
 }
 

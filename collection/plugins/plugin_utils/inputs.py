@@ -18,6 +18,8 @@ CAPTURES = ("always", "migrations")
 # What an entry of app_databases may say; but for on_host, options of postgres_restore_point.
 OF_A_DATABASE = ("database", "on_host", "host", "port", "user", "os_user", "programs", "maintenance_database", "jobs", "work_dir", "swap_timeout",
                  "task_timeout", "state_dir")
+# What a component of kind static may not say.
+OF_A_PROCESS = ("port", "command", "unit", "probe", "proof", "health", "env", "user", "listens", "release_field", "release_header")
 FLIP_HOOKS = ("before_flip", "after_flip")
 HOOKS = ("before", "migrate", *FLIP_HOOKS, "smoke", "verify", "after_rollback", "downgrade")
 NAME = r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?\Z"
@@ -53,6 +55,7 @@ def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t
         *wrong_databases(given["app_databases"], given["gaps"].get("app_databases", "")),
         *one_of("app_database_capture", given["app_database_capture"], CAPTURES, "always, or migrations (only by a deploy that has some)"),
         *wrong_workers(given),
+        *wrong_static(given),
         *(wrong_hooks(given) if "release_sha" in wanted else []),
         *wrong_release(given["release_sha"], "release_sha" in wanted),
         *one_of("target_color", given["target_color"], COLORS, "blue or green, or nothing for the idle one"),
@@ -192,8 +195,8 @@ def wrong_workers(given: Given) -> list[str]:
             continue
         at, proof = f"app_components, {typed(component.get('name'))}:", component.get("proof")
         if component.get("kind") != "worker":
-            if given["strategy"] == "host" and not component.get("port"):
-                found.append(f"{at} port is missing: a port for each colour, such as {{blue: 8081, green: 8082}}; only a worker has none (kind: worker)")
+            if given["strategy"] == "host" and component.get("kind") != "static" and not component.get("port"):
+                found.append(f"{at} port is missing: a port for each colour, such as {{blue: 8081, green: 8082}}; only kind worker and static have none")
             continue
         if given["strategy"] != "host":
             found.append(f"{at} kind worker is for the strategy host alone, and app_strategy is {typed(given['strategy'])}")
@@ -203,6 +206,31 @@ def wrong_workers(given: Given) -> list[str]:
             found.append(f"{at} proof is {typed(proof)}: expected either command, a list of words that begins with the absolute path of a program or with "
                          "{current}, or file, an absolute path or one in {current}")
     return found
+
+
+def wrong_static(given: Given) -> list[str]:
+    """Components of files, which have no process."""
+    found, components = [], [one for one in listed(given["app_components"]) if isinstance(one, t.Mapping)]
+    for component in components:
+        at, files = f"app_components, {typed(component.get('name'))}:", component.get("static_files")
+        if component.get("kind") != "static":
+            if files is not None:
+                found.append(f"{at} static_files is for kind static alone: leave it out")
+            continue
+        if given["strategy"] != "host":
+            found.append(f"{at} kind static is for the strategy host alone, and app_strategy is {typed(given['strategy'])}")
+        if of_processes := [name for name in OF_A_PROCESS if name in component]:
+            found.append(f"{at} kind static has no process, so it has no {', '.join(of_processes)}: leave that out, or say kind http, tcp or worker")
+        if files is not None and (not listed(files) or not all(is_below(file) for file in files)):
+            found.append(f"{at} static_files is {typed(files)}: expected a list of paths in the release, such as [index.html, assets/shop.js]")
+    kinds = {one.get("kind") for one in components}
+    if given["strategy"] == "host" and "static" in kinds and not kinds - {"static", "worker"}:
+        found.append("app_components has no component with a port: the colour that HAProxy leads to is the active one, and static files follow it")
+    return found
+
+
+def is_below(path: t.Any) -> bool:
+    return isinstance(path, str) and path != "" and not path.startswith("/") and ".." not in path.split("/") and not re.search(CONTROL, path)
 
 
 def is_proof(proof: t.Any) -> bool:

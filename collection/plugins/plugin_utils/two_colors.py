@@ -18,6 +18,7 @@ COLORS = ("blue", "green")
 SECRET = ("env", "files")
 ITSELF = " itself"   # the probe of whether a component has its port
 PROOF = " proof"   # a worker's own
+LINK = " link"   # where that of a static component leads
 RUNNING = (" unit", " process")   # the probes of whether a worker runs, where it is not known yet who has started it
 
 Side = t.Mapping[str, t.Any]
@@ -38,7 +39,7 @@ def color_sides(components: t.Sequence[t.Mapping[str, t.Any]], layout: t.Mapping
             words = {"color": color, "port": port, "release": release} | {key: places[key] for key in ("current", "instance") if key in places}
             shown = {key: component[key] for key in component if key not in SECRET}
             found.append({"component": shown, "color": color, "port": port, "is_worker": component.get("kind") == "worker",
-                          **places, "argv": filled(component.get("command") or [], words)})
+                          "is_static": component.get("kind") == "static", **places, "argv": filled(component.get("command") or [], words)})
     return found
 
 
@@ -85,6 +86,9 @@ def side_probes(wanted: t.Sequence[Side], url: str, asked: t.Mapping[str, t.Any]
             if asked.get("workers"):
                 made += [{"name": f"{side['unit']}{what}", **runs(side, what == " unit"), **asked["often"]} for what in RUNNING]
             continue
+        if side.get("is_static"):   # it has no process; the files of either colour are a way back
+            made.append({"name": side["unit"], **has_files(side, side["current"]), **asked["often"]})
+            continue
         name, component = side.get("instance") or side["unit"], side["component"]
         words = {"address": (addresses or {}).get(name) or "no-address.invalid", "port": side["port"], "health": component.get("health") or "/",
                  "instance": name, "color": side["color"]}
@@ -121,6 +125,33 @@ def worker_probes(wanted: t.Sequence[Side], is_systemd: bool, often: t.Mapping[s
     return made
 
 
+def has_files(side: Side, folder: str) -> Probe:
+    """Whether the folder has the files that the component names (`static_files`); where it names none, whether anything is in it."""
+    files = side["component"].get("static_files") or []
+    if files:
+        # Unlike `test` it says which one is missing, and a folder is no file to it.
+        return {"kind": "command", "argv": ["wc", "-c", "--", *(f"{folder}/{file}" for file in files)]}
+    return {"kind": "command", "argv": ["find", "-L", folder, "-maxdepth", "0", "-type", "d", "-not", "-empty"], "stdout": folder}
+
+
+def static_links(wanted: t.Sequence[Side], folders: t.Sequence[t.Mapping[str, t.Any]], is_predicted: bool = False) -> list[dict[str, str]]:
+    """The link of each static component, as host_files has it: to its colour, below the folder of both, so that it leads there from a container as well.
+    A colour that has no release of it, from before the app had the component, has no link; a run that only predicts has not installed one."""
+    return [{"path": side["link"], "state": "link", "target": f"{side['color']}/current"} if is_predicted or folder["current"] else
+            {"path": side["link"], "state": "absent"} for side, folder in zip(wanted, folders)]
+
+
+def static_probes(wanted: t.Sequence[Side], folders: t.Sequence[t.Mapping[str, t.Any]], release: str, often: t.Mapping[str, t.Any]) -> list[Probe]:
+    """Whether each link leads to its colour, there to the release that is active (where that is known), and whether the files are there by way of it."""
+    made: list[Probe] = []
+    for side, folder in zip(wanted, folders):
+        if folder["current"]:
+            place = f"/{side['color']}/releases/{release or folder['current']}"
+            made += [{"name": f"{side['unit']}{LINK}", "kind": "command", "argv": ["readlink", "-f", "--", side["link"]], "stdout": place, **often},
+                     {"name": side["unit"], **has_files(side, f"{side['link']}/."), **often}]
+    return made
+
+
 def compose_probes(wanted: t.Mapping[str, Side], components: t.Sequence[t.Mapping[str, t.Any]], address: str, services: t.Sequence[str],
                    asked: t.Mapping[str, t.Any]) -> list[Probe]:
     """Each colour as a whole, then its components by their own ports."""
@@ -151,19 +182,27 @@ def answer_of(answers: t.Sequence[t.Mapping[str, t.Any]], name: str) -> t.Mappin
     return next((one for one in answers if one["name"] == name), {})
 
 
-def host_colors(wanted: t.Sequence[Side], folders: t.Sequence[t.Mapping[str, t.Any]], answers: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
-    """What the colours hold whose releases are folders, in the order of the sides; and of each worker in which colours it runs (`workers`)."""
+def host_colors(wanted: t.Sequence[Side], folders: t.Sequence[t.Mapping[str, t.Any]], answers: t.Sequence[t.Mapping[str, t.Any]],
+                links: t.Mapping[str, t.Any] | None = None) -> dict[str, t.Any]:
+    """What the colours hold whose releases are folders, in the order of the sides; of each worker in which colours it runs (`workers`), and of each static
+    component where its link (one of `links`, by path) leads (`static`)."""
     def seen(side: Side, folder: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         asked = [answer for name in ("", ITSELF) if (answer := answer_of(answers, side["unit"] + name))]
         wrong = [answer for answer in asked if not answer["ok"]]
         return {"release": folder["current"], "well": not wrong, "why": (wrong[0].get("why") or "") if wrong else ""}
     workers: dict[str, list[str]] = {}
-    for side in wanted:
+    static: dict[str, dict[str, t.Any]] = {}
+    for side, folder in zip(wanted, folders):
+        if side.get("is_static"):
+            target = (links or {}).get(side["link"], {}).get("target")
+            if static.setdefault(side["component"]["name"], {"target": target, "color": None, "release": None})["target"] == f"{side['color']}/current":
+                static[side["component"]["name"]] |= {"color": side["color"], "release": folder["current"]}
         if side.get("is_worker"):
             running = workers.setdefault(side["component"]["name"], [])
             if any(answer_of(answers, side["unit"] + what).get("ok") for what in RUNNING):
                 running.append(side["color"])
-    return {**by_color((side["color"], side["component"]["name"], seen(side, folder)) for side, folder in zip(wanted, folders)), "workers": workers}
+    return {**by_color((side["color"], side["component"]["name"], seen(side, folder)) for side, folder in zip(wanted, folders)),
+            "workers": workers, "static": static}
 
 
 def incus_colors(wanted: t.Sequence[Side], instances: t.Mapping[str, t.Any], answers: t.Sequence[t.Mapping[str, t.Any]], mark: str) -> dict[str, t.Any]:

@@ -118,6 +118,29 @@ def test_what_a_worker_may_be(given: dict[str, t.Any], said: list[str]) -> None:
     assert elsewhere.startswith("app_components, mail: kind worker is for the strategy host alone")
 
 
+SITE = {"name": "site", "kind": "static"}
+
+
+@pytest.mark.parametrize("given, said", [
+    ({}, []), ({"static_files": ["index.html", "assets/shop.js"], "package": "shop-site"}, []),
+    ({"port": 80, "unit": "site", "probe": "gitlab"}, ["app_components, site: kind static has no process, so it has no port, unit, probe: leave that out"]),
+    ({"command": ["/bin/site"]}, ["app_components, site: kind static has no process, so it has no command"]),
+    ({"static_files": "index.html"}, ["app_components, site: static_files is index.html: expected a list"]),
+    ({"static_files": ["/etc/passwd"]}, ["app_components, site: static_files is "]),
+    ({"static_files": ["a/../../b"]}, ["app_components, site: static_files is "]),
+    ({"static_files": [""]}, ["app_components, site: static_files is "]), ({"static_files": [1]}, ["app_components, site: static_files is "]),
+    ({"kind": "http", "port": 80, "static_files": ["a"]}, ["app_components, site: static_files is for kind static alone"]),
+], ids=str)
+def test_what_static_files_may_be(given: dict[str, t.Any], said: list[str]) -> None:
+    web = GOOD["app_components"]
+    found = inputs.wrong_inputs(GOOD | {"app_components": [*web, SITE | given]}, [], GROUPS)
+    assert len(found) == len(said) and all(map(str.startswith, found, said)), found
+    [elsewhere] = inputs.wrong_inputs(GOOD | {"app_components": [*web, SITE], "strategy": "incus"}, [], GROUPS)
+    assert elsewhere.startswith("app_components, site: kind static is for the strategy host alone")
+    [alone] = inputs.wrong_inputs(GOOD | {"app_components": [SITE, WORKER]}, [], GROUPS)
+    assert alone.startswith("app_components has no component with a port")
+
+
 def test_what_a_playbook_cannot_do_without() -> None:
     wrong = inputs.wrong_inputs(GOOD, ["release_sha", "color"], GROUPS)
     assert [sentence.split(":")[0] for sentence in wrong] == ["release_sha is missing", "color is missing"]

@@ -93,6 +93,34 @@ def test_a_worker_is_asked_by_what_it_does() -> None:
         assert two_colors.host_colors(sides, [{"current": None}] * 2, answers)["workers"] == {"mail": colors}
 
 
+def test_static_files_are_served_by_a_link() -> None:
+    site = {"name": "site", "kind": "static", "static_files": ["index.html", "a b"]}
+    sides = two_colors.color_sides([site], LAYOUT | {"link": "/opt/{component}/active"}, "4f2a")
+    folders = [{"current": "4f2a"}, {"current": None}]
+    [there, missing] = two_colors.side_probes(sides, "http://127.0.0.1:{port}/", OFTEN | {"listener": {"unit": "{unit}.service"}})
+    assert there == {"name": "shop-site-blue", "kind": "command", "tries": 3,
+                     "argv": ["wc", "-c", "--", "/opt/site/blue/current/index.html", "/opt/site/blue/current/a b"]}
+    held = two_colors.host_colors(sides, folders, [{"name": "shop-site-blue", "ok": True}, {"name": "shop-site-green", "ok": False, "why": "gone"}],
+                                  {"/opt/site/active": {"kind": "link", "target": "blue/current"}})
+    assert held["ways_back"] == {"blue": True, "green": False} and held["colors"]["green"]["components"]["site"]["why"] == "gone" and missing
+    assert held["static"] == {"site": {"target": "blue/current", "color": "blue", "release": "4f2a"}}
+    elsewhere = two_colors.host_colors(sides, folders, [], {"/opt/site/active": {"target": "/srv"}})["static"]
+    assert elsewhere == {"site": {"target": "/srv", "color": None, "release": None}}
+    assert two_colors.host_colors(sides, folders, [])["static"]["site"]["target"] is None
+    # A colour from before the app had it has no link; one that check mode would install has.
+    link = {"path": "/opt/site/active", "state": "link"}
+    assert two_colors.static_links(sides, folders) == [link | {"target": "blue/current"}, {"path": "/opt/site/active", "state": "absent"}]
+    assert two_colors.static_links(sides[1:], folders[1:], True) == [link | {"target": "green/current"}]
+    leads, files = two_colors.static_probes(sides, folders, "9c1e", {"tries": 2})
+    assert leads == {"name": "shop-site-blue link", "kind": "command", "argv": ["readlink", "-f", "--", "/opt/site/active"], "stdout": "/blue/releases/9c1e",
+                     "tries": 2}
+    assert files["argv"][3:] == ["/opt/site/active/./index.html", "/opt/site/active/./a b"]
+    unrecorded = two_colors.static_probes(sides[:1], folders, "", {})
+    assert unrecorded[0]["stdout"] == "/blue/releases/4f2a"
+    [anything] = two_colors.side_probes(two_colors.color_sides([{"name": "site", "kind": "static"}], LAYOUT | {"link": "x"}, "")[:1], "", OFTEN)
+    assert anything["argv"][:3] == ["find", "-L", "/opt/site/blue/current"] and anything["stdout"] == "/opt/site/blue/current"
+
+
 def test_a_colour_has_a_release_when_all_of_it_have() -> None:
     def held(release: str | None, well: bool = True) -> dict[str, t.Any]:
         return {"release": release, "well": well}
