@@ -143,11 +143,11 @@ class Pair(InPlace):
         path.chmod(0o755)
 
     def behave(self, bad: t.Mapping[str, dict[str, t.Any]] | None = None, back_to: str | t.Mapping[str, str] = "1.0",
-               forth_to: str = "2.0", more: t.Sequence[dict[str, t.Any]] = ()) -> None:
+               forth_to: str = "2.0", more: t.Sequence[dict[str, t.Any]] = (), inside: t.Sequence[dict[str, t.Any]] = ()) -> None:
         """What a container says once a version was installed, or it went back; `bad` is how 3.0 behaves, by host. A restore point of a
-        deploy holds `back_to` (it may be by host), one of a rollback `forth_to`."""
+        deploy holds `back_to` (it may be by host), one of a rollback `forth_to`. `inside` is what else it says from then on."""
         faults: list[dict[str, t.Any]] = []
-        both = [{"argv": install("3.0")}]
+        both = [{"argv": install("3.0")}, *inside]
         for host, vmid in VMIDS.items():
             for version in ("1.0", "2.0", "3.0"):
                 after = answers(version, more=both, **((bad or {}).get(host, {}) if version == "3.0" else {}))

@@ -54,7 +54,7 @@ def install(version: str) -> list[str]:
 
 
 def answers(version: str, active: bool = True, ready: int = 0, restart: int = 0, offered: t.Sequence[str] = ("1.0", "2.0"),
-            free: int = 2000, more: t.Sequence[dict[str, t.Any]] = ()) -> list[dict[str, t.Any]]:
+            free: int = 2000, used: int = 40, more: t.Sequence[dict[str, t.Any]] = ()) -> list[dict[str, t.Any]]:
     """What a container with this version says. What is in `more` counts instead."""
     madison = "".join(f"{PACKAGE} | {each} | http://deb.example stable/main amd64 Packages\n" for each in offered)
     state = "active" if active else "failed"
@@ -65,7 +65,7 @@ def answers(version: str, active: bool = True, ready: int = 0, restart: int = 0,
         {"argv": ["systemctl", "status", "--no-pager", "--full", "--lines=0", UNIT], "rc": 3, "stdout": f"{UNIT}: Active: {state}\n"},
         {"argv": ["systemctl", "restart", UNIT], "rc": restart, "stderr": f"Job for {UNIT} failed.\n" if restart else ""},
         {"argv": READY, "rc": ready, "stderr": "curl: (22) 500\n" if ready else ""},
-        {"argv": ["df", "--block-size=1M", "--output=avail", "/"], "stdout": f"Avail\n{free:>5}\n"},
+        {"argv": ["df", "--block-size=1M", "--output=avail,pcent", "/"], "stdout": f"Avail Use%\n{free:>5}  {used}%\n"},
         {"argv": [*APT, "update"]},
         {"argv": ["shop-admin", "migrate", "down"]},
         *({"argv": install(each)} for each in ("1.0", "2.0")),

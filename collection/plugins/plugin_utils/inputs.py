@@ -18,6 +18,8 @@ CAPTURES = ("always", "migrations")
 # What an entry of app_databases may say; but for on_host, options of postgres_restore_point.
 OF_A_DATABASE = ("database", "on_host", "host", "port", "user", "os_user", "programs", "maintenance_database", "jobs", "work_dir", "swap_timeout",
                  "task_timeout", "state_dir")
+# The lists of the role health_probes, by what stands behind `health_probes_`.
+PROBES = ("gitlab", "metrics", "nextcloud", "traefik")
 # What a component of kind static may not say.
 OF_A_PROCESS = ("port", "command", "unit", "probe", "proof", "health", "env", "user", "listens", "release_field", "release_header")
 FLIP_HOOKS = ("before_flip", "after_flip")
@@ -31,8 +33,8 @@ Given = t.Mapping[str, t.Any]
 OF_AN_APP = (
     "app_name", "app_hosts", "app_components", "app_envs", "app_strategy", "app_datasets", "app_data_hosts", "app_databases", "app_database_capture",
     "app_load_balancers", "app_ledger_host", "app_ledger_path", "app_map", "app_prove", "app_error_budget", "app_target_timeout", "app_outside",
-    "app_outside_host", "app_hooks", "app_hooks_host", "app_hook_timeout", "app_hold", "app_hold_hosts", "app_hold_backends", "app_hold_stats_socket",
-    "app_metrics_file", "app_release_url")
+    "app_outside_host", "app_probes", "app_probes_deadline", "app_hooks", "app_hooks_host", "app_hook_timeout", "app_hold", "app_hold_hosts",
+    "app_hold_backends", "app_hold_stats_socket", "app_metrics_file", "app_release_url")
 MADE = ("app_active", "app_captured", "app_color", "app_env", "app_observed", "app_outcome", "app_release_previous", "app_release_sha", "app_reverted",
         "app_unpacked")
 
@@ -56,6 +58,7 @@ def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t
         *one_of("app_database_capture", given["app_database_capture"], CAPTURES, "always, or migrations (only by a deploy that has some)"),
         *wrong_workers(given),
         *wrong_static(given),
+        *wrong_probes(given.get("app_probes"), given["gaps"].get("app_probes", "")),
         *(wrong_hooks(given) if "release_sha" in wanted else []),
         *wrong_release(given["release_sha"], "release_sha" in wanted),
         *one_of("target_color", given["target_color"], COLORS, "blue or green, or nothing for the idle one"),
@@ -239,6 +242,22 @@ def is_proof(proof: t.Any) -> bool:
     command = listed(proof.get("command"))
     place = proof.get("file") or (command[0] if command else "")
     return isinstance(place, str) and place.startswith(("/", "{current}/"))
+
+
+def wrong_probes(value: t.Any, gap: str) -> list[str]:
+    if gap:
+        return [f"app_probes cannot be read: {gap} on localhost, where inputs are checked: a variable of a host is not known there "
+                "(hostvars['app1'].the_variable is)"]
+    if value and not listed(value):
+        return [f"app_probes is {typed(value)}: expected a list, such as [{PROBES[0]}]"]
+    found = []
+    for one in listed(value):
+        if isinstance(one, t.Mapping):
+            if not one.get("name") or not one.get("kind"):
+                found.append(f"app_probes has {typed(one)}: expected name and kind, as in ansible-doc reversible.deploy.health_gate")
+        elif one not in PROBES:
+            found.append(f"app_probes has {typed(one)}: there are {', '.join(PROBES)}; or a probe of your own, with name and kind{guess(one, PROBES)}")
+    return found
 
 
 def wrong_hooks(given: Given) -> list[str]:

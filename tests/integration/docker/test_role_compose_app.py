@@ -93,6 +93,10 @@ def test_what_cannot_be_read_changes_nothing(newest: Ansible, app: App) -> None:
     assert run.code == 2 and app.outcome == "failed_reverted", run.output
     assert not unlike(before, tree(app.folder)) and app.complete == []
     assert [one["Id"] for one in app.containers()] == containers and app.version == "1"
+    # Nor does one that a disk has no room for.
+    said = failure(app.deploy(newest, "3", deploy_id="20261121t093000z-5e6f", max_disk=0.0001))
+    assert "a disk is too full for a deploy" in said and "images and volumes" in said and "compose_app_max_disk=0.95" in said, said
+    assert not unlike(before, tree(app.folder)) and app.complete == [] and app.version == "1"
     # Check mode goes all the way through and changes nothing either.
     checked = app.deploy(newest, "3", "--check", "--diff", deploy_id=BACK)
     assert checked.code == 0, checked.output

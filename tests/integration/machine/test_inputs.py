@@ -141,6 +141,19 @@ def test_what_static_files_may_be(given: dict[str, t.Any], said: list[str]) -> N
     assert alone.startswith("app_components has no component with a port")
 
 
+@pytest.mark.parametrize("given, said", [
+    ([], []), (["gitlab", {"name": "own", "kind": "tcp", "port": 22}], []), (list(inputs.PROBES), []),
+    ("gitlab", ["app_probes is gitlab: expected a list"]),
+    (["nextclod"], ["app_probes has nextclod: there are gitlab, metrics, nextcloud, traefik; or a probe of your own, with name and kind. Did you mean "
+                    "nextcloud?"]),
+    ([{"name": "own"}], ["app_probes has {'name': 'own'}: expected name and kind"]), ([7], ["app_probes has 7: there are gitlab"]),
+], ids=str)
+def test_what_probes_there_are(given: t.Any, said: list[str]) -> None:
+    found = inputs.wrong_inputs(GOOD | {"app_probes": given}, [], GROUPS)
+    assert len(found) == len(said) and all(map(str.startswith, found, said)), found
+    assert sorted(path.stem for path in (ROOT / "roles/health_probes/vars/main").glob("*.yml")) == list(inputs.PROBES)
+
+
 def test_what_a_playbook_cannot_do_without() -> None:
     wrong = inputs.wrong_inputs(GOOD, ["release_sha", "color"], GROUPS)
     assert [sentence.split(":")[0] for sentence in wrong] == ["release_sha is missing", "color is missing"]

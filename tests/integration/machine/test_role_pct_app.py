@@ -213,6 +213,14 @@ def test_too_little_room_is_refused(pve: Ansible, node: Node) -> None:
     words = ("86.00 % of its data", "91.00 % of its metadata", "has 0 MiB left, which is too little", "--poolmetadatasize",
              "volume group pve has 0 MiB left, and 1024")
     assert not [word for word in words if word not in said], said
+    # A root file system with room left, of which nearly all is in use.
+    node.lvm(data="20.00")
+    node.patch({"containers": {"301": {"guest": {"exec": answers("1.0", used=93)}}}})
+    said = failure(deploy(pve, thin_pool_free=5))
+    assert "has 93 % in use, and at most 90.0 % may be" in said and "pct_app_max_disk=0.95" in said and version(node) == "1.0", said
+    run = deploy(pve, "--check", thin_pool_free=5, max_disk=0.95)
+    assert run.code == 0, run.output
+    node.patch({"containers": {"301": {"guest": {"exec": answers("1.0")}}}})
     # With room by its own measure it goes on.
     run = deploy(pve, thin_pool_free=5)
     assert run.code == 0, run.output

@@ -212,7 +212,7 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, node: Node, healthy: boo
     def gitlab(release: str, health: int = 0) -> list[dict[str, t.Any]]:
         package = "gitlab-ce"
         said = {"dpkg-query --show --showformat=${db:Status-Abbrev}|${Version} " + package: f"ii |{release}",
-                "systemctl is-active gitlab-runsvdir.service": "active\n", "df --block-size=1M --output=avail /": "Avail\n 9000\n"}
+                "systemctl is-active gitlab-runsvdir.service": "active\n", "df --block-size=1M --output=avail,pcent /": "Avail Use%\n 9000  40%\n"}
         quiet = [[*APT, "update"], [*APT, "--allow-downgrades", "install", f"{package}=18.6.1-ce.0"], ["gitlab-ctl", "reconfigure"],
                  ["gitlab-ctl", "restart"], ["gitlab-rake", "gitlab:check"], ["gitlab-rake", "gitlab:doctor:secrets"]]
         asked = [{"argv": ["curl", "-fsS", "http://127.0.0.1/-/health"], "rc": health, "stderr": "curl: (22) 502\n" if health else ""}]

@@ -35,7 +35,7 @@ def shop(node: Node) -> t.Iterator[Node]:  # noqa: F811
     for name in ("sh", "tar", "rm", "mkdir", "mv", "ln", "ls", "readlink", "test", "df", "sync", "cat"):
         (root / "bin" / name).symlink_to("busybox")
     unit = [{"argv": ["systemctl", verb, UNIT], "stdout": "active\n"} for verb in ("is-active", "restart")]
-    room = [{"argv": ["df", "--block-size=1M", "--output=avail", "/"], "stdout": "Avail\n 2000\n"}]
+    room = [{"argv": ["df", "--block-size=1M", "--output=avail,pcent", "/"], "stdout": "Avail Use%\n 2000  40%\n"}]
     node.init(container(exec=unit + room, root=GUEST_ROOT))
     yield node
     for path in (root, *root.parent.glob(f"{root.name}@*")):
