@@ -94,6 +94,7 @@ def restore_point(deploys: t.Sequence[Deploy], run: str, to: str, mode: str, hos
             # As the inventory has them: the ledger names first who was done first.
             "hosts": [] if refused else [host for host in hosts["all"] if host in found],
             # A rollback to the same point that did not come to its end is gone on with: what it has done is not done again.
+            "services": (earlier.get("rollback") or {}).get("services", []),
             "resumes": "rollback" in earlier, "rollback_id": (earlier.get("rollback") or {}).get("id", run),
             "agreed": (earlier.get("rollback") or {}).get("plan_id", "")}
 
@@ -106,6 +107,19 @@ def plan_of_unfinished(deploys: t.Sequence[Deploy], point: str) -> t.Mapping[str
                 if phase["phase"] == "plan":
                     return phase["data"]
     return {}
+
+
+def services_refusal(point: t.Mapping[str, t.Any], services: t.Sequence[str]) -> str:
+    """Why only these services may not go back to a restore point; nothing when they may, or when all of it goes back."""
+    others = [layer for layer in point["layers"] if layer != "compose"]
+    if services and others:
+        return (f"The restore point of {point['id']} has {', '.join(others)} as well, of which no service is a part: mode=backup leads back in the project "
+                "alone, and without services all of it goes back.")
+    if point["resumes"] and sorted(services) != sorted(point["services"]):
+        of = f"of {', '.join(point['services'])} alone: go on with -e services={','.join(point['services'])}" if point["services"] else \
+            "of the whole project: go on without services"
+        return f"The rollback to {point['id']} that stands half way is {of}."
+    return ""
 
 
 def restore_goal(layers: t.Mapping[str, t.Any], active: str, release: str, has_colors: bool) -> dict[str, t.Any]:

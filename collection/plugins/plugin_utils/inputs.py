@@ -25,6 +25,7 @@ OF_A_PROCESS = ("port", "command", "unit", "probe", "proof", "health", "env", "u
 FLIP_HOOKS = ("before_flip", "after_flip")
 HOOKS = ("before", "migrate", *FLIP_HOOKS, "smoke", "verify", "after_rollback", "downgrade")
 NAME = r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?\Z"
+SERVICE = r"[A-Za-z0-9][A-Za-z0-9._-]*\Z"
 DEPLOY_ID = r"[0-9]{8}t[0-9]{6}z-[0-9a-f]{4}\Z"
 CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 LONGEST = 80
@@ -70,6 +71,7 @@ def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t
         *id_of("unlock", given["unlock"], "the id of the run after which deploys are locked, such as 20261121t084500z-7f3a"),
         *wrong_consent(given["confirm"], given["accept"]),
         *(["reason is missing: what whoever meets the lock should read (-e reason=...)"] if "reason" in wanted and not given["reason"] else []),
+        *wrong_services(given, wanted),
         *line_of("reason", given["reason"]),
         *line_of("by", given["by"]),
     ]
@@ -273,6 +275,17 @@ def wrong_release(value: t.Any, is_wanted: bool) -> list[str]:
     if re.match(r"[0-9a-f]{40}\Z", str(value)):
         return []
     return [f"release_sha is {typed(value)}: expected 40 hex characters in lower case, got {len(str(value))}"]
+
+
+def wrong_services(given: Given, wanted: t.Sequence[str]) -> list[str]:
+    """Of a rollback to a restore point. Elsewhere somebody may have a variable of that name."""
+    services = listed(given.get("services"))
+    if not services or "mode" not in wanted or given["mode"] in ("fast", "full") and not given["to"]:
+        return []
+    if given["strategy"] != "compose" or given["mode"] not in ("backup", "fast"):
+        return [f"services is {typed(', '.join(map(str, services)))}: only a Compose project that is changed in place (app_strategy compose) goes back in "
+                "part, with mode=backup or to=; leave it out (-e services= where it is a variable of yours)"]
+    return [f"services has {typed(name)}: expected names of services, such as web,worker" for name in services if not re.match(SERVICE, str(name))]
 
 
 def wrong_consent(confirm: t.Any, accept: t.Any) -> list[str]:

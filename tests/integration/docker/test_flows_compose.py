@@ -75,3 +75,57 @@ def test_deployed_broken_back_and_forth(shop: Shop) -> None:
     proven = shop.good("restore_test")
     assert shop.ledger()["current"]["release"] == sha(2) and shop.ledger()["deploys"][0]["purpose"] == "maintenance", shop.ledger()
     assert "was restored apart, ran, and was removed again" in proven.output and shop.app.version == "2", proven.output
+
+
+WORKER = """\
+  worker:
+    image: reversible-lab/busybox:1
+    init: true
+    command: [sleep, "600"]
+    volumes: ["./own:/own"]
+"""
+
+
+def test_one_service_goes_back_and_the_others_run_on(shop: Shop) -> None:
+    for number in (1, 2):
+        file = shop.app.place / f"releases/{number}/compose.yml"
+        file.write_text(file.read_text().replace("volumes: {box", f"{WORKER}volumes: {{box"))
+        run = shop.deploy(number)
+        assert run.code == 0 and shop.app.version == str(number), run.output
+    worker, own = started(shop, "worker"), shop.app.folder / "own/log"
+    own.write_text("stays\n")
+    files = {name: (shop.app.folder / name).read_text() for name in ("compose.yml", ".env")}
+
+    for services, words in (("web,wroker", 'has no service "wroker"; it has web, worker'), ("web;x", "services has web;x: expected names of services")):
+        refused = shop.run("rollback", mode="backup", services=services, confirm="true")
+        assert refused.code == 2 and said(refused, words) and shop.app.version == "2", refused.output
+    data = shop.run("rollback", mode="snapshot", services="web")
+    assert data.code == 2 and said(data, "services is web: only a Compose project that is changed in place"), data.output
+    whole = plan_of(shop.run("rollback", "--check", mode="backup"))
+    shown = shop.run("rollback", "--check", mode="backup", services="web")
+    assert said(shown, "only web of the project is restored: worker and the compose and env files stay as they are"), shown.output
+    assert said(shown, "start web with the recorded images") and plan_of(shown) != whole, shown.output
+    other = shop.run("rollback", mode="backup", services="web", confirm=whole)
+    assert other.code == 2 and said(other, "by now the plan is another one") and shop.app.version == "2", other.output
+
+    back = shop.good("rollback", mode="backup", services="web", confirm=plan_of(shown))
+    assert shop.app.version == "1" and (shop.app.folder / "data/log").read_text().splitlines()[-1] == "release 1", back.output
+    assert started(shop, "worker") == worker and own.read_text() == "stays\n"
+    assert files == {name: (shop.app.folder / name).read_text() for name in files}
+    # Of which release all of it is, nobody can say; and all of what was parked comes back.
+    newest = shop.ledger()["deploys"][0]
+    assert not newest["release"], newest
+    shop.good("rollback", to=newest["deploy_id"], confirm=True)
+    assert shop.app.version == "2" and own.read_text() == "stays\n"
+
+
+def started(shop: Shop, service: str) -> list[tuple[str, str]]:
+    return [(one["Id"], one["State"]["StartedAt"]) for one in shop.app.containers() if f"-{service}-" in one["Name"]]
+
+
+def said(run: Run, words: str) -> bool:
+    return words in " ".join(run.output.replace('\\"', '"').split())
+
+
+def plan_of(run: Run) -> str:
+    return run.output.split("The plan: ")[1][:17]

@@ -109,6 +109,23 @@ def test_a_rollback_that_did_not_come_to_its_end_is_gone_on_with(outcome: str | 
     assert not other["resumes"]
 
 
+@pytest.mark.parametrize("layers, earlier, services, said", [
+    (["compose"], None, [], ""), (["compose"], None, ["web"], ""), (["dataset", "compose"], None, [], ""),
+    (["dataset", "compose"], None, ["web"], f"The restore point of {A} has dataset as well"),
+    (["compose"], ["web", "db"], ["db", "web"], ""), (["compose"], [], [], ""),
+    (["compose"], ["web"], [], f"The rollback to {A} that stands half way is of web alone: go on with -e services=web."),
+    (["compose"], ["web"], ["db"], f"The rollback to {A} that stands half way is of web alone"),
+    (["compose"], [], ["web"], f"The rollback to {A} that stands half way is of the whole project: go on without services."),
+])
+def test_which_services_may_go_back_alone(layers: list[str], earlier: list[str] | None, services: list[str], said: str) -> None:
+    phases = [{"phase": "plan", "data": {"rollback": {"id": B, "plan_id": "plan-1", "services": earlier}}}]
+    record = [deploy(C, None, back_to=A, phases=phases)] if earlier is not None else []
+    record += [deploy(A, **{layer: [point("a", "app1")] for layer in layers})]
+    found = deploy_records.restore_point(record, RUN, A, "fast", HOSTS)
+    refusal = deploy_records.services_refusal(found, services)
+    assert refusal.startswith(said) and bool(refusal) == bool(said), refusal
+
+
 @pytest.mark.parametrize("layers, has_colors, goal", [
     ({"color": [point("blue", "lb1", "4f2a")], "dataset": [point("a")]}, True, ("4f2a", "blue", "4f2a", True)),
     ({"color": [point("green", "lb1", "new")]}, True, ("new", "green", "new", False)),

@@ -154,6 +154,18 @@ def test_what_probes_there_are(given: t.Any, said: list[str]) -> None:
     assert sorted(path.stem for path in (ROOT / "roles/health_probes/vars/main").glob("*.yml")) == list(inputs.PROBES)
 
 
+@pytest.mark.parametrize("given, wanted, said", [
+    ({"mode": "backup"}, ["mode"], []), ({"mode": "fast", "to": ID}, ["mode"], []), ({"mode": "backup", "services": ["a b"]}, ["mode"], ["services has a b: "]),
+    # Somebody's variable of that name is nobody's business elsewhere.
+    ({"mode": "fast", "strategy": "host"}, ["mode"], []), ({"mode": "backup", "release_sha": "0" * 40}, ["release_sha"], []), ({}, [], []),
+    ({"mode": "data"}, ["mode"], ["services is web, db: only a Compose project"]),
+    ({"mode": "backup", "strategy": "pct"}, ["mode"], ["services is web, db: only a Compose project"]),
+], ids=str)
+def test_where_only_some_services_go_back(given: dict[str, t.Any], wanted: list[str], said: list[str]) -> None:
+    found = inputs.wrong_inputs(GOOD | {"strategy": "compose", "has_colors": False, "services": ["web", "db"]} | given, wanted, GROUPS)
+    assert len(found) == len(said) and all(map(str.startswith, found, said)), found
+
+
 def test_what_a_playbook_cannot_do_without() -> None:
     wrong = inputs.wrong_inputs(GOOD, ["release_sha", "color"], GROUPS)
     assert [sentence.split(":")[0] for sentence in wrong] == ["release_sha is missing", "color is missing"]

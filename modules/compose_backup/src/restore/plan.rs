@@ -11,7 +11,7 @@ use crate::unfinished::UnfinishedRun;
 use anyhow::Result;
 use change::{Loss, Plan, Step, Undo};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub fn plan(
     goal: &Goal,
@@ -52,10 +52,11 @@ pub fn plan(
     after["restored"] = json!(title);
     let mut warnings = goal.warnings.clone();
     if goal.is_partial {
-        warnings.push(
-            "only a part of the project is restored: its compose and env files are not changed"
-                .into(),
-        );
+        let stays = stays(goal);
+        let others = if stays.is_empty() { String::new() } else { format!("{stays} and ") };
+        warnings.push(format!(
+            "only {services} of the project is restored: {others}the compose and env files stay as they are",
+        ));
     }
     let sources = goal
         .work
@@ -74,6 +75,14 @@ pub fn plan(
         warnings,
         ..Plan::nothing(format!("project {}", goal.project), before)
     })
+}
+
+/// Names the services of the backup, and those that it left out, that are not restored.
+fn stays(goal: &Goal) -> String {
+    let Some(manifest) = &goal.manifest else { return String::new() };
+    let all: BTreeSet<&String> = manifest.services.keys().chain(&manifest.left_out).collect();
+    let others = all.into_iter().filter(|name| !goal.services.contains_key(*name));
+    others.map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// Describes which containers are started, as they were recorded.
