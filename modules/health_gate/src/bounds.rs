@@ -3,8 +3,8 @@
 //! Invariant: it fails closed. NaN and infinity are out of every bound, and a baseline without a number
 //! for the probe is a failure.
 
+use crate::observation::Before;
 use crate::probe_options::ProbeOptions;
-use crate::seen::Before;
 use ansible_module::Failure;
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,45 +17,45 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    pub fn take(given: &mut ProbeOptions) -> Result<Bounds, Failure> {
+    pub fn parse(options: &mut ProbeOptions) -> Result<Bounds, Failure> {
         let bounds = Bounds {
-            min: given.take("min")?,
-            min_factor: given.take("min_factor")?,
-            ..Bounds::upward(given)?
+            min: options.take("min")?,
+            min_factor: options.take("min_factor")?,
+            ..Bounds::parse_upper(options)?
         };
         if bounds == Bounds::default() {
             let any = "min, max, max_rise, max_factor or min_factor";
-            return Err(given.refuse(format!("without {any} every value would do")));
+            return Err(options.refuse(format!("without {any} every value would do")));
         }
         if let (Some(min), Some(max)) = (bounds.min, bounds.max) {
             if min > max {
-                return Err(given.bad("min", format!("{min} is above max ({max})")));
+                return Err(options.bad("min", format!("{min} is above max ({max})")));
             }
         }
-        check_factor(given, "min_factor", bounds.min_factor)?;
+        check_factor(options, "min_factor", bounds.min_factor)?;
         Ok(bounds)
     }
 
-    /// Of what is bad when it grows (time, the use of a disk); none need be given.
-    pub fn upward(given: &mut ProbeOptions) -> Result<Bounds, Failure> {
+    /// Parses the optional upper bounds of a value that is bad when it grows (time, the use of a disk).
+    pub fn parse_upper(options: &mut ProbeOptions) -> Result<Bounds, Failure> {
         let bounds = Bounds {
-            max: given.take("max")?,
-            max_rise: given.take("max_rise")?,
-            max_factor: given.take("max_factor")?,
+            max: options.take("max")?,
+            max_rise: options.take("max_rise")?,
+            max_factor: options.take("max_factor")?,
             ..Bounds::default()
         };
-        check_factor(given, "max_factor", bounds.max_factor)?;
+        check_factor(options, "max_factor", bounds.max_factor)?;
         Ok(bounds)
     }
 
-    pub fn compares(&self) -> bool {
+    pub fn needs_baseline(&self) -> bool {
         self.max_rise.is_some() || self.max_factor.is_some() || self.min_factor.is_some()
     }
 
-    /// `before` is `None` without a baseline: then nothing is compared.
+    /// Checks a value. `before` is `None` without a baseline: then only `min` and `max` are checked.
     pub fn hold(&self, value: f64, before: Option<&Before>) -> Result<(), String> {
         if !value.is_finite() {
-            return Err(format!("the value is {value}, which is no number"));
+            return Err(format!("the value is {value}, which is not a finite number"));
         }
         if let Some(min) = self.min.filter(|min| value < *min) {
             return Err(format!("{value} is below {min}"));
@@ -63,16 +63,18 @@ impl Bounds {
         if let Some(max) = self.max.filter(|max| value > *max) {
             return Err(format!("{value} is above {max}"));
         }
-        let Some(before) = before.filter(|_| self.compares()) else { return Ok(()) };
+        let Some(before) = before.filter(|_| self.needs_baseline()) else { return Ok(()) };
         let Some(was) = before.value else {
             return Err("the baseline has no value of this probe to compare with".to_owned());
         };
         if let Some(rise) = self.max_rise.filter(|rise| value - was > *rise) {
             return Err(format!("{value} is more than {rise} above the {was} of the baseline"));
         }
-        // A negative number has no factor.
+        // With a negative baseline, a factor above 1 would tighten the bound.
         if (self.max_factor.is_some() || self.min_factor.is_some()) && was < 0.0 {
-            return Err(format!("{was} in the baseline is negative: there is no factor of it"));
+            return Err(format!(
+                "{was} in the baseline is negative: a factor needs a baseline of 0 or more"
+            ));
         }
         if let Some(factor) = self.max_factor.filter(|factor| value > was * factor) {
             return Err(format!("{value} is more than {factor} times the {was} of the baseline"));
@@ -84,9 +86,9 @@ impl Bounds {
     }
 }
 
-fn check_factor(given: &ProbeOptions, key: &str, factor: Option<f64>) -> Result<(), Failure> {
+fn check_factor(options: &ProbeOptions, key: &str, factor: Option<f64>) -> Result<(), Failure> {
     match factor {
-        Some(factor) if factor <= 0.0 => Err(given.bad(key, "expected a number above 0")),
+        Some(factor) if factor <= 0.0 => Err(options.bad(key, "expected a number above 0")),
         _ => Ok(()),
     }
 }
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_fails() {
+    fn infinity_and_nan_fail() {
         for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert!(Bounds { max: Some(1e308), ..Bounds::default() }.hold(value, None).is_err());
             assert!(Bounds { min: Some(-1e308), ..Bounds::default() }.hold(value, None).is_err());
@@ -120,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn compared_with_itself() {
+    fn values_are_compared_with_the_baseline() {
         let bounds = Bounds {
             max_rise: Some(0.5),
             max_factor: Some(2.0),
@@ -143,16 +145,16 @@ mod tests {
     }
 
     #[test]
-    fn upward_only() {
+    fn upper_bounds_are_optional_and_factors_positive() {
         let given = |value: serde_json::Value| {
             ProbeOptions::new("d", "disk", value.as_object().cloned().unwrap_or_default())
         };
-        assert_eq!(Bounds::upward(&mut given(json!({}))).unwrap(), Bounds::default());
+        assert_eq!(Bounds::parse_upper(&mut given(json!({}))).unwrap(), Bounds::default());
         let mut both = given(json!({"max_rise": 0.1, "min": 0.5}));
-        assert_eq!(Bounds::upward(&mut both).unwrap().max_rise, Some(0.1));
+        assert_eq!(Bounds::parse_upper(&mut both).unwrap().max_rise, Some(0.1));
         assert!(both.finish().unwrap_err().msg.contains("the option min is not for kind disk"));
         for key in ["max_factor", "min_factor"] {
-            let msg = Bounds::take(&mut given(json!({ key: 0 }))).unwrap_err().msg;
+            let msg = Bounds::parse(&mut given(json!({ key: 0 }))).unwrap_err().msg;
             assert!(msg.contains("above 0"), "{msg}");
         }
     }

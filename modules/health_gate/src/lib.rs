@@ -3,10 +3,10 @@
 
 mod bounds;
 mod kinds;
+mod observation;
 mod options;
 mod probe_options;
 mod run;
-mod seen;
 mod spec;
 mod table;
 
@@ -16,7 +16,7 @@ use host::deadline::Deadline;
 use options::Gate;
 use table::{Row, Table};
 
-/// What this program serves.
+/// The modules of this program.
 pub const MODULES: &[Served] = &[Served { spec: &spec::MODULE, run }];
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
@@ -28,7 +28,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         let outcome = Outcome { warnings, facts, ..Outcome::default() };
         return Ok(outcome.fact("msg", "not evaluated: this is check mode"));
     }
-    let rows = run::all(probes, Deadline::after(deadline));
+    let rows = run::run_all(probes, Deadline::after(deadline));
     host::interrupt::check()?;
     judge(Table { rows, required }, warnings)
 }

@@ -1,14 +1,14 @@
 //! The options as typed values, with the checks that a spec cannot express.
 
 use crate::kinds;
+use crate::observation::{Ask, Before};
 use crate::probe_options::ProbeOptions;
-use crate::seen::{Ask, Before};
 use ansible_module::{Failure, Options};
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// Limit for a name, which is used in sentences and in a table.
-const LONGEST_NAME: usize = 100;
+/// The maximum length of a name, which is used in sentences and in a table.
+const MAX_NAME: usize = 100;
 
 pub struct Gate {
     pub probes: Vec<Probe>,
@@ -47,17 +47,14 @@ impl Gate {
             if gate.probes.iter().any(|other| other.name == probe.name) {
                 return Err(Failure::bad_option(
                     "probes",
-                    format!("there are two called {}", probe.name),
+                    format!("two probes have the name {}", probe.name),
                 ));
             }
             gate.probes.push(probe);
             gate.warnings.extend(warnings);
         }
         if gate.probes.is_empty() {
-            return Err(Failure::bad_option(
-                "probes",
-                "expected one or more: an empty gate proves nothing",
-            ));
+            return Err(Failure::bad_option("probes", "expected one or more probes"));
         }
         gate.required = required(&options.get::<String>("require")?, gate.probes.len())?;
         Ok(gate)
@@ -88,26 +85,26 @@ fn probe(
     };
     let (name, kind) = (text("name"), text("kind"));
     let odd = |c: char| c.is_control() || c == ';';
-    if name.trim().is_empty() || name.len() > LONGEST_NAME || name.contains(odd) {
+    if name.trim().is_empty() || name.len() > MAX_NAME || name.contains(odd) {
         let msg = format!(
-            "expected a name of 1 to {LONGEST_NAME} characters, without ; and control characters, got {name:?}"
+            "expected a name of 1 to {MAX_NAME} characters, without ; and control characters, got {name:?}"
         );
         return Err(Failure::bad_option("probes.name", &msg));
     }
-    let mut given = ProbeOptions::new(&name, &kind, map);
-    let tries = given.whole("tries", 1)?.unwrap_or(1);
-    let consecutive = given.whole("consecutive", 1)?.unwrap_or(1);
+    let mut options = ProbeOptions::new(&name, &kind, map);
+    let tries = options.integer("tries", 1)?.unwrap_or(1);
+    let consecutive = options.integer("consecutive", 1)?.unwrap_or(1);
     if consecutive > tries {
-        let msg = format!("{consecutive} in a row can never hold in tries ({tries})");
-        return Err(given.bad("consecutive", msg));
+        let msg = format!("{consecutive} tries in a row need more tries than {tries}");
+        return Err(options.bad("consecutive", msg));
     }
-    let delay = given.seconds("delay")?.unwrap_or_default();
-    let timeout = given.seconds("timeout")?.unwrap_or_default();
+    let delay = options.seconds("delay")?.unwrap_or_default();
+    let timeout = options.seconds("timeout")?.unwrap_or_default();
     if timeout.is_zero() {
-        return Err(given.bad("timeout", "expected seconds, more than 0"));
+        return Err(options.bad("timeout", "expected seconds, more than 0"));
     }
-    let ask = kinds::parse(&mut given)?;
-    let warnings = given.finish()?;
+    let ask = kinds::parse(&mut options)?;
+    let warnings = options.finish()?;
     let before = baseline.map(|baseline| baseline.of(&name, &kind));
     Ok((Probe { name, kind, tries, delay, consecutive, timeout, before, ask }, warnings))
 }
@@ -116,9 +113,9 @@ fn probe(
 struct Baseline(Vec<Value>);
 
 impl Baseline {
-    fn parse(given: Option<Map<String, Value>>) -> Result<Option<Baseline>, Failure> {
-        let Some(mut given) = given else { return Ok(None) };
-        match given.remove("probes") {
+    fn parse(baseline: Option<Map<String, Value>>) -> Result<Option<Baseline>, Failure> {
+        let Some(mut baseline) = baseline else { return Ok(None) };
+        match baseline.remove("probes") {
             Some(Value::Array(probes)) => Ok(Some(Baseline(probes))),
             _ => Err(Failure::bad_option(
                 "baseline",
@@ -155,8 +152,8 @@ mod tests {
     #[test]
     fn a_baseline_is_matched_by_name_and_kind() {
         let rows = json!([{"name": "a", "kind": "alerts", "value": 2, "seen": {"firing": []}}]);
-        let given = json!({ "probes": rows }).as_object().cloned();
-        let baseline = Baseline::parse(given).unwrap().unwrap();
+        let options = json!({ "probes": rows }).as_object().cloned();
+        let baseline = Baseline::parse(options).unwrap().unwrap();
         assert_eq!(baseline.of("a", "alerts").value, Some(2.0));
         assert_eq!(baseline.of("a", "logs"), Before::default());
         let skipped = json!({ "skipped": true }).as_object().cloned();
@@ -164,13 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_cannot_be() {
+    fn invalid_probes_are_refused() {
         for (value, words) in [
             (json!({"name": "", "kind": "tcp"}), "expected a name"),
             (json!({"name": "a;b", "kind": "tcp"}), "expected a name"),
             (
                 json!({"name": "a", "kind": "tcp", "tries": 2, "consecutive": 3}),
-                "3 in a row can never hold in tries (2)",
+                "3 tries in a row need more tries than 2",
             ),
             (json!({"name": "a", "kind": "tcp", "timeout": 0}), "more than 0"),
             (json!({"name": "a", "kind": "tcp", "timeout": 1, "host": "x"}), "needs port"),

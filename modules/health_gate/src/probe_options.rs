@@ -1,7 +1,7 @@
-//! The options of one probe. Its kind takes those that it knows.
+//! The options of one probe, which are parsed by its kind.
 //!
-//! Invariant: an option that the kind does not take is refused, so that no misplaced bound is ignored;
-//! and so is a missing option that it needs.
+//! Invariant: an option that the kind does not have is refused, so that no misplaced bound is ignored; a
+//! required option that is missing is refused too.
 
 use ansible_module::Failure;
 use serde::de::DeserializeOwned;
@@ -9,24 +9,24 @@ use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A day: longer than any gate should take.
-const LONGEST: f64 = 86_400.0;
+/// A day, the maximum of options in seconds.
+const MAX_SECONDS: f64 = 86_400.0;
 
 pub struct ProbeOptions {
     /// The probe's name in messages.
     pub name: String,
     pub kind: String,
-    left: Map<String, Value>,
+    unread: Map<String, Value>,
     pub warnings: Vec<String>,
 }
 
 impl ProbeOptions {
-    pub fn new(name: &str, kind: &str, left: Map<String, Value>) -> ProbeOptions {
-        ProbeOptions { name: name.to_owned(), kind: kind.to_owned(), left, warnings: Vec::new() }
+    pub fn new(name: &str, kind: &str, unread: Map<String, Value>) -> ProbeOptions {
+        ProbeOptions { name: name.to_owned(), kind: kind.to_owned(), unread, warnings: Vec::new() }
     }
 
     pub fn take<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<T>, Failure> {
-        match self.left.remove(key) {
+        match self.unread.remove(key) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => {
                 serde_json::from_value(value).map(Some).map_err(|why| self.bad(key, why))
@@ -38,15 +38,17 @@ impl ProbeOptions {
         self.take(key)?.ok_or_else(|| self.refuse(format!("kind {} needs {key}", self.kind)))
     }
 
-    /// Takes a text that is not empty: every answer contains the empty text, which proves nothing.
+    /// Takes a text that is not empty: the empty text is contained in every answer.
     pub fn text(&mut self, key: &str) -> Result<Option<String>, Failure> {
         match self.take::<String>(key)? {
-            Some(text) if text.is_empty() => Err(self.bad(key, "an empty text proves nothing")),
+            Some(text) if text.is_empty() => {
+                Err(self.bad(key, "expected a text that is not empty"))
+            }
             text => Ok(text),
         }
     }
 
-    /// Takes a word for a program's arguments that the program cannot take for an option.
+    /// Takes a name for a program's arguments that the program cannot mistake for an option.
     pub fn word(&mut self, key: &str) -> Result<Option<String>, Failure> {
         let Some(word) = self.take::<String>(key)? else { return Ok(None) };
         self.check_word(key, &word)?;
@@ -79,7 +81,7 @@ impl ProbeOptions {
         }
     }
 
-    pub fn whole(&mut self, key: &str, least: u64) -> Result<Option<u64>, Failure> {
+    pub fn integer(&mut self, key: &str, least: u64) -> Result<Option<u64>, Failure> {
         match self.take::<i64>(key)? {
             None => Ok(None),
             Some(number) => match u64::try_from(number) {
@@ -89,9 +91,9 @@ impl ProbeOptions {
         }
     }
 
-    /// Takes the port, which the kind needs.
+    /// Takes the port, which is required.
     pub fn port(&mut self) -> Result<u16, Failure> {
-        let port = self.whole("port", 1)?;
+        let port = self.integer("port", 1)?;
         let port = port.ok_or_else(|| self.refuse(format!("kind {} needs port", self.kind)))?;
         let expected = || self.bad("port", format!("expected 1 to 65535, got {port}"));
         u16::try_from(port).map_err(|_| expected())
@@ -104,10 +106,10 @@ impl ProbeOptions {
         }
     }
 
-    /// Refuses options that the kind has not taken.
+    /// Refuses options that the kind has not parsed, and returns the warnings.
     pub fn finish(self) -> Result<Vec<String>, Failure> {
-        let left = self.left.iter().find(|(_, value)| !value.is_null());
-        match left {
+        let unread = self.unread.iter().find(|(_, value)| !value.is_null());
+        match unread {
             None => Ok(self.warnings),
             Some((key, _)) => {
                 Err(self.refuse(format!("the option {key} is not for kind {}", self.kind)))
@@ -126,8 +128,8 @@ impl ProbeOptions {
 
 pub fn span(number: f64) -> Result<Duration, String> {
     match number {
-        number if (0.0..=LONGEST).contains(&number) => Ok(Duration::from_secs_f64(number)),
-        _ => Err(format!("expected seconds from 0 to {LONGEST}, got {number}")),
+        number if (0.0..=MAX_SECONDS).contains(&number) => Ok(Duration::from_secs_f64(number)),
+        _ => Err(format!("expected seconds from 0 to {MAX_SECONDS}, got {number}")),
     }
 }
 
@@ -141,26 +143,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_refused() {
-        let mut given = given(json!({"url": "x", "query": null, "port": 80}));
-        assert_eq!(given.need::<String>("url").unwrap(), "x");
-        let failure = given.finish().unwrap_err();
+    fn options_of_other_kinds_are_refused() {
+        let mut options = given(json!({"url": "x", "query": null, "port": 80}));
+        assert_eq!(options.need::<String>("url").unwrap(), "x");
+        let failure = options.finish().unwrap_err();
         assert_eq!(failure.msg, "probe web: the option port is not for kind http");
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
-        let mut given = given(json!({
+    fn messages_name_the_probe_and_the_option() {
+        let mut options = given(json!({
             "text": "", "word": "-rf", "path": "a", "tries": -1, "delay": 1e9, "port": "x",
         }));
         for (failure, words) in [
-            (given.need::<String>("url").map(drop), "kind http needs url"),
-            (given.text("text").map(drop), "an empty text proves nothing"),
-            (given.word("word").map(drop), "not beginning with -, got \"-rf\""),
-            (given.absolute("path").map(drop), "expected an absolute path, got \"a\""),
-            (given.whole("tries", 1).map(drop), "expected 1 or more, got -1"),
-            (given.seconds("delay").map(drop), "expected seconds from 0 to 86400, got 1000000000"),
-            (given.take::<u16>("port").map(drop), "argument 'port': invalid type"),
+            (options.need::<String>("url").map(drop), "kind http needs url"),
+            (options.text("text").map(drop), "expected a text that is not empty"),
+            (options.word("word").map(drop), "not beginning with -, got \"-rf\""),
+            (options.absolute("path").map(drop), "expected an absolute path, got \"a\""),
+            (options.integer("tries", 1).map(drop), "expected 1 or more, got -1"),
+            (
+                options.seconds("delay").map(drop),
+                "expected seconds from 0 to 86400, got 1000000000",
+            ),
+            (options.take::<u16>("port").map(drop), "argument 'port': invalid type"),
         ] {
             let msg = failure.unwrap_err().msg;
             assert!(msg.starts_with("probe web: ") && msg.contains(words), "{msg}");

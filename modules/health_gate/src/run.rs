@@ -3,8 +3,8 @@
 //! Invariant: it ends shortly after the deadline, whatever a probe does. One that hangs in the kernel (a
 //! dead network filesystem) has failed, and its thread is abandoned.
 
+use crate::observation::{Observation, Try};
 use crate::options::Probe;
-use crate::seen::{Seen, Try};
 use crate::table::Row;
 use host::deadline::{Deadline, seconds};
 use serde_json::Value;
@@ -14,19 +14,19 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const MOST_AT_ONCE: usize = 32;
+const MAX_PARALLEL: usize = 32;
 /// Extra time to end programs at the deadline.
 const GRACE: Duration = Duration::from_secs(2);
 const STACK: usize = 1 << 20;
 
-/// The results, in the order of the probes.
-pub fn all(probes: Vec<Probe>, deadline: Deadline) -> Vec<Row> {
+/// Runs all probes and returns the results in their order.
+pub fn run_all(probes: Vec<Probe>, deadline: Deadline) -> Vec<Row> {
     let probes = Arc::new(probes);
     let next = Arc::new(AtomicUsize::new(0));
     let (sender, receiver) = mpsc::channel();
-    for _ in 0..probes.len().min(MOST_AT_ONCE) {
+    for _ in 0..probes.len().min(MAX_PARALLEL) {
         let (probes, next, sender) = (probes.clone(), next.clone(), sender.clone());
-        // Not scoped: a thread that hangs must not be waited for.
+        // Not scoped threads: a thread that hangs must not be waited for.
         let thread = thread::Builder::new().name("probe".into()).stack_size(STACK);
         if thread.spawn(move || work(&probes, &next, &sender, deadline)).is_err() {
             break;
@@ -38,13 +38,13 @@ pub fn all(probes: Vec<Probe>, deadline: Deadline) -> Vec<Row> {
     while let Ok((index, row)) = receiver.recv_timeout(last.remaining()) {
         rows[index] = Some(row);
     }
-    let silent = |probe: &Probe| {
+    let hung = |probe: &Probe| {
         let span = seconds(deadline.span());
-        Row::new(probe).failed(format!("it hangs: nothing came of it within {span}"))
+        Row::new(probe).failed(format!("it hangs: it did not end within {span}"))
     };
     rows.into_iter()
         .zip(probes.iter())
-        .map(|(row, probe)| row.unwrap_or_else(|| silent(probe)))
+        .map(|(row, probe)| row.unwrap_or_else(|| hung(probe)))
         .collect()
 }
 
@@ -52,33 +52,34 @@ fn work(probes: &[Probe], next: &AtomicUsize, sender: &Sender<(usize, Row)>, dea
     loop {
         let index = next.fetch_add(1, Ordering::SeqCst);
         let Some(probe) = probes.get(index) else { return };
-        if sender.send((index, one(probe, deadline))).is_err() {
+        if sender.send((index, run_probe(probe, deadline))).is_err() {
             return;
         }
     }
 }
 
 /// Tries until enough tries in a row have held, the tries are used up, or the deadline has passed.
-fn one(probe: &Probe, whole: Deadline) -> Row {
+fn run_probe(probe: &Probe, gate_deadline: Deadline) -> Row {
     let mut row = Row::new(probe);
-    let mut begun = None;
+    let mut initial = None;
     let mut streak = 0;
     while row.tries < probe.tries {
-        if row.tries > 0 && probe.delay >= whole.remaining() {
+        if row.tries > 0 && probe.delay >= gate_deadline.remaining() {
             return row.ended(format!(
-                "the deadline of {} left no time to ask again",
-                seconds(whole.span())
+                "the deadline of {} left no time for another try",
+                seconds(gate_deadline.span())
             ));
         }
-        if row.tries > 0 && whole.sleep(probe.delay).is_err() {
+        if row.tries > 0 && gate_deadline.sleep(probe.delay).is_err() {
             return row.ended("interrupted".to_owned());
         }
-        if whole.passed() {
-            return row.ended(format!("the deadline of {} came first", seconds(whole.span())));
+        if gate_deadline.passed() {
+            return row
+                .ended(format!("the deadline of {} passed before", seconds(gate_deadline.span())));
         }
         row.tries += 1;
         let asked = Instant::now();
-        let seen = ask(probe, whole, &mut begun);
+        let seen = ask(probe, gate_deadline, &mut initial);
         row.milliseconds = (asked.elapsed().as_secs_f64() * 10_000.0).round() / 10.0;
         streak = if row.take(seen) { streak + 1 } else { 0 };
         if streak == probe.consecutive {
@@ -87,47 +88,56 @@ fn one(probe: &Probe, whole: Deadline) -> Row {
     }
     match streak {
         0 => row.ended(String::new()),
-        _ => row.ended(format!("it held {streak} times in a row of {}", probe.consecutive)),
+        _ => row.ended(format!("it held {streak} times in a row, expected {}", probe.consecutive)),
     }
 }
 
-fn ask(probe: &Probe, whole: Deadline, begun: &mut Option<Value>) -> Result<Seen, String> {
+fn ask(
+    probe: &Probe,
+    gate_deadline: Deadline,
+    initial: &mut Option<Value>,
+) -> Result<Observation, String> {
     let nothing = Value::Null;
-    let now = |begun| Try { timeout: probe.timeout, whole, begun, before: probe.before.as_ref() };
-    if begun.is_none() {
-        *begun = Some(probe.ask.begin(&now(&nothing))?);
+    let now = |initial| Try {
+        timeout: probe.timeout,
+        gate_deadline,
+        initial,
+        before: probe.before.as_ref(),
+    };
+    if initial.is_none() {
+        *initial = Some(probe.ask.begin(&now(&nothing))?);
     }
-    probe.ask.ask(&now(begun.as_ref().unwrap_or(&nothing)))
+    probe.ask.ask(&now(initial.as_ref().unwrap_or(&nothing)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seen::Ask;
+    use crate::observation::Ask;
     use std::sync::{Barrier, Mutex};
 
-    /// No test takes so long unless something hangs.
+    /// A deadline that no test reaches unless something hangs.
     const LONG: Duration = Duration::from_secs(60);
 
-    /// Answers when all the others are asked, too.
+    /// A probe that holds only while all others run too.
     struct Together(Arc<Barrier>);
 
     impl Ask for Together {
-        fn ask(&self, _: &Try<'_>) -> Result<Seen, String> {
+        fn ask(&self, _: &Try<'_>) -> Result<Observation, String> {
             self.0.wait();
-            Ok(Seen::new("said"))
+            Ok(Observation::new("said"))
         }
     }
 
-    /// Answers in turn; the last for ever.
+    /// A probe that gives these results one after the other, and repeats the last.
     struct Script(Mutex<Vec<Result<(), String>>>, Duration);
 
     impl Ask for Script {
-        fn ask(&self, _: &Try<'_>) -> Result<Seen, String> {
+        fn ask(&self, _: &Try<'_>) -> Result<Observation, String> {
             thread::sleep(self.1);
             let mut script = self.0.lock().unwrap();
             let answer = if script.len() > 1 { script.remove(0) } else { script[0].clone() };
-            Ok(Seen::new("said").judged(answer))
+            Ok(Observation::new("said").judged(answer))
         }
     }
 
@@ -146,11 +156,11 @@ mod tests {
     }
 
     fn run_one(script: &[bool], tries: u64, consecutive: u64) -> Row {
-        one(&probe(script, tries, consecutive, 0), Deadline::after(LONG))
+        run_probe(&probe(script, tries, consecutive, 0), Deadline::after(LONG))
     }
 
     #[test]
-    fn tries_and_streaks() {
+    fn enough_tries_in_a_row_must_hold() {
         let row = run_one(&[false, false, true], 5, 1);
         assert_eq!((row.ok, row.tries, row.why.as_deref()), (Some(true), 3, None));
         let row = run_one(&[false], 3, 1);
@@ -160,34 +170,35 @@ mod tests {
         assert_eq!((row.ok, row.tries), (Some(true), 4));
         let row = run_one(&[true, false, true], 3, 2);
         assert_eq!(row.ok, Some(false));
-        assert!(row.why.unwrap().contains("it held 1 times in a row of 2"));
+        assert!(row.why.unwrap().contains("it held 1 times in a row, expected 2"));
     }
 
     #[test]
-    fn side_by_side_and_never_past_the_deadline() {
+    fn probes_run_in_parallel_and_end_at_the_deadline() {
         let barrier = Arc::new(Barrier::new(20));
         let together =
             || Probe { ask: Box::new(Together(barrier.clone())), ..probe(&[true], 1, 1, 0) };
-        let rows = all((0..20).map(|_| together()).collect(), Deadline::after(LONG));
+        let rows = run_all((0..20).map(|_| together()).collect(), Deadline::after(LONG));
         assert!(rows.iter().all(|row| row.ok == Some(true)));
 
-        let begun = Instant::now();
+        let initial = Instant::now();
         let hangs = vec![probe(&[true], 1, 1, 600_000), probe(&[true], 1, 1, 0)];
-        let rows = all(hangs, Deadline::after(Duration::from_secs(2)));
+        let rows = run_all(hangs, Deadline::after(Duration::from_secs(2)));
         assert!(rows[0].why.as_ref().unwrap().contains("it hangs"));
         assert_eq!(rows[1].ok, Some(true));
-        assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
+        assert!(initial.elapsed() < LONG, "{:?}", initial.elapsed());
     }
 
     #[test]
-    fn the_deadline_ends_the_tries() {
+    fn no_try_begins_after_the_deadline() {
         // Each try takes 50 ms at least.
-        let row = one(&probe(&[false], 1000, 1, 50), Deadline::after(Duration::from_millis(200)));
+        let row =
+            run_probe(&probe(&[false], 1000, 1, 50), Deadline::after(Duration::from_millis(200)));
         assert_eq!(row.ok, Some(false));
         assert!(row.tries < 10, "{}", row.tries);
         assert!(row.why.unwrap().contains("the deadline of 0.2 s"));
-        let row = one(&probe(&[true], 1, 1, 0), Deadline::after(Duration::ZERO));
+        let row = run_probe(&probe(&[true], 1, 1, 0), Deadline::after(Duration::ZERO));
         assert_eq!((row.ok, row.tries), (Some(false), 0), "its turn came after the deadline");
-        assert_eq!(row.why.unwrap(), "the deadline of 0 s came first");
+        assert_eq!(row.why.unwrap(), "the deadline of 0 s passed before");
     }
 }

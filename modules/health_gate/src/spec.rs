@@ -1,7 +1,6 @@
-//! The options of `health_gate`, and what it returns. `gate.rs` makes typed values of them.
+//! The options of `health_gate`, and what it returns. `options.rs` makes typed values of them.
 //!
-//! An option of a probe has no default here: what belongs to another kind is distinguished from what was
-//! given by mistake.
+//! Options of single kinds have no default here, so that an option of another kind can be refused.
 
 use crate::kinds;
 use ansible_module::{Default, Kind, Module, Opt, Return, Support};

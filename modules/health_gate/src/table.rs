@@ -1,12 +1,12 @@
 //! The result: a row for each probe, and a message for all.
 
+use crate::observation::Observation;
 use crate::options::Probe;
-use crate::seen::Seen;
 use probe::shown::clipped;
 use serde_json::{Map, Value, json};
 
-/// Limit for a reason.
-const LONGEST_WHY: usize = 500;
+/// The maximum length of a reason.
+const MAX_WHY: usize = 500;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
@@ -28,11 +28,11 @@ impl Row {
         Row { name: probe.name.clone(), kind: probe.kind.clone(), ..Row::default() }
     }
 
-    /// Notes the result of the last try, and whether it held.
-    pub fn take(&mut self, seen: Result<Seen, String>) -> bool {
+    /// Records the result of the last try and returns whether it held.
+    pub fn take(&mut self, seen: Result<Observation, String>) -> bool {
         self.content = seen.as_ref().ok().and_then(|seen| seen.content.clone());
         (self.answer, self.why, self.value, self.seen) = match seen {
-            Ok(seen) => (Some(seen.answer), seen.wrong, seen.value, seen.seen),
+            Ok(seen) => (Some(seen.answer), seen.failure, seen.value, seen.seen),
             Err(why) => (None, Some(why), None, Map::new()),
         };
         self.why.is_none()
@@ -44,12 +44,12 @@ impl Row {
     }
 
     pub fn failed(mut self, why: String) -> Row {
-        self.why = Some(clipped(&why, LONGEST_WHY));
+        self.why = Some(clipped(&why, MAX_WHY));
         self.ok = Some(false);
         self
     }
 
-    /// The tries have ended without holding: what was wrong last, how often it was asked, and `end`.
+    /// Makes the reason after the last failed try: the last failure, the number of tries, and `end`.
     pub fn ended(self, end: String) -> Row {
         let mut why: Vec<String> = self.why.clone().into_iter().collect();
         let asked = match self.tries {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn names_first_then_a_sentence_each() {
+    fn the_message_begins_with_the_names() {
         let rows = vec![row("web", Some("no\nanswer")), row("db", None), row("disk", Some("full"))];
         let table = Table { rows: rows.clone(), required: 3 };
         let msg = "2 of 3 probes failed: web, disk; web: no\\nanswer; disk: full";
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_says_how_often() {
+    fn a_reason_contains_the_number_of_tries() {
         let ended = |tries, why: Option<&str>, end: &str| {
             let row = Row { tries, why: why.map(str::to_owned), ..Row::default() };
             row.ended(end.to_owned()).why.unwrap_or_default()

@@ -158,7 +158,7 @@ CANNOT_BE = [
     ({**DISK, "max": 90}, "expected a share from 0 to 1", "got 90"),
     ({**DISK, "tries": 0}, "expected 1 or more, got 0"),
     ({**DISK, "tries": "many"}, "argument 'tries'"),
-    ({**DISK, "tries": 2, "consecutive": 3}, "3 in a row can never hold in tries (2)"),
+    ({**DISK, "tries": 2, "consecutive": 3}, "3 tries in a row need more tries than 2"),
     ({**DISK, "delay": -1}, "expected seconds"),
     ({**DISK, "timeout": 0}, "more than 0"),
     ({"name": "it", "kind": "http"}, "probe it: kind http needs url"),
@@ -166,7 +166,7 @@ CANNOT_BE = [
     ({**HTTP, "url": "127.0.0.1"}, "not a URL"),
     ({**HTTP, "status": [99]}, "99 is no status of HTTP"),
     ({**HTTP, "redirects": 99}, "20 at most"),
-    ({**HTTP, "text": ""}, "an empty text proves nothing"),
+    ({**HTTP, "text": ""}, "expected a text that is not empty"),
     ({**HTTP, "release": "4f2d1c9"}, "release needs release_field or release_header"),
     ({**HTTP, "release_field": "sha"}, "need release"),
     ({**HTTP, "connect_to": "localhost"}, "expected an address and a port"),
@@ -188,7 +188,7 @@ CANNOT_BE = [
     ({**LOG, "regex": "x"}, "needs either text or regex"),
     ({**LOG, "text": None, "regex": "(unclosed"}, "argument 'regex'"),
     ({**LOG, "unit": "shop"}, "needs one of unit, container and path"),
-    ({**LOG, "instance": "a", "vmid": 100}, "instance or vmid, not both"),
+    ({**LOG, "instance": "a", "vmid": 100}, "instance and vmid exclude each other"),
     ({**LOG, "max": 0.5}, "expected a whole number"),
     ({"name": "it", "kind": "restarts"}, "needs either containers or unit"),
 ]
@@ -205,9 +205,9 @@ def test_a_probe_that_cannot_be(row: tuple[t.Any, ...]) -> None:
 
 @pytest.mark.parametrize("options, words", [
     ({}, "missing required arguments: probes"),
-    ({"probes": []}, "an empty gate proves nothing"),
+    ({"probes": []}, "expected one or more probes"),
     ({"probes": "disk"}, "value of 'probes' must be of type dict or list of dicts"),
-    ({"probes": [DISK, DISK]}, "there are two called it"),
+    ({"probes": [DISK, DISK]}, "two probes have the name it"),
     ({"probes": [DISK], "require": 2}, "expected all, or a number up to 1, got 2"),
     ({"probes": [DISK], "require": "most"}, 'got "most"'),
     ({"probes": [DISK], "deadline": 0}, "more than 0"),

@@ -79,7 +79,7 @@ def test_a_file_inside(machine: Incus) -> None:
     assert row["value"] == 1
     holds({**watched, "ignore": "today"}, baseline=before)
     machine.inside("gate-web", "sh", "-c", f"mv {LOG} {LOG}.1; : > {LOG}")
-    fails(watched, "is another file than it was", baseline=before)
+    fails(watched, "was replaced by another file", baseline=before)
     machine.inside("gate-web", "rm", LOG)
     fails(watched, "No such file", baseline=before)
     fails(probe("logs", "gate-web2", path=LOG, text="ERROR", window=0), "not running")

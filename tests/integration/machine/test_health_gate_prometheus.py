@@ -149,8 +149,8 @@ def test_a_value_within_bounds(server: Prometheus) -> None:
 @pytest.mark.parametrize("query, words", [
     ("shop_nothing", "no data: the query gives no series"),
     ("shop_value > 100", "no data"),
-    ("sum(shop_nan)", "the value is NaN, which is no number"),
-    ("sum(shop_inf)", "the value is inf, which is no number"),
+    ("sum(shop_nan)", "the value is NaN, which is not a finite number"),
+    ("sum(shop_inf)", "the value is inf, which is not a finite number"),
     ("0 / 0", "the value is NaN"),
     ('"text"', "the query gives no numbers"),
     ("shop_value[1m]", "the query gives a range, not a value"),
@@ -253,7 +253,7 @@ SERIES = '{"status": "success", "data": {"resultType": "vector", "result": [{"me
 
 
 @pytest.mark.parametrize("body, status, words", [
-    ("<html>", "200 OK", "status 200 and no JSON: no Prometheus?"),
+    ("<html>", "200 OK", "status 200 and no JSON: is it a Prometheus server?"),
     ("", "502 Bad Gateway", "status 502 and no JSON"),
     ("{}", "200 OK", "refused the query with status 200: it does not say why"),
     ('{"status": "success"}', "200 OK", "the query gives no numbers"),

@@ -63,9 +63,9 @@ def test_whoever_answers_must_be_the_process_that_was_started() -> None:
     made = two_colors.side_probes(sides, "http://127.0.0.1:{port}/", OFTEN | {"listener": {"unit": "{unit}.service"}})
     assert [one["name"] for one in made] == ["shop-web-blue", "shop-web-blue itself", "shop-docker-blue"]
     assert made[1] == {"name": "shop-web-blue itself", "kind": "listener", "port": 8081, "unit": "shop-web-blue.service", "tries": 3}
-    answers = [{"name": "shop-web-blue", "ok": True}, {"name": "shop-web-blue itself", "ok": False, "why": "port 8081 is held by process 7 (nginx)"}]
+    answers = [{"name": "shop-web-blue", "ok": True}, {"name": "shop-web-blue itself", "ok": False, "why": "process 7 (nginx) listens on port 8081"}]
     seen = two_colors.host_colors(sides[:1], [{"current": "4f2a"}], answers)["colors"]["blue"]["components"]["web"]
-    assert seen == {"release": "4f2a", "well": False, "why": "port 8081 is held by process 7 (nginx)"}
+    assert seen == {"release": "4f2a", "well": False, "why": "process 7 (nginx) listens on port 8081"}
 
 
 def test_a_worker_is_asked_by_what_it_does() -> None:

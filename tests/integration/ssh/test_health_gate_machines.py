@@ -236,10 +236,10 @@ def test_a_file_since_the_baseline(tmp_path: Path) -> None:
     row = fails(probe, "2 new lines match, the first: an ERROR (of ours)", baseline=before)
     assert row["answer"] == "4 new lines, 2 of them match"
     os.rename(f"{path}.1", f"{path}.2")
-    fails(probe, "is another file than it was: take a new baseline", baseline=before)
+    fails(probe, "was replaced by another file since the baseline: take a new baseline", baseline=before)
     before = gate(probe, require=0)
     path.write_text("", encoding="utf-8")
-    fails(probe, "was cut, and what it held is gone", baseline=before)
+    fails(probe, "was truncated since the baseline", baseline=before)
     fails(probe, "the baseline does not say how far the log went", baseline={"probes": [{"name": "it", "kind": "logs", "ok": False}]})
 
 

@@ -1,9 +1,9 @@
 //! `command`: a program ends with the expected exit code and output.
 
 use super::program;
-use super::web::text_of;
+use super::web::to_text;
+use crate::observation::{Ask, Observation, Try, last_line};
 use crate::probe_options::ProbeOptions;
-use crate::seen::{Ask, Seen, Try, last_line};
 use ansible_module::Failure;
 use serde_json::{Map, Value};
 
@@ -15,34 +15,37 @@ pub struct Command {
 }
 
 impl Command {
-    pub fn parse(given: &mut ProbeOptions) -> Result<Command, Failure> {
-        let argv: Vec<String> = given.need("argv")?;
+    pub fn parse(options: &mut ProbeOptions) -> Result<Command, Failure> {
+        let argv: Vec<String> = options.need("argv")?;
         if argv.first().is_none_or(String::is_empty) {
-            return Err(given.bad("argv", "expected a program and its arguments"));
+            return Err(options.bad("argv", "expected a program and its arguments"));
         }
         if argv.iter().any(|word| word.contains('\0')) {
-            return Err(given.bad("argv", "an argument cannot hold a NUL"));
+            return Err(options.bad("argv", "an argument cannot contain a NUL"));
         }
-        let environment: Map<String, Value> = given.take("environment")?.unwrap_or_default();
+        let environment: Map<String, Value> = options.take("environment")?.unwrap_or_default();
         let environment: Vec<(String, String)> =
-            environment.into_iter().map(|(name, value)| (name, text_of(value))).collect();
+            environment.into_iter().map(|(name, value)| (name, to_text(value))).collect();
         let odd = |(name, value): &(String, String)| {
             name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
         };
         if environment.iter().any(odd) {
-            return Err(given.bad("environment", "a name is not empty and holds no = or NUL"));
+            return Err(options.bad(
+                "environment",
+                "the name of a variable must not be empty or contain = or NUL",
+            ));
         }
         Ok(Command {
             argv,
-            rc: given.take("rc")?.unwrap_or_else(|| vec![0]),
-            stdout: given.text("stdout")?,
+            rc: options.take("rc")?.unwrap_or_else(|| vec![0]),
+            stdout: options.text("stdout")?,
             environment,
         })
     }
 }
 
 impl Ask for Command {
-    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+    fn ask(&self, now: &Try<'_>) -> Result<Observation, String> {
         let mut command = program::command(&self.argv[0], now.deadline())?.accept(&self.rc);
         command = command.args(&self.argv[1..]);
         for (name, value) in &self.environment {
@@ -57,11 +60,11 @@ impl Ask for Command {
         let verdict = match &self.stdout {
             Some(text) if !holds(&output.stdout, text.as_bytes()) => {
                 let got = if said.is_empty() { "nothing was printed" } else { &said };
-                Err(format!("expected {text:?} in what it prints, its last line is: {got}"))
+                Err(format!("expected {text:?} in its output, whose last line is: {got}"))
             }
             _ => Ok(()),
         };
-        Ok(Seen::new(answer).judged(verdict))
+        Ok(Observation::new(answer).judged(verdict))
     }
 }
 

@@ -4,8 +4,8 @@
 //! root do not count as free.
 
 use crate::bounds::Bounds;
+use crate::observation::{Ask, Observation, Try};
 use crate::probe_options::ProbeOptions;
-use crate::seen::{Ask, Seen, Try};
 use ansible_module::Failure;
 use rustix::fs::statvfs;
 use std::path::{Path, PathBuf};
@@ -22,31 +22,31 @@ pub struct Disk {
 }
 
 impl Disk {
-    pub fn parse(given: &mut ProbeOptions) -> Result<Disk, Failure> {
-        let path = given.absolute("path")?;
-        let path = path.ok_or_else(|| given.refuse("kind disk needs path".to_owned()))?;
-        let mut bounds = Bounds::upward(given)?;
-        // The message is our own, in percent.
+    pub fn parse(options: &mut ProbeOptions) -> Result<Disk, Failure> {
+        let path = options.absolute("path")?;
+        let path = path.ok_or_else(|| options.refuse("kind disk needs path".to_owned()))?;
+        let mut bounds = Bounds::parse_upper(options)?;
+        // Checked here and not by `bounds`, for a message in percent.
         let max = bounds.max.take().unwrap_or(DEFAULT);
         if !(0.0..=1.0).contains(&max) {
             let msg = format!("expected a share from 0 to 1, such as {DEFAULT}, got {max}");
-            return Err(given.bad("max", msg));
+            return Err(options.bad("max", msg));
         }
-        Ok(Disk { path, nearest: given.take("nearest")?.unwrap_or_default(), max, bounds })
+        Ok(Disk { path, nearest: options.take("nearest")?.unwrap_or_default(), max, bounds })
     }
 }
 
 impl Ask for Disk {
     // A dead network filesystem can block this call for ever; the gate does not wait for it.
-    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
-        let place = if self.nearest { existing(&self.path) } else { &self.path };
+    fn ask(&self, now: &Try<'_>) -> Result<Observation, String> {
+        let place = if self.nearest { nearest_existing(&self.path) } else { &self.path };
         let path = place.display();
-        let stat =
-            statvfs(place).map_err(|why| format!("cannot tell how full {path} is: {why}"))?;
+        let stat = statvfs(place)
+            .map_err(|why| format!("cannot read the usage of the filesystem of {path}: {why}"))?;
         let blocks = share(stat.f_blocks, stat.f_bfree, stat.f_bavail);
         let inodes = share(stat.f_files, stat.f_ffree, stat.f_favail);
         let Some(blocks) = blocks else {
-            return Err(format!("{path} is on a filesystem that has no size"));
+            return Err(format!("{path} is on a filesystem that reports no size"));
         };
         let inodes = inodes.unwrap_or_default();
         let fullest = blocks.max(inodes);
@@ -56,12 +56,12 @@ impl Ask for Disk {
             true => self.bounds.hold(value, now.before).map_err(|why| format!("{path}: {why}")),
             false => Err(format!("{path} is fuller than {}: {answer}", percent(self.max))),
         };
-        Ok(Seen::new(answer).value(value).judged(verdict))
+        Ok(Observation::new(answer).value(value).judged(verdict))
     }
 }
 
 /// The path, or its nearest parent that exists.
-fn existing(path: &Path) -> &Path {
+fn nearest_existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(path)
 }
 
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_df_says() {
+    fn the_share_is_that_of_df() {
         assert_eq!(share(100, 40, 20), Some(0.75));
         assert_eq!(share(100, 100, 100), Some(0.0));
         assert_eq!(share(100, 5, 0), Some(1.0));
@@ -90,8 +90,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_will_be_made_below_what_is() {
-        assert_eq!(existing(Path::new("/proc/self/no/such")), Path::new("/proc/self"));
-        assert_eq!(existing(Path::new("/proc")), Path::new("/proc"));
+    fn the_nearest_existing_parent_is_found() {
+        assert_eq!(nearest_existing(Path::new("/proc/self/no/such")), Path::new("/proc/self"));
+        assert_eq!(nearest_existing(Path::new("/proc")), Path::new("/proc"));
     }
 }

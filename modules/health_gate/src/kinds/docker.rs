@@ -6,8 +6,8 @@
 //! held.
 
 use super::program;
+use crate::observation::{Ask, Observation, Try, last_line, shown};
 use crate::probe_options::ProbeOptions;
-use crate::seen::{Ask, Seen, Try, last_line, shown};
 use ansible_module::Failure;
 use host::deadline::Deadline;
 use serde::Deserialize;
@@ -83,7 +83,7 @@ impl Container {
         }
     }
 
-    /// Whether its check says that it is healthy, or it has no check.
+    /// Whether the container has a health check.
     fn is_checked(&self) -> bool {
         self.state.health.as_ref().is_some_and(|health| health.status == "healthy")
     }
@@ -95,7 +95,7 @@ pub fn inspect(names: &[String], deadline: Deadline) -> Result<Vec<Container>, S
     let command = command.args(["inspect", "--type", "container", "--"]).args(names);
     let containers: Vec<Container> = command
         .run()
-        .map_err(|failed| match missing(&failed.stderr) {
+        .map_err(|failed| match missing_container(&failed.stderr) {
             Some(name) => format!("there is no container {name}"),
             None => failed.to_string(),
         })?
@@ -103,30 +103,30 @@ pub fn inspect(names: &[String], deadline: Deadline) -> Result<Vec<Container>, S
         .map_err(|why| format!("{why:#}"))?;
     match containers.len() == names.len() {
         true => Ok(containers),
-        false => Err("docker inspect left a container out".to_owned()),
+        false => Err("docker inspect did not report all containers".to_owned()),
     }
 }
 
-/// `Error: No such container: web`, since Docker 28 in lower case.
-fn missing(stderr: &str) -> Option<String> {
+/// Parses `Error: No such container: web`; Docker 28 and newer print it in lower case.
+fn missing_container(stderr: &str) -> Option<String> {
     let (_, name) = stderr.lines().find_map(|line| {
         line.split_once("o such container: ").or_else(|| line.split_once("o such object: "))
     })?;
     Some(shown(name))
 }
 
-fn judge(containers: &[Container]) -> Seen {
-    let wrong: Vec<String> =
+fn judge(containers: &[Container]) -> Observation {
+    let failure: Vec<String> =
         containers.iter().filter_map(|container| container.is_healthy().err()).collect();
-    let healthy = containers.len() - wrong.len();
+    let healthy = containers.len() - failure.len();
     let unchecked = containers.iter().filter(|one| one.is_healthy().is_ok() && !one.is_checked());
     let mut answer = format!("{healthy} of {} healthy", containers.len());
     match unchecked.count() {
         0 => {}
         unchecked => answer += &format!(", {unchecked} of them running without a check"),
     }
-    let verdict = if wrong.is_empty() { Ok(()) } else { Err(wrong.join(", ")) };
-    Seen::new(answer).value(healthy as f64).judged(verdict)
+    let verdict = if failure.is_empty() { Ok(()) } else { Err(failure.join(", ")) };
+    Observation::new(answer).value(healthy as f64).judged(verdict)
 }
 
 pub struct Docker {
@@ -134,17 +134,17 @@ pub struct Docker {
 }
 
 impl Docker {
-    pub fn parse(given: &mut ProbeOptions) -> Result<Docker, Failure> {
-        let containers = given.words("containers")?;
+    pub fn parse(options: &mut ProbeOptions) -> Result<Docker, Failure> {
+        let containers = options.words("containers")?;
         if containers.is_empty() {
-            return Err(given.refuse("kind docker needs containers".to_owned()));
+            return Err(options.refuse("kind docker needs containers".to_owned()));
         }
         Ok(Docker { containers })
     }
 }
 
 impl Ask for Docker {
-    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+    fn ask(&self, now: &Try<'_>) -> Result<Observation, String> {
         Ok(judge(&inspect(&self.containers, now.deadline())?))
     }
 }
@@ -161,32 +161,33 @@ const SERVICE: &str = "com.docker.compose.service";
 const ONE_OFF: &str = "com.docker.compose.oneoff";
 
 impl Compose {
-    pub fn parse(given: &mut ProbeOptions) -> Result<Compose, Failure> {
-        let project = given.word("project")?;
-        let project = project.ok_or_else(|| given.refuse("kind compose needs project".into()))?;
-        let (services, count) = (given.words("services")?, given.whole("count", 1)?);
+    pub fn parse(options: &mut ProbeOptions) -> Result<Compose, Failure> {
+        let project = options.word("project")?;
+        let project = project.ok_or_else(|| options.refuse("kind compose needs project".into()))?;
+        let (services, count) = (options.words("services")?, options.integer("count", 1)?);
         Ok(Compose { project, services, count })
     }
 
-    fn judge(&self, containers: Vec<Container>) -> Seen {
+    fn judge(&self, containers: Vec<Container>) -> Observation {
         let wanted = |one: &Container| {
             let service = one.label(SERVICE).unwrap_or_default();
             one.label(ONE_OFF) != Some("True")
                 && (self.services.is_empty() || self.services.iter().any(|name| name == service))
         };
         let all: Vec<Container> = containers.into_iter().filter(wanted).collect();
-        let mut missing = self
+        let mut missing_container = self
             .services
             .iter()
             .filter(|service| !all.iter().any(|one| one.label(SERVICE) == Some(service.as_str())));
         let mut seen = judge(&all);
-        if let Some(service) = missing.next() {
-            seen.wrong = Some(format!("the service {service} has no container"));
+        if let Some(service) = missing_container.next() {
+            seen.failure = Some(format!("the service {service} has no container"));
         } else if all.is_empty() {
-            seen.wrong = Some(format!("the project {} has no containers", self.project));
-        } else if let (None, Some(count)) = (&seen.wrong, self.count) {
+            seen.failure = Some(format!("the project {} has no containers", self.project));
+        } else if let (None, Some(count)) = (&seen.failure, self.count) {
             if all.len() as u64 != count {
-                seen.wrong = Some(format!("expected {count} containers, there are {}", all.len()));
+                seen.failure =
+                    Some(format!("expected {count} containers, there are {}", all.len()));
             }
         }
         seen
@@ -194,7 +195,7 @@ impl Compose {
 }
 
 impl Ask for Compose {
-    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+    fn ask(&self, now: &Try<'_>) -> Result<Observation, String> {
         let deadline = now.deadline();
         let filter = format!("label={PROJECT}={}", self.project);
         let args = ["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter];
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn healthy_or_why_not() {
+    fn an_unhealthy_container_is_reported_with_its_reason() {
         let healthy = running(json!({ "Status": "healthy", "Log": [] }));
         assert_eq!(container("a", healthy.clone(), "web").is_healthy(), Ok(()));
         assert_eq!(container("a", json!({"Status": "running"}), "web").is_healthy(), Ok(()));
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_project_is_all_of_its_services() {
+    fn all_services_of_a_project_must_be_healthy() {
         let compose = |services: &[&str], count| Compose {
             project: "shop".into(),
             services: services.iter().map(|name| (*name).to_owned()).collect(),
@@ -260,18 +261,24 @@ mod tests {
                 container("b", json!({"Status": "exited", "ExitCode": 0}), "migrate"),
             ]
         };
-        assert_eq!(compose(&["web"], Some(1)).judge(all()).wrong, None);
-        let wrong = |compose: Compose, all| compose.judge(all).wrong.unwrap_or_default();
-        assert_eq!(wrong(compose(&[], None), all()), "b is exited with 0, not running");
-        assert_eq!(wrong(compose(&["web", "db"], None), all()), "the service db has no container");
-        assert_eq!(wrong(compose(&["web"], Some(2)), all()), "expected 2 containers, there are 1");
-        assert_eq!(wrong(compose(&[], None), Vec::new()), "the project shop has no containers");
+        assert_eq!(compose(&["web"], Some(1)).judge(all()).failure, None);
+        let failure = |compose: Compose, all| compose.judge(all).failure.unwrap_or_default();
+        assert_eq!(failure(compose(&[], None), all()), "b is exited with 0, not running");
+        assert_eq!(
+            failure(compose(&["web", "db"], None), all()),
+            "the service db has no container"
+        );
+        assert_eq!(
+            failure(compose(&["web"], Some(2)), all()),
+            "expected 2 containers, there are 1"
+        );
+        assert_eq!(failure(compose(&[], None), Vec::new()), "the project shop has no containers");
     }
 
     #[test]
-    fn names_what_is_missing() {
-        assert_eq!(missing("Error: No such container: web\n").as_deref(), Some("web"));
-        assert_eq!(missing("error: no such object: web\n").as_deref(), Some("web"));
-        assert_eq!(missing("Cannot connect to the Docker daemon"), None);
+    fn the_missing_container_is_parsed() {
+        assert_eq!(missing_container("Error: No such container: web\n").as_deref(), Some("web"));
+        assert_eq!(missing_container("error: no such object: web\n").as_deref(), Some("web"));
+        assert_eq!(missing_container("Cannot connect to the Docker daemon"), None);
     }
 }

@@ -4,8 +4,8 @@
 //! Invariant: no line is skipped silently. A log that is missing, was truncated or replaced since, or is
 //! too long to be read is a failure.
 
+use crate::observation::{Ask, Observation, Try, shown};
 use crate::probe_options::ProbeOptions;
-use crate::seen::{Ask, Seen, Try, shown};
 use ansible_module::Failure;
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Value, json};
@@ -18,63 +18,65 @@ mod source;
 
 const WINDOW: Duration = Duration::from_secs(10);
 /// Limit for a compiled pattern, to protect the target's memory.
-const MOST_PATTERN: usize = 1 << 20;
+const MAX_PATTERN: usize = 1 << 20;
 
 pub struct Logs {
     source: Source,
-    wanted: Wanted,
+    pattern: LinePattern,
     max: u64,
     window: Duration,
 }
 
-/// The lines that count.
-struct Wanted {
+/// Which lines are counted.
+struct LinePattern {
     pattern: Regex,
     ignore: Option<Regex>,
 }
 
 impl Logs {
-    pub fn parse(given: &mut ProbeOptions) -> Result<Logs, Failure> {
-        let source = Source::take(given)?;
-        let (text, pattern) = (given.text("text")?, given.text("regex")?);
+    pub fn parse(options: &mut ProbeOptions) -> Result<Logs, Failure> {
+        let source = Source::parse(options)?;
+        let (text, pattern) = (options.text("text")?, options.text("regex")?);
         let pattern = match (text, pattern) {
-            (Some(text), None) => compile(given, "text", &regex::escape(&text))?,
-            (None, Some(pattern)) => compile(given, "regex", &pattern)?,
-            _ => return Err(given.refuse("kind logs needs either text or regex".to_owned())),
+            (Some(text), None) => compile(options, "text", &regex::escape(&text))?,
+            (None, Some(pattern)) => compile(options, "regex", &pattern)?,
+            _ => return Err(options.refuse("kind logs needs either text or regex".to_owned())),
         };
-        let ignore = match given.text("ignore")? {
-            Some(ignore) => Some(compile(given, "ignore", &ignore)?),
+        let ignore = match options.text("ignore")? {
+            Some(ignore) => Some(compile(options, "ignore", &ignore)?),
             None => None,
         };
-        let max = given.take::<f64>("max")?.unwrap_or_default();
+        let max = options.take::<f64>("max")?.unwrap_or_default();
         if max < 0.0 || max.fract() != 0.0 {
-            return Err(given.bad("max", format!("expected a whole number, 0 or more, got {max}")));
+            return Err(
+                options.bad("max", format!("expected a whole number, 0 or more, got {max}"))
+            );
         }
-        let window = given.seconds("window")?.unwrap_or(WINDOW);
-        let wanted = Wanted { pattern, ignore };
-        Ok(Logs { source, wanted, max: max as u64, window })
+        let window = options.seconds("window")?.unwrap_or(WINDOW);
+        let pattern = LinePattern { pattern, ignore };
+        Ok(Logs { source, pattern, max: max as u64, window })
     }
 }
 
-fn compile(given: &ProbeOptions, key: &str, pattern: &str) -> Result<Regex, Failure> {
-    let built = RegexBuilder::new(pattern).unicode(false).size_limit(MOST_PATTERN).build();
+fn compile(options: &ProbeOptions, key: &str, pattern: &str) -> Result<Regex, Failure> {
+    let built = RegexBuilder::new(pattern).unicode(false).size_limit(MAX_PATTERN).build();
     // The last line of regex's error is the reason; the others show the pattern.
-    built.map_err(|why| given.bad(key, crate::seen::last_line(&why.to_string())))
+    built.map_err(|why| options.bad(key, crate::observation::last_line(&why.to_string())))
 }
 
-/// The matches among the new lines.
+/// The number of new lines, and of those that match.
 #[derive(Debug, Default, PartialEq)]
-struct Found {
+struct Matches {
     lines: u64,
     matching: u64,
     first: Option<String>,
 }
 
-impl Found {
-    fn look(&mut self, wanted: &Wanted, line: &[u8]) {
+impl Matches {
+    fn count(&mut self, pattern: &LinePattern, line: &[u8]) {
         self.lines += 1;
-        let ignored = wanted.ignore.as_ref().is_some_and(|ignore| ignore.is_match(line));
-        if wanted.pattern.is_match(line) && !ignored {
+        let ignored = pattern.ignore.as_ref().is_some_and(|ignore| ignore.is_match(line));
+        if pattern.pattern.is_match(line) && !ignored {
             self.matching += 1;
             self.first.get_or_insert_with(|| shown(&String::from_utf8_lossy(line)));
         }
@@ -83,32 +85,32 @@ impl Found {
 
 impl Ask for Logs {
     fn begin(&self, now: &Try<'_>) -> Result<Value, String> {
-        self.source.here(now.deadline())
+        self.source.end(now.deadline())
     }
 
-    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+    fn ask(&self, now: &Try<'_>) -> Result<Observation, String> {
         now.watch(self.window)?;
         let start = match now.before {
             Some(before) => match before.seen.get("log") {
-                Some(place) => place,
-                None => return Err("the baseline does not say how far the log went".to_owned()),
+                Some(position) => position,
+                None => return Err("the baseline has no position in this log".to_owned()),
             },
-            None => now.begun,
+            None => now.initial,
         };
         let deadline = now.deadline();
-        // The end is noted before reading: lines written meanwhile are read twice, rather than never.
-        let end = self.source.here(deadline)?;
-        let mut found = Found::default();
-        self.source.since(start, deadline, &mut |line| found.look(&self.wanted, line))?;
-        let answer = format!("{} new lines, {} of them match", found.lines, found.matching);
-        let verdict = match found.matching <= self.max {
-            true => now.saw_time_go_by(self.window),
+        // The end is determined before reading: lines written meanwhile are read twice rather than never.
+        let end = self.source.end(deadline)?;
+        let mut matches = Matches::default();
+        self.source.read_since(start, deadline, &mut |line| matches.count(&self.pattern, line))?;
+        let answer = format!("{} new lines, {} of them match", matches.lines, matches.matching);
+        let verdict = match matches.matching <= self.max {
+            true => now.require_time_or_baseline(self.window),
             false => {
-                let first = found.first.unwrap_or_default();
-                Err(format!("{} new lines match, the first: {first}", found.matching))
+                let first = matches.first.unwrap_or_default();
+                Err(format!("{} new lines match, the first: {first}", matches.matching))
             }
         };
-        let seen = Seen::new(answer).value(found.matching as f64);
+        let seen = Observation::new(answer).value(matches.matching as f64);
         Ok(seen.judged(verdict).remember("log", json!(end)))
     }
 }
@@ -117,16 +119,16 @@ impl Ask for Logs {
 mod tests {
     use super::*;
 
-    fn wanted(pattern: &str, ignore: Option<&str>) -> Wanted {
-        let given = ProbeOptions::new("l", "logs", serde_json::Map::new());
-        let one = |pattern: &str| compile(&given, "regex", pattern).unwrap();
-        Wanted { pattern: one(pattern), ignore: ignore.map(one) }
+    fn pattern(pattern: &str, ignore: Option<&str>) -> LinePattern {
+        let options = ProbeOptions::new("l", "logs", serde_json::Map::new());
+        let one = |pattern: &str| compile(&options, "regex", pattern).unwrap();
+        LinePattern { pattern: one(pattern), ignore: ignore.map(one) }
     }
 
     #[test]
-    fn lines_that_count() {
-        let wanted = wanted(r"\bERROR\b|(?i)panic", Some(r"healthz \d+"));
-        let mut found = Found::default();
+    fn matching_lines_are_counted() {
+        let pattern = pattern(r"\bERROR\b|(?i)panic", Some(r"healthz \d+"));
+        let mut matches = Matches::default();
         for line in [
             b"an ERROR: \xff\x1b[31m".as_slice(),
             b"ERRORS",
@@ -134,17 +136,17 @@ mod tests {
             b"ERROR healthz 12",
             b"fine",
         ] {
-            found.look(&wanted, line);
+            matches.count(&pattern, line);
         }
         let first = Some("an ERROR: \u{fffd}\\u{1b}[31m".to_owned());
-        assert_eq!(found, Found { lines: 5, matching: 2, first });
+        assert_eq!(matches, Matches { lines: 5, matching: 2, first });
     }
 
     #[test]
-    fn patterns_that_cannot_be() {
-        let given = ProbeOptions::new("l", "logs", serde_json::Map::new());
+    fn invalid_patterns_are_refused() {
+        let options = ProbeOptions::new("l", "logs", serde_json::Map::new());
         for pattern in ["(", "a{2000}{2000}", r"\p{Greek}", "(?<=a)b"] {
-            let msg = compile(&given, "regex", pattern).unwrap_err().msg;
+            let msg = compile(&options, "regex", pattern).unwrap_err().msg;
             assert!(msg.starts_with("probe l: argument 'regex': ") && !msg.contains('\n'), "{msg}");
         }
     }

@@ -1,9 +1,9 @@
-//! `incus` and `pct`: a container that is a machine of its own runs. What goes on inside of it is for
-//! the other kinds, run there or through `command`.
+//! `incus` and `pct`: a system container runs. What runs inside of it is checked by the other kinds, run
+//! there or through `command`.
 
 use super::program;
+use crate::observation::{Ask, Observation, Try, shown};
 use crate::probe_options::ProbeOptions;
-use crate::seen::{Ask, Seen, Try, shown};
 use ansible_module::Failure;
 use serde_json::Value;
 use std::fs;
@@ -20,29 +20,30 @@ pub struct Instance {
 }
 
 impl Instance {
-    pub fn take(given: &mut ProbeOptions) -> Result<Option<Instance>, Failure> {
-        let Some(name) = given.word("instance")? else { return Ok(None) };
-        Ok(Some(Instance { name, project: given.word("project")? }))
+    pub fn parse(options: &mut ProbeOptions) -> Result<Option<Instance>, Failure> {
+        let Some(name) = options.word("instance")? else { return Ok(None) };
+        Ok(Some(Instance { name, project: options.word("project")? }))
     }
 }
 
 impl Incus {
-    pub fn parse(given: &mut ProbeOptions) -> Result<Incus, Failure> {
-        let instance = Instance::take(given)?;
-        let instance = instance.ok_or_else(|| given.refuse("kind incus needs instance".into()))?;
+    pub fn parse(options: &mut ProbeOptions) -> Result<Incus, Failure> {
+        let instance = Instance::parse(options)?;
+        let instance =
+            instance.ok_or_else(|| options.refuse("kind incus needs instance".into()))?;
         Ok(Incus { instance })
     }
 }
 
 impl Ask for Incus {
-    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+    fn ask(&self, now: &Try<'_>) -> Result<Observation, String> {
         let Instance { name, project } = &self.instance;
-        // A name is a pattern to `incus list`: what it prints is compared once more.
+        // `incus list` takes a name as a pattern, so the names in its output are compared exactly.
         let mut args = vec!["list", name.as_str(), "--format", "json"];
         args.extend(project.iter().flat_map(|project| ["--project", project.as_str()]));
         let all: Vec<Value> = program::json("incus", &args, now.deadline())?;
         let found = all.iter().find(|one| one["name"] == name.as_str());
-        // Of a project that there is not, `incus list` says only that nothing is in it.
+        // For a project that does not exist, `incus list` prints an empty list and no error.
         let Some(found) = found else {
             let within = project.as_ref().map(|project| format!(" in the project {project}"));
             return Err(format!("there is no instance {name}{}", within.unwrap_or_default()));
@@ -60,10 +61,10 @@ pub struct Pct {
 pub struct Vmid(pub u64);
 
 impl Vmid {
-    pub fn take(given: &mut ProbeOptions) -> Result<Option<Vmid>, Failure> {
-        match given.whole("vmid", 100)? {
+    pub fn parse(options: &mut ProbeOptions) -> Result<Option<Vmid>, Failure> {
+        match options.integer("vmid", 100)? {
             Some(vmid) if vmid > 999_999_999 => {
-                Err(given.bad("vmid", format!("expected 100 to 999999999, got {vmid}")))
+                Err(options.bad("vmid", format!("expected 100 to 999999999, got {vmid}")))
             }
             vmid => Ok(vmid.map(Vmid)),
         }
@@ -71,14 +72,15 @@ impl Vmid {
 }
 
 impl Pct {
-    pub fn parse(given: &mut ProbeOptions) -> Result<Pct, Failure> {
-        let vmid = Vmid::take(given)?.ok_or_else(|| given.refuse("kind pct needs vmid".into()))?;
-        Ok(Pct { vmid, node: given.word("node")? })
+    pub fn parse(options: &mut ProbeOptions) -> Result<Pct, Failure> {
+        let vmid =
+            Vmid::parse(options)?.ok_or_else(|| options.refuse("kind pct needs vmid".into()))?;
+        Ok(Pct { vmid, node: options.word("node")? })
     }
 }
 
 impl Ask for Pct {
-    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+    fn ask(&self, now: &Try<'_>) -> Result<Observation, String> {
         let node = match &self.node {
             Some(node) => node.clone(),
             None => this_node()?,
@@ -91,18 +93,18 @@ impl Ask for Pct {
     }
 }
 
-/// Proxmox calls a node by the short name of its host.
+/// Returns the name of this Proxmox node, which is the short name of its host.
 fn this_node() -> Result<String, String> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname")
         .map_err(|why| format!("cannot read this machine's name: {why}"))?;
     Ok(name.trim().split('.').next().unwrap_or_default().to_owned())
 }
 
-fn running(name: &str, status: Option<&str>, expected: &str) -> Result<Seen, String> {
+fn running(name: &str, status: Option<&str>, expected: &str) -> Result<Observation, String> {
     let status = status.ok_or_else(|| format!("{name} has no status"))?;
     let verdict = match status == expected {
         true => Ok(()),
         false => Err(format!("{name} is {}, not running", shown(status).to_lowercase())),
     };
-    Ok(Seen::new(status.to_lowercase()).judged(verdict))
+    Ok(Observation::new(status.to_lowercase()).judged(verdict))
 }

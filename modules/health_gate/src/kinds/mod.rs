@@ -1,7 +1,7 @@
-//! The kinds of probes, one file each (or each program). All are asked in the same way: [`Ask`].
+//! The kinds of probes, one file each (or each program). Each implements [`Ask`].
 
+use crate::observation::Ask;
 use crate::probe_options::ProbeOptions;
-use crate::seen::Ask;
 use ansible_module::Failure;
 
 mod command;
@@ -35,22 +35,22 @@ pub const NAMES: &[&str] = &[
     "restarts",
 ];
 
-pub fn parse(given: &mut ProbeOptions) -> Result<Box<dyn Ask>, Failure> {
-    Ok(match given.kind.as_str() {
-        "http" => Box::new(http::Http::parse(given)?),
-        "tcp" => Box::new(tcp::Tcp::parse(given)?),
-        "listener" => Box::new(listener::Listener::parse(given)?),
-        "command" => Box::new(command::Command::parse(given)?),
-        "docker" => Box::new(docker::Docker::parse(given)?),
-        "compose" => Box::new(docker::Compose::parse(given)?),
-        "incus" => Box::new(machines::Incus::parse(given)?),
-        "pct" => Box::new(machines::Pct::parse(given)?),
-        "disk" => Box::new(disk::Disk::parse(given)?),
-        "unit" => Box::new(systemd::UnitState::parse(given)?),
-        "prometheus" => Box::new(prometheus::Prometheus::parse(given)?),
-        "alerts" => Box::new(prometheus::Alerts::parse(given)?),
-        "logs" => Box::new(logs::Logs::parse(given)?),
-        "restarts" => Box::new(restarts::Restarts::parse(given)?),
-        kind => return Err(given.refuse(format!("there is no kind {kind}"))),
+pub fn parse(options: &mut ProbeOptions) -> Result<Box<dyn Ask>, Failure> {
+    Ok(match options.kind.as_str() {
+        "http" => Box::new(http::Http::parse(options)?),
+        "tcp" => Box::new(tcp::Tcp::parse(options)?),
+        "listener" => Box::new(listener::Listener::parse(options)?),
+        "command" => Box::new(command::Command::parse(options)?),
+        "docker" => Box::new(docker::Docker::parse(options)?),
+        "compose" => Box::new(docker::Compose::parse(options)?),
+        "incus" => Box::new(machines::Incus::parse(options)?),
+        "pct" => Box::new(machines::Pct::parse(options)?),
+        "disk" => Box::new(disk::Disk::parse(options)?),
+        "unit" => Box::new(systemd::UnitState::parse(options)?),
+        "prometheus" => Box::new(prometheus::Prometheus::parse(options)?),
+        "alerts" => Box::new(prometheus::Alerts::parse(options)?),
+        "logs" => Box::new(logs::Logs::parse(options)?),
+        "restarts" => Box::new(restarts::Restarts::parse(options)?),
+        kind => return Err(options.refuse(format!("there is no kind {kind}"))),
     })
 }

@@ -9,12 +9,12 @@ use host::program;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
-/// Time to end a program that only reads.
+/// How long a program that only reads may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_millis(500);
 /// Limit for an answer that is parsed.
-const MOST: usize = 16 << 20;
+const MAX_ANSWER: usize = 16 << 20;
 
-/// Which daemon a client talks to, where its user says so.
+/// Variables that say which daemon a client talks to.
 const CLIENTS: [&str; 10] = [
     "DOCKER_HOST",
     "DOCKER_CONFIG",
@@ -29,15 +29,15 @@ const CLIENTS: [&str; 10] = [
 ];
 
 pub fn command(name: &str, deadline: Deadline) -> Result<Command, String> {
-    // In short: a gate may ask for many.
+    // A short message, since many probes may fail in the same way.
     let program = program::find(name)
         .map_err(|_| format!("cannot run {name}: this machine has no such program"))?;
     Ok(Command::new(&program)
         .inherit_env(&CLIENTS)
         .deadline(deadline)
         .grace(GRACE)
-        .output_limit(MOST)
-        // The thread that starts it waits for it.
+        .output_limit(MAX_ANSWER)
+        // It ends with the thread that started it.
         .if_we_die(IfWeDie::DiesToo))
 }
 

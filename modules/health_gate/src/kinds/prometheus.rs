@@ -6,8 +6,8 @@
 
 use super::web;
 use crate::bounds::Bounds;
+use crate::observation::{Ask, Observation, Try, shown};
 use crate::probe_options::ProbeOptions;
-use crate::seen::{Ask, Seen, Try, shown};
 use ansible_module::Failure;
 use host::deadline::Deadline;
 use probe::http::{Request, Url};
@@ -20,24 +20,25 @@ pub mod series;
 
 const STEP: Duration = Duration::from_secs(15);
 /// Prometheus itself refuses more points.
-const MOST_STEPS: f64 = 11_000.0;
-const MOST_ANSWER: usize = 8 << 20;
+const MAX_STEPS: f64 = 11_000.0;
+const MAX_ANSWER: usize = 8 << 20;
 
 /// A Prometheus server.
 struct Server(Request);
 
 impl Server {
-    fn take(given: &mut ProbeOptions) -> Result<Server, Failure> {
-        let mut request = web::request(given)?;
+    fn parse(options: &mut ProbeOptions) -> Result<Server, Failure> {
+        let mut request = web::request(options)?;
         if request.url.target().contains('?') {
-            let msg = "expected the server's own URL, such as http://127.0.0.1:9090, no query";
-            return Err(given.bad("url", msg));
+            let msg =
+                "expected the URL of the server without a query, such as http://127.0.0.1:9090";
+            return Err(options.bad("url", msg));
         }
-        request.most_body = MOST_ANSWER;
+        request.most_body = MAX_ANSWER;
         Ok(Server(request))
     }
 
-    /// The `data` of the answer to one call of its API.
+    /// Calls its API and returns the `data` of the answer.
     fn get(
         &self,
         call: &str,
@@ -55,13 +56,16 @@ impl Server {
         let answer = web::ask(&request, deadline.remaining())?;
         let whom = request.url.authority();
         if answer.truncated {
-            return Err(format!("{whom} answered more than {} MiB", MOST_ANSWER >> 20));
+            return Err(format!("{whom} answered more than {} MiB", MAX_ANSWER >> 20));
         }
         let body: Value = serde_json::from_slice(&answer.body).map_err(|_| {
-            format!("{whom} answered with status {} and no JSON: no Prometheus?", answer.status)
+            format!(
+                "{whom} answered with status {} and no JSON: is it a Prometheus server?",
+                answer.status
+            )
         })?;
         if answer.status != 200 || body["status"] != "success" {
-            let why = body["error"].as_str().unwrap_or("it does not say why");
+            let why = body["error"].as_str().unwrap_or("it gives no reason");
             return Err(format!(
                 "{whom} refused the query with status {}: {}",
                 answer.status,
@@ -71,11 +75,11 @@ impl Server {
         Ok(body["data"].clone())
     }
 
-    /// The server's clock is the one that its samples were taken by.
+    /// Returns the server's time, which its samples have.
     fn now(&self, deadline: Deadline) -> Result<f64, String> {
         let data = self.get("query", &[("query", "time()")], deadline)?;
         let text = data["result"][1].as_str().and_then(|text| text.parse::<f64>().ok());
-        text.ok_or_else(|| "it does not say what time it is: no Prometheus?".to_owned())
+        text.ok_or_else(|| "it does not tell its time: is it a Prometheus server?".to_owned())
     }
 }
 
@@ -96,16 +100,16 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    pub fn parse(given: &mut ProbeOptions) -> Result<Prometheus, Failure> {
-        let server = Server::take(given)?;
-        let query = given.text("query")?;
-        let query = query.ok_or_else(|| given.refuse("kind prometheus needs query".into()))?;
-        let bounds = Bounds::take(given)?;
-        Ok(Prometheus { server, query, bounds, window: window(given)? })
+    pub fn parse(options: &mut ProbeOptions) -> Result<Prometheus, Failure> {
+        let server = Server::parse(options)?;
+        let query = options.text("query")?;
+        let query = query.ok_or_else(|| options.refuse("kind prometheus needs query".into()))?;
+        let bounds = Bounds::parse(options)?;
+        Ok(Prometheus { server, query, bounds, window: window(options)? })
     }
 
     fn now(&self, deadline: Deadline) -> Result<Vec<Series>, String> {
-        series::of_instant(&self.server.get("query", &[("query", &self.query)], deadline)?)
+        series::parse_instant(&self.server.get("query", &[("query", &self.query)], deadline)?)
     }
 
     fn over(&self, window: &Window, deadline: Deadline) -> Result<Vec<Series>, String> {
@@ -117,41 +121,41 @@ impl Prometheus {
             ("end", &format!("{end:.3}")),
             ("step", &format!("{:.3}", window.step.as_secs_f64())),
         ];
-        series::of_range(&self.server.get("query_range", &parameters, deadline)?, start)
+        series::parse_range(&self.server.get("query_range", &parameters, deadline)?, start)
     }
 }
 
-fn window(given: &mut ProbeOptions) -> Result<Option<Window>, Failure> {
-    let (span, patience) = (given.seconds("window")?, given.seconds("for")?);
-    let (step, min_samples) = (given.seconds("step")?, given.whole("min_samples", 1)?);
-    let Some(span) = span.or(patience).filter(|span| !span.is_zero()) else {
-        if step.is_some() || min_samples.is_some() || patience.is_some() {
-            let msg = "step, min_samples and for are about a window: give window too".to_owned();
-            return Err(given.refuse(msg));
+fn window(options: &mut ProbeOptions) -> Result<Option<Window>, Failure> {
+    let (span, tolerated) = (options.seconds("window")?, options.seconds("for")?);
+    let (step, min_samples) = (options.seconds("step")?, options.integer("min_samples", 1)?);
+    let Some(span) = span.or(tolerated).filter(|span| !span.is_zero()) else {
+        if step.is_some() || min_samples.is_some() || tolerated.is_some() {
+            let msg = "step, min_samples and for need a window: give window too".to_owned();
+            return Err(options.refuse(msg));
         }
         return Ok(None);
     };
-    if patience.is_some_and(|patience| patience > span) {
-        return Err(given.bad("for", "expected no more than window"));
+    if tolerated.is_some_and(|tolerated| tolerated > span) {
+        return Err(options.bad("for", "expected no more than window"));
     }
     let step = step.unwrap_or(STEP.min(span));
     if step.is_zero() || step > span {
-        return Err(given.bad("step", "expected more than 0, and no more than window"));
+        return Err(options.bad("step", "expected more than 0, and no more than window"));
     }
     let steps = span.as_secs_f64() / step.as_secs_f64();
-    if steps > MOST_STEPS {
-        return Err(given.bad("step", format!("{MOST_STEPS} steps in a window at most")));
+    if steps > MAX_STEPS {
+        return Err(options.bad("step", format!("{MAX_STEPS} steps in a window at most")));
     }
     let min_samples = min_samples.unwrap_or(1) as usize;
     if min_samples as f64 > steps + 1.0 {
         let msg = format!("the window has only {} steps", steps as u64 + 1);
-        return Err(given.bad("min_samples", msg));
+        return Err(options.bad("min_samples", msg));
     }
-    Ok(Some(Window { span, step, patience, min_samples }))
+    Ok(Some(Window { span, step, tolerated, min_samples }))
 }
 
 impl Ask for Prometheus {
-    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+    fn ask(&self, now: &Try<'_>) -> Result<Observation, String> {
         let deadline = now.deadline();
         let all = match &self.window {
             None => self.now(deadline)?,
@@ -162,12 +166,12 @@ impl Ask for Prometheus {
         };
         let value = first.last();
         let mut seen = match others.len() {
-            0 => Seen::new(value.map_or("no data".to_owned(), |value| value.to_string())),
-            more => Seen::new(format!("{} series", more + 1)),
+            0 => Observation::new(value.map_or("no data".to_owned(), |value| value.to_string())),
+            more => Observation::new(format!("{} series", more + 1)),
         };
         if others.is_empty() {
             seen.value = value.filter(|value| value.is_finite());
-        } else if self.bounds.compares() {
+        } else if self.bounds.needs_baseline() {
             let msg =
                 "to compare with the baseline, the query must give one series: use sum or max";
             return Ok(seen.judged(Err(msg.to_owned())));
@@ -194,16 +198,16 @@ pub struct Alerts {
 }
 
 impl Alerts {
-    pub fn parse(given: &mut ProbeOptions) -> Result<Alerts, Failure> {
+    pub fn parse(options: &mut ProbeOptions) -> Result<Alerts, Failure> {
         Ok(Alerts {
-            server: Server::take(given)?,
-            labels: given.take("labels")?.unwrap_or_default(),
-            ignore: given.take("ignore_alerts")?.unwrap_or_default(),
+            server: Server::parse(options)?,
+            labels: options.take("labels")?.unwrap_or_default(),
+            ignore: options.take("ignore_alerts")?.unwrap_or_default(),
         })
     }
 
     fn counts(&self, labels: &Map<String, Value>) -> bool {
-        let text = |value: &Value| web::text_of(value.clone());
+        let text = |value: &Value| web::to_text(value.clone());
         let ignored = self.ignore.iter().any(|name| labels.get("alertname") == Some(&json!(name)));
         let fits =
             |(name, value): (&String, &Value)| labels.get(name).map(text) == Some(text(value));
@@ -212,7 +216,7 @@ impl Alerts {
 }
 
 impl Ask for Alerts {
-    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+    fn ask(&self, now: &Try<'_>) -> Result<Observation, String> {
         let data = self.server.get("alerts", &[], now.deadline())?;
         let all = data["alerts"].as_array().ok_or("the answer holds no list of alerts")?;
         let mut firing = Vec::new();
@@ -227,7 +231,7 @@ impl Ask for Alerts {
             None => Vec::new(),
             Some(before) => {
                 let firing = before.seen.get("firing").and_then(Value::as_array);
-                firing.ok_or("the baseline does not say which alerts fired then")?.clone()
+                firing.ok_or("the baseline has no list of firing alerts")?.clone()
             }
         };
         let new: Vec<&String> =
@@ -243,7 +247,7 @@ impl Ask for Alerts {
                 Err(format!("firing: {}", list.join(", ")))
             }
         };
-        let seen = Seen::new(answer).value(firing.len() as f64);
+        let seen = Observation::new(answer).value(firing.len() as f64);
         Ok(seen.judged(verdict).remember("firing", json!(firing)))
     }
 }
@@ -259,11 +263,11 @@ mod tests {
     }
 
     #[test]
-    fn windows() {
+    fn windows_are_checked() {
         let parse = |value: Value| {
-            let mut given =
+            let mut options =
                 ProbeOptions::new("p", "prometheus", value.as_object().cloned().unwrap());
-            window(&mut given).map_err(|failure| failure.msg)
+            window(&mut options).map_err(|failure| failure.msg)
         };
         assert!(parse(json!({})).unwrap().is_none());
         let window = parse(json!({"for": 120})).unwrap().unwrap();

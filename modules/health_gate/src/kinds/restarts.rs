@@ -3,9 +3,9 @@
 //! Counted from the baseline, or from the first try without one, to the end of a window.
 
 use super::docker;
-use super::systemd::{self, rise};
+use super::systemd::{self, increase};
+use crate::observation::{Ask, Before, Observation, Try};
 use crate::probe_options::ProbeOptions;
-use crate::seen::{Ask, Before, Seen, Try};
 use ansible_module::Failure;
 use host::deadline::Deadline;
 use serde_json::{Map, Value, json};
@@ -14,47 +14,49 @@ use std::time::Duration;
 const WINDOW: Duration = Duration::from_secs(10);
 
 pub struct Restarts {
-    of: Of,
+    of: Counted,
     max: u64,
     window: Duration,
 }
 
-enum Of {
+enum Counted {
     Containers(Vec<String>),
     Unit(String),
 }
 
 impl Restarts {
-    pub fn parse(given: &mut ProbeOptions) -> Result<Restarts, Failure> {
-        let (containers, unit) = (given.words("containers")?, given.word("unit")?);
+    pub fn parse(options: &mut ProbeOptions) -> Result<Restarts, Failure> {
+        let (containers, unit) = (options.words("containers")?, options.word("unit")?);
         let of = match (containers.is_empty(), unit) {
-            (false, None) => Of::Containers(containers),
-            (true, Some(unit)) => Of::Unit(unit),
+            (false, None) => Counted::Containers(containers),
+            (true, Some(unit)) => Counted::Unit(unit),
             _ => {
-                return Err(given.refuse("kind restarts needs either containers or unit".into()));
+                return Err(options.refuse("kind restarts needs either containers or unit".into()));
             }
         };
-        let max = given.take::<f64>("max")?.unwrap_or_default();
+        let max = options.take::<f64>("max")?.unwrap_or_default();
         if max < 0.0 || max.fract() != 0.0 {
-            return Err(given.bad("max", format!("expected a whole number, 0 or more, got {max}")));
+            return Err(
+                options.bad("max", format!("expected a whole number, 0 or more, got {max}"))
+            );
         }
-        let window = given.seconds("window")?.unwrap_or(WINDOW);
+        let window = options.seconds("window")?.unwrap_or(WINDOW);
         Ok(Restarts { of, max: max as u64, window })
     }
 
-    /// `{"web": {"id": "4f2a...", "restarts": 0}}`
+    /// Returns the counts as `{"web": {"id": "4f2a...", "restarts": 0}}`.
     fn counts(&self, deadline: Deadline) -> Result<Map<String, Value>, String> {
         match &self.of {
-            Of::Containers(names) => {
+            Counted::Containers(names) => {
                 let all = docker::inspect(names, deadline)?;
                 let entry = |(name, one): (&String, &docker::Container)| {
                     (name.clone(), json!({ "id": one.id, "restarts": one.restart_count }))
                 };
-                // In the order of the options.
+                // `inspect` keeps the order of the options.
                 Ok(names.iter().zip(&all).map(entry).collect())
             }
-            Of::Unit(name) => {
-                let unit = systemd::look(name, deadline)?;
+            Counted::Unit(name) => {
+                let unit = systemd::show(name, deadline)?;
                 let restarts = unit.restarts.ok_or("this systemd does not count restarts")?;
                 Ok([(name.clone(), json!({ "id": null, "restarts": restarts }))]
                     .into_iter()
@@ -64,8 +66,11 @@ impl Restarts {
     }
 }
 
-/// The new restarts since then, by name.
-fn risen(was: &Map<String, Value>, is: &Map<String, Value>) -> Result<Vec<(String, u64)>, String> {
+/// Returns the restarts since `was`, by name.
+fn new_restarts(
+    was: &Map<String, Value>,
+    is: &Map<String, Value>,
+) -> Result<Vec<(String, u64)>, String> {
     let count = |entry: &Value| entry["restarts"].as_u64();
     let mut all = Vec::new();
     for (name, now) in is {
@@ -73,9 +78,9 @@ fn risen(was: &Map<String, Value>, is: &Map<String, Value>) -> Result<Vec<(Strin
         let before =
             before.ok_or_else(|| format!("the baseline has no restart count of {name}"))?;
         let now_count = count(now).unwrap_or_default();
-        // Another container of the same name counts from zero.
+        // A recreated container has another id, and its count begins at zero.
         let new = match before["id"] == now["id"] {
-            true => rise(count(before).unwrap_or_default(), now_count),
+            true => increase(count(before).unwrap_or_default(), now_count),
             false => now_count,
         };
         all.push((name.clone(), new));
@@ -83,7 +88,7 @@ fn risen(was: &Map<String, Value>, is: &Map<String, Value>) -> Result<Vec<(Strin
     Ok(all)
 }
 
-fn counts_of(before: &Before) -> Result<&Map<String, Value>, String> {
+fn baseline_counts(before: &Before) -> Result<&Map<String, Value>, String> {
     let counts = before.seen.get("restarts").and_then(Value::as_object);
     counts.ok_or_else(|| "the baseline has no restart counts of this probe".to_owned())
 }
@@ -93,26 +98,26 @@ impl Ask for Restarts {
         self.counts(now.deadline()).map(Value::Object)
     }
 
-    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+    fn ask(&self, now: &Try<'_>) -> Result<Observation, String> {
         now.watch(self.window)?;
         let counts = self.counts(now.deadline())?;
         let nothing = Map::new();
         let was = match now.before {
-            Some(before) => counts_of(before)?,
-            None => now.begun.as_object().unwrap_or(&nothing),
+            Some(before) => baseline_counts(before)?,
+            None => now.initial.as_object().unwrap_or(&nothing),
         };
-        let risen = risen(was, &counts)?;
-        let sum: u64 = risen.iter().map(|(_, new)| new).sum();
+        let new_restarts = new_restarts(was, &counts)?;
+        let sum: u64 = new_restarts.iter().map(|(_, new)| new).sum();
         let verdict = match sum <= self.max {
-            true => now.saw_time_go_by(self.window),
+            true => now.require_time_or_baseline(self.window),
             false => {
-                let list: Vec<String> = (risen.iter().filter(|(_, new)| *new > 0))
+                let list: Vec<String> = (new_restarts.iter().filter(|(_, new)| *new > 0))
                     .map(|(name, new)| format!("{name} {new} times"))
                     .collect();
                 Err(format!("restarted: {}", list.join(", ")))
             }
         };
-        let seen = Seen::new(format!("{sum} new restarts")).value(sum as f64);
+        let seen = Observation::new(format!("{sum} new restarts")).value(sum as f64);
         Ok(seen.judged(verdict).remember("restarts", Value::Object(counts)))
     }
 }
@@ -126,8 +131,8 @@ mod tests {
     }
 
     #[test]
-    fn differences() {
-        let new = |was: &Map<String, Value>, is| risen(was, &is).map(|all| all[0].1);
+    fn restarts_since_the_baseline_are_counted() {
+        let new = |was: &Map<String, Value>, is| new_restarts(was, &is).map(|all| all[0].1);
         assert_eq!(new(&counts("a", 2), counts("a", 5)), Ok(3));
         assert_eq!(new(&counts("a", 2), counts("b", 1)), Ok(1));
         assert!(new(&Map::new(), counts("a", 0)).unwrap_err().contains("no restart count of web"));

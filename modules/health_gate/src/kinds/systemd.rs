@@ -2,8 +2,8 @@
 //! restarted since the baseline more often than it may.
 
 use super::program;
+use crate::observation::{Ask, Observation, Try, shown};
 use crate::probe_options::ProbeOptions;
-use crate::seen::{Ask, Seen, Try, shown};
 use ansible_module::Failure;
 use host::deadline::Deadline;
 
@@ -18,7 +18,7 @@ pub struct Unit {
 
 const PROPERTIES: &str = "--property=LoadState,ActiveState,SubState,Result,NRestarts";
 
-pub fn look(unit: &str, deadline: Deadline) -> Result<Unit, String> {
+pub fn show(unit: &str, deadline: Deadline) -> Result<Unit, String> {
     parse(unit, &program::text("systemctl", &["show", PROPERTIES, "--", unit], deadline)?)
 }
 
@@ -33,7 +33,7 @@ fn parse(unit: &str, text: &str) -> Result<Unit, String> {
         Some("loaded") => {}
         Some("not-found") => return Err(format!("there is no unit {unit}")),
         Some(state) => return Err(format!("the unit {unit} is {}, not loaded", shown(state))),
-        None => return Err(format!("systemctl says nothing about the unit {unit}")),
+        None => return Err(format!("systemctl printed no LoadState of the unit {unit}")),
     }
     let word = |name: &str| property(name).map(shown).unwrap_or_default();
     Ok(Unit {
@@ -44,8 +44,8 @@ fn parse(unit: &str, text: &str) -> Result<Unit, String> {
     })
 }
 
-/// The growth of a count; one that was reset is all new.
-pub fn rise(before: u64, now: u64) -> u64 {
+/// Returns by how much a count has grown. A count that is lower than before was reset to zero.
+pub fn increase(before: u64, now: u64) -> u64 {
     now.checked_sub(before).unwrap_or(now)
 }
 
@@ -56,10 +56,10 @@ pub struct UnitState {
 }
 
 impl UnitState {
-    pub fn parse(given: &mut ProbeOptions) -> Result<UnitState, Failure> {
-        let unit = given.word("unit")?;
-        let unit = unit.ok_or_else(|| given.refuse("kind unit needs unit".to_owned()))?;
-        let state = given.words("state")?;
+    pub fn parse(options: &mut ProbeOptions) -> Result<UnitState, Failure> {
+        let unit = options.word("unit")?;
+        let unit = unit.ok_or_else(|| options.refuse("kind unit needs unit".to_owned()))?;
+        let state = options.words("state")?;
         let known = [
             "active",
             "reloading",
@@ -71,18 +71,18 @@ impl UnitState {
         ];
         if let Some(odd) = state.iter().find(|state| !known.contains(&state.as_str())) {
             let msg = format!("{odd:?} is none of {}", known.join(", "));
-            return Err(given.bad("state", msg));
+            return Err(options.bad("state", msg));
         }
         let state = if state.is_empty() { vec!["active".to_owned()] } else { state };
-        Ok(UnitState { unit, state, max_restarts: given.whole("max_restarts", 0)? })
+        Ok(UnitState { unit, state, max_restarts: options.integer("max_restarts", 0)? })
     }
 }
 
 impl Ask for UnitState {
-    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
-        let unit = look(&self.unit, now.deadline())?;
+    fn ask(&self, now: &Try<'_>) -> Result<Observation, String> {
+        let unit = show(&self.unit, now.deadline())?;
         let mut answer = format!("{} ({})", unit.active, unit.sub);
-        let mut seen = Seen::default();
+        let mut seen = Observation::default();
         if let Some(restarts) = unit.restarts {
             answer += &format!(", {restarts} restarts");
             seen = seen.value(restarts as f64);
@@ -112,7 +112,7 @@ impl UnitState {
         let Some(was) = before.value else {
             return Err("the baseline has no restart count of this unit".to_owned());
         };
-        match rise(was as u64, restarts) {
+        match increase(was as u64, restarts) {
             new if new > most => {
                 Err(format!("{} was restarted {new} times since the baseline", self.unit))
             }
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_properties() {
+    fn properties_are_parsed() {
         // systemd 252 (Debian 12), `systemctl show` of a service.
         let text =
             "Result=success\nNRestarts=2\nLoadState=loaded\nActiveState=active\nSubState=running\n";
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_that_began_anew_are_all_new() {
-        assert_eq!((rise(2, 5), rise(5, 5), rise(5, 1)), (3, 0, 1));
+    fn a_count_that_was_reset_is_all_new() {
+        assert_eq!((increase(2, 5), increase(5, 5), increase(5, 1)), (3, 0, 1));
     }
 }

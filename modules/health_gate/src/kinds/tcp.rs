@@ -1,7 +1,7 @@
 //! `tcp`: a port takes connections.
 
+use crate::observation::{Ask, Observation, Try};
 use crate::probe_options::ProbeOptions;
-use crate::seen::{Ask, Seen, Try};
 use ansible_module::Failure;
 use probe::tcp;
 
@@ -11,16 +11,16 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    pub fn parse(given: &mut ProbeOptions) -> Result<Tcp, Failure> {
-        let host: String = given.need("host")?;
-        Ok(Tcp { host, port: given.port()? })
+    pub fn parse(options: &mut ProbeOptions) -> Result<Tcp, Failure> {
+        let host: String = options.need("host")?;
+        Ok(Tcp { host, port: options.port()? })
     }
 }
 
 impl Ask for Tcp {
-    fn ask(&self, now: &Try<'_>) -> Result<Seen, String> {
+    fn ask(&self, now: &Try<'_>) -> Result<Observation, String> {
         tcp::connect(&self.host, self.port, now.span())
-            .map(|_| Seen::new("connected"))
+            .map(|_| Observation::new("connected"))
             .map_err(|why| why.to_string())
     }
 }

@@ -4,7 +4,7 @@
 //! that fits, also where that is not the one of the cursor (seen in systemd 252). So the entry of the
 //! cursor is asked for as well, and left out here.
 
-use super::file::Each;
+use super::file::OnLine;
 use crate::kinds::program;
 use host::deadline::Deadline;
 use serde::Deserialize;
@@ -21,26 +21,31 @@ struct Entry {
 const UNREADABLE: &str = "cannot read what journalctl printed as JSON";
 
 /// The newest entry of the whole journal.
-pub fn here(deadline: Deadline) -> Result<String, String> {
+pub fn end(deadline: Deadline) -> Result<String, String> {
     let args = ["--quiet", "--no-pager", "--lines", "1", "--output", "json"];
     let text = program::text("journalctl", &args, deadline)?;
     match text.lines().next() {
-        None => Err("this machine has no journal, or we may not read it".to_owned()),
+        None => Err("this machine has no journal, or it must be read as root".to_owned()),
         Some(line) => serde_json::from_str(line)
             .map(|entry: Entry| entry.cursor)
             .map_err(|_| UNREADABLE.into()),
     }
 }
 
-pub fn since(unit: &str, cursor: &str, deadline: Deadline, each: Each<'_>) -> Result<(), String> {
+pub fn read_since(
+    unit: &str,
+    cursor: &str,
+    deadline: Deadline,
+    each: OnLine<'_>,
+) -> Result<(), String> {
     let args = ["--quiet", "--no-pager", "--all", "--output", "json", "--output-fields", "MESSAGE"];
     let command = program::command("journalctl", deadline)?.args(args);
     let output = program::run(&command.args(["--unit", unit, "--cursor", cursor]))?;
-    // Refused when it was cut: there are more new lines than can be read.
+    // Output beyond the limit is an error: there are more new lines than can be read.
     lines(output.text().map_err(|why| why.to_string())?, cursor, each)
 }
 
-fn lines(text: &str, cursor: &str, each: Each<'_>) -> Result<(), String> {
+fn lines(text: &str, cursor: &str, each: OnLine<'_>) -> Result<(), String> {
     for line in text.lines() {
         let entry: Entry = serde_json::from_str(line).map_err(|_| UNREADABLE.to_owned())?;
         if entry.cursor != cursor {
@@ -50,7 +55,7 @@ fn lines(text: &str, cursor: &str, each: Each<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// A text, or a list of bytes where it is no UTF-8, or a list of either where there are several.
+/// Decodes a message: a text, a list of bytes if it is not UTF-8, or a list of either for several fields.
 fn message(value: &Value) -> Vec<u8> {
     match value {
         Value::String(text) => text.clone().into_bytes(),
@@ -67,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_entries() {
+    fn entries_are_parsed() {
         // systemd 252 (Debian 12).
         let text = r#"{"MESSAGE":"at the cursor","__CURSOR":"s=d6;i=50","__REALTIME_TIMESTAMP":"1"}
 {"__CURSOR":"s=d6;i=51","MESSAGE":"ERROR x\ny","_BOOT_ID":"b0"}

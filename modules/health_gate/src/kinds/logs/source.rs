@@ -3,12 +3,12 @@
 //! A position in a log is JSON, since it is kept in the baseline: the journal's cursor, a time of Docker,
 //! or a file's inode and size.
 
-use super::file::{self, Each};
+use super::file::{self, OnLine};
 use super::journal;
 use crate::kinds::machines::{Instance, Vmid};
 use crate::kinds::{program, systemd};
+use crate::observation::shown;
 use crate::probe_options::ProbeOptions;
-use crate::seen::shown;
 use ansible_module::Failure;
 use host::command::Output;
 use host::deadline::Deadline;
@@ -23,22 +23,23 @@ pub enum Source {
     Inside { guest: Guest, path: PathBuf },
 }
 
-/// The machine that has the file.
+/// The container that has the file.
 pub enum Guest {
     Incus(Instance),
     Pct(Vmid),
 }
 
-/// Tries of a program in a machine whose client lost its output.
+/// How often a program in a container is run when the client lost its output.
 const TRIES: u32 = 5;
 
 impl Source {
-    pub fn take(given: &mut ProbeOptions) -> Result<Source, Failure> {
-        let (unit, container) = (given.word("unit")?, given.word("container")?);
-        let path = given.absolute("path")?;
-        let guest = match (Instance::take(given)?, Vmid::take(given)?) {
+    pub fn parse(options: &mut ProbeOptions) -> Result<Source, Failure> {
+        let (unit, container) = (options.word("unit")?, options.word("container")?);
+        let path = options.absolute("path")?;
+        let guest = match (Instance::parse(options)?, Vmid::parse(options)?) {
             (Some(_), Some(_)) => {
-                return Err(given.refuse("give instance or vmid, not both".to_owned()));
+                return Err(options
+                    .refuse("instance and vmid exclude each other: give one of them".to_owned()));
             }
             (Some(instance), None) => Some(Guest::Incus(instance)),
             (None, Some(vmid)) => Some(Guest::Pct(vmid)),
@@ -49,7 +50,7 @@ impl Source {
             (None, Some(container), None, None) => Ok(Source::Docker { container }),
             (None, None, Some(path), None) => Ok(Source::File { path }),
             (None, None, Some(path), Some(guest)) => Ok(Source::Inside { guest, path }),
-            _ => Err(given.refuse(
+            _ => Err(options.refuse(
                 "kind logs needs one of unit, container and path (with instance or vmid for a \
                  file inside of one)"
                     .to_owned(),
@@ -57,50 +58,60 @@ impl Source {
         }
     }
 
-    /// The position of its present end.
-    pub fn here(&self, deadline: Deadline) -> Result<Value, String> {
+    /// Returns the position of the log's present end.
+    pub fn end(&self, deadline: Deadline) -> Result<Value, String> {
         match self {
             Source::Journal { unit } => {
-                // The journal has no lines of a unit that does not exist, which is no success.
-                systemd::look(unit, deadline)?;
-                Ok(json!({ "cursor": journal::here(deadline)? }))
+                // Fails for a unit that does not exist: the journal just has no lines of it.
+                systemd::show(unit, deadline)?;
+                Ok(json!({ "cursor": journal::end(deadline)? }))
             }
             Source::Docker { .. } => Ok(json!({ "time": time() })),
-            Source::File { path } => file::here(path),
-            Source::Inside { guest, path } => guest.here(path, deadline),
+            Source::File { path } => file::end(path),
+            Source::Inside { guest, path } => guest.end(path, deadline),
         }
     }
 
-    /// Reads every line since a position of `here`.
-    pub fn since(&self, place: &Value, deadline: Deadline, each: Each<'_>) -> Result<(), String> {
+    /// Reads every line since a position of `end`.
+    pub fn read_since(
+        &self,
+        position: &Value,
+        deadline: Deadline,
+        each: OnLine<'_>,
+    ) -> Result<(), String> {
         match self {
             Source::Journal { unit } => {
-                let cursor = place["cursor"].as_str();
-                let cursor = cursor.ok_or("the place in the log is none of the journal")?;
-                journal::since(unit, cursor, deadline, each)
+                let cursor = position["cursor"].as_str();
+                let cursor =
+                    cursor.ok_or("the baseline's position in the log is not one of the journal")?;
+                journal::read_since(unit, cursor, deadline, each)
             }
             Source::Docker { container } => {
-                let time =
-                    place["time"].as_str().ok_or("the place in the log is none of Docker")?;
+                let time = position["time"]
+                    .as_str()
+                    .ok_or("the baseline's position in the log is not one of Docker")?;
                 let args = ["logs", "--since", time, "--", container];
                 lines(&program::run(&program::command("docker", deadline)?.args(args))?, each)
             }
-            Source::File { path } => file::since(path, place, deadline, each),
-            Source::Inside { guest, path } => guest.since(path, place, deadline, each),
+            Source::File { path } => file::read_since(path, position, deadline, each),
+            Source::Inside { guest, path } => guest.read_since(path, position, deadline, each),
         }
     }
 }
 
-/// As `docker logs --since` takes it, to the nanosecond.
+/// Returns the time in the format of `docker logs --since`, to the nanosecond.
 fn time() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
 }
 
 /// Reads both streams, which Docker keeps separately.
-fn lines(output: &Output, each: Each<'_>) -> Result<(), String> {
+fn lines(output: &Output, each: OnLine<'_>) -> Result<(), String> {
     if output.truncated > 0 {
-        return Err("there are more new lines than can be read: look sooner".to_owned());
+        return Err(
+            "there are more new lines than can be read: use a newer baseline or a shorter window"
+                .to_owned(),
+        );
     }
     for stream in [&output.stdout, &output.stderr] {
         let stream = stream.strip_suffix(b"\n").unwrap_or(stream);
@@ -112,9 +123,9 @@ fn lines(output: &Output, each: Each<'_>) -> Result<(), String> {
 }
 
 impl Guest {
-    /// Runs a program inside the machine, without a shell. On a busy machine the client of Incus sometimes
-    /// loses the output and still reports success: so each caller checks that it has everything, and asks
-    /// again until then. A failure without output is asked again too, since it would not say what is wrong.
+    /// Runs a program inside the container, without a shell. On a busy machine the client of Incus sometimes
+    /// loses the output and still reports success: so `all` checks that the output is complete, and the
+    /// program is run again until then. It is also run again after a failure without output.
     fn run(
         &self,
         words: &[&str],
@@ -145,12 +156,12 @@ impl Guest {
             }
         }
         Err(wordless.unwrap_or_else(|| {
-            format!("what {} printed inside did not come through whole, {TRIES} times", words[0])
+            format!("the output of {} in the container was incomplete {TRIES} times", words[0])
         }))
     }
 
     /// Parses `stat -c '%i %s' <path>`: inode and size, which GNU and busybox print alike.
-    fn here(&self, path: &std::path::Path, deadline: Deadline) -> Result<Value, String> {
+    fn end(&self, path: &std::path::Path, deadline: Deadline) -> Result<Value, String> {
         let path = path.to_string_lossy();
         let output = self.run(&["stat", "-L", "-c", "%i %s", &path], deadline, |output| {
             output.stdout.ends_with(b"\n")
@@ -159,20 +170,20 @@ impl Guest {
         let number = |word: Option<&str>| word.and_then(|word| word.parse::<u64>().ok());
         let mut words = text.split_whitespace();
         match (number(words.next()), number(words.next()), words.next()) {
-            (Some(inode), Some(size), None) => Ok(file::place(inode, size)),
-            _ => Err(format!("cannot understand what stat said of {path}: {}", shown(text))),
+            (Some(inode), Some(size), None) => Ok(file::position(inode, size)),
+            _ => Err(format!("cannot parse the output of stat for {path}: {}", shown(text))),
         }
     }
 
-    fn since(
+    fn read_since(
         &self,
         path: &std::path::Path,
-        place: &Value,
+        position: &Value,
         deadline: Deadline,
-        each: Each<'_>,
+        each: OnLine<'_>,
     ) -> Result<(), String> {
-        let is = self.here(path, deadline)?;
-        let from = file::grown(path, place, &is)?;
+        let is = self.end(path, deadline)?;
+        let from = file::grown(path, position, &is)?;
         let grown = is["size"].as_u64().map_or(0, |size| size - from);
         let first = format!("+{}", from + 1);
         let path = path.to_string_lossy();

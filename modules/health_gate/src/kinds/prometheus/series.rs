@@ -20,22 +20,22 @@ pub struct Series {
 pub struct Window {
     pub span: Duration,
     pub step: Duration,
-    /// How long the value may be out of bounds without interruption; never if it is not given.
-    pub patience: Option<Duration>,
+    /// For how long the value may be out of bounds without interruption; `None` for never.
+    pub tolerated: Option<Duration>,
     pub min_samples: usize,
 }
 
-/// `resultType` vector or scalar: one sample each.
-pub fn of_instant(data: &Value) -> Result<Vec<Series>, String> {
+/// Parses an answer with `resultType` vector or scalar: one sample for each series.
+pub fn parse_instant(data: &Value) -> Result<Vec<Series>, String> {
     match data["resultType"].as_str() {
         Some("scalar") => Ok(vec![Series {
             labels: "{}".to_owned(),
-            samples: vec![sample(&data["result"], 0.0)?],
+            samples: vec![parse_sample(&data["result"], 0.0)?],
         }]),
         Some("vector") => rows(data)?
             .iter()
             .map(|row| {
-                let samples = vec![sample(&row["value"], 0.0)?];
+                let samples = vec![parse_sample(&row["value"], 0.0)?];
                 Ok(Series { labels: labels_of(row), samples })
             })
             .collect(),
@@ -47,15 +47,15 @@ pub fn of_instant(data: &Value) -> Result<Vec<Series>, String> {
     }
 }
 
-/// `resultType` matrix: the samples since `start`.
-pub fn of_range(data: &Value, start: f64) -> Result<Vec<Series>, String> {
+/// Parses an answer with `resultType` matrix: the samples since `start`.
+pub fn parse_range(data: &Value, start: f64) -> Result<Vec<Series>, String> {
     match data["resultType"].as_str() {
         Some("matrix") => rows(data)?
             .iter()
             .map(|row| {
                 let values =
                     row["values"].as_array().ok_or("a series of the answer has no values")?;
-                let samples = values.iter().map(|value| sample(value, start));
+                let samples = values.iter().map(|value| parse_sample(value, start));
                 Ok(Series { labels: labels_of(row), samples: samples.collect::<Result<_, _>>()? })
             })
             .collect(),
@@ -67,20 +67,20 @@ fn rows(data: &Value) -> Result<&Vec<Value>, String> {
     data["result"].as_array().ok_or_else(|| "the answer holds no list of series".to_owned())
 }
 
-/// `[1700000000.123, "0.05"]`; `NaN` and `+Inf` are written so.
-fn sample(value: &Value, start: f64) -> Result<(f64, f64), String> {
+/// Parses a sample such as `[1700000000.123, "0.05"]`, whose value may be `NaN` or `+Inf`.
+fn parse_sample(value: &Value, start: f64) -> Result<(f64, f64), String> {
     let parsed = || {
         let time = value[0].as_f64()?;
         Some((time - start, value[1].as_str()?.parse().ok()?))
     };
-    parsed().ok_or_else(|| "a sample of the answer is no number".to_owned())
+    parsed().ok_or_else(|| "a sample of the answer is not a number".to_owned())
 }
 
 fn labels_of(row: &Value) -> String {
     row["metric"].as_object().map(labels).unwrap_or_else(|| "{}".to_owned())
 }
 
-/// `name{a="b"}`, the labels in the order of their names: the same alert reads the same each time.
+/// Formats labels as `name{a="b"}`, sorted, so that the same alert gives the same text each time.
 pub fn labels(all: &Map<String, Value>) -> String {
     let mut pairs: Vec<(&String, &Value)> = all.iter().collect();
     pairs.sort_by_key(|(name, _)| *name);
@@ -109,8 +109,8 @@ impl Series {
         hold(self.last().ok_or("no data: the series is empty")?)
     }
 
-    /// Without `patience` each sample must hold; with it, one that does not is no failure until so
-    /// much time has gone by without one that does. A step without a sample is none that holds.
+    /// Without `tolerated` each sample must hold. With it, samples may fail for that time without
+    /// interruption. A step without a sample counts as failed.
     pub fn holds_over(
         &self,
         window: &Window,
@@ -126,43 +126,43 @@ impl Series {
         if last < span - 1.5 * step {
             return Err(format!("no data for the last {:.0} s of the window", span - last));
         }
-        match window.patience {
+        match window.tolerated {
             None => self.each_holds(hold),
-            Some(patience) => self.patiently(step, patience, hold),
+            Some(tolerated) => self.holds_with_patience(step, tolerated, hold),
         }
     }
 
     fn each_holds(&self, hold: impl Fn(f64) -> Result<(), String>) -> Result<(), String> {
-        let mut wrong = self.samples.iter().filter_map(|(_, value)| hold(*value).err());
-        match wrong.next() {
+        let mut failure = self.samples.iter().filter_map(|(_, value)| hold(*value).err());
+        match failure.next() {
             None => Ok(()),
             Some(why) => {
-                let count = 1 + wrong.count();
+                let count = 1 + failure.count();
                 Err(format!("{count} of {} samples: {why}", self.samples.len()))
             }
         }
     }
 
-    fn patiently(
+    fn holds_with_patience(
         &self,
         step: f64,
-        patience: Duration,
+        tolerated: Duration,
         hold: impl Fn(f64) -> Result<(), String>,
     ) -> Result<(), String> {
-        // The first step of the present run of steps that did not hold.
+        // The time of the first of the latest failed steps in a row.
         let mut since = 0.0;
-        let (mut good, mut wrong) = (false, None);
+        let (mut good, mut failure) = (false, None);
         for (time, value) in &self.samples {
             match hold(*value) {
                 Ok(()) => (since, good) = (time + step, true),
-                Err(why) if time - since >= patience.as_secs_f64() - step / 2.0 => {
-                    return Err(format!("for {} without a break: {why}", seconds(patience)));
+                Err(why) if time - since >= tolerated.as_secs_f64() - step / 2.0 => {
+                    return Err(format!("for {} without a break: {why}", seconds(tolerated)));
                 }
-                Err(why) => wrong = Some(why),
+                Err(why) => failure = Some(why),
             }
         }
-        match wrong {
-            // A short history that was never good has nothing that speaks for it.
+        match failure {
+            // A window shorter than the tolerated time fails if no sample of it held.
             Some(why) if !good => Err(format!("not once in the window: {why}")),
             _ => Ok(()),
         }
@@ -184,33 +184,33 @@ mod tests {
         Series { labels: "{}".into(), samples }
     }
 
-    fn window(span: u64, patience: Option<u64>, min_samples: usize) -> Window {
+    fn window(span: u64, tolerated: Option<u64>, min_samples: usize) -> Window {
         let step = Duration::from_secs(10);
-        let patience = patience.map(Duration::from_secs);
-        Window { span: Duration::from_secs(span), step, patience, min_samples }
+        let tolerated = tolerated.map(Duration::from_secs);
+        Window { span: Duration::from_secs(span), step, tolerated, min_samples }
     }
 
-    fn over(values: &[f64], patience: Option<u64>, min_samples: usize) -> Result<(), String> {
+    fn over(values: &[f64], tolerated: Option<u64>, min_samples: usize) -> Result<(), String> {
         let span = 10 * values.len().saturating_sub(1) as u64;
-        series(values).holds_over(&window(span, patience, min_samples), below_one)
+        series(values).holds_over(&window(span, tolerated, min_samples), below_one)
     }
 
     #[test]
-    fn reads_answers() {
+    fn answers_are_parsed() {
         let vector = json!({"resultType": "vector", "result": [
             {"metric": {"__name__": "up", "job": "a"}, "value": [1.5, "1"]},
             {"metric": {}, "value": [1.5, "NaN"]},
         ]});
-        let all = of_instant(&vector).unwrap();
+        let all = parse_instant(&vector).unwrap();
         assert_eq!((all[0].labels.as_str(), all[0].last()), ("up{job=\"a\"}", Some(1.0)));
         assert!(all[1].labels == "{}" && all[1].last().unwrap().is_nan());
         let scalar = json!({"resultType": "scalar", "result": [1.5, "+Inf"]});
-        assert_eq!(of_instant(&scalar).unwrap()[0].last(), Some(f64::INFINITY));
+        assert_eq!(parse_instant(&scalar).unwrap()[0].last(), Some(f64::INFINITY));
         let matrix = json!({"resultType": "matrix", "result": [
             {"metric": {}, "values": [[10, "1"], [20, "2"]]}]});
-        assert_eq!(of_range(&matrix, 10.0).unwrap()[0].samples, [(0.0, 1.0), (10.0, 2.0)]);
-        assert!(of_instant(&matrix).unwrap_err().contains("rate around it"));
-        assert!(of_range(&vector, 0.0).is_err());
+        assert_eq!(parse_range(&matrix, 10.0).unwrap()[0].samples, [(0.0, 1.0), (10.0, 2.0)]);
+        assert!(parse_instant(&matrix).unwrap_err().contains("rate around it"));
+        assert!(parse_range(&vector, 0.0).is_err());
         for odd in [
             json!({"resultType": "string", "result": [1, "x"]}),
             json!({"resultType": "vector", "result": {}}),
@@ -219,12 +219,12 @@ mod tests {
             json!({}),
             json!(null),
         ] {
-            assert!(of_instant(&odd).is_err(), "{odd}");
+            assert!(parse_instant(&odd).is_err(), "{odd}");
         }
     }
 
     #[test]
-    fn labels_read_the_same_each_time() {
+    fn labels_are_sorted() {
         let all = json!({"severity": "page", "alertname": "Down", "job": "a"});
         let text = labels(all.as_object().unwrap());
         assert_eq!(text, "Down{job=\"a\",severity=\"page\"}");
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_of_a_window() {
+    fn every_sample_of_a_window_must_hold() {
         assert_eq!(over(&[0.1, 0.2], None, 1), Ok(()));
         let why = over(&[0.1, 5.0, 6.0], None, 1).unwrap_err();
         assert_eq!(why, "2 of 3 samples: 5 is above 1");
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn for_so_long_without_a_break() {
+    fn samples_may_fail_for_the_tolerated_time() {
         assert_eq!(over(&[0.1, 5.0, 5.0, 0.1, 5.0], Some(20), 1), Ok(()));
         assert_eq!(over(&[5.0, 0.1], Some(20), 1), Ok(()));
         let why = over(&[5.0, 5.0, 5.0], Some(20), 1).unwrap_err();
@@ -255,9 +255,9 @@ mod tests {
     }
 
     #[test]
-    fn what_went_silent_fails() {
-        for patience in [None, Some(60)] {
-            let why = series(&[0.1, 0.1]).holds_over(&window(60, patience, 1), below_one);
+    fn a_series_that_ended_early_fails() {
+        for tolerated in [None, Some(60)] {
+            let why = series(&[0.1, 0.1]).holds_over(&window(60, tolerated, 1), below_one);
             assert_eq!(why.unwrap_err(), "no data for the last 50 s of the window");
         }
     }
