@@ -1,8 +1,8 @@
-//! Apply: fetching, switching, removing, each so that it can be done again when it was killed.
+//! Carries out the steps: fetching, switching and removing. Each can be repeated after a killed run.
 //!
-//! Invariant: `previous` is written before `current`, so that at no time the way back is neither.
+//! Invariant: `previous` is written before `current`, so that the release to go back to is always named by one of them.
 
-use crate::extract::Look;
+use crate::extract::Attributes;
 use crate::folder::Folder;
 use crate::install::Install;
 use crate::names::ReleaseSha;
@@ -23,12 +23,11 @@ use std::path::Path;
 
 const LOCKS: &str = "/run/reversible-releases";
 
-/// One task at a time in a folder of releases. Not in that folder: a run that is refused leaves
-/// nothing behind there.
+/// Locks a folder of releases. The lock is not in that folder, so that a refused run leaves nothing there.
 pub fn lock(task: &Task, folder: &Folder) -> Result<Vec<Lock>> {
     let locks = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
-    let whole = fs::canonicalize(&folder.dest).unwrap_or_else(|_| folder.dest.clone());
-    let digest = Sha256::digest(whole.as_os_str().as_encoded_bytes());
+    let canonical = fs::canonicalize(&folder.dest).unwrap_or_else(|_| folder.dest.clone());
+    let digest = Sha256::digest(canonical.as_os_str().as_encoded_bytes());
     let name = host::hex(&digest[..8]);
     let id = task.fence.as_ref().map(|(id, _)| id);
     Lock::acquire(&locks.join(format!("{name}.lock")), "release_artifact", id, task.lock_timeout)
@@ -40,7 +39,7 @@ pub struct Apply<'a> {
     task: &'a Task,
     folder: &'a Folder,
     state: &'a State,
-    /// What was fetched, or null.
+    /// The `download` of the result, or null.
     pub download: Value,
     pub removed: Vec<ReleaseSha>,
 }
@@ -52,15 +51,15 @@ impl<'a> Apply<'a> {
 
     pub fn act(&mut self, action: &Action) -> Result<()> {
         match action {
-            Action::Sweep => self.sweep(),
+            Action::RemoveLeftovers => self.remove_leftovers(),
             Action::Fetch => self.fetch(),
             Action::Switch => self.switch(),
             Action::Remove(sha) => self.remove(sha),
         }
     }
 
-    /// It would only stand in the way, and take room.
-    fn sweep(&self) -> Result<()> {
+    /// Removes what a killed run has left, which would prevent the next fetch and takes space.
+    fn remove_leftovers(&self) -> Result<()> {
         for name in &self.state.leftovers {
             discard(&self.folder.releases().join(name))?;
             if let Some(sha) = name.strip_suffix(REMOVING).and_then(ReleaseSha::parse) {
@@ -76,7 +75,7 @@ impl<'a> Apply<'a> {
             source: self.task.source()?,
             sha: &self.task.sha,
             folder: self.folder,
-            look: Look { owner: self.task.owner, umask: self.task.umask },
+            attributes: Attributes { owner: self.task.owner, umask: self.task.umask },
             bounds: self.task.bounds,
             order: self.state.next_order(),
             deploy_id: self.task.fence.as_ref().map(|(id, _)| id),
@@ -88,30 +87,30 @@ impl<'a> Apply<'a> {
     fn switch(&self) -> Result<()> {
         let was = self.state.current.sha().filter(|was| self.state.release(was).is_some());
         if let Some(was) = was {
-            self.point(PREVIOUS, was)?;
+            self.link_to(PREVIOUS, was)?;
         }
-        self.point(CURRENT, &self.task.sha)
+        self.link_to(CURRENT, &self.task.sha)
     }
 
-    /// Makes a new link and renames it over the old one: there is always one.
-    fn point(&self, name: &str, sha: &ReleaseSha) -> Result<()> {
+    /// Makes a new link and renames it over the old one, so that there is always one.
+    fn link_to(&self, name: &str, sha: &ReleaseSha) -> Result<()> {
         let records = SafeFolder::ensure(&self.folder.records(), 0o700)?;
         let (new, link) = (records.join(format!("{name}.new")), self.folder.dest.join(name));
-        let cannot = || format!("cannot make {} lead to release {sha}", link.display());
+        let cannot = || format!("cannot point {} to release {sha}", link.display());
         none_if_missing(fs::remove_file(&new)).with_context(cannot)?;
         symlink(Folder::target(sha), &new).with_context(cannot)?;
         fs::rename(&new, &link).with_context(cannot)?;
         sync_folder(&self.folder.dest)
     }
 
-    /// Renamed first: half a release must not have the name of one.
+    /// Removes a release. It is renamed first: a partly removed release must not have the name of one.
     fn remove(&mut self, sha: &ReleaseSha) -> Result<()> {
         let releases = self.folder.releases();
-        let (whole, going) =
+        let (canonical, going) =
             (releases.join(sha.as_str()), releases.join(format!("{sha}{REMOVING}")));
         discard(&going)?;
-        none_if_missing(fs::rename(&whole, &going))
-            .with_context(|| format!("cannot rename {}", whole.display()))?;
+        none_if_missing(fs::rename(&canonical, &going))
+            .with_context(|| format!("cannot rename {}", canonical.display()))?;
         sync_folder(&releases)?;
         discard(&going)?;
         Record::remove(&SafeFolder::open(&self.folder.records())?, sha)?;

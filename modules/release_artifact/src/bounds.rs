@@ -1,35 +1,35 @@
-//! What one archive may take at most: room, entries, names, memory and time.
+//! Limits for one archive: space, entries, names, memory and time.
 //!
-//! A few bytes can describe endless files, holes and names: compression, sparse files and extended
-//! headers all say more than they are. Invariant: what an archive claims is held against its bounds
-//! before anything is made or kept in memory for it, and everything that is read of it counts.
+//! With compression, sparse files and extended headers, a few bytes can describe endless files, holes and
+//! names. Invariant: what an archive claims is checked against its bounds before anything is created or kept
+//! in memory for it, and everything that is read of it counts.
 
-use crate::stopped::Stopped;
+use crate::unpack_error::UnpackError;
 use ansible_module::Failure;
 use host::deadline::{Deadline, seconds};
 use host::space::human;
 use std::cell::Cell;
 use std::io::{self, Read};
 
-/// What the kernel takes for one path, with the zero byte at its end.
-pub const LONGEST_NAME: usize = 4096;
-/// What may stand before one entry: its long names, its extended attributes (the kernel has 64 KiB
-/// for each), the map of a sparse file in the old form. All of it is held in memory.
-const LONGEST_HEAD: u64 = 2 << 20;
-/// Names of folders and links are held until the end, and all names are listed on the disk. Real
-/// trees have about 100 bytes for each.
-const NAME_SHARE: u64 = 256;
-const NAMES_AT_LEAST: u64 = 1 << 20;
+/// The kernel's limit for one path, with the zero byte at its end.
+pub const MAX_NAME: usize = 4096;
+/// The limit for the headers before one entry: its long names, its extended attributes (the kernel has 64 KiB
+/// for each), the map of a sparse file in the old format. All of it is held in memory.
+const MAX_HEADERS: u64 = 2 << 20;
+/// Limit for the average length of names. Names of folders and links are kept in memory until the end, and
+/// all names are listed on the disk. Real trees have about 100 bytes for each.
+const NAME_BYTES_PER_FILE: u64 = 256;
+const MIN_NAMES: u64 = 1 << 20;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Of the archive once it is decompressed, and of its files together.
+    /// The maximum bytes of the decompressed archive, and of all its files together.
     pub unpacked: u64,
     pub files: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beyond {
+pub enum Exceeded {
     Unpacked,
     Files,
     Names,
@@ -37,157 +37,163 @@ pub enum Beyond {
     Deadline,
 }
 
-/// How much of the bounds is used.
-pub struct Meter {
+/// Counts how much of the bounds is used.
+pub struct Usage {
     bounds: Bounds,
     deadline: Deadline,
     read: Cell<u64>,
-    /// What may still come before the next entry; none: it has begun.
-    head_left: Cell<Option<u64>>,
+    /// How many bytes of headers may still come before the next entry; `None` inside of an entry.
+    headers_left: Cell<Option<u64>>,
     entries: Cell<u64>,
     made: Cell<u64>,
     names: Cell<u64>,
     files: Cell<u64>,
-    /// Why reading stopped; an error of a reader could not say it.
-    beyond: Cell<Option<Beyond>>,
+    /// The bound that ended reading, which an `io::Error` cannot carry.
+    exceeded: Cell<Option<Exceeded>>,
 }
 
 impl Bounds {
-    pub fn failure(&self, beyond: Beyond, deadline: Deadline) -> Failure {
-        let (files, names) = (self.files, human(self.most_names()));
-        let why = match beyond {
-            Beyond::Unpacked => format!(
+    pub fn failure(&self, exceeded: Exceeded, deadline: Deadline) -> Failure {
+        let (files, names) = (self.files, human(self.max_names()));
+        let why = match exceeded {
+            Exceeded::Unpacked => format!(
                 "is more than {} once it is unpacked; raise max_unpacked if it is meant to be so large",
                 human(self.unpacked)
             ),
-            Beyond::Files => format!(
+            Exceeded::Files => format!(
                 "holds more than {files} files, folders and links; raise max_files if it is meant to hold so many"
             ),
-            Beyond::Names => format!(
+            Exceeded::Names => format!(
                 "has names of more than {names} together; raise max_files if it is meant to have them"
             ),
-            Beyond::Head => format!(
+            Exceeded::Head => format!(
                 "has an entry with more than {} of names and attributes before it, which no file needs",
-                human(LONGEST_HEAD)
+                human(MAX_HEADERS)
             ),
-            Beyond::Deadline => format!(
+            Exceeded::Deadline => format!(
                 "was not fetched and unpacked within {}; raise deadline if it may take longer",
                 seconds(deadline.span())
             ),
         };
-        let reason = if beyond == Beyond::Deadline { "timed_out" } else { "too_large" };
+        let reason = if exceeded == Exceeded::Deadline { "timed_out" } else { "too_large" };
         Failure::new(reason, format!("the archive {why}; nothing of it is kept"))
     }
 
-    fn most_names(&self) -> u64 {
-        self.files.saturating_mul(NAME_SHARE).saturating_add(NAMES_AT_LEAST)
+    fn max_names(&self) -> u64 {
+        self.files.saturating_mul(NAME_BYTES_PER_FILE).saturating_add(MIN_NAMES)
     }
 }
 
-impl Meter {
-    pub fn new(bounds: Bounds, deadline: Deadline) -> Meter {
-        Meter {
+impl Usage {
+    pub fn new(bounds: Bounds, deadline: Deadline) -> Usage {
+        Usage {
             bounds,
             deadline,
             read: Cell::new(0),
-            head_left: Cell::new(Some(LONGEST_HEAD)),
+            headers_left: Cell::new(Some(MAX_HEADERS)),
             entries: Cell::new(0),
             made: Cell::new(0),
             names: Cell::new(0),
             files: Cell::new(0),
-            beyond: Cell::new(None),
+            exceeded: Cell::new(None),
         }
     }
 
-    /// One more has begun.
-    pub fn entry(&self) -> Result<(), Stopped> {
-        self.head_left.set(None);
+    /// Counts an entry, whose content begins.
+    pub fn entry(&self) -> Result<(), UnpackError> {
+        self.headers_left.set(None);
         self.in_time()?;
-        self.add(&self.entries, 1, self.bounds.files, Beyond::Files)
+        self.add(&self.entries, 1, self.bounds.files, Exceeded::Files)
     }
 
-    /// None comes any more, only the end.
+    /// The last entry was read; only the end of the archive follows.
     pub fn entries_ended(&self) {
-        self.head_left.set(None);
+        self.headers_left.set(None);
     }
 
-    /// It was read to its end; from here on the next one's head counts.
+    /// The content of an entry was read; the headers of the next one follow.
     pub fn entry_ended(&self) {
-        self.head_left.set(Some(LONGEST_HEAD));
+        self.headers_left.set(Some(MAX_HEADERS));
     }
 
-    /// A file of so many bytes, those of its holes with them, is about to be made.
-    pub fn file(&self, bytes: u64) -> Result<(), Stopped> {
-        self.add(&self.files, bytes, self.bounds.unpacked, Beyond::Unpacked)
+    /// Counts the bytes of a file, with those of its holes, before it is made.
+    pub fn file(&self, bytes: u64) -> Result<(), UnpackError> {
+        self.add(&self.files, bytes, self.bounds.unpacked, Exceeded::Unpacked)
     }
 
-    /// A file, folder or link was made; `names` is the length of all that is noted of it.
-    pub fn made(&self, names: usize) -> Result<(), Stopped> {
-        self.add(&self.made, 1, self.bounds.files, Beyond::Files)?;
-        self.add(&self.names, names as u64, self.bounds.most_names(), Beyond::Names)
+    /// Counts a file, folder or link that was made; `names` is the length of the names that are recorded of it.
+    pub fn made(&self, names: usize) -> Result<(), UnpackError> {
+        self.add(&self.made, 1, self.bounds.files, Exceeded::Files)?;
+        self.add(&self.names, names as u64, self.bounds.max_names(), Exceeded::Names)
     }
 
-    pub fn in_time(&self) -> Result<(), Stopped> {
-        if self.deadline.passed() { Err(self.stopped(Beyond::Deadline)) } else { Ok(()) }
+    pub fn in_time(&self) -> Result<(), UnpackError> {
+        if self.deadline.passed() { Err(self.stopped(Exceeded::Deadline)) } else { Ok(()) }
     }
 
-    /// What broke off reading, if a bound did.
-    pub fn judge(&self, stopped: Stopped) -> Stopped {
-        match (stopped, self.beyond.get()) {
-            (Stopped::Damaged(_), Some(beyond)) => self.stopped(beyond),
+    /// Replaces the error by the exceeded bound, if one has ended reading.
+    pub fn judge(&self, stopped: UnpackError) -> UnpackError {
+        match (stopped, self.exceeded.get()) {
+            (UnpackError::Damaged(_), Some(exceeded)) => self.stopped(exceeded),
             (stopped, _) => stopped,
         }
     }
 
-    fn add(&self, to: &Cell<u64>, more: u64, most: u64, beyond: Beyond) -> Result<(), Stopped> {
+    fn add(
+        &self,
+        to: &Cell<u64>,
+        more: u64,
+        most: u64,
+        exceeded: Exceeded,
+    ) -> Result<(), UnpackError> {
         let sum = to.get().saturating_add(more);
         to.set(sum);
-        if sum > most { Err(self.stopped(beyond)) } else { Ok(()) }
+        if sum > most { Err(self.stopped(exceeded)) } else { Ok(()) }
     }
 
-    fn stopped(&self, beyond: Beyond) -> Stopped {
-        Stopped::For(self.bounds.failure(beyond, self.deadline).into())
+    fn stopped(&self, exceeded: Exceeded) -> UnpackError {
+        UnpackError::Other(self.bounds.failure(exceeded, self.deadline).into())
     }
 
-    /// So many bytes of the archive came.
-    fn came(&self, bytes: u64) -> Result<(), Beyond> {
+    /// Counts bytes that were read of the archive.
+    fn count_bytes(&self, bytes: u64) -> Result<(), Exceeded> {
         self.read.set(self.read.get().saturating_add(bytes));
         if self.read.get() > self.bounds.unpacked {
-            return Err(Beyond::Unpacked);
+            return Err(Exceeded::Unpacked);
         }
-        if let Some(left) = self.head_left.get() {
-            self.head_left.set(Some(left.checked_sub(bytes).ok_or(Beyond::Head)?));
+        if let Some(left) = self.headers_left.get() {
+            self.headers_left.set(Some(left.checked_sub(bytes).ok_or(Exceeded::Head)?));
         }
-        // At the end it is for who fetched it to say whether that was in time, and why not.
-        if bytes > 0 && self.deadline.passed() { Err(Beyond::Deadline) } else { Ok(()) }
+        // At the end of the archive, the download says whether it was in time, and why not.
+        if bytes > 0 && self.deadline.passed() { Err(Exceeded::Deadline) } else { Ok(()) }
     }
 }
 
-/// The decompressed archive. Counts what is read of it, and the zeros at its end: a tar archive that
-/// was cut between two entries has none.
-pub struct Metered<'a, R> {
+/// A reader of the decompressed archive that counts the bytes, and the zeros at its end: a tar archive that
+/// was truncated between two entries has none.
+pub struct MeteredReader<'a, R> {
     inner: R,
-    meter: &'a Meter,
+    usage: &'a Usage,
     zeros: usize,
 }
 
-impl<'a, R: Read> Metered<'a, R> {
-    pub fn new(inner: R, meter: &'a Meter) -> Metered<'a, R> {
-        Metered { inner, meter, zeros: 0 }
+impl<'a, R: Read> MeteredReader<'a, R> {
+    pub fn new(inner: R, usage: &'a Usage) -> MeteredReader<'a, R> {
+        MeteredReader { inner, usage, zeros: 0 }
     }
 
-    /// So far it ended with so many zeros.
+    /// Returns with how many zeros the archive ends so far.
     pub fn zeros(&self) -> usize {
         self.zeros
     }
 }
 
-impl<R: Read> Read for Metered<'_, R> {
+impl<R: Read> Read for MeteredReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
-        if let Err(beyond) = self.meter.came(read as u64) {
-            self.meter.beyond.set(Some(beyond));
-            return Err(io::Error::other("it is beyond its bounds"));
+        if let Err(exceeded) = self.usage.count_bytes(read as u64) {
+            self.usage.exceeded.set(Some(exceeded));
+            return Err(io::Error::other("the archive exceeds its bounds"));
         }
         let zeros = buffer[..read].iter().rev().take_while(|byte| **byte == 0).count();
         self.zeros = if zeros == read { self.zeros.saturating_add(read) } else { zeros };

@@ -1,13 +1,12 @@
-//! Fetching an archive: in a thread of its own, hashed as it comes, and gone on with where it broke
-//! off.
+//! Fetches an archive in a thread of its own, hashes it meanwhile, and resumes it when the connection breaks.
 //!
-//! Invariants: what is passed on is the file from its first byte on, each byte once; a file that has
-//! changed between two tries is noticed, and is no success. When what reads the pipe has found the
-//! archive damaged, the rest is still fetched and hashed: only the sum says whether it came like this.
+//! Invariants: the bytes passed on are those of the file, from the first on and each once; a file that has
+//! changed between two tries is an error. When the reader of the pipe finds the archive damaged, the rest is
+//! still fetched and hashed: only the sum says whether it was published so.
 
-use crate::bounds::{Beyond, Bounds};
+use crate::bounds::{Bounds, Exceeded};
 use crate::names::ReleaseSha;
-use crate::registry::{Source, Trouble, persist, refusal};
+use crate::registry::{Source, TryError, refusal, retry};
 use crate::sums::{self, Sum};
 use ansible_module::Failure;
 use anyhow::Result;
@@ -18,146 +17,145 @@ use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Who came so much further counts the tries again.
-const FURTHER: u64 = 1 << 20;
+/// After so many new bytes, the count of tries begins again.
+const RESET_TRIES_AFTER: u64 = 1 << 20;
 
-/// What came.
+/// A fetched archive.
 #[derive(Clone, Debug)]
-pub struct Came {
+pub struct Downloaded {
     pub sum: Sum,
     pub bytes: u64,
-    /// How often it was gone on with.
+    /// How often it was resumed.
     pub resumed: u32,
-    /// The registry's own sum, and the header that it stood in.
-    pub told: Option<(String, Sum)>,
+    /// The registry's own sum, and the name of its header.
+    pub registry_sum: Option<(String, Sum)>,
 }
 
-/// Ended because nobody wants the rest.
+/// The download was cancelled, since the archive was refused.
 #[derive(Debug)]
-pub struct Unwanted;
+pub struct Cancelled;
 
-impl std::fmt::Display for Unwanted {
+impl std::fmt::Display for Cancelled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the rest of the archive was not wanted")
+        f.write_str("the download was cancelled")
     }
 }
 
-impl std::error::Error for Unwanted {}
+impl std::error::Error for Cancelled {}
 
-/// Fetches all of it into `to`. `unwanted`: stop, no matter what the sum would be. `place`: where
-/// it is unpacked, which must have room for it at least. What is longer than it may be unpacked is
-/// not fetched.
+/// Fetches the archive into `to`, until `cancelled` is set. `folder` is where it is unpacked, which must have
+/// space for the archive at least. An archive longer than the bound of unpacked bytes is not fetched.
 pub fn run(
     source: &Source,
     sha: &ReleaseSha,
-    place: &Path,
+    folder: &Path,
     bounds: Bounds,
     to: Inlet,
-    unwanted: &AtomicBool,
-) -> Result<Came> {
-    let mut download = Download {
+    cancelled: &AtomicBool,
+) -> Result<Downloaded> {
+    let mut download = Transfer {
         source,
         sha,
-        place,
+        folder,
         bounds,
         to: Some(to),
-        unwanted,
+        cancelled,
         hash: Sha256::new(),
         bytes: 0,
-        first: None,
+        version: None,
         resumed: 0,
     };
     let mut counted = 0;
-    persist(source, |in_vain| {
-        let done = download.go_on();
+    retry(source, |failures| {
+        let done = download.continue_transfer();
         if done.is_err() {
-            if download.bytes >= counted + FURTHER {
-                (*in_vain, counted) = (0, download.bytes);
+            if download.bytes >= counted + RESET_TRIES_AFTER {
+                (*failures, counted) = (0, download.bytes);
             }
             download.resumed += u32::from(download.bytes > 0);
         }
         done
     })?;
-    let told = download.first.and_then(|first| first.sum);
+    let registry_sum = download.version.and_then(|version| version.sum);
     let sum = Sum::finish(download.hash);
-    Ok(Came { sum, bytes: download.bytes, resumed: download.resumed, told })
+    Ok(Downloaded { sum, bytes: download.bytes, resumed: download.resumed, registry_sum })
 }
 
-struct Download<'a> {
+struct Transfer<'a> {
     source: &'a Source,
     sha: &'a ReleaseSha,
-    place: &'a Path,
+    folder: &'a Path,
     bounds: Bounds,
     to: Option<Inlet>,
-    unwanted: &'a AtomicBool,
+    cancelled: &'a AtomicBool,
     hash: Sha256,
     bytes: u64,
-    first: Option<First>,
+    version: Option<Version>,
     resumed: u32,
 }
 
-/// What the first answer said of the file, for all later ones to be compared with.
+/// The version of the file, by the headers of an answer.
 #[derive(PartialEq)]
-struct First {
+struct Version {
     total: Option<u64>,
     tags: Vec<String>,
     sum: Option<(String, Sum)>,
 }
 
-impl First {
-    fn of(answer: &Fetching) -> First {
+impl Version {
+    fn of(answer: &Fetching) -> Version {
         let tag = |wanted: &str| {
             let named = answer.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
             named.map(|(_, value)| value.clone())
         };
-        First {
+        Version {
             total: answer.total,
             tags: ["etag", "last-modified"].into_iter().filter_map(tag).collect(),
             sum: sums::in_headers(&answer.headers).map(|(name, sum)| (name.to_owned(), sum)),
         }
     }
 
-    /// What both say; a server need not repeat a sum with a part.
-    fn fits(&self, later: &First) -> bool {
+    /// Compares what both answers have; a server need not repeat a sum with a part.
+    fn fits(&self, later: &Version) -> bool {
         let total = self.total.is_none() || later.total.is_none() || self.total == later.total;
         let tags = self.tags.is_empty() || later.tags.is_empty() || self.tags == later.tags;
         total && tags
     }
 }
 
-impl Download<'_> {
-    fn go_on(&mut self) -> Result<(), Trouble> {
+impl Transfer<'_> {
+    fn continue_transfer(&mut self) -> Result<(), TryError> {
         let mut answer = http::fetch(&self.source.request, self.bytes, self.source.patience)?;
         match answer.status {
             200 | 206 => {}
             416 if self.bytes > 0 => return Err(self.changed().into()),
             status => return Err(refusal(status, self.source, self.sha)),
         }
-        let now = First::of(&answer);
-        match &self.first {
-            Some(first) if !first.fits(&now) => return Err(self.changed().into()),
+        let now = Version::of(&answer);
+        match &self.version {
+            Some(version) if !version.fits(&now) => return Err(self.changed().into()),
             Some(_) => {}
             None => {
                 if let Some(bytes) = now.total {
                     self.bounded(bytes)?;
                     let what = format!("release {}", self.sha);
-                    Space::require(&what, self.place, Space { bytes, inodes: None })?;
+                    Space::require(&what, self.folder, Space { bytes, inodes: None })?;
                 }
-                self.first = Some(now);
+                self.version = Some(now);
             }
         }
         self.read(&mut answer)
     }
 
-    fn bounded(&self, bytes: u64) -> Result<(), Trouble> {
+    fn bounded(&self, bytes: u64) -> Result<(), TryError> {
         if bytes > self.bounds.unpacked {
             let deadline = self.source.patience.whole;
-            return Err(self.bounds.failure(Beyond::Unpacked, deadline).into());
+            return Err(self.bounds.failure(Exceeded::Unpacked, deadline).into());
         }
         Ok(())
     }
 
-    fn read(&mut self, answer: &mut Fetching) -> Result<(), Trouble> {
+    fn read(&mut self, answer: &mut Fetching) -> Result<(), TryError> {
         let mut spare = None;
         loop {
             let mut piece = match (spare.take(), &self.to) {
@@ -168,8 +166,8 @@ impl Download<'_> {
             let mut length = 0;
             let mut ended = Ok(false);
             while length < piece.room().len() {
-                if self.unwanted.load(Ordering::Relaxed) {
-                    return Err(Trouble::Final(Unwanted.into()));
+                if self.cancelled.load(Ordering::Relaxed) {
+                    return Err(TryError::Final(Cancelled.into()));
                 }
                 match answer.read(&mut piece.room()[length..]) {
                     Ok(0) => ended = Ok(true),

@@ -1,15 +1,15 @@
-//! From a tar archive to files in a folder that it cannot leave.
+//! Unpacks a tar archive into a folder that it cannot leave.
 //!
-//! Each name is taken apart into plain parts, and nothing on the way down is followed
-//! ([`host::beneath`]). A file is made, never opened: what is there already is refused. Links may not leave the
-//! folder, be it by their text or by another link. What is no file, folder or link, or would run with
-//! the rights of another user, is refused by its name.
+//! Each name is split into plain parts, and no symbolic link on the way down is followed
+//! ([`host::beneath`]). Files are created, never opened: a name that exists is refused. Links may not leave the
+//! folder, by their text or by another link. Anything else than files, folders and links is refused, and so
+//! is what would run with the rights of another user.
 //! Invariant: whatever the archive holds, nothing outside of the folder is made, changed or removed.
 
-use crate::bounds::{LONGEST_NAME, Meter, Metered};
+use crate::bounds::{MAX_NAME, MeteredReader, Usage};
 use crate::owner::Owner;
-use crate::record::{NotedKind, note};
-use crate::stopped::{Stopped, own, refused, said, shown, wrote};
+use crate::record::{EntryKind, note};
+use crate::unpack_error::{UnpackError, error_text, io_error, refused, shown, write_error};
 use anyhow::{Context, Error};
 use archive::decode::fill;
 use archive::names::{parts, stays_inside};
@@ -29,15 +29,15 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use tar::EntryType;
 
-/// Deeper than any release is; of each entry every part of the way down may have to be made.
-const DEEPEST: usize = 200;
+/// The maximum depth of an entry, since each folder above it may have to be made.
+const MAX_DEPTH: usize = 200;
 const BUFFER: usize = 256 << 10;
 
-/// How what is unpacked looks.
+/// The owner and mode of what is unpacked.
 #[derive(Clone, Copy, Debug)]
-pub struct Look {
+pub struct Attributes {
     pub owner: Owner,
-    /// Bits that no file or folder gets.
+    /// The mode bits that no file or folder gets.
     pub umask: u32,
 }
 
@@ -51,77 +51,77 @@ pub struct Count {
 pub fn run(
     archive: impl Read,
     root: Dir,
-    look: Look,
-    meter: &Meter,
+    attributes: Attributes,
+    usage: &Usage,
     listing: &mut dyn Write,
-) -> Result<Count, Stopped> {
+) -> Result<Count, UnpackError> {
     let here = root.try_clone().context("cannot keep the folder open")?;
     let mut tree = Extracting {
         root,
         here: (PathBuf::new(), here),
-        // Its own mode, unless the archive has an entry for it.
-        folders: BTreeMap::from([(PathBuf::new(), 0o755 & !look.umask)]),
+        // The mode of the release's folder, unless the archive has an entry for it.
+        folders: BTreeMap::from([(PathBuf::new(), 0o755 & !attributes.umask)]),
         links: Vec::new(),
-        look,
-        meter,
+        attributes,
+        usage,
         listing,
         buffer: vec![0; BUFFER],
         count: Count::default(),
     };
-    unpack(archive, &mut tree).map_err(|stopped| meter.judge(stopped))?;
+    unpack(archive, &mut tree).map_err(|stopped| usage.judge(stopped))?;
     Ok(tree.count)
 }
 
-fn unpack(archive: impl Read, tree: &mut Extracting<'_>) -> Result<(), Stopped> {
-    let mut archive = Metered::new(archive, tree.meter);
+fn unpack(archive: impl Read, tree: &mut Extracting<'_>) -> Result<(), UnpackError> {
+    let mut archive = MeteredReader::new(archive, tree.usage);
     let damaged = |error: io::Error| {
-        Stopped::Damaged(format!("it is no sound tar archive ({})", said(&error)))
+        UnpackError::Damaged(format!("it is not a valid tar archive ({})", error_text(&error)))
     };
     let mut tar = tar::Archive::new(&mut archive);
     for entry in tar.entries().map_err(damaged)? {
         host::interrupt::check().map_err(Error::from)?;
         let mut entry = entry.map_err(damaged)?;
-        tree.meter.entry()?;
+        tree.usage.entry()?;
         tree.entry(&mut entry)?;
-        // Here and not by the next one: what stands before that one has its own bound.
+        // Read here and not by the iterator: the headers before the next entry have their own bound.
         io::copy(&mut entry, &mut io::sink()).map_err(damaged)?;
-        tree.meter.entry_ended();
+        tree.usage.entry_ended();
     }
-    tree.meter.entries_ended();
-    // To its very end: only there the compression says whether all of it was sound.
+    tree.usage.entries_ended();
+    // Read to the end of the compressed stream, where its checksum is.
     io::copy(&mut archive, &mut io::sink()).map_err(damaged)?;
     if archive.zeros() < 512 {
-        return Err(Stopped::Damaged("it has no end: the last part is missing".into()));
+        return Err(UnpackError::Damaged("its end is missing".into()));
     }
     if tree.count.entries == 0 {
-        return Err(Stopped::Damaged("it holds nothing".into()));
+        return Err(UnpackError::Damaged("it is empty".into()));
     }
     tree.finish()
 }
 
 struct Extracting<'a> {
     root: Dir,
-    /// The folder of the entry before.
+    /// The folder of the previous entry.
     here: (PathBuf, Dir),
-    /// Their modes are set at the end: one that we cannot write to must be filled first.
+    /// The folders and their modes, which are set at the end: a read-only folder must be filled first.
     folders: BTreeMap<PathBuf, u32>,
     links: Vec<PathBuf>,
-    look: Look,
-    meter: &'a Meter,
+    attributes: Attributes,
+    usage: &'a Usage,
     listing: &'a mut dyn Write,
     buffer: Vec<u8>,
     count: Count,
 }
 
 impl Extracting<'_> {
-    fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Stopped> {
+    fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), UnpackError> {
         let kind = entry.header().entry_type();
         if kind.is_pax_global_extensions() {
             return Ok(());
         }
         if kind.is_pax_local_extensions() {
-            // Those that count stand before an entry and are not seen here.
-            return Err(refused(&entry.path_bytes(), "is of a kind that no release needs"));
+            // Headers that belong to an entry come before it and are not seen here.
+            return Err(refused(&entry.path_bytes(), "is of an unsupported type"));
         }
         let sparse = sparse_of(entry)?;
         let name = match &sparse {
@@ -129,17 +129,17 @@ impl Extracting<'_> {
             _ => entry.path_bytes().into_owned(),
         };
         let refuse = |why: &str| refused(&name, why);
-        if name.len() >= LONGEST_NAME {
+        if name.len() >= MAX_NAME {
             return Err(refuse("has a name that is too long for any file"));
         }
         let sparse = sparse.map_err(refuse)?;
         let parts = parts(&name).map_err(refuse)?;
-        if parts.len() > DEEPEST {
-            return Err(refuse("lies too deep"));
+        if parts.len() > MAX_DEPTH {
+            return Err(refuse("is in too many folders"));
         }
-        let mode = entry.header().mode().map_err(|_| refuse("has no mode that can be read"))?;
+        let mode = entry.header().mode().map_err(|_| refuse("has an invalid mode"))?;
         if kind.is_dir() {
-            return self.folder(&parts, mode & 0o777 & !self.look.umask, &name);
+            return self.folder(&parts, mode & 0o777 & !self.attributes.umask, &name);
         }
         let Some((leaf, above)) = parts.split_last() else {
             return Err(refuse("has no name"));
@@ -149,14 +149,14 @@ impl Extracting<'_> {
         }
         let path: PathBuf = parts.iter().collect();
         let target = entry.link_name_bytes().map(|target| target.into_owned());
-        if target.as_ref().is_some_and(|target| target.len() >= LONGEST_NAME) {
+        if target.as_ref().is_some_and(|target| target.len() >= MAX_NAME) {
             return Err(refuse("leads to a name that is too long for any file"));
         }
         match (kind, target) {
             (EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse, _) => {
                 self.enter(above, &name)?;
                 let what = What {
-                    mode: mode & 0o777 & !self.look.umask,
+                    mode: mode & 0o777 & !self.attributes.umask,
                     sparse,
                     holes: kind.is_gnu_sparse(),
                 };
@@ -173,12 +173,12 @@ impl Extracting<'_> {
             (EntryType::Link, Some(target)) => self.hard_link(&parts, &path, &target, &name),
             (EntryType::Char | EntryType::Block, _) => Err(refuse("is a device")),
             (EntryType::Fifo, _) => Err(refuse("is a pipe")),
-            _ => Err(refuse("is of a kind that no release needs")),
+            _ => Err(refuse("is of an unsupported type")),
         }
     }
 
-    /// Goes to a folder, and makes what is missing of it.
-    fn enter(&mut self, folder: &[OsString], name: &[u8]) -> Result<(), Stopped> {
+    /// Opens a folder, and makes the missing folders on the way.
+    fn enter(&mut self, folder: &[OsString], name: &[u8]) -> Result<(), UnpackError> {
         let path: PathBuf = folder.iter().collect();
         if self.here.0 == path {
             return Ok(());
@@ -191,19 +191,19 @@ impl Extracting<'_> {
         Ok(())
     }
 
-    /// What is made is for us alone until all is there.
-    fn make(&mut self, folder: &[OsString], name: &[u8]) -> Result<io::Result<Dir>, Stopped> {
+    /// Makes a folder with mode 0700, which is changed at the end.
+    fn make(&mut self, folder: &[OsString], name: &[u8]) -> Result<io::Result<Dir>, UnpackError> {
         let mut dir = self.root.folder(Path::new(""));
         for (at, part) in folder.iter().enumerate() {
             let above = dir.map_err(|error| in_no_folder(error, name))?;
             match above.make_folder(part, 0o700) {
                 Ok(()) => {
                     let path: PathBuf = folder[..=at].iter().collect();
-                    self.noted(&NotedKind::Folder, path.as_os_str())?;
-                    self.folders.insert(path, 0o755 & !self.look.umask);
+                    self.list(&EntryKind::Folder, path.as_os_str())?;
+                    self.folders.insert(path, 0o755 & !self.attributes.umask);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(own(error, name)),
+                Err(error) => return Err(io_error(error, name)),
             }
             dir = above.folder(Path::new(part));
         }
@@ -214,7 +214,7 @@ impl Extracting<'_> {
         &self.here.1
     }
 
-    fn folder(&mut self, parts: &[OsString], mode: u32, name: &[u8]) -> Result<(), Stopped> {
+    fn folder(&mut self, parts: &[OsString], mode: u32, name: &[u8]) -> Result<(), UnpackError> {
         self.enter(parts, name)?;
         let path: PathBuf = parts.iter().collect();
         self.folders.insert(path, mode);
@@ -228,13 +228,17 @@ impl Extracting<'_> {
         path: &Path,
         what: What,
         name: &[u8],
-    ) -> Result<(), Stopped> {
-        self.meter.file(what.sparse.as_ref().map_or(entry.size(), |sparse| sparse.size))?;
-        let mut file = self.here().make_file(leaf, 0o600).map_err(|error| own(error, name))?;
+    ) -> Result<(), UnpackError> {
+        self.usage.file(what.sparse.as_ref().map_or(entry.size(), |sparse| sparse.size))?;
+        let mut file = self.here().make_file(leaf, 0o600).map_err(|error| io_error(error, name))?;
         let damaged = |error: io::Error| {
-            Stopped::Damaged(format!("it ends in the middle of {} ({})", shown(name), said(&error)))
+            UnpackError::Damaged(format!(
+                "it ends in the middle of {} ({})",
+                shown(name),
+                error_text(&error)
+            ))
         };
-        let full = |error: io::Error| wrote(error, name);
+        let full = |error: io::Error| write_error(error, name);
         let size = if let Some(Sparse { size, .. }) = what.sparse {
             sparse::unpack(entry, &mut file, size).map_err(|fault| match fault {
                 Fault::Archive(error) => damaged(error),
@@ -249,14 +253,14 @@ impl Extracting<'_> {
                     break;
                 }
                 host::interrupt::check().map_err(Error::from)?;
-                // The holes of the old form come from nowhere: the archive is not read for them.
-                self.meter.in_time()?;
+                // Checked for each piece: holes of the old format are made without reading the archive.
+                self.usage.in_time()?;
                 let bytes = &self.buffer[..read];
-                let wrote = match what.holes {
+                let write_error = match what.holes {
                     true => sparse::with_holes(&mut file, bytes),
                     false => file.write_all(bytes),
                 };
-                wrote.map_err(full)?;
+                write_error.map_err(full)?;
                 size += read as u64;
             }
             if size != entry.size() {
@@ -269,14 +273,14 @@ impl Extracting<'_> {
         };
         let modified = entry.header().mtime().ok().and_then(|time| i64::try_from(time).ok());
         let modified = modified.unwrap_or(0);
-        self.dress(&file, what.mode, modified).map_err(|error| own(error, name))?;
+        self.set_attributes(&file, what.mode, modified).map_err(|error| io_error(error, name))?;
         self.count.bytes += size;
-        self.noted(&NotedKind::File { mode: what.mode, size, modified }, path.as_os_str())
+        self.list(&EntryKind::File { mode: what.mode, size, modified }, path.as_os_str())
     }
 
-    fn dress(&self, file: &File, mode: u32, modified: i64) -> io::Result<()> {
-        let owner = &self.look.owner;
-        if owner.is_told() {
+    fn set_attributes(&self, file: &File, mode: u32, modified: i64) -> io::Result<()> {
+        let owner = &self.attributes.owner;
+        if owner.is_set() {
             fchown(file, owner.user, owner.group)?;
         }
         fchmod(file, Mode::from_raw_mode(mode))?;
@@ -293,26 +297,26 @@ impl Extracting<'_> {
         path: &Path,
         target: &OsStr,
         name: &[u8],
-    ) -> Result<(), Stopped> {
-        self.here().make_link(leaf, target).map_err(|error| own(error, name))?;
-        let owner = &self.look.owner;
-        if owner.is_told() {
+    ) -> Result<(), UnpackError> {
+        self.here().make_link(leaf, target).map_err(|error| io_error(error, name))?;
+        let owner = &self.attributes.owner;
+        if owner.is_set() {
             chownat(self.here(), leaf, owner.user, owner.group, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| own(error.into(), name))?;
+                .map_err(|error| io_error(error.into(), name))?;
         }
         self.links.push(path.to_owned());
-        self.noted(&NotedKind::Link { target }, path.as_os_str())
+        self.list(&EntryKind::Link { target }, path.as_os_str())
     }
 
-    /// To a file of this archive, found part by part as every other entry.
+    /// Makes a hard link to a file of this archive, whose name is resolved like those of entries.
     fn hard_link(
         &mut self,
         to: &[OsString],
         path: &Path,
         target: &[u8],
         name: &[u8],
-    ) -> Result<(), Stopped> {
-        let out = || refused(name, "is a hard link to something that is no file of the release");
+    ) -> Result<(), UnpackError> {
+        let out = || refused(name, "is a hard link to something else than a file of the release");
         let from = parts(target).map_err(|_| out())?;
         let (Some((from_leaf, from_above)), Some((leaf, above))) =
             (from.split_last(), to.split_last())
@@ -324,63 +328,63 @@ impl Extracting<'_> {
         let found = folder.stat(from_leaf).ok().flatten();
         let found = found.filter(|found| found.kind == Kind::File).ok_or_else(out)?;
         self.enter(above, name)?;
-        folder.hard_link(from_leaf, self.here(), leaf).map_err(|error| own(error, name))?;
+        folder.hard_link(from_leaf, self.here(), leaf).map_err(|error| io_error(error, name))?;
         let (size, modified) = (found.size, found.modified.0);
-        let kind = NotedKind::File { mode: found.mode & 0o7777, size, modified };
-        self.noted(&kind, path.as_os_str())
+        let kind = EntryKind::File { mode: found.mode & 0o7777, size, modified };
+        self.list(&kind, path.as_os_str())
     }
 
-    fn noted(&mut self, kind: &NotedKind<'_>, path: &OsStr) -> Result<(), Stopped> {
-        let target = if let NotedKind::Link { target } = kind { target.len() } else { 0 };
-        self.meter.made(path.len() + target)?;
+    fn list(&mut self, kind: &EntryKind<'_>, path: &OsStr) -> Result<(), UnpackError> {
+        let target = if let EntryKind::Link { target } = kind { target.len() } else { 0 };
+        self.usage.made(path.len() + target)?;
         self.count.entries += 1;
         note(&mut self.listing, kind, path)
             .context("cannot write the listing of the release")
-            .map_err(Stopped::For)
+            .map_err(UnpackError::Other)
     }
 
-    /// What can only be done when all is there: where links lead, the folders' owners and modes.
-    fn finish(&mut self) -> Result<(), Stopped> {
+    /// Does what needs all entries: checks where links lead, and sets owners and modes of folders.
+    fn finish(&mut self) -> Result<(), UnpackError> {
         for link in std::mem::take(&mut self.links) {
-            self.meter.in_time()?;
+            self.usage.in_time()?;
             if leads_out(&self.root, &link) {
                 let name = link.as_os_str().as_bytes();
                 return Err(refused(name, "is a symbolic link that leads out of the release"));
             }
         }
-        // What is in a folder sorts after it and is set first: a folder that cannot be passed
-        // through ends the way.
+        // In reverse order, so that the content of a folder comes before the folder, which may become
+        // inaccessible.
         for (path, mode) in std::mem::take(&mut self.folders).into_iter().rev() {
-            self.meter.in_time()?;
+            self.usage.in_time()?;
             let parts: Vec<OsString> = path.iter().map(OsStr::to_owned).collect();
             let name = path.as_os_str().as_bytes();
             self.enter(&parts, name)?;
-            let owner = &self.look.owner;
+            let owner = &self.attributes.owner;
             let set = || -> rustix::io::Result<()> {
-                if owner.is_told() {
+                if owner.is_set() {
                     fchown(self.here(), owner.user, owner.group)?;
                 }
                 fchmod(self.here(), Mode::from_raw_mode(mode))
             };
-            set().map_err(|error| own(error.into(), name))?;
+            set().map_err(|error| io_error(error.into(), name))?;
         }
         Ok(())
     }
 }
 
-fn in_no_folder(error: io::Error, name: &[u8]) -> Stopped {
+fn in_no_folder(error: io::Error, name: &[u8]) -> UnpackError {
     match is_no_folder(&error) {
-        true => refused(name, "lies in something that is no folder"),
-        false => own(error, name),
+        true => refused(name, "is below something that is not a folder"),
+        false => io_error(error, name),
     }
 }
 
-/// Whether a symbolic link leads out of the root, by whatever other links. The kernel is asked to
-/// go there; one that cannot tell, and a link to nothing, count as inside: the text was judged.
+/// Whether a symbolic link leads out of the root, also by other links. The kernel resolves it; if it cannot,
+/// and for a dangling link, the link counts as inside, since its text was checked.
 fn leads_out(root: &Dir, link: &Path) -> bool {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    // A rename elsewhere may keep the kernel from being sure; it then asks to be asked again.
+    // The kernel returns EAGAIN when a rename elsewhere happens meanwhile.
     let mut answers = (0..100).map(|_| openat2(root, link, flags, Mode::empty(), inside).err());
     let answer = answers.find(|error| !matches!(error, Some(Errno::AGAIN | Errno::INTR)));
     matches!(answer, None | Some(Some(Errno::XDEV)))
@@ -389,15 +393,16 @@ fn leads_out(root: &Dir, link: &Path) -> bool {
 struct What {
     mode: u32,
     sparse: Option<Sparse>,
-    /// The old form of sparse files, whose holes come as zeros.
+    /// Whether it is a sparse file of the old format, whose holes are read as zeros.
     holes: bool,
 }
 
 fn sparse_of<R: Read>(
     entry: &mut tar::Entry<'_, R>,
-) -> Result<Result<Option<Sparse>, &'static str>, Stopped> {
-    let damaged =
-        |error: io::Error| Stopped::Damaged(format!("a PAX header is broken ({})", said(&error)));
+) -> Result<Result<Option<Sparse>, &'static str>, UnpackError> {
+    let damaged = |error: io::Error| {
+        UnpackError::Damaged(format!("a PAX header is invalid ({})", error_text(&error)))
+    };
     let mut pax = Pax::default();
     if let Some(extensions) = entry.pax_extensions().map_err(damaged)? {
         for extension in extensions {

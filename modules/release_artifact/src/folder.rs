@@ -1,4 +1,4 @@
-//! The folder of releases: where its parts lie.
+//! The folder of releases and the paths in it.
 
 use crate::names::ReleaseSha;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ impl Folder {
         self.dest.join(".reversible")
     }
 
-    /// Where a pointer leads to a release, as its text stands.
+    /// Returns the text of a link to a release.
     pub fn target(sha: &ReleaseSha) -> PathBuf {
         Path::new(RELEASES).join(sha.as_str())
     }

@@ -13,7 +13,7 @@ pub fn info(invocation: &Invocation) -> Result<Outcome> {
     let mut warnings = Vec::new();
     let mut folders = Vec::new();
     for folder in &task.folders {
-        folders.push(described(folder, &task, &mut warnings)?);
+        folders.push(describe(folder, &task, &mut warnings)?);
     }
     let outcome = Outcome { warnings, ..Outcome::default() };
     Ok(match (task.is_one, folders.pop()) {
@@ -27,22 +27,22 @@ pub fn info(invocation: &Invocation) -> Result<Outcome> {
     })
 }
 
-/// What is in one folder, and what the registry says of it.
-fn described(
+/// Describes the releases of one folder, and whether the registry has them.
+fn describe(
     folder: &Folder,
     task: &InfoTask,
     warnings: &mut Vec<String>,
 ) -> Result<Map<String, Value>> {
     let state = State::observe(folder)?;
     warnings.extend(state.warnings());
-    let mut releases = state.described(task.verify)?;
+    let mut releases = state.describe(task.verify)?;
     let mut facts = Map::new();
     if let Some(template) = &task.template {
         let mut shas: Vec<_> = state.releases.iter().map(|release| release.sha.clone()).collect();
         shas.extend(task.sha.clone().filter(|sha| !shas.contains(sha)));
         let mut answers = Map::new();
         for sha in shas {
-            let answer = match registry::look(&template.source(&sha)?, &sha) {
+            let answer = match registry::availability(&template.source(&sha)?, &sha) {
                 Ok(answer) => answer.to_json(),
                 Err(error) => json!({ "available": null, "why": format!("{error:#}") }),
             };

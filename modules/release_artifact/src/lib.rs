@@ -1,5 +1,5 @@
-//! `release_artifact`: a release from the forge's package registry, fetched, checked, unpacked and
-//! made current; and the way back kept. `release_artifact_info` tells what is there.
+//! `release_artifact`: fetches a release from the forge's package registry, checks and unpacks it, makes it
+//! current, and keeps the previous one. `release_artifact_info` lists the releases.
 
 mod apply;
 mod bounds;
@@ -17,8 +17,8 @@ mod record;
 mod registry;
 mod spec;
 mod state;
-mod stopped;
 mod sums;
+mod unpack_error;
 
 use ansible_module::{Invocation, Outcome, Served};
 use anyhow::Result;
@@ -28,7 +28,7 @@ use options::{Task, Wanted};
 use serde_json::{Value, json};
 use state::State;
 
-/// What this program serves.
+/// The modules of this program.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info::info }];
 
@@ -52,8 +52,8 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Asking changes nothing, so check mode asks, too. A release that is here, as it was unpacked, needs no
-/// registry: a dead one must not close the way back to it.
+/// Asks whether the release is available, also in check mode. A release that is unpacked and unchanged needs
+/// no registry, so that going back to it works without one.
 fn available(task: &Task) -> Result<Outcome> {
     if let Ok(folder) = task.folder() {
         let state = State::observe(folder)?;
@@ -69,13 +69,13 @@ fn available(task: &Task) -> Result<Outcome> {
     Ok(Outcome::default().fact("registry", found.to_json()).fact("here", false))
 }
 
-/// What concerns the folder of releases.
+/// Runs the states that concern the folder of releases.
 fn here(session: &Session<'_>, task: &Task, check_mode: bool) -> Result<Outcome> {
     let folder = task.folder()?;
     let state = State::observe(folder)?;
     let plan = plan::plan(&state, task, state.damage_for(task)?)?;
     if !plan.steps.iter().any(|step| step.action == plan::Action::Fetch) {
-        // What is here already may be the way back.
+        // A release that is unpacked already may be one to go back to.
         host::reserve::open();
     }
     let mut apply = Apply::new(task, folder, &state);
@@ -90,7 +90,7 @@ fn here(session: &Session<'_>, task: &Task, check_mode: bool) -> Result<Outcome>
     let mut outcome = done.fact("download", download).fact("removed", json!(removed));
     if unchecked {
         outcome.warnings.push(format!(
-            "the archive of release {} was compared with no sum: give sha256 or sums_url, the registry itself tells none",
+            "the archive of release {} was not compared with a sum: give sha256 or sums_url, since the registry sends none",
             task.sha
         ));
     }

@@ -1,9 +1,9 @@
-//! What a release is called.
+//! The names of releases.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A release, by the whole SHA of its commit.
+/// The name of a release: the whole SHA of its commit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ReleaseSha(String);

@@ -13,9 +13,9 @@ use probe::http::{Patience, Request, Tls, Url, check_headers};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Behind a forge with its storage elsewhere one is usual.
-const MOST_REDIRECTS: u32 = 5;
-const PLACES: [&str; 5] = ["owner", "package", "component", "sha", "env"];
+/// One redirect is usual for a forge whose storage is elsewhere.
+const MAX_REDIRECTS: u32 = 5;
+const PLACEHOLDERS: [&str; 5] = ["owner", "package", "component", "sha", "env"];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
@@ -26,7 +26,7 @@ pub enum Wanted {
     Pushed(PathBuf),
 }
 
-/// What is to be done.
+/// The typed options of the module.
 #[derive(Debug)]
 pub struct Task {
     pub wanted: Wanted,
@@ -38,7 +38,7 @@ pub struct Task {
     pub bounds: Bounds,
     pub retain: Option<usize>,
     pub keep: Vec<ReleaseSha>,
-    /// The id of the run, and where its fence is.
+    /// The id of the run, and the folder of its fence.
     pub fence: Option<(DeployId, PathBuf)>,
     pub lock_timeout: Duration,
 }
@@ -75,7 +75,8 @@ impl Task {
             })?,
             retain: match retain {
                 Some(retain) if retain < 1 => {
-                    let msg = format!("expected how many releases stay, 1 or more, got {retain}");
+                    let msg =
+                        format!("expected how many releases to keep, 1 or more, got {retain}");
                     return Err(Failure::bad_option("retain", msg));
                 }
                 retain => retain.and_then(|retain| usize::try_from(retain).ok()),
@@ -90,7 +91,7 @@ impl Task {
         })
     }
 
-    /// For a folder that is told beside it.
+    /// Makes a task with default options.
     #[cfg(test)]
     pub fn of(wanted: Wanted, sha: ReleaseSha) -> Task {
         Task {
@@ -131,35 +132,35 @@ fn warnings(source: &Source, fetches: bool) -> Vec<String> {
     let mut warnings = Vec::new();
     if source.request.tls.insecure {
         warnings.push(format!(
-            "insecure: anyone on the way can say to be {place}, and is told the token"
+            "insecure: anyone on the network path can pretend to be {place} and read the token"
         ));
     }
-    if in_the_clear(url) && source.has_token {
+    if is_unencrypted(url) && source.has_token {
         warnings.push(format!(
-            "the token is sent to {place} without TLS: anyone on the way can read it"
+            "the token is sent to {place} without TLS: anyone on the network path can read it"
         ));
     }
-    // A sum that comes from the playbook cannot be replaced on the way.
-    if fetches && in_the_clear(url) && source.sha256.is_none() {
+    // A sum from the playbook cannot be replaced on the network path.
+    if fetches && is_unencrypted(url) && source.sha256.is_none() {
         warnings.push(format!(
-            "the archive is fetched from {place} without TLS: anyone on the way can send another one; give sha256, or a url with https"
+            "the archive is fetched from {place} without TLS: anyone on the network path can send another one; give sha256, or a url with https"
         ));
     }
     warnings
 }
 
-/// Without TLS, and over a network.
-fn in_the_clear(url: &Url) -> bool {
+/// Whether the URL is fetched without TLS over a network.
+fn is_unencrypted(url: &Url) -> bool {
     let loopback = url.host() == "localhost"
         || url.host().parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     !url.is_https() && !loopback
 }
 
-/// What `release_artifact_info` looks at.
+/// The typed options of `release_artifact_info`.
 #[derive(Debug)]
 pub struct InfoTask {
     pub folders: Vec<Folder>,
-    /// Whether one was asked for by itself: its facts are then those of the result.
+    /// Whether `dest` was given, and not `dests`: then the facts of the folder are those of the result.
     pub is_one: bool,
     pub sha: Option<ReleaseSha>,
     pub template: Option<Template>,
@@ -183,7 +184,7 @@ impl InfoTask {
     }
 }
 
-/// Where releases are available, once a SHA is put in.
+/// The URLs of releases with their placeholders.
 #[derive(Debug)]
 pub struct Template {
     url: String,
@@ -198,11 +199,11 @@ pub struct Template {
 }
 
 impl Template {
-    /// `None`: no URL was given.
+    /// Returns `None` without a URL.
     fn parse(raw: &RawOptions) -> Result<Option<Template>, Failure> {
         let Some(url) = raw.get::<Option<String>>("url")? else { return Ok(None) };
         let mut values = Vec::new();
-        for name in PLACES.into_iter().filter(|name| *name != "sha") {
+        for name in PLACEHOLDERS.into_iter().filter(|name| *name != "sha") {
             let Some(value) = raw.get::<Option<String>>(name)? else { continue };
             let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
             if value.is_empty() || value.starts_with('.') || !value.bytes().all(sound) {
@@ -236,7 +237,7 @@ impl Template {
         let url = self.filled("url", &self.url, sha)?;
         let mut request = Request::get(url);
         request.tls = self.tls.clone();
-        request.redirects = MOST_REDIRECTS;
+        request.redirects = MAX_REDIRECTS;
         if let Some(token) = &self.token {
             let header =
                 self.token_header.split_once(':').filter(|(_, value)| value.contains("{token}"));
@@ -267,25 +268,25 @@ impl Template {
         Ok(source)
     }
 
-    /// The URL with its places filled. Its text is not repeated: a secret may stand in the query.
+    /// Fills the placeholders of a URL. Messages do not quote it, since its query may contain a secret.
     fn filled(&self, option: &str, template: &str, sha: &ReleaseSha) -> Result<Url, Failure> {
         let mut text = template.replace("{sha}", sha.as_str());
         for (name, value) in &self.values {
             text = text.replace(&format!("{{{name}}}"), value);
         }
-        for name in PLACES {
+        for name in PLACEHOLDERS {
             if text.contains(&format!("{{{name}}}")) {
                 return Err(Failure::bad_option(
                     option,
-                    format!("it holds {{{name}}}, and {name} is not given"),
+                    format!("it has the placeholder {{{name}}}, but the option {name} is missing"),
                 ));
             }
         }
         if text.contains(['{', '}']) {
-            let known = PLACES.map(|name| format!("{{{name}}}")).join(", ");
+            let known = PLACEHOLDERS.map(|name| format!("{{{name}}}")).join(", ");
             return Err(Failure::bad_option(
                 option,
-                format!("it holds a place that is none of {known}"),
+                format!("it has a placeholder that is none of {known}"),
             ));
         }
         text.parse().map_err(|why| Failure::bad_option(option, why))
@@ -297,7 +298,7 @@ fn folder(raw: &RawOptions) -> Result<Option<Folder>, Failure> {
     Ok(dest.map(|dest| Folder { dest }))
 }
 
-/// Without an id there is no fence, and no folder for it.
+/// Returns the id and the folder of the fence; without an id there is no fence.
 fn fence(raw: &RawOptions) -> Result<Option<(DeployId, PathBuf)>, Failure> {
     let Some(id) = raw.get::<Option<DeployId>>("deploy_id")? else { return Ok(None) };
     let state_dir: Option<PathBuf> = raw.get("state_dir")?;
@@ -309,7 +310,7 @@ fn fence(raw: &RawOptions) -> Result<Option<(DeployId, PathBuf)>, Failure> {
         (None, None, _) => {
             return Err(Failure::bad_option(
                 "state_dir",
-                "a deploy_id needs it, or package for its default",
+                "deploy_id needs state_dir, or package for its default",
             ));
         }
     };

@@ -1,13 +1,13 @@
-//! To whom unpacked files belong: numbers, or names looked up in `/etc/passwd` and `/etc/group`.
+//! The owner of unpacked files: numbers, or names looked up in `/etc/passwd` and `/etc/group`.
 //!
 //! The files are read here since a static binary has no name service. Users of other sources (LDAP)
-//! are given by number.
+//! must be given by number.
 
 use ansible_module::Failure;
 use rustix::fs::{Gid, Uid};
 use std::fs;
 
-/// What is changed after unpacking; by default all is root's.
+/// The owner and group to set; without them the files are root's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Owner {
     pub user: Option<Uid>,
@@ -21,7 +21,7 @@ impl Owner {
             match name {
             Some(name) => number(name, text).map(Some).ok_or_else(|| {
                 let msg = format!(
-                    "argument '{option}': {name:?} is no number and does not stand in {file} of the target"
+                    "argument '{option}': {name:?} is neither a number nor a name in {file} of the target"
                 );
                 Failure::new("bad_options", msg)
             }),
@@ -34,17 +34,17 @@ impl Owner {
         })
     }
 
-    pub fn is_told(&self) -> bool {
+    pub fn is_set(&self) -> bool {
         self.user.is_some() || self.group.is_some()
     }
 }
 
 fn read(path: &str) -> String {
-    // Without the file there are no names, and the message says so.
+    // Without the file there are no names, which the message says.
     fs::read(path).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into())
 }
 
-/// In both files the name stands first and its number third.
+/// Finds the number of a name. In both files the name is the first field and the number the third.
 fn number(name: &str, text: &str) -> Option<u32> {
     if let Ok(number) = name.parse() {
         return Some(number);
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_names() {
+    fn names_are_found() {
         let text = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/:/x\nodd\n";
         assert_eq!(number("www-data", text), Some(33));
         assert_eq!(number("1000", text), Some(1000));

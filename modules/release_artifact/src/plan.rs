@@ -1,7 +1,7 @@
-//! Plan: what is there and what is wanted to steps. Pure.
+//! Plans the steps from state and task. Pure.
 //!
-//! Invariant: no plan removes the current release, the previous one, or one that `keep` names; and
-//! while `current` leads to something unknown, none is removed for being old.
+//! Invariant: no plan removes the current release, the previous one, or one in `keep`; while `current` leads
+//! to something unknown, no old release is removed.
 
 use crate::names::ReleaseSha;
 use crate::options::{Task, Wanted};
@@ -12,15 +12,15 @@ use serde_json::json;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// What a killed run has left.
-    Sweep,
+    /// Removes what a killed run has left.
+    RemoveLeftovers,
     Fetch,
-    /// `current` to the release of the task; `previous` to what it led to.
+    /// Points `current` to the release of the task, and `previous` to the one that was current.
     Switch,
     Remove(ReleaseSha),
 }
 
-/// `damage` is how the release differs from what was unpacked, where it is there.
+/// `damage` says how the release differs from what was unpacked, if it is there and differs.
 pub fn plan(state: &State, task: &Task, damage: Option<String>) -> Result<Plan<Action>, Failure> {
     let sha = &task.sha;
     let dest = state.folder.dest.display();
@@ -36,7 +36,7 @@ pub fn plan(state: &State, task: &Task, damage: Option<String>) -> Result<Plan<A
     ];
     if !state.leftovers.is_empty() {
         let text = format!("remove what a killed run has left: {}", state.leftovers.join(", "));
-        plan.steps.push(Step::new(Action::Sweep, text));
+        plan.steps.push(Step::new(Action::RemoveLeftovers, text));
         plan.undo = Undo::None("it was never a release".into());
     }
     match task.wanted {
@@ -81,7 +81,7 @@ fn present(
     };
     let record = release.record.as_ref().map_err(|why| {
         let msg = format!(
-            "{} is there and was not unpacked by this module ({why}); nothing was changed; look at it, and move it away to have the release fetched",
+            "{} is there and was not unpacked by this module ({why}); nothing was changed; inspect it, and move it away to have the release fetched",
             path.display()
         );
         Failure::new("not_ours", msg)
@@ -97,7 +97,7 @@ fn present(
     }
     if let Some(how) = damage {
         let msg = format!(
-            "release {sha} in {} is not what was unpacked: {how}; nothing was changed; look at it, and move it away to have the release fetched again",
+            "release {sha} in {} differs from what was unpacked: {how}; nothing was changed; inspect it, and move it away to have the release fetched again",
             path.display()
         );
         return Err(Failure::new("release_damaged", msg));
@@ -113,14 +113,14 @@ fn current(state: &State, sha: &ReleaseSha, plan: &mut Plan<Action>) -> Result<(
         Pointer::None => String::new(),
         Pointer::Foreign(what) => {
             let msg = format!(
-                "{what}, which is no release beside it; nothing was changed; move it away to have current recreated"
+                "{what}, which is not a release in the same folder; nothing was changed; move it away to have current recreated"
             );
             return Err(Failure::new("current_foreign", msg));
         }
     };
     if let Pointer::Foreign(what) = &state.previous {
         let msg = format!(
-            "{what}, which is no release beside it; nothing was changed; move it away to have previous recreated"
+            "{what}, which is not a release in the same folder; nothing was changed; move it away to have previous recreated"
         );
         return Err(Failure::new("current_foreign", msg));
     }
@@ -133,7 +133,7 @@ fn current(state: &State, sha: &ReleaseSha, plan: &mut Plan<Action>) -> Result<(
     Ok(())
 }
 
-/// What `current` and `previous` lead to once the steps are done.
+/// Returns what `current` and `previous` lead to after the steps.
 fn pointers<'a>(
     state: &'a State,
     plan: &Plan<Action>,
@@ -172,9 +172,9 @@ fn absent(state: &State, task: &Task, plan: &mut Plan<Action>) -> Result<(), Fai
     let role = if state.current.sha() == Some(sha) {
         Some("it is the current one")
     } else if state.previous.sha() == Some(sha) {
-        Some("it is the previous one, the way back")
+        Some("it is the previous one, which a rollback needs")
     } else if task.keep.contains(sha) {
-        Some("keep names it")
+        Some("it is in keep")
     } else {
         None
     };
@@ -210,7 +210,7 @@ fn after(state: &State, plan: &Plan<Action>, sha: &ReleaseSha) -> serde_json::Va
         match &step.action {
             Action::Fetch => shas.push(sha),
             Action::Remove(gone) => shas.retain(|sha| *sha != gone),
-            Action::Switch | Action::Sweep => {}
+            Action::Switch | Action::RemoveLeftovers => {}
         }
     }
     shas.sort();
@@ -254,21 +254,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_current_already_needs_nothing() {
+    fn a_current_release_needs_no_steps() {
         assert_eq!(steps(&state(), &Task::of(Wanted::Current, sha(5))), []);
         assert_eq!(steps(&state(), &Task::of(Wanted::Present, sha(1))), []);
         assert_eq!(steps(&state(), &Task::of(Wanted::Absent, sha(9))), []);
     }
 
     #[test]
-    fn what_was_current_becomes_the_previous_one() {
+    fn the_current_release_becomes_the_previous_one() {
         let plan = plan(&state(), &Task::of(Wanted::Current, sha(3)), None).unwrap();
         assert_eq!(
             (&plan.after["current"], &plan.after["previous"]),
             (&json!(sha(3)), &json!(sha(5)))
         );
         assert!(matches!(&plan.undo, Undo::By(how) if how.contains(sha(5).as_str())));
-        // It was removed by hand: the way back stays what it is.
+        // It was removed by hand, so `previous` stays.
         let mut gone = state();
         gone.releases.truncate(4);
         let plan = super::plan(&gone, &Task::of(Wanted::Current, sha(3)), None).unwrap();
@@ -276,12 +276,12 @@ mod tests {
     }
 
     #[test]
-    fn no_release_that_is_needed_is_removed_for_being_old() {
+    fn needed_releases_are_not_pruned() {
         let task = Task { retain: Some(1), ..Task::of(Wanted::Present, sha(3)) };
         assert_eq!(steps(&state(), &task), [4, 1].map(|n| Action::Remove(sha(n))));
         let kept = Task { keep: vec![sha(1)], ..task };
         assert_eq!(steps(&state(), &kept), [Action::Remove(sha(4))]);
-        // The one that is previous now stays also when another takes its place in the end.
+        // The present previous release stays, even if another one becomes the previous one.
         let switched = Task { wanted: Wanted::Current, ..kept };
         assert_eq!(steps(&state(), &switched), [Action::Switch, Action::Remove(sha(4))]);
         let astray = State { current: Pointer::Foreign("current leads to /etc".into()), ..state() };
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_use_is_not_removed() {
+    fn releases_in_use_are_not_removed() {
         for n in [5, 2] {
             assert_eq!(reason(&state(), &Task::of(Wanted::Absent, sha(n))), "release_in_use");
         }
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_as_it_was_unpacked_is_refused() {
+    fn changed_releases_and_pointers_are_refused() {
         assert_eq!(reason(&state(), &Task::of(Wanted::Present, sha(9))), "release_missing");
         let mut foreign = state();
         foreign.releases[0].record = Err("it has no record".into());
@@ -327,7 +327,7 @@ mod tests {
         let left = State { leftovers: vec!["x.partial".into()], ..state() };
         assert_eq!(
             steps(&left, &Task::of(Wanted::Current, sha(1))),
-            [Action::Sweep, Action::Switch]
+            [Action::RemoveLeftovers, Action::Switch]
         );
     }
 }

@@ -1,10 +1,9 @@
-//! `pushed`: an archive that was built by hand comes into the registry.
+//! `pushed`: pushes an archive that was built by hand to the registry.
 //!
-//! Invariant: what the registry has already is never replaced, and counts as pushed only when it is
-//! the very same archive.
+//! Invariant: an archive in the registry is never replaced, and counts as pushed only if it is the same one.
 
 use crate::options::Task;
-use crate::registry::{self, Answer, Source, Trouble, persist, refusal};
+use crate::registry::{self, Availability, Source, TryError, refusal, retry};
 use crate::sums::Sum;
 use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Result};
@@ -37,7 +36,7 @@ pub fn run(session: &Session<'_>, task: &Task, src: &Path, check_mode: bool) -> 
         );
         return Err(Failure::new("sum_mismatch", msg).into());
     }
-    let before = registry::look(source, &task.sha)?;
+    let before = registry::availability(source, &task.sha)?;
     let there = before.available;
     let subject = format!("{} at {}", source.file_name(), source.place());
     let mut plan = Plan::nothing(subject, json!({ "available": there }));
@@ -62,7 +61,8 @@ pub fn run(session: &Session<'_>, task: &Task, src: &Path, check_mode: bool) -> 
         let size = now.bytes.is_none_or(|bytes| bytes == archive.bytes);
         let sum = now.sum.as_ref().is_none_or(|(_, sum)| *sum == archive.sum);
         if !size || !sum {
-            let msg = format!("{} has another archive now than was pushed", source.place());
+            let msg =
+                format!("{} has another archive than the one that was pushed", source.place());
             return Err(Failure::new("not_verified", msg).into());
         }
         Ok(json!({ "available": true }))
@@ -70,7 +70,7 @@ pub fn run(session: &Session<'_>, task: &Task, src: &Path, check_mode: bool) -> 
     let outcome = session.carry_out(plan, put, verify)?;
     Ok(outcome.fact("sha256", archive.sum.to_string()).fact("bytes", archive.bytes).fact(
         "registry",
-        // In check mode nothing was pushed yet.
+        // In check mode nothing was pushed.
         json!({ "registry": source.place(), "available": there || !check_mode }),
     ))
 }
@@ -83,7 +83,7 @@ impl Archive {
         let (mut hash, mut buffer, mut head) = (Sha256::new(), vec![0; 256 << 10], Vec::new());
         let bytes = metadata.size();
         if !metadata.is_file() {
-            let msg = format!("{} is no regular file", src.display());
+            let msg = format!("{} is not a regular file", src.display());
             return Err(Failure::new("bad_archive", msg).into());
         }
         loop {
@@ -99,7 +99,7 @@ impl Archive {
         }
         if Form::of(&head).is_none() {
             let msg = format!(
-                "{} is no archive that could be fetched again (tar.zst, tar.gz or tar): nothing was pushed",
+                "{} is not an archive that can be fetched again (tar.zst, tar.gz or tar); nothing was pushed",
                 src.display()
             );
             return Err(Failure::new("bad_archive", msg).into());
@@ -110,10 +110,10 @@ impl Archive {
 
 fn put(task: &Task, source: &Source, archive: &Archive) -> Result<()> {
     let mut again = false;
-    persist(source, |_| {
+    retry(source, |_| {
         if std::mem::replace(&mut again, true) {
-            // The try before may have come through although its answer did not.
-            let now = registry::look(source, &task.sha)?;
+            // The previous try may have succeeded although its answer was lost.
+            let now = registry::availability(source, &task.sha)?;
             if now.available {
                 return Ok(same(task, source, &now, archive)?);
             }
@@ -124,12 +124,12 @@ fn put(task: &Task, source: &Source, archive: &Archive) -> Result<()> {
         match answer.status {
             200..=299 => Ok(()),
             409 => {
-                let now = registry::look(source, &task.sha)?;
+                let now = registry::availability(source, &task.sha)?;
                 Ok(same(task, source, &now, archive)?)
             }
             413 => {
                 let msg = format!(
-                    "{} does not take an archive of {}: raise its limit for packages, or that of the proxy before it",
+                    "{} refuses an archive of {}: raise its limit for packages, or that of the proxy in front of it",
                     source.place(),
                     human(archive.bytes)
                 );
@@ -140,15 +140,15 @@ fn put(task: &Task, source: &Source, archive: &Archive) -> Result<()> {
                     "{} does not know the owner of the package, or its token may not write there",
                     source.place()
                 );
-                Err(Trouble::from(Failure::new("registry_answer", msg).with("status", 404)))
+                Err(TryError::from(Failure::new("registry_answer", msg).with("status", 404)))
             }
             status => Err(refusal(status, source, &task.sha)),
         }
     })
 }
 
-/// Fails unless the registry's archive is this one: by its own sum, else by reading all of it.
-fn same(task: &Task, source: &Source, there: &Answer, archive: &Archive) -> Result<()> {
+/// Fails unless the registry has the same archive, by the registry's sum or by reading all of it.
+fn same(task: &Task, source: &Source, there: &Availability, archive: &Archive) -> Result<()> {
     let sum = match &there.sum {
         _ if there.bytes.is_some_and(|bytes| bytes != archive.bytes) => None,
         Some((_, sum)) => Some(*sum),
@@ -158,7 +158,7 @@ fn same(task: &Task, source: &Source, there: &Answer, archive: &Archive) -> Resu
         return Ok(());
     }
     let msg = format!(
-        "{} has another {} of release {} already (not of the SHA-256 sum {}), and does not replace it; delete the version there first if this one is right",
+        "{} has another {} of release {} already (not with the SHA-256 sum {}) and does not replace it; delete the version there first if this one is right",
         source.place(),
         source.file_name(),
         task.sha,
@@ -168,7 +168,7 @@ fn same(task: &Task, source: &Source, there: &Answer, archive: &Archive) -> Resu
 }
 
 fn sum_of(task: &Task, source: &Source) -> Result<Sum> {
-    persist(source, |_| {
+    retry(source, |_| {
         let mut answer = http::fetch(&source.request, 0, source.patience)?;
         if answer.status != 200 {
             return Err(refusal(answer.status, source, &task.sha));

@@ -1,11 +1,10 @@
-//! What is remembered of a release that was unpacked: where it came from, its sum, and a listing of
-//! what it is made of.
+//! The record of an unpacked release: where it was fetched from, its sum, and a listing of its entries.
 //!
-//! Both lie beside the releases, in a folder that only root reads. The listing has name, kind, mode,
-//! size and time of each entry, and no digest of the files' content: it is compared in well under a
-//! second, and notices what is missing, cut, or was edited; not a bit that has turned on the disk.
-//! Invariant: both are on the disk before the release gets its name, so a release without a record is
-//! not ours, and what a crash has left of a record has no release.
+//! Record and listing are next to the releases, in a folder that only root reads. The listing has name, type,
+//! mode, size and time of each entry, and no digest of the files' content: it is compared in well under a
+//! second, and finds missing, truncated and edited files, but not bits that have changed on the disk.
+//! Invariant: both are on the disk before the release gets its name, so a release without a record was not
+//! unpacked by us, and a record that a crash has left has no release.
 
 use crate::names::ReleaseSha;
 use anyhow::{Context, Result, bail};
@@ -29,15 +28,15 @@ const VERSION: u32 = 1;
 pub struct Record {
     v: u32,
     pub sha: ReleaseSha,
-    /// Which came first: grows from one to the next, whatever the clock does.
+    /// Increases from each release to the next one, independent of the clock.
     pub order: u64,
     pub unpacked: Utc,
     pub deploy_id: Option<DeployId>,
     /// Host and port of the registry.
     pub from: String,
-    /// Of the archive.
+    /// The sum of the archive.
     pub sha256: String,
-    /// What the sum was compared with.
+    /// The names of the sums that it was compared with.
     pub checked: Vec<String>,
     pub archive_bytes: u64,
     pub entries: u64,
@@ -61,28 +60,28 @@ impl Record {
         }
     }
 
-    /// `None`: there is none.
+    /// Returns `None` if the release has no record.
     pub fn read(records: &SafeFolder, sha: &ReleaseSha) -> Result<Option<Record>> {
         let path = file_of(records, sha);
         let bytes = none_if_missing(fs::read(&path))
             .with_context(|| format!("cannot read {}", path.display()))?;
         let Some(bytes) = bytes else { return Ok(None) };
         let record: Record = serde_json::from_slice(&bytes)
-            .with_context(|| format!("cannot understand {}", path.display()))?;
+            .with_context(|| format!("cannot parse {}", path.display()))?;
         if record.v != VERSION || record.sha != *sha {
-            bail!("cannot understand {}: it is of another version or release", path.display());
+            bail!("cannot parse {}: it is of another version or release", path.display());
         }
         Ok(Some(record))
     }
 
-    /// Not synced: the release gets its name only after all of this filesystem was.
+    /// Writes the record without a sync, since the filesystem is synced before the release gets its name.
     pub fn write(&self, records: &SafeFolder) -> Result<()> {
         let path = file_of(records, &self.sha);
         fs::write(&path, serde_json::to_vec(self)?)
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Takes record and listing away, after the release itself.
+    /// Removes record and listing, after the release itself.
     pub fn remove(records: &SafeFolder, sha: &ReleaseSha) -> Result<()> {
         for path in [file_of(records, sha), listing_of(records, sha)] {
             none_if_missing(fs::remove_file(&path))
@@ -100,21 +99,21 @@ pub fn listing_of(records: &SafeFolder, sha: &ReleaseSha) -> PathBuf {
     records.join(format!("{sha}.files"))
 }
 
-/// A line for each entry, in the order in which they were unpacked.
-pub fn note(to: &mut dyn Write, kind: &NotedKind, name: &OsStr) -> std::io::Result<()> {
+/// Writes the line of an entry; they are in the order in which they were unpacked.
+pub fn note(to: &mut dyn Write, kind: &EntryKind, name: &OsStr) -> std::io::Result<()> {
     let name = escaped(name);
     match kind {
-        NotedKind::Folder => writeln!(to, "d {name}"),
-        NotedKind::Link { target } => writeln!(to, "l {name} {}", escaped(target)),
-        NotedKind::File { mode, size, modified } => {
+        EntryKind::Folder => writeln!(to, "d {name}"),
+        EntryKind::Link { target } => writeln!(to, "l {name} {}", escaped(target)),
+        EntryKind::File { mode, size, modified } => {
             writeln!(to, "f {name} {mode:o} {size} {modified}")
         }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotedKind<'a> {
-    /// Mode and time of a folder change when a program puts something of its own there.
+pub enum EntryKind<'a> {
+    /// Mode and time of a folder are not compared: they change when a program makes files there.
     Folder,
     Link {
         target: &'a OsStr,
@@ -126,8 +125,8 @@ pub enum NotedKind<'a> {
     },
 }
 
-/// How a release differs from its listing, in a sentence about the first entry that does. What
-/// programs have added (caches, pid files) is no difference.
+/// Describes how a release differs from its listing, by the first entry that does. Files that programs have
+/// added (caches, pid files) are no difference.
 pub fn difference(listing: &Path, release: &Path) -> Result<Option<String>> {
     let tree = Tree::open(release, Mounts::Refuse)?;
     let cannot = || format!("cannot read {}", listing.display());
@@ -157,7 +156,7 @@ pub fn difference(listing: &Path, release: &Path) -> Result<Option<String>> {
 
 type Compared = Result<Option<String>, Missed>;
 
-/// `None`: the line cannot be read.
+/// Returns `None` for an invalid line.
 fn compare(tree: &Tree, line: &str) -> Option<Compared> {
     let words: Vec<&str> = line.split(' ').collect();
     let name = PathBuf::from(unescaped(words.get(1)?)?);
@@ -165,15 +164,16 @@ fn compare(tree: &Tree, line: &str) -> Option<Compared> {
         Ok(entry) => entry,
         Err(missed) => return Some(Err(missed)),
     };
-    let kind =
-        |wanted, what: &str| (entry.meta.kind != wanted).then(|| format!("is no {what} any more"));
+    let kind = |wanted, what: &str| {
+        (entry.meta.kind != wanted).then(|| format!("is not a {what} any more"))
+    };
     Some(Ok(match (words[0], words.len()) {
         ("d", 2) => kind(Kind::Folder, "folder"),
         ("l", 3) => match kind(Kind::Link, "symbolic link") {
             Some(how) => Some(how),
             None => match tree.read_link(&entry) {
                 Ok(target) if target.as_os_str() == unescaped(words[2])? => None,
-                Ok(_) => Some("leads to another place".into()),
+                Ok(_) => Some("leads to another target".into()),
                 Err(missed) => return Some(Err(missed)),
             },
         },
@@ -189,11 +189,11 @@ fn compare(tree: &Tree, line: &str) -> Option<Compared> {
 fn of_file(meta: &Meta, mode: u32, size: u64, modified: i64) -> Option<String> {
     let now = meta.mode & 0o7777;
     if meta.size != size {
-        Some(format!("has {} bytes, and had {size}", meta.size))
+        Some(format!("has {} bytes instead of {size}", meta.size))
     } else if meta.modified.0 != modified {
-        Some("was written to since".into())
+        Some("was modified since".into())
     } else if now != mode {
-        Some(format!("has the mode {now:04o}, and had {mode:04o}"))
+        Some(format!("has the mode {now:04o} instead of {mode:04o}"))
     } else {
         None
     }
@@ -214,17 +214,17 @@ mod tests {
         symlink("a folder/run", release.join("link")).unwrap();
         let run = Meta::read(File::open(release.join("a folder/run")).unwrap()).unwrap();
         let mut lines = Vec::new();
-        let file = NotedKind::File { mode: 0o755, size: 1, modified: run.modified.0 };
-        note(&mut lines, &NotedKind::Folder, "a folder".as_ref()).unwrap();
+        let file = EntryKind::File { mode: 0o755, size: 1, modified: run.modified.0 };
+        note(&mut lines, &EntryKind::Folder, "a folder".as_ref()).unwrap();
         note(&mut lines, &file, "a folder/run".as_ref()).unwrap();
-        note(&mut lines, &NotedKind::Link { target: "a folder/run".as_ref() }, "link".as_ref())
+        note(&mut lines, &EntryKind::Link { target: "a folder/run".as_ref() }, "link".as_ref())
             .unwrap();
         fs::write(&listing, lines).unwrap();
         (dir, listing, release)
     }
 
     #[test]
-    fn what_was_unpacked_and_what_programs_add_is_no_difference() {
+    fn files_added_by_programs_are_no_difference() {
         let (_dir, listing, release) = release();
         assert_eq!(difference(&listing, &release).unwrap(), None);
         fs::write(release.join("a folder/cache"), "made by the app").unwrap();
@@ -232,24 +232,24 @@ mod tests {
     }
 
     #[test]
-    fn the_first_difference_is_named() {
+    fn the_first_difference_is_reported() {
         type Change = fn(&Path);
         let changes: [(&str, Change); 6] = [
             ("is missing", |at| fs::remove_file(at.join("a folder/run")).unwrap()),
-            ("has 2 bytes, and had 1", |at| fs::write(at.join("a folder/run"), "xy").unwrap()),
-            ("has the mode 0700, and had 0755", |at| {
+            ("has 2 bytes instead of 1", |at| fs::write(at.join("a folder/run"), "xy").unwrap()),
+            ("has the mode 0700 instead of 0755", |at| {
                 let mode = PermissionsExt::from_mode(0o700);
                 fs::set_permissions(at.join("a folder/run"), mode).unwrap();
             }),
-            ("was written to since", |at| {
+            ("was modified since", |at| {
                 let file = File::options().write(true).open(at.join("a folder/run")).unwrap();
                 file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
             }),
-            ("leads to another place", |at| {
+            ("leads to another target", |at| {
                 fs::remove_file(at.join("link")).unwrap();
                 symlink("a folder", at.join("link")).unwrap();
             }),
-            ("is no symbolic link any more", |at| {
+            ("is not a symbolic link any more", |at| {
                 fs::remove_file(at.join("link")).unwrap();
                 fs::write(at.join("link"), "").unwrap();
             }),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_that_is_cut_says_so() {
+    fn an_invalid_listing_is_reported() {
         let (_dir, listing, release) = release();
         for odd in ["f run 755 1\n", "x run\n", "d\n", "f run 9 1 1\n"] {
             fs::write(&listing, odd.replace("run", "a%20folder/run")).unwrap();

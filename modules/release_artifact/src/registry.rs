@@ -1,42 +1,42 @@
-//! Asking the registry: whether it has a release, and what its answers mean.
+//! Asks the registry whether it has a release, and interprets its answers.
 //!
-//! Invariant: no sentence holds the token, nor the path or the query of a URL, in which one may
-//! stand. The token goes to the URL's own host and to no other.
+//! Invariant: no message contains the token, or the path or the query of a URL, which may contain one. The
+//! token is sent to the URL's own host and to no other.
 
 use crate::names::ReleaseSha;
 use crate::sums::{self, Sum};
 use ansible_module::Failure;
 use anyhow::{Error, Result};
 use host::deadline::seconds;
-use probe::http::{self, Answer as Asked, Kind, Method, Patience, Request, Unanswered, Url};
+use probe::http::{self, Answer as Response, Kind, Method, Patience, Request, Unanswered, Url};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-const MOST_SUMS: usize = 4 << 20;
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+const MAX_SUMS: usize = 4 << 20;
 
-/// Where a release is available.
+/// Where a release is fetched from.
 #[derive(Debug)]
 pub struct Source {
-    /// A GET with the token, if there is one.
+    /// A GET request, with the token if there is one.
     pub request: Request,
     pub sums_url: Option<Url>,
     pub sha256: Option<Sum>,
     pub has_token: bool,
     pub tries: u32,
-    /// How long a pause may be in which nothing comes, and when the task must be done.
+    /// The maximum time without data, and the deadline of the task.
     pub patience: Patience,
 }
 
 impl Source {
-    /// Host and port: all of the URL that may be shown.
+    /// Returns host and port, the only part of the URL that may be shown.
     pub fn place(&self) -> String {
         self.request.url.authority()
     }
 
-    /// Asks, in the time that is left.
-    pub fn ask(&self, request: &Request) -> Result<Asked, Unanswered> {
+    /// Sends a request, with the time that remains.
+    pub fn ask(&self, request: &Request) -> Result<Response, Unanswered> {
         http::ask(request, self.patience.pause.min(self.patience.whole.remaining()))
     }
 
@@ -46,68 +46,67 @@ impl Source {
     }
 }
 
-/// Why a try failed, and whether another one makes sense.
+/// Why a try failed, and whether to try again.
 #[derive(Debug)]
-pub enum Trouble {
-    Passing(Failure),
+pub enum TryError {
+    Temporary(Failure),
     Final(Error),
 }
 
-impl From<Failure> for Trouble {
-    fn from(failure: Failure) -> Trouble {
-        Trouble::Final(failure.into())
+impl From<Failure> for TryError {
+    fn from(failure: Failure) -> TryError {
+        TryError::Final(failure.into())
     }
 }
 
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Trouble {
-        Trouble::Final(error)
+impl From<Error> for TryError {
+    fn from(error: Error) -> TryError {
+        TryError::Final(error)
     }
 }
 
-/// No answer: a server that restarts comes back, a wrong certificate does not.
-impl From<Unanswered> for Trouble {
-    fn from(why: Unanswered) -> Trouble {
+/// Tries again when there was no answer, since a server may restart, but not after a wrong certificate.
+impl From<Unanswered> for TryError {
+    fn from(why: Unanswered) -> TryError {
         let failure = Failure::new(why.reason(), why.msg);
         match why.kind {
             Kind::Refused | Kind::Unreachable | Kind::Timeout | Kind::Closed | Kind::Name => {
-                Trouble::Passing(failure)
+                TryError::Temporary(failure)
             }
             Kind::Tls | Kind::Protocol | Kind::Redirects | Kind::Interrupted => {
-                Trouble::Final(failure.into())
+                TryError::Final(failure.into())
             }
         }
     }
 }
 
-/// Tries again after trouble that passes, with pauses that grow. `trial` says how often it was
-/// already in vain, and may count again from 0 when it came further. Nothing goes on past the
-/// deadline of the task.
-pub fn persist<T>(
+/// Tries again after temporary errors, with growing pauses, until the deadline of the task. `trial` gets the
+/// number of failed tries, and may reset it to 0 when it made progress.
+pub fn retry<T>(
     source: &Source,
-    mut trial: impl FnMut(&mut u32) -> Result<T, Trouble>,
+    mut trial: impl FnMut(&mut u32) -> Result<T, TryError>,
 ) -> Result<T> {
-    let whole = source.patience.whole;
-    let mut in_vain = 0;
+    let deadline = source.patience.whole;
+    let mut failures = 0;
     loop {
-        match trial(&mut in_vain) {
+        match trial(&mut failures) {
             Ok(done) => return Ok(done),
-            Err(Trouble::Final(error)) => return Err(error),
-            Err(Trouble::Passing(mut failure)) => {
-                in_vain += 1;
-                if in_vain < source.tries {
-                    whole.sleep(pause_after(in_vain))?;
+            Err(TryError::Final(error)) => return Err(error),
+            Err(TryError::Temporary(mut failure)) => {
+                failures += 1;
+                if failures < source.tries {
+                    deadline.sleep(pause_after(failures))?;
                 }
-                if whole.passed() {
-                    let span = seconds(whole.span());
+                if deadline.passed() {
+                    let span = seconds(deadline.span());
                     let msg = format!(
-                        "{}; all of it was not done within {span}: raise deadline if it may take longer",
-                        tried(&failure.msg, in_vain)
+                        "{}; it was not done within {span}: raise deadline if it may take longer",
+                        tried(&failure.msg, failures)
                     );
                     return Err(Failure::new("timed_out", msg).into());
                 }
-                if in_vain >= source.tries {
-                    failure.msg = tried(&failure.msg, in_vain);
+                if failures >= source.tries {
+                    failure.msg = tried(&failure.msg, failures);
                     return Err(failure.into());
                 }
             }
@@ -115,9 +114,9 @@ pub fn persist<T>(
     }
 }
 
-/// Twice as long each time.
-fn pause_after(in_vain: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << (in_vain.saturating_sub(1)).min(16)).min(LONGEST_PAUSE)
+/// Returns the pause after a failed try, which doubles each time.
+fn pause_after(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << (failures.saturating_sub(1)).min(16)).min(MAX_PAUSE)
 }
 
 fn tried(msg: &str, times: u32) -> String {
@@ -127,29 +126,29 @@ fn tried(msg: &str, times: u32) -> String {
     }
 }
 
-/// What an answer means that is not what was asked for.
-pub fn refusal(status: u16, source: &Source, sha: &ReleaseSha) -> Trouble {
+/// Returns the error for an answer with another status than expected.
+pub fn refusal(status: u16, source: &Source, sha: &ReleaseSha) -> TryError {
     let place = source.place();
     let (reason, msg) = match status {
         404 | 410 => ("not_in_registry", missing(source, sha)),
         401 | 403 if source.has_token => (
             "token_refused",
             format!(
-                "{place} refuses the token (status {status}): give one that may do this with the package of its owner"
+                "{place} refuses the token (status {status}): give one with the rights for the package of its owner"
             ),
         ),
         401 | 403 => (
             "token_refused",
             format!(
-                "{place} wants a token (status {status}): give one that may do this with the package of its owner"
+                "{place} requires a token (status {status}): give one with the rights for the package of its owner"
             ),
         ),
         status => ("registry_answer", format!("{place} answers with status {status}")),
     };
     let failure = Failure::new(reason, msg).with("status", status);
     match status {
-        408 | 425 | 429 | 500..=599 => Trouble::Passing(failure),
-        _ => Trouble::Final(failure.into()),
+        408 | 425 | 429 | 500..=599 => TryError::Temporary(failure),
+        _ => TryError::Final(failure.into()),
     }
 }
 
@@ -161,18 +160,18 @@ fn missing(source: &Source, sha: &ReleaseSha) -> String {
     )
 }
 
-/// What the registry says of a release.
+/// Whether the registry has a release, by its answer.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Availability {
     pub available: bool,
     pub place: String,
     pub status: u16,
     pub bytes: Option<u64>,
-    /// Its own sum, and the header that it stood in.
+    /// Its own sum, and the name of the header.
     pub sum: Option<(String, Sum)>,
 }
 
-impl Answer {
+impl Availability {
     pub fn to_json(&self) -> Value {
         json!({
             "available": self.available,
@@ -184,14 +183,14 @@ impl Answer {
     }
 }
 
-/// Whether the registry has the release now. That it has not is an answer, not an error.
-pub fn look(source: &Source, sha: &ReleaseSha) -> Result<Answer> {
+/// Asks whether the registry has the release. A missing release is an answer, not an error.
+pub fn availability(source: &Source, sha: &ReleaseSha) -> Result<Availability> {
     let mut request = source.request.clone();
     request.method = Method::Head;
-    persist(source, |_| {
+    retry(source, |_| {
         let answer = source.ask(&request)?;
         let (status, headers) = match answer.status {
-            // Not every registry answers HEAD, and a storage behind it signs each method apart.
+            // Some registries do not answer HEAD, and a storage behind one may sign each method separately.
             400 | 401 | 403 | 405 | 501 => {
                 let begun = http::fetch(&source.request, 0, source.patience)?;
                 (begun.status, begun.headers)
@@ -204,7 +203,7 @@ pub fn look(source: &Source, sha: &ReleaseSha) -> Result<Answer> {
             status => return Err(refusal(status, source, sha)),
         };
         let length = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-        Ok(Answer {
+        Ok(Availability {
             available,
             place: source.place(),
             status,
@@ -214,9 +213,9 @@ pub fn look(source: &Source, sha: &ReleaseSha) -> Result<Answer> {
     })
 }
 
-/// As [`look`], and a release that is missing is a failure.
-pub fn must_have(source: &Source, sha: &ReleaseSha) -> Result<Answer> {
-    let answer = look(source, sha)?;
+/// Asks like [`availability`], but a missing release is an error.
+pub fn must_have(source: &Source, sha: &ReleaseSha) -> Result<Availability> {
+    let answer = availability(source, sha)?;
     if !answer.available {
         let failure = Failure::new("not_in_registry", missing(source, sha));
         return Err(failure.with("registry", answer.to_json()).into());
@@ -224,25 +223,25 @@ pub fn must_have(source: &Source, sha: &ReleaseSha) -> Result<Answer> {
     Ok(answer)
 }
 
-/// The sum in the file of sums.
+/// Fetches the sum in the file of sums.
 pub fn published_sum(source: &Source, url: &Url, sha: &ReleaseSha) -> Result<Sum> {
     let mut request = source.request.clone();
     if (url.is_https(), url.authority()) != (request.url.is_https(), request.url.authority()) {
         request.headers.clear();
     }
     request.url = url.clone();
-    request.most_body = MOST_SUMS;
+    request.most_body = MAX_SUMS;
     let place = format!("the file of sums at {}", url.authority());
-    let no = |why: String| Failure::new("no_sum", format!("{place}: {why}"));
-    persist(source, |_| {
+    let no_sum = |why: String| Failure::new("no_sum", format!("{place}: {why}"));
+    retry(source, |_| {
         let answer = source.ask(&request)?;
         match answer.status {
             200 if answer.truncated => {
-                Err(no(format!("it is over {} MiB", MOST_SUMS >> 20)).into())
+                Err(no_sum(format!("it is over {} MiB", MAX_SUMS >> 20)).into())
             }
             200 => Ok(sums::in_file(&String::from_utf8_lossy(&answer.body), source.file_name())
-                .map_err(no)?),
-            404 | 410 => Err(no(format!("it does not exist for release {sha}")).into()),
+                .map_err(no_sum)?),
+            404 | 410 => Err(no_sum(format!("it does not exist for release {sha}")).into()),
             status => Err(refusal(status, source, sha)),
         }
     })
@@ -253,8 +252,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_and_have_an_end() {
-        let millis = |in_vain| pause_after(in_vain).as_millis();
+    fn pauses_double_up_to_a_limit() {
+        let millis = |failures| pause_after(failures).as_millis();
         assert_eq!([1, 2, 3, 6, 7, 99].map(millis), [500, 1000, 2000, 16_000, 30_000, 30_000]);
     }
 }

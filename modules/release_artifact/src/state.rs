@@ -1,8 +1,7 @@
-//! Observe: the releases that are there, what `current` and `previous` lead to, what a killed run has
-//! left.
+//! Observes the releases, what `current` and `previous` lead to, and what a killed run has left.
 //!
-//! Invariant: a release counts as ours only with a record that can be read; a pointer that leads
-//! anywhere else than to a release beside it is named, and neither replaced nor guessed at.
+//! Invariant: a release counts as ours only with a valid record; a pointer to anything else than a release in
+//! the same folder is reported and not replaced.
 
 use crate::folder::Folder;
 use crate::names::ReleaseSha;
@@ -17,7 +16,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// What a release is called while it is unpacked, and while it is taken away.
+/// Suffixes of a release while it is unpacked, and while it is removed.
 pub const PARTIAL: &str = ".partial";
 pub const REMOVING: &str = ".removing";
 
@@ -28,7 +27,7 @@ pub const PREVIOUS: &str = "previous";
 pub enum Pointer {
     None,
     To(ReleaseSha),
-    /// Something that we did not make, in words.
+    /// A description of something that this module did not make.
     Foreign(String),
 }
 
@@ -46,7 +45,7 @@ impl Pointer {
             Ok(target) => target,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Pointer::None),
             Err(error) if error.kind() == ErrorKind::InvalidInput => {
-                return Ok(Pointer::Foreign(format!("{} is no symbolic link", path.display())));
+                return Ok(Pointer::Foreign(format!("{} is not a symbolic link", path.display())));
             }
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
@@ -64,14 +63,14 @@ impl Pointer {
 #[derive(Clone, Debug)]
 pub struct Release {
     pub sha: ReleaseSha,
-    /// None: not ours, and why.
+    /// The record, or why the release is not ours.
     pub record: Result<Record, String>,
 }
 
 #[derive(Debug)]
 pub struct State {
     pub folder: Folder,
-    /// The oldest first, those that are not ours before.
+    /// The releases that are not ours, then ours from the oldest on.
     pub releases: Vec<Release>,
     pub current: Pointer,
     pub previous: Pointer,
@@ -100,7 +99,7 @@ impl State {
             let is_folder = entry.file_type().with_context(cannot)?.is_dir();
             if let Some(sha) = ReleaseSha::parse(&name) {
                 let record = match &records {
-                    _ if !is_folder => Err("it is no folder".to_owned()),
+                    _ if !is_folder => Err("it is not a folder".to_owned()),
                     Some(records) => match Record::read(records, &sha) {
                         Ok(Some(record)) => Ok(record),
                         Ok(None) => Err("it has no record".to_owned()),
@@ -124,7 +123,7 @@ impl State {
         self.releases.iter().find(|release| release.sha == *sha)
     }
 
-    /// Those that were unpacked by us, the oldest first.
+    /// Returns the releases that this module has unpacked, the oldest first.
     pub fn ours(&self) -> impl DoubleEndedIterator<Item = &Record> {
         self.releases.iter().filter_map(|release| release.record.as_ref().ok())
     }
@@ -133,7 +132,7 @@ impl State {
         self.ours().map(|record| record.order).max().unwrap_or(0) + 1
     }
 
-    /// How the release that a task is to use differs from what was unpacked, when it is ours.
+    /// Describes how the release that the task uses differs from what was unpacked, if it is ours.
     pub fn damage_for(&self, task: &Task) -> Result<Option<String>> {
         let used = matches!(task.wanted, Wanted::Present | Wanted::Current);
         match self.release(&task.sha) {
@@ -142,7 +141,7 @@ impl State {
         }
     }
 
-    /// How a release of ours differs from what was unpacked.
+    /// Describes how a release of ours differs from what was unpacked.
     pub fn damage(&self, sha: &ReleaseSha) -> Result<Option<String>> {
         let records = SafeFolder::open(&self.folder.records())?;
         let release = self.folder.releases().join(sha.as_str());
@@ -150,7 +149,7 @@ impl State {
             .with_context(|| format!("cannot compare release {sha} with its listing"))
     }
 
-    /// Whether the world is what the task wants.
+    /// Verifies that the state is what the task wants.
     pub fn holds(&self, task: &Task) -> Result<(), Failure> {
         let there = self.release(&task.sha).is_some_and(|release| release.record.is_ok());
         let seen = match task.wanted {
@@ -163,11 +162,14 @@ impl State {
             return Ok(());
         }
         let dest = self.folder.dest.display();
-        let msg = format!("release {} in {dest} is not what was just made of it", task.sha);
+        let msg = format!(
+            "release {} in {dest} is not in the state that the task has made: run it again",
+            task.sha
+        );
         Err(Failure::new("not_verified", msg))
     }
 
-    /// What a task may change. No times: check mode shows the same.
+    /// Returns the state for the diff. It has no times, so that check mode shows the same.
     pub fn view(&self) -> Value {
         let mut shas: Vec<_> = self.releases.iter().map(|release| &release.sha).collect();
         shas.sort();
@@ -179,11 +181,11 @@ impl State {
         for pointer in [&self.current, &self.previous] {
             match pointer {
                 Pointer::Foreign(what) => {
-                    warnings.push(format!("{what}, which is no release of ours"))
+                    warnings.push(format!("{what}, which is not a release of this module"))
                 }
                 Pointer::To(sha) if self.release(sha).is_none() => {
                     let name = if *pointer == self.current { CURRENT } else { PREVIOUS };
-                    warnings.push(format!("{name} leads to release {sha}, which is not there"));
+                    warnings.push(format!("{name} leads to release {sha}, which does not exist"));
                 }
                 Pointer::To(_) | Pointer::None => {}
             }
@@ -191,8 +193,8 @@ impl State {
         warnings
     }
 
-    /// The releases for `release_artifact_info`, the newest first.
-    pub fn described(&self, verify: bool) -> Result<Vec<Value>> {
+    /// Describes the releases for `release_artifact_info`, the newest first.
+    pub fn describe(&self, verify: bool) -> Result<Vec<Value>> {
         let one = |release: &Release| -> Result<Value> {
             let path = self.folder.releases().join(release.sha.as_str());
             let mut shown = json!({
@@ -223,7 +225,7 @@ impl State {
         self.releases.iter().rev().map(one).collect()
     }
 
-    /// What a result says beside the plan.
+    /// Adds the state to the result.
     pub fn facts(&self, outcome: Outcome, sha: &ReleaseSha) -> Outcome {
         let path = self.folder.releases().join(sha.as_str());
         let record = self.release(sha).and_then(|release| release.record.as_ref().ok());
@@ -240,8 +242,8 @@ fn is_leftover(name: &str) -> bool {
     bare.and_then(ReleaseSha::parse).is_some()
 }
 
-/// Removes a tree of ours. By descriptor, nothing followed (the standard library does it so), and not
-/// ended by a signal: half a tree is of no use to anyone.
+/// Removes a tree. The standard library follows no links, by descriptors. A signal does not end it, since half
+/// a tree is of no use.
 pub fn discard(path: &Path) -> Result<()> {
     let _shield = host::interrupt::shield();
     let removed = none_if_missing(fs::remove_dir_all(path));

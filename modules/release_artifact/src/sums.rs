@@ -1,7 +1,7 @@
-//! SHA-256 sums: in an option, in a file of sums, in what the forge tells of a package, in headers.
+//! SHA-256 sums: in an option, in a file of sums, in the forge's list of a package's files, in headers.
 //!
-//! Invariant: a sum is 32 bytes that were really there; a file that holds none for the name, or two
-//! that differ, is an error and never "no sum".
+//! Invariant: a sum has exactly 32 bytes; a file without a sum of the name, or with two different ones, is an
+//! error and never "no sum".
 
 use serde::Deserialize;
 use sha2::digest::Output;
@@ -52,8 +52,8 @@ impl fmt::Display for Sum {
     }
 }
 
-/// The sum of the file `name` in the text of a file of sums: lines as sha256sum writes them, one sum
-/// alone, or the list that Forgejo gives at `/api/v1/packages/<owner>/generic/<package>/<version>/files`.
+/// Finds the sum of the file `name` in a file of sums: the format of sha256sum, a single sum, or the list of
+/// Forgejo at `/api/v1/packages/<owner>/generic/<package>/<version>/files`.
 pub fn in_file(text: &str, name: &str) -> Result<Sum, String> {
     #[derive(Deserialize)]
     struct PackageFile {
@@ -63,7 +63,7 @@ pub fn in_file(text: &str, name: &str) -> Result<Sum, String> {
     let mut found: Vec<Sum> = Vec::new();
     if text.trim_start().starts_with('[') {
         let files: Vec<PackageFile> = serde_json::from_str(text)
-            .map_err(|_| "it is no list of a package's files with their sums".to_owned())?;
+            .map_err(|_| "it is not a list of a package's files with their sums".to_owned())?;
         for file in files.iter().filter(|file| file.name == name) {
             found.push(file.sha256.parse()?);
         }
@@ -82,13 +82,13 @@ pub fn in_file(text: &str, name: &str) -> Result<Sum, String> {
     found.dedup();
     match found.as_slice() {
         [sum] => Ok(*sum),
-        [] => Err(format!("it holds no SHA-256 sum of {name}")),
-        _ => Err(format!("it holds different SHA-256 sums of {name}")),
+        [] => Err(format!("it has no SHA-256 sum of {name}")),
+        _ => Err(format!("it has different SHA-256 sums of {name}")),
     }
 }
 
-/// What the registry itself says about the whole file, and in which header. `Content-Digest` is not
-/// among them: of a part it is the part's.
+/// Finds the sum of the whole file in the headers of the registry, and the name of the header.
+/// `Content-Digest` is not used, since of a part it is the sum of that part.
 pub fn in_headers(headers: &[(String, String)]) -> Option<(&str, Sum)> {
     headers.iter().find_map(|(name, value)| {
         let sum = match name.to_ascii_lowercase().as_str() {
@@ -105,7 +105,7 @@ pub fn in_headers(headers: &[(String, String)]) -> Option<(&str, Sum)> {
     })
 }
 
-/// RFC 4648, with its padding.
+/// Decodes Base64 of RFC 4648 with padding.
 fn base64(text: &str) -> Option<Vec<u8>> {
     let (mut bits, mut known, mut bytes) = (0_u32, 0, Vec::new());
     for c in text.trim_end_matches('=').bytes() {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_sums() {
+    fn sums_are_parsed() {
         assert_eq!(sum(), Sum::finish(Sha256::new()));
         assert_eq!(sum().to_string(), HEX);
         assert_eq!(HEX.to_uppercase().parse(), Ok(sum()));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_sum_of_the_name() {
+    fn the_sum_of_the_name_is_found() {
         let other = HEX.replace('e', "f");
         for text in [
             format!("{other}  b.tar.zst\n{HEX}  a.tar.zst\n"),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_sum_in_headers() {
+    fn the_sum_is_found_in_headers() {
         for (name, value) in [
             ("X-Checksum-Sha256", HEX.to_owned()),
             ("Digest", format!("md5=xx, SHA-256={BASE64}")),

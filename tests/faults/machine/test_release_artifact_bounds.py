@@ -83,7 +83,7 @@ def test_what_stands_before_an_entry_is_not_all_held(place: Place, kind: str) ->
     failed = refused(place, archive)
     # What holds for all that follows is read over, and then the end of the archive is missing.
     reason, words = {
-        "x of old": ("refused_entry", "of a kind that no release needs"),
+        "x of old": ("refused_entry", "of an unsupported type"),
         "g": ("bad_archive", "no end"),
     }.get(kind, ("too_large", "2.0 MiB of names and attributes"))
     assert failed["reason"] == reason and words in failed["msg"], failed

@@ -116,7 +116,7 @@ def test_not_an_archive_at_all(place: Place) -> None:
     assert failed["reason"] == "bad_archive" and "neither zstd" in failed["msg"] and "Sign in" not in failed["msg"]
     place.registry.faults.page = False
     place.registry.publish(sha(2), targz())
-    assert "holds nothing" in place.fails(2)["msg"]
+    assert "it is empty" in place.fails(2)["msg"]
 
 
 def test_another_archive_in_the_middle(place: Place) -> None:

@@ -179,7 +179,7 @@ def test_what_nothing_vouches_for_is_said(place: Place) -> None:
     archive = targz(member("a", b"x"))
     right = hashlib.sha256(archive).hexdigest()
     elsewhere = place.registry.template.replace("127.0.0.1", "0.0.0.0")   # this machine too, and no address of its loopback
-    unchecked, token, plain = "compared with no sum", "anyone on the way can read it", "anyone on the way can send another one"
+    unchecked, token, plain = "not compared with a sum", "anyone on the network path can read it", "anyone on the network path can send another one"
     for options, expected in (
         ({}, [unchecked]),
         ({"sha256": right}, []),
@@ -229,7 +229,7 @@ def test_tokens(place: Place) -> None:
     for state in ("available", "present"):
         wrong = place.run(place.options(1, state, token="s3cret-wrong"))
         assert wrong["reason"] == "token_refused" and "refuses the token" in wrong["msg"] and "s3cret" not in json.dumps(wrong)
-        assert "wants a token" in place.fails(1, state, token=None)["msg"]
+        assert "requires a token" in place.fails(1, state, token=None)["msg"]
     assert place.fails(1, token="a\nb")["reason"] == "bad_options"
     assert place.fails(1, token_header="nonsense")["reason"] == "bad_options"
     assert place.ok(1, token_header="PRIVATE-TOKEN: {token}")["changed"]
@@ -265,7 +265,7 @@ def test_over_tls(tmp_path: Path) -> None:
         registry.faults.cut_after, registry.faults.cuts = 1_000_000, 1
         done = place.ok(1, ca_file=str(certificate))
         assert done["download"]["resumed"] == 1 and place.is_whole(1)
-        assert ["compared with no sum" in text for text in done["warnings"]] == [True]
+        assert ["not compared with a sum" in text for text in done["warnings"]] == [True]
         assert any("insecure" in text for text in place.ok(1, "available", insecure=True)["warnings"])
         src = tmp_path / "a.tar.zst"
         src.write_bytes(zstd(release(2)))
@@ -390,7 +390,7 @@ def test_info(place: Place) -> None:
 @pytest.mark.parametrize(("options", "word"), [
     ({"sha": "main"}, "40 hex digits"),
     ({"url": "https://forge.example/{nonsense}/{sha}"}, "none of"),
-    ({"url": "https://forge.example/{component}/{sha}"}, "component is not given"),
+    ({"url": "https://forge.example/{component}/{sha}"}, "the option component is missing"),
     ({"url": "https://me:s3cret@forge.example/{sha}"}, "header"),
     ({"owner": "../.."}, "letters"),
     ({"dest": "relative"}, "absolute"),

@@ -1,4 +1,4 @@
-//! Archives that nobody made: what is unpacked stays inside, and runs with nobody else's rights.
+//! Fuzzed archives: what is unpacked stays in its folder, and has no rights of other users.
 
 use super::*;
 use crate::bounds::Bounds;
@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-/// With something of each kind that is taken.
+/// Makes a valid archive with an entry of each supported type.
 fn sound() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut put = |kind: EntryType, name: &str, link: &str, content: &[u8]| {
@@ -37,13 +37,13 @@ fn sound() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// Far more than `sound` needs.
-fn meter() -> Meter {
+/// Makes bounds that are far above what `sound` needs.
+fn usage() -> Usage {
     let bounds = Bounds { unpacked: 64 << 20, files: 1000 };
-    Meter::new(bounds, Deadline::after(Duration::from_secs(3600)))
+    Usage::new(bounds, Deadline::after(Duration::from_secs(3600)))
 }
 
-/// Links that lead somewhere lead into the folder; no entry is a device or has the rights of another user.
+/// Checks that links lead into the folder, and that no entry is a device or has rights of another user.
 fn is_harmless(folder: &Path, root: &Path) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -59,17 +59,17 @@ fn is_harmless(folder: &Path, root: &Path) {
     }
 }
 
-/// What the tar library says of a head repeats what stands in it.
+/// The errors of the tar library quote the header.
 #[test]
-fn a_head_that_is_no_number_is_told_in_one_line() {
+fn an_invalid_header_gives_a_message_of_one_line() {
     let mut archive = sound();
     let size = 512 + 124;
     archive[size..size + 12].copy_from_slice(b"1\n\x1b[2J\xe2\x80\xae99\0");
     let to = tempfile::tempdir().unwrap();
     let root = Dir::of(File::open(to.path()).unwrap().into());
-    let look = Look { owner: Owner::default(), umask: 0o022 };
-    match run(&with_right_sums(archive)[..], root, look, &meter(), &mut Vec::new()) {
-        Err(Stopped::Damaged(why)) => one_line(&why),
+    let look = Attributes { owner: Owner::default(), umask: 0o022 };
+    match run(&with_right_sums(archive)[..], root, look, &usage(), &mut Vec::new()) {
+        Err(UnpackError::Damaged(why)) => one_line(&why),
         other => panic!("{other:?}"),
     }
 }
@@ -80,7 +80,7 @@ fn one_line(sentence: &str) {
 }
 
 #[test]
-fn whatever_an_archive_holds() {
+fn fuzzed_archives_are_harmless() {
     let base = tempfile::tempdir_in("/dev/shm").unwrap();
     let (to, outside) = (base.path().join("to"), base.path().join("outside"));
     fs::create_dir(&outside).unwrap();
@@ -88,8 +88,8 @@ fn whatever_an_archive_holds() {
     let unpack = |archive: &[u8]| {
         fs::create_dir(&to).unwrap();
         let root = Dir::of(File::open(&to).unwrap().into());
-        let look = Look { owner: Owner::default(), umask: 0o022 };
-        let done = run(archive, root, look, &meter(), &mut Vec::new());
+        let look = Attributes { owner: Owner::default(), umask: 0o022 };
+        let done = run(archive, root, look, &usage(), &mut Vec::new());
         let beside = fs::read_dir(base.path()).unwrap().count();
         assert_eq!((beside, fs::read_dir(&outside).unwrap().count()), (2, 0));
         if done.is_ok() {
@@ -101,7 +101,7 @@ fn whatever_an_archive_holds() {
     assert_eq!(unpack(&sound).map(|count| count.entries).unwrap(), 9);
     rounds(300, 100_000, |random| {
         let archive = with_right_sums(random.changed(&sound, &OF_TAR));
-        if let Err(Stopped::Damaged(why)) = unpack(&archive) {
+        if let Err(UnpackError::Damaged(why)) = unpack(&archive) {
             one_line(&why);
         }
     });
