@@ -47,7 +47,7 @@ SHOP = [
          notes=("refused from inside: it was never made active, and nobody noticed",)),
     Step("v4, which starts, but lost its health page", "blue v2", version=4, fails=True, says="as before",
          notes=("a probe from outside found it: {answers} answers came from v4, in {seconds:.1f} s, then v2 served again",)),
-    Step("v5, and its controller is killed half way", "blue v2", version=5, fails=True, kill_at="Have the release of each component"),
+    Step("v5, and its controller is killed half way", "blue v2", version=5, fails=True, kill_at="Fetch the release of each component"),
     Step("v5 again, as if nothing had happened", "blue v2", version=5, fails=True, says=r"take_over:? ?=?(?P<it>\S*\d{8}t\d{6}z-[0-9a-f]{4})",
          notes=("refused: the run that died may still be at work, and holds the lease",)),
     Step("v5 again, told to take over from it", "green v5", version=5, inputs={"take_over": "{it}"}),
@@ -116,7 +116,7 @@ class Teller:
             wrong.append(f"it does not say {step.says}")
         else:
             self.words |= found.groupdict()
-        self.words["last"] = run.named("Name the two that do what is done once").result["results"][0]["add_host"]["host_vars"]["flow_run_id"]
+        self.words["last"] = run.named("List the two hosts of the tasks that run once").result["results"][0]["add_host"]["host_vars"]["flow_run_id"]
         if step.version:
             self.words[f"v{step.version}"] = self.words["last"]
         return wrong

@@ -81,7 +81,7 @@ def test_a_hook_fails_before_the_change(shop: Shop, name: str) -> None:
     hooks = {name: [["/bin/sh", "-c", "echo beginning; echo 'column exists' >&2; exit 3"]], "after_rollback": [["/bin/touch", str(marker)]]}
     run = broken(shop, app_hooks=hooks)
     said = " ".join(run.output.split())
-    assert "Start them with the release" not in [task.task for task in run.tasks], run.output
+    assert "Start the components with the release" not in [task.task for task in run.tasks], run.output
     assert f"the deploy of {sha(2)} failed. the hook {name}: /bin/sh ended with 3: column exists" in said, run.output
     assert shop.ledger()["deploys"][0]["phases"][-1]["data"]["stderr"] == "column exists", "the evidence is recorded"
     # What a migration has begun nobody takes back.
@@ -170,7 +170,7 @@ def test_the_load_balancer_is_lost_after_the_flip(shop: Shop) -> None:
 def test_the_host_of_the_app_was_rebooted(shop: Shop) -> None:
     """Plain processes do not come back by themselves. A deploy that was killed before goes on; the fast way back is closed, and the way that it
     names starts them."""
-    killed = shop.killed("Have the release of each component", release_sha=sha(2))
+    killed = shop.killed("Fetch the release of each component", release_sha=sha(2))
     shop.reboot()
     taken = shop.deploy(2, take_over=killed)
     assert taken.code == 0 and shop.serves() == NEW, taken.output
@@ -246,7 +246,7 @@ def test_a_release_that_was_never_active_is_no_way_back(deployed: Shop) -> None:
     """It answers, and takes the place of the one that the load balancer remembers; nothing there would prove which it is."""
     shop = deployed
     shop.publish(4)
-    holder = shop.killed("See that each component of the colour answers", release_sha=sha(4))
+    holder = shop.killed("Check that each component of the colour answers", release_sha=sha(4))
     wait_for(lambda: {row["status"] for row in shop.rows() if row["svname"].endswith("green")} == {"UP"}, "HAProxy has seen it")
     file = shop.folder / "status.json"
     looked = shop.run("status", status_file=str(file))

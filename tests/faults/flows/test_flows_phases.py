@@ -20,11 +20,11 @@ SERVES = {"old": ("green", sha(1)), "new": ("blue", sha(2))}
 # The task that each phase of the table begins with, the host that it is done on, and the task after which a controller is killed.
 PHASES = {
     "open": ("Open the deploy", "lb1", "Open the deploy"),
-    "check": ("Look at the releases of each side", "app1", "See that there is room"),
-    "unpack": ("Have the release of each component", "app1", "Have the release of each component"),
+    "check": ("Observe the releases of each colour", "app1", "Check that there is enough space"),
+    "unpack": ("Fetch the release of each component", "app1", "Fetch the release of each component"),
     "prepare": ("Record the phase", "lb1", "Record the restore point"),
     "migrate": ("Run the command of the hook migrate", "app1", ""),
-    "install": ("Start them with the release", "app1", "Start them with the release"),
+    "install": ("Start the components with the release", "app1", "Start the components with the release"),
     "flip": ("Flip this load balancer", "lb1", "Flip this load balancer"),
     "verify": ("Run the command of the hook smoke", "app1", "Run the command of the hook smoke"),
     "close": ("Close the deploy", "lb1", "Close the deploy"),

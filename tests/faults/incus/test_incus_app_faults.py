@@ -55,7 +55,7 @@ def test_killed_in_the_middle(machine: Incus, shop: IncusShop, one_core: str) ->
     assert machine.status()[GREEN] == "Running" and "installed" not in machine.marks(GREEN)
     seen = doors.play("observe")
     assert seen.code == 0, seen.output
-    observed = seen.named("Say what is")["ansible_facts"]["app_observed"]["colors"]["green"]
+    observed = seen.named("Set the observed facts")["ansible_facts"]["app_observed"]["colors"]["green"]
     assert observed["well"] is False and observed["release"] is None, observed
     refused = doors.refused(("revert", {}))
     assert "Nothing was changed" in refused[0] and "different releases or none" in refused[0], refused
@@ -73,5 +73,5 @@ def test_killed_in_the_middle(machine: Incus, shop: IncusShop, one_core: str) ->
 
     whole = doors.play("install", "probe", "observe", "retire")
     assert whole.code == 0 and machine.status() == before, whole.output
-    observed = whole.named("Say what is")["ansible_facts"]["app_observed"]["colors"]
+    observed = whole.named("Set the observed facts")["ansible_facts"]["app_observed"]["colors"]
     assert observed["green"]["well"] and [observed[color]["release"] for color in ("green", "blue")] == [sha(1), None], observed

@@ -62,7 +62,7 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     back = shop.typed("rollback", core=NEWEST, mode="fast", reason=reason, by="somebody {{ env }}")
     assert back.code == 0 and f"-e unlock={shop.last_deploy()}" in back.output, back.output
     done = [task.task for task in back.tasks]
-    assert f"The migrations of {sha(2)} stay" in back.output and done.index("Say what the schema costs") < done.index("Flip this load balancer"), done
+    assert f"The migrations of {sha(2)} stay" in back.output and done.index("Warn of migrations that stay") < done.index("Flip this load balancer"), done
     assert shop.serves() == ("green", sha(1))
     assert_text(shop, reason, "somebody {{ env }}")
     begins, ended = (body["text"] for body in told.bodies)

@@ -112,7 +112,7 @@ def test_a_swap_that_fails_leaves_what_served(store: Store) -> None:
     with postgres.stuck_session(store.data.server, store.data.name):
         run = store.run("rollback", to=store.newest()["deploy_id"], confirm=True)
     assert run.code == 2 and store.now == before and store.copies() == copies, run.output
-    said = run.output.split("TASK [Say what happened, and what to do]")[1]
+    said = run.output.split("TASK [Show what happened and what to do]")[1]
     assert store.newest()["outcome"] == "failed_reverted" and "did not end within 3 s" in said and "'plan_id'" not in said, said
     assert set(store.app_pids()) != pids, "what served was stopped, and started again"
 

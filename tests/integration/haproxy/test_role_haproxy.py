@@ -255,7 +255,7 @@ def test_the_script_goes_to_a_configuration_that_is_not_the_roles(site: Site) ->
     script, held = theirs / "reversible-hold.lua", theirs / "holds.map"
     include = {"ansible.builtin.include_role": {"name": "reversible.deploy.haproxy", "tasks_from": "hold"},
                "vars": {"haproxy_hold_script": str(script), "haproxy_hold_map": str(held)}}
-    for changed in (["Have the map of what is held, and the script that holds requests"], []):
+    for changed in (["Write the map of held requests and the script that holds them"], []):
         run = Ansible(OLDEST, site.folder.parent, LOCAL, PIPELINING, COLLECTIONS).play([include], "local")
         assert run.code == 0 and [task.task for task in run.tasks if task.result.get("changed")] == changed, run.output
     [lines] = [block.text for block in blocks(DOCS / "adopting.md") if block.word == "hold"]

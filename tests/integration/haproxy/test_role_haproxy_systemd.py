@@ -81,7 +81,7 @@ def test_from_an_empty_machine(edge: Edge) -> None:
     assert edge.on("ls -d /etc/haproxy /root/apt.log 2>&1 | grep -c 'No such file'") == "2\n"
     changed = good(edge.play())
     assert edge.on("cat /root/apt.log").splitlines() == [f"--yes --option DPkg::Lock::Timeout=120 {words}" for words in ("update", "install haproxy")]
-    assert changed[-4:] == ["Add the keys that are missing", "Have the map of what is held, and the script that holds requests", "Write the configuration",
+    assert changed[-4:] == ["Add the keys that are missing", "Write the map of held requests and the script that holds them", "Write the configuration",
                             "Start HAProxy, now and with the machine"], changed
     wait_for(lambda: edge.ask() == "blue 1111111", "the active colour serves")
     unit = edge.unit()

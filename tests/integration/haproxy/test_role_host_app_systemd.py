@@ -212,8 +212,8 @@ def test_a_colour_that_was_never_there(shop: OnSystemd) -> None:
 
     shop.vars |= {"app_env": "staging", "app_color": "blue", "app_release_sha": sha(9), "deploy_id": "20261121t084500z-7f3a"}
     run = shop.within.play([door("retire"), door("available")], "app1", "-v", vars=shop.vars)
-    retired = [task for task in run.tasks if task.task == "End the units"][-1]
-    refused = run.named("See that the registry has the release")
+    retired = [task for task in run.tasks if task.task == "Stop the units"][-1]
+    refused = run.named("Check that the registry has the release")
     assert retired.status == "ok" and not retired.result["changed"] and refused.status == "failed" and "does not have" in str(refused.result), run.output
     assert "Gr%nn" not in run.output, run.output
 

@@ -49,7 +49,7 @@ def test_the_doors(machine: Incus, shop: IncusShop, one_core: str) -> None:
     environ = machine.inside(GREEN, "sh", "-c", "tr '\\0' '\\n' < /proc/$(cat /run/shop-web.pid)/environ")
     assert "SECRET=it's a $secret" in environ.splitlines()
     assert machine.inside(GREEN, "readlink", "/opt/shop/web/current").strip() == sha(1)
-    seen = [task for task in made.tasks if task.task.endswith("Say what is")][-1]["ansible_facts"]["app_observed"]
+    seen = [task for task in made.tasks if task.task.endswith("Set the observed facts")][-1]["ansible_facts"]["app_observed"]
     well = {"release": sha(1), "well": True, "state": "running", "why": ""}
     none = {"release": None, "well": False, "state": "absent", "why": ""}
     assert seen["colors"] == {"green": {"components": {"web": well}, "release": sha(1), "well": True},

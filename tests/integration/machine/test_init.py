@@ -66,7 +66,7 @@ def test_each_kind(ansible: Ansible, tmp_path: Path, kind: str, forge: str) -> N
     again = init(ansible, folder, kind=kind, app_name="my-blog", forge=forge)
     assert again.code == 0, again.output
     assert files(folder) == found | {"deploy/app.yml": "mine: true\n"}
-    said = str(again.named("Say what to do next")["msg"])
+    said = str(again.named("Show the next steps")["msg"])
     assert re.search(r"Written: deploy/inventory\.yml'", said) and "left as they are: " in said and "deploy/app.yml" in said
 
 

@@ -96,7 +96,7 @@ def test_a_server_that_does_not_want_it(ansible: Ansible, hook: Hook) -> None:
         hook.answers = [status]
         run = notify(ansible, "-vvv", url=hook.url, token=TOKEN)
         assert str(status) in failure(run), run.output
-        assert "Nobody was told that: Deploy of shop in prod begins" in run.named("Say that nobody was told").msg
+        assert "Nobody was told that: Deploy of shop in prod begins" in run.named("Warn that the message was not sent").msg
     assert len(hook.got) == 3, "a redirect is not followed: the token would go elsewhere"
 
 
@@ -132,7 +132,7 @@ def test_a_template_that_cannot_be_filled_in_is_a_wrong_input(ansible: Ansible, 
 def test_nothing_is_sent_in_check_mode_or_to_nowhere(ansible: Ansible, hook: Hook) -> None:
     notify(ansible, "--check", url=hook.url)
     run = notify(ansible)
-    assert "notify_url is empty" in run.named("Say that nobody was told").msg
+    assert "notify_url is empty" in run.named("Warn that the message was not sent").msg
     assert hook.got == []
 
 

@@ -169,7 +169,7 @@ def test_revert_by_itself_needs_consent(pve: Ansible, node: Node) -> None:
     assert refused.code == 2 and node.calls("rollback") == [], refused.output
     checked = deploy(pve, "--check", **back)
     assert checked.code == 0 and node.calls("rollback") == [], checked.output
-    plan = checked.named("Go back to the snapshot")["plan_id"]
+    plan = checked.named("Roll back to the snapshot")["plan_id"]
     run = deploy(pve, **back, confirm=plan)
     assert run.code == 0 and version(node) == "1.0" and len(node.calls("rollback")) == 1, run.output
 

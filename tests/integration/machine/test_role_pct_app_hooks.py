@@ -142,7 +142,7 @@ def test_the_doors_in_check_mode_and_then_for_real(pve: Ansible, node: Node) -> 
     back = given | {"pct_app_rollback_id": SECOND, "pct_app_version_before": "1.0"}
     checked = pve.play(doors("revert"), HOST, "--check", "--diff", vars=back)
     assert checked.code == 0 and changes(node) == before, checked.output
-    plan = checked.named("Go back to the snapshot")["plan_id"]
+    plan = checked.named("Roll back to the snapshot")["plan_id"]
     run = pve.play(doors("revert"), HOST, vars=back | {"pct_app_confirm": plan})
     assert run.code == 0 and version(node) == "1.0" and hooks_run(node)[3:] == ["after_rollback", "verify"], run.output
 
