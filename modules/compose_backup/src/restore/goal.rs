@@ -4,7 +4,7 @@ use crate::backup_dir::{BackupDir, StoredBackup};
 use crate::manifest::{ComposeRecord, FileRecord, Kind, Manifest, Mount, ServiceRecord};
 use crate::observed::Observed;
 use crate::options::{Task, Wanted, Which};
-use crate::parked::{self, Parked};
+use crate::parked::{Parked, RestoreFile};
 use crate::restore::part::Part;
 use crate::restore::part::sibling;
 use crate::restore::work::Work;
@@ -12,7 +12,6 @@ use crate::state::Tools;
 use crate::{backup_writer, freeze::Frozen};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
-use host::atomic::Replace;
 use host::clock;
 use host::deploy_id::DeployId;
 use host::regular::{self, Links};
@@ -20,8 +19,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-
-const GOAL: &str = "goal.json";
 
 /// The source of a part's data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -74,17 +71,12 @@ impl Goal {
 
     /// Reads the goal of an unfinished run.
     pub fn resume(state_dir: &Path, work: &Work, has_run: bool) -> Result<Goal> {
-        let path = parked::file(state_dir, &work.id, GOAL)?;
-        let content =
-            std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        let goal: Goal = serde_json::from_slice(&content)
-            .with_context(|| format!("parsing {}", path.display()))?;
+        let goal: Goal = RestoreFile::Goal.read(state_dir, &work.id)?;
         Ok(Goal { work: work.clone(), resumes: true, has_run, ..goal })
     }
 
     pub fn write(&self, state_dir: &Path) -> Result<()> {
-        let path = parked::file(state_dir, &self.work.id, GOAL)?;
-        Replace::new(&path).mode(0o600).write(&serde_json::to_vec(self)?).map(drop)
+        RestoreFile::Goal.write(state_dir, &self.work.id, self).map(drop)
     }
 
     /// Returns the services that will run in the end.
@@ -201,7 +193,7 @@ fn of_parked(observed: &Observed, key: Option<&str>, of: &str) -> Result<Goal> {
         );
         return Err(Failure::new("no_backup", msg).into());
     }
-    let path = parked::file(&observed.state_dir, of, "before.json")?;
+    let path = RestoreFile::Before.path(&observed.state_dir, of)?;
     let config = std::fs::read(&path).map_err(|why| {
         let msg = format!("the project could not be read before restore {of}, so its services cannot be started again; its data is parked at {}", old.parked_paths().join(", "));
         Failure::new("no_backup", msg).caused_by(why.into())

@@ -9,7 +9,7 @@ use crate::docker::inspect::Container;
 use crate::freeze::{self, Frozen};
 use crate::images;
 use crate::options::Mode;
-use crate::parked;
+use crate::parked::{self, RestoreFile};
 use crate::restore::containers::Recorded;
 use crate::restore::part::Part;
 use crate::restore::part::sibling;
@@ -120,7 +120,7 @@ impl Revert<'_> {
         if existing.len() == ids.len() {
             return freeze::thaw(docker, &work.stopped);
         }
-        let config = parked::file(self.state_dir, &work.id, "before.json")?;
+        let config = RestoreFile::Before.path(self.state_dir, &work.id)?;
         if !config.exists() {
             return freeze::thaw(docker, &work.stopped);
         }
@@ -139,10 +139,7 @@ impl Revert<'_> {
 
     /// Uses the project's files if they resolve to the noted configuration, else that configuration.
     fn compose(&self, work: &Work, noted: PathBuf) -> Result<Compose> {
-        let content =
-            std::fs::read(&noted).with_context(|| format!("reading {}", noted.display()))?;
-        let value = serde_json::from_slice(&content)
-            .with_context(|| format!("parsing {}", noted.display()))?;
+        let value = parked::read_json(&noted)?;
         let record = work.compose_before.clone().unwrap_or_default();
         let dir = &work.project_dir;
         let (mut compose, same) = self.tools.recorded(&work.project, dir, &record, &value);

@@ -9,7 +9,7 @@ use crate::images::{self, Loaded};
 use crate::manifest::Mount;
 use crate::mounts::uses;
 use crate::options::{Mode, Task};
-use crate::parked;
+use crate::parked::{self, RestoreFile};
 use crate::plan::Action;
 use crate::progress::Progress;
 use crate::restore::goal::{Content, Goal};
@@ -23,7 +23,6 @@ use crate::sums;
 use crate::survey::earlier_of;
 use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Error, Result};
-use host::atomic::Replace;
 use host::beneath::Dir;
 use host::command::Failed;
 use host::deadline::Deadline;
@@ -98,8 +97,7 @@ impl<'a> Restore<'a> {
         }
         self.note(intent)?;
         if let Some(config) = &self.goal.config_before {
-            let path = parked::file(self.state_dir, &self.goal.work.id, "before.json")?;
-            Replace::new(&path).mode(0o600).write(&serde_json::to_vec(config)?)?;
+            RestoreFile::Before.write(self.state_dir, &self.goal.work.id, config)?;
         }
         let (Some(manifest), Some(folder)) = (&self.goal.manifest, &self.goal.folder) else {
             return Ok(());

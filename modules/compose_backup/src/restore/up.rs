@@ -8,14 +8,13 @@ use crate::docker::inspect::Container;
 use crate::images::{self, Loaded, inspect};
 use crate::manifest::ServiceRecord;
 use crate::options::Task;
-use crate::parked;
+use crate::parked::RestoreFile;
 use crate::resolved;
 use crate::restore::containers::{self, Recorded};
 use crate::restore::goal::Goal;
 use crate::state::Tools;
 use ansible_module::Failure;
 use anyhow::{Context, Result};
-use host::atomic::Replace;
 use host::deadline::{Deadline, TimedOut, poll_until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -123,8 +122,7 @@ impl Starting<'_> {
             return Ok((compose, Vec::new()));
         }
         without_profiles(&mut config);
-        let path = parked::file(self.state_dir, &goal.work.id, "compose.json")?;
-        Replace::new(&path).mode(0o600).write(&serde_json::to_vec(&config)?)?;
+        let path = RestoreFile::Compose.write(self.state_dir, &goal.work.id, &config)?;
         // A missing folder is made, since relative paths were resolved with it.
         std::fs::create_dir_all(&goal.work.project_dir).context("making the project's folder")?;
         compose.files = vec![path];
