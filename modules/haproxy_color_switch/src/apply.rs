@@ -1,7 +1,7 @@
-//! Carries out the flip, the gates after it, and the record. `back.rs` reverts what fails.
+//! Carries out the flip, the gates after it, and the record. `back.rs` reverts a failed flip.
 //!
-//! Invariant: what is changed is read again under the lock of this HAProxy, since other apps flip there
-//! too.
+//! Invariant: everything that is changed is read again under the lock of this HAProxy, since other apps flip
+//! there too.
 
 use crate::color::Color;
 use crate::gate;
@@ -46,7 +46,7 @@ pub struct Apply<'a> {
 /// The result of a flip, also of one that failed.
 #[derive(Default)]
 pub struct Numbers {
-    /// When the flip began, to compare it with logs and measurements.
+    /// When the flip began, in seconds since 1970.
     at: Option<f64>,
     milliseconds: Map<String, Value>,
     proof: Option<Value>,
@@ -115,7 +115,7 @@ impl<'a> Apply<'a> {
         let _shield = interrupt::shield();
         let task = self.task;
         sweep_record(&task.subject)?;
-        self.look_at_what_is_left()?;
+        self.count_old_requests()?;
         if let Some(intent) = intent {
             let Switch { from, to, release, .. } = self.switch;
             let unproven = self.state.unproven(to.other());
@@ -130,10 +130,10 @@ impl<'a> Apply<'a> {
         write_record(task, self.switch.to)
     }
 
-    /// Only recent requests count: the totals since its start may contain an outage.
-    fn look_at_what_is_left(&mut self) -> Result<()> {
+    /// Counts the recent requests to the old colour; the totals since HAProxy's start may contain an outage.
+    fn count_old_requests(&mut self) -> Result<()> {
         let (state, switch) = (self.state, self.switch);
-        // A killed run had flipped already, and has noted these counts.
+        // A killed run has flipped already, and has noted these counts.
         let flipped_before = switch.resumes && state.active == Some(switch.to);
         if self.task.budget.is_some() && !flipped_before {
             let left = switch.from.unwrap_or(switch.to.other());
@@ -149,26 +149,26 @@ impl<'a> Apply<'a> {
         let _lock = lock(self.task, file)?;
         sweep(file)?;
         let text = file::read(file).with_context(|| format!("reading {}", file.display()))?;
-        ensure_unmoved(map::file_value(&text, &subject.key) == state.file, file)?;
+        ensure_unchanged(map::file_value(&text, &subject.key) == state.file, file)?;
         for (socket, seen) in state.sockets.iter().zip(&state.live) {
-            ensure_unmoved(map::live_value(socket, file, &subject.key)? == *seen, file)?;
+            ensure_unchanged(map::live_value(socket, file, &subject.key)? == *seen, file)?;
         }
         let readers = readers(&state.sockets)?;
         // Noted before the change: without an answer it is unknown whether HAProxy has changed it.
         self.flipped = true;
         // The file first: if it cannot be written, no request has been sent to the new colour.
         let new = map::with_value(&text, &subject.key, &value);
-        Replace::new(file)
-            .write(&new)
-            .context("the live map would be forgotten at the next reload")?;
+        Replace::new(file).write(&new).context(
+            "the map file could not be written, so the live map would be lost at the next reload",
+        )?;
         ensure_read(&readers, file, &new)?;
         for socket in &state.sockets {
             map::set_live(socket, file, &subject.key, &value)?;
         }
-        self.read_back(file, &value)
+        self.verify_map(file, &value)
     }
 
-    fn read_back(&self, file: &Path, value: &str) -> Result<()> {
+    fn verify_map(&self, file: &Path, value: &str) -> Result<()> {
         let key = &self.task.subject.key;
         for socket in &self.state.sockets {
             let live = map::live_value(socket, file, key)?;
@@ -193,7 +193,7 @@ impl<'a> Apply<'a> {
         sweep(&subject.config)?;
         let now = file::read(&subject.config)
             .with_context(|| format!("reading {}", subject.config.display()))?;
-        ensure_unmoved(now == self.state.text, &subject.config)?;
+        ensure_unchanged(now == self.state.text, &subject.config)?;
         if let Some(from) = self.switch.from.filter(|_| now != *content) {
             Replace::new(&subject.kept_config(from)).mode(0o600).write(&now)?;
         }
@@ -212,7 +212,10 @@ impl<'a> Apply<'a> {
         let proof = prove.ask(None, self.switch.release.as_deref());
         interrupt::check()?;
         let proof = proof.map_err(|why| {
-            Failure::new("not_proven", format!("{} does not hold: {why}", self.switch.to))
+            Failure::new(
+                "not_proven",
+                format!("{} does not answer as expected: {why}", self.switch.to),
+            )
         })?;
         self.numbers.proof = Some(proof.to_json());
         Ok(())
@@ -232,7 +235,7 @@ impl<'a> Apply<'a> {
         if let Some(from) = switch.from {
             let unproven = self.state.unproven(from);
             if let Some(unproven) = unproven.filter(|_| from != switch.to) {
-                // It was not proven, since its run was killed: it must not be gone back to.
+                // It was not proven, since its run was killed: no rollback may go to it.
                 history.add(entry(from, unproven.release, None, Verdict::Void));
             } else if newest.as_ref().map(|entry| entry.color) != Some(from) && from != switch.to {
                 // It was active, and no known run has made it so.
@@ -288,12 +291,12 @@ pub fn write_record(task: &Task, color: Color) -> Result<()> {
     Ok(())
 }
 
-fn ensure_unmoved(same: bool, subject: &Path) -> Result<()> {
+fn ensure_unchanged(same: bool, subject: &Path) -> Result<()> {
     match same {
         true => Ok(()),
         false => {
             let msg = format!(
-                "somebody else changed {} meanwhile; nothing was changed; run the task again",
+                "{} was changed by someone else meanwhile; nothing was changed; run the task again",
                 subject.display()
             );
             Err(Failure::new("moved", msg).into())

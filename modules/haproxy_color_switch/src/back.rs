@@ -1,4 +1,4 @@
-//! Flips back in the run that has flipped: the live HAProxy, its files and the record.
+//! Reverts the flip in the run that has flipped: the live HAProxy, its files and the record.
 //!
 //! Invariants: it needs no disk space, and no signal stops it; the files are reverted even if HAProxy
 //! does not run, since it reads them when it starts.
@@ -26,7 +26,7 @@ use std::time::Instant;
 
 impl Apply<'_> {
     /// After a failure, makes the old colour active again wherever something was changed.
-    pub fn go_back(&mut self, error: anyhow::Error) -> anyhow::Error {
+    pub fn revert(&mut self, error: anyhow::Error) -> anyhow::Error {
         let _shield = interrupt::shield();
         reserve::open();
         let old = self.switch.from;
@@ -46,22 +46,23 @@ impl Apply<'_> {
         }
         let began = Instant::now();
         let restored = match &self.task.subject.method {
-            Method::Map(file) => self.map_back(file, old),
-            Method::Reload => self.config_back(old),
+            Method::Map(file) => self.revert_map(file, old),
+            Method::Reload => self.revert_config(old),
         };
         self.numbers.took("back", began);
-        let color = old.map_or("what was there before", Color::word);
-        let done = restored.and_then(|silent| self.record_back(&error, old).map(|()| silent));
-        let done = done.and_then(|silent| self.close().map(|()| silent));
+        let color = old.map_or("the previous state", Color::word);
+        let done =
+            restored.and_then(|not_running| self.revert_record(&error, old).map(|()| not_running));
+        let done = done.and_then(|not_running| self.close().map(|()| not_running));
         match done {
-            Ok(silent) => {
+            Ok(not_running) => {
                 self.numbers.reverted = true;
                 let after = seconds(began.elapsed());
-                let msg = match silent.as_slice() {
+                let msg = match not_running.as_slice() {
                     [] => format!("{color} is active again after {after}"),
-                    silent => format!(
-                        "{color} stands in the files again, and HAProxy reads them when it starts ({})",
-                        silent.join("; ")
+                    not_running => format!(
+                        "{color} is active in the files again, which HAProxy reads when it starts ({})",
+                        not_running.join("; ")
                     ),
                 };
                 Failure::new(reason(&error), msg)
@@ -71,7 +72,7 @@ impl Apply<'_> {
             }
             Err(why) => {
                 let msg = format!(
-                    "{} was not kept, and {color} could NOT be put back everywhere ({why:#}); look with \
+                    "{} did not stay active, and {color} could NOT be restored everywhere ({why:#}); look with \
                      haproxy_color_switch_info and run the task again with color: {color}",
                     self.switch.to
                 );
@@ -84,7 +85,7 @@ impl Apply<'_> {
         }
     }
 
-    /// The new colour is bad, but the old one was worse: people must decide whether to go back.
+    /// Ends a failed run with the new colour active, because the old one was worse: people must decide.
     fn stay(&self, error: anyhow::Error, why: &str) -> anyhow::Error {
         let (task, to) = (self.task, self.switch.to);
         let history = self.history(Verdict::Void);
@@ -110,7 +111,7 @@ impl Apply<'_> {
     }
 
     /// Returns the sockets where no HAProxy runs.
-    fn map_back(&self, file: &Path, old: Option<Color>) -> Result<Vec<String>> {
+    fn revert_map(&self, file: &Path, old: Option<Color>) -> Result<Vec<String>> {
         let (key, state) = (&self.task.subject.key, self.state);
         let _lock = lock(self.task, file)?;
         // A killed run had flipped already, so the present value is the new one: the colour gives the old.
@@ -126,12 +127,12 @@ impl Apply<'_> {
                 .with_context(|| format!("writing {}", file.display())),
             None => Ok(()),
         };
-        let (mut failed, mut silent, mut running) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut failed, mut not_running, mut running) = (Vec::new(), Vec::new(), Vec::new());
         for (socket, seen) in state.sockets.iter().zip(&state.live) {
             let Some(value) = before(seen) else { continue };
             match retry_while_down(|| map::set_live(socket, file, key, &value)) {
                 Ok(()) => running.push((socket, value)),
-                Err(why) if is_gone(&why) => silent.push(format!("{why:#}")),
+                Err(why) if is_gone(&why) => not_running.push(format!("{why:#}")),
                 Err(why) => failed.push(format!("{why:#}")),
             }
         }
@@ -141,10 +142,10 @@ impl Apply<'_> {
             let live = map::live_value(socket, file, key)?;
             ensure!(live.as_ref() == Some(&value), "{key} reads back as {live:?} at {socket}");
         }
-        Ok(silent)
+        Ok(not_running)
     }
 
-    fn config_back(&self, old: Option<Color>) -> Result<Vec<String>> {
+    fn revert_config(&self, old: Option<Color>) -> Result<Vec<String>> {
         let subject = &self.task.subject;
         let _lock = lock(self.task, &subject.config)?;
         let kept = old.filter(|_| self.switch.resumes).map(|color| subject.kept_config(color));
@@ -155,21 +156,21 @@ impl Apply<'_> {
             None => self.state.text.clone(),
         };
         restore(&subject.config, &text)?;
-        let mut silent = Vec::new();
+        let mut not_running = Vec::new();
         if let Some(reload) = self.switch.reload.as_ref().filter(|_| self.reloaded) {
             match reload::reload(reload, &self.state.sockets) {
-                Err(why) if is_gone(&why) => silent.push(format!("{why:#}")),
+                Err(why) if is_gone(&why) => not_running.push(format!("{why:#}")),
                 reloaded => reloaded?,
             }
         }
         // After a failed write the content of the file is unknown.
         let path = subject.digest_file();
         restore(&path, format!("{}\n", digest(&text)).as_bytes()).or_else(|_| remove(&path))?;
-        Ok(silent)
+        Ok(not_running)
     }
 
     /// Restores the record, and marks the release as void when it was the reason.
-    fn record_back(&self, error: &anyhow::Error, old: Option<Color>) -> Result<()> {
+    fn revert_record(&self, error: &anyhow::Error, old: Option<Color>) -> Result<()> {
         let subject = &self.task.subject;
         let mut history = self.state.history.clone();
         let mut word = self.state.record.clone();

@@ -1,7 +1,7 @@
 //! The error budget: watches the requests to the new colour for a while. Fails closed: too few requests
 //! are a failure.
 //!
-//! Invariant: on both colours only requests count that came while this run watched.
+//! Invariant: on both colours, only requests count that came while this run watched.
 
 use crate::apply::Apply;
 use crate::color::Color;
@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(200);
 
-/// The requests seen so far.
+/// The requests of the new colour so far, and our own among them.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
+struct Watched {
     count: Count,
     own: u64,
     own_failed: u64,
 }
 
-impl Seen {
+impl Watched {
     fn failed(self) -> u64 {
         // A request of ours that reached no server has failed too.
         self.count.failed.max(self.own_failed)
@@ -45,12 +45,12 @@ fn is_enough(budget: &Budget, requests: u64) -> bool {
 }
 
 /// The share of failed requests on the old colour; 0 when there were too few requests.
-fn share_before(budget: &Budget, left: Count) -> f64 {
+fn old_share(budget: &Budget, left: Count) -> f64 {
     if is_enough(budget, left.requests) { left.share() } else { 0.0 }
 }
 
-/// Why not to go back: the old colour had failed more often than the new one does.
-fn worse_before(budget: &Budget, left: Count, seen: Seen, old: Color) -> Option<String> {
+/// Returns why not to flip back, if a larger share had failed on the old colour than on the new one.
+fn old_color_was_worse(budget: &Budget, left: Count, seen: Watched, old: Color) -> Option<String> {
     let worse = is_enough(budget, left.requests) && left.share() > seen.share();
     let Count { requests, failed } = left;
     (worse && seen.requests() > 0).then(|| {
@@ -61,8 +61,8 @@ fn worse_before(budget: &Budget, left: Count, seen: Seen, old: Color) -> Option<
     })
 }
 
-/// Why the budget is broken, if it is by now.
-fn broken(budget: &Budget, before: f64, seen: Seen) -> Option<String> {
+/// Returns why the budget is exceeded, if it is.
+fn exceeded(budget: &Budget, before: f64, seen: Watched) -> Option<String> {
     let (failed, requests) = (seen.failed(), seen.requests());
     if budget.max_failed.is_some_and(|most| failed > most) {
         return Some(format!(
@@ -96,13 +96,13 @@ impl Apply<'_> {
         let (task, state, switch) = (self.task, self.state, self.switch);
         let Some(budget) = &task.budget else { return Ok(()) };
         let left = self.left;
-        let before = share_before(budget, left);
+        let before = old_share(budget, left);
         let observe = || Fleet::observe(&state.groups, switch.to, &state.sockets);
         let (began, deadline) = (Instant::now(), Deadline::after(budget.watch));
         // Counted from before the flip, so that failures in the first moment are included.
         let mut last = state.fleet(switch.to).clone();
-        let mut seen = Seen::default();
-        let show = |seen: Seen, apply: &mut Apply<'_>| {
+        let mut seen = Watched::default();
+        let show = |seen: Watched, apply: &mut Apply<'_>| {
             apply.numbers.budget = Some(json!({
                 "seconds": (began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
                 "requests": seen.requests(),
@@ -113,10 +113,10 @@ impl Apply<'_> {
                 "own_requests": seen.own,
             }));
         };
-        // For every failure by shares, and not when a component has lost its servers.
-        let break_off = |why: String, seen: Seen, apply: &mut Apply<'_>| {
+        // Compared after every failure by shares, but not when a component has lost its servers.
+        let break_off = |why: String, seen: Watched, apply: &mut Apply<'_>| {
             let old = switch.from.unwrap_or(switch.to.other());
-            apply.stays = worse_before(budget, left, seen, old);
+            apply.stays = old_color_was_worse(budget, left, seen, old);
             Err(refusal(why))
         };
         loop {
@@ -128,7 +128,7 @@ impl Apply<'_> {
             if let Some(part) = now.lost() {
                 return Err(refusal(format!("{part} has no server of {} that is up", switch.to)));
             }
-            if let Some(why) = broken(budget, before, seen) {
+            if let Some(why) = exceeded(budget, before, seen) {
                 return break_off(why, seen, self);
             }
             last = now;
@@ -142,7 +142,7 @@ impl Apply<'_> {
                     let answer = prove.ask_once(None, switch.release.as_deref());
                     seen.own += 1;
                     seen.own_failed += u64::from(answer.is_err());
-                    if let Some(why) = broken(budget, before, seen) {
+                    if let Some(why) = exceeded(budget, before, seen) {
                         show(seen, self);
                         return break_off(why, seen, self);
                     }
@@ -155,7 +155,7 @@ impl Apply<'_> {
                 }
                 let watched = seconds(budget.watch);
                 let why = format!(
-                    "only {} requests in {watched}, and {} are needed to judge; with prove they are asked for",
+                    "only {} requests in {watched}, but {} are needed to judge; with prove the task makes the missing ones",
                     seen.requests(),
                     budget.min_requests
                 );
@@ -179,35 +179,36 @@ mod tests {
         Budget { watch, max_failed, max_share: 0.1, max_total, min_requests: 10 }
     }
 
-    fn seen(requests: u64, failed: u64) -> Seen {
-        Seen { count: Count { requests, failed }, ..Seen::default() }
+    fn seen(requests: u64, failed: u64) -> Watched {
+        Watched { count: Count { requests, failed }, ..Watched::default() }
     }
 
     #[test]
     fn it_is_compared_with_the_old_colour() {
-        assert!(broken(&budget(None), 0.0, seen(9, 9)).is_none());
-        assert!(broken(&budget(None), 0.0, seen(10, 1)).is_none());
-        assert!(broken(&budget(None), 0.0, seen(10, 2)).is_some());
-        assert!(broken(&budget(None), 0.1, seen(10, 2)).is_none());
-        assert!(broken(&budget(Some(3)), 0.0, seen(4, 4)).is_some());
-        assert!(broken(&budget(Some(4)), 0.0, seen(4, 4)).is_none());
-        assert!(broken(&budget(None), 1.0, seen(10, 5)).is_none());
-        assert!(broken(&budget(None), 1.0, seen(10, 6)).is_some());
+        assert!(exceeded(&budget(None), 0.0, seen(9, 9)).is_none());
+        assert!(exceeded(&budget(None), 0.0, seen(10, 1)).is_none());
+        assert!(exceeded(&budget(None), 0.0, seen(10, 2)).is_some());
+        assert!(exceeded(&budget(None), 0.1, seen(10, 2)).is_none());
+        assert!(exceeded(&budget(Some(3)), 0.0, seen(4, 4)).is_some());
+        assert!(exceeded(&budget(Some(4)), 0.0, seen(4, 4)).is_none());
+        assert!(exceeded(&budget(None), 1.0, seen(10, 5)).is_none());
+        assert!(exceeded(&budget(None), 1.0, seen(10, 6)).is_some());
     }
 
     #[test]
-    fn few_requests_excuse_nothing() {
+    fn too_few_requests_of_the_old_colour_allow_nothing_more() {
         let count = |requests, failed| Count { requests, failed };
         let budget = budget(None);
-        assert_eq!(share_before(&budget, count(9, 9)), 0.0);
-        assert_eq!(share_before(&budget, count(10, 9)), 0.9);
-        assert_eq!(share_before(&Budget { min_requests: 0, ..budget }, count(0, 0)), 0.0);
+        assert_eq!(old_share(&budget, count(9, 9)), 0.0);
+        assert_eq!(old_share(&budget, count(10, 9)), 0.9);
+        assert_eq!(old_share(&Budget { min_requests: 0, ..budget }, count(0, 0)), 0.0);
     }
 
     #[test]
-    fn nobody_is_led_back_to_what_was_worse() {
+    fn no_flip_back_to_a_worse_colour() {
         let count = |requests, failed| Count { requests, failed };
-        let worse = |left, seen| worse_before(&budget(None), left, seen, Color::Blue).is_some();
+        let worse =
+            |left, seen| old_color_was_worse(&budget(None), left, seen, Color::Blue).is_some();
         assert!(worse(count(10, 6), seen(10, 5)));
         assert!(!worse(count(10, 5), seen(10, 5)));
         assert!(!worse(count(9, 9), seen(10, 5)));
@@ -215,8 +216,8 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_saw_counts() {
-        let own = Seen { own: 12, own_failed: 12, ..Seen::default() };
-        assert!(broken(&budget(None), 0.0, own).is_some());
+    fn requests_that_reached_no_server_count() {
+        let own = Watched { own: 12, own_failed: 12, ..Watched::default() };
+        assert!(exceeded(&budget(None), 0.0, own).is_some());
     }
 }

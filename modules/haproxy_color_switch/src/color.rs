@@ -27,7 +27,7 @@ impl Color {
         }
     }
 
-    /// Exactly this word.
+    /// Parses exactly `blue` or `green`.
     pub fn parse(word: &str) -> Option<Color> {
         Color::BOTH.into_iter().find(|color| color.word() == word)
     }
@@ -47,17 +47,17 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    pub const PLACE: &'static str = "{color}";
+    pub const PLACEHOLDER: &'static str = "{color}";
 
-    /// The bare colour.
+    /// Returns the pattern of the bare colour.
     pub fn plain() -> Pattern {
         Pattern { before: String::new(), after: String::new() }
     }
 
     /// Parses a text that contains `{color}` exactly once.
     pub fn parse(text: &str) -> Option<Pattern> {
-        let (before, after) = text.split_once(Pattern::PLACE)?;
-        (!after.contains(Pattern::PLACE)).then(|| Pattern::around(before, after))
+        let (before, after) = text.split_once(Pattern::PLACEHOLDER)?;
+        (!after.contains(Pattern::PLACEHOLDER)).then(|| Pattern::around(before, after))
     }
 
     pub fn around(before: &str, after: &str) -> Pattern {
@@ -87,7 +87,7 @@ impl Pattern {
         format!("{}{color}{}", self.before, self.after)
     }
 
-    /// The pattern of names into which the names of this one are set.
+    /// Adds text before and after the names.
     pub fn within(&self, before: &str, after: &str) -> Pattern {
         Pattern {
             before: format!("{before}{}", self.before),
@@ -98,7 +98,7 @@ impl Pattern {
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}{}", self.before, Pattern::PLACE, self.after)
+        write!(f, "{}{}{}", self.before, Pattern::PLACEHOLDER, self.after)
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_colour_is_a_word_of_its_own() {
+    fn a_colour_must_be_a_separate_word() {
         let says = |name| Pattern::of(name).map(|(pattern, color)| (pattern.to_string(), color));
         assert_eq!(says("blue"), Some(("{color}".into(), Color::Blue)));
         assert_eq!(says("shop-green"), Some(("shop-{color}".into(), Color::Green)));

@@ -18,7 +18,7 @@ pub struct Server {
 }
 
 /// Parts of a backend's name: the text before the map lookup, the lookup, and the text after it.
-type Question<'a> = (&'a str, &'a str, &'a str);
+type Lookup<'a> = (&'a str, &'a str, &'a str);
 
 /// The arguments of `use_backend` or `default_backend`.
 #[derive(Clone, Debug)]
@@ -104,11 +104,11 @@ impl Config {
         self.backends.get(backend).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The backends of the `use_backend` rules that ask this map for this key: the text before and
-    /// after the question. `use_backend shop-%[str(shop-staging),map(/etc/haproxy/active.map)]`
-    pub fn asking(&self, map: &str, key: &str) -> Vec<(String, String)> {
+    /// Returns the backends of the `use_backend` rules that look this key up in this map: the text before and
+    /// after the lookup. `use_backend shop-%[str(shop-staging),map(/etc/haproxy/active.map)]`
+    pub fn backends_for(&self, map: &str, key: &str) -> Vec<(String, String)> {
         let asks_key = format!("str({key})");
-        let found: BTreeSet<_> = (self.questions(map))
+        let found: BTreeSet<_> = (self.lookups(map))
             .filter(|(_, question, after)| question.contains(&asks_key) && !after.contains("%["))
             .map(|(before, _, after)| (before.to_owned(), after.to_owned()))
             .collect();
@@ -116,8 +116,8 @@ impl Config {
     }
 
     /// The constant keys that `use_backend` rules look up in this map.
-    pub fn asked_keys(&self, map: &str) -> Vec<&str> {
-        let found: BTreeSet<&str> = (self.questions(map))
+    pub fn looked_up_keys(&self, map: &str) -> Vec<&str> {
+        let found: BTreeSet<&str> = (self.lookups(map))
             .filter_map(|(_, question, _)| question.split_once("str(")?.1.split_once(')'))
             .map(|(key, _)| key)
             .collect();
@@ -125,28 +125,29 @@ impl Config {
     }
 
     /// Lookups of `use_backend` rules in this map, with the text before and after them.
-    fn questions<'a>(&'a self, map: &str) -> impl Iterator<Item = Question<'a>> {
-        self.asked(map).map(|(_, question)| question)
+    fn lookups<'a>(&'a self, map: &str) -> impl Iterator<Item = Lookup<'a>> {
+        self.frontend_lookups(map).map(|(_, question)| question)
     }
 
-    /// The same, with the frontend of the rule.
-    fn asked<'a>(&'a self, map: &str) -> impl Iterator<Item = (&'a str, Question<'a>)> {
-        let asked = [format!("({map})"), format!("({map},")];
+    /// Returns the lookups with the frontends of the rules.
+    fn frontend_lookups<'a>(&'a self, map: &str) -> impl Iterator<Item = (&'a str, Lookup<'a>)> {
+        let frontend_lookups = [format!("({map})"), format!("({map},")];
         self.routes.iter().filter_map(move |route| {
             let (before, rest) = route.backend.split_once("%[")?;
             let (question, after) = rest.rsplit_once(']')?;
-            let asks_map = asked.iter().any(|words| question.contains(words));
+            let asks_map = frontend_lookups.iter().any(|words| question.contains(words));
             asks_map.then_some((route.frontend.as_str(), (before, question, after)))
         })
     }
 
-    /// Where requests for this key go while the map names no colour for it: HAProxy takes the
-    /// `default_backend` when the rule leads to a backend that does not exist. A frontend with a condition
-    /// on this key is trusted to catch them before.
+    /// Returns the backend of requests for this key while the map has no colour for it: HAProxy uses the
+    /// `default_backend` when the backend of the rule does not exist. A frontend with a condition on this key
+    /// is trusted to handle them before.
     pub fn fallback(&self, map: &str, key: &str) -> Option<&str> {
         let asks_key = format!("str({key})");
-        self.asked(map).filter(|(_, (_, question, _))| question.contains(&asks_key)).find_map(
-            |(frontend, (before, question, after))| {
+        self.frontend_lookups(map)
+            .filter(|(_, (_, question, _))| question.contains(&asks_key))
+            .find_map(|(frontend, (before, question, after))| {
                 let unknown = question.rsplit_once(&format!("({map},")).map(|(_, rest)| rest);
                 let value = unknown.and_then(|rest| rest.split_once(')')).map(|(value, _)| value);
                 let leads_nowhere =
@@ -157,13 +158,12 @@ impl Config {
                     section == frontend && text.contains(&asks_key) && text.contains(map)
                 });
                 default.filter(|_| leads_nowhere && !is_caught).map(|route| route.backend.as_str())
-            },
-        )
+            })
     }
 
     /// Backends in pairs, such as `shop-blue` and `shop-green`, and backends with servers of both
     /// colours.
-    pub fn colored(&self, server_name: &crate::servers::ServerName) -> Vec<Group> {
+    pub fn colored_groups(&self, server_name: &crate::servers::ServerName) -> Vec<Group> {
         let mut groups = Vec::new();
         for (name, servers) in &self.backends {
             if let Some((pattern, Color::Blue)) = Pattern::of(name) {
@@ -320,16 +320,19 @@ backend web
 ";
 
     #[test]
-    fn the_map_leads_to_its_backends() {
+    fn the_backends_of_a_map_are_found() {
         let config = Config::parse(BY_MAP);
         assert_eq!(config.stats_socket(), Some("/run/haproxy.sock"));
-        let asking = config.asking("/etc/haproxy/active.map", "shop-staging");
+        let backends_for = config.backends_for("/etc/haproxy/active.map", "shop-staging");
         let expected = ["shop-api-", "shop-web-"].map(|name| (name.to_owned(), String::new()));
-        assert_eq!(asking, expected);
-        assert_eq!(config.asking("/etc/haproxy/active.map", "shop"), vec![]);
-        assert_eq!(config.asked_keys("/etc/haproxy/active.map"), ["blog-staging", "shop-staging"]);
-        assert!(config.asked_keys("/etc/haproxy/active").is_empty());
-        assert_eq!(config.asking("/etc/haproxy/active", "shop-staging"), vec![]);
+        assert_eq!(backends_for, expected);
+        assert_eq!(config.backends_for("/etc/haproxy/active.map", "shop"), vec![]);
+        assert_eq!(
+            config.looked_up_keys("/etc/haproxy/active.map"),
+            ["blog-staging", "shop-staging"]
+        );
+        assert!(config.looked_up_keys("/etc/haproxy/active").is_empty());
+        assert_eq!(config.backends_for("/etc/haproxy/active", "shop-staging"), vec![]);
     }
 
     #[test]
@@ -355,31 +358,31 @@ backend web
         );
         assert_eq!(Config::parse(&caught).fallback(map, "shop-staging"), None);
         assert_eq!(Config::parse(&caught).fallback(map, "blog-staging"), Some("other"));
-        let silent = other.replace(",missing", "");
+        let not_running = other.replace(",missing", "");
         assert_eq!(
-            Config::parse(&format!("{silent}{api}{web}")).fallback(map, "shop-staging"),
+            Config::parse(&format!("{not_running}{api}{web}")).fallback(map, "shop-staging"),
             Some("other")
         );
     }
 
     #[test]
-    fn the_active_servers_say_the_colour() {
+    fn the_active_servers_determine_the_colour() {
         let name = ServerName::parse("{component}-{color}").expect("a pattern");
         let config = Config::parse(BY_BACKUP);
-        let groups = config.colored(&name);
+        let groups = config.colored_groups(&name);
         assert_eq!(groups.len(), 2);
         assert_eq!(config.color(&groups), Some(Color::Green));
         let both = Config::parse(&BY_BACKUP.replace(" backup", ""));
-        assert_eq!(both.color(&both.colored(&name)), None);
+        assert_eq!(both.color(&both.colored_groups(&name)), None);
         assert_eq!(Config::parse("").color(&[]), None);
     }
 
     #[test]
-    fn the_routes_say_the_colour() {
+    fn the_routes_determine_the_colour() {
         let text =
             "frontend f\n default_backend shop-green\nbackend shop-blue\nbackend shop-green\n";
         let config = Config::parse(text);
-        let groups = config.colored(&ServerName::parse("{color}").expect("a pattern"));
+        let groups = config.colored_groups(&ServerName::parse("{color}").expect("a pattern"));
         assert_eq!(config.color(&groups), Some(Color::Green));
         let both = Config::parse(&format!("{text}frontend g\n use_backend shop-blue if TRUE\n"));
         assert_eq!(both.color(&groups), None);

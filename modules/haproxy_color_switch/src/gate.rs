@@ -1,5 +1,5 @@
-//! What must hold before anything is changed: the servers of the colour are up and answer, and
-//! HAProxy accepts the new configuration.
+//! Checks before anything is changed: the servers of the colour are up and answer, and HAProxy accepts the
+//! new configuration.
 
 use crate::color::Color;
 use crate::config::Config;
@@ -33,7 +33,7 @@ const VALIDATION: Duration = Duration::from_secs(60);
 /// HAProxy's own default for `inter`.
 const INTER: Duration = Duration::from_secs(2);
 /// How many servers are asked in parallel, so that slow ones do not add up.
-const SIDE_BY_SIDE: usize = 32;
+const MAX_PARALLEL: usize = 32;
 
 /// Refuses unless the file to be written is the one that HAProxy reads at its next reload.
 pub fn file(state: &State, task: &Task) -> Result<()> {
@@ -88,7 +88,7 @@ fn wait_until_up(
                 was_up.insert(one);
             } else if was_up.contains(&one) && server.was_checked() {
                 let (title, status) = (server.title(), &server.status);
-                let msg = format!("{title} went {status} while we looked: it is flapping");
+                let msg = format!("{title} became {status} while the task watched: it is flapping");
                 return Err(refused(to, msg));
             }
         }
@@ -109,7 +109,7 @@ fn refused(to: Color, why: String) -> anyhow::Error {
         .into()
 }
 
-/// Servers whose last passed check may be from before the colour was recreated.
+/// Finds servers whose last passed check may be from before the colour was recreated.
 fn unproven(fleet: &Fleet, task: &Task) -> Vec<String> {
     let Some(since) = &task.since else { return Vec::new() };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -117,7 +117,7 @@ fn unproven(fleet: &Fleet, task: &Task) -> Vec<String> {
         .ok()
         .and_then(|bytes| Config::parse(&String::from_utf8_lossy(&bytes)).longest_interval())
         .unwrap_or(INTER);
-    // A check that began before may end after it; the next one cannot.
+    // A check that began before the recreation may end after it; the next one cannot have begun before.
     if now.saturating_sub(since.at) > inter * 2 {
         return Vec::new();
     }
@@ -132,7 +132,7 @@ fn unproven(fleet: &Fleet, task: &Task) -> Vec<String> {
         .collect()
 }
 
-/// Servers by address and title.
+/// Asks the servers, given by address and title.
 fn ask_servers(probe: &Question, asked: BTreeSet<(String, String)>, switch: &Switch) -> Result<()> {
     let release = switch.release.as_deref();
     let ask = |(address, title): &(String, String)| {
@@ -140,11 +140,13 @@ fn ask_servers(probe: &Question, asked: BTreeSet<(String, String)>, switch: &Swi
         probe.ask(address, release).err().map(|why| format!("{title}: {why}"))
     };
     let asked: Vec<_> = asked.into_iter().collect();
-    for some in asked.chunks(SIDE_BY_SIDE) {
+    for some in asked.chunks(MAX_PARALLEL) {
         let answers: Vec<Option<String>> = std::thread::scope(|scope| {
             let asked: Vec<_> = some.iter().map(|one| scope.spawn(|| ask(one))).collect();
             (asked.into_iter())
-                .map(|answer| answer.join().unwrap_or(Some("asking it failed".to_owned())))
+                .map(|answer| {
+                    answer.join().unwrap_or(Some("the thread of its request panicked".to_owned()))
+                })
                 .collect()
         });
         host::interrupt::check()?;
@@ -182,7 +184,7 @@ fn kept(task: &Task, to: Color) -> Result<Vec<u8>> {
         .with_context(|| format!("reading {}", path.display()))?;
     kept.ok_or_else(|| {
         let msg = format!(
-            "no configuration with which {to} was left is kept at {}; give the new one as \
+            "no earlier configuration of {to} is kept at {}; give the new one as \
              content or src",
             path.display()
         );
@@ -190,13 +192,13 @@ fn kept(task: &Task, to: Color) -> Result<Vec<u8>> {
     })
 }
 
-const TO_CHECK: (&str, &str) = ("haproxy-", ".cfg");
+const CHECKED_FILE: (&str, &str) = ("haproxy-", ".cfg");
 
 /// Creates a file of mode 0600, since a configuration may contain passwords, and removes those of killed
 /// runs: a file in use is locked by its run.
 fn file_to_check() -> Result<NamedTempFile> {
     let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
-    let (prefix, suffix) = TO_CHECK;
+    let (prefix, suffix) = CHECKED_FILE;
     let take = |file: &File| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok();
     for entry in fs::read_dir(folder.path())?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -230,12 +232,12 @@ fn validate(command: &[String], content: &[u8]) -> Result<()> {
     let checked = Command::new(&program).args(words).deadline(VALIDATION).run();
     checked.map(drop).map_err(|failed| {
         // `[ALERT] (7) : config : parsing [<file>:3] : unknown keyword ...`
-        let told: Vec<String> = (failed.stderr.lines())
+        let messages: Vec<String> = (failed.stderr.lines())
             .filter(|line| line.contains("ALERT") && line.contains(&subject))
             .filter_map(|line| Some(line.split_once("config : ")?.1.replace(&subject, "new")))
             .take(3)
             .collect();
-        let msg = format!("HAProxy refuses the new configuration: {}", told.join("; "));
+        let msg = format!("HAProxy refuses the new configuration: {}", messages.join("; "));
         Failure::new("invalid_config", msg + "; nothing was changed")
             .caused_by(failed.into())
             .into()

@@ -1,4 +1,4 @@
-//! `active-color` and `active-color.history`: the record that people and runbooks read.
+//! `active-color` and `active-color.history`: the record for people and runbooks.
 //!
 //! `active-color` is one word. The history has a line for each flip, the newest first:
 //! `<time> <color> <release> <deploy id> <good|void>`, with `-` for what is not known. Invariant:
@@ -14,8 +14,8 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// At least two: the active colour and the one to go back to.
-pub const FEWEST: usize = 2;
+/// The minimum number of kept entries: the active colour and the one to roll back to.
+pub const MIN_KEPT: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -67,7 +67,7 @@ impl History {
     /// The text of the newest lines, up to the limit.
     pub fn text(&self, keep: usize) -> String {
         let mut text = String::new();
-        for line in self.lines.iter().take(keep.max(FEWEST)) {
+        for line in self.lines.iter().take(keep.max(MIN_KEPT)) {
             match line {
                 Line::Entry(entry) => text.push_str(&format!("{entry}\n")),
                 Line::Unreadable(line) => text.push_str(&format!("{line}\n")),
@@ -104,7 +104,7 @@ impl History {
         self.lines.insert(0, Line::Entry(entry));
     }
 
-    /// Marks the release of a colour as void, so that it is never gone back to.
+    /// Marks the release of a colour as void, so that no rollback goes to it.
     pub fn void_newest_of(&mut self, color: Color) {
         let newest = self.lines.iter_mut().find_map(|line| match line {
             Line::Entry(entry) if entry.color == color => Some(entry),
@@ -117,10 +117,9 @@ impl History {
 
     pub fn warnings(&self) -> Vec<String> {
         let unreadable = |(at, line): (usize, &Line)| match line {
-            Line::Unreadable(_) => Some(format!(
-                "line {} of the history cannot be read and is trusted for nothing",
-                at + 1
-            )),
+            Line::Unreadable(_) => {
+                Some(format!("line {} of the history is invalid and is ignored", at + 1))
+            }
             Line::Entry(_) => None,
         };
         self.lines.iter().enumerate().filter_map(unreadable).collect()
@@ -168,7 +167,7 @@ mod tests {
                         2026-11-19T08:4";
 
     #[test]
-    fn what_cannot_be_read_is_kept_and_not_trusted() {
+    fn invalid_lines_are_kept_and_ignored() {
         let history = History::parse(TEXT);
         assert_eq!(history.entries().count(), 2);
         assert_eq!(history.newest().map(|entry| entry.color), Some(Color::Green));
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_as_it_was_read() -> Result<()> {
+    fn the_text_is_written_as_it_was_read() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("active-color.history");
         let mut history = History::parse(TEXT);

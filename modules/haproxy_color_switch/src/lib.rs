@@ -1,17 +1,16 @@
-//! `haproxy_color_switch`: the flip between blue and green, proven, watched, and taken back by
-//! itself. `haproxy_color_switch_info` tells which is active and whether one can go back.
+//! `haproxy_color_switch`: flips between blue and green, proves and watches the new colour, and reverts a
+//! flip that fails. `haproxy_color_switch_info` reports the active colour and whether a rollback is possible.
 //!
-//! The module holds two locks: one of its app's state for the whole run, and one of the HAProxy's
-//! file just for the flip and for the way back, so that one app's watch does not keep another from
-//! flipping. Gates before the change (`gate.rs`) refuse; gates after it (`Apply::prove`,
-//! `budget.rs`) lead to `back.rs`, which is the only code that goes back. The live map is the
-//! authority and its file makes it last; `active-color` and its history are exports, and only the
+//! The module holds two locks: one of its app's state for the whole run, and one of the HAProxy's file only
+//! while it flips or reverts, so that watching one app does not block flips of others. Gates before the change (`gate.rs`) refuse; gates after it (`Apply::prove`,
+//! `budget.rs`) lead to `back.rs`, which alone reverts a flip. The live map is the
+//! authority, and its file keeps it over restarts; `active-color` and its history are exports, and only the
 //! history's verdicts are read back. A run that is killed leaves its intent; the next one treats
-//! what it finds as its own (no drift) and finishes, or goes back. The budget judges by requests
-//! that came while the run looked, before the flip and after it (`Fleet::since`), never by a
-//! counter's whole life. A file is replaced before anything live changes, and compared as HAProxy's
-//! master sees it (`haproxy::reader`). A way back that was not seen to its end keeps its intent, which
-//! explains what is found later. A copy of a configuration that HAProxy checks is locked; a run
+//! the state that it finds as its own (no drift) and finishes, or reverts. The budget judges by requests
+//! that came while the run watched, before the flip and after it (`Fleet::since`), never by the totals of
+//! counters. A file is replaced before anything live changes, and compared as HAProxy's
+//! master sees it (`haproxy::reader`). A revert that was not completed keeps its intent, which
+//! explains the state to the next run. A copy of a configuration that HAProxy checks is locked; a run
 //! removes those that are not.
 
 mod apply;
@@ -41,7 +40,7 @@ use serde_json::{Value, json};
 use state::{State, TASK};
 use std::time::Instant;
 
-/// What this program serves.
+/// The modules of this program.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 
@@ -52,7 +51,7 @@ fn info(invocation: &Invocation) -> Result<Outcome> {
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let task = Task::parse(&invocation.options)?;
-    // The lock of the app is held to the end, since watching the budget is part of the flip.
+    // The lock of the app is held until the end, since watching the budget is part of the flip.
     let mut session = Session::new(invocation, Consent::none())
         .lock(|| Ok(vec![locks::lock(&task, &task.subject.active_color_file())?]))?
         .fence(task.run(), &task.subject.state_dir)?
@@ -75,12 +74,12 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let mut apply = Apply::new(&task, &state, &switch);
     if flips && !invocation.check_mode {
         if let Err(error) = gate::file(&state, &task) {
-            return Err(if switch.resumes { apply.go_back(error) } else { error });
+            return Err(if switch.resumes { apply.revert(error) } else { error });
         }
         let began = Instant::now();
         if let Err(error) = gate::target(&state, &task, &switch) {
             return Err(match switch.resumes {
-                true => apply.go_back(error),
+                true => apply.revert(error),
                 false => Failure::new("target_down", "nothing was changed").caused_by(error).into(),
             });
         }
@@ -102,11 +101,11 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         }
     };
     let done = session.carry_out(plan, |action, intent| apply.act(action, intent), verify);
-    let mut outcome = done.map_err(|error| apply.go_back(error))?;
+    let mut outcome = done.map_err(|error| apply.revert(error))?;
     if invocation.check_mode {
         outcome = outcome.fact("gates", gates(&task, flips));
     } else if nothing_to_do {
-        prove_as_it_is(&task, &switch)?;
+        prove_active_color(&task, &switch)?;
     } else {
         if flips && !task.drain.is_zero() {
             apply.drain()?;
@@ -119,12 +118,12 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     Ok(now.facts(outcome))
 }
 
-/// Nothing had to be changed; whether the servers also answer is verified.
-fn prove_as_it_is(task: &Task, switch: &Switch) -> Result<(), Failure> {
+/// Verifies that the servers answer, if nothing had to be changed.
+fn prove_active_color(task: &Task, switch: &Switch) -> Result<(), Failure> {
     let Some(prove) = &task.prove else { return Ok(()) };
     prove.ask(None, switch.release.as_deref()).map(drop).map_err(|why| {
         let msg = format!(
-            "{} is active already, but does not hold: {why}; nothing was changed",
+            "{} is active already, but does not answer as expected: {why}; nothing was changed",
             switch.to
         );
         Failure::new("not_proven", msg)

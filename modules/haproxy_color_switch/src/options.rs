@@ -15,7 +15,7 @@ use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// By the value of a key in this map.
+    /// The colour is the value of a key in this map.
     Map(PathBuf),
     Reload,
 }
@@ -198,10 +198,10 @@ impl Task {
             return Err(Failure::bad_option("validate", msg.to_owned()));
         }
         let keep: usize = raw.get("history")?;
-        if keep < history::FEWEST {
+        if keep < history::MIN_KEPT {
             let msg = format!(
-                "expected at least {}: one to be at and one to go back to",
-                history::FEWEST
+                "expected at least {}: the active one and the one to roll back to",
+                history::MIN_KEPT
             );
             return Err(Failure::bad_option("history", msg));
         }
@@ -222,8 +222,8 @@ impl Task {
             rollback: raw.get("rollback_id")?,
             target_timeout: raw.seconds("target_timeout")?,
             since: since.map(|text| Since::parse(&text)).transpose()?,
-            probe: Question::of_servers(raw, release.as_deref())?,
-            prove: Question::through_haproxy(raw, release.as_deref())?,
+            probe: Question::parse_probe(raw, release.as_deref())?,
+            prove: Question::parse_prove(raw, release.as_deref())?,
             budget: budget(raw)?,
             drain: raw.seconds("drain_timeout")?,
             void: raw.get("void")?,
@@ -243,7 +243,7 @@ impl Task {
 
 fn group(name: &str, server_name: &ServerName) -> Result<Group, Failure> {
     let pattern = Pattern::parse(name);
-    let bare = name.replacen(Pattern::PLACE, "", 1);
+    let bare = name.replacen(Pattern::PLACEHOLDER, "", 1);
     let sound = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte));
     match pattern {
         _ if !sound || name.is_empty() => Err(Failure::bad_option(

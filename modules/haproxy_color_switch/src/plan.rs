@@ -38,7 +38,7 @@ pub fn resolve(state: &State, task: &Task) -> Result<Switch, Failure> {
         Wanted::Color(color) => (color, task.release.clone()),
         Wanted::Previous => previous(state, task)?,
     };
-    // What a killed run had flipped already came from the colour that it noted.
+    // After a killed run that has flipped already, the old colour is the one that it noted.
     let resumes = state.noted.as_ref().filter(|noted| noted.to == to);
     let from = match resumes.filter(|_| state.active == Some(to)) {
         Some(noted) => noted.from,
@@ -92,10 +92,10 @@ pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>,
         return Ok(plan);
     }
     if let Some(prove) = &task.prove {
-        let text = format!("prove {to} at {}", prove.title());
+        let text = format!("prove {to} by {}", prove.title());
         plan.steps.push(Step::new(Action::Prove, text));
     }
-    // A release whose budget was broken does not become good by asking for it again.
+    // A release that exceeded its budget does not become good when it is requested again.
     let is_void = newest.is_some_and(|entry| entry.color == to && entry.verdict == Verdict::Void);
     let watched = flips || loads || unfinished || is_void;
     if let Some(budget) = task.budget.as_ref().filter(|_| watched) {
@@ -105,12 +105,12 @@ pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>,
     }
     let mut text = format!("record that {to} is active{held}");
     if let Some(from) = switch.from.filter(|from| task.void && *from != to) {
-        text.push_str(&format!(", and that what {from} holds is void"));
+        text.push_str(&format!(", and that the release on {from} is void"));
     }
     plan.steps.push(Step::new(Action::Record, text));
     plan.undo = match switch.from.filter(|from| *from != to) {
         Some(_) if task.void => {
-            Undo::None("what is left is marked as void; its colour can still be named".into())
+            Undo::None("the old release is marked as void; its colour can still be named".into())
         }
         Some(from) => Undo::By(format!("color: previous, or color: {from}")),
         None => Undo::None("the colour stays".into()),
@@ -184,7 +184,7 @@ fn refuse_drift(state: &State, task: &Task) -> Result<(), Failure> {
     Err(Failure::new(
         "drift",
         format!(
-            "{}; nothing was changed; look who did that, then pass drift: settle to make it all say \
+            "{}; nothing was changed; find out who did that, then pass drift: settle to make all of them say \
              the color that is asked for",
             state.drift.join("; ")
         ),
@@ -198,7 +198,7 @@ fn previous(state: &State, task: &Task) -> Result<(Color, Option<String>), Failu
         let why = why.unwrap_or_default();
         return Err(Failure::new(
             "no_previous",
-            format!("cannot tell what is previous: {why}; name the color"),
+            format!("the previous colour is not known: {why}; name the color"),
         ));
     };
     let is_void =

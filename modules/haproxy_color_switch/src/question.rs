@@ -11,7 +11,7 @@ use std::time::Duration;
 
 #[derive(Debug)]
 pub struct Question {
-    asked: Asked,
+    asked: Destination,
     headers: Vec<(String, String)>,
     status: Vec<u16>,
     release_field: Option<String>,
@@ -23,7 +23,7 @@ pub struct Question {
 }
 
 #[derive(Debug)]
-enum Asked {
+enum Destination {
     Url(Url, Tls),
     Server { scheme: String, path: String, port: Option<u16> },
 }
@@ -57,7 +57,7 @@ struct Common {
 }
 
 impl Question {
-    pub fn of_servers(
+    pub fn parse_probe(
         options: &RawOptions,
         release: Option<&str>,
     ) -> Result<Option<Question>, Failure> {
@@ -76,11 +76,11 @@ impl Question {
                 format!("expected a path that begins with /, got {:?}", raw.path),
             ));
         }
-        let asked = Asked::Server { scheme: raw.scheme, path: raw.path, port: raw.port };
+        let asked = Destination::Server { scheme: raw.scheme, path: raw.path, port: raw.port };
         Question::new("probe", asked, raw.common, options, release).map(Some)
     }
 
-    pub fn through_haproxy(
+    pub fn parse_prove(
         options: &RawOptions,
         release: Option<&str>,
     ) -> Result<Option<Question>, Failure> {
@@ -94,12 +94,13 @@ impl Question {
         }
         let Some(raw) = options.get::<Option<Raw>>("prove")? else { return Ok(None) };
         let tls = Tls { ca_file: raw.ca_file, insecure: raw.insecure };
-        Question::new("prove", Asked::Url(raw.url, tls), raw.common, options, release).map(Some)
+        Question::new("prove", Destination::Url(raw.url, tls), raw.common, options, release)
+            .map(Some)
     }
 
     fn new(
         name: &str,
-        asked: Asked,
+        asked: Destination,
         common: Common,
         options: &RawOptions,
         release: Option<&str>,
@@ -141,13 +142,13 @@ impl Question {
     /// The text for messages.
     pub fn title(&self) -> String {
         match &self.asked {
-            Asked::Url(url, _) => url.to_string(),
-            Asked::Server { scheme, path, .. } => format!("{scheme}://<server>{path}"),
+            Destination::Url(url, _) => url.to_string(),
+            Destination::Server { scheme, path, .. } => format!("{scheme}://<server>{path}"),
         }
     }
 
     pub fn is_insecure(&self) -> bool {
-        matches!(&self.asked, Asked::Url(_, tls) if tls.insecure)
+        matches!(&self.asked, Destination::Url(_, tls) if tls.insecure)
     }
 
     pub fn asks_release(&self) -> bool {
@@ -163,12 +164,12 @@ impl Question {
                 Err(why) => last = why,
             }
             if tries < self.tries && deadline::sleep(self.delay).is_err() {
-                return Err(format!("interrupted while asking; the last time: {last}"));
+                return Err(format!("interrupted; the last try: {last}"));
             }
         }
         match self.tries {
             1 => Err(last),
-            tries => Err(format!("asked {tries} times; the last time: {last}")),
+            tries => Err(format!("asked {tries} times; the last try: {last}")),
         }
     }
 
@@ -179,7 +180,7 @@ impl Question {
     ) -> Result<(u16, Duration), String> {
         let mut request = Request::get(self.url(address)?);
         request.headers.clone_from(&self.headers);
-        if let Asked::Url(_, tls) = &self.asked {
+        if let Destination::Url(_, tls) = &self.asked {
             request.tls = tls.clone();
         } else {
             request.tls.insecure = true;
@@ -191,7 +192,7 @@ impl Question {
 
     fn expectation(&self, release: Option<&str>) -> Result<Expect, String> {
         if self.asks_release() && release.is_none() {
-            return Err("the history does not know the release: give it as an option".to_owned());
+            return Err("the history has no release: give it as an option".to_owned());
         }
         let release = release.unwrap_or_default();
         Ok(Expect {
@@ -204,11 +205,11 @@ impl Question {
 
     fn url(&self, address: Option<&str>) -> Result<Url, String> {
         match (&self.asked, address) {
-            (Asked::Url(url, _), _) => Ok(url.clone()),
-            (Asked::Server { scheme, path, port }, Some(address)) => {
-                let (host, own) = address.rsplit_once(':').ok_or_else(|| {
-                    format!("its address {address:?} is none that can be asked by http")
-                })?;
+            (Destination::Url(url, _), _) => Ok(url.clone()),
+            (Destination::Server { scheme, path, port }, Some(address)) => {
+                let (host, own) = address
+                    .rsplit_once(':')
+                    .ok_or_else(|| format!("its address {address:?} cannot be asked by HTTP"))?;
                 let port = port.map_or(own.to_owned(), |port| port.to_string());
                 let host = match host.contains(':') && !host.starts_with('[') {
                     true => format!("[{host}]"),
@@ -217,7 +218,7 @@ impl Question {
                 Url::try_from(format!("{scheme}://{host}:{port}{path}"))
                     .map_err(|why| why.to_string())
             }
-            (Asked::Server { .. }, None) => Err("HAProxy has no address for it".to_owned()),
+            (Destination::Server { .. }, None) => Err("HAProxy has no address for it".to_owned()),
         }
     }
 }

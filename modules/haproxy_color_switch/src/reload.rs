@@ -21,18 +21,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How old a worker must be before the next reload.
-const APART: Duration = Duration::from_millis(150);
-/// Time for a reload that has begun: a long configuration takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The minimum age of a worker before the next reload.
+const MIN_AGE: Duration = Duration::from_millis(150);
+/// The timeout of a reload that has begun; a long configuration takes long.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const TRIES: u32 = 3;
 const POLL: Duration = Duration::from_millis(4);
-/// A restarting process may accept a command and never answer.
-const GLANCE: Duration = Duration::from_millis(250);
+/// The timeout of an answer: a restarting process may accept a command and never answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
 /// The master is asked less often than the workers, since it is busy with the reload.
 const MASTER_POLL: Duration = Duration::from_millis(100);
-/// Time for an old worker to receive the signal to end.
-const HEARD: Duration = Duration::from_secs(2);
+/// How long to wait until an old worker has received the signal to end.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The options about how to reload.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub struct Reloader {
     pub pidfile: Option<PathBuf>,
 }
 
-/// The way to reload that was found.
+/// How HAProxy is reloaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReloadMethod {
     Master(Socket),
@@ -54,7 +54,7 @@ pub enum ReloadMethod {
 impl Reloader {
     /// Checks before any change that the master exists and is the parent of the workers at these sockets.
     pub fn choose(&self, sockets: &[Socket]) -> Result<ReloadMethod> {
-        let reload = self.given()?;
+        let reload = self.configured()?;
         match &reload {
             ReloadMethod::Master(master) => drop(retry_while_down(|| master.ask("show proc"))?),
             ReloadMethod::Signal(pid) => is_master_of(*pid, &workers(sockets)?)?,
@@ -63,7 +63,7 @@ impl Reloader {
         Ok(reload)
     }
 
-    fn given(&self) -> Result<ReloadMethod> {
+    fn configured(&self) -> Result<ReloadMethod> {
         if let Some(master) = &self.master {
             return Ok(ReloadMethod::Master(master.clone()));
         }
@@ -74,7 +74,7 @@ impl Reloader {
             return Err(Failure::new(
                 "no_reload",
                 format!(
-                    "do not know how to reload HAProxy: there is no active unit {}, so give \
+                    "no way to reload HAProxy was found: the unit {} is not active, so give \
                      master_socket or pidfile",
                     self.unit
                 ),
@@ -86,7 +86,7 @@ impl Reloader {
         let text = String::from_utf8_lossy(&text);
         let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
         pid.filter(|pid| *pid > 1).map(ReloadMethod::Signal).ok_or_else(|| {
-            Failure::new("no_reload", format!("{} holds no pid", pidfile.display())).into()
+            Failure::new("no_reload", format!("{} contains no pid", pidfile.display())).into()
         })
     }
 }
@@ -101,28 +101,28 @@ impl ReloadMethod {
     }
 }
 
-/// The workers that answer at these sockets.
+/// Returns the workers that answer at these sockets.
 pub fn workers(sockets: &[Socket]) -> Result<Vec<u32>> {
-    sockets.iter().map(|socket| stat::worker(socket, PATIENCE)).collect()
+    sockets.iter().map(|socket| stat::worker(socket, RELOAD_TIMEOUT)).collect()
 }
 
 /// Reloads, and waits until other workers than `old` answer.
 pub fn reload(reload: &ReloadMethod, sockets: &[Socket]) -> Result<()> {
-    let (mut attempt, busy) = (1, Deadline::after(PATIENCE));
+    let (mut attempt, busy) = (1, Deadline::after(RELOAD_TIMEOUT));
     while attempt <= TRIES {
         let old = retry_while_down(|| workers(sockets))?;
         wait_for_age(&old)?;
         if let ReloadMethod::Signal(pid) = reload {
             is_master_of(*pid, &old)?;
         }
-        let mut signs = Signs::before(reload, &old);
-        if send(reload)? == Sent::TooEarly && !busy.passed() {
+        let mut signs = FailureSigns::before(reload, &old);
+        if send(reload)? == Sent::Lost && !busy.passed() {
             busy.sleep(MASTER_POLL)?;
             continue;
         }
-        let patience = if attempt == TRIES { PATIENCE } else { reload.patience() };
-        if follows(sockets, &old, &mut signs, Deadline::after(patience))? {
-            return until_heard(&old);
+        let patience = if attempt == TRIES { RELOAD_TIMEOUT } else { reload.patience() };
+        if new_workers_answer(sockets, &old, &mut signs, Deadline::after(patience))? {
+            return wait_for_end_signal(&old);
         }
         attempt += 1;
     }
@@ -137,7 +137,7 @@ pub fn reload(reload: &ReloadMethod, sockets: &[Socket]) -> Result<()> {
 }
 
 impl ReloadMethod {
-    /// When a reload counts as lost and is sent again.
+    /// After how long a reload counts as lost and is sent again.
     fn patience(&self) -> Duration {
         match self {
             ReloadMethod::Master(_) | ReloadMethod::Unit(_) => Duration::from_secs(5),
@@ -149,18 +149,18 @@ impl ReloadMethod {
 #[derive(PartialEq, Eq)]
 enum Sent {
     Done,
-    /// Another reload is under way: 3.2 then answers Success=0 at once, and says nothing more.
-    TooEarly,
+    /// Another reload is running, so this one was dropped: HAProxy 3.2 then answers Success=0 at once, without a log.
+    Lost,
 }
 
 fn send(reload: &ReloadMethod) -> Result<Sent> {
     match reload {
         ReloadMethod::Master(socket) => {
-            // 2.6 answers nothing at once; later ones when it is done: Success=0 or 1, and the log.
-            let answer = retry_while_down(|| socket.ask_for("reload", PATIENCE))?;
+            // 2.6 answers at once and empty; later versions answer when it is done, with Success=0 or 1 and the log.
+            let answer = retry_while_down(|| socket.ask_for("reload", RELOAD_TIMEOUT))?;
             match answer.strip_prefix("Success=0") {
                 Some(log) if log.contains("ALERT") => return Err(refused(log)),
-                Some(_) => return Ok(Sent::TooEarly),
+                Some(_) => return Ok(Sent::Lost),
                 None => {}
             }
         }
@@ -168,7 +168,7 @@ fn send(reload: &ReloadMethod) -> Result<Sent> {
             let systemctl = program::find("systemctl")?;
             Command::new(&systemctl)
                 .args(["reload", "--", unit])
-                .deadline(PATIENCE)
+                .deadline(RELOAD_TIMEOUT)
                 .run()
                 .with_context(|| format!("reloading {unit}"))?;
         }
@@ -178,21 +178,21 @@ fn send(reload: &ReloadMethod) -> Result<Sent> {
     Ok(Sent::Done)
 }
 
-/// Whether other workers answered before the deadline; an error when HAProxy says that it failed.
-fn follows(
+/// Whether new workers answered before the deadline. It is an error if HAProxy reports a failed reload.
+fn new_workers_answer(
     sockets: &[Socket],
     old: &[u32],
-    signs: &mut Signs<'_>,
+    signs: &mut FailureSigns<'_>,
     deadline: Deadline,
 ) -> Result<bool> {
     loop {
         // While the master restarts there may be no answer; the next round asks again.
         let now: Result<Vec<u32>> =
-            sockets.iter().map(|socket| stat::worker(socket, GLANCE)).collect();
+            sockets.iter().map(|socket| stat::worker(socket, ANSWER_TIMEOUT)).collect();
         if now.is_ok_and(|now| now.iter().zip(old).all(|(now, old)| now != old)) {
             return Ok(true);
         }
-        if signs.of_failure() {
+        if signs.has_failed() {
             return Err(refused(""));
         }
         if deadline.passed() {
@@ -202,22 +202,22 @@ fn follows(
     }
 }
 
-/// An old worker takes connections until it has heard that it is to end: on a busy machine it may
-/// not have run since. It cannot be made to, so that there is an end to this.
-fn until_heard(old: &[u32]) -> Result<()> {
-    let deadline = Deadline::after(HEARD);
-    while old.iter().any(|pid| has_yet_to_hear(*pid)) && !deadline.passed() {
+/// Waits until old workers have received the signal to end, since they take connections until then. On a busy
+/// machine that may take a while, so the wait has a timeout.
+fn wait_for_end_signal(old: &[u32]) -> Result<()> {
+    let deadline = Deadline::after(SIGNAL_TIMEOUT);
+    while old.iter().any(|pid| has_pending_end_signal(*pid)) && !deadline.passed() {
         deadline.sleep(POLL)?;
     }
     Ok(())
 }
 
-fn has_yet_to_hear(pid: u32) -> bool {
-    is_told_to_end(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default())
+fn has_pending_end_signal(pid: u32) -> bool {
+    end_signal_is_pending(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default())
 }
 
 /// Whether SIGUSR1, which tells a worker of HAProxy to end, is still pending for this process.
-fn is_told_to_end(status: &str) -> bool {
+fn end_signal_is_pending(status: &str) -> bool {
     let waits = |line: &str| {
         let set = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"));
         set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
@@ -229,34 +229,35 @@ fn is_told_to_end(status: &str) -> bool {
 
 fn refused(log: &str) -> anyhow::Error {
     let alerts: Vec<&str> = log.lines().filter(|line| line.contains("ALERT")).collect();
-    let told = match alerts.as_slice() {
-        [] => "its log says why".to_owned(),
+    let messages = match alerts.as_slice() {
+        [] => "see its log for the reason".to_owned(),
         lines => lines.join("; "),
     };
-    let msg =
-        format!("HAProxy could not load the configuration and goes on with the old one: {told}");
+    let msg = format!(
+        "HAProxy could not load the configuration and continues with the old one: {messages}"
+    );
     Failure::new("reload_failed", msg).into()
 }
 
 /// Signs of a failed reload, after which the old worker goes on serving.
-struct Signs<'a> {
+struct FailureSigns<'a> {
     reload: &'a ReloadMethod,
     asked: Instant,
     /// The master's count of failed reloads before.
     failures: Option<u32>,
     master: Option<i32>,
     children: BTreeSet<i32>,
-    /// Workers that came after the signal.
+    /// Workers that were started after the signal.
     came: BTreeSet<i32>,
-    /// Up to 3.0 a master starts itself again, with this mark, when it has forked its worker or has
-    /// failed to.
+    /// Whether the master has the mark with which, up to 3.0, it executes itself again after it has forked its
+    /// worker or has failed to.
     marked: bool,
 }
 
-impl<'a> Signs<'a> {
-    fn before(reload: &'a ReloadMethod, workers: &[u32]) -> Signs<'a> {
-        // What can be asked needs no signs. And a worker that another reload is just starting would
-        // be taken for ours: then a reload that has no effect counts as lost, and is sent again.
+impl<'a> FailureSigns<'a> {
+    fn before(reload: &'a ReloadMethod, workers: &[u32]) -> FailureSigns<'a> {
+        // With a master socket the master's answer is enough. Otherwise a worker of another reload may be
+        // taken for ours: a reload without effect then counts as lost and is sent again.
         let master = match reload {
             ReloadMethod::Master(_) => None,
             ReloadMethod::Unit(_) | ReloadMethod::Signal(_) => workers.first(),
@@ -265,7 +266,7 @@ impl<'a> Signs<'a> {
         let known =
             |child: &i32| workers.iter().any(|worker| i64::from(*worker) == i64::from(*child));
         let master = master.filter(|master| children_of(*master).iter().all(known));
-        Signs {
+        FailureSigns {
             reload,
             asked: Instant::now(),
             failures: failures_of(reload),
@@ -276,7 +277,7 @@ impl<'a> Signs<'a> {
         }
     }
 
-    fn of_failure(&mut self) -> bool {
+    fn has_failed(&mut self) -> bool {
         if let Some(master) = self.master {
             let children = children_of(master);
             self.came.extend(children.difference(&self.children));
@@ -302,13 +303,13 @@ fn is_marked(master: i32) -> bool {
     environment.split(|byte| *byte == 0).any(|set| set.starts_with(b"HAPROXY_MWORKER_WAIT_ONLY="))
 }
 
-/// The master's count of failed reloads.
+/// Reads the master's count of failed reloads.
 fn failures_of(reload: &ReloadMethod) -> Option<u32> {
     let ReloadMethod::Master(socket) = reload else { return None };
-    failures(&socket.ask_for("show proc", GLANCE).ok()?)
+    failures(&socket.ask_for("show proc", ANSWER_TIMEOUT).ok()?)
 }
 
-/// `show proc`: `15250  master  1 [failed: 0]  0d00h00m01s  2.6.12`
+/// Parses the line of the master in `show proc`: `15250  master  1 [failed: 0]  0d00h00m01s  2.6.12`.
 fn failures(text: &str) -> Option<u32> {
     let (_, rest) = text.split_once("[failed: ")?;
     rest.split_once(']')?.0.trim().parse().ok()
@@ -327,7 +328,7 @@ fn unit_is_active(unit: &str) -> Result<bool> {
     Ok(seen.text()?.trim() == "active")
 }
 
-/// A signal goes to the parent of the workers only: SIGUSR2 ends another process.
+/// Checks that a pid is the parent of the workers before it is signalled: SIGUSR2 would end another process.
 fn is_master_of(pid: i32, workers: &[u32]) -> Result<()> {
     let parents: Vec<Option<i32>> =
         workers.iter().map(|worker| stat_of(*worker)?.parent()).collect();
@@ -345,13 +346,13 @@ fn is_master_of(pid: i32, workers: &[u32]) -> Result<()> {
 /// Waits until the workers are old enough for another reload.
 fn wait_for_age(workers: &[u32]) -> Result<()> {
     let youngest = workers.iter().filter_map(|pid| age(*pid)).min();
-    if let Some(left) = youngest.and_then(|age| APART.checked_sub(age)) {
+    if let Some(left) = youngest.and_then(|age| MIN_AGE.checked_sub(age)) {
         deadline::sleep(left)?;
     }
     Ok(())
 }
 
-/// When the configuration that a worker serves was read; `None` when it is not a process here.
+/// Returns when a worker read its configuration; `None` if it is not a process of this machine.
 pub fn loaded_at(worker: u32) -> Option<SystemTime> {
     SystemTime::now().checked_sub(age(worker)?)
 }
@@ -367,7 +368,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_that_waits_is_seen() {
+    fn a_pending_signal_is_found() {
         for (name, thread, process, expected) in [
             ("haproxy", "0000000000000000", "0000000000000200", true),
             ("haproxy", "0000000000000200", "0000000000000000", true),
@@ -375,9 +376,9 @@ mod tests {
             ("sleep", "0000000000000000", "0000000000000200", false),
         ] {
             let status = format!("Name:\t{name}\nSigPnd:\t{thread}\nShdPnd:\t{process}\n");
-            assert_eq!(is_told_to_end(&status), expected, "{status}");
+            assert_eq!(end_signal_is_pending(&status), expected, "{status}");
         }
-        assert!(!is_told_to_end(""));
+        assert!(!end_signal_is_pending(""));
     }
 
     #[test]

@@ -108,7 +108,7 @@ struct Part {
 }
 
 impl Fleet {
-    /// Of blue and of green.
+    /// Observes the servers of blue and of green.
     pub fn both(groups: &[Group], sockets: &[Socket]) -> Result<[Fleet; 2]> {
         let mut fleets = [Fleet::default(), Fleet::default()];
         for (at, socket) in sockets.iter().enumerate() {
@@ -141,8 +141,8 @@ impl Fleet {
         self.parts.iter().flat_map(|part| part.servers.iter().map(|server| (part.socket, server)))
     }
 
-    /// Why the colour cannot serve requests; empty when it can. Each component needs a server, and all
-    /// that are not in maintenance must be up by a check.
+    /// Returns why the colour cannot serve requests. Each component needs a server, and all servers that are not
+    /// in maintenance must be up by a check.
     pub fn troubles(&self, color: Color) -> Vec<String> {
         let mut troubles = Vec::new();
         for part in &self.parts {
@@ -163,21 +163,21 @@ impl Fleet {
         troubles
     }
 
-    /// The first component without a server that takes requests.
+    /// Returns the first component without a server that takes requests.
     pub fn lost(&self) -> Option<&str> {
         let lost = |part: &&Part| !part.servers.iter().any(Server::takes_requests);
         self.parts.iter().find(lost).map(|part| part.title.as_str())
     }
 
-    /// Address and title of each server that is in service.
+    /// Returns address and title of each server that is in service.
     pub fn addresses(&self) -> BTreeSet<(String, String)> {
         (self.servers().filter(|server| !server.is_maintenance()))
             .map(|server| (server.address.clone(), server.title()))
             .collect()
     }
 
-    /// Components whose servers a new configuration adds or takes out of maintenance, so that HAProxy has
-    /// not checked them yet.
+    /// Returns the components whose servers HAProxy does not check yet, because the new configuration adds them
+    /// or takes them out of maintenance.
     pub fn unchecked(&self) -> Vec<&str> {
         let unchecked = |part: &&Part| part.servers.iter().all(Server::is_maintenance);
         self.parts.iter().filter(unchecked).map(|part| part.title.as_str()).collect()
@@ -193,7 +193,7 @@ impl Fleet {
         self.servers().map(|server| server.sessions).sum()
     }
 
-    /// Requests since an earlier count. A reload or a person may have reset the counters.
+    /// Counts requests since an earlier observation. A reload or a person may have reset the counters.
     pub fn since(&self, then: &Fleet) -> Count {
         let key = |part: &Part, server: &Server| (part.socket, server.title());
         let before: BTreeMap<_, Count> = (then.parts.iter())
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_name_says_its_colour() {
+    fn the_colour_of_a_server_is_in_its_name() {
         let name = ServerName::parse("{component}-{color}").expect("a pattern");
         assert_eq!(name.color("web-blue"), Some(Color::Blue));
         assert_eq!(name.color("web-green2"), Some(Color::Green));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_that_were_reset_begin_at_zero() {
+    fn reset_counters_begin_at_zero() {
         let then = fleet(vec![server("b", "UP", 100, 5)]);
         let later = fleet(vec![server("b", "UP", 130, 6)]).since(&then);
         assert_eq!(later, Count { requests: 30, failed: 1 });

@@ -24,7 +24,7 @@ use std::time::Duration;
 /// The name of this task's intent and locks.
 pub const TASK: &str = "haproxy_color_switch";
 /// Tolerance for comparing times of files and of processes.
-const ROOM: Duration = Duration::from_millis(50);
+const TIME_TOLERANCE: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub struct State {
@@ -38,20 +38,20 @@ pub struct State {
     pub text: Vec<u8>,
     /// The content of `active-color`.
     pub record: Option<String>,
-    /// The form of a colour in the map.
+    /// The pattern of the map's values.
     pub pattern: Pattern,
     pub active: Option<Color>,
     pub history: History,
     /// The servers of blue and of green.
     pub fleets: [Fleet; 2],
-    /// Disagreements that no run of ours explains, so somebody must have changed something.
+    /// Disagreements that no run of this module explains, so someone must have changed something.
     pub drift: Vec<String>,
-    /// Warnings that stop nothing: a record that differs from the live HAProxy, a configuration that would
-    /// answer from another site.
+    /// Warnings that do not fail the task: a record that differs from the live HAProxy, a configuration that
+    /// would answer with another site.
     pub notes: Vec<String>,
-    /// The time of a killed run that is not finished yet.
+    /// The begin of an unfinished run.
     pub unfinished: Option<String>,
-    /// The goal of that run, if it had begun to change something.
+    /// The goal of the unfinished run, if it had begun to change something.
     pub noted: Option<SwitchNote>,
 }
 
@@ -85,11 +85,11 @@ pub fn observe(subject: &Subject) -> Result<State> {
     }
     let parsed = config.as_ref().map(|bytes| Config::parse(&String::from_utf8_lossy(bytes)));
     let sockets = match (subject.sockets.as_slice(), &parsed) {
-        ([], Some(config)) => vec![named_socket(subject, config)?],
+        ([], Some(config)) => vec![find_socket(subject, config)?],
         (given, _) => given.to_vec(),
     };
     let groups = match (subject.groups.as_slice(), &parsed) {
-        ([], Some(config)) => Some(found_groups(subject, config)?),
+        ([], Some(config)) => Some(find_groups(subject, config)?),
         _ => None,
     };
     let unfinished = RunNotes::find(&subject.state_dir, TASK)?;
@@ -111,7 +111,7 @@ pub fn observe(subject: &Subject) -> Result<State> {
     };
     match &subject.method {
         Method::Map(map) => {
-            state.look_at_map(subject, map)?;
+            state.observe_map(subject, map)?;
             let config = parsed.as_ref();
             let fallback = config.and_then(|it| it.fallback(&map.to_string_lossy(), &subject.key));
             state.notes.extend(fallback.map(|backend| {
@@ -135,7 +135,7 @@ pub fn observe(subject: &Subject) -> Result<State> {
     };
     state.fleets = Fleet::both(&state.groups, &state.sockets)?;
     if subject.method == Method::Reload {
-        state.look_at_config(subject, &parsed.unwrap_or_default())?;
+        state.observe_config(subject, &parsed.unwrap_or_default())?;
     }
     state.compare(subject);
     Ok(state)
@@ -152,7 +152,7 @@ enum Found {
 }
 
 impl State {
-    fn look_at_map(&mut self, subject: &Subject, file: &Path) -> Result<()> {
+    fn observe_map(&mut self, subject: &Subject, file: &Path) -> Result<()> {
         for socket in &self.sockets {
             self.live.push(map::live_value(socket, file, &subject.key)?);
         }
@@ -174,13 +174,14 @@ impl State {
 
     /// The colour is in the configuration. The running process follows it if its servers show that, or if
     /// it was started after the file was written.
-    fn look_at_config(&mut self, subject: &Subject, config: &Config) -> Result<()> {
+    fn observe_config(&mut self, subject: &Subject, config: &Config) -> Result<()> {
         let by_file = config.color(&self.groups);
         self.file = by_file.map(|color| color.to_string());
         let by_servers = self.live_color();
         for worker in reload::workers(&self.sockets)? {
             let changed = fs::metadata(&subject.config).and_then(|meta| meta.modified())?;
-            let stale = reload::loaded_at(worker).is_some_and(|loaded| loaded + ROOM < changed);
+            let stale =
+                reload::loaded_at(worker).is_some_and(|loaded| loaded + TIME_TOLERANCE < changed);
             if stale {
                 self.drift.push(format!(
                     "{} was changed after HAProxy had loaded it",
@@ -195,7 +196,7 @@ impl State {
         if let Some(ours) = read_word(&subject.digest_file())? {
             if ours != digest(&self.text) {
                 self.drift.push(format!(
-                    "{} is not the configuration that was written here last: somebody else has changed it",
+                    "{} is not the configuration that this module has written: someone else has changed it",
                     subject.config.display()
                 ));
             }
@@ -265,8 +266,8 @@ impl State {
                 "{} says {word:?}, but {active} is active: {}",
                 subject.active_color_file().display(),
                 match self.noted {
-                    Some(_) => "a run was stopped half way",
-                    None => "somebody has flipped by hand",
+                    Some(_) => "a run was killed",
+                    None => "someone has flipped by hand",
                 }
             )),
             _ => {}
@@ -297,14 +298,14 @@ impl State {
     /// The goal of `previous`: the colour, its release, or why it is not possible.
     pub fn previous(&self) -> (Option<Color>, Option<String>, Option<String>) {
         let Some(active) = self.active else {
-            return (None, None, Some("which colour is active is not known".to_owned()));
+            return (None, None, Some("the active colour is not known".to_owned()));
         };
         let color = active.other();
         let Some(entry) = self.history.newest_of(color) else {
-            return (None, None, Some(format!("the history knows nothing of {color}")));
+            return (None, None, Some(format!("the history has no entry of {color}")));
         };
         let release = entry.release.clone();
-        let named = release.as_deref().unwrap_or("of which the history has no name");
+        let named = release.as_deref().unwrap_or("of unknown name");
         let why = match (entry.verdict, self.fleet(color).troubles(color).as_slice()) {
             (Verdict::Void, _) => Some(format!("{color} holds release {named}, which is void")),
             (Verdict::Good, []) => None,
@@ -367,7 +368,7 @@ fn read_config(subject: &Subject) -> Result<Vec<u8>> {
     })
 }
 
-fn named_socket(subject: &Subject, config: &Config) -> Result<Socket> {
+fn find_socket(subject: &Subject, config: &Config) -> Result<Socket> {
     let config_file = subject.config.display();
     let found = config.stats_socket().map(Socket::parse);
     found.and_then(Result::ok).ok_or_else(|| {
@@ -379,14 +380,14 @@ fn named_socket(subject: &Subject, config: &Config) -> Result<Socket> {
     })
 }
 
-fn found_groups(subject: &Subject, config: &Config) -> Result<Found> {
+fn find_groups(subject: &Subject, config: &Config) -> Result<Found> {
     if let Method::Map(map) = &subject.method {
-        let asking = config.asking(&map.to_string_lossy(), &subject.key);
-        if !asking.is_empty() {
-            return Ok(Found::Around(asking));
+        let backends_for = config.backends_for(&map.to_string_lossy(), &subject.key);
+        if !backends_for.is_empty() {
+            return Ok(Found::Around(backends_for));
         }
         // Else every backend of a colour would count as this app's, and other apps would be flipped with it.
-        let keys = config.asked_keys(&map.to_string_lossy());
+        let keys = config.looked_up_keys(&map.to_string_lossy());
         if !keys.is_empty() {
             let msg = format!(
                 "{} asks {} for {}, and not for {}: set map_key to one of them, or name the \
@@ -399,7 +400,7 @@ fn found_groups(subject: &Subject, config: &Config) -> Result<Found> {
             return Err(Failure::new("no_backends", msg).into());
         }
     }
-    let groups = config.colored(&subject.server_name);
+    let groups = config.colored_groups(&subject.server_name);
     if groups.is_empty() {
         let msg = format!(
             "{} has no backends of both colours, and none with servers of both: name them in \

@@ -317,7 +317,7 @@ def test_a_history_that_is_damaged(version: str, damage: str) -> None:
         path.write_bytes(bad)
         told = call(INFO, edge.place)
         unreadable = damage in ("last line torn", "first line torn", "garbage")
-        assert any("cannot be read and is trusted for nothing" in warning for warning in told.get("warnings", [])) == unreadable
+        assert any("is invalid and is ignored" in warning for warning in told.get("warnings", [])) == unreadable
         assert told["previous"]["open"] == (damage in ("first line torn", "garbage", "no line end")) and told["active"] == "green"
         assert told["release"] == (RELEASES["green"] if damage in ("last line torn", "no line end") else None)
         flip(edge, "blue")
@@ -400,7 +400,7 @@ def test_a_pid_file_that_is_not_of_haproxy(version: str) -> None:
                 foreign.kill()
         for text in ("", "x\n", "0\n", "1\n", "-1\n"):
             pidfile.write_text(text)
-            refused(edge, "no_reload", f"{pidfile} holds no pid", **new, pidfile=str(pidfile))
+            refused(edge, "no_reload", f"{pidfile} contains no pid", **new, pidfile=str(pidfile))
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(edge.folder / "dead"))
         for reason, master in (("not_running", edge.folder / "dead"), ("no_socket", edge.folder / "gone")):

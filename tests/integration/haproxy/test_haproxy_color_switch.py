@@ -165,7 +165,7 @@ def test_as_a_task_of_a_playbook(tmp_path: Path) -> None:
 @all_versions
 def test_previous_goes_there_and_back_and_knows_the_release(version: str) -> None:
     with Edge(version=version) as edge:
-        refused(edge, "no_previous", "the history knows nothing of green", "name the color", color="previous")
+        refused(edge, "no_previous", "the history has no entry of green", "name the color", color="previous")
         flip(edge, "blue")
         flip(edge, "green")
         asked = {"release_field": "build.sha"}
@@ -229,7 +229,7 @@ def test_a_flip_by_hand_while_we_were_away_is_told_and_not_undone(version: str) 
         edge.ask(f"set map {edge.map} {edge.map_key} green")
         edge.map.write_text(edge.map.read_text().replace(f"{edge.map_key} blue", f"{edge.map_key} green"))
         told = call(INFO, edge.place)
-        note = f"{edge.state_dir}/active-color says \"blue\", but green is active: somebody has flipped by hand"
+        note = f"{edge.state_dir}/active-color says \"blue\", but green is active: someone has flipped by hand"
         assert told["active"] == "green" and told["drift"] == [note] and told["release"] is None
         assert told["places"] == {"live": "green", "file": "green", "record": "blue"}
         result = flip(edge, "green")
@@ -280,7 +280,7 @@ def test_info_tells_what_is_and_changes_nothing(version: str) -> None:
         assert new["colors"]["blue"] == {"up": True, "sessions": 0, "servers": [server]}
         del new["colors"]
         assert new == {"active": "blue", "release": None, "drift": [], "history": [], "unfinished": None,
-                       "previous": {"color": None, "release": None, "open": False, "why": "the history knows nothing of green"},
+                       "previous": {"color": None, "release": None, "open": False, "why": "the history has no entry of green"},
                        "places": {"live": "blue", "file": "blue", "record": None}}
         result = flip(edge, "green", deploy_id=ID)
         adopted = told()

@@ -51,7 +51,7 @@ def test_each_proof_holds_when_it_is_true(version: str) -> None:
         flip(edge, "green")
         asked = edge.counts("green")["/api/v1/health"]
         assert not flip(edge, "green", prove=prove(edge))["changed"] and edge.counts("green")["/api/v1/health"] == asked + 1
-        refused(edge, "not_proven", "green is active already, but does not hold", "nothing was changed",
+        refused(edge, "not_proven", "green is active already, but does not answer as expected", "nothing was changed",
                 **GREEN, prove=prove(edge, status=[204]))
 
 
@@ -65,7 +65,7 @@ def test_a_proof_that_fails_takes_the_flip_back(version: str) -> None:
                 port = unused.getsockname()[1]
                 proof = {key: value.format(port=port, edge=edge.url) if key == "url" else value for key, value in proof.items()}
                 result = call(MODULE, {**edge.options, **GREEN, "prove": prove(edge, **proof)})
-            taken_back(edge, result, "not_proven", "prove green at http://127.0.0.1", *words)
+            taken_back(edge, result, "not_proven", "prove green by http://127.0.0.1", *words)
             assert set(result["flip"]["milliseconds"]) == {"target", "flip", "prove", "back"}, name
             assert [step["step"][:3] for step in result["steps"]] == ["set"] and len(result["plan"]) == 3
     assert load.report["failed"] == 0 and load.report["answers"]["blue"] > 0 and load.report["answers"]["green"] > 0
@@ -261,7 +261,7 @@ def test_when_nobody_is_awake_we_ask_ourselves_or_fail(version: str) -> None:
     with Edge(version=version) as edge:
         edge.answer()
         result = call(MODULE, {**edge.options, **GREEN, **watch(0.4)})
-        taken_back(edge, result, "budget_broken", "only 0 requests in 0.4 s, and 20 are needed to judge; with prove they are asked for")
+        taken_back(edge, result, "budget_broken", "only 0 requests in 0.4 s, but 20 are needed to judge; with prove the task makes the missing ones")
         asked = edge.counts("green").get("/api/v1/health", 0)
         result = flip(edge, "green", prove=prove(edge), **watch(0.6, min_requests=25))
         # All the proof's own requests also came to the server, which is how they count.

@@ -107,7 +107,7 @@ def test_a_configuration_that_is_not_good_is_refused(version: str) -> None:
         result = refused(edge, "invalid_config", "HAProxy refuses the new configuration: parsing [new:", "no-such-keyword",
                          **GREEN, content=broken)
         assert result["rc"] == 1 and "no-such-keyword" in result["stderr"] and "s3cret" not in str(result)
-        refused(edge, "no_content", "no configuration with which green was left is kept at", "content or src", **GREEN)
+        refused(edge, "no_content", "no earlier configuration of green is kept at", "content or src", **GREEN)
         refused(edge, "bad_options", "argument 'validate'", **GREEN, content=edge.render("green"), validate=["haproxy"])
         refused(edge, "bad_options", "content", "src", **GREEN, content="x", src="/x")
         result = call(MODULE, {**edge.options, **GREEN, "src": str(odd)})
@@ -223,7 +223,7 @@ def test_a_configuration_that_somebody_changed_is_refused_until_it_is_settled(ve
     with Edge(version=version, method="reload", layout=layout) as edge:
         to(edge, "green")
         edge.config.write_text(edge.render("green") + "# by hand\n")
-        ours = f"{edge.config} is not the configuration that was written here last: somebody else has changed it"
+        ours = f"{edge.config} is not the configuration that this module has written: someone else has changed it"
         for _loaded in range(2):
             assert ours in call(INFO, edge.place)["drift"]
             refused(edge, "drift", ours, "drift: settle", color="blue", content=edge.render("blue"))
