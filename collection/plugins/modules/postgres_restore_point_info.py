@@ -210,6 +210,33 @@ server_version:
   returned: success
   type: int
   sample: 170012
+storage:
+  description: Where the cluster's files lie; null when its server is not seen on the target.
+  returned: success
+  type: dict
+  contains:
+    data_directory:
+      description: The data directory, as the server names it.
+      returned: always
+      type: str
+    places:
+      description: Where it lies, where its WAL lies, and each tablespace.
+      returned: always
+      type: list
+      elements: dict
+      contains:
+        filesystem:
+          description: The type of its file system.
+          returned: always
+          type: str
+        path:
+          description: "The folder as the target sees it: for a server in a container the folder of its volume."
+          returned: always
+          type: str
+        source:
+          description: The device or dataset that it is mounted from.
+          returned: always
+          type: str
 unfinished:
   description: Since when a run that was killed waits to be finished, or null.
   returned: success

@@ -8,6 +8,7 @@ swapped, and what is kept. Pure: no I/O, no Ansible.
 """
 from __future__ import annotations
 
+import re
 import typing as t
 
 Seen = t.Mapping[str, t.Any]
@@ -46,8 +47,38 @@ def databases_seen(asked: Results, host: str) -> dict[str, t.Any]:
 
 def databases_captured(made: Results, host: str, deploy: str) -> dict[str, t.Any]:
     """The restore points, as the ledger records them."""
-    points = [{"host": host, "name": one["restore_point"], "data": {"database": one["database_one"]["database"]}} for one in made if one.get("restore_point")]
+    points = [{"host": host, "name": one["restore_point"],
+               "data": {"database": one["database_one"]["database"]} | ({"storage": one["storage"]} if one.get("storage") else {})}
+              for one in made if one.get("restore_point")]
     return {"layer": "database", "host": host, "deploy_id": deploy, "points": points}
+
+
+def held_by_another_layer(layers: t.Mapping[str, Results]) -> str:
+    """The database whose files another layer of the same restore point takes back as well, and which that is, in words; nothing where none is known to.
+    Where a server's files lie is known when it was seen on the host of its restore point."""
+    for point in layers.get("database") or []:
+        data = point.get("data") or {}
+        for place in (data.get("storage") or {}).get("places") or []:
+            found = holder(place, point["host"], layers)
+            if found:
+                return f"the database {data['database']} lies in {found}"
+    return ""
+
+
+def holder(place: Seen, host: str, layers: t.Mapping[str, Results]) -> str:
+    # A dataset by its name, on whatever host: one host may be a container of the other.
+    for point in layers.get("dataset") or []:
+        if place["filesystem"] == "zfs" and place["source"] in ((point.get("data") or {}).get("datasets") or []):
+            return f"the dataset {place['source']}"
+    for point in layers.get("container") or []:
+        vmid = ((point.get("data") or {}).get("holds") or {}).get("vmid")
+        if point["host"] == host or vmid and re.search(rf"(^|[^0-9])(subvol|vm|basevol|base)-+{vmid}-+disk", place["source"]):
+            return f"the container {vmid or host}"
+    for point in layers.get("compose") or []:
+        for source in ((point.get("data") or {}).get("holds") or {}).get("sources") or []:
+            if source and point["host"] == host and f"{place['path']}/".startswith(f"{source.rstrip('/')}/"):
+                return f"{source} of the Compose project"
+    return ""
 
 
 def database_costs(plan: Seen, database: str) -> list[str]:

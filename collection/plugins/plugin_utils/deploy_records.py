@@ -11,6 +11,8 @@ import hashlib
 import json
 import typing as t
 
+from .databases import held_by_another_layer
+
 Deploy = t.Mapping[str, t.Any]
 
 # The layers of a restore point, by the mode of a rollback that leads back to them, in the order in which they go back.
@@ -78,6 +80,7 @@ def restore_point(deploys: t.Sequence[Deploy], run: str, to: str, mode: str, hos
     if "color" in layers or "database" in layers:
         found |= dict.fromkeys(hosts["colors"])
     unknown = [host for host in found if host not in hosts["all"]]
+    held = held_by_another_layer(layers)
     if not point:
         refused = f"The ledger names no restore point for mode={mode}."
     elif unknown:
@@ -87,6 +90,10 @@ def restore_point(deploys: t.Sequence[Deploy], run: str, to: str, mode: str, hos
     elif {"database", "rollout"} <= set(layers):
         refused = ("Its pods would meet databases that are older than they are while both go back, and nothing stops pods here: go back with mode=rollout "
                    "first, and with mode=database then, with the app scaled down.")
+    elif held:
+        other = next(name for name, layer in LAYERS.items() if layer in layers and layer != "database")
+        refused = (f"{held[0].upper()}{held[1:]}, and the restore point of {point} has both: one would go back over the other. Go back with one of them: "
+                   f"-e to={point} -e mode=database, or -e to={point} -e mode={other}.")
     else:
         refused = ""
     earlier = plan_of_unfinished(deploys, point)

@@ -77,6 +77,20 @@ impl Mounts {
         parsed.collect::<Result<_>>().map(Mounts)
     }
 
+    /// Reads the mounts of the namespace of a process.
+    pub fn of_process(pid: u32) -> Result<Mounts> {
+        let path = format!("/proc/{pid}/mountinfo");
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {path}"))?;
+        Self::parse(&bytes).with_context(|| format!("cannot understand {path}"))
+    }
+
+    /// Returns the mount of what a path leads to, also in another namespace, as `/proc/<pid>/cwd` does: by the
+    /// kernel's id alone.
+    pub fn by_id(&self, path: &Path) -> Option<&Mount> {
+        let id = mount_id(path)?;
+        self.0.iter().find(|mount| mount.id == id)
+    }
+
     pub fn iter(&self) -> std::slice::Iter<'_, Mount> {
         self.0.iter()
     }

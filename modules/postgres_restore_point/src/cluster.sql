@@ -4,6 +4,7 @@ SELECT json_build_object(
   'in_recovery', pg_is_in_recovery(),
   'superuser', (SELECT rolsuper FROM us),
   'data_directory', CASE WHEN (SELECT rolsuper FROM us) THEN current_setting('data_directory') END,
+  'system_identifier', CASE WHEN (SELECT rolsuper FROM us) THEN (SELECT system_identifier::text FROM pg_control_system()) END,
   'user', current_user,
   'replicas', (SELECT coalesce(json_agg(application_name), '[]'::json) FROM pg_stat_replication),
   'databases', (SELECT json_agg(json_build_object(

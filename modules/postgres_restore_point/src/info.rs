@@ -7,6 +7,7 @@ use crate::plan::refuse_server;
 use crate::psql::Psql;
 use crate::record::Entry;
 use crate::state::{self, State};
+use crate::storage;
 use crate::survey::{self, COUNTERS, Counters};
 use crate::unfinished::UnfinishedRun;
 use ansible_module::Outcome;
@@ -42,6 +43,7 @@ pub fn of(psql: &Psql, subject: &Subject) -> Result<Outcome> {
         .fact("parked", parked)
         .fact("live", json!(live))
         .fact("server_version", state.cluster.version)
+        .fact("storage", json!(storage::find(&state.cluster)))
         .fact("unfinished", json!(unfinished.is_waiting().then_some(&unfinished.since))))
 }
 

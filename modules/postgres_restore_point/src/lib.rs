@@ -24,6 +24,7 @@ mod record;
 mod session;
 mod spec;
 mod state;
+mod storage;
 mod survey;
 mod swap;
 mod unfinished;
@@ -248,7 +249,8 @@ fn capture(
         },
     );
     let outcome = done.map_err(|error| give_up(error, psql, task))?;
-    Ok(outcome.fact("deploy_id", id).fact("restore_point", name))
+    let storage = json!(storage::find(&state.cluster));
+    Ok(outcome.fact("deploy_id", id).fact("restore_point", name).fact("storage", storage))
 }
 
 /// The dump, the copy, and the WAL of the copy. What cannot be seen from here is said.

@@ -119,6 +119,16 @@ const DONE: &[Return] = &[
     Return::new("written", Kind::Dict, "for a rollback", "An estimate of what was written since the restore point, which is parked; null when it cannot be told.").contains(WRITTEN),
     Return::new("sessions", Kind::List, "for a rollback", "The sessions that are ended, or would be, as user and application.")
         .sample(r#"["shop: checkout (4)"]"#),
+    Return::new("storage", Kind::Dict, "for O(state=present)", "Where the cluster's files lie; null when its server is not seen on the target.").contains(STORAGE),
+];
+
+const STORAGE: &[Return] = &[
+    Return::new("data_directory", Kind::Str, "always", "The data directory, as the server names it."),
+    Return::new("places", Kind::List, "always", "Where it lies, where its WAL lies, and each tablespace.").contains(&[
+        Return::new("path", Kind::Str, "always", "The folder as the target sees it: for a server in a container the folder of its volume."),
+        Return::new("source", Kind::Str, "always", "The device or dataset that it is mounted from."),
+        Return::new("filesystem", Kind::Str, "always", "The type of its file system."),
+    ]),
 ];
 
 const WRITTEN: &[Return] = &[
@@ -202,6 +212,13 @@ const SEEN: &[Return] = &[
         "The server's version, as PostgreSQL numbers it.",
     )
     .sample("170012"),
+    Return::new(
+        "storage",
+        Kind::Dict,
+        "success",
+        "Where the cluster's files lie; null when its server is not seen on the target.",
+    )
+    .contains(STORAGE),
     Return::new(
         "unfinished",
         Kind::Str,

@@ -77,6 +77,8 @@ pub struct Cluster {
     pub superuser: bool,
     /// Only superusers are told.
     pub data_directory: Option<PathBuf>,
+    /// Of the cluster; only superusers are told.
+    pub system_identifier: Option<String>,
     pub user: String,
     pub replicas: Vec<String>,
     pub databases: Vec<Database>,

@@ -52,12 +52,44 @@ def test_what_the_ledger_records() -> None:
     made = [{"database_one": {"database": "shop"}, "deploy_id": A, "restore_point": f"shop__before_{A}"}, {"database_one": {"database": "bill"}}]
     assert databases.databases_captured(made, "db1", A) == {
         "layer": "database", "host": "db1", "deploy_id": A, "points": [{"host": "db1", "name": f"shop__before_{A}", "data": {"database": "shop"}}]}
+    where = storage("/d", "tank/pg")["storage"]
+    [seen] = databases.databases_captured([{**made[0], "storage": where}], "db1", A)["points"]
+    assert seen["data"] == {"database": "shop", "storage": where}
     done = [{"database_one": {"database": "shop"}, "changed": True, "parked": {"id": B, "database": f"shop__failed_{B}"}, "undo": "state: rolled_back"},
             {"database_one": {"database": "bill"}, "changed": False, "after": {"parked": [{"id": A, "database": "a"}, {"id": B, "database": "b"}]}},
             {"database_one": {"database": "log"}, "changed": False, "parked": None, "after": None}]
     back = databases.databases_reverted(done, "db1", B)
     assert [(one["name"], one["data"]) for one in back["points"]] == [
         (f"shop__failed_{B}", {"database": "shop", "parked": B}), ("b", {"database": "bill", "parked": B})] and back["changed"]
+
+
+def storage(path: str, source: str, filesystem: str = "ext4") -> dict[str, t.Any]:
+    return {"database": "shop", "storage": {"data_directory": "/d", "places": [{"path": path, "source": source, "filesystem": filesystem}]}}
+
+
+DATASET = {"dataset": [{"host": "node", "data": {"datasets": ["tank/pg", "tank/shop"]}}]}
+CONTAINER = {"container": [{"host": "ct1", "data": {"holds": {"vmid": 101}}}]}
+COMPOSE = {"compose": [{"host": "db1", "data": {"holds": {"sources": ["", "/var/lib/docker/volumes/shop_db/_data", "/srv/shop/db/"]}}}]}
+NONE_KNOWN = {"container": [{"host": "ct1", "data": {}}], "compose": [{"host": "db1"}], "dataset": [{"host": "db1", "data": {"parked": "x"}}]}
+
+
+@pytest.mark.parametrize("data, others, holder", [
+    (storage("/d", "tank/pg", "zfs"), DATASET, "the dataset tank/pg"), (storage("/d", "tank/pg"), DATASET, ""), (storage("/d", "tank/pg/x", "zfs"), DATASET, ""),
+    (storage("/d", "/dev/mapper/pve-vm--101--disk--0"), CONTAINER, "the container 101"),
+    (storage("/d", "rpool/data/subvol-101-disk-1", "zfs"), CONTAINER, "the container 101"), (storage("/d", "rpool/data/subvol-1101-disk-1", "zfs"), CONTAINER, ""),
+    (storage("/var/lib/docker/volumes/shop_db/_data/17", "/dev/sda"), COMPOSE, "/var/lib/docker/volumes/shop_db/_data of the Compose project"),
+    (storage("/srv/shop/db", "/dev/sda"), COMPOSE, "/srv/shop/db/ of the Compose project"), (storage("/srv/shop/db2", "/dev/sda"), COMPOSE, ""),
+    (storage("/d", "/dev/sda"), NONE_KNOWN, ""), ({"database": "shop"}, {**DATASET, **CONTAINER, **COMPOSE}, ""), ({"database": "shop", "storage": None}, DATASET, ""),
+])
+def test_what_holds_a_database(data: dict[str, t.Any], others: dict[str, t.Any], holder: str) -> None:
+    layers = {"database": [{"host": "db1", "data": {"database": "log"}}, {"host": "db1", "data": data}], **others}
+    assert databases.held_by_another_layer(layers) == (f"the database shop lies in {holder}" if holder else "")
+    assert databases.held_by_another_layer(others) == ""
+
+
+def test_a_database_in_the_container_that_is_its_host() -> None:
+    layers = {"database": [{"host": "ct1", "data": storage("/d", "/dev/loop0")}], **CONTAINER}
+    assert databases.held_by_another_layer(layers) == "the database shop lies in the container 101"
 
 
 WRITTEN = {"inserted": 5, "updated": 0, "deleted": 2, "tables": {"public.lines": [1, 0, 0], "public.orders": [4, 0, 2]}, "wal_bytes": 1}

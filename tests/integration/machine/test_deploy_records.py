@@ -91,6 +91,17 @@ def test_a_restore_point_is_found_by_its_mode_or_by_its_deploy() -> None:
     assert deploy_records.restore_point(record, RUN, "", "database", HOSTS | {"colors": []})["hosts"] == ["db1"]
 
 
+def test_a_database_and_what_holds_it_do_not_go_back_together() -> None:
+    places = {"data_directory": "/d", "places": [{"path": "/d", "source": "tank/pg", "filesystem": "zfs"}]}
+    record = [deploy(B, database=[point("b", "db1", database="shop", storage=places)], dataset=[point("b", "db1", datasets=["tank/pg"])])]
+    found = deploy_records.restore_point(record, RUN, B, "fast", HOSTS)
+    assert found["hosts"] == [] and found["refused"] == (
+        f"The database shop lies in the dataset tank/pg, and the restore point of {B} has both: one would go back over the other. Go back with one of them: "
+        f"-e to={B} -e mode=database, or -e to={B} -e mode=data.")
+    for mode in ("database", "data"):
+        assert deploy_records.restore_point(record, RUN, B, mode, HOSTS)["refused"] == ""
+
+
 @pytest.mark.parametrize("to, mode, words", [
     ("", "backup", "no restore point for mode=backup."), (C, "fast", f"no restore point for {C}."), (A, "backup", f"no restore point for {A} in mode=backup."),
     (A, "data", f"The restore point of {A} lies on old1, which is in none of app_hosts, app_data_hosts and app_databases."),

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -66,6 +67,30 @@ def test_there_and_back_again(version: str, tmp_path: Path) -> None:
         assert len(set(app.acknowledged.values())) == len(app.acknowledged), "a number was given out twice"
         # A database that nobody can connect to lets psql end before it has answered.
         assert app.failed >= 2
+
+
+def test_where_the_files_lie(tmp_path: Path) -> None:
+    """By the server's own processes, not by a path that it names: another cluster may have the same."""
+    with shop_on("17", tmp_path) as shop:
+        own = {"path": str(shop.server.data), **mounted(shop.server.data)}
+        space = shop.work.parent / "space"
+        space.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=777", "elsewhere", space], check=True)
+        shutil.chown(space, shop.server.offer["user"])
+        try:
+            shop.server.sql(f"CREATE TABLESPACE other LOCATION '{space}'")
+            expected = {"data_directory": str(shop.server.data), "places": [own, {"path": str(space), "source": "elsewhere", "filesystem": "tmpfs"}]}
+            assert shop.info()["storage"] == expected
+            assert shop.do(check=True, deploy_id=DEPLOY)["storage"] == expected
+        finally:
+            shop.server.sql("DROP TABLESPACE IF EXISTS other")
+            subprocess.run(["umount", "-l", space], check=True)
+
+
+def mounted(path: Path) -> dict[str, str]:
+    words = ["findmnt", "--noheadings", "--output", "SOURCE,FSTYPE", "--nofsroot", "--target", str(path)]
+    source, kind = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    return {"source": source, "filesystem": kind}
 
 
 def test_what_was_written_since_is_estimated(tmp_path: Path) -> None:
