@@ -59,6 +59,18 @@ class Server:
         finally:
             self.sql(f"ALTER DATABASE {quoted(name)} ALLOW_CONNECTIONS false")
 
+    @contextlib.contextmanager
+    def locked(self, database: str, table: str) -> t.Iterator[None]:
+        """A table that nobody else can read."""
+        client = subprocess.Popen(self.client(database, "-f", "-"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
+        client.stdin.write(f"BEGIN; LOCK TABLE {quoted(table)}; SELECT 'locked';\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == "locked\n"
+        try:
+            yield
+        finally:
+            client.communicate()
+
     def kill(self) -> None:
         """All of it at once, as when the machine loses its power."""
         pid = int((self.data / "postmaster.pid").read_text().split()[0])
@@ -173,8 +185,8 @@ class Shop:
     def start(self, below: t.Sequence[str] = (), **more: t.Any) -> Call:
         return Call(MODULE, self.options(**more), below=below)
 
-    def info(self) -> dict[str, t.Any]:
-        done = call(INFO, self.place)
+    def info(self, **more: t.Any) -> dict[str, t.Any]:
+        done = call(INFO, {**self.place, **more})
         assert not done.get("failed"), done
         return done
 
@@ -186,6 +198,12 @@ class Shop:
 
     def open(self) -> bool:
         return self.server.sql(f"SELECT datallowconn FROM pg_database WHERE oid = {self.oid()}") == "t"
+
+    def closed(self, name: str) -> bool:
+        return self.server.sql(f"SELECT NOT datallowconn FROM pg_database WHERE datname = $name${name}$name$") == "t"
+
+    def tables(self) -> list[str]:
+        return self.server.rows("SELECT relname FROM pg_class WHERE relkind = 'r'", self.name)
 
     def hanging_on(self, name: str) -> dict[str, t.Any]:
         """What is a database's own and in no dump; its rights without who gave them."""

@@ -149,6 +149,34 @@ options:
       - For how many seconds the dump may take, and the restore.
     type: float
     default: 3600.0
+  count:
+    description:
+      - >-
+        How RV(ignore:written) is found. V(estimate) takes PostgreSQL's own counters, at once. V(none) does
+        without.
+      - >-
+        V(exact) compares the rows of the live database with those that lie beside it, and tells by table how
+        many were inserted, updated and deleted. Rows of a table without a primary key are compared as a
+        whole: one that was updated counts as one deleted and one inserted.
+      - >-
+        Columns that only one of the two has are not compared: a column that was added since makes no row an
+        updated one.
+      - >-
+        For that what lies beside is opened for the moment in which our sessions connect. No task on this
+        database runs at the same time.
+    type: str
+    default: estimate
+    choices:
+      - exact
+      - estimate
+      - none
+  count_timeout:
+    description:
+      - >-
+        For how many seconds rows may be compared with O(count=exact). The smallest tables come first, and
+        what is not compared by then is named, with an estimate.
+    type: float
+    default: 60.0
   rollback_id:
     description:
       - The deploy id of the run that rolls back.
@@ -209,8 +237,8 @@ notes:
     Sessions of a physical replica do not notice the swap: they read the parked database until they connect
     again. Logical slots stay with the parked database.
   - >-
-    What was written since is an estimate by PostgreSQL's own counters: they count work that was rolled back,
-    miss TRUNCATE, and start again from zero after a crash.
+    Without O(count=exact) what was written since is an estimate by PostgreSQL's own counters: they count work
+    that was rolled back, miss TRUNCATE, and start again from zero after a crash.
 seealso:
   - module: reversible.deploy.postgres_restore_point_info
   - module: reversible.deploy.zfs_pre_deploy
@@ -366,7 +394,7 @@ undo:
   returned: always
   type: str
 written:
-  description: An estimate of what was written since the restore point, which is parked; null when it cannot be told.
+  description: What was written since the restore point, which is parked; null when it cannot be told.
   returned: for a rollback
   type: dict
   contains:
@@ -374,6 +402,18 @@ written:
       description: Rows that were deleted.
       returned: always
       type: int
+    estimates:
+      description: >-
+        With O(count=exact), by table why it was not compared. Its numbers in C(tables) are estimates, or
+        missing.
+      returned: always
+      type: dict
+    exact:
+      description: >-
+        Whether all rows were compared. Otherwise the numbers are estimates where C(estimates) says so, and
+        all of them where it is empty.
+      returned: always
+      type: bool
     inserted:
       description: Rows that were inserted.
       returned: always
@@ -387,7 +427,7 @@ written:
       returned: always
       type: int
     wal_bytes:
-      description: Bytes of WAL that the whole cluster has written since.
+      description: Bytes of WAL that the whole cluster has written since, or null.
       returned: always
       type: int
 """
@@ -468,6 +508,15 @@ MODULE_SPEC = {
             "type": "float",
             "default": 3600.0,
         },
+        "count": {
+            "type": "str",
+            "default": "estimate",
+            "choices": ["exact", "estimate", "none"],
+        },
+        "count_timeout": {
+            "type": "float",
+            "default": 60.0,
+        },
         "rollback_id": {
             "type": "str",
         },
@@ -503,6 +552,7 @@ FORMS = {
     "swap_timeout": "seconds",
     "lock_timeout": "seconds",
     "task_timeout": "seconds",
+    "count_timeout": "seconds",
 }
 
 

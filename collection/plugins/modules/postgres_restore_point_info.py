@@ -68,6 +68,34 @@ options:
         The default is C(/var/lib/reversible/postgres-<app>), and C(/var/lib/reversible/postgres) without
         O(app). Each database of each server has a folder of its own in it.
     type: path
+  count:
+    description:
+      - >-
+        How RV(ignore:written) is found. V(estimate) takes PostgreSQL's own counters, at once. V(none) does
+        without.
+      - >-
+        V(exact) compares the rows of the live database with those that lie beside it, and tells by table how
+        many were inserted, updated and deleted. Rows of a table without a primary key are compared as a
+        whole: one that was updated counts as one deleted and one inserted.
+      - >-
+        Columns that only one of the two has are not compared: a column that was added since makes no row an
+        updated one.
+      - >-
+        For that what lies beside is opened for the moment in which our sessions connect. No task on this
+        database runs at the same time.
+    type: str
+    default: estimate
+    choices:
+      - exact
+      - estimate
+      - none
+  count_timeout:
+    description:
+      - >-
+        For how many seconds rows may be compared with O(count=exact). The smallest tables come first, and
+        what is not compared by then is named, with an estimate.
+    type: float
+    default: 60.0
 attributes:
   check_mode:
     support: full
@@ -181,7 +209,7 @@ restore_points:
       type: list
       elements: str
     written:
-      description: An estimate of what was written since, or null.
+      description: What was written since, or null.
       returned: always
       type: dict
       contains:
@@ -189,6 +217,18 @@ restore_points:
           description: Rows that were deleted.
           returned: always
           type: int
+        estimates:
+          description: >-
+            With O(count=exact), by table why it was not compared. Its numbers in C(tables) are estimates, or
+            missing.
+          returned: always
+          type: dict
+        exact:
+          description: >-
+            Whether all rows were compared. Otherwise the numbers are estimates where C(estimates) says so,
+            and all of them where it is empty.
+          returned: always
+          type: bool
         inserted:
           description: Rows that were inserted.
           returned: always
@@ -202,7 +242,7 @@ restore_points:
           returned: always
           type: int
         wal_bytes:
-          description: Bytes of WAL that the whole cluster has written since.
+          description: Bytes of WAL that the whole cluster has written since, or null.
           returned: always
           type: int
 server_version:
@@ -277,6 +317,15 @@ MODULE_SPEC = {
         "state_dir": {
             "type": "path",
         },
+        "count": {
+            "type": "str",
+            "default": "estimate",
+            "choices": ["exact", "estimate", "none"],
+        },
+        "count_timeout": {
+            "type": "float",
+            "default": 60.0,
+        },
     },
     "supports_check_mode": True,
 }
@@ -286,6 +335,7 @@ FORMS = {
     "port": "positive",
     "programs": "absolute_path",
     "state_dir": "absolute_path",
+    "count_timeout": "seconds",
 }
 
 

@@ -14,6 +14,9 @@ import typing as t
 Seen = t.Mapping[str, t.Any]
 Results = t.Sequence[Seen]
 
+# How many tables a plan names one by one.
+TABLES_SHOWN = 20
+
 
 def database_hosts(databases: t.Sequence[Seen], app_hosts: t.Sequence[str]) -> list[str]:
     """The hosts with the app's databases, each once: by default the first host of the app."""
@@ -85,19 +88,38 @@ def database_costs(plan: Seen, database: str) -> list[str]:
     """What a rollback of a database costs, in sentences. Nothing is destroyed: it is parked, and no longer live."""
     if not plan["plan"]:
         return []
-    written = plan.get("written")
-    if written is None:
-        since = f"what was written to {database} since is not counted: PostgreSQL's counters say nothing about it"
-    else:
-        rows = [f"{written[kind]} {kind}" for kind in ("inserted", "updated", "deleted") if written[kind]]
-        tables = [table for table, _counts in sorted(written["tables"].items(), key=lambda item: -sum(item[1]))]
-        where = f", in {', '.join(tables[:5])}{f' and {len(tables) - 5} more' if len(tables) > 5 else ''}" if tables else ""
-        since = f"about {', '.join(rows)} rows of {database} since (an estimate){where}" if rows else f"nothing that was written to {database} since is known"
-    parked = (plan.get("parked") or {}).get("database")
-    costs = [f"no longer live, and kept{f' in {parked}' if parked else ''}: {since}"]
+    costs = written_since(plan.get("written"), database, (plan.get("parked") or {}).get("database"))
     if plan.get("sessions"):
         costs.append(f"ended, and to connect again: {', '.join(plan['sessions'])}")
     return costs
+
+
+def written_since(written: Seen | None, database: str, parked: str | None) -> list[str]:
+    """What is no longer live once a database is back: by table where rows were compared."""
+    kept = f"no longer live, and kept{f' in {parked}' if parked else ''}"
+    if written is None:
+        return [f"{kept}: what was written to {database} since is not counted: PostgreSQL's counters say nothing about it"]
+    tables = sorted(written["tables"].items(), key=lambda item: (-sum(item[1]), item[0]))
+    why = written.get("estimates") or {}
+    if written.get("exact") or why:
+        costs = [f"{table}: {'about ' if table in why or '*' in why else ''}{rows_of(*counts)} since; {kept}" for table, counts in tables[:TABLES_SHOWN]]
+        more = tables[TABLES_SHOWN:]
+        if more:
+            costs.append(f"{len(more)} more tables: {rows_of(*(sum(counts[kind] for _table, counts in more) for kind in range(3)))} since; {kept}")
+        costs += [f"{database if table == '*' else table} was not compared row by row: {reason}" for table, reason in sorted(why.items())]
+        return costs or [f"nothing was written to {database} since"]
+    counts = [written[kind] for kind in ("inserted", "updated", "deleted")]
+    if not any(counts):
+        return [f"{kept}: nothing that was written to {database} since is known"]
+    names = [table for table, _counts in tables]
+    where = f", in {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}" if names else ""
+    return [f"{kept}: about {rows_of(*counts)} of {database} since (an estimate){where}"]
+
+
+def rows_of(inserted: int, updated: int, deleted: int) -> str:
+    """Such as V(5 inserted, 2 deleted rows)."""
+    named = [f"{count} {kind}" for count, kind in ((inserted, "inserted"), (updated, "updated"), (deleted, "deleted")) if count]
+    return f"{', '.join(named)} row{'' if inserted + updated + deleted == 1 else 's'}"
 
 
 def color_stopped(deploys: t.Sequence[Seen], point: str, layers: t.Mapping[str, t.Any], goal: Seen, active: str) -> str:

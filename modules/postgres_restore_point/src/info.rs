@@ -1,8 +1,10 @@
 //! `postgres_restore_point_info`: what there is to go back to, and what that would cost. Reads only.
 
 use crate::back::in_the_way;
+use crate::compare::Rows;
+use crate::count;
 use crate::names::Kind;
-use crate::options::Subject;
+use crate::options::{Count, Counting, Subject};
 use crate::plan::refuse_server;
 use crate::psql::Psql;
 use crate::record::Entry;
@@ -12,12 +14,25 @@ use crate::survey::{self, COUNTERS, Counters};
 use crate::unfinished::UnfinishedRun;
 use ansible_module::Outcome;
 use anyhow::Result;
+use host::deadline::Deadline;
+use host::lock::Lock;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-pub fn of(psql: &Psql, subject: &Subject) -> Result<Outcome> {
+/// For another task on the same database to end, when rows are to be compared.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Among the tables that were not counted: all of them.
+const EVERY_TABLE: &str = "*";
+
+pub fn of(psql: &Psql, subject: &Subject, counting: &Counting) -> Result<Outcome> {
+    // Whoever holds it may be about to swap or to remove what would be opened here.
+    let held = (counting.count == Count::Exact).then(|| crate::lock(subject, None, PATIENCE));
+    let held = held.transpose().map_err(|error| format!("{error:#}"));
     let unfinished = UnfinishedRun::read(&subject.state_dir)?;
     let state = state::observe(psql, subject)?;
-    let now = counters(psql, &state);
+    let busy = busy(&held, &unfinished);
+    let deadline = Deadline::after(counting.timeout);
     let points: Vec<Value> = (state.ours(Kind::RestorePoint).iter())
         .map(|(entry, found)| {
             let mut why: Vec<String> = in_the_way(&state, entry).into_iter().map(|(_, why)| why).collect();
@@ -25,7 +40,7 @@ pub fn of(psql: &Psql, subject: &Subject) -> Result<Outcome> {
             json!({
                 "deploy_id": entry.id, "database": found.name, "oid": found.oid, "time": entry.at, "release": entry.release,
                 "bytes": found.bytes, "seconds": entry.milliseconds.map(|took| took as f64 / 1000.0), "ready_to_roll_back": why.is_empty(), "why": why,
-                "written": written(&state, entry, now.as_ref()),
+                "written": written(psql, &state, entry, counting.count, deadline, busy.as_deref()),
             })
         })
         .collect();
@@ -47,8 +62,66 @@ pub fn of(psql: &Psql, subject: &Subject) -> Result<Outcome> {
         .fact("unfinished", json!(unfinished.is_waiting().then_some(&unfinished.since))))
 }
 
+/// Why nothing may be opened now, in words.
+fn busy(held: &Result<Option<Vec<Lock>>, String>, unfinished: &UnfinishedRun) -> Option<String> {
+    match held {
+        Err(why) => Some(why.clone()),
+        Ok(_) if unfinished.is_waiting() => {
+            Some(format!("a run at {} was stopped half way", unfinished.since))
+        }
+        Ok(_) => None,
+    }
+}
+
+/// What was written since, or null. `busy` says why nothing can be compared.
+pub fn written(
+    psql: &Psql,
+    state: &State,
+    entry: &Entry,
+    count: Count,
+    deadline: Deadline,
+    busy: Option<&str>,
+) -> Value {
+    if count == Count::None {
+        return Value::Null;
+    }
+    let estimate = estimate(state, entry, counters(psql, state).as_ref());
+    if count == Count::Estimate {
+        return estimate.map_or(Value::Null, |(tables, wal)| told(&tables, wal, None));
+    }
+    let counted = match (busy, state.cluster.in_recovery || !state.cluster.superuser) {
+        (Some(why), _) => Err(why.to_owned()),
+        (None, true) => Err("only a superuser of a primary can compare them".to_owned()),
+        (None, false) => count::of(psql, &state.database, &entry.name, deadline),
+    };
+    let (mut tables, uncounted) = match counted {
+        Ok(counted) => (counted.tables, counted.uncounted),
+        Err(why) => (BTreeMap::new(), BTreeMap::from([(EVERY_TABLE.to_owned(), why)])),
+    };
+    let (estimates, wal) = match estimate {
+        Some((tables, wal)) => (tables, wal),
+        None => (BTreeMap::new(), None),
+    };
+    let is_uncounted =
+        |name: &String| uncounted.contains_key(name) || uncounted.contains_key(EVERY_TABLE);
+    tables.extend(estimates.into_iter().filter(|(name, _)| is_uncounted(name)));
+    told(&tables, wal, Some(&uncounted))
+}
+
+fn told(
+    tables: &BTreeMap<String, Rows>,
+    wal: Option<u64>,
+    uncounted: Option<&BTreeMap<String, String>>,
+) -> Value {
+    let sum = |which: usize| tables.values().map(|rows| rows[which]).sum::<i64>();
+    json!({
+        "inserted": sum(0), "updated": sum(1), "deleted": sum(2), "tables": tables, "wal_bytes": wal,
+        "exact": uncounted.is_some_and(BTreeMap::is_empty), "estimates": uncounted.cloned().unwrap_or_default(),
+    })
+}
+
 /// The counters of the live database, where it can be asked.
-pub fn counters(psql: &Psql, state: &State) -> Option<Counters> {
+fn counters(psql: &Psql, state: &State) -> Option<Counters> {
     let live = state.cluster.find(&state.database)?;
     if state.cluster.in_recovery || !live.allow {
         return None;
@@ -56,17 +129,16 @@ pub fn counters(psql: &Psql, state: &State) -> Option<Counters> {
     psql.ask("reading the counters", &live.name, COUNTERS).ok()
 }
 
-/// An estimate of what was written since; null when the counters are not those of what was captured.
-pub fn written(state: &State, entry: &Entry, now: Option<&Counters>) -> Value {
-    let live = state.cluster.find(&state.database);
-    let (Some(then), Some(now)) = (&entry.counters, now) else { return Value::Null };
-    if live.is_none_or(|live| live.oid != entry.live_oid) {
-        return Value::Null;
+/// Rows written since by the counters, and bytes of WAL; none when they are not those of what was captured.
+fn estimate(
+    state: &State,
+    entry: &Entry,
+    now: Option<&Counters>,
+) -> Option<(BTreeMap<String, Rows>, Option<u64>)> {
+    let live = state.cluster.find(&state.database)?;
+    let (then, now) = (entry.counters.as_ref()?, now?);
+    if live.oid != entry.live_oid {
+        return None;
     }
-    let Some(tables) = survey::written(then, now) else { return Value::Null };
-    let sum = |which: usize| tables.values().map(|rows| rows[which]).sum::<i64>();
-    json!({
-        "inserted": sum(0), "updated": sum(1), "deleted": sum(2), "tables": tables,
-        "wal_bytes": survey::wal_between(then, now),
-    })
+    Some((survey::written(then, now)?, survey::wal_between(then, now)))
 }

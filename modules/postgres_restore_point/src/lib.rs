@@ -9,7 +9,9 @@
 
 mod back;
 mod capture;
+mod compare;
 mod contents;
+mod count;
 mod info;
 mod names;
 mod options;
@@ -34,19 +36,22 @@ use anyhow::{Context, Error, Result};
 use capture::Capture;
 use change::{Consent, Plan, RunNotes, Session};
 use contents::Contents;
+use host::deadline::Deadline;
+use host::deploy_id::DeployId;
 use host::folder::SafeFolder;
 use host::interrupt;
 use host::lock::Lock;
 use host::record::Intent;
 use host::space::Space;
 use names::Kind;
-use options::{Subject, TASK, Task, Wanted, new_id};
+use options::{Count, Counting, Subject, TASK, Task, Wanted, new_id};
 use plan::Action;
 use psql::Psql;
 use serde_json::{Value, json};
 use state::State;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 use unfinished::{GOAL, Goal, UnfinishedRun, what};
 
 const LOCKS: &str = "/run/reversible-postgres";
@@ -58,7 +63,8 @@ pub const MODULES: &[Served] =
 fn info(invocation: &Invocation) -> Result<Outcome> {
     require_root()?;
     let subject = Subject::parse(&invocation.options)?;
-    info::of(&Psql::find(&subject.connection)?, &subject)
+    let counting = Counting::parse(&invocation.options)?;
+    info::of(&Psql::find(&subject.connection)?, &subject, &counting)
 }
 
 fn require_root() -> Result<(), Failure> {
@@ -71,13 +77,13 @@ fn require_root() -> Result<(), Failure> {
     }
 }
 
-fn lock(task: &Task) -> Result<Vec<Lock>> {
+fn lock(subject: &Subject, run: Option<&DeployId>, patience: Duration) -> Result<Vec<Lock>> {
     // Not in the state folder: a run that is refused leaves nothing behind there.
     let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
-    let path = folder.join(format!("{}.lock", task.subject.name));
-    let lock = Lock::acquire(&path, TASK, task.run(), task.lock_timeout);
+    let path = folder.join(format!("{}.lock", subject.name));
+    let lock = Lock::acquire(&path, TASK, run, patience);
     lock.map(|lock| vec![lock])
-        .with_context(|| format!("waiting for another task on {}", task.subject.database))
+        .with_context(|| format!("waiting for another task on {}", subject.database))
 }
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
@@ -89,7 +95,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     };
     let psql = Psql::find(&task.subject.connection)?;
     let mut session = Session::new(invocation, consent)
-        .lock(|| lock(&task))?
+        .lock(|| lock(&task.subject, task.run(), task.lock_timeout))?
         .fence(task.run(), &task.subject.state_dir)?
         .intent_in(&task.subject.state_dir, TASK);
     if task.is_rollback() {
@@ -291,7 +297,7 @@ fn go_back(
     };
     let (plan, goal) = back::plan(state, task, key, id.as_deref())?;
     let live = state.live()?;
-    let written = info::written(state, &goal.incoming, info::counters(psql, state).as_ref());
+    let written = written(invocation, task, psql, state, &goal)?;
     let sessions = plan::sessions(&live.sessions);
     let done = session.carry_out(
         plan,
@@ -330,6 +336,23 @@ fn go_back(
         .fact("parked", json!({ "id": goal.outgoing.id, "database": goal.outgoing.name }))
         .fact("written", written)
         .fact("sessions", sessions))
+}
+
+/// What going back costs, by the counters or by the rows. A plan holds the lock for that, which the run has.
+fn written(
+    invocation: &Invocation,
+    task: &Task,
+    psql: &Psql,
+    state: &State,
+    goal: &Goal,
+) -> Result<Value> {
+    let is_to_lock = task.counting.count == Count::Exact && invocation.check_mode;
+    let _lock = match is_to_lock {
+        true => Some(lock(&task.subject, task.run(), task.lock_timeout)?),
+        false => None,
+    };
+    let deadline = Deadline::after(task.counting.timeout);
+    Ok(info::written(psql, state, &goal.incoming, task.counting.count, deadline, None))
 }
 
 /// Notes before the first change what cannot be seen later.

@@ -88,6 +88,34 @@ pub enum Wanted {
     Pruned,
 }
 
+/// How what was written since is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// By comparing the rows.
+    Exact,
+    /// By PostgreSQL's own counters.
+    Estimate,
+    None,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Counting {
+    pub count: Count,
+    pub timeout: Duration,
+}
+
+impl Counting {
+    /// For both modules.
+    pub fn parse(given: &Given) -> Result<Counting, Failure> {
+        let count = match given.get::<String>("count")?.as_str() {
+            "exact" => Count::Exact,
+            "none" => Count::None,
+            _ => Count::Estimate,
+        };
+        Ok(Counting { count, timeout: given.seconds("count_timeout")? })
+    }
+}
+
 #[derive(Debug)]
 pub struct Task {
     pub subject: Subject,
@@ -100,6 +128,7 @@ pub struct Task {
     pub swap_timeout: Duration,
     pub lock_timeout: Duration,
     pub task_timeout: Duration,
+    pub counting: Counting,
     pub rollback: Option<DeployId>,
     fence: Option<DeployId>,
 }
@@ -147,6 +176,7 @@ impl Task {
             swap_timeout: given.seconds("swap_timeout")?,
             lock_timeout: given.seconds("lock_timeout")?,
             task_timeout: given.seconds("task_timeout")?,
+            counting: Counting::parse(given)?,
             rollback,
             fence,
         })
@@ -223,6 +253,7 @@ impl Task {
             swap_timeout: Duration::ZERO,
             lock_timeout: Duration::ZERO,
             task_timeout: Duration::ZERO,
+            counting: Counting { count: Count::None, timeout: Duration::ZERO },
             rollback: None,
             fence: None,
         }

@@ -33,6 +33,18 @@ const WHERE: &[Opt] = &[
     ]),
 ];
 
+const COUNT: &[Opt] = &[
+    Opt::new("count", Kind::Str).default(Default::Str("estimate")).choices(&["exact", "estimate", "none"]).about(&[
+        "How RV(ignore:written) is found. V(estimate) takes PostgreSQL's own counters, at once. V(none) does without.",
+        "V(exact) compares the rows of the live database with those that lie beside it, and tells by table how many were inserted, updated and deleted. Rows of a table without a primary key are compared as a whole: one that was updated counts as one deleted and one inserted.",
+        "Columns that only one of the two has are not compared: a column that was added since makes no row an updated one.",
+        "For that what lies beside is opened for the moment in which our sessions connect. No task on this database runs at the same time.",
+    ]),
+    Opt::new("count_timeout", Kind::Seconds).default(Default::Float(60.0)).about(&[
+        "For how many seconds rows may be compared with O(count=exact). The smallest tables come first, and what is not compared by then is named, with an estimate.",
+    ]),
+];
+
 const WHAT: &[Opt] = &[
     Opt::new("state", Kind::Str).default(Default::Str("present")).choices(&["present", "rolled_back", "absent"]).about(&[
         "V(present) makes a restore point, unless it is there: a copy of the database beside it, from one snapshot, checked, and closed to everybody.",
@@ -81,7 +93,7 @@ pub const MODULE: Module = Module {
         "A run that was killed is finished or taken back by the next one.",
     ],
     version_added: "0.1.0",
-    options: &[WHERE, WHAT, change::ROLLBACK_ID, change::CONSENT],
+    options: &[WHERE, WHAT, COUNT, change::ROLLBACK_ID, change::CONSENT],
     rules: &[
         Rule::RequiredIfAny("state", "rolled_back", &["deploy_id", "parked"]),
         Rule::RequiredIfAny("state", "absent", &["deploy_id", "parked", "retain"]),
@@ -97,7 +109,7 @@ pub const MODULE: Module = Module {
         "In a swap all sessions of the database are ended, and new ones refused for a moment. Applications must connect again by themselves.",
         "No sequence of what becomes live stands before that of what is parked, so no number is given out twice.",
         "Sessions of a physical replica do not notice the swap: they read the parked database until they connect again. Logical slots stay with the parked database.",
-        "What was written since is an estimate by PostgreSQL's own counters: they count work that was rolled back, miss TRUNCATE, and start again from zero after a crash.",
+        "Without O(count=exact) what was written since is an estimate by PostgreSQL's own counters: they count work that was rolled back, miss TRUNCATE, and start again from zero after a crash.",
     ],
     seealso: &[
         "reversible.deploy.postgres_restore_point_info",
@@ -109,17 +121,46 @@ pub const MODULE: Module = Module {
 };
 
 const DONE: &[Return] = &[
-    Return::new("deploy_id", Kind::Str, "success", "The id of the restore point that this was about, or null."),
-    Return::new("restore_point", Kind::Str, "success", "The database that is, or was, this restore point, or null.")
-        .sample(r#""shop__before_20261121t084500z-7f3a""#),
-    Return::new("parked", Kind::Dict, "for a rollback", "What is parked, or would be.").contains(&[
-        Return::new("id", Kind::Str, "always", "Its id, for O(parked)."),
-        Return::new("database", Kind::Str, "always", "The name that it has."),
-    ]),
-    Return::new("written", Kind::Dict, "for a rollback", "An estimate of what was written since the restore point, which is parked; null when it cannot be told.").contains(WRITTEN),
-    Return::new("sessions", Kind::List, "for a rollback", "The sessions that are ended, or would be, as user and application.")
-        .sample(r#"["shop: checkout (4)"]"#),
-    Return::new("storage", Kind::Dict, "for O(state=present)", "Where the cluster's files lie; null when its server is not seen on the target.").contains(STORAGE),
+    Return::new(
+        "deploy_id",
+        Kind::Str,
+        "success",
+        "The id of the restore point that this was about, or null.",
+    ),
+    Return::new(
+        "restore_point",
+        Kind::Str,
+        "success",
+        "The database that is, or was, this restore point, or null.",
+    )
+    .sample(r#""shop__before_20261121t084500z-7f3a""#),
+    Return::new("parked", Kind::Dict, "for a rollback", "What is parked, or would be.").contains(
+        &[
+            Return::new("id", Kind::Str, "always", "Its id, for O(parked)."),
+            Return::new("database", Kind::Str, "always", "The name that it has."),
+        ],
+    ),
+    Return::new(
+        "written",
+        Kind::Dict,
+        "for a rollback",
+        "What was written since the restore point, which is parked; null when it cannot be told.",
+    )
+    .contains(WRITTEN),
+    Return::new(
+        "sessions",
+        Kind::List,
+        "for a rollback",
+        "The sessions that are ended, or would be, as user and application.",
+    )
+    .sample(r#"["shop: checkout (4)"]"#),
+    Return::new(
+        "storage",
+        Kind::Dict,
+        "for O(state=present)",
+        "Where the cluster's files lie; null when its server is not seen on the target.",
+    )
+    .contains(STORAGE),
 ];
 
 const STORAGE: &[Return] = &[
@@ -145,7 +186,19 @@ const WRITTEN: &[Return] = &[
         "wal_bytes",
         Kind::Int,
         "always",
-        "Bytes of WAL that the whole cluster has written since.",
+        "Bytes of WAL that the whole cluster has written since, or null.",
+    ),
+    Return::new(
+        "exact",
+        Kind::Bool,
+        "always",
+        "Whether all rows were compared. Otherwise the numbers are estimates where C(estimates) says so, and all of them where it is empty.",
+    ),
+    Return::new(
+        "estimates",
+        Kind::Dict,
+        "always",
+        "With O(count=exact), by table why it was not compared. Its numbers in C(tables) are estimates, or missing.",
     ),
 ];
 
@@ -156,7 +209,7 @@ pub const INFO: Module = Module {
         "Tells the restore points and parked states of a database, whether one can go back to each, and an estimate of what that would cost.",
     ],
     version_added: "0.1.0",
-    options: &[WHERE],
+    options: &[WHERE, COUNT],
     rules: &[],
     check_mode: Support::Full,
     diff_mode: Support::None,
@@ -183,13 +236,8 @@ const SEEN: &[Return] = &[
                 "Whether one could go back to it now.",
             ),
             Return::new("why", Kind::List, "always", "Why not, in sentences."),
-            Return::new(
-                "written",
-                Kind::Dict,
-                "always",
-                "An estimate of what was written since, or null.",
-            )
-            .contains(WRITTEN),
+            Return::new("written", Kind::Dict, "always", "What was written since, or null.")
+                .contains(WRITTEN),
         ]),
     Return::new("parked", Kind::List, "success", "The parked states, the oldest first.").contains(
         &[

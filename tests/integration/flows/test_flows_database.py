@@ -74,14 +74,15 @@ def test_back_with_its_plan_and_forth_again(store: Store) -> None:
     assert run.code == 0 and store.serves()[1] == sha(number), run.output
     deploy = store.newest()
     [point] = deploy["restore_points"]["database"]
-    assert point["name"] in store.copies() and point["data"] == {"database": "shop"}, point
+    assert point["name"] in store.copies() and point["data"]["database"] == "shop", point
+    assert [place["path"] for place in point["data"]["storage"]["places"]] == [str(store.data.server.data)], point
     for word in ("a", "b", "c"):
         store.data.write(word)
 
     unasked = store.run("rollback", core=NEWEST, to=deploy["deploy_id"])
     assert unasked.code == 2 and store.now == ("c", sha(number)), unasked.output
     said = " ".join(unasked.output.split())
-    assert "3 inserted rows of shop since (an estimate), in public.orders" in said and "stop it before the databases are swapped" in said, said
+    assert "public.orders: 3 inserted rows since; no longer live, and kept in shop__failed_" in said and "stop it before the databases are swapped" in said, said
     plan = unasked.output.split("The plan: ")[1][:17]
     back = store.good("rollback", to=deploy["deploy_id"], confirm=plan)
     assert store.now == before and "paid" not in store.columns()

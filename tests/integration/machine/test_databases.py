@@ -106,6 +106,18 @@ WRITTEN = {"inserted": 5, "updated": 0, "deleted": 2, "tables": {"public.lines":
      ["no longer live, and kept: nothing that was written to shop since is known"]),
     ({"plan": ["swap"], "written": {"inserted": 7, "updated": 0, "deleted": 0, "tables": {f"t{n}": [n, 0, 0] for n in range(7)}}},
      ["no longer live, and kept: about 7 inserted rows of shop since (an estimate), in t6, t5, t4, t3, t2 and 2 more"]),
+    ({"plan": ["swap"], "written": {**WRITTEN, "exact": True, "estimates": {}}, "parked": {"database": "shop__failed_x"}},
+     ["public.orders: 4 inserted, 2 deleted rows since; no longer live, and kept in shop__failed_x",
+      "public.lines: 1 inserted row since; no longer live, and kept in shop__failed_x"]),
+    ({"plan": ["swap"], "written": {**WRITTEN, "exact": False, "estimates": {"public.orders": "not within 60 s"}}},
+     ["public.orders: about 4 inserted, 2 deleted rows since; no longer live, and kept", "public.lines: 1 inserted row since; no longer live, and kept",
+      "public.orders was not compared row by row: not within 60 s"]),
+    ({"plan": ["swap"], "written": {**WRITTEN, "tables": {}, "exact": False, "estimates": {"*": "the server is gone"}}},
+     ["shop was not compared row by row: the server is gone"]),
+    ({"plan": ["swap"], "written": {**WRITTEN, "tables": {}, "exact": True, "estimates": {}}}, ["nothing was written to shop since"]),
+    ({"plan": ["swap"], "written": {**WRITTEN, "tables": {f"t{n:02}": [1, n, 0] for n in range(22)}, "exact": True, "estimates": {}}},
+     [f"t{n:02}: 1 inserted, {n} updated rows since; no longer live, and kept" for n in range(21, 1, -1)]
+     + ["2 more tables: 2 inserted, 1 updated rows since; no longer live, and kept"]),
 ])
 def test_what_going_back_costs(plan: dict[str, t.Any], costs: list[str]) -> None:
     assert databases.database_costs(plan, "shop") == costs
