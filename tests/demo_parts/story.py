@@ -141,7 +141,7 @@ def epilogue(teller: Teller) -> None:
     stand = teller.stand
     status = stand.run("status")
     paper.title("Where one is, and where one can go (the playbook status)")
-    paper.text(*(f"  {line}" for line in status.named("Tell").result["msg"]) if status.code == 0 else status.output.splitlines())
+    paper.text(*(f"  {line}" for line in status.named("Report the status").result["msg"]) if status.code == 0 else status.output.splitlines())
     if status.code != 0:
         teller.wrong.append("status failed")
     ping, ours = stand.timed()
