@@ -14,7 +14,7 @@ from pathlib import Path
 from labkit import Fail, apt, daemon
 from labkit.login import Login, learn_host_keys, make_keys, write_inventory
 from things.qemu import qemu
-from things.zfs import initrd, machine
+from things.zfs import initrd, lean, machine
 
 HELP = "OpenZFS in an emulated machine, no Python; pools are made of files in its /mnt"
 PACKAGES = ["openssh-client"]
@@ -29,6 +29,7 @@ def prepare() -> None:
     apt.install(*PACKAGES)
     qemu()
     machine()
+    lean()
 
 
 def up(folder: Path) -> str:

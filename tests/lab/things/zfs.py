@@ -8,6 +8,7 @@ The kernel is kept unpacked: an emulated processor spends more seconds on unpack
 """
 from __future__ import annotations
 
+import hashlib
 import lzma
 import os
 import re
@@ -17,7 +18,7 @@ from pathlib import Path
 from labkit import HERE, Fail, Skip, apt, run, say
 from labkit.cache import entry
 
-PACKAGES = ["gcc-12", "make", "binutils", "libelf1"]
+PACKAGES = ["gcc-12", "make", "binutils", "libelf1", "libc6-dev"]
 CACHES = ["Debian's amd64 kernel, and OpenZFS of its backports built for it (some 8 minutes of one processor, once)"]
 
 SUITE, LATER = "bookworm", "bookworm-backports"   # the VM's Debian, whatever this machine's is
@@ -30,10 +31,13 @@ PROGRAMS = ("usr/sbin/zfs", "usr/sbin/zpool", "usr/sbin/dropbear", "usr/bin/drop
 MODULES = ("virtio_pci", "virtio_net", "virtio_rng", "loop", "ext4", "crc32c_generic", "zfs")
 LOADED = "usr/lib/*/libgcc_s.so.1"   # by name, where `zfs send` ends a thread; no list of libraries names it
 RECIPE = 3   # to be raised when what is made below changes
+# Libraries that every call of `zfs` loads and hardly any uses: a stand-in of a few lines for each, and the version of its symbols. The real
+# ones would be half of what a call costs.
+LEAN = {"libcrypto.so.3": ("zfs_crypto.c", "OPENSSL_3.0.0"), "libgssapi_krb5.so.2": ("zfs_gssapi.c", "gssapi_krb5_2_MIT")}
 
 
 def machine() -> Path:
-    """A folder with `vmlinux`, `initrd` (all but the scripts in inside/, which `initrd` below adds at each start) and `busybox`."""
+    """A folder with `vmlinux`, `initrd` (all but what is made of inside/, which `initrd` below adds at each start) and `busybox`."""
     if apt.architecture() != "amd64":
         raise Skip(f"the ZFS machine is built and emulated on amd64, this is {apt.architecture()}")
 
@@ -61,6 +65,21 @@ def machine() -> Path:
 
 
 THINGS = {"zfs-machine": machine}
+
+
+def lean() -> Path:
+    """A folder with the stand-ins of LEAN. Apart from the machine: they are made in a moment."""
+    sources = hashlib.sha256(b"".join((HERE / "inside" / source).read_bytes() for source, _version in LEAN.values())).hexdigest()
+
+    def build(folder: Path) -> None:
+        apt.install(*PACKAGES)
+        for library, (source, version) in LEAN.items():
+            symbols = folder / f"{library}.symbols"
+            symbols.write_text(f"{version} {{ global: gss_*; GSS_*; PKCS5_*; local: *; }};\n")
+            run(["gcc-12", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", f"-Wl,-soname,{library}", f"-Wl,--version-script,{symbols}",
+                 "-o", folder / library, HERE / "inside" / source])
+            symbols.unlink()
+    return entry(f"zfs-lean-libraries-{SUITE}-{sources[:12]}", build)
 
 
 def build_modules(work: Path, tree: Path, release: str) -> None:
@@ -134,8 +153,9 @@ def needed_modules(dependencies: str) -> list[str]:
 
 
 def initrd(parts: Path, place: Path) -> Path:
-    """In the folder `place`: the whole archive, with the scripts as they are now. A kernel takes several archives in a row."""
+    """In the folder `place`: the whole archive, with the scripts and the stand-ins as they are now. A kernel takes several archives in a row."""
     root = place / "scripts"
+    shutil.copytree(lean(), root / "usr/lib/lean")
     for name, source in (("init", "zfs_init.sh"), ("usr/sbin/zvol-link", "zfs_zvol.sh")):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(HERE / "inside" / source, root / name)
