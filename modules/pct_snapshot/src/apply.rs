@@ -1,5 +1,5 @@
-//! Apply: steps to effects. What a step was about is noted before it, and the state is read again
-//! after it: neither an exit code nor any output of Proxmox proves anything.
+//! Carries out the steps. Each step is recorded before it is begun, and the state is read again after it:
+//! exit codes and output of Proxmox are not proof of anything.
 //!
 //! Invariant: a snapshot that Proxmox lists as complete was committed in one write with the removal
 //! of its lock, so reading the list proves both.
@@ -12,12 +12,12 @@ use crate::freezer;
 use crate::marker::Marker;
 use crate::options::TASK;
 use crate::options::{Task, Wanted};
-use crate::pct::{Pct, Trouble, explained};
+use crate::pct::{Pct, PveError, explained};
 use crate::plan::Action;
 use crate::read::Reader;
 use crate::rollback::Goal;
 use crate::state::State;
-use crate::unfinished::{self, Doing, What};
+use crate::unfinished::{self, StepNote, What};
 use ansible_module::Failure;
 use anyhow::{Context, Result, bail};
 use host::clock;
@@ -32,8 +32,7 @@ use std::path::{Path, PathBuf};
 
 const LOCKS: &str = "/run/reversible-pct";
 
-/// One task at a time for a container. Not in the state folder: a run that is refused leaves nothing
-/// behind there.
+/// Locks a container. The lock is not in the state folder, so that a refused run leaves nothing there.
 pub fn lock(task: &Task) -> Result<Vec<Lock>> {
     let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
     let vmid = task.subject.vmid;
@@ -46,16 +45,16 @@ pub struct Apply<'a> {
     pub task: &'a Task,
     pub reader: &'a Reader,
     pub goal: Option<Goal>,
-    /// As it was last read.
+    /// The snapshots as they were last read.
     pub seen: Snapshots,
-    /// A step was begun.
+    /// Whether a step was begun.
     pub begun: bool,
-    /// We stopped the container.
+    /// Whether this run has stopped the container.
     pub stopped: bool,
-    /// Proxmox may be half way through something: only the next run can tell.
+    /// Whether a command of Proxmox may have been interrupted, which only the next run can see.
     pub unsettled: bool,
     pub rolled_back: bool,
-    /// An earlier rollback, which was not this one, was not finished.
+    /// Whether an earlier run with another rollback was not finished.
     instead_of_another: bool,
     other_was_done: bool,
     pub safety: Option<String>,
@@ -88,7 +87,7 @@ impl<'a> Apply<'a> {
     }
 
     pub fn act(&mut self, action: &Action, intent: Option<&Intent>) -> Result<()> {
-        let intent = intent.context("a change without a record of it")?;
+        let intent = intent.context("a change needs a recorded intent")?;
         if !self.begun {
             self.begin(intent)?;
         }
@@ -109,19 +108,19 @@ impl<'a> Apply<'a> {
                 _ => bail!("only state: present takes a snapshot"),
             },
             Action::Stop => self.stop(),
-            Action::KeepState => self.keep_state(intent),
+            Action::KeepState => self.snapshot_failed_state(intent),
             Action::RollBack => self.roll_back(intent),
             Action::Start => self.start(),
         }
     }
 
-    /// What a killed run left and could not be cleared is ours only as long as its record stands.
+    /// Keeps the record of a killed run while its leftovers could not be removed: only the record marks them as ours.
     fn keep_record_of<T>(&mut self, cleared: Result<T>) -> Result<T> {
         self.unsettled |= cleared.is_err();
         cleared
     }
 
-    /// Notes before the first change what cannot be seen later.
+    /// Records before the first change what cannot be observed later.
     fn begin(&mut self, intent: &Intent) -> Result<()> {
         intent.note(unfinished::BEGAN, &clock::now())?;
         if let Some(goal) = &self.goal {
@@ -131,7 +130,7 @@ impl<'a> Apply<'a> {
                 // notes: between them nothing may read as half way.
                 intent.note(unfinished::SAFETY, &Value::Null)?;
                 if self.other_was_done {
-                    intent.note(unfinished::DOING, &Value::Null)?;
+                    intent.note(unfinished::STEP, &Value::Null)?;
                 }
             }
             intent.note(unfinished::ROLLBACK, &goal.rollback)?;
@@ -146,14 +145,14 @@ impl<'a> Apply<'a> {
         Ok(&self.seen)
     }
 
-    /// Again and again, as long as somebody else's lock refuses it and there is patience left.
-    fn patiently(&self, run: impl Fn(&Pct) -> Result<(), Failed>) -> Result<(), Failed> {
+    /// Runs a command again as long as it is refused because of another task's lock, until the lock timeout.
+    fn retry_while_locked(&self, run: impl Fn(&Pct) -> Result<(), Failed>) -> Result<(), Failed> {
         let mut last = None;
         let deadline = Deadline::after(self.task.lock_timeout);
         let done = poll_until(deadline, FIRST_PAUSE, "the lock", || match run(self.pct()) {
             Ok(()) => Ok(Some(Ok(()))),
-            Err(failed) => match Trouble::of(&failed) {
-                Trouble::Locked(_) | Trouble::Replication => {
+            Err(failed) => match PveError::of(&failed) {
+                PveError::Locked(_) | PveError::Replication => {
                     last = Some(failed);
                     Ok(None)
                 }
@@ -163,16 +162,16 @@ impl<'a> Apply<'a> {
         match (done, last) {
             (Ok(done), _) => done,
             (Err(_), Some(failed)) => Err(failed),
-            // It asks at least once, so something was refused before the wait ended.
+            // It runs at least once, so there is an error when the wait ends.
             (Err(_), None) => run(self.pct()),
         }
     }
 
     fn unlock(&mut self, ours: &str) -> Result<()> {
-        // pct unlock takes any lock away, whoever holds it.
+        // pct unlock removes any lock, whoever holds it.
         match self.reader.config()?.lock {
             Some(lock) if lock != ours => {
-                let msg = format!("the lock is {lock} by now, which is not what our run left");
+                let msg = format!("the lock is now {lock}, which the killed run did not leave");
                 return Err(Failure::new("locked", msg).into());
             }
             Some(_) => {}
@@ -188,17 +187,17 @@ impl<'a> Apply<'a> {
     }
 
     fn take(&mut self, name: &str, text: &str, marker: &Marker, intent: &Intent) -> Result<()> {
-        // A signal ends the run before or after this: a snapshot cut in half leaves a lock.
+        // Signals end the run before or after this, since an interrupted snapshot leaves a lock.
         let _shield = interrupt::shield();
-        intent.note(unfinished::DOING, &Doing { what: What::Snapshot, name: name.to_owned() })?;
-        let done = self.patiently(|pct| pct.snapshot(name, text, marker));
+        intent.note(unfinished::STEP, &StepNote { what: What::Snapshot, name: name.to_owned() })?;
+        let done = self.retry_while_locked(|pct| pct.snapshot(name, text, marker));
         self.note_hang(&done);
         let there = self.look()?.find(name).cloned();
         let failed = match (&there, done) {
             (Some(there), _) if there.is_complete() && there.marker.as_ref() == Some(marker) => {
                 return self.thaw_after_snapshot();
             }
-            (_, Err(failed)) if self.goes_on(What::Snapshot, &failed) => {
+            (_, Err(failed)) if self.may_still_run(What::Snapshot, &failed) => {
                 self.unsettled = true;
                 let msg = format!(
                     "pct was killed while it took the snapshot {name}, and Proxmox's task of it may go on: \
@@ -222,18 +221,18 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// Whether its processes stand still, and where its file systems do.
+    /// Returns whether the processes are frozen, and which file systems are.
     fn frozen(&self) -> Result<(bool, Vec<Frozen>)> {
         let vmid = self.task.subject.vmid;
         Ok((freezer::is_frozen(vmid)?, filesystems::frozen(vmid, &self.freezable)?))
     }
 
-    pub fn stands_still(&self) -> Result<bool> {
+    pub fn is_frozen_now(&self) -> Result<bool> {
         let (processes, mounts) = self.frozen()?;
         Ok(processes || !mounts.is_empty())
     }
 
-    /// Let it go on. The file systems first: what stands still may be in the middle of a write.
+    /// Thaws the container. The file systems first, since frozen processes may be in the middle of a write.
     fn thaw(&self) -> Result<()> {
         let vmid = self.task.subject.vmid;
         let (processes, mounts) = self.frozen()?;
@@ -241,22 +240,22 @@ impl<'a> Apply<'a> {
         if processes { freezer::thaw(vmid) } else { Ok(()) }
     }
 
-    /// Proxmox thaws the container before it ends a snapshot, and only warns when it cannot. What it
-    /// is frozen by now is somebody's who holds a lock, or is left of our snapshot.
+    /// Thaws the container after a snapshot, since Proxmox only warns when it cannot. A frozen container belongs to
+    /// a task that holds a lock, or was left by our snapshot.
     fn thaw_after_snapshot(&self) -> Result<()> {
-        match self.stands_still()? && self.reader.config()?.lock.is_none() {
+        match self.is_frozen_now()? && self.reader.config()?.lock.is_none() {
             true => self.thaw(),
             false => Ok(()),
         }
     }
 
-    /// Whether the work of a command that was killed is still being done: Proxmox's workers outlive
-    /// their command. What cannot be known is taken for yes.
-    fn goes_on(&self, what: What, failed: &Failed) -> bool {
+    /// Whether Proxmox may still do the work of a killed command: its workers outlive the command. If that is not
+    /// known, it counts as yes.
+    fn may_still_run(&self, what: What, failed: &Failed) -> bool {
         failed.signal.is_some() && !matches!(self.reader.active_task(&[what.task()]), Ok(None))
     }
 
-    /// Proxmox could not clean up after a snapshot of ours that failed.
+    /// Removes a failed snapshot of ours that Proxmox could not clean up.
     fn clear_broken(&mut self, name: &str, failed: Failure) -> anyhow::Error {
         let cleared = self.thaw().and_then(|()| self.release("snapshot")).and_then(|()| {
             let done = self.pct().delete(name, true);
@@ -280,7 +279,7 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// Remove the lock that our own command, which has ended, left.
+    /// Removes the lock that our own command has left.
     fn release(&self, lock: &str) -> Result<()> {
         match self.reader.config()?.lock {
             Some(held) if held == lock => Ok(self.pct().unlock()?),
@@ -290,13 +289,13 @@ impl<'a> Apply<'a> {
 
     fn delete(&mut self, name: &str, incomplete: bool, intent: &Intent) -> Result<()> {
         let _shield = interrupt::shield();
-        intent.note(unfinished::DOING, &Doing { what: What::Delete, name: name.to_owned() })?;
-        let mut done = self.patiently(|pct| pct.delete(name, incomplete));
+        intent.note(unfinished::STEP, &StepNote { what: What::Delete, name: name.to_owned() })?;
+        let mut done = self.retry_while_locked(|pct| pct.delete(name, incomplete));
         let broke_off = self.seen.find(name).is_some_and(|there| !there.is_complete());
         if broke_off && done.as_ref().is_err_and(is_gone_already) {
-            // The run that broke off had removed a volume's snapshot, and could not note it.
+            // The interrupted run had removed a volume's snapshot without a note of it.
             self.release("snapshot-delete")?;
-            done = self.patiently(|pct| pct.delete(name, true));
+            done = self.retry_while_locked(|pct| pct.delete(name, true));
         }
         self.note_hang(&done);
         if self.look()?.find(name).is_none() {
@@ -306,12 +305,12 @@ impl<'a> Apply<'a> {
             let msg = format!("pct delsnapshot ended with 0, but snapshot {name} is still there");
             return Err(Failure::new("not_verified", msg).into());
         };
-        self.unsettled |= self.goes_on(What::Delete, &failed);
+        self.unsettled |= self.may_still_run(What::Delete, &failed);
         let broken = self.seen.find(name).is_some_and(|there| !there.is_complete());
         let mut msg = match broken {
-            // It goes volume by volume.
+            // Proxmox removes it volume by volume.
             true => format!(
-                "removing the snapshot {name} broke off: it is incomplete now, so that one cannot go back to it \
+                "removing the snapshot {name} was interrupted: it is incomplete now and no rollback to it is possible \
                  any more; run the task again to remove the rest"
             ),
             false => format!("removing the snapshot {name}"),
@@ -319,13 +318,13 @@ impl<'a> Apply<'a> {
         if !self.unsettled
             && let Err(why) = self.release("snapshot-delete")
         {
-            // The snapshot stays, incomplete: to force it would leave what no one finds again.
+            // The incomplete snapshot stays: forcing it would leave volume snapshots that no one finds again.
             self.unsettled = true;
             msg = format!("{msg}, and its lock could not be removed ({why:#})");
         }
-        let failure = match Trouble::of(&failed) {
-            Trouble::NoSpace => {
-                let cure = "even a removal needs some room on the storage: let it grow, or free what is not a snapshot";
+        let failure = match PveError::of(&failed) {
+            PveError::NoSpace => {
+                let cure = "even a removal needs some space on the storage: extend it, or free other data than snapshots";
                 Failure::new("no_space", format!("{msg} ({cure})")).caused_by(failed.into())
             }
             _ => explained(failed, &msg),
@@ -333,15 +332,15 @@ impl<'a> Apply<'a> {
         Err(if broken { failure.with("changed", true) } else { failure }.into())
     }
 
-    /// A task that was not done in time may go on in Proxmox: nothing may be concluded then.
+    /// Records that a command was not done in time: it may continue in Proxmox, so nothing may be concluded.
     fn note_hang(&mut self, done: &Result<(), Failed>) {
         if let Err(failed) = done {
-            self.unsettled |= matches!(Trouble::of(failed), Trouble::Hangs);
+            self.unsettled |= matches!(PveError::of(failed), PveError::Hangs);
         }
     }
 }
 
-/// What the tools of the storages say when there is nothing left to remove.
+/// Whether the tools of the storages report that there is nothing left to remove.
 fn is_gone_already(failed: &Failed) -> bool {
     let text = format!("{}\n{}", failed.stdout, failed.stderr).to_lowercase();
     let words = ["could not find any snapshots", "failed to find logical volume", "no such file"];

@@ -1,4 +1,4 @@
-//! After a failure: put the container back to work where that is safe, and say where it is not.
+//! After a failure: starts the container again where that is safe, and reports where it is not.
 //!
 //! Invariant: a container whose volumes may be half rolled back is never started, and the record of
 //! what was begun stays as long as the next run needs it.
@@ -12,10 +12,10 @@ use change::RunNotes;
 use host::interrupt;
 use std::time::Duration;
 
-const UP: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Apply<'_> {
-    pub fn give_up(&mut self, error: Error) -> Error {
+    pub fn recover(&mut self, error: Error) -> Error {
         if !self.begun {
             return error;
         }
@@ -24,7 +24,7 @@ impl Apply<'_> {
             return self.with_facts(error, None);
         }
         let was_running = self.goal.as_ref().is_some_and(|goal| goal.was_running);
-        // Also one that a killed run had stopped, which nobody would start any more.
+        // Also a container that a killed run has stopped, which nobody else would start.
         let restarted = match was_running && (self.stopped || !self.seen.running) {
             true => Some(self.start_again()),
             false => None,
@@ -40,7 +40,7 @@ impl Apply<'_> {
                 "CT {vmid} was not rolled back, is stopped, and could NOT be started again ({why:#})"
             )),
         };
-        // What was begun is over: the next run plans again from what it sees.
+        // The failed run is over: the next one plans again from the observed state.
         let closed = RunNotes::close(&self.task.subject.state_dir, TASK);
         match closed {
             Ok(()) => self.with_facts(error, told),
@@ -49,14 +49,16 @@ impl Apply<'_> {
     }
 
     fn start_again(&self) -> Result<()> {
-        // It may never have come to stop.
+        // It may still run.
         if boot::wait_for(self.reader, true, Duration::ZERO)? {
             return Ok(());
         }
         boot::start(self.reader)?;
-        match boot::wait_for(self.reader, true, UP)? {
+        match boot::wait_for(self.reader, true, START_TIMEOUT)? {
             true => Ok(()),
-            false => Err(Failure::new("start_failed", "it does not show as running").into()),
+            false => {
+                Err(Failure::new("start_failed", "Proxmox does not report it as running").into())
+            }
         }
     }
 

@@ -1,8 +1,8 @@
-//! A start that is verified: the container runs, has booted, and `ready` holds. What fails comes with
-//! the last lines of its log.
+//! Starts a container and verifies that it runs, has booted, and that `ready` succeeds. Errors contain the last
+//! lines of its log.
 
 use crate::freezer;
-use crate::pct::{Pct, Trouble, explained};
+use crate::pct::{Pct, PveError, explained};
 use crate::read::Reader;
 use ansible_module::Failure;
 use anyhow::Result;
@@ -11,27 +11,27 @@ use host::deadline::{Deadline, FIRST_PAUSE, TimedOut, poll_until};
 use host::program;
 use std::time::{Duration, Instant};
 
-/// A container that was started shows as running at once; a node that is out of breath lags behind.
-const UP: Duration = Duration::from_secs(15);
-/// `systemctl` says `offline` where there is no systemd, and also before systemd has begun. So long it
-/// must say so to be believed.
-const SETTLED: Duration = Duration::from_secs(3);
+/// How long a started container may take to be reported as running, on an overloaded node.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+/// For how long `systemctl` must say `offline` to count as a container without systemd: it also says so before
+/// systemd has begun.
+const OFFLINE_FOR: Duration = Duration::from_secs(3);
 const LOG_LINES: &str = "20";
-const MOST_LINES: usize = 20;
+const MAX_LINES: usize = 20;
 const LOG: Duration = Duration::from_secs(10);
 
-/// Start it and look whether it runs: that `pct start` ended well proves nothing.
+/// Starts the container and checks that it runs: exit code 0 of `pct start` is no proof.
 pub fn start(reader: &Reader) -> Result<()> {
     let pct = &reader.pct;
     let failed = pct.start().err();
-    let up = wait_for(reader, true, if failed.is_some() { Duration::ZERO } else { UP })?;
+    let up = wait_for(reader, true, if failed.is_some() { Duration::ZERO } else { START_TIMEOUT })?;
     if up {
         return Ok(());
     }
-    // What LXC says otherwise explains nothing.
+    // The other messages of LXC do not explain the failure.
     let msg = format!("CT {0} does not start (`pct start {0} --debug` shows why)", pct.vmid);
     let failure = match failed {
-        Some(failed) if Trouble::of(&failed) == Trouble::Other => {
+        Some(failed) if PveError::of(&failed) == PveError::Other => {
             Failure::new("start_failed", msg).caused_by(failed.into())
         }
         Some(failed) => explained(failed, &msg),
@@ -40,7 +40,7 @@ pub fn start(reader: &Reader) -> Result<()> {
     Err(failure.with("log", of_node(pct)).into())
 }
 
-/// Wait until it runs, or has stopped; false when it did not come to that in time.
+/// Waits until the container runs or has stopped; returns false after the timeout.
 pub fn wait_for(reader: &Reader, running: bool, patience: Duration) -> Result<bool> {
     let what = if running { "the container to run" } else { "the container to stop" };
     let came = poll_until(Deadline::after(patience), FIRST_PAUSE, what, || {
@@ -56,15 +56,15 @@ pub fn wait_for(reader: &Reader, running: bool, patience: Duration) -> Result<bo
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Ready,
-    /// And what it said.
+    /// Not ready yet, with its output.
     NotYet(String),
-    /// There is no systemd, or not yet.
+    /// There is no systemd, or it has not begun yet.
     Offline,
-    /// It has stopped.
+    /// The container has stopped.
     Gone,
 }
 
-/// Wait until it has booted, or until `ready` ends with 0.
+/// Waits until the container has booted, or until `ready` ends with 0.
 pub fn wait_until_ready(reader: &Reader, ready: &[String], patience: Duration) -> Result<()> {
     let (pct, deadline) = (&reader.pct, Deadline::after(patience));
     let systemd = ["systemctl".to_owned(), "is-system-running".to_owned()];
@@ -96,7 +96,7 @@ pub fn wait_until_ready(reader: &Reader, ready: &[String], patience: Duration) -
             Answer::Offline => {
                 said = Some("offline".to_owned());
                 let since = *offline_since.get_or_insert_with(Instant::now);
-                Ok((since.elapsed() >= SETTLED).then_some(()))
+                Ok((since.elapsed() >= OFFLINE_FOR).then_some(()))
             }
             Answer::Gone => match wait_for(reader, true, Duration::ZERO)? {
                 true => Ok(None),
@@ -121,7 +121,7 @@ pub fn wait_until_ready(reader: &Reader, ready: &[String], patience: Duration) -
     })
 }
 
-/// systemd's own word; where there is none, that a command could be run is enough.
+/// Parses the state of systemd; without systemd a command that could be run is enough.
 fn booted(output: &Output) -> Answer {
     let word = output.stdout_shown().trim().to_owned();
     match word.as_str() {
@@ -145,7 +145,7 @@ fn held(output: &Output) -> Answer {
     }
 }
 
-/// `container '101' not running!`
+/// Whether pct says `container '101' not running!`.
 fn is_gone(output: &Output) -> bool {
     output.rc == 255 && output.stderr_shown().contains("not running")
 }
@@ -155,14 +155,14 @@ fn last_line(text: &str) -> String {
     line.chars().take(200).collect()
 }
 
-/// What the node has of the container's last start: systemd's lines are in its journal, and those of
-/// LXC, which tell why, in a file that the container's unit writes.
+/// Reads the node's logs of the container's last start: systemd's lines are in its journal, and those of LXC,
+/// with the reason, in a file that the container's unit writes.
 fn of_node(pct: &Pct) -> Vec<String> {
     let mut log = of_journal(pct);
     let file = format!("/run/pve/ct-{}.stderr", pct.vmid);
     let said = std::fs::read(file).unwrap_or_default();
     let said = String::from_utf8_lossy(&said);
-    let last: Vec<&str> = said.lines().rev().take(MOST_LINES).collect();
+    let last: Vec<&str> = said.lines().rev().take(MAX_LINES).collect();
     log.extend(last.into_iter().rev().map(str::to_owned));
     log
 }
@@ -178,11 +178,11 @@ fn of_journal(pct: &Pct) -> Vec<String> {
         .args(["-u", &unit, "-n", LOG_LINES, "--no-pager", "-o", "cat"])
         .deadline(LOG)
         .if_we_die(IfWeDie::DiesToo);
-    // Evidence only: without it the failure is told all the same.
+    // Only evidence: the failure is reported without it too.
     lines(command.run().ok())
 }
 
-/// What the journal in the container says.
+/// Reads the journal in the container.
 fn of_container(pct: &Pct) -> Vec<String> {
     let argv = ["journalctl", "-n", LOG_LINES, "--no-pager", "-o", "cat"].map(str::to_owned);
     lines(pct.exec(&argv, Deadline::after(LOG)).ok().filter(|output| output.rc == 0))

@@ -1,4 +1,4 @@
-//! What the cluster knows beyond the container: its nodes, quorum, HA, replication, storages.
+//! The cluster's configuration: nodes, quorum, HA, replication, storages.
 //!
 //! `/etc/pve` is read as files, since each call of `pvesh` costs a second. Where it is not the cluster's
 //! file system, `pvesh` is asked. Nothing is ever written there.
@@ -14,9 +14,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 pub const ROOT: &str = "/etc/pve";
-/// Made by the cluster's file system itself: where it is, or where the containers of this node are, a
-/// file that is missing says that there is nothing of its kind.
-const WHOLE: &str = ".version";
+/// A file of the cluster's file system itself. If it exists, a missing configuration file means that nothing of
+/// its kind is configured.
+const VERSION_FILE: &str = ".version";
 
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -27,33 +27,33 @@ pub struct Cluster {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
     pub kind: String,
-    /// Of `zfspool`: the dataset that holds the volumes.
+    /// For `zfspool`: the dataset with the volumes.
     pub pool: Option<String>,
-    /// Of `lvmthin`.
+    /// For `lvmthin`: the volume group.
     pub group: Option<String>,
     pub thin_pool: Option<String>,
 }
 
-/// A snapshot of a volume is one of these.
+/// Which snapshots of a volume it can be rolled back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Only the newest can be gone back to.
+    /// Only the newest one.
     Newest,
     Any,
-    /// There are no snapshots.
+    /// The storage has no snapshots.
     None,
-    /// A kind of storage that we do not know.
+    /// The type of the storage is unknown.
     Unknown,
 }
 
 impl Storage {
-    /// `key` gives what is configured under one of Proxmox's words.
+    /// Makes a storage from its configuration; `key` returns the value of a key.
     fn new(kind: String, mut key: impl FnMut(&str) -> Option<String>) -> Storage {
         let (pool, group, thin_pool) = (key("pool"), key("vgname"), key("thinpool"));
         Storage { kind, pool, group, thin_pool }
     }
 
-    /// As LVM names it: `group/pool`.
+    /// Returns the thin pool in the notation of LVM, `group/pool`.
     pub fn thin_pool(&self) -> Option<String> {
         Some(format!("{}/{}", self.group.as_ref()?, self.thin_pool.as_ref()?))
     }
@@ -74,17 +74,17 @@ impl Cluster {
     pub fn find(root: &Path) -> Cluster {
         let local = fs::read_link(root.join("local")).ok();
         let named = local.as_deref().and_then(Path::file_name);
-        // Proxmox takes this word for the node that is asked.
+        // Proxmox accepts this word for the node of the request.
         let here = || "localhost".to_owned();
         let node = named.map_or_else(here, |name| name.to_string_lossy().into_owned());
         Cluster { root: root.to_owned(), node }
     }
 
     pub fn has_files(&self) -> bool {
-        self.root.join(WHOLE).exists() || self.root.join("local/lxc").is_dir()
+        self.root.join(VERSION_FILE).exists() || self.root.join("local/lxc").is_dir()
     }
 
-    /// Whether configurations can be written: without quorum the folders lose their write bit.
+    /// Whether the cluster has quorum: without it the folders of configurations lose their write bit.
     pub fn has_quorum(&self, pvesh: Option<&Pvesh>) -> Result<bool> {
         if let Ok(folder) = fs::metadata(self.root.join("local")) {
             return Ok(folder.mode() & 0o200 != 0);
@@ -92,12 +92,12 @@ impl Cluster {
         let Some(pvesh) = pvesh else { return Ok(true) };
         let rows = pvesh.get("/cluster/status", &[])?;
         let cluster = rows.as_array().into_iter().flatten().find(|row| row["type"] == "cluster");
-        // A single node is no cluster, and needs none.
+        // A single node is not a cluster and needs no quorum.
         Ok(cluster.is_none_or(|row| is_true(&row["quorate"])))
     }
 
-    /// The node that has this container, and whether it is a virtual machine instead.
-    pub fn whereabouts(&self, vmid: Vmid, pvesh: Option<&Pvesh>) -> Option<(String, bool)> {
+    /// Finds the node of this id, and whether it is a virtual machine.
+    pub fn node_of(&self, vmid: Vmid, pvesh: Option<&Pvesh>) -> Option<(String, bool)> {
         for node in fs::read_dir(self.root.join("nodes")).into_iter().flatten().flatten() {
             let name = || node.file_name().to_string_lossy().into_owned();
             for (folder, is_vm) in [("lxc", false), ("qemu-server", true)] {
@@ -112,7 +112,7 @@ impl Cluster {
         Some((text(&row["node"]), row["type"] == "qemu"))
     }
 
-    /// What HA wants of this container, when it manages it.
+    /// Returns the state that HA wants, if it manages the container.
     pub fn ha(&self, vmid: Vmid, pvesh: Option<&Pvesh>) -> Result<Option<String>> {
         if self.has_files() {
             let sections = self.sections("ha/resources.cfg")?;
@@ -133,7 +133,7 @@ impl Cluster {
         Ok(is_true(&ha["managed"]).then_some(state).filter(|state| state != "ignored"))
     }
 
-    /// The nodes that this container is replicated to.
+    /// Returns the nodes that this container is replicated to.
     pub fn replicated_to(&self, vmid: Vmid, pvesh: Option<&Pvesh>) -> Result<Vec<String>> {
         if self.has_files() {
             let begin = format!("{vmid}-");
@@ -170,11 +170,11 @@ impl Cluster {
     }
 
     fn sections(&self, file: &str) -> Result<Vec<Section>> {
-        // Made when the first one is configured.
+        // The file is created with its first section.
         Ok(sections(&self.text(file)?.unwrap_or_default()))
     }
 
-    /// The file of a container of this node; none where there is no such file.
+    /// Reads the file of a container of this node, if there is one.
     pub fn conf_file(&self, vmid: Vmid) -> Result<Option<String>> {
         self.text(&format!("local/lxc/{vmid}.conf"))
     }
@@ -193,7 +193,7 @@ struct Section {
     keys: BTreeMap<String, String>,
 }
 
-/// The files of Proxmox that are made of sections: `type: id`, then indented `key value` lines.
+/// Parses a configuration file with sections: `type: id`, then indented `key value` lines.
 fn sections(text: &str) -> Vec<Section> {
     let mut all: Vec<Section> = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_folder_of_a_cluster() {
         let root = tempfile::tempdir().unwrap();
-        fs::write(root.path().join(WHOLE), "{}").unwrap();
+        fs::write(root.path().join(VERSION_FILE), "{}").unwrap();
         let at = |path: &str| root.path().join(path);
         let write = |path: &str, text: &str| {
             fs::create_dir_all(at(path).parent().unwrap()).unwrap();
@@ -267,13 +267,13 @@ mod tests {
         let vmid = |text| Vmid::parse(text).unwrap();
         assert_eq!(cluster.node, "pve1");
         assert!(cluster.has_quorum(None).unwrap());
-        assert_eq!(cluster.whereabouts(vmid("201"), None), Some(("pve2".into(), false)));
-        assert_eq!(cluster.whereabouts(vmid("900"), None), Some(("pve2".into(), true)));
-        assert_eq!(cluster.whereabouts(vmid("500"), None), None);
+        assert_eq!(cluster.node_of(vmid("201"), None), Some(("pve2".into(), false)));
+        assert_eq!(cluster.node_of(vmid("900"), None), Some(("pve2".into(), true)));
+        assert_eq!(cluster.node_of(vmid("500"), None), None);
         assert_eq!(cluster.ha(vmid("101"), None).unwrap().as_deref(), Some("stopped"));
         assert_eq!(cluster.ha(vmid("102"), None).unwrap(), None);
         assert_eq!(cluster.ha(vmid("103"), None).unwrap(), None);
-        fs::remove_file(at(WHOLE)).unwrap();
+        fs::remove_file(at(VERSION_FILE)).unwrap();
         assert_eq!(cluster.ha(vmid("101"), None).unwrap().as_deref(), Some("stopped"));
         let storages = cluster.storages(None).unwrap();
         assert_eq!(storages["zp"].pool.as_deref(), Some("rpool/data"));

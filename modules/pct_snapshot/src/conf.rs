@@ -1,8 +1,8 @@
-//! The file of a container, `/etc/pve/lxc/<id>.conf`: its configuration, and those that its snapshots
-//! keep. Proxmox answers from it as well, for most of a second of processor time each. No I/O here.
+//! Parses the file of a container, `/etc/pve/lxc/<id>.conf`: its configuration and those of its snapshots.
+//! Proxmox's commands read it too, but each takes most of a second of processor time. No I/O here.
 //!
-//! The current configuration comes first, then `[name]` sections; `[pve:pending]` is what becomes of it
-//! at the next start. Lines that begin with `#` are the description of their section, percent-encoded.
+//! The current configuration comes first, then `[name]` sections; `[pve:pending]` is the configuration
+//! after the next start. Lines that begin with `#` are the description of their section, percent-encoded.
 
 use crate::container::{Config, Snapshot, Snapshots};
 
@@ -32,8 +32,8 @@ impl ConfFile {
         ConfFile { current, kept: kept.filter(|(name, _)| !name.contains(':')).collect() }
     }
 
-    /// The configuration that a snapshot keeps.
-    pub fn of_snapshot(&self, name: &str) -> Option<&Config> {
+    /// Returns the configuration of a snapshot.
+    pub fn snapshot_config(&self, name: &str) -> Option<&Config> {
         self.kept.iter().find(|(kept, _)| kept == name).map(|(_, config)| config)
     }
 
@@ -99,8 +99,11 @@ mod tests {
         assert_eq!(file.current.lock.as_deref(), Some("rollback"));
         assert_eq!(file.current.mounts[0].path, "/a b");
         assert_eq!(file.current.entries, ["/srv (at /srv)"]);
-        assert_eq!(file.of_snapshot("first").unwrap().mounts[0].key, "rootfs");
-        assert!(file.of_snapshot("pve:pending").is_none() && file.of_snapshot("later").is_some());
+        assert_eq!(file.snapshot_config("first").unwrap().mounts[0].key, "rootfs");
+        assert!(
+            file.snapshot_config("pve:pending").is_none()
+                && file.snapshot_config("later").is_some()
+        );
         let snapshots = file.snapshots(true);
         let shown: Vec<_> = (snapshots.all.iter())
             .map(|one| (one.name.as_str(), one.description.as_str(), one.time, one.is_complete()))

@@ -1,14 +1,13 @@
-//! A container as Proxmox describes it: its configuration, its mount points, its snapshots. No I/O
-//! here.
+//! The configuration, mount points and snapshots of a container. No I/O here.
 //!
-//! Invariant: what a snapshot is called ours by is its marker alone, never its name.
+//! Invariant: a snapshot counts as ours only by its marker, never by its name.
 
 use crate::marker::{Kind, Marker};
 use host::clock::Utc;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// A configuration: the current one, or the one that a snapshot keeps.
+/// The current configuration, or that of a snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     pub lock: Option<String>,
@@ -29,7 +28,7 @@ pub struct Config {
 pub struct Mount {
     pub key: String,
     pub source: Source,
-    /// Where the container sees it.
+    /// The path in the container.
     pub path: String,
 }
 
@@ -74,7 +73,7 @@ impl Mount {
         }
     }
 
-    /// As a person is told of it.
+    /// Describes the mount point for messages.
     pub fn title(&self) -> String {
         let Mount { key, path, .. } = self;
         match &self.source {
@@ -110,7 +109,7 @@ impl Config {
     }
 }
 
-/// `/srv/shared srv/shared none bind,create=dir`; not what holds no data of its own.
+/// Parses `/srv/shared srv/shared none bind,create=dir`, and ignores mounts without data of their own.
 fn folder_of_node(entry: &str) -> Option<String> {
     let mut words = entry.split_whitespace();
     let (source, target) = (words.next()?, words.next()?);
@@ -131,7 +130,7 @@ fn is_mount(key: &str) -> bool {
 pub struct Snapshot {
     pub name: String,
     pub description: String,
-    /// Seconds since 1970, 0 when Proxmox does not know it.
+    /// Seconds since 1970; 0 if Proxmox does not know the time.
     pub time: i64,
     pub parent: Option<String>,
     /// `prepare` or `delete` when it is incomplete.
@@ -172,7 +171,7 @@ impl Snapshot {
         Some(self.time).filter(|time| *time > 0).and_then(Utc::from_unix)
     }
 
-    /// Its name and its time.
+    /// Returns the name and the time for messages.
     pub fn title(&self) -> String {
         match self.when() {
             Some(when) => format!("{} ({when})", self.name),
@@ -181,12 +180,12 @@ impl Snapshot {
     }
 }
 
-/// What Proxmox says of a container's snapshots, in one answer.
+/// All snapshots of a container.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshots {
     /// The oldest first.
     pub all: Vec<Snapshot>,
-    /// That which the current state is built on.
+    /// The snapshot that the current state is based on.
     pub parent: Option<String>,
     pub running: bool,
 }
@@ -194,7 +193,7 @@ pub struct Snapshots {
 impl Snapshots {
     pub fn new(mut all: Vec<Snapshot>, parent: Option<String>, running: bool) -> Snapshots {
         all.sort_by(|a, b| (a.time, &a.name).cmp(&(b.time, &b.name)));
-        // Those of one second in the order in which they stand on each other.
+        // Snapshots of the same second are sorted by their parents.
         let order: BTreeMap<String, usize> =
             all.iter().map(|snapshot| (snapshot.name.clone(), depth(&all, snapshot))).collect();
         all.sort_by_key(|snapshot| (snapshot.time, order.get(&snapshot.name).copied()));
@@ -205,14 +204,14 @@ impl Snapshots {
         self.all.iter().find(|snapshot| snapshot.name == name)
     }
 
-    /// Those taken after `target`, the newest first.
+    /// Returns the snapshots taken after `target`, the newest first.
     pub fn newer_than<'a>(&'a self, target: &'a Snapshot) -> Vec<&'a Snapshot> {
         let at = self.all.iter().position(|snapshot| snapshot.name == target.name);
         let after = at.map_or(&[][..], |at| &self.all[at + 1..]);
         after.iter().rev().collect()
     }
 
-    /// What is shown as `before` and `after`.
+    /// Returns the state for `before` and `after`.
     pub fn view(&self) -> Value {
         let names: Vec<&str> = self.all.iter().map(|snapshot| snapshot.name.as_str()).collect();
         view(self.running, self.parent.as_deref(), &names)
@@ -225,7 +224,7 @@ pub fn view(running: bool, parent: Option<&str>, names: &[&str]) -> Value {
 
 fn depth(all: &[Snapshot], of: &Snapshot) -> usize {
     let (mut depth, mut at) = (0, of);
-    // No longer than there are snapshots: a ring of parents must not hold us.
+    // At most as many steps as snapshots, so that a cycle of parents ends.
     while depth < all.len() {
         let parent = at.parent.as_ref().and_then(|name| all.iter().find(|one| one.name == *name));
         let Some(parent) = parent else { break };

@@ -1,15 +1,15 @@
-//! File systems that stay frozen. Of a volume on RBD Proxmox freezes the file system as well while it
+//! Finds and thaws frozen file systems. For a volume on RBD, Proxmox also freezes the file system while it
 //! takes a snapshot (`__snapshot_freeze` of PVE::LXC::Config, FIFREEZE at `/proc/<init>/root/<mp>`), and
-//! thaws it after the processes. Killed before that, every write there waits, and no kill, shutdown or
+//! thaws it after the processes. If it is killed before that, every write there waits, and no kill, shutdown or
 //! `lxc-unfreeze` ends that.
 //!
-//! The kernel tells nobody that a file system is frozen: to ask by FIFREEZE would freeze it, and a write
-//! would wait. What is read instead is what freezing does to ext4, which Proxmox makes on such volumes:
+//! The kernel does not report whether a file system is frozen: FIFREEZE would freeze it, and a write would
+//! wait. So the effect of freezing on ext4 is read, which Proxmox makes on such volumes:
 //! as long as one is mounted for writing, its superblock says that the journal is to be replayed, and
-//! while it is frozen it does not. Another file system cannot be seen. Only the repair asks by FITHAW.
+//! while it is frozen it does not. Other file systems cannot be checked. FITHAW is used only to thaw.
 //!
-//! Invariant: whoever is root in a container neither keeps us waiting nor leads us to another file system.
-//! What is looked at is a device of the node; on the way to a mount point nothing is asked of a file
+//! Invariant: root in a container can neither block this code nor lead it to another file system. The device
+//! of the node is read; on the way to a mount point nothing is asked of a file
 //! system that is not in the kernel's memory (RESOLVE_CACHED), and no link is followed.
 
 use crate::container::Mount;
@@ -28,33 +28,33 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The only storage that wants it (`volume_snapshot_needs_fsfreeze` of PVE::Storage).
+/// The only storage type that needs it (`volume_snapshot_needs_fsfreeze` of PVE::Storage).
 const KIND: &str = "rbd";
-const ASKED: Duration = Duration::from_secs(30);
-/// A rename anywhere on the machine can make one of these fail.
-const MOST_TRIES: usize = 100;
+const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Limit for repeated lookups, since a rename anywhere on the machine can make one fail.
+const MAX_TRIES: usize = 100;
 
-/// A file system that no write ends in.
+/// A frozen file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frozen {
-    /// As the container sees it.
+    /// The path in the container.
     pub path: PathBuf,
     init: u32,
     dev: (u32, u32),
 }
 
 impl Frozen {
-    /// How to thaw it by hand.
+    /// Returns the command that thaws it.
     pub fn by_hand(&self) -> String {
         let path = self.path.display().to_string();
         format!("fsfreeze --unfreeze /proc/{}/root/{}", self.init, path.trim_start_matches('/'))
     }
 
-    /// Lets what waits there go on, and sees that it does.
+    /// Thaws the file system and verifies it.
     fn thaw(&self) -> Result<()> {
         let folder = self.open()?;
         match fithaw(&folder) {
-            // Somebody else was faster.
+            // It was thawed by someone else meanwhile.
             Ok(()) | Err(Errno::INVAL) => {}
             Err(error) => return Err(io::Error::from(error)).context("FITHAW"),
         }
@@ -70,7 +70,7 @@ impl Frozen {
             | ResolveFlags::NO_SYMLINKS
             | ResolveFlags::NO_MAGICLINKS
             | ResolveFlags::CACHED;
-        let held = (0..MOST_TRIES)
+        let held = (0..MAX_TRIES)
             .map(|_| rustix::fs::openat2(&root, &self.path, look, Mode::empty(), way))
             .find(|opened| !matches!(opened, Err(Errno::AGAIN)))
             .unwrap_or(Err(Errno::AGAIN))
@@ -86,13 +86,13 @@ impl Frozen {
     }
 }
 
-/// Where the container sees the volumes whose file systems Proxmox freezes. `kind` is of a storage.
+/// Returns the paths of volumes whose file systems Proxmox freezes. `kind` returns the type of a storage.
 pub fn freezable<'a>(mounts: &'a [Mount], kind: impl Fn(&str) -> Option<&'a str>) -> Vec<PathBuf> {
     let wants = |mount: &&Mount| mount.storage().and_then(&kind) == Some(KIND);
     mounts.iter().filter(wants).map(|mount| Path::new("/").join(&mount.path)).collect()
 }
 
-/// Those that are frozen now.
+/// Returns the file systems that are frozen now.
 pub fn frozen(vmid: Vmid, freezable: &[PathBuf]) -> Result<Vec<Frozen>> {
     if freezable.is_empty() {
         return Ok(Vec::new());
@@ -100,7 +100,7 @@ pub fn frozen(vmid: Vmid, freezable: &[PathBuf]) -> Result<Vec<Frozen>> {
     let Some(init) = init_of(vmid)? else { return Ok(Vec::new()) };
     let mounts = match fs::read(format!("/proc/{init}/mountinfo")) {
         Ok(bytes) => Mounts::parse(&bytes).context("reading the mounts of the container")?,
-        // It has ended meanwhile.
+        // The container has stopped meanwhile.
         Err(_) => return Ok(Vec::new()),
     };
     let mut all = Vec::new();
@@ -115,13 +115,13 @@ pub fn frozen(vmid: Vmid, freezable: &[PathBuf]) -> Result<Vec<Frozen>> {
     Ok(all)
 }
 
-/// One that is mounted to be read only has nothing to be replayed, and nobody writes there.
+/// Whether it can be checked: only ext4 that is mounted for writing.
 fn is_known(mount: &mounts::Mount, path: &Path) -> bool {
     let is_writable = mount.super_options.split(',').any(|option| option == "rw");
     mount.mountpoint == path && mount.fstype == "ext4" && is_writable
 }
 
-/// Thaw these, each whatever becomes of the others.
+/// Thaws all of these, also after one has failed.
 pub fn thaw(vmid: Vmid, all: &[Frozen]) -> Result<()> {
     for one in all {
         one.thaw().map_err(|why| {
@@ -134,17 +134,17 @@ pub fn thaw(vmid: Vmid, all: &[Frozen]) -> Result<()> {
     Ok(())
 }
 
-/// Its first process, as the node sees it; none when it does not run.
+/// Returns the pid of the container's init on the node, if it runs.
 fn init_of(vmid: Vmid) -> Result<Option<u32>> {
     let program = program::look("lxc-info")?.map_err(|missing| {
-        let msg = format!("it cannot be told whether file systems of CT {vmid} are frozen");
+        let msg = format!("it is not known whether file systems of CT {vmid} are frozen");
         Failure::new("program_missing", msg).caused_by(missing.into())
     })?;
     let name = vmid.to_string();
     let command = Command::new(&program).args(["-n", name.as_str(), "-p", "-H"]);
-    match command.deadline(ASKED).run() {
+    match command.deadline(QUERY_TIMEOUT).run() {
         Ok(done) => Ok(String::from_utf8_lossy(&done.stdout).trim().parse().ok()),
-        // One that does not run does not exist for LXC.
+        // LXC does not know a container that does not run.
         Err(failed) if failed.rc == Some(1) => Ok(None),
         Err(failed) => Err(failed.into()),
     }

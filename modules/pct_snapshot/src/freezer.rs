@@ -1,6 +1,6 @@
 //! The freezer of a container's control group. Proxmox freezes a container while it takes the volumes
-//! of a snapshot; killed in that moment, all processes of the container stand still and everything
-//! else of Proxmox says that it runs.
+//! of a snapshot; if it is killed then, all processes of the container stay frozen, while Proxmox reports it as
+//! running.
 //!
 //! Read from the kernel's files, which cost nothing; thawed by LXC's own program.
 
@@ -17,11 +17,11 @@ use std::path::Path;
 use std::time::Duration;
 
 const ROOT: &str = "/sys/fs/cgroup";
-/// Where the groups of containers lie: version 2, version 1, and the rest of version 2 beside that.
+/// The folders of the containers' control groups: version 2, version 1, and the hybrid version 2.
 const TREES: [&str; 3] = ["lxc", "freezer/lxc", "unified/lxc"];
 /// What LXC itself freezes, and the group within that holds the container's processes.
 const GROUPS: [&str; 2] = ["", "ns"];
-/// A file, the line of it that tells, and what that line is when nothing is frozen.
+/// A file, the prefix of its line with the state, and that line when nothing is frozen.
 const FILES: [(&str, &str, &str); 3] = [
     ("cgroup.events", "frozen ", "frozen 0"),
     // A switch that is on freezes sooner or later.
@@ -29,14 +29,14 @@ const FILES: [(&str, &str, &str); 3] = [
     ("freezer.state", "", "THAWED"),
 ];
 /// A process that waits for a disk is thawed when that has answered.
-const THAWED: Duration = Duration::from_secs(30);
+const THAW_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How to thaw it by hand.
+/// Returns the command that thaws the container.
 pub fn by_hand(vmid: Vmid) -> String {
     format!("lxc-unfreeze -n {vmid}")
 }
 
-/// Whether the container's processes stand still, or are about to.
+/// Whether the container's processes are frozen, or are being frozen.
 pub fn is_frozen(vmid: impl Display) -> Result<bool> {
     is_frozen_below(Path::new(ROOT), vmid)
 }
@@ -64,28 +64,29 @@ fn is_frozen_below(root: &Path, vmid: impl Display) -> Result<bool> {
     Ok(false)
 }
 
-/// One that does not run has no control group, and one that ends while it is read has none any more.
+/// Whether there is no control group: the container does not run, or has just ended.
 fn is_no_group(error: &std::io::Error) -> bool {
     const NO_SUCH_DEVICE: i32 = 19;
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(NO_SUCH_DEVICE)
 }
 
-/// Let its processes go on, and see that they do.
+/// Thaws the processes and verifies it.
 pub fn thaw(vmid: Vmid) -> Result<()> {
     let program = program::look("lxc-unfreeze")?.map_err(|missing| {
         Failure::new("program_missing", format!("CT {vmid} is frozen and cannot be thawed"))
             .caused_by(missing.into())
     })?;
     let command = Command::new(&program).arg("-n").arg(vmid.to_string());
-    let done = command.deadline(THAWED).if_we_die(IfWeDie::GoesOn).run();
-    let thawed = poll_until(Deadline::after(THAWED), FIRST_PAUSE, "the container to thaw", || {
-        match (is_frozen(vmid)?, &done) {
-            (false, _) => Ok(Some(true)),
-            // What it could not do now it has not begun.
-            (true, Err(_)) => Ok(Some(false)),
-            (true, Ok(_)) => Ok(None),
-        }
-    });
+    let done = command.deadline(THAW_TIMEOUT).if_we_die(IfWeDie::GoesOn).run();
+    let thawed =
+        poll_until(Deadline::after(THAW_TIMEOUT), FIRST_PAUSE, "the container to thaw", || {
+            match (is_frozen(vmid)?, &done) {
+                (false, _) => Ok(Some(true)),
+                // What it could not do now it has not begun.
+                (true, Err(_)) => Ok(Some(false)),
+                (true, Ok(_)) => Ok(None),
+            }
+        });
     let failed = match (thawed, done) {
         (Ok(true), _) => return Ok(()),
         (Err(error), _) if error.downcast_ref::<TimedOut>().is_none() => return Err(error),

@@ -1,5 +1,5 @@
-//! `pct_snapshot_info`: the containers of this node, or one of them with its snapshots and whether
-//! one can go back to each.
+//! `pct_snapshot_info`: the containers of this node, or one of them with its snapshots and whether a rollback to
+//! each is possible.
 
 use crate::cluster::{Reach, Storage};
 use crate::container::{Config, Snapshot};
@@ -7,7 +7,7 @@ use crate::freezer;
 use crate::marker::Marker;
 use crate::options::Subject;
 use crate::read::Reader;
-use crate::refuse::{thawed_by, to_rollback, uncovered};
+use crate::refuse::{thaw_commands, to_rollback, uncovered};
 use crate::rollback::{NEWER, UNCOVERED};
 use crate::state::{self, State, Survey};
 use ansible_module::Outcome;
@@ -41,11 +41,11 @@ pub fn of_one(reader: &Reader, subject: &Subject) -> Result<Outcome> {
     }
     let name = state.config.hostname.as_deref().unwrap_or_default();
     let lock = state.config.lock.as_deref();
-    let (running, frozen) = (state.snapshots.running, state.stands_still());
+    let (running, frozen) = (state.snapshots.running, state.is_frozen_now());
     let mut container = row(subject.vmid.number(), name, running, frozen, lock);
     let mounts = state.frozen_mounts.iter().map(|one| one.path.to_string_lossy());
     container["frozen_mounts"] = mounts.collect();
-    container["thaw"] = json!(thawed_by(subject.vmid, state.frozen, &state.frozen_mounts));
+    container["thaw"] = json!(thaw_commands(subject.vmid, state.frozen, &state.frozen_mounts));
     Ok(Outcome { warnings, ..Outcome::default() }
         .fact("node", reader.cluster.node.as_str())
         .fact("containers", vec![container])
@@ -62,7 +62,7 @@ fn row(vmid: u32, name: &str, running: bool, frozen: bool, lock: Option<&str>) -
     })
 }
 
-/// Where its volumes lie, so that one can look for room there.
+/// Describes the storages of the volumes, so that their free space can be checked.
 fn storages(state: &State) -> Vec<Value> {
     let mounts = &state.config.mounts;
     let mut names: Vec<&str> = mounts.iter().filter_map(|mount| mount.storage()).collect();
@@ -81,8 +81,8 @@ fn storages(state: &State) -> Vec<Value> {
     names.into_iter().map(described).collect()
 }
 
-/// Where the file cannot be read, a call for each snapshot is what one must not do to a node: only where
-/// mount points could differ.
+/// Returns the configuration of a snapshot. Without the container's file, each needs a slow call, which is made
+/// only if mount points could differ.
 fn kept_config(reader: &Reader, state: &State, snapshot: &Snapshot) -> Result<Config> {
     match reader.cluster.has_files() || state.config.mounts.len() > 1 {
         true => reader.config_of(&snapshot.name),

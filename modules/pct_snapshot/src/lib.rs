@@ -1,5 +1,5 @@
-//! `pct_snapshot`: snapshots of a Proxmox container, and the way back to them, verified to the end.
-//! `pct_snapshot_info` tells which there are and whether one can go back.
+//! `pct_snapshot`: takes snapshots of a Proxmox container and rolls it back to them, with its start verified.
+//! `pct_snapshot_info` lists the snapshots and whether a rollback to them is possible.
 
 mod apply;
 mod back;
@@ -43,7 +43,7 @@ use state::State;
 use std::path::Path;
 use std::time::Duration;
 
-/// What this program serves.
+/// The modules of this program.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 
@@ -63,7 +63,7 @@ fn connect(vmid: Vmid, task_timeout: Duration) -> Result<Reader> {
     }
     let cluster = Cluster::find(Path::new(cluster::ROOT));
     let program = program::look("pct")?.map_err(|missing| {
-        Failure::new("program_missing", "this is no Proxmox node").caused_by(missing.into())
+        Failure::new("program_missing", "this is not a Proxmox node").caused_by(missing.into())
     })?;
     let node = cluster.node.clone();
     let pvesh = program::look("pvesh")?.ok().map(|program| Pvesh { program, node });
@@ -120,14 +120,14 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         || Ok(apply.borrow().seen.view()),
     );
     let mut apply = apply.into_inner();
-    let mut outcome = done.map_err(|error| apply.give_up(error))?;
+    let mut outcome = done.map_err(|error| apply.recover(error))?;
     outcome.warnings.extend(warnings);
     let is_rollback = apply.goal.is_some();
     outcome = outcome
         .fact("vmid", task.subject.vmid.number())
         .fact("snapshot", json!(snapshot))
         .fact("deploy_id", json!(deploy))
-        .fact("running", apply.seen.running && !apply.stands_still()?);
+        .fact("running", apply.seen.running && !apply.is_frozen_now()?);
     Ok(match is_rollback {
         true => outcome.fact("safety_snapshot", json!(apply.safety)),
         false => outcome,
@@ -137,7 +137,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
 struct Decided {
     plan: Plan<Action>,
     goal: Option<Goal>,
-    /// What the task is about.
+    /// The snapshot of the task.
     snapshot: Option<String>,
     deploy: Option<String>,
 }
@@ -173,7 +173,7 @@ fn decide(
     })
 }
 
-/// Wait for a lock that somebody else holds, and look again.
+/// Waits for a lock of another task, and observes the state again.
 fn wait(task: &Task, reader: &Reader, seen: &State) -> Result<State> {
     state::wait_for_lock(reader, &seen.unfinished, task.lock_timeout)?;
     let state = state::observe(reader, &task.subject)?;

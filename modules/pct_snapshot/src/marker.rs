@@ -1,7 +1,7 @@
-//! The marker of ours: one line at the end of a snapshot's description, after the user's text. It
-//! says whose a snapshot is; retention and removal touch nothing without it.
+//! The marker: one line at the end of a snapshot's description, after the user's text. It marks snapshots of this
+//! module; retention and removal touch no others.
 //!
-//! Invariant: what [`Marker::describe`] writes, [`Marker::read`] reads back, whatever the text.
+//! Invariant: [`Marker::read`] returns what [`Marker::describe`] has written, for any text.
 
 use serde::Serialize;
 
@@ -11,9 +11,9 @@ const VERSION: &str = "1";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Taken before a change, to go back to.
+    /// Taken before a change.
     RestorePoint,
-    /// What a rollback left, so that the rollback can be undone.
+    /// The state before a rollback, so that the rollback can be undone.
     Failed,
 }
 
@@ -35,7 +35,7 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// The description of a snapshot: the user's text and the marker.
+    /// Makes the description of a snapshot: the user's text and the marker.
     pub fn describe(&self, text: &str) -> String {
         let mut line = format!("{BEGIN}{VERSION} {}", self.kind.word());
         for (key, value) in
@@ -52,7 +52,7 @@ impl Marker {
         }
     }
 
-    /// The marker of a description, when it has one: its last line, never one above it.
+    /// Parses the marker of a description, which can only be its last line.
     pub fn read(description: &str) -> Option<Marker> {
         let line = description.trim_end().lines().next_back()?.trim();
         let mut words = line.strip_prefix(BEGIN)?.strip_suffix(']')?.split(' ');
@@ -68,7 +68,7 @@ impl Marker {
                 "app" => &mut marker.app,
                 "deploy" => &mut marker.deploy,
                 "release" => &mut marker.release,
-                // Of a later version.
+                // A key of a later version.
                 _ => continue,
             };
             *subject = Some(value.to_owned());
@@ -76,7 +76,7 @@ impl Marker {
         Some(marker)
     }
 
-    /// What the user wrote.
+    /// Returns the user's text of a description.
     pub fn text_of(description: &str) -> &str {
         let whole = description.trim_end();
         match Marker::read(whole) {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn there_and_back() {
+    fn a_marker_is_read_as_it_was_written() {
         let line =
             "[reversible.deploy 1 restore-point deploy=20261121t084500z-7f3a release=4f2a9c1]";
         assert_eq!(marker().describe(""), line);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_is_not_ours() {
+    fn other_descriptions_have_no_marker() {
         let line = marker().describe("");
         for text in [
             "",

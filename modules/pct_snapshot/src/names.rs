@@ -9,7 +9,7 @@ use std::fmt;
 pub struct Vmid(u32);
 
 impl Vmid {
-    /// The lowest that there can be.
+    /// The lowest number.
     pub const FIRST: Vmid = Vmid(100);
 
     pub fn number(self) -> u32 {
@@ -31,12 +31,12 @@ impl fmt::Display for Vmid {
     }
 }
 
-/// The name of a snapshot. Two that differ by case are two.
+/// The name of a snapshot, which is case-sensitive.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SnapshotName(String);
 
-const LONGEST: usize = 40;
+const MAX_LENGTH: usize = 40;
 
 impl SnapshotName {
     pub fn as_str(&self) -> &str {
@@ -50,11 +50,11 @@ impl TryFrom<String> for SnapshotName {
     fn try_from(text: String) -> Result<SnapshotName, String> {
         let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         if matches!(text.as_str(), "current" | "vzdump") {
-            return Err(format!("{text:?} is a word that Proxmox keeps for itself"));
+            return Err(format!("{text:?} is reserved by Proxmox"));
         }
-        if text.len() > LONGEST {
+        if text.len() > MAX_LENGTH {
             return Err(format!(
-                "{text:?} has {} characters, and Proxmox allows {LONGEST}",
+                "{text:?} has {} characters, and Proxmox allows {MAX_LENGTH}",
                 text.chars().count()
             ));
         }
@@ -62,7 +62,7 @@ impl TryFrom<String> for SnapshotName {
         match begins && text.len() >= 2 && text.bytes().all(sound) {
             true => Ok(SnapshotName(text)),
             false => Err(format!(
-                "expected 2 to {LONGEST} letters, digits, '_' and '-', a letter first, got {text:?}"
+                "expected 2 to {MAX_LENGTH} letters, digits, '_' and '-', a letter first, got {text:?}"
             )),
         }
     }
@@ -80,16 +80,16 @@ impl fmt::Display for SnapshotName {
     }
 }
 
-/// Those of `known` that are most like `name`, the most like first: what was probably meant.
+/// Returns the names that are most similar to `name`, the most similar first.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    const MOST: usize = 3;
+    const MAX_SUGGESTIONS: usize = 3;
     let mut all: Vec<(usize, &str)> =
         known.map(|other| (distance(&name.to_lowercase(), &other.to_lowercase()), other)).collect();
     all.sort();
-    all.into_iter().take(MOST).map(|(_, other)| other).collect()
+    all.into_iter().take(MAX_SUGGESTIONS).map(|(_, other)| other).collect()
 }
 
-/// How many characters must be put in, taken out or changed (Levenshtein).
+/// Computes the Levenshtein distance.
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();
@@ -133,12 +133,12 @@ mod tests {
         for bad in ["", "a", "1a", "-a", "a.b", "a b", "aé", "current", "vzdump", "a\n", &long] {
             assert!(name(bad).is_err(), "{bad}");
         }
-        assert!(name("vzdump").unwrap_err().contains("keeps for itself"));
+        assert!(name("vzdump").unwrap_err().contains("is reserved"));
         assert!(name(&long).unwrap_err().contains("41 characters"));
     }
 
     #[test]
-    fn what_was_probably_meant_comes_first() {
+    fn the_most_similar_name_comes_first() {
         let known = ["pre-deploy-a", "before-upgrade", "snap1", "pre-upgrade"];
         assert_eq!(nearest("pre-upgrad", known.into_iter())[0], "pre-upgrade");
         assert_eq!(nearest("SNAP1", known.into_iter())[0], "snap1");

@@ -1,4 +1,4 @@
-//! The options as typed values, checked where a spec cannot.
+//! The options as typed values, with the checks that a spec cannot express.
 
 use crate::marker::{Kind, Marker};
 use crate::names::{SnapshotName, Vmid};
@@ -11,10 +11,10 @@ use std::time::Duration;
 /// The name of this task's intent and locks.
 pub const TASK: &str = "pct_snapshot";
 
-/// An argument of a program can hold 128 KiB, and nobody reads a screenful of it.
-const LONGEST_TEXT: usize = 8 << 10;
+/// The maximum length of a text.
+const MAX_TEXT: usize = 8 << 10;
 
-/// Which container, and where our records of it are.
+/// The container, and the folder of its records.
 #[derive(Debug)]
 pub struct Subject {
     pub vmid: Vmid,
@@ -48,7 +48,7 @@ pub enum Start {
 
 #[derive(Debug)]
 pub enum Wanted {
-    /// The text goes before the marker.
+    /// The text is written before the marker.
     Present {
         name: SnapshotName,
         text: String,
@@ -109,7 +109,7 @@ impl Task {
                         ));
                     }
                     (None, false) => {
-                        let msg = "name, deploy_id or latest must say which snapshot to go back to";
+                        let msg = "the snapshot to roll back to must be given by name, deploy_id or latest";
                         return Err(Failure::new("bad_options", msg));
                     }
                 };
@@ -128,7 +128,7 @@ impl Task {
         };
         let graceful = raw.seconds("shutdown_timeout")?;
         let shutdown: String = raw.get("shutdown")?;
-        // In a rollback the deploy id names the restore point; it is no run.
+        // In a rollback the deploy id names the restore point and not the run.
         let fence = rollback.clone().or(deploy.filter(|_| state == "present"));
         Ok(Task {
             subject,
@@ -170,9 +170,8 @@ fn present(
 ) -> Result<Wanted, Failure> {
     let text: String = raw.get("description")?;
     let odd = |c: char| c.is_control() && c != '\n' && c != '\t';
-    if text.len() > LONGEST_TEXT || text.contains(odd) {
-        let msg =
-            format!("expected text of at most {LONGEST_TEXT} bytes, without control characters");
+    if text.len() > MAX_TEXT || text.contains(odd) {
+        let msg = format!("expected text of at most {MAX_TEXT} bytes, without control characters");
         return Err(Failure::bad_option("description", msg));
     }
     let given_id = || {
@@ -204,7 +203,7 @@ fn ready(raw: &RawOptions) -> Result<Vec<String>, Failure> {
     }
 }
 
-/// One word of the marker.
+/// Parses an option that is one word of the marker.
 fn word(raw: &RawOptions, name: &'static str) -> Result<Option<String>, Failure> {
     let value: Option<String> = raw.get(name)?;
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/+-".contains(&byte);

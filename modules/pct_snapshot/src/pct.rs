@@ -1,8 +1,6 @@
-//! `pct`: the commands that change a container, what their failures mean, and the commands that
-//! run inside of it.
+//! `pct`: the commands that change a container, their errors, and commands in the container.
 //!
-//! Invariant: that a command ended well proves nothing, and what it printed neither; whoever calls
-//! looks at the state afterwards.
+//! Invariant: exit codes and output are not proof of anything; callers read the state afterwards.
 
 use crate::marker::Marker;
 use crate::names::Vmid;
@@ -13,11 +11,11 @@ use host::deadline::Deadline;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// For what only reads. A node that is out of breath may take long.
+/// The timeout of reading commands, which take long on an overloaded node.
 const READ: Duration = Duration::from_secs(60);
-/// `pct shutdown` waits some seconds past its timeout, for the container to be gone.
+/// `pct shutdown` waits some seconds longer than its timeout.
 const AFTER_SHUTDOWN: Duration = Duration::from_secs(30);
-/// One question inside the container; a hung one must not eat the whole deadline.
+/// The timeout of one command in the container, so that a hung one does not use up the whole deadline.
 const INSIDE: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
@@ -29,7 +27,7 @@ pub struct Pct {
 }
 
 impl Pct {
-    /// Proxmox reads its arguments in the locale's encoding: in plain C it replaces all but ASCII.
+    /// Makes a command with a UTF-8 locale: in the C locale Proxmox replaces all but ASCII in its arguments.
     fn command(&self) -> Command {
         Command::new(&self.program).env("LC_ALL", "C.UTF-8")
     }
@@ -65,12 +63,12 @@ impl Pct {
         self.change("start", &[], self.task_timeout)
     }
 
-    /// Hard.
+    /// Kills the container.
     pub fn stop(&self) -> Result<(), Failed> {
         self.change("stop", &[], self.task_timeout)
     }
 
-    /// Graceful, and hard when that took too long.
+    /// Shuts the container down, and kills it after the timeout.
     pub fn shutdown(&self, patience: Duration) -> Result<(), Failed> {
         let seconds = patience.as_secs_f64().ceil().max(1.0).to_string();
         let most = patience + AFTER_SHUTDOWN;
@@ -81,7 +79,7 @@ impl Pct {
         self.change("unlock", &[], self.task_timeout)
     }
 
-    /// A command inside the container; its exit code is an answer.
+    /// Runs a command in the container; any exit code is a result.
     pub fn exec(&self, argv: &[String], deadline: Deadline) -> Result<Output, Failed> {
         let any: Vec<i32> = (0..=255).collect();
         self.command()
@@ -95,21 +93,21 @@ impl Pct {
     }
 }
 
-/// `pct status <id>`: `status: running`.
+/// Parses `pct status <id>`: `status: running`.
 pub fn is_running(stdout: &[u8]) -> Result<bool, String> {
     let text = String::from_utf8_lossy(stdout);
     let line = text.lines().find_map(|line| line.strip_prefix("status: "));
     match line.map(str::trim) {
         Some("running") => Ok(true),
         Some("stopped") => Ok(false),
-        _ => Err(format!("{text:?} is no answer of pct status")),
+        _ => Err(format!("pct status printed {text:?}, expected running or stopped")),
     }
 }
 
-/// What a failed command of Proxmox means.
+/// The error of a failed command of Proxmox.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// Somebody holds the container's lock; nothing was done.
+pub enum PveError {
+    /// Another task holds the container's lock; nothing was done.
     Locked(Option<String>),
     NoContainer,
     NoQuorum,
@@ -119,36 +117,36 @@ pub enum Trouble {
     NameTaken,
     Replication,
     NotRoot,
-    /// The cluster's file system, which has all configurations, is not up.
+    /// The cluster's file system with all configurations is not mounted.
     NoClusterFiles,
-    /// It was not done in time, and may go on.
+    /// It was not done in time and may still run.
     Hangs,
     Other,
 }
 
-impl Trouble {
-    pub fn of(failed: &Failed) -> Trouble {
+impl PveError {
+    pub fn of(failed: &Failed) -> PveError {
         if matches!(failed.cause, Cause::TimedOut { .. }) {
-            return Trouble::Hangs;
+            return PveError::Hangs;
         }
         let text = format!("{}\n{}", failed.stdout, failed.stderr);
         let has = |part: &str| text.contains(part);
         let lower = text.to_lowercase();
         if let Some((_, rest)) = text.split_once("is locked (") {
-            return Trouble::Locked(rest.split_once(')').map(|(lock, _)| lock.to_owned()));
+            return PveError::Locked(rest.split_once(')').map(|(lock, _)| lock.to_owned()));
         }
         match () {
-            _ if has("got timeout") && has("can't lock file") => Trouble::Locked(None),
-            _ if has("guest migration lock") => Trouble::Replication,
-            _ if has("ipcc_send_rec") && has("Unknown error -1") => Trouble::NotRoot,
-            _ if has("ipcc_send_rec") => Trouble::NoClusterFiles,
-            _ if has("Configuration file") && has("does not exist") => Trouble::NoContainer,
+            _ if has("got timeout") && has("can't lock file") => PveError::Locked(None),
+            _ if has("guest migration lock") => PveError::Replication,
+            _ if has("ipcc_send_rec") && has("Unknown error -1") => PveError::NotRoot,
+            _ if has("ipcc_send_rec") => PveError::NoClusterFiles,
+            _ if has("Configuration file") && has("does not exist") => PveError::NoContainer,
             _ if has("no quorum") || (has("/etc/pve") && has("Permission denied")) => {
-                Trouble::NoQuorum
+                PveError::NoQuorum
             }
-            _ if has("is not most recent snapshot") => Trouble::NotNewest,
-            _ if has("snapshot feature is not available") => Trouble::NoFeature,
-            _ if has("already used") => Trouble::NameTaken,
+            _ if has("is not most recent snapshot") => PveError::NotNewest,
+            _ if has("snapshot feature is not available") => PveError::NoFeature,
+            _ if has("already used") => PveError::NameTaken,
             _ if [
                 "no space",
                 "out of space",
@@ -159,66 +157,66 @@ impl Trouble {
             .iter()
             .any(|part| lower.contains(part)) =>
             {
-                Trouble::NoSpace
+                PveError::NoSpace
             }
-            _ => Trouble::Other,
+            _ => PveError::Other,
         }
     }
 
     pub fn reason(&self) -> &'static str {
         match self {
-            Trouble::Locked(_) => "locked",
-            Trouble::NoContainer => "no_container",
-            Trouble::NoQuorum => "no_quorum",
-            Trouble::NotNewest => "not_newest",
-            Trouble::NoFeature => "no_snapshots",
-            Trouble::NoSpace => "no_space",
-            Trouble::NameTaken => "name_taken",
-            Trouble::Replication => "replication",
-            Trouble::NotRoot => "permission_denied",
-            Trouble::NoClusterFiles => "pmxcfs_down",
-            Trouble::Hangs => "timed_out",
-            Trouble::Other => "command_failed",
+            PveError::Locked(_) => "locked",
+            PveError::NoContainer => "no_container",
+            PveError::NoQuorum => "no_quorum",
+            PveError::NotNewest => "not_newest",
+            PveError::NoFeature => "no_snapshots",
+            PveError::NoSpace => "no_space",
+            PveError::NameTaken => "name_taken",
+            PveError::Replication => "replication",
+            PveError::NotRoot => "permission_denied",
+            PveError::NoClusterFiles => "pmxcfs_down",
+            PveError::Hangs => "timed_out",
+            PveError::Other => "command_failed",
         }
     }
 
     pub fn cure(&self) -> String {
         match self {
-            Trouble::Locked(Some(lock)) => format!("the lock {lock} {}", holder_of(lock)),
-            Trouble::Locked(None) => {
+            PveError::Locked(Some(lock)) => format!("the lock {lock} {}", holder_of(lock)),
+            PveError::Locked(None) => {
                 "another task holds the configuration's lock file: try again when it is done".into()
             }
-            Trouble::NoQuorum => "the cluster has no quorum: bring its nodes back".into(),
-            Trouble::NotNewest => {
+            PveError::NoQuorum => "the cluster has no quorum: bring its nodes back".into(),
+            PveError::NotNewest => {
                 "ZFS goes back to the newest snapshot only, and counts those that were made outside of \
                  Proxmox: list them with `zfs list -t snapshot` and remove or keep them by hand"
                     .into()
             }
-            Trouble::NoFeature => "a volume of it is on a storage without snapshots".into(),
-            Trouble::NoSpace => {
-                "make room on the storage: remove what nobody needs, a backup of vzdump (pvesm list STORAGE \
+            PveError::NoFeature => "a volume of it is on a storage without snapshots".into(),
+            PveError::NoSpace => {
+                "make space on the storage: remove what nobody needs, a backup of vzdump (pvesm list STORAGE \
                  --content backup, pvesm free VOLUME) or a snapshot (state: absent), or let a thin pool \
                  grow (lvextend)"
                     .into()
             }
-            Trouble::Replication => "its replication runs: try again when it is done".into(),
-            Trouble::NotRoot => "pct works for root alone".into(),
-            Trouble::NoClusterFiles => {
+            PveError::Replication => "its replication runs: try again when it is done".into(),
+            PveError::NotRoot => "pct works for root alone".into(),
+            PveError::NoClusterFiles => {
                 "the cluster's file system (pmxcfs) is down on this node: see `systemctl status pve-cluster` \
                  and start it"
                     .into()
             }
-            Trouble::Hangs => {
+            PveError::Hangs => {
                 "the task was told to end and may not do so at once: look at its log in Proxmox, or allow a \
                  longer task_timeout"
                     .into()
             }
-            Trouble::NoContainer | Trouble::NameTaken | Trouble::Other => String::new(),
+            PveError::NoContainer | PveError::NameTaken | PveError::Other => String::new(),
         }
     }
 }
 
-/// What usually holds a lock.
+/// Describes the usual holder of a lock.
 pub fn holder_of(lock: &str) -> &'static str {
     match lock {
         "backup" => "is that of a backup (vzdump)",
@@ -235,26 +233,26 @@ pub fn holder_of(lock: &str) -> &'static str {
     }
 }
 
-/// On LVM-thin a rollback removes a volume and recreates it from its snapshot. Killed in between, each
-/// further one fails at the removal, and only a person can go on: the name is `group/volume`.
-pub fn makes_volume_anew(failed: &Failed, snapshot: &str) -> Option<String> {
+/// Returns the command that recreates a volume on LVM-thin, where a rollback removes the volume and recreates it
+/// from its snapshot. After a kill in between, each further rollback fails at the removal.
+pub fn recreate_volume_command(failed: &Failed, snapshot: &str) -> Option<String> {
     let text = format!("{}\n{}", failed.stdout, failed.stderr);
     let (_, rest) = text.split_once("Failed to find logical volume \"")?;
     let (group, volume) = rest.split_once('"')?.0.split_once('/')?;
     Some(format!("lvcreate -kn -n {volume} -s {group}/snap_{volume}_{snapshot}"))
 }
 
-/// A failed command as a failure of ours: what was tried, and what helps.
+/// Makes the error for a failed command, with what was tried and what helps.
 pub fn explained(failed: Failed, what: &str) -> Failure {
     if matches!(failed.cause, Cause::Interrupted { .. } | Cause::NotFound) {
         return Failure::new(failed.reason(), what).caused_by(failed.into());
     }
-    let trouble = Trouble::of(&failed);
-    let msg = match trouble.cure() {
+    let pve_error = PveError::of(&failed);
+    let msg = match pve_error.cure() {
         cure if cure.is_empty() => what.to_owned(),
         cure => format!("{what} ({cure})"),
     };
-    Failure::new(trouble.reason(), msg).caused_by(failed.into())
+    Failure::new(pve_error.reason(), msg).caused_by(failed.into())
 }
 
 #[cfg(test)]
@@ -268,8 +266,8 @@ mod tests {
         assert!(is_running(b"").is_err());
     }
 
-    fn trouble(stdout: &str, stderr: &str) -> Trouble {
-        Trouble::of(&Failed {
+    fn pve_error(stdout: &str, stderr: &str) -> PveError {
+        PveError::of(&Failed {
             cmd: vec!["pct".into()],
             cause: Cause::NonZero,
             rc: Some(255),
@@ -280,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failures_mean() {
+    fn errors_are_recognised() {
         for (stderr, reason) in [
             ("CT is locked (snapshot-delete)", "locked"),
             ("can't lock file '/run/lock/lxc/pve-config-101.lock' - got timeout", "locked"),
@@ -302,10 +300,10 @@ mod tests {
             ("Failed to obtain guest migration lock - replication running?", "replication"),
             ("something else", "command_failed"),
         ] {
-            assert_eq!(trouble("", stderr).reason(), reason, "{stderr}");
+            assert_eq!(pve_error("", stderr).reason(), reason, "{stderr}");
         }
-        // The worker's own words are on stdout.
-        assert_eq!(trouble("  No space left on device\n", "exit code 5").reason(), "no_space");
-        assert_eq!(trouble("", "CT is locked (backup)"), Trouble::Locked(Some("backup".into())));
+        // The worker's own messages are on stdout.
+        assert_eq!(pve_error("  No space left on device\n", "exit code 5").reason(), "no_space");
+        assert_eq!(pve_error("", "CT is locked (backup)"), PveError::Locked(Some("backup".into())));
     }
 }

@@ -1,8 +1,7 @@
-//! Plan: state and task to steps, for taking, removing and pruning. `rollback.rs` plans a rollback.
-//! Pure.
+//! Plans taking, removing and pruning snapshots. `rollback.rs` plans a rollback. Pure.
 //!
-//! Invariant: what is removed is ours by its marker, is not what the task is about, and is named by
-//! neither `keep` nor `retain`.
+//! Invariant: only snapshots with our marker are removed, not the one of the task, and none that `keep` or
+//! `retain` protects.
 
 use crate::container::{Snapshot, view};
 use crate::marker::{Kind, Marker};
@@ -36,12 +35,12 @@ pub fn nothing(state: &State, task: &Task) -> Plan<Action> {
     plan
 }
 
-/// Clear what a killed run of ours left, and nothing else.
+/// Plans the removal of what a killed run of ours has left.
 pub fn repairs(state: &State) -> Vec<Step<Action>> {
     let since = state.unfinished.since.as_deref().unwrap_or_default();
     let mut steps = Vec::new();
     if state.own_freeze() {
-        // First: nothing else of it can wait for that.
+        // First, since a frozen container serves nobody.
         let mounts: Vec<_> =
             state.frozen_mounts.iter().map(|one| one.path.display().to_string()).collect();
         let what = match mounts.as_slice() {
@@ -68,13 +67,13 @@ pub fn repairs(state: &State) -> Vec<Step<Action>> {
 }
 
 pub fn delete(snapshot: &Snapshot) -> Action {
-    // One that broke off while it was taken may lack volumes, which only force passes over. One that
-    // broke off while it was removed can be removed again, and force would hide what is left of it.
+    // A snapshot that was interrupted while it was taken may lack volumes, which needs force. One that was
+    // interrupted while it was removed can be removed again, and force would hide what is left of it.
     let incomplete = snapshot.state.as_deref() == Some("prepare");
     Action::Delete { name: snapshot.name.clone(), incomplete }
 }
 
-/// Only a rollback goes on where a rollback was stopped.
+/// Refuses other tasks while a rollback is unfinished.
 fn refuse_unfinished_rollback(state: &State) -> Result<(), Failure> {
     let Some(rollback) = &state.unfinished.rollback else { return Ok(()) };
     let id = rollback.key.as_ref().map(|key| format!(" of {key}")).unwrap_or_default();
@@ -115,7 +114,9 @@ pub fn present(
             let repaired = state.own_incomplete().is_some_and(|broken| broken.name == name);
             if !repaired {
                 refuse_taken(there, marker)?;
-                let text = format!("remove the incomplete snapshot {name}, which bears our marker");
+                let text = format!(
+                    "remove the incomplete snapshot {name}, which has the marker of this module"
+                );
                 plan.steps.push(Step::new(delete(there), text));
             }
             names.retain(|one| *one != name);
@@ -144,10 +145,10 @@ pub fn present(
     Ok(plan)
 }
 
-/// A name that is taken by what this task did not make.
+/// Refuses a name that is used by a snapshot of another task.
 fn refuse_taken(there: &Snapshot, wanted: &Marker) -> Result<(), Failure> {
     let whose = match &there.marker {
-        None => "it does not bear our marker: somebody else made it".to_owned(),
+        None => "it does not have the marker of this module: someone else made it".to_owned(),
         Some(marker) if marker.kind != wanted.kind => {
             "it is the state before a rollback".to_owned()
         }
@@ -178,7 +179,7 @@ pub fn absent(state: &State, task: &Task, name: Option<&str>) -> Result<Plan<Act
     if let Some(there) = name.and_then(|name| state.snapshots.find(name)) {
         if there.marker.is_none() {
             let msg = format!(
-                "snapshot {} does not bear our marker: somebody else made it, and `pct delsnapshot` by hand \
+                "snapshot {} does not have the marker of this module: someone else made it, and `pct delsnapshot` by hand \
                  removes it; nothing was changed",
                 there.title()
             );
@@ -217,7 +218,7 @@ pub fn absent(state: &State, task: &Task, name: Option<&str>) -> Result<Plan<Act
     Ok(plan)
 }
 
-/// Proxmox hangs what stood on a removed snapshot on that one's parent.
+/// Returns the parent after the removals: Proxmox attaches children of a removed snapshot to its parent.
 fn surviving_parent(state: &State, is_left: &dyn Fn(&str) -> bool) -> Option<String> {
     let mut parent = state.snapshots.parent.clone();
     for _ in 0..=state.snapshots.all.len() {
@@ -242,8 +243,8 @@ pub fn is_kept(snapshot: &Snapshot, task: &Task) -> bool {
     task.keep.iter().any(|kept| *kept == snapshot.name || Some(kept.as_str()) == snapshot.deploy())
 }
 
-/// What `retain` gives up: complete ones of ours for this app, beyond the newest of each kind, and
-/// those of ours that broke off. `coming` will be taken, and counts too.
+/// Returns the snapshots that `retain` removes: complete ones of this module for this app, except the newest of
+/// each kind, and incomplete ones of this module. `coming` is how many will be taken and counts too.
 fn prunable<'a>(
     state: &'a State,
     task: &Task,
@@ -252,7 +253,7 @@ fn prunable<'a>(
 ) -> Vec<&'a Snapshot> {
     let Some(retain) = task.retain else { return Vec::new() };
     let of_app = |one: &&Snapshot| one.marker.as_ref().is_some_and(|marker| marker.app == task.app);
-    // The oldest first, as they stand. No task makes one now: the container's lock was waited for.
+    // The oldest first. No other task takes one now, since this one has waited for the container's lock.
     let ours = state.snapshots.all.iter().filter(of_app);
     let (whole, mut all): (Vec<&Snapshot>, Vec<&Snapshot>) =
         ours.partition(|one| one.is_complete());

@@ -1,6 +1,6 @@
-//! `pvesh get <path> --output-format json`: asking Proxmox, in the form that is made for programs.
+//! `pvesh get <path> --output-format json`: reads Proxmox's API.
 //!
-//! Only ever asked to `get`: its `create` and `delete` exit with 0 even when the task failed.
+//! Only `get` is used: `create` and `delete` exit with 0 even if the task failed.
 
 use crate::container::{Config, Snapshot, Snapshots};
 use anyhow::{Context, Result};
@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// It answers in a second or two; a node that is out of breath may take longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// It answers in a second or two, but takes longer on an overloaded node.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An element of `pvesh get /nodes/<node>/lxc`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Pvesh {
     }
 
     pub fn config(&self, vmid: u32, snapshot: Option<&str>) -> Result<Config> {
-        // Unasked it tells what the configuration will be after the next start.
+        // Without `current` it returns the configuration after the next start.
         let option = snapshot.map_or(("current", "1"), |name| ("snapshot", name));
         config(&self.get(&self.of_container(vmid, "config"), &[option])?)
     }
@@ -65,13 +65,13 @@ fn get(program: &Path, path: &str, options: &[(&str, &str)]) -> Result<Vec<u8>> 
     for (name, value) in options {
         command = command.arg(format!("--{name}")).arg(value);
     }
-    let command = command.args(["--output-format", "json"]).deadline(PATIENCE);
+    let command = command.args(["--output-format", "json"]).deadline(QUERY_TIMEOUT);
     let output = command.if_we_die(IfWeDie::DiesToo).run()?;
     anyhow::ensure!(output.truncated == 0, "pvesh get {path} answered more than can be read");
     Ok(output.stdout)
 }
 
-/// Descriptions may hold bytes of any encoding: what is no UTF-8 is replaced.
+/// Parses JSON. Descriptions may have any encoding: bytes that are not UTF-8 are replaced.
 fn parse(bytes: &[u8]) -> Result<Value> {
     Ok(serde_json::from_str(&String::from_utf8_lossy(bytes))?)
 }
@@ -85,7 +85,7 @@ fn config(value: &Value) -> Result<Config> {
     Ok(Config::from_pairs(own.chain(raw)))
 }
 
-/// Proxmox gives numbers as numbers or as strings, from version to version.
+/// Reads a text or a number, since that depends on the version of Proxmox.
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -165,8 +165,8 @@ fn tasks(value: Value, vmid: &str) -> Result<Vec<(String, String)>> {
     Ok(running.filter(|row| may_live(&row.upid)).map(|row| (row.kind, row.upid)).collect())
 }
 
-/// After a crash Proxmox lists a task as running until it looks again. Its process says more:
-/// `UPID:<node>:<pid>:<start>:...`, in hex. A number that is in use again only makes us wait.
+/// Whether the process of a task may be alive: after a crash Proxmox lists the task as running until its next
+/// check. The UPID has the pid in hex: `UPID:<node>:<pid>:<start>:...`. A reused pid only makes the task wait.
 fn may_live(upid: &str) -> bool {
     let pid = upid.split(':').nth(2).and_then(|pid| u32::from_str_radix(pid, 16).ok());
     pid.is_none_or(|pid| Path::new("/proc").join(pid.to_string()).exists())

@@ -1,11 +1,11 @@
-//! Reading a container's state: its file, and whether it runs. Where `/etc/pve` is not the cluster's file
-//! system, `pvesh` is asked, and also for what no file holds.
+//! Reads a container's state: its file, and whether it runs. Where `/etc/pve` is not the cluster's file
+//! system, `pvesh` is asked, and also for what is in no file.
 
 use crate::cluster::Cluster;
 use crate::conf::ConfFile;
 use crate::container::{Config, Snapshots};
 use crate::names::Vmid;
-use crate::pct::{Pct, Trouble, is_running};
+use crate::pct::{Pct, PveError, is_running};
 use crate::pvesh::{Listed, Pvesh};
 use ansible_module::Failure;
 use anyhow::{Error, Result};
@@ -19,7 +19,7 @@ pub struct Reader {
     pub cluster: Cluster,
 }
 
-/// The cluster's file system is there, and has no file of this container on this node.
+/// The cluster's file system has no file of this container on this node.
 #[derive(Debug)]
 struct NoFile(Vmid);
 
@@ -46,7 +46,7 @@ impl Reader {
 
     fn ask<T>(&self, question: impl FnOnce(&Pvesh) -> Result<T>) -> Result<T> {
         let Some(pvesh) = &self.pvesh else {
-            let msg = "pvesh cannot be found, and what it would be asked for stands in no file: make it run on this node";
+            let msg = "pvesh was not found, and what it would report is in no file: make it available on this node";
             return Err(Failure::new("program_missing", msg).into());
         };
         question(pvesh).map_err(explained)
@@ -59,9 +59,9 @@ impl Reader {
         }
     }
 
-    /// What a snapshot keeps; none where the file has nothing of it.
+    /// Reads the configuration of a snapshot.
     pub fn config_of(&self, snapshot: &str) -> Result<Config> {
-        let kept = self.file()?.and_then(|file| file.of_snapshot(snapshot).cloned());
+        let kept = self.file()?.and_then(|file| file.snapshot_config(snapshot).cloned());
         match kept {
             Some(config) => Ok(config),
             None => self.ask(|pvesh| pvesh.config(self.vmid(), Some(snapshot))),
@@ -85,7 +85,7 @@ impl Reader {
         self.ask(Pvesh::list)
     }
 
-    /// The task of one of these types that runs for this container now.
+    /// Returns the UPID of a running task of one of these types for this container.
     pub fn active_task(&self, kinds: &[&str]) -> Result<Option<String>> {
         let Some(pvesh) = &self.pvesh else {
             let msg = format!(
@@ -100,21 +100,21 @@ impl Reader {
     }
 }
 
-/// Where it is not about the container: what to do.
+/// Adds what to do to an error that does not concern the container.
 fn explained(error: Error) -> Error {
-    match trouble(&error) {
-        Some(trouble @ (Trouble::NotRoot | Trouble::NoClusterFiles)) => {
-            let msg = format!("Proxmox answers nothing: {}", trouble.cure());
-            Failure::new(trouble.reason(), msg).caused_by(error).into()
+    match pve_error(&error) {
+        Some(pve_error @ (PveError::NotRoot | PveError::NoClusterFiles)) => {
+            let msg = format!("Proxmox answers nothing: {}", pve_error.cure());
+            Failure::new(pve_error.reason(), msg).caused_by(error).into()
         }
         _ => error,
     }
 }
 
-/// What stands behind the failure of a read.
-pub fn trouble(error: &Error) -> Option<Trouble> {
+/// Returns the error of Proxmox behind a failed read.
+pub fn pve_error(error: &Error) -> Option<PveError> {
     if error.chain().any(|cause| cause.is::<NoFile>()) {
-        return Some(Trouble::NoContainer);
+        return Some(PveError::NoContainer);
     }
-    error.chain().find_map(|cause| cause.downcast_ref::<Failed>()).map(Trouble::of)
+    error.chain().find_map(|cause| cause.downcast_ref::<Failed>()).map(PveError::of)
 }

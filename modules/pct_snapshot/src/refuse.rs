@@ -1,4 +1,4 @@
-//! What would make a rollback or a snapshot fail later, and is refused before. Pure.
+//! Finds what would make a rollback or a snapshot fail later, so that it is refused before. Pure.
 
 use crate::cluster::Reach;
 use crate::container::{Mount, Snapshot};
@@ -8,7 +8,7 @@ use crate::names::{Vmid, nearest};
 use crate::state::{State, Survey};
 use ansible_module::Failure;
 
-/// One thing that stands in the way: a stable code, and a sentence with what helps.
+/// A reason to refuse: a stable code, and a sentence that says what helps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacle {
     pub reason: &'static str,
@@ -25,7 +25,7 @@ fn obstacle(reason: &'static str, text: impl Into<String>) -> Obstacle {
     Obstacle { reason, text: text.into() }
 }
 
-/// What stands in the way of any change.
+/// Returns the obstacles to any change.
 pub fn to_any(state: &State) -> Vec<Obstacle> {
     let mut found = Vec::new();
     if !state.has_quorum {
@@ -46,18 +46,17 @@ pub fn to_any(state: &State) -> Vec<Obstacle> {
     found
 }
 
-/// All of its processes stand still, or those that write, and no lock says that somebody will let
-/// them go on.
+/// Makes the obstacle of a container that is frozen without a lock of a task that will thaw it.
 pub fn frozen(vmid: Vmid, processes: bool, mounts: &[Frozen]) -> Obstacle {
     let mut what = Vec::new();
     if processes {
-        what.push("its processes stand still".to_owned());
+        what.push("its processes are frozen".to_owned());
     }
     if !mounts.is_empty() {
         let paths: Vec<_> = mounts.iter().map(|one| one.path.display().to_string()).collect();
         what.push(format!("what writes to {} waits", paths.join(" or ")));
     }
-    let cures = thawed_by(vmid, processes, mounts);
+    let cures = thaw_commands(vmid, processes, mounts);
     obstacle(
         "frozen",
         format!(
@@ -69,20 +68,20 @@ pub fn frozen(vmid: Vmid, processes: bool, mounts: &[Frozen]) -> Obstacle {
     )
 }
 
-/// The commands that let it go on.
-pub fn thawed_by(vmid: Vmid, processes: bool, mounts: &[Frozen]) -> Vec<String> {
+/// Returns the commands that thaw it.
+pub fn thaw_commands(vmid: Vmid, processes: bool, mounts: &[Frozen]) -> Vec<String> {
     let mounts = mounts.iter().map(Frozen::by_hand);
     mounts.chain(processes.then(|| freezer::by_hand(vmid))).collect()
 }
 
-/// What stands in the way of going back to `target`. Locks are not among them: they are waited for.
+/// Returns the obstacles to a rollback to `target`. Locks are not among them, since the task waits for them.
 pub fn to_rollback(state: &State, survey: &Survey, target: &Snapshot) -> Vec<Obstacle> {
     let mut found = to_any(state);
     if let Some(broken) = &target.state {
         found.push(obstacle(
             "incomplete",
             format!(
-                "snapshot {} is incomplete (snapstate {broken}): it broke off while it was taken or removed, \
+                "snapshot {} is incomplete (snapstate {broken}): taking or removing it was interrupted, \
                  and nobody can go back to it; choose another",
                 target.name
             ),
@@ -123,7 +122,7 @@ pub fn to_rollback(state: &State, survey: &Survey, target: &Snapshot) -> Vec<Obs
     found
 }
 
-/// Mount points of now whose content a rollback does not touch.
+/// Returns the current mount points whose content a rollback does not touch.
 pub fn uncovered<'a>(state: &'a State, survey: &Survey) -> Vec<&'a Mount> {
     let kept = &survey.target.mounts;
     let covered =
@@ -131,7 +130,7 @@ pub fn uncovered<'a>(state: &'a State, survey: &Survey) -> Vec<&'a Mount> {
     state.config.mounts.iter().filter(|mount| !covered(mount)).collect()
 }
 
-/// Why Proxmox would say that "the snapshot feature is not available", where that can be known.
+/// Finds why Proxmox would say that "the snapshot feature is not available".
 pub fn no_feature(state: &State) -> Option<Obstacle> {
     let (mut causes, mut cures) = (Vec::new(), Vec::new());
     for mount in &state.config.mounts {
@@ -166,13 +165,13 @@ pub fn no_feature(state: &State) -> Option<Obstacle> {
     })
 }
 
-/// There is no such snapshot; with the names that come nearest.
+/// Makes the error for a snapshot that does not exist, with the most similar names.
 pub fn no_such(state: &State, name: &str) -> Failure {
     let all = state.snapshots.all.iter().map(|one| one.name.as_str());
     let near = nearest(name, all);
     let hint = match near.as_slice() {
-        [] => "it has none at all".to_owned(),
-        names => format!("the nearest are {}", names.join(", ")),
+        [] => "the container has no snapshots".to_owned(),
+        names => format!("similar names are {}", names.join(", ")),
     };
     Failure::new("no_snapshot", format!("there is no snapshot {name}: {hint}; nothing was changed"))
         .with("snapshots", near.into_iter().map(str::to_owned).collect::<Vec<_>>())

@@ -1,5 +1,4 @@
-//! Plan of a rollback: which snapshot, what stands in the way, what is lost, and how it can be
-//! undone. Pure.
+//! Plans a rollback: which snapshot, the obstacles, what is lost, and how it can be undone. Pure.
 
 use crate::cluster::Reach;
 use crate::container::{Snapshot, view};
@@ -22,14 +21,14 @@ pub struct Goal {
     pub rollback: Rollback,
     pub was_running: bool,
     pub starts: bool,
-    /// The name of the snapshot of the state before, when it is known before it is taken.
+    /// The name of the snapshot of the state before the rollback, if it is known in advance.
     pub safety: Option<String>,
     pub safety_marker: Marker,
-    /// An earlier run has done the rollback itself.
+    /// Whether an earlier run has done the rollback itself.
     pub rolled_back: bool,
 }
 
-/// The snapshot to go back to.
+/// Finds the snapshot to roll back to.
 pub fn target<'a>(
     state: &'a State,
     task: &Task,
@@ -86,7 +85,7 @@ pub fn plan(
     let resumes = resumes(state, &goal);
     goal.rolled_back = resumes && state.unfinished.rolled_back;
     if goal.rolled_back {
-        // Only the start is left, and whatever was written since stays.
+        // Only the start remains, and what was written since stays.
         if goal.starts {
             plan.steps.push(Step::new(Action::Start, start_text(task)));
         }
@@ -118,7 +117,7 @@ pub fn plan(
             }
             let text = format!("remove the newer snapshot {}", newer.title());
             let mut loss = Loss::accepted_as(NEWER, format!("the snapshot {}", newer.title()));
-            // What it holds was written since the target, and is counted there where that is known.
+            // Its content was written since the target, and is counted there if the size is known.
             if let Some(bytes) = survey.written.map(|_| 0).or(newer.bytes) {
                 loss = loss.bytes(bytes);
             }
@@ -146,7 +145,7 @@ fn names(state: &State) -> Vec<&str> {
 }
 
 fn goal(state: &State, task: &Task, target: &Snapshot, key: Option<String>) -> Goal {
-    // A killed run had stopped it, or had not yet.
+    // A killed run may have stopped it.
     let noted = state.unfinished.was_running.unwrap_or(false);
     let was_running = state.snapshots.running || noted;
     let starts = match task.start {
@@ -170,13 +169,13 @@ fn goal(state: &State, task: &Task, target: &Snapshot, key: Option<String>) -> G
     }
 }
 
-/// Whether a killed run was about just this.
+/// Whether a killed run had the same goal.
 fn resumes(state: &State, goal: &Goal) -> bool {
     state.unfinished.rollback.as_ref() == Some(&goal.rollback)
 }
 
-/// Proxmox had begun, holds no lock any more, and the container runs: it was done, or taken in hand
-/// by somebody. To do it again could destroy what was written since.
+/// Refuses to repeat a rollback that Proxmox had begun if the container runs without a lock: it was done, or
+/// someone has started the container. Repeating it could destroy what was written since.
 fn refuse_unclear(state: &State, goal: &Goal) -> Result<(), Failure> {
     let Some(key) = &goal.rollback.key else { return Ok(()) };
     let is_clear = !state.snapshots.running || state.config.lock.is_some();
@@ -196,8 +195,8 @@ fn refuse_unclear(state: &State, goal: &Goal) -> Result<(), Failure> {
     ))
 }
 
-/// Keep the state as it is now, where that does not stand in the way of the rollback. Returns the
-/// name as it is shown.
+/// Plans a snapshot of the current state if the storage still allows the rollback then. Returns its name for
+/// messages.
 fn add_safety(
     plan: &mut Plan<Action>,
     state: &State,
@@ -233,7 +232,7 @@ fn add_safety(
     match taken {
         Some(name) => goal.safety = Some(name.clone()),
         None => {
-            let text = format!("keep the state as it is then in the snapshot {shown}");
+            let text = format!("take the snapshot {shown} of the state before the rollback");
             plan.steps.push(Step::new(Action::KeepState, text));
         }
     }

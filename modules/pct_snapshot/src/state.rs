@@ -6,8 +6,8 @@ use crate::container::{Config, Mount, Snapshot, Snapshots, Source};
 use crate::filesystems::Frozen;
 use crate::names::Vmid;
 use crate::options::Subject;
-use crate::pct::{Trouble, holder_of};
-use crate::read::{Reader, trouble};
+use crate::pct::{PveError, holder_of};
+use crate::read::{Reader, pve_error};
 use crate::unfinished::{UnfinishedRun, What};
 use crate::{filesystems, freezer, zfs};
 use ansible_module::Failure;
@@ -20,9 +20,9 @@ pub struct State {
     pub vmid: Vmid,
     pub config: Config,
     pub snapshots: Snapshots,
-    /// Its processes stand still.
+    /// Whether its processes are frozen.
     pub frozen: bool,
-    /// No write ends there.
+    /// The frozen file systems.
     pub frozen_mounts: Vec<Frozen>,
     pub unfinished: UnfinishedRun,
     /// The task of Proxmox that runs on behalf of a run of ours that is dead.
@@ -107,12 +107,12 @@ pub fn wait_for_lock(
 /// Why the container could not be read.
 fn missing(error: Error, reader: &Reader, subject: &Subject) -> Error {
     let vmid = subject.vmid;
-    match trouble(&error) {
-        Some(Trouble::NoContainer) => {}
+    match pve_error(&error) {
+        Some(PveError::NoContainer) => {}
         _ => return error.context(format!("reading CT {vmid}")),
     }
     let here = &reader.cluster.node;
-    let msg = match reader.cluster.whereabouts(vmid, reader.pvesh.as_ref()) {
+    let msg = match reader.cluster.node_of(vmid, reader.pvesh.as_ref()) {
         Some((node, true)) => {
             format!("{vmid} is a virtual machine (on node {node}), not a container")
         }
@@ -127,13 +127,13 @@ fn missing(error: Error, reader: &Reader, subject: &Subject) -> Error {
 }
 
 impl State {
-    /// The lock that stands in the way: not one that our own killed run left.
+    /// Returns the lock of another task, not one that our own killed run has left.
     pub fn foreign_lock(&self) -> Option<&str> {
         let lock = self.config.lock.as_deref()?;
         (!self.is_ours(lock) || self.busy.is_some()).then_some(lock)
     }
 
-    /// Proxmox writes a lock together with what it is about, so both must be ours.
+    /// Proxmox writes a lock together with its snapshot, so both must be ours.
     fn is_ours(&self, lock: &str) -> bool {
         let Some(doing) = self.unfinished.explains(lock) else { return false };
         let there = self.snapshots.find(&doing.name);
@@ -143,39 +143,39 @@ impl State {
         }
     }
 
-    /// The lock that our own killed run left.
+    /// Returns the lock that our own killed run has left.
     pub fn own_lock(&self) -> Option<&str> {
         self.config.lock.as_deref().filter(|_| self.foreign_lock().is_none())
     }
 
-    /// Where its file systems are frozen together with its processes.
+    /// Returns the paths of file systems that Proxmox freezes together with the processes.
     pub fn freezable(&self) -> Vec<PathBuf> {
         freezable(&self.config, &self.storages)
     }
 
-    /// Whether its processes stand still, or will as soon as they write.
-    pub fn stands_still(&self) -> bool {
+    /// Whether its processes are frozen, or will be blocked as soon as they write.
+    pub fn is_frozen_now(&self) -> bool {
         self.frozen || !self.frozen_mounts.is_empty()
     }
 
-    /// Our own run was killed while Proxmox held the container frozen for its snapshot.
+    /// Whether our own killed run has left the container frozen for its snapshot.
     pub fn own_freeze(&self) -> bool {
         let doing = self.unfinished.doing.as_ref();
         let is_ours = doing.is_some_and(|doing| doing.what == What::Snapshot);
-        self.stands_still() && is_ours && self.foreign_lock().is_none()
+        self.is_frozen_now() && is_ours && self.foreign_lock().is_none()
     }
 
-    /// Frozen, and neither by us nor by what holds a lock, which would thaw it again.
+    /// Whether it is frozen, but neither by us nor by the holder of a lock, who would thaw it again.
     pub fn frozen_by_others(&self) -> bool {
-        self.stands_still() && !self.own_freeze() && self.config.lock.is_none()
+        self.is_frozen_now() && !self.own_freeze() && self.config.lock.is_none()
     }
 
-    /// One that stands still counts as running for Proxmox, and for nobody else.
+    /// Whether the container serves: a frozen one counts as running only for Proxmox.
     pub fn runs(&self) -> bool {
-        self.snapshots.running && !self.stands_still()
+        self.snapshots.running && !self.is_frozen_now()
     }
 
-    /// The incomplete snapshot that our own killed run left.
+    /// Returns the incomplete snapshot that our own killed run has left.
     pub fn own_incomplete(&self) -> Option<&Snapshot> {
         (self.snapshots.all.iter())
             .find(|one| !one.is_complete() && self.unfinished.was_about(&one.name))
@@ -197,7 +197,7 @@ impl State {
             }
             None => format!("CT {vmid} is locked"),
         };
-        // Somebody's lock is never ours to remove: a person can look whether anybody still works.
+        // The lock of another task is never removed here: a person must check whether the task still runs.
         let active = "if no task of it runs any more, see `pvesh get /nodes/localhost/tasks --source active`";
         let cure = match (&self.busy, lock) {
             (Some(_), _) => String::new(),
@@ -210,7 +210,7 @@ impl State {
         format!("{begin}: the lock {lock} {holder}{cure}")
     }
 
-    /// What can be gone back to, by the storages of these mount points.
+    /// Returns which snapshots can be rolled back to, by the storages of these mount points.
     pub fn reach(&self, mounts: &[Mount]) -> Reach {
         let all: Vec<Reach> = (mounts.iter())
             .filter_map(Mount::storage)
@@ -225,7 +225,7 @@ impl State {
         }
     }
 
-    /// The ZFS datasets of these mount points.
+    /// Returns the ZFS datasets of these mount points.
     pub fn datasets(&self, mounts: &[Mount]) -> Vec<String> {
         let dataset = |mount: &Mount| match &mount.source {
             Source::Volume { storage, name } => {
@@ -239,7 +239,7 @@ impl State {
         mounts.iter().filter_map(dataset).collect()
     }
 
-    /// Look at all that a rollback to `target` depends on.
+    /// Observes all that a rollback to `target` depends on.
     pub fn survey(&mut self, reader: &Reader, subject: &Subject, target: &str) -> Result<Survey> {
         let mut survey = self.survey_of_all(reader, subject)?;
         survey.target = reader.config_of(target)?;
@@ -255,7 +255,7 @@ impl State {
         Ok(survey)
     }
 
-    /// As much of it as is the same for all snapshots.
+    /// Observes what is the same for all snapshots.
     pub fn survey_of_all(&mut self, reader: &Reader, subject: &Subject) -> Result<Survey> {
         let (cluster, pvesh) = (&reader.cluster, reader.pvesh.as_ref());
         self.has_quorum = cluster.has_quorum(pvesh)?;
@@ -269,7 +269,7 @@ impl State {
         })
     }
 
-    /// What ZFS knows of the snapshots that Proxmox lists.
+    /// Adds what ZFS knows of the snapshots that Proxmox lists.
     pub fn note_zfs(&mut self, rows: &[zfs::Row]) {
         for snapshot in &mut self.snapshots.all {
             snapshot.bytes = zfs::held_by(rows, &snapshot.name);
@@ -287,7 +287,7 @@ impl State {
         }
     }
 
-    /// What ZFS says of these volumes; nothing when none is on ZFS or there is no `zfs`.
+    /// Lists these volumes with `zfs`; the list is empty if none is on ZFS or there is no `zfs`.
     pub fn zfs_rows(&self, mounts: &[Mount]) -> Result<Vec<zfs::Row>> {
         let datasets = self.datasets(mounts);
         match host::program::look("zfs")? {

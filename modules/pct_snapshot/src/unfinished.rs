@@ -1,7 +1,6 @@
-//! What a run that was killed has left: what it was doing, as it noted it before each step.
+//! The notes of a killed run about its steps, written before each step.
 //!
-//! Invariant: a lock or an incomplete snapshot counts as ours only when these notes say that we were
-//! doing just that.
+//! Invariant: a lock or an incomplete snapshot counts as ours only if these notes contain that step.
 
 use crate::options::TASK;
 use anyhow::Result;
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 pub const BEGAN: &str = "began";
-pub const DOING: &str = "doing";
+pub const STEP: &str = "doing";
 pub const ROLLBACK: &str = "rollback";
 pub const WAS_RUNNING: &str = "was_running";
 pub const SAFETY: &str = "safety";
@@ -26,7 +25,7 @@ pub enum What {
 }
 
 impl What {
-    /// The lock that Proxmox holds meanwhile.
+    /// Returns the lock that Proxmox holds during the step.
     pub fn lock(self) -> &'static str {
         match self {
             What::Snapshot => "snapshot",
@@ -35,7 +34,7 @@ impl What {
         }
     }
 
-    /// The type of Proxmox's task.
+    /// Returns the type of Proxmox's task.
     pub fn task(self) -> &'static str {
         match self {
             What::Snapshot => "vzsnapshot",
@@ -45,33 +44,32 @@ impl What {
     }
 }
 
-/// A change that was about to be made.
+/// A step that was about to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Doing {
+pub struct StepNote {
     pub what: What,
     pub name: String,
 }
 
-/// The rollback that a run was about.
+/// The rollback of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollback {
     pub to: String,
     pub key: Option<String>,
 }
 
-/// The default: there is none.
+/// The state of an unfinished run; the default is none.
 #[derive(Clone, Debug, Default)]
 pub struct UnfinishedRun {
-    /// When the last run that changed anything began: one that goes on from what another left writes
-    /// on in its record.
+    /// When the last run that changed anything began: a run that continues another one adds to its record.
     pub since: Option<String>,
-    pub doing: Option<Doing>,
-    /// A rollback that was begun, and is not known to have been done and started.
+    pub doing: Option<StepNote>,
+    /// A rollback that was begun and is not known to be completed.
     pub rollback: Option<Rollback>,
     pub was_running: Option<bool>,
     /// The snapshot of the state before the rollback.
     pub safety: Option<String>,
-    /// The rollback itself was seen to be done.
+    /// Whether the rollback itself was done.
     pub rolled_back: bool,
 }
 
@@ -82,7 +80,7 @@ impl UnfinishedRun {
         };
         Ok(UnfinishedRun {
             since: Some(run.note::<Utc>(BEGAN)?.unwrap_or(run.since()).to_string()),
-            doing: run.note(DOING)?,
+            doing: run.note(STEP)?,
             rollback: run.note(ROLLBACK)?,
             was_running: run.note(WAS_RUNNING)?,
             safety: run.note(SAFETY)?,
@@ -90,18 +88,18 @@ impl UnfinishedRun {
         })
     }
 
-    /// Our own step that holds such a lock.
-    pub fn explains(&self, lock: &str) -> Option<&Doing> {
+    /// Returns our own step that holds such a lock.
+    pub fn explains(&self, lock: &str) -> Option<&StepNote> {
         self.doing.as_ref().filter(|doing| doing.what.lock() == lock)
     }
 
-    /// Whether an incomplete snapshot of this name is what our own step leaves.
+    /// Whether our own step can have left an incomplete snapshot of this name.
     pub fn was_about(&self, name: &str) -> bool {
         let doing = self.doing.as_ref().filter(|doing| doing.what != What::Rollback);
         doing.is_some_and(|doing| doing.name == name)
     }
 
-    /// The volumes may be half way.
+    /// Whether volumes may be partly rolled back.
     pub fn touched_volumes(&self) -> bool {
         let doing = self.doing.as_ref();
         doing.is_some_and(|doing| doing.what == What::Rollback) && !self.rolled_back

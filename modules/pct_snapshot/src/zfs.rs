@@ -1,17 +1,17 @@
-//! `zfs list`: what ZFS knows of a container's volumes and Proxmox does not: snapshots and bookmarks
-//! made by others, and how much was written. Reads only, and only where there is a `zfs`.
+//! `zfs list`: reads what Proxmox does not know of a container's volumes: snapshots and bookmarks made by others,
+//! and how much was written. Reads only.
 
 use anyhow::{Context, Result};
 use host::command::{Command, IfWeDie};
 use std::path::Path;
 use std::time::Duration;
 
-/// A pool that hangs must not hang us.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Snapshots of Proxmox's own replication: a rollback removes them by itself, as long as there is a job.
+/// The timeout for a pool that hangs.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The prefix of snapshots of Proxmox's replication, which a rollback removes while there is a job.
 const REPLICATION: &str = "__replicate_";
 
-/// A line: a dataset, or a snapshot or a bookmark of one.
+/// A line of `zfs list`: a dataset, or a snapshot or a bookmark of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub dataset: String,
@@ -20,9 +20,9 @@ pub struct Row {
     txg: u64,
     used: u64,
     written: u64,
-    /// How many holds there are on it.
+    /// The number of holds on it.
     holds: u64,
-    /// What was cloned from it, with commas between.
+    /// Its clones, separated by commas.
     clones: String,
 }
 
@@ -32,7 +32,7 @@ pub fn list(program: &Path, datasets: &[String]) -> Result<Vec<Row>> {
         .args(["list", "-Hpr", "-t", "filesystem,volume,snapshot,bookmark"])
         .args(["-o", "name,createtxg,used,written,userrefs,clones"])
         .args(datasets)
-        .deadline(PATIENCE)
+        .deadline(QUERY_TIMEOUT)
         .if_we_die(IfWeDie::DiesToo);
     parse(command.run()?.text()?)
 }
@@ -44,7 +44,7 @@ fn parse(text: &str) -> Result<Vec<Row>> {
         let at = name.find(['@', '#']).unwrap_or(name.len());
         let (dataset, rest) = name.split_at(at);
         let (snapshot, bookmark) = (rest.strip_prefix('@'), rest.strip_prefix('#'));
-        // A bookmark holds nothing.
+        // A bookmark uses no space.
         let bytes = |text: &str| match bookmark {
             Some(_) => Some(0),
             None => text.parse().ok(),
@@ -56,7 +56,7 @@ fn parse(text: &str) -> Result<Vec<Row>> {
             txg: txg.parse().ok()?,
             used: bytes(used)?,
             written: bytes(written)?,
-            // What can have none says `-`.
+            // `-` means that there can be none.
             holds: if snapshot.is_some() { holds.parse().ok()? } else { 0 },
             clones: clones.trim_start_matches('-').to_owned(),
         })
@@ -98,7 +98,7 @@ fn lies_below(dataset: &str, above: &str) -> bool {
     dataset.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Below another one of the list: no volume of the container's, and not rolled back.
+/// Whether the dataset is below another one of the list: then it is not a volume of the container.
 fn is_below(rows: &[Row], dataset: &str) -> bool {
     rows.iter().any(|row| lies_below(dataset, &row.dataset))
 }
@@ -107,7 +107,7 @@ fn is_dataset(row: &Row) -> bool {
     row.snapshot.is_none() && row.bookmark.is_none()
 }
 
-/// How much was written to all of the datasets since the snapshot `name`.
+/// Returns how much was written to all of the datasets since the snapshot `name`.
 pub fn written_since(rows: &[Row], name: &str) -> Option<u64> {
     let mut total = 0_u64;
     let volume = |row: &&Row| is_dataset(row) && !is_below(rows, &row.dataset);
@@ -122,13 +122,13 @@ pub fn written_since(rows: &[Row], name: &str) -> Option<u64> {
     Some(total)
 }
 
-/// The snapshot `name` of each volume.
+/// Returns the snapshot `name` of each volume.
 fn of_volumes<'a>(rows: &'a [Row], name: &str) -> impl Iterator<Item = &'a Row> {
     let all = rows.iter().filter(move |row| row.snapshot.as_deref() == Some(name));
     all.filter(|row| !is_below(rows, &row.dataset))
 }
 
-/// Why the snapshot `name` could not be removed.
+/// Returns why the snapshot `name` could not be removed.
 pub fn needed(rows: &[Row], name: &str) -> Option<String> {
     let mut of = of_volumes(rows, name);
     of.find_map(|Row { dataset, holds, clones, .. }| match (holds, clones.as_str()) {
@@ -138,7 +138,7 @@ pub fn needed(rows: &[Row], name: &str) -> Option<String> {
     })
 }
 
-/// What the snapshot `name` holds alone.
+/// Returns the space that only the snapshot `name` uses.
 pub fn held_by(rows: &[Row], name: &str) -> Option<u64> {
     let mut of = of_volumes(rows, name).peekable();
     of.peek()?;
@@ -158,7 +158,7 @@ mod tests {
         rpool/data/subvol-101-disk-1@a\t21\t11\t0\t0\t\n";
 
     #[test]
-    fn what_others_made() {
+    fn snapshots_of_others_are_found() {
         let rows = parse(LIST).unwrap();
         let known = |name: &str| matches!(name, "a" | "b");
         let by_hand = "rpool/data/subvol-101-disk-0@by-hand";
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn bookmarks_and_datasets_below_stand_in_the_way_too() {
+    fn bookmarks_and_datasets_below_are_found_too() {
         let rows = parse(
             "p/v\t10\t900\t7\t-\t-\np/v@a\t20\t100\t50\t0\t\np/v@b\t30\t0\t1\t0\t\n\
              p/v#old\t15\t-\t-\t-\t-\np/v#synced\t30\t-\t-\t-\t-\n\
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_need() {
+    fn clones_and_holds_are_reported() {
         let rows = parse(
             "p/v\t10\t900\t7\t-\t-\np/v@a\t20\t1\t1\t0\t\np/v@b\t30\t0\t1\t2\t\np/v@c\t40\t0\t1\t0\tp/x,p/y\n",
         );
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn another_form_is_refused() {
+    fn an_unknown_format_is_refused() {
         assert!(parse("a\t1\t2\t3\n").is_err());
         assert!(parse("a\t1\t2\t-\t-\t-\n").is_err());
         assert!(parse("a@b\t1\t2\t3\t-\t\n").is_err());

@@ -205,7 +205,7 @@ def test_what_would_fail_half_way_is_refused(pve: Ansible, node: Node) -> None:
     story.patch(ours(mp1="/srv/shared,mp=/shared")).do("uncovered", checked=False, **back).do("no feature", **TAKE).patch(ours(mp1=None))
     story.patch({"replication": [{"guest": 301, "target": "pve2"}]}).do("replicated", **back | {"confirm": None}).told(pve)
     story.refused("incomplete", "incomplete", "snapstate prepare")
-    story.refused("missing", "no_snapshot", "the nearest are point")
+    story.refused("missing", "no_snapshot", "similar names are point")
     story.refused("template", "template", "clone it")
     story.refused("ha", "ha_managed", "ha-manager set ct:301 --state ignored")
     story.refused("no feature", "no_snapshots", "mp1 (/shared, a bind mount of /srv/shared)")

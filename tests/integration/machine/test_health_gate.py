@@ -128,7 +128,7 @@ def test_so_many_in_a_row(serve: Servers) -> None:
     down, up = answer("", "503 Service Unavailable"), answer()
     flapping = in_turn(up, down, up, up, up)
     assert holds({"kind": "http", "url": serve(flapping).url, "tries": 9, "consecutive": 3})["tries"] == 5
-    fails({"kind": "http", "url": serve(in_turn(down, up)).url, "tries": 3, "consecutive": 3}, "it held 2 times in a row of 3")
+    fails({"kind": "http", "url": serve(in_turn(down, up)).url, "tries": 3, "consecutive": 3}, "it held 2 times in a row, expected 3")
 
 
 def test_one_deadline_for_everything() -> None:
@@ -212,7 +212,7 @@ def test_certificates(serve: Servers, tmp_path: Path) -> None:
     fails({**place, "url": "https://shop.example/"})
     result = gate({**place, "name": "it", "url": "https://other.example/", "insecure": True})
     assert not result.get("failed")
-    assert result["warnings"] == ["probe it: insecure: the certificate is not checked, so anyone on the way can answer"]
+    assert result["warnings"] == ["probe it: insecure: the certificate is not checked, so anyone on the network path can answer"]
 
 
 # command, disk
@@ -223,7 +223,7 @@ def test_programs() -> None:
     assert row["answer"] == "rc 3: two"
     fails({"kind": "command", "argv": ["sh", "-c", "echo broken >&2; exit 4"]}, "failed (rc 4): broken")
     lost = {"kind": "command", "argv": ["echo", "all is lost"], "stdout": "all is well"}
-    fails(lost, 'expected "all is well" in what it prints, its last line is: all is lost')
+    fails(lost, 'expected "all is well" in its output, whose last line is: all is lost')
     fails({"kind": "command", "argv": ["true"], "stdout": "x"}, "nothing was printed")
     fails({"kind": "command", "argv": ["no-such-program-here"]}, "cannot run no-such-program-here: this machine has no such program")
     fails({"kind": "command", "argv": ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], "timeout": 0.3}, "was not done after 0.3 s")
@@ -253,7 +253,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert fails({"kind": "disk", "path": str(place)}, "fuller than 90.0 %")["value"] > 0.9
     finally:
         subprocess.run(["umount", place], check=True)
-    fails({"kind": "disk", "path": f"{place}/gone"}, "cannot tell how full")
+    fails({"kind": "disk", "path": f"{place}/gone"}, "cannot read the usage of the filesystem of")
 
 
 # As Ansible gives it

@@ -243,7 +243,7 @@ def test_alerts_that_did_not_fire_before(server: Prometheus) -> None:
     fails({**alerts, "labels": {"severity": "page"}}, "firing: ShopBroken{")
     holds({**alerts, "labels": {"severity": "page"}, "ignore_alerts": ["ShopBroken"]})
     holds({**alerts, "labels": {"team": "nobody"}})
-    fails(alerts, "the baseline does not say which alerts fired then", baseline={"probes": []})
+    fails(alerts, "the baseline has no list of firing alerts", baseline={"probes": []})
     for name in ("shop_odd", "shop_broken"):
         server.write(name, [(0, 0)])
     firing(0)
@@ -255,9 +255,9 @@ SERIES = '{"status": "success", "data": {"resultType": "vector", "result": [{"me
 @pytest.mark.parametrize("body, status, words", [
     ("<html>", "200 OK", "status 200 and no JSON: is it a Prometheus server?"),
     ("", "502 Bad Gateway", "status 502 and no JSON"),
-    ("{}", "200 OK", "refused the query with status 200: it does not say why"),
+    ("{}", "200 OK", "refused the query with status 200: it gives no reason"),
     ('{"status": "success"}', "200 OK", "the query gives no numbers"),
-    (SERIES % "x", "200 OK", "a sample of the answer is no number"),
+    (SERIES % "x", "200 OK", "a sample of the answer is not a number"),
     (SERIES % "1", "503 Service Unavailable", "refused the query"),
 ])
 def test_what_is_no_prometheus(serve: Servers, body: str, status: str, words: str) -> None:

@@ -108,8 +108,8 @@ EVIL = {
     "link out": ([link("evil", "/etc")], "evil", "leads out"),
     "link up": ([folder("a"), link("a/evil", "../../x")], "a/evil", "leads out"),
     "link through a link": ([folder("a/b/c"), link("a/b/c/up", "../.."), link("evil", "a/b/c/up/../..")], "evil", "leads out"),
-    "file behind a link": ([folder("a"), link("in", "a"), member("in/evil", b"x")], "in/evil", "no folder"),
-    "folder over a link": ([folder("a"), link("in", "a"), folder("in")], "in/", "no folder"),
+    "file behind a link": ([folder("a"), link("in", "a"), member("in/evil", b"x")], "in/evil", "not a folder"),
+    "folder over a link": ([folder("a"), link("in", "a"), folder("in")], "in/", "not a folder"),
     "hard link out": ([member("evil", type=tarfile.LNKTYPE, linkname="../../x")], "evil", "hard link"),
     "hard link absolute": ([member("evil", type=tarfile.LNKTYPE, linkname="/etc/passwd")], "evil", "hard link"),
     "hard link behind a link": (
@@ -125,7 +125,7 @@ EVIL = {
     "setgid": ([member("bin/evil", b"x", mode=0o2755)], "bin/evil", "setgid"),
     "twice": ([member("evil", b"x"), member("evil", b"y")], "evil", "twice"),
     "file over a link": ([link("evil", "x"), member("evil", b"y")], "evil", "twice"),
-    "a file that is a folder": ([member("a", b"x"), member("a/evil", b"x")], "a/evil", "no folder"),
+    "a file that is a folder": ([member("a", b"x"), member("a/evil", b"x")], "a/evil", "not a folder"),
     "odd name": ([member("e\nv%il", type=tarfile.FIFOTYPE)], "e%0av%25il", "pipe"),
 }
 
@@ -281,7 +281,7 @@ def test_switching_remembers_the_way_back(place: Place) -> None:
     assert back["changed"] and "current again" in back["undo"] and back["previous"] == sha(3)
     assert (place.pointer(), place.pointer("previous")) == (sha(2), sha(3))
     assert place.fails(4, "current", url=None)["reason"] == "release_missing"
-    for number, why in ((2, "current one"), (3, "way back")):
+    for number, why in ((2, "current one"), (3, "which a rollback needs")):
         assert why in place.fails(number, "absent")["msg"] and place.path(number).exists()
     assert place.fails(1, "absent", keep=[sha(1)])["reason"] == "release_in_use"
     gone = place.ok(1, "absent")

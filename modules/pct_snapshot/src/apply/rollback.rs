@@ -1,12 +1,12 @@
-//! The steps of a rollback: stop, keep the state as it is, roll back, start.
+//! The steps of a rollback: stop, take a snapshot of the failed state, roll back, start.
 //!
-//! Invariant: what Proxmox left half way keeps its lock, so that nobody starts the container as it is.
+//! Invariant: after an interrupted rollback the container keeps Proxmox's lock, so that nobody starts it.
 
 use super::Apply;
 use crate::boot;
-use crate::pct::{Pct, Trouble, explained, makes_volume_anew};
+use crate::pct::{Pct, PveError, explained, recreate_volume_command};
 use crate::refuse;
-use crate::unfinished::{self, Doing, What};
+use crate::unfinished::{self, StepNote, What};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use host::clock;
@@ -15,35 +15,35 @@ use host::interrupt;
 use host::record::Intent;
 use std::time::Duration;
 
-/// After `pct shutdown` has come back.
-const DOWN: Duration = Duration::from_secs(15);
+/// How long to wait until the container is down after `pct shutdown` has returned.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Apply<'_> {
     pub(super) fn stop(&mut self) -> Result<()> {
-        // A shutdown that we leave to itself would end after we had looked whether it runs.
+        // An interrupted shutdown would end after the check whether the container runs.
         let _shield = interrupt::shield();
         let vmid = self.task.subject.vmid;
         let (processes, mounts) = self.frozen()?;
         if (processes || !mounts.is_empty()) && self.reader.config()?.lock.is_none() {
-            // Nothing in it would hear of a shutdown, which then hangs past its timeout.
+            // Frozen processes do not react to a shutdown, which then hangs past its timeout.
             let refuse::Obstacle { reason, text } = refuse::frozen(vmid, processes, &mounts);
             return Err(Failure::new(reason, text).into());
         }
         self.stopped = true;
         let done = match self.task.graceful {
-            Some(span) => self.patiently(|pct| pct.shutdown(span)),
-            None => self.patiently(Pct::stop),
+            Some(span) => self.retry_while_locked(|pct| pct.shutdown(span)),
+            None => self.retry_while_locked(Pct::stop),
         };
-        match (boot::wait_for(self.reader, false, DOWN)?, done) {
+        match (boot::wait_for(self.reader, false, STOP_TIMEOUT)?, done) {
             (true, _) => Ok(()),
             (false, Err(failed)) => Err(explained(failed, "stopping the container").into()),
             (false, Ok(())) => {
-                Err(Failure::new("still_running", "it was told to stop, and runs still").into())
+                Err(Failure::new("still_running", "it still runs after it was stopped").into())
             }
         }
     }
 
-    pub(super) fn keep_state(&mut self, intent: &Intent) -> Result<()> {
+    pub(super) fn snapshot_failed_state(&mut self, intent: &Intent) -> Result<()> {
         let goal = self.goal.clone().context("only a rollback keeps the state before")?;
         let name = match goal.safety {
             Some(name) => name,
@@ -60,12 +60,12 @@ impl Apply<'_> {
     pub(super) fn roll_back(&mut self, intent: &Intent) -> Result<()> {
         let goal = self.goal.clone().context("there is nothing to roll back to")?;
         let to = goal.rollback.to.as_str();
-        // What a backup that began meanwhile, or a lost quorum, would break half way.
-        self.refuse_moved()?;
+        // A backup that began meanwhile, or a lost quorum, would interrupt the rollback.
+        self.refuse_changed()?;
         let _shield = interrupt::shield();
-        intent.note(unfinished::DOING, &Doing { what: What::Rollback, name: to.to_owned() })?;
+        intent.note(unfinished::STEP, &StepNote { what: What::Rollback, name: to.to_owned() })?;
         let was_unsettled = std::mem::replace(&mut self.unsettled, true);
-        let done = self.patiently(|pct| pct.rollback(to));
+        let done = self.retry_while_locked(|pct| pct.rollback(to));
         let config = self.reader.config().context("looking what the rollback has left")?;
         let is_there = config.lock.is_none() && config.parent.as_deref() == Some(to);
         match done {
@@ -81,25 +81,25 @@ impl Apply<'_> {
                 Err(Failure::new("not_verified", msg).into())
             }
             Err(failed) if config.lock.as_deref() == Some("rollback") => {
-                Err(self.half_way(to, failed).into())
+                Err(self.partly_rolled_back(to, failed).into())
             }
             Err(failed) => {
-                // Proxmox refused before it touched a volume: its lock would be there otherwise.
-                self.unsettled = was_unsettled || matches!(Trouble::of(&failed), Trouble::Hangs);
+                // There is no lock, so Proxmox has refused before it touched a volume.
+                self.unsettled = was_unsettled || matches!(PveError::of(&failed), PveError::Hangs);
                 Err(explained(failed, &format!("rolling back to {to}")).into())
             }
         }
     }
 
-    fn half_way(&self, to: &str, failed: Failed) -> Failure {
+    fn partly_rolled_back(&self, to: &str, failed: Failed) -> Failure {
         let vmid = self.task.subject.vmid;
         let kept = match &self.safety {
             Some(name) => format!(", and the state before is in {name}"),
             None => String::new(),
         };
         let begin = format!("the rollback of CT {vmid} to {to}");
-        let failure = match Trouble::of(&failed) {
-            Trouble::Hangs => Failure::new(
+        let failure = match PveError::of(&failed) {
+            PveError::Hangs => Failure::new(
                 "timed_out",
                 format!(
                     "{begin} was not done within task_timeout, was told to end, and may not do so at once; the container is \
@@ -108,7 +108,7 @@ impl Apply<'_> {
                 ),
             ),
             _ => {
-                let how = match makes_volume_anew(&failed, to) {
+                let how = match recreate_volume_command(&failed, to) {
                     Some(command) => format!(
                         " (a volume was removed, and not recreated from its snapshot: `{command}` does it)"
                     ),
@@ -128,17 +128,16 @@ impl Apply<'_> {
         failure.caused_by(failed.into())
     }
 
-    fn refuse_moved(&self) -> Result<()> {
+    fn refuse_changed(&self) -> Result<()> {
         if !self.reader.cluster.has_quorum(self.reader.pvesh.as_ref())? {
-            let msg =
-                "the cluster has lost its quorum meanwhile, so that Proxmox would stop half way";
+            let msg = "the cluster has lost its quorum meanwhile, so that Proxmox could not finish the rollback";
             return Err(Failure::new("no_quorum", msg).into());
         }
         Ok(())
     }
 
     pub(super) fn start(&mut self) -> Result<()> {
-        // A killed run may have started it, and have seen nothing more.
+        // A killed run may have started it already.
         let started = if self.seen.running { Ok(()) } else { boot::start(self.reader) };
         let seen = started.and_then(|()| {
             self.seen.running = true;

@@ -15,8 +15,8 @@ fn bad_options_are_said_before_proxmox_is_called() {
         (json!({"vmid": "301; reboot"}), "argument 'vmid'"),
         (json!({"vmid": null}), "missing required arguments: vmid"),
         (json!({"name": long}), "41 characters"),
-        (json!({"name": "current"}), "keeps for itself"),
-        (json!({"name": "vzdump"}), "keeps for itself"),
+        (json!({"name": "current"}), "is reserved by Proxmox"),
+        (json!({"name": "vzdump"}), "is reserved by Proxmox"),
         (json!({"name": "before.upgrade"}), "argument 'name'"),
         (json!({"name": "9lives"}), "argument 'name'"),
         (json!({"name": "--force"}), "argument 'name'"),
@@ -24,7 +24,10 @@ fn bad_options_are_said_before_proxmox_is_called() {
         (json!({"deploy_id": "yesterday"}), "argument 'deploy_id'"),
         (json!({"state": "restored"}), "value of state must be one of"),
         (json!({"state": "rolled_back"}), "name, deploy_id, latest"),
-        (json!({"state": "rolled_back", "latest": false}), "must say which snapshot"),
+        (
+            json!({"state": "rolled_back", "latest": false}),
+            "must be given by name, deploy_id or latest",
+        ),
         (json!({"state": "rolled_back", "latest": true, "name": "xy"}), "argument 'latest'"),
         (json!({"state": "rolled_back", "name": "xy", "retain": 3}), "argument 'retain'"),
         (json!({"state": "absent"}), "name, deploy_id, retain"),
@@ -102,7 +105,7 @@ fn only_root_on_a_node() {
     world.remove_program("pct");
     let no_node = world.present(FIRST);
     assert_eq!(reason(&no_node), "program_missing");
-    says(&no_node, &["no Proxmox node", "pct"]);
+    says(&no_node, &["not a Proxmox node", "pct"]);
     // A copy that another user can reach.
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("module");
@@ -133,7 +136,7 @@ fn no_space_is_said_and_nothing_stays() {
         world.patch(json!({"storages": {"st": {"full": true}}}));
         let failed = world.present(FIRST);
         assert_eq!(reason(&failed), "no_space", "{failed:#}");
-        says(&failed, &["make room on the storage"]);
+        says(&failed, &["make space on the storage"]);
         assert!(world.names().is_empty());
         assert_eq!(world.container()["config"].get("lock"), None);
         world.patch(json!({"storages": {"st": {"full": false}}}));

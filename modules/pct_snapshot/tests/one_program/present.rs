@@ -45,7 +45,7 @@ fn a_name_that_somebody_else_took_is_refused() {
     }}}}));
     let refused = world.run(json!({"name": "before"}));
     assert_eq!(reason(&refused), "name_taken");
-    says(&refused, &["before (2023-11-14T22:13:20Z)", "our marker"]);
+    says(&refused, &["before (2023-11-14T22:13:20Z)", "the marker of this module"]);
     assert!(changed(&world.run(json!({"name": "beforE", "deploy_id": FIRST}))));
     assert!(!changed(&world.run(json!({"name": "beforE", "deploy_id": FIRST}))));
     let other = world.run(json!({"name": "beforE", "deploy_id": SECOND}));
@@ -146,7 +146,7 @@ fn a_removal_that_fails_leaves_no_lock() {
     // Its first volume's snapshot is gone.
     says(
         &failed,
-        &["incomplete now", "cannot go back to it any more", "run the task again", "busy"],
+        &["incomplete now", "no rollback to it is possible", "run the task again", "busy"],
     );
     assert_eq!(failed["changed"], true);
     assert_eq!(world.container()["config"].get("lock"), None);

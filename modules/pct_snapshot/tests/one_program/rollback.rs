@@ -323,7 +323,7 @@ fn a_missing_snapshot_comes_with_the_nearest_names() {
     let refused =
         world.run(json!({"state": "rolled_back", "name": "pre-deploy-20261121t084500z-7f3b"}));
     assert_eq!(reason(&refused), "no_snapshot");
-    says(&refused, &["the nearest are", &name(FIRST)]);
+    says(&refused, &["similar names are", &name(FIRST)]);
     let other = json!({"state": "rolled_back", "name": name(FIRST), "deploy_id": SECOND});
     assert_eq!(reason(&world.run(other)), "wrong_snapshot");
 }
