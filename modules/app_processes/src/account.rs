@@ -1,4 +1,4 @@
-//! Who a process runs as, and work on files with the rights of that account.
+//! The account that a process runs as, and access to files with its rights.
 
 use crate::options::Process;
 use ansible_module::Failure;
@@ -11,35 +11,34 @@ use std::thread;
 pub fn of(accounts: &Accounts, one: &Process) -> Result<Account, Failure> {
     accounts.find(&one.user).ok_or_else(|| {
         let msg = format!(
-            "argument 'processes', {}: user {} is no number and does not stand in /etc/passwd of the target",
+            "argument 'processes', {}: user {} is neither a number nor a name in /etc/passwd of the target",
             one.name, one.user
         );
         Failure::new("bad_options", msg)
     })
 }
 
-/// Works on files with no more rights than the account has. In a thread of its own, which ends with it: the
-/// kernel keeps these rights for each thread, and nothing has to be given back. Of all that a signal or a tracer
-/// asks for, the thread stays root's.
+/// Runs `work` with only the account's rights on files, in a thread of its own: the kernel keeps these rights for
+/// each thread, so they end with it. For signals and tracers the thread stays root's.
 pub fn with_rights_of<T: Send>(
     account: &Account,
     work: impl FnOnce() -> Result<T> + Send,
 ) -> Result<T> {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            take_rights_of(account)?;
+            switch_to(account)?;
             work()
         });
-        thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread of ours has died")))
+        thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a worker thread panicked")))
     })
 }
 
-fn take_rights_of(account: &Account) -> Result<()> {
+fn switch_to(account: &Account) -> Result<()> {
     let groups: Vec<_> = account.groups.iter().map(|gid| rustix::fs::Gid::from_raw(*gid)).collect();
     let why = || format!("taking the rights of uid {}", account.uid);
     set_thread_groups(&groups).with_context(why)?;
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
-    // These never fail, but say what was there before: asked twice, what is there now.
+    // These calls never fail but return the previous value: the second call returns the present one.
     setfsgid(gid);
     setfsuid(uid);
     ensure!(setfsgid(gid) == gid && setfsuid(uid) == uid, "{}: the kernel refuses", why());
@@ -53,7 +52,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
     #[test]
-    fn its_rights_are_those_of_one_thread() {
+    fn only_one_thread_has_the_rights_of_the_account() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o770)).unwrap();
         let file = |name: &str| folder.path().join(name);

@@ -1,8 +1,8 @@
-//! What processes have printed: the last lines of their logs, and logs kept before a side is ended.
+//! The logs of processes: their last lines, and copies that are kept before the processes are stopped.
 //!
-//! Invariants: a log is read with the rights that it is written with; kept is it only where nobody but
-//! root can change anything, up the path. However long a log has become (its app's user may make it a
-//! file of endless holes), what is read of it has a bound.
+//! Invariants: a log is read with the same rights with which it is written; it is copied only to a folder on
+//! whose path nobody but root can change anything. The length that is read is limited, since the app's user may
+//! make the log a file of endless holes.
 
 use crate::account;
 use crate::log;
@@ -17,18 +17,18 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// Of a log, its end.
-const MOST_KEPT: u64 = 64 << 20;
-const MOST_SHOWN: u64 = 256 << 10;
+/// How much of the end of a log is copied.
+const MAX_KEPT: u64 = 64 << 20;
+const MAX_SHOWN: u64 = 256 << 10;
 
-const OWN: u32 = 0o700;
+const PRIVATE: u32 = 0o700;
 
-/// What was printed last.
+/// The last output of the processes.
 #[derive(Default)]
 pub struct Printed {
-    /// The last lines of each log that there is, by the name of its process.
+    /// The last lines of each existing log, by the name of its process.
     pub lines: BTreeMap<String, Vec<String>>,
-    /// Which logs could not be read, and why.
+    /// The errors of logs that could not be read.
     pub unread: Vec<String>,
 }
 
@@ -42,7 +42,7 @@ pub fn last_lines(processes: &[Process], lines: usize) -> Result<Printed> {
         match end {
             Ok(Some(end)) => drop(printed.lines.insert(one.name.clone(), end)),
             Ok(None) => {}
-            // What is wrong with one keeps the others from nobody.
+            // One unreadable log must not hide the others.
             Err(error) => printed.unread.push(format!("{}: {error:#}", one.name)),
         }
     }
@@ -50,33 +50,33 @@ pub fn last_lines(processes: &[Process], lines: usize) -> Result<Printed> {
 }
 
 fn end_of(log: &File, lines: usize) -> Result<Vec<String>> {
-    let cut = from_the_end(log, MOST_SHOWN)?;
+    let cut = seek_to_end(log, MAX_SHOWN)?;
     let mut bytes = Vec::new();
-    log.take(MOST_SHOWN).read_to_end(&mut bytes)?;
+    log.take(MAX_SHOWN).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let whole: Vec<&str> = text.lines().skip(usize::from(cut)).collect();
     Ok(whole[whole.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect())
 }
 
-/// Whether it begins in the middle then.
-fn from_the_end(mut log: &File, most: u64) -> io::Result<bool> {
+/// Seeks so that at most `most` bytes follow, and returns whether something was skipped.
+fn seek_to_end(mut log: &File, most: u64) -> io::Result<bool> {
     let length = log.metadata()?.len();
     log.seek(SeekFrom::Start(length.saturating_sub(most)))?;
     Ok(length > most)
 }
 
-/// What is to be kept in a folder.
+/// The logs that are to be copied to a folder.
 #[derive(Clone, Debug)]
-pub struct Unkept {
+pub struct LogsToKeep {
     pub folder: PathBuf,
     pub has_folder: bool,
-    /// The processes whose logs are there and were not kept yet.
+    /// The processes whose logs exist and were not copied yet.
     pub names: Vec<String>,
 }
 
-pub fn look(processes: &[Process], folder: &Path) -> Result<Unkept> {
+pub fn find(processes: &[Process], folder: &Path) -> Result<LogsToKeep> {
     let accounts = Accounts::read();
-    let found = SafeFolder::find(folder).with_context(|| cannot_keep(folder))?;
+    let found = SafeFolder::find(folder).with_context(|| keeping_failed(folder))?;
     let mut names = Vec::new();
     for one in processes {
         let Some(path) = &one.log else { continue };
@@ -85,15 +85,15 @@ pub fn look(processes: &[Process], folder: &Path) -> Result<Unkept> {
             names.push(one.name.clone());
         }
     }
-    Ok(Unkept { folder: folder.to_owned(), has_folder: found.is_some(), names })
+    Ok(LogsToKeep { folder: folder.to_owned(), has_folder: found.is_some(), names })
 }
 
-/// A folder is made for none as well: for what others keep there.
-pub fn keep(processes: &[Process], unkept: &Unkept) -> Result<()> {
+/// Copies the logs. The folder is also made if there are none, since roles keep other logs there.
+pub fn copy_logs(processes: &[Process], logs_to_keep: &LogsToKeep) -> Result<()> {
     let accounts = Accounts::read();
-    let folder = SafeFolder::ensure(&unkept.folder, OWN);
-    let folder = folder.with_context(|| cannot_keep(&unkept.folder))?;
-    for one in processes.iter().filter(|one| unkept.names.contains(&one.name)) {
+    let folder = SafeFolder::ensure(&logs_to_keep.folder, PRIVATE);
+    let folder = folder.with_context(|| keeping_failed(&logs_to_keep.folder))?;
+    for one in processes.iter().filter(|one| logs_to_keep.names.contains(&one.name)) {
         let Some(path) = &one.log else { continue };
         let Some(log) = log::open_to_read(path, &account::of(&accounts, one)?)? else { continue };
         Replace::new(&file_in(&folder, one))
@@ -104,11 +104,11 @@ pub fn keep(processes: &[Process], unkept: &Unkept) -> Result<()> {
 }
 
 fn copy(log: &File, kept: &mut File) -> Result<()> {
-    if from_the_end(log, MOST_KEPT)? {
-        writeln!(kept, "(only the last {} were kept)", human(MOST_KEPT))?;
+    if seek_to_end(log, MAX_KEPT)? {
+        writeln!(kept, "(only the last {} were kept)", human(MAX_KEPT))?;
     }
-    // Not to its end: it may grow as fast as it is read.
-    io::copy(&mut log.take(MOST_KEPT), kept)?;
+    // Not until its end, since it may grow as fast as it is read.
+    io::copy(&mut log.take(MAX_KEPT), kept)?;
     Ok(())
 }
 
@@ -116,6 +116,6 @@ fn file_in(folder: &SafeFolder, one: &Process) -> PathBuf {
     folder.join(format!("{}.log", one.name))
 }
 
-fn cannot_keep(folder: &Path) -> String {
+fn keeping_failed(folder: &Path) -> String {
     format!("keeping logs in {}", folder.display())
 }

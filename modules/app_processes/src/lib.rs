@@ -1,5 +1,5 @@
-//! `app_processes`: the processes of one side of an app, where no systemd runs them: ended and started
-//! again side by side, each known by its pid file.
+//! `app_processes`: stops and starts the processes of one colour of an app where systemd does not run them, in
+//! parallel and each by its pid file.
 
 mod account;
 mod kept;
@@ -21,13 +21,13 @@ use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
 
-/// More than another task takes that has only to end and start.
+/// Longer than another task takes that stops and starts processes.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What this program serves.
+/// The modules of this program.
 pub const MODULES: &[Served] = &[Served { spec: &spec::MODULE, run }];
 
-/// One for the machine: what one task ends, another must not start meanwhile.
+/// Takes one lock for the machine, so that no task starts what another one stops.
 fn lock(stop_timeout: Duration) -> Result<Vec<Lock>> {
     let folder = Path::new("/run/reversible-processes");
     SafeFolder::ensure(folder, 0o700)?;
@@ -41,7 +41,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     if systemd && options.unless_systemd {
         return Ok(Outcome::default().fact("systemd", true));
     }
-    // The programs that a killed run has started to start are waited for, too.
+    // The lock also waits for start-stop-daemon of a killed run.
     let mut session =
         Session::new(invocation, Consent::none()).lock(|| lock(options.stop_timeout))?;
     if let Some((id, state_dir)) = &options.fence {
@@ -50,27 +50,27 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     if options.state == State::Restarted {
         process::check_logs(&options.processes)?;
     }
-    let seen = process::look_at_all(&options.processes)?;
-    let unkept = match &options.kept_logs {
-        Some(folder) => Some(kept::look(&options.processes, folder)?),
+    let seen = process::observe_all(&options.processes)?;
+    let logs_to_keep = match &options.kept_logs {
+        Some(folder) => Some(kept::find(&options.processes, folder)?),
         None => None,
     };
-    let plan = plan::plan(&options, &seen, unkept.as_ref());
+    let plan = plan::plan(&options, &seen, logs_to_keep.as_ref());
     let outcome = session.carry_out(
         plan,
         |action, _| match action {
-            Action::Keep(unkept) => kept::keep(&options.processes, unkept),
-            Action::End(doomed) => {
+            Action::Keep(logs_to_keep) => kept::copy_logs(&options.processes, logs_to_keep),
+            Action::End(to_stop) => {
                 let again: &[Process] = match options.state {
                     State::Restarted => &options.processes,
                     State::Stopped | State::Observed => &[],
                 };
-                process::end(doomed, options.stop_timeout, again)
+                process::end(to_stop, options.stop_timeout, again)
             }
             Action::Start => process::start(&options.processes),
         },
         || {
-            let now = process::look_at_all(&options.processes)?;
+            let now = process::observe_all(&options.processes)?;
             plan::verify(&options, &now)?;
             Ok(json!({ "running": plan::running(&options.processes, &now) }))
         },

@@ -1,7 +1,7 @@
-//! The file that a process writes to, and that is read again with the same care.
+//! Opens the log of a process, to write and to read it.
 //!
 //! Invariant: root opens nothing by a path that another user could change. A log in a folder of such a user
-//! is opened with the rights of the one that the process runs as, who could write there anyway.
+//! is opened with the rights of the account that the process runs as, which could write there anyway.
 
 use crate::account::with_rights_of;
 use anyhow::{Context, Result};
@@ -14,35 +14,35 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-const NOBODY_ELSE: u32 = 0o750;
-const READABLE: u32 = 0o644;
+const FOLDER_MODE: u32 = 0o750;
+const FILE_MODE: u32 = 0o644;
 
-/// Without a file being made: so that it can be refused before anything is ended.
+/// Checks the log without making it, so that it can be refused before anything is stopped.
 pub fn check(log: &Path, account: &Account) -> Result<()> {
     place(folder_of(log), account).map(drop)
 }
 
-/// Made where it is missing, and so is its folder.
+/// Opens the log to append to it. A missing log is made, and its folder too.
 pub fn open(log: &Path, account: &Account) -> Result<File> {
     let folder = folder_of(log);
     let opened = match place(folder, account)? {
-        Place::Safe(Some(found)) => open_in(found.dir(), log),
-        Place::Safe(None) => open_in(SafeFolder::ensure(folder, NOBODY_ELSE)?.dir(), log),
-        Place::Theirs => with_rights_of(account, || {
-            DirBuilder::new().recursive(true).mode(NOBODY_ELSE).create(folder)?;
+        LogFolder::Safe(Some(found)) => open_in(found.dir(), log),
+        LogFolder::Safe(None) => open_in(SafeFolder::ensure(folder, FOLDER_MODE)?.dir(), log),
+        LogFolder::Theirs => with_rights_of(account, || {
+            DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
             open_in(&Dir::of(File::open(folder)?.into()), log)
         }),
     };
     opened.with_context(|| format!("opening the log {}", log.display()))
 }
 
-/// For reading, with the same rights. None: there is none.
+/// Opens the log to read it, with the same rights. Returns `None` if it is missing.
 pub fn open_to_read(log: &Path, account: &Account) -> Result<Option<File>> {
     let folder = folder_of(log);
     let opened = match place(folder, account) {
-        Ok(Place::Safe(Some(found))) => read_in(found.dir(), log),
-        Ok(Place::Safe(None)) => Ok(None),
-        Ok(Place::Theirs) => {
+        Ok(LogFolder::Safe(Some(found))) => read_in(found.dir(), log),
+        Ok(LogFolder::Safe(None)) => Ok(None),
+        Ok(LogFolder::Theirs) => {
             with_rights_of(account, || match none_if_missing(File::open(folder))? {
                 Some(opened) => read_in(&Dir::of(opened.into()), log),
                 None => Ok(None),
@@ -53,16 +53,16 @@ pub fn open_to_read(log: &Path, account: &Account) -> Result<Option<File>> {
     opened.with_context(|| format!("reading the log {}", log.display()))
 }
 
-enum Place {
-    /// None: it is missing.
+enum LogFolder {
+    /// A folder that only root can change; `None` if it is missing.
     Safe(Option<SafeFolder>),
     Theirs,
 }
 
-fn place(folder: &Path, account: &Account) -> Result<Place> {
+fn place(folder: &Path, account: &Account) -> Result<LogFolder> {
     match SafeFolder::find(folder) {
-        Ok(found) => Ok(Place::Safe(found)),
-        Err(error) if error.is::<Unsafe>() && account.uid != 0 => Ok(Place::Theirs),
+        Ok(found) => Ok(LogFolder::Safe(found)),
+        Err(error) if error.is::<Unsafe>() && account.uid != 0 => Ok(LogFolder::Theirs),
         Err(error) => Err(error),
     }
 }
@@ -72,7 +72,7 @@ fn folder_of(log: &Path) -> &Path {
 }
 
 fn open_in(folder: &Dir, log: &Path) -> Result<File> {
-    Ok(folder.append_to(name_of(log)?, READABLE)?)
+    Ok(folder.append_to(name_of(log)?, FILE_MODE)?)
 }
 
 fn read_in(folder: &Dir, log: &Path) -> Result<Option<File>> {
@@ -94,7 +94,7 @@ mod tests {
     const SHOP: Account = Account { uid: 4301, gid: 4301, groups: Vec::new(), home: None };
 
     #[test]
-    fn nothing_of_roots_is_written_through_what_a_user_could_swap() {
+    fn links_of_a_user_do_not_lead_to_files_of_root() {
         let place = tempfile::tempdir().unwrap();
         fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let secret = place.path().join("secret");
@@ -124,7 +124,7 @@ mod tests {
             let error = format!("{:#}", open(&theirs.join(name), &SHOP).unwrap_err());
             assert!(error.starts_with("opening the log ") && error.contains(words), "{error}");
         }
-        // Of root nobody else's folder is used, not even for what is not there yet.
+        // Processes of root do not use folders of other users, not even missing ones.
         for name in ["web.log", "new/web.log"] {
             assert!(check(&theirs.join(name), &ROOT).unwrap_err().is::<Unsafe>());
             assert!(open(&theirs.join(name), &ROOT).unwrap_err().is::<Unsafe>());
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_roots_keeps_its_mode() {
+    fn a_folder_of_root_keeps_its_mode() {
         let place = tempfile::tempdir().unwrap();
         fs::set_permissions(place.path(), PermissionsExt::from_mode(0o755)).unwrap();
         for log in ["web.log", "logs/web.log"] {

@@ -1,4 +1,4 @@
-//! What `app_processes` accepts, typed and checked once.
+//! The options as typed values, with the checks that a spec cannot express.
 
 use ansible_module::{Failure, Options as RawOptions};
 use host::deploy_id::DeployId;
@@ -36,7 +36,7 @@ pub struct Options {
     pub unless_systemd: bool,
     pub kept_logs: Option<PathBuf>,
     pub log_lines: usize,
-    /// The run, and the folder that keeps the newest one seen.
+    /// The id of the run, and the folder of its fence.
     pub fence: Option<(DeployId, PathBuf)>,
 }
 
@@ -60,7 +60,7 @@ impl Options {
         let unnameable = |one: &&Process| one.name.is_empty() || one.name.contains('/');
         if let Some(one) = processes.iter().find(unnameable).filter(|_| kept_logs.is_some()) {
             return bad(format!(
-                "argument 'processes': {:?} is no name for a file in kept_logs",
+                "argument 'processes': {:?} cannot be the name of a file in kept_logs",
                 one.name
             ));
         }

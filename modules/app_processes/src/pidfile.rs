@@ -1,7 +1,7 @@
-//! Pid files, and beside each of them the note of when its process began.
+//! Pid files, each with a second file that has the start time of its process.
 //!
-//! Invariant: what they say is believed only where nobody but root could have written it. Else another user
-//! could name any process of root's as the one to be ended.
+//! Invariant: they are used only if nobody but root could have written them. Otherwise another user could
+//! name any process of root to be stopped.
 
 use anyhow::{Context, Result, ensure};
 use host::atomic::Replace;
@@ -13,11 +13,11 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-const READABLE: u32 = 0o644;
-/// More than a number takes.
-const MOST: u64 = 4096;
+const FILE_MODE: u32 = 0o644;
+/// The maximum length, more than a number has.
+const MAX_PID_FILE: u64 = 4096;
 
-/// What stands in the pid file and in its note; none for what is not there.
+/// Reads the pid file and the note of the start time; `None` for a missing one.
 pub fn read(pidfile: &Path) -> Result<(Option<String>, Option<String>)> {
     let folder = folder_of(pidfile).and_then(SafeFolder::find);
     let folder = folder.with_context(|| format!("the pid file {}", pidfile.display()))?;
@@ -35,25 +35,25 @@ fn read_in(folder: &SafeFolder, path: &Path) -> Result<Option<String>> {
     let ours = uid == 0 || uid == geteuid().as_raw();
     ensure!(
         ours && mode & 0o022 == 0,
-        "{}: others than root could have written it (owner uid {uid}, mode {mode:04o}); end what it names, and remove it",
+        "{}: users other than root could have written it (owner uid {uid}, mode {mode:04o}); stop the process that it names, and remove it",
         at()
     );
     let mut bytes = Vec::new();
-    file.take(MOST).read_to_end(&mut bytes).with_context(at)?;
+    file.take(MAX_PID_FILE).read_to_end(&mut bytes).with_context(at)?;
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Where a process is about to be started, which wants the folder to be there.
+/// Checks the folder of a pid file before a process is started.
 pub fn check(pidfile: &Path) -> Result<()> {
     folder_of(pidfile).and_then(SafeFolder::open).map(drop)
 }
 
 pub fn write_note(pidfile: &Path, began: &str) -> Result<()> {
     let path = note_of(pidfile);
-    Replace::new(&path).new_mode(READABLE).write(began.as_bytes()).map(drop)
+    Replace::new(&path).new_mode(FILE_MODE).write(began.as_bytes()).map(drop)
 }
 
-/// The pid file last: alone it still tells what runs.
+/// Removes both files. The pid file is the last one, since it still identifies the process without the note.
 pub fn remove(pidfile: &Path) -> Result<()> {
     for file in [note_of(pidfile).as_path(), pidfile] {
         none_if_missing(fs::remove_file(file))
@@ -79,7 +79,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     #[test]
-    fn only_what_root_has_written_is_believed() {
+    fn only_files_that_root_has_written_are_used() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("run");
         fs::create_dir(&folder).unwrap();
@@ -95,7 +95,7 @@ mod tests {
         };
         for file in [pidfile.clone(), note_of(&pidfile)] {
             chown(&file, Some(4301), None).unwrap();
-            refused("others than root could have written it (owner uid 4301");
+            refused("users other than root could have written it (owner uid 4301");
             chown(&file, Some(0), None).unwrap();
             fs::set_permissions(&file, PermissionsExt::from_mode(0o666)).unwrap();
             refused("mode 0666");

@@ -1,42 +1,52 @@
-//! Plan: what runs now, to what is ended and started. Pure.
+//! Plans which processes are stopped and started. Pure.
 
-use crate::kept::Unkept;
+use crate::kept::LogsToKeep;
 use crate::options::{Options, Process, State};
-use crate::process::{Doomed, Pid};
+use crate::process::{Pid, RunningProcess};
 use ansible_module::Failure;
 use change::{Plan, Step, Undo};
 use serde_json::{Value, json};
 
 #[derive(Clone, Debug)]
 pub enum Action {
-    Keep(Unkept),
-    /// Also what left a pid file and does not run any more: the file goes.
-    End(Vec<Doomed>),
+    Keep(LogsToKeep),
+    /// Stops processes. Pid files of processes that do not run any more are removed too.
+    End(Vec<RunningProcess>),
     Start,
 }
 
-pub fn plan(options: &Options, seen: &[Option<Pid>], unkept: Option<&Unkept>) -> Plan<Action> {
+pub fn plan(
+    options: &Options,
+    seen: &[Option<Pid>],
+    logs_to_keep: Option<&LogsToKeep>,
+) -> Plan<Action> {
     let before = running(&options.processes, seen);
     let mut plan = Plan::nothing("processes", json!({ "running": before }));
     if options.state == State::Observed {
         return plan;
     }
-    if let Some(unkept) = unkept.filter(|unkept| !unkept.has_folder || !unkept.names.is_empty()) {
-        let place = unkept.folder.display();
-        let text = match unkept.names.as_slice() {
+    if let Some(logs_to_keep) = logs_to_keep
+        .filter(|logs_to_keep| !logs_to_keep.has_folder || !logs_to_keep.names.is_empty())
+    {
+        let place = logs_to_keep.folder.display();
+        let text = match logs_to_keep.names.as_slice() {
             [] => format!("make the folder {place}"),
             some => format!("keep in {place} the logs of {}", some.join(", ")),
         };
-        plan.steps.push(Step::new(Action::Keep(unkept.clone()), text));
+        plan.steps.push(Step::new(Action::Keep(logs_to_keep.clone()), text));
     }
-    let doomed: Vec<Doomed> = (options.processes.iter().zip(seen))
+    let to_stop: Vec<RunningProcess> = (options.processes.iter().zip(seen))
         .filter_map(|(one, pid)| {
-            Some(Doomed { name: one.name.clone(), pid: (*pid)?, pidfile: one.pidfile.clone() })
+            Some(RunningProcess {
+                name: one.name.clone(),
+                pid: (*pid)?,
+                pidfile: one.pidfile.clone(),
+            })
         })
         .collect();
-    if !doomed.is_empty() {
-        let text = format!("end {}", names(doomed.iter().map(|one| one.name.as_str())));
-        plan.steps.push(Step::new(Action::End(doomed), text));
+    if !to_stop.is_empty() {
+        let text = format!("end {}", names(to_stop.iter().map(|one| one.name.as_str())));
+        plan.steps.push(Step::new(Action::End(to_stop), text));
     }
     let all = || options.processes.iter().map(|one| one.name.as_str());
     let mut after: Vec<&str> = Vec::new();
@@ -44,7 +54,7 @@ pub fn plan(options: &Options, seen: &[Option<Pid>], unkept: Option<&Unkept>) ->
         plan.steps.push(Step::new(Action::Start, format!("start {}", names(all()))));
         after = all().collect();
     }
-    plan.undo = Undo::None("what was ended is started by a task that says how".into());
+    plan.undo = Undo::None("stopped processes are started by a task with their argv".into());
     plan.after = json!({ "running": after });
     plan
 }
@@ -58,15 +68,15 @@ pub fn running(processes: &[Process], seen: &[Option<Pid>]) -> Value {
     running.map(|(one, _)| one.name.as_str()).collect()
 }
 
-/// Each is as it was asked for.
+/// Verifies that each process is in the wanted state.
 pub fn verify(options: &Options, now: &[Option<Pid>]) -> Result<(), Failure> {
     let wrong: Vec<&str> = (options.processes.iter().zip(now))
         .filter(|(_, pid)| pid.is_some() != (options.state == State::Restarted))
         .map(|(one, _)| one.name.as_str())
         .collect();
     let what = match options.state {
-        State::Restarted => "started, but does not run: its log says why",
-        State::Stopped | State::Observed => "ended, but still runs",
+        State::Restarted => "started, but does not run: see its log for the reason",
+        State::Stopped | State::Observed => "stopped, but still runs",
     };
     match wrong.is_empty() {
         true => Ok(()),

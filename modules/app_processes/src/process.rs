@@ -1,8 +1,8 @@
-//! Looking at processes, ending and starting them.
+//! Observes, stops and starts processes.
 //!
-//! Invariant: a signal goes only to a process of the user that is named, whose id stands in the pid file, and
-//! that began when the one we started did: after a crash its id may be somebody else's by now. When it
-//! began stands beside the pid file, which other programs read and must hold nothing but the id.
+//! Invariant: a signal goes only to a process of the given user whose pid is in the pid file and whose start time
+//! is that of the process we have started: after a crash the pid may be used by another process. The start time is
+//! in a file of its own, since other programs expect only the pid in the pid file.
 
 use crate::account;
 use crate::options::Process;
@@ -22,27 +22,27 @@ use std::time::Duration;
 
 pub type Pid = i32;
 
-/// Between two looks at whether a process has ended.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// After SIGKILL only the kernel can keep it.
+/// The time between two checks whether a process has ended.
+const POLL: Duration = Duration::from_millis(20);
+/// How long a process may take to end after SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
-/// For start-stop-daemon, which does not wait for the program.
+/// The timeout of start-stop-daemon, which does not wait for the program.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
-pub struct Doomed {
+pub struct RunningProcess {
     pub name: String,
     pub pid: Pid,
     pub pidfile: PathBuf,
 }
 
-/// In the order of the processes; none for one that does not run.
-pub fn look_at_all(processes: &[Process]) -> Result<Vec<Option<Pid>>> {
+/// Returns the pids in the order of the processes; `None` for one that does not run.
+pub fn observe_all(processes: &[Process]) -> Result<Vec<Option<Pid>>> {
     let accounts = Accounts::read();
     processes.iter().map(|one| look(one, &account::of(&accounts, one)?)).collect()
 }
 
-/// What could not be started again is not ended.
+/// Checks the logs first, so that no process is stopped that could not be started again.
 pub fn check_logs(processes: &[Process]) -> Result<()> {
     let accounts = Accounts::read();
     processes.iter().try_for_each(|one| match &one.log {
@@ -54,22 +54,22 @@ pub fn check_logs(processes: &[Process]) -> Result<()> {
 
 fn look(one: &Process, account: &Account) -> Result<Option<Pid>> {
     let (text, note) = pidfile::read(&one.pidfile)?;
-    // 0 and negative numbers are groups of processes, and 1 is nobody's to end.
+    // 0 and negative numbers are process groups, and 1 is init.
     let pid = text.and_then(|text| text.trim().parse().ok()).filter(|pid: &Pid| *pid > 1);
-    // Without a note, that of a run that was killed just then, the user has to do.
+    // Without a note of the start time (the run was killed before it), the user is checked alone.
     let began = |pid: Pid| note.as_ref().is_none_or(|note| began(pid).as_ref() == Some(note));
     Ok(pid.filter(|pid| owner(*pid) == Some(account.uid) && began(*pid)))
 }
 
-/// Its id and when it began, in the kernel's own count since the machine was started.
+/// Returns the pid and the start time in clock ticks since the boot.
 fn began(pid: Pid) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name stands in brackets and may hold any; what follows begins with the third field.
+    // The name is in brackets and may contain any characters; the third field follows it.
     let (_, rest) = stat.rsplit_once(')')?;
     Some(format!("{pid} {}\n", rest.split_whitespace().nth(19)?))
 }
 
-/// The user that it runs as; none when it has ended, which a zombie has.
+/// Returns the user that the process runs as; `None` if it has ended, also for a zombie.
 fn owner(pid: Pid) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
@@ -80,7 +80,7 @@ fn owner(pid: Pid) -> Option<u32> {
     field("Uid:")?.split_whitespace().next()?.parse().ok()
 }
 
-fn end_one(one: &Doomed, timeout: Duration) -> Result<()> {
+fn end_one(one: &RunningProcess, timeout: Duration) -> Result<()> {
     let was = began(one.pid);
     let runs = || owner(one.pid).is_some() && began(one.pid) == was;
     for (signal, patience) in [(Signal::SIGTERM, timeout), (Signal::SIGKILL, KILL_TIMEOUT)] {
@@ -93,7 +93,7 @@ fn end_one(one: &Doomed, timeout: Duration) -> Result<()> {
         }
         let deadline = Deadline::after(patience);
         while runs() && !deadline.passed() {
-            sleep(LOOK_EVERY)?;
+            sleep(POLL)?;
         }
     }
     if !runs() {
@@ -104,15 +104,15 @@ fn end_one(one: &Doomed, timeout: Duration) -> Result<()> {
     Err(Failure::new("does_not_end", msg).into())
 }
 
-/// What starting them needs, without which nothing is ended.
-struct Ready {
+/// What is needed to start the processes, found before any is stopped.
+struct Prepared {
     starter: PathBuf,
-    /// By which a number without an account is taken on: the starter wants a name.
+    /// Used for a uid without an account, since start-stop-daemon needs a name.
     setpriv: Option<PathBuf>,
     sides: Vec<(Account, Option<File>)>,
 }
 
-fn get_ready(processes: &[Process]) -> Result<Ready> {
+fn prepare(processes: &[Process]) -> Result<Prepared> {
     let accounts = Accounts::read();
     let sides = processes.iter().map(|one| {
         pidfile::check(&one.pidfile)?;
@@ -123,31 +123,31 @@ fn get_ready(processes: &[Process]) -> Result<Ready> {
     let sides: Vec<_> = sides.collect::<Result<_>>()?;
     let numbers = sides.iter().any(|(account, _)| account.home.is_none());
     let setpriv = if numbers { Some(program::find("setpriv")?) } else { None };
-    Ok(Ready { starter: program::find("start-stop-daemon")?, setpriv, sides })
+    Ok(Prepared { starter: program::find("start-stop-daemon")?, setpriv, sides })
 }
 
-/// Side by side: how long it takes is said by the slowest.
-pub fn end(doomed: &[Doomed], timeout: Duration, start_again: &[Process]) -> Result<()> {
-    get_ready(start_again)?;
-    side_by_side(doomed, |one| end_one(one, timeout))
+/// Stops all processes in parallel.
+pub fn end(to_stop: &[RunningProcess], timeout: Duration, start_again: &[Process]) -> Result<()> {
+    prepare(start_again)?;
+    in_parallel(to_stop, |one| end_one(one, timeout))
 }
 
 pub fn start(processes: &[Process]) -> Result<()> {
-    let ready = get_ready(processes)?;
-    let each: Vec<_> = processes.iter().zip(&ready.sides).collect();
-    side_by_side(&each, |(one, (account, log))| {
-        // Of one that ended by itself: its id may be somebody else's by now.
+    let prepared = prepare(processes)?;
+    let each: Vec<_> = processes.iter().zip(&prepared.sides).collect();
+    in_parallel(&each, |(one, (account, log))| {
+        // A process that ended by itself: its pid may be used by another one now.
         pidfile::remove(&one.pidfile)?;
-        let command = command(one, account, log.as_ref(), &ready)?;
+        let command = command(one, account, log.as_ref(), &prepared)?;
         command.run().with_context(|| format!("starting {}", one.name))?;
-        // It has let us go before it has written the file, and before it has become the program.
+        // start-stop-daemon returns before the pid file is written and before the program is executed.
         let deadline = Deadline::after(START_TIMEOUT);
-        while !deadline.passed() && !has_become_something(one, account, &ready.starter)? {
-            sleep(LOOK_EVERY)?;
+        while !deadline.passed() && !has_executed_program(one, account, &prepared.starter)? {
+            sleep(POLL)?;
         }
         match pid_in(&one.pidfile)?.and_then(began) {
             Some(note) => pidfile::write_note(&one.pidfile, &note),
-            // It has died of it, and the look after this says so.
+            // It has ended already, which the check after this reports.
             None => Ok(()),
         }
     })
@@ -157,8 +157,8 @@ fn pid_in(path: &Path) -> Result<Option<Pid>> {
     Ok(pidfile::read(path)?.0.and_then(|text| text.trim().parse().ok()))
 }
 
-/// Or has died of it.
-fn has_become_something(one: &Process, account: &Account, starter: &Path) -> Result<bool> {
+/// Whether the process executes its program, or has ended.
+fn has_executed_program(one: &Process, account: &Account, starter: &Path) -> Result<bool> {
     let Some(pid) = pid_in(&one.pidfile)? else { return Ok(false) };
     let program = fs::read_link(format!("/proc/{pid}/exe"));
     let other =
@@ -166,8 +166,13 @@ fn has_become_something(one: &Process, account: &Account, starter: &Path) -> Res
     Ok(other && owner(pid).is_none_or(|uid| uid == account.uid))
 }
 
-fn command(one: &Process, account: &Account, log: Option<&File>, ready: &Ready) -> Result<Command> {
-    let mut command = Command::new(&ready.starter)
+fn command(
+    one: &Process,
+    account: &Account,
+    log: Option<&File>,
+    prepared: &Prepared,
+) -> Result<Command> {
+    let mut command = Command::new(&prepared.starter)
         .args(["--start", "--background", "--make-pidfile", "--pidfile"])
         .arg(&one.pidfile)
         .arg("--chdir")
@@ -175,14 +180,14 @@ fn command(one: &Process, account: &Account, log: Option<&File>, ready: &Ready) 
         .env("LC_ALL", "C.UTF-8")
         .deadline(Deadline::after(START_TIMEOUT));
     if let Some(log) = log {
-        // The very file that we have opened, whatever stands in its place by now.
+        // The file that was opened, even if another one has its name now.
         command = command.args(["--output", "/proc/self/fd/1"]).stdout_to(log.try_clone()?);
     }
     for (name, value) in one.environment.iter().flatten() {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         command = command.named_env(name, &text);
     }
-    let command = match &ready.setpriv {
+    let command = match &prepared.setpriv {
         Some(setpriv) if account.home.is_none() => {
             let (uid, gid) = (account.uid.to_string(), account.gid.to_string());
             let command = command.arg("--startas").arg(setpriv).args(["--", "--clear-groups"]);
@@ -197,13 +202,13 @@ fn command(one: &Process, account: &Account, log: Option<&File>, ready: &Ready) 
     })
 }
 
-/// The first that fails is told; all others have been tried.
-fn side_by_side<T: Sync>(all: &[T], each: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+/// Runs all, and returns the first error.
+fn in_parallel<T: Sync>(all: &[T], each: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
     let each = &each;
     thread::scope(|scope| {
         let threads: Vec<_> = all.iter().map(|one| scope.spawn(move || each(one))).collect();
         let ended = threads.into_iter().map(|thread| {
-            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread of ours has died")))
+            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a worker thread panicked")))
         });
         ended.collect::<Vec<_>>().into_iter().collect()
     })
@@ -264,20 +269,20 @@ mod tests {
         for child in &children {
             has_stopped_and_goes_on(child);
         }
-        let doomed: Vec<Doomed> = (children.iter())
+        let to_stop: Vec<RunningProcess> = (children.iter())
             .map(|child| {
                 let pidfile = folder.path().join(child.id().to_string());
                 fs::write(&pidfile, "").unwrap();
-                Doomed { name: "web".into(), pid: child.id() as Pid, pidfile }
+                RunningProcess { name: "web".into(), pid: child.id() as Pid, pidfile }
             })
             .collect();
         let begun = Instant::now();
-        end(&doomed, Duration::from_millis(500), &[]).unwrap();
+        end(&to_stop, Duration::from_millis(500), &[]).unwrap();
         assert!(begun.elapsed() >= Duration::from_millis(500));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "pid files are left");
         for child in &mut children {
             child.wait().unwrap();
         }
-        end(&doomed, Duration::ZERO, &[]).unwrap();
+        end(&to_stop, Duration::ZERO, &[]).unwrap();
     }
 }

@@ -37,7 +37,7 @@ fn number(asked: &str, text: &str, option: &str, file: &str) -> Result<u32, Fail
     });
     // The kernel takes the highest number as "do not change".
     known.or(asked.parse().ok()).filter(|number| *number != u32::MAX).ok_or_else(|| {
-        let msg = format!("argument 'files': {option} {asked} is no number and does not stand in {file} of the target");
+        let msg = format!("argument 'files': {option} {asked} is neither a number nor a name in {file} of the target");
         Failure::new("bad_options", msg)
     })
 }

@@ -1,7 +1,7 @@
 //! Carries out the steps: files are checked, replaced and removed; units are started and stopped.
 
 use crate::options::CONTENT_MODE;
-use crate::options::{From, Options};
+use crate::options::{ContentSource, Options};
 use crate::plan::Action;
 use crate::state::source;
 use crate::systemd;
@@ -20,17 +20,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// More than another task takes that writes files; it may wait for its units then.
+/// Longer than another task takes that writes files, and may wait for its units.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(120);
 /// Mode while a folder is filled: its owner must be able to write to it.
-const OWN: u32 = 0o700;
+const PRIVATE: u32 = 0o700;
 const RUN_FOLDER: &str = "/run/reversible-files";
 /// Prefix of the folder with a copy to be checked.
-const TO_CHECK: &str = "check-";
+const CHECK_PREFIX: &str = "check-";
 /// Deadline of a program that only reads a file.
-const CHECKED: Duration = Duration::from_secs(60);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// For root, whose killed runs are cleaned up after. Whoever is not root has no place for locks; and nobody waits for units of others.
+/// Takes the lock and removes leftovers of killed runs. Only root has a folder for locks; other users take none.
 pub fn lock(options: &Options) -> Result<Vec<Lock>> {
     if !geteuid().is_root() || !options.has_files() {
         return Ok(Vec::new());
@@ -42,9 +42,9 @@ pub fn lock(options: &Options) -> Result<Vec<Lock>> {
         None,
         LOCK_TIMEOUT + options.unit_timeout,
     )?;
-    // A copy may be secret and must not stay.
+    // A copy that a killed run has left may be secret and must be removed.
     for entry in fs::read_dir(folder.path())?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(TO_CHECK) {
+        if entry.file_name().to_string_lossy().starts_with(CHECK_PREFIX) {
             fs::remove_dir_all(entry.path())
                 .with_context(|| format!("removing {}", entry.path().display()))?;
         }
@@ -55,10 +55,10 @@ pub fn lock(options: &Options) -> Result<Vec<Lock>> {
 pub fn act(action: &Action, options: &Options) -> Result<()> {
     match action {
         Action::Make(folders) => folders.iter().try_for_each(|folder| {
-            atomic::make_folder(&folder.path, folder.mode | OWN)?;
-            if folder.is_wished() { dress(folder) } else { Ok(()) }
+            atomic::make_folder(&folder.path, folder.mode | PRIVATE)?;
+            if folder.is_required() { set_attributes(folder) } else { Ok(()) }
         }),
-        Action::Dress(folders) => folders.iter().try_for_each(dress),
+        Action::SetAttributes(folders) => folders.iter().try_for_each(set_attributes),
         Action::Write(files) => {
             files.iter().try_for_each(check)?;
             files.iter().try_for_each(write)
@@ -73,8 +73,8 @@ pub fn act(action: &Action, options: &Options) -> Result<()> {
     }
 }
 
-fn dress(folder: &Folder) -> Result<()> {
-    atomic::set_folder_attributes(&folder.path, folder.wished, folder.owner)
+fn set_attributes(folder: &Folder) -> Result<()> {
+    atomic::set_folder_attributes(&folder.path, folder.required_mode, folder.owner)
 }
 
 fn sweep(path: &Path) -> Result<()> {
@@ -93,7 +93,7 @@ fn write(file: &File) -> Result<()> {
         new = new.owner(file.owner.0.unwrap_or(own.0), file.owner.1.unwrap_or(own.1));
     }
     match &file.from {
-        From::Source(src) => {
+        ContentSource::Source(src) => {
             let (source, metadata) = source(src)?;
             // Not until its end, since it may grow while it is read.
             new.write_with(&mut |file| {
@@ -113,13 +113,13 @@ fn check(file: &File) -> Result<()> {
         true => SafeFolder::ensure(Path::new(RUN_FOLDER), 0o700)?.path().to_owned(),
         false => std::env::temp_dir(),
     };
-    let folder = tempfile::Builder::new().prefix(TO_CHECK).tempdir_in(place)?;
+    let folder = tempfile::Builder::new().prefix(CHECK_PREFIX).tempdir_in(place)?;
     let copy = folder.path().join(file.path.file_name().unwrap_or_default());
     write(&File { path: copy.clone(), mode: Some(0o600), owner: (None, None), ..file.clone() })?;
     let subject = copy.display().to_string();
     let program = program::find(first)?;
     let words = words.iter().map(|word| word.replace("%s", &subject));
-    let checked = Command::new(&program).args(words).deadline(CHECKED).run();
+    let checked = Command::new(&program).args(words).deadline(CHECK_TIMEOUT).run();
     checked.map(drop).map_err(|failed| {
         let msg = format!("{} was not replaced: its new content is refused", file.path.display());
         Failure::new("invalid_content", msg).caused_by(failed.into()).into()

@@ -1,6 +1,6 @@
 //! `host_files_info`: the kind and content of files, who could change them, and the state of units.
 
-use crate::options::Asked;
+use crate::options::InfoOptions;
 use crate::systemd;
 use crate::tree::{PERMISSIONS, read_text};
 use ansible_module::Outcome;
@@ -12,7 +12,7 @@ use rustix::fs::FileType;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-pub fn of(asked: &Asked) -> Result<Outcome> {
+pub fn of(asked: &InfoOptions) -> Result<Outcome> {
     let mut files = Map::new();
     for path in asked.paths.iter().chain(&asked.read) {
         let mut one = look(path)?;

@@ -1,5 +1,5 @@
-//! `host_files`: the files, folders, links and systemd units of a machine, also in a folder that may be another user's, such as that
-//! of a Compose project. `host_files_info` looks at them.
+//! `host_files`: writes files, folders and links, and manages systemd units, also in a folder that belongs to another user, such as
+//! that of a Compose project. `host_files_info` observes them.
 //!
 //! Invariants: each file is whole at any moment, the old one or the new, and was checked before where the task says how; nothing is
 //! read, written or waited for where another user could lead elsewhere (`host::atomic`).
@@ -17,15 +17,18 @@ mod tree;
 use ansible_module::{Diff, Failure, Invocation, Outcome, Served};
 use anyhow::Result;
 use change::{Consent, Session};
-use options::{Asked, Options};
+use options::{InfoOptions, Options};
 use rustix::fs::Mode;
 use serde_json::json;
 use state::Seen;
 
-/// What this program serves.
+/// The modules of this program.
 pub const MODULES: &[Served] = &[
     Served { spec: &spec::MODULE, run },
-    Served { spec: &spec::INFO, run: |invocation| info::of(&Asked::parse(&invocation.options)?) },
+    Served {
+        spec: &spec::INFO,
+        run: |invocation| info::of(&InfoOptions::parse(&invocation.options)?),
+    },
 ];
 
 fn run(invocation: &Invocation) -> Result<Outcome> {

@@ -1,4 +1,4 @@
-//! What `host_files` and `host_files_info` accept, typed and checked once.
+//! The options as typed values, with the checks that a spec cannot express.
 
 use crate::accounts::Accounts;
 use ansible_module::{Failure, Options as RawOptions};
@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-/// They are secrets.
+/// The mode of files with secret content.
 pub const SECRET_MODE: u32 = 0o600;
 pub const CONTENT_MODE: u32 = 0o644;
-/// What a unit's name may end with.
+/// The suffixes of units.
 const SUFFIXES: [&str; 11] = [
     ".service",
     ".socket",
@@ -52,38 +52,38 @@ enum Kind {
     Absent,
 }
 
-/// Where what is written comes from.
+/// The source of the content.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum ContentSource {
     /// A file or a folder of the target.
     Source(PathBuf),
     Text(String),
-    /// They are added to what is there.
+    /// Lines that are added to the present content.
     Lines(Vec<String>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    File(From),
+    File(ContentSource),
     Folder,
     Link(PathBuf),
     Absent,
 }
 
-/// Uid and gid; none: they are not ours to say.
+/// Uid and gid; `None` keeps the present one.
 pub type Owner = (Option<u32>, Option<u32>);
 
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct Entry {
     /// Absolute.
     pub path: PathBuf,
     pub what: What,
-    /// None: that of the source, or of what is there.
+    /// The mode; `None` for that of the source or the present one.
     pub mode: Option<u32>,
     pub owner: Owner,
-    /// Whether one that is there is replaced.
+    /// Whether an existing file is replaced.
     pub replace: bool,
-    /// Whether what it holds must not be shown.
+    /// Whether the content must not be shown.
     pub is_secret: bool,
     pub validate: Vec<String>,
 }
@@ -105,7 +105,7 @@ struct Units {
 }
 
 #[derive(Clone, Debug)]
-pub struct UnitWish {
+pub struct UnitEntry {
     pub name: String,
     pub enabled: Option<bool>,
     pub state: Option<UnitGoal>,
@@ -114,13 +114,13 @@ pub struct UnitWish {
 #[derive(Debug)]
 pub struct Options {
     pub dest: Option<PathBuf>,
-    pub wishes: Vec<Wish>,
+    pub entries: Vec<Entry>,
     pub variables: BTreeMap<String, String>,
     /// Absolute where there are variables.
     pub variables_file: PathBuf,
-    pub units: Vec<UnitWish>,
+    pub units: Vec<UnitEntry>,
     pub unit_timeout: Duration,
-    /// The run, and the folder that keeps the newest one seen.
+    /// The id of the run, and the folder of its fence.
     pub fence: Option<(DeployId, PathBuf)>,
 }
 
@@ -140,7 +140,7 @@ impl Options {
         }
         let accounts = Accounts::read();
         Ok(Options {
-            wishes: (files.into_iter().map(|one| wish(one, dest.as_deref(), &accounts)))
+            entries: (files.into_iter().map(|one| entry(one, dest.as_deref(), &accounts)))
                 .collect::<Result<_, _>>()?,
             variables: (variables.unwrap_or_default().into_iter())
                 .map(|(name, value)| variable(name, value))
@@ -156,19 +156,19 @@ impl Options {
 
 impl Options {
     pub fn has_files(&self) -> bool {
-        self.dest.is_some() || !self.wishes.is_empty()
+        self.dest.is_some() || !self.entries.is_empty()
     }
 }
 
-/// What `host_files_info` accepts.
-pub struct Asked {
+/// The typed options of `host_files_info`.
+pub struct InfoOptions {
     pub paths: Vec<PathBuf>,
     pub read: Vec<PathBuf>,
     pub units: Vec<(String, String)>,
 }
 
-impl Asked {
-    pub fn parse(raw: &RawOptions) -> Result<Asked, Failure> {
+impl InfoOptions {
+    pub fn parse(raw: &RawOptions) -> Result<InfoOptions, Failure> {
         let paths = |option: &str| -> Result<Vec<PathBuf>, Failure> {
             let paths: Vec<PathBuf> = raw.get(option)?;
             match paths.iter().find(|path| !is_whole(path)) {
@@ -177,7 +177,7 @@ impl Asked {
             }
         };
         let units: Vec<String> = raw.get("units")?;
-        Ok(Asked {
+        Ok(InfoOptions {
             paths: paths("paths")?,
             read: paths("read")?,
             units: (units.into_iter())
@@ -201,7 +201,7 @@ fn is_below(path: &Path) -> bool {
         && path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
-fn wish(one: One, dest: Option<&Path>, accounts: &Accounts) -> Result<Wish, Failure> {
+fn entry(one: One, dest: Option<&Path>, accounts: &Accounts) -> Result<Entry, Failure> {
     let path = match dest {
         Some(dest) if is_below(&one.path) => dest.join(&one.path),
         Some(_) => return bad("files", "expected a path below dest, without \"..\"", &one.path),
@@ -218,8 +218,8 @@ fn wish(one: One, dest: Option<&Path>, accounts: &Accounts) -> Result<Wish, Fail
     );
     let mode = one.mode.as_deref().map(mode).transpose()?;
     let takes_file = one.validate.is_some() || !one.replace;
-    let wished = [one.content.is_some(), is_secret, one.lines.is_some(), one.src.is_some()];
-    let froms = wished.into_iter().filter(|given| *given).count();
+    let required_mode = [one.content.is_some(), is_secret, one.lines.is_some(), one.src.is_some()];
+    let froms = required_mode.into_iter().filter(|given| *given).count();
     let what = match one.state {
         Kind::File if froms != 1 => {
             let why = "each file has one of content, secret_content, lines and src";
@@ -241,28 +241,28 @@ fn wish(one: One, dest: Option<&Path>, accounts: &Accounts) -> Result<Wish, Fail
         return bad("files", "validate: one word must hold %s, the file to check", &one.path);
     }
     let mode = match what {
-        What::File(From::Text(_)) if is_secret => mode.or(Some(SECRET_MODE)),
-        What::File(From::Text(_)) => mode.or(Some(CONTENT_MODE)),
+        What::File(ContentSource::Text(_)) if is_secret => mode.or(Some(SECRET_MODE)),
+        What::File(ContentSource::Text(_)) => mode.or(Some(CONTENT_MODE)),
         _ => mode,
     };
-    Ok(Wish { path, what, mode, owner, replace: one.replace, is_secret, validate })
+    Ok(Entry { path, what, mode, owner, replace: one.replace, is_secret, validate })
 }
 
-fn from(one: &One) -> Result<From, Failure> {
+fn from(one: &One) -> Result<ContentSource, Failure> {
     if let Some(src) = &one.src {
         return match is_whole(src) {
-            true => Ok(From::Source(src.clone())),
+            true => Ok(ContentSource::Source(src.clone())),
             false => bad("files", "expected the absolute path of a source, without \"..\"", src),
         };
     }
     if let Some(lines) = &one.lines {
         return match lines.iter().any(|line| line.contains(['\n', '\r', '\0'])) {
             true => bad("files", "each of lines is one line", &one.path),
-            false => Ok(From::Lines(lines.clone())),
+            false => Ok(ContentSource::Lines(lines.clone())),
         };
     }
     let text = one.content.as_ref().or(one.secret_content.as_ref());
-    Ok(From::Text(text.cloned().unwrap_or_default()))
+    Ok(ContentSource::Text(text.cloned().unwrap_or_default()))
 }
 
 fn mode(text: &str) -> Result<u32, Failure> {
@@ -272,9 +272,9 @@ fn mode(text: &str) -> Result<u32, Failure> {
     }
 }
 
-fn each(units: Units) -> Result<Vec<UnitWish>, Failure> {
+fn each(units: Units) -> Result<Vec<UnitEntry>, Failure> {
     let (enabled, state) = (units.enabled, units.state);
-    let one = |name: &String| Ok(UnitWish { name: unit_name(name)?, enabled, state });
+    let one = |name: &String| Ok(UnitEntry { name: unit_name(name)?, enabled, state });
     units.name.iter().map(one).collect()
 }
 
@@ -340,19 +340,19 @@ mod tests {
         }
     }
 
-    fn given(mut one: Value, dest: Option<&str>) -> Result<Wish, Failure> {
+    fn given(mut one: Value, dest: Option<&str>) -> Result<Entry, Failure> {
         let all = json!({"state": "file", "replace": true, "path": "/etc/it"});
         for (key, value) in all.as_object().unwrap() {
             one.as_object_mut().unwrap().entry(key).or_insert(value.clone());
         }
         let one = serde_json::from_value(one).unwrap();
-        wish(one, dest.map(Path::new), &Accounts::of("shop:x:998:", "web:x:997:998::/:"))
+        entry(one, dest.map(Path::new), &Accounts::of("shop:x:998:", "web:x:997:998::/:"))
     }
 
     #[test]
     fn what_a_file_may_be() {
-        let wish = given(json!({"content": "x", "owner": "web", "group": "shop"}), None).unwrap();
-        assert_eq!((wish.mode, wish.owner), (Some(0o644), (Some(997), Some(998))));
+        let entry = given(json!({"content": "x", "owner": "web", "group": "shop"}), None).unwrap();
+        assert_eq!((entry.mode, entry.owner), (Some(0o644), (Some(997), Some(998))));
         let secret = given(json!({"secret_content": "x", "path": "it"}), Some("/srv")).unwrap();
         assert_eq!((secret.mode, secret.path.as_path()), (Some(0o600), Path::new("/srv/it")));
         for (odd, words) in [

@@ -1,6 +1,6 @@
 //! Plans what is created, written, linked, removed, started and stopped. Pure.
 
-use crate::options::{Options, UnitGoal, UnitWish};
+use crate::options::{Options, UnitEntry, UnitGoal};
 use crate::state::Seen;
 use crate::systemd::Unit;
 use crate::tree::{File, Folder};
@@ -22,7 +22,7 @@ const UNIT_FOLDERS: [&str; 4] = [
 #[derive(Clone, Debug)]
 pub enum Action {
     Make(Vec<Folder>),
-    Dress(Vec<Folder>),
+    SetAttributes(Vec<Folder>),
     Write(Vec<File>),
     Link(Vec<(PathBuf, PathBuf)>),
     Remove(Vec<PathBuf>),
@@ -34,7 +34,7 @@ pub enum Action {
 pub fn plan(options: &Options, seen: &Seen) -> Plan<Action> {
     let subject = match &options.dest {
         Some(dest) => format!("the files in {}", dest.display()),
-        None if options.wishes.is_empty() => "units".to_owned(),
+        None if options.entries.is_empty() => "units".to_owned(),
         None => "files".to_owned(),
     };
     let mut plan = Plan::nothing(subject, seen.view());
@@ -48,9 +48,9 @@ pub fn plan(options: &Options, seen: &Seen) -> Plan<Action> {
     if !seen.missing.is_empty() {
         step(Action::Make(seen.missing.clone()), format!("make {}", folders(&seen.missing)));
     }
-    if !seen.undressed.is_empty() {
-        let text = format!("set owner and mode of {}", folders(&seen.undressed));
-        step(Action::Dress(seen.undressed.clone()), text);
+    if !seen.wrong_attributes.is_empty() {
+        let text = format!("set owner and mode of {}", folders(&seen.wrong_attributes));
+        step(Action::SetAttributes(seen.wrong_attributes.clone()), text);
     }
     if !seen.differ.is_empty() {
         let text = files("write", named(seen.differ.iter().map(|file| seen.name(&file.path))));
@@ -61,18 +61,18 @@ pub fn plan(options: &Options, seen: &Seen) -> Plan<Action> {
         let each = links.map(|(path, to)| format!("{} to {}", seen.name(path), to.display()));
         step(Action::Link(seen.links.clone()), files("link", named(each)));
     }
-    if !seen.surplus.is_empty() {
-        let text = files("remove", named(seen.surplus.iter().map(|path| seen.name(path))));
-        step(Action::Remove(seen.surplus.clone()), text);
+    if !seen.to_remove.is_empty() {
+        let text = files("remove", named(seen.to_remove.iter().map(|path| seen.name(path))));
+        step(Action::Remove(seen.to_remove.clone()), text);
     }
-    let all: Vec<(&UnitWish, &Unit)> = options.units.iter().zip(&seen.units).collect();
-    if changes_units(seen) || all.iter().any(|(wish, unit)| is_stale(wish, unit)) {
+    let all: Vec<(&UnitEntry, &Unit)> = options.units.iter().zip(&seen.units).collect();
+    if changes_units(seen) || all.iter().any(|(entry, unit)| is_stale(entry, unit)) {
         step(Action::ReloadDaemon, "let systemd read its files again".to_owned());
     }
     for (verb, is_due) in VERBS {
         let due: Vec<String> = (all.iter())
-            .filter(|(wish, unit)| is_due(wish, unit))
-            .map(|(wish, _)| wish.name.clone())
+            .filter(|(entry, unit)| is_due(entry, unit))
+            .map(|(entry, _)| entry.name.clone())
             .collect();
         if !due.is_empty() {
             let text = format!("{verb} {}", named(due.iter().cloned()));
@@ -83,51 +83,51 @@ pub fn plan(options: &Options, seen: &Seen) -> Plan<Action> {
         Undo::None("the files that were there are in the restore point, where there is one".into());
     plan.after = json!({ "differ": [] });
     if !all.is_empty() {
-        let after = all.iter().map(|(wish, unit)| (wish.name.clone(), foreseen(wish, unit)));
+        let after = all.iter().map(|(entry, unit)| (entry.name.clone(), predicted(entry, unit)));
         plan.after["units"] = Value::Object(after.collect());
     }
     plan
 }
 
-type IsDue = fn(&UnitWish, &Unit) -> bool;
+type IsDue = fn(&UnitEntry, &Unit) -> bool;
 
 /// The order of the verbs: units are stopped before others are started.
 const VERBS: [(&str, IsDue); 6] = [
-    ("stop", |wish, unit| wish.state == Some(UnitGoal::Stopped) && !unit.is_down()),
-    ("disable", |wish, unit| wish.enabled == Some(false) && unit.is_enabled() == Some(true)),
-    ("enable", |wish, unit| wish.enabled == Some(true) && unit.is_enabled() == Some(false)),
-    ("start", |wish, unit| {
-        matches!(wish.state, Some(UnitGoal::Started | UnitGoal::Reloaded)) && !unit.runs()
+    ("stop", |entry, unit| entry.state == Some(UnitGoal::Stopped) && !unit.is_down()),
+    ("disable", |entry, unit| entry.enabled == Some(false) && unit.is_enabled() == Some(true)),
+    ("enable", |entry, unit| entry.enabled == Some(true) && unit.is_enabled() == Some(false)),
+    ("start", |entry, unit| {
+        matches!(entry.state, Some(UnitGoal::Started | UnitGoal::Reloaded)) && !unit.runs()
     }),
-    ("reload", |wish, unit| wish.state == Some(UnitGoal::Reloaded) && unit.runs()),
-    ("restart", |wish, _| wish.state == Some(UnitGoal::Restarted)),
+    ("reload", |entry, unit| entry.state == Some(UnitGoal::Reloaded) && unit.runs()),
+    ("restart", |entry, _| entry.state == Some(UnitGoal::Restarted)),
 ];
 
 /// Whether systemd must read the unit's file again. A unit that it does not know may be new.
-fn is_stale(wish: &UnitWish, unit: &Unit) -> bool {
+fn is_stale(entry: &UnitEntry, unit: &Unit) -> bool {
     let comes =
-        matches!(wish.state, Some(UnitGoal::Started | UnitGoal::Restarted | UnitGoal::Reloaded));
-    unit.is_stale || (!unit.exists() && (comes || wish.enabled == Some(true)))
+        matches!(entry.state, Some(UnitGoal::Started | UnitGoal::Restarted | UnitGoal::Reloaded));
+    unit.is_stale || (!unit.exists() && (comes || entry.enabled == Some(true)))
 }
 
 fn changes_units(seen: &Seen) -> bool {
     let written = seen.differ.iter().map(|file| file.path.as_path());
     let linked = seen.links.iter().map(|(path, _)| path.as_path());
-    let removed = seen.surplus.iter().map(PathBuf::as_path);
+    let removed = seen.to_remove.iter().map(PathBuf::as_path);
     let mut all = written.chain(linked).chain(removed);
     all.any(|path| UNIT_FOLDERS.iter().any(|folder| path.starts_with(folder)))
 }
 
-fn foreseen(wish: &UnitWish, unit: &Unit) -> Value {
+fn predicted(entry: &UnitEntry, unit: &Unit) -> Value {
     let mut view = unit.view();
-    match wish.state {
+    match entry.state {
         Some(UnitGoal::Stopped) if !unit.is_down() => view["active"] = json!("inactive"),
         Some(UnitGoal::Started | UnitGoal::Restarted | UnitGoal::Reloaded) => {
             view["active"] = json!("active");
         }
         _ => {}
     }
-    match (wish.enabled, unit.is_enabled()) {
+    match (entry.enabled, unit.is_enabled()) {
         (Some(true), Some(false)) => view["enabled"] = json!("enabled"),
         (Some(false), Some(true)) => view["enabled"] = json!("disabled"),
         _ => {}
@@ -147,10 +147,10 @@ pub fn started(plan: &Plan<Action>) -> Vec<String> {
 /// Refuses to start masked units, before any change.
 pub fn refuse_masked(options: &Options, seen: &Seen) -> Result<(), Failure> {
     let mut all = options.units.iter().zip(&seen.units);
-    match all.find(|(wish, unit)| unit.is_masked() && wish.state != Some(UnitGoal::Stopped)) {
+    match all.find(|(entry, unit)| unit.is_masked() && entry.state != Some(UnitGoal::Stopped)) {
         None => Ok(()),
-        Some((wish, _)) => {
-            let name = &wish.name;
+        Some((entry, _)) => {
+            let name = &entry.name;
             let msg = format!("nothing was changed: {name} is masked; systemctl unmask {name}");
             Err(Failure::new("masked", msg))
         }
@@ -164,10 +164,10 @@ pub fn verify(options: &Options, now: &Seen) -> Result<(), Failure> {
         let names = now.names().join(", ");
         return refused(format!("what was written is not there any more: {names}"));
     }
-    for (wish, unit) in options.units.iter().zip(&now.units) {
-        let name = &wish.name;
+    for (entry, unit) in options.units.iter().zip(&now.units) {
+        let name = &entry.name;
         let active = unit.view()["active"].as_str().unwrap_or_default().to_owned();
-        match wish.state {
+        match entry.state {
             Some(UnitGoal::Stopped) if !unit.is_down() => {
                 return refused(format!("{name} was stopped, and is {active}"));
             }
@@ -179,7 +179,7 @@ pub fn verify(options: &Options, now: &Seen) -> Result<(), Failure> {
             }
             _ => {}
         }
-        if wish.enabled.is_some_and(|wanted| unit.is_enabled() == Some(!wanted)) {
+        if entry.enabled.is_some_and(|wanted| unit.is_enabled() == Some(!wanted)) {
             let file = unit.view()["enabled"].as_str().unwrap_or_default().to_owned();
             return refused(format!("{name} is {file} after systemctl has changed that"));
         }

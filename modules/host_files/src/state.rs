@@ -1,6 +1,6 @@
 //! Observes which files, folders, links and units differ from the options. Reads only.
 
-use crate::options::{From, Options, Owner};
+use crate::options::{ContentSource, Options, Owner};
 use crate::systemd::{self, Unit};
 use crate::tree::{File, Folder, PERMISSIONS, Tree, read_text};
 use anyhow::{Context, Result, bail, ensure};
@@ -14,18 +14,18 @@ use std::path::{Path, PathBuf};
 
 const CHUNK: u64 = 64 << 10;
 /// Limit for a text in a diff.
-const MOST_SHOWN: u64 = 256 << 10;
+const MAX_SHOWN: u64 = 256 << 10;
 
 #[derive(Debug)]
 pub struct Seen {
     /// Folders to create, parents first.
     pub missing: Vec<Folder>,
     /// Folders that exist with another mode or owner.
-    pub undressed: Vec<Folder>,
+    pub wrong_attributes: Vec<Folder>,
     pub differ: Vec<File>,
     /// Symbolic links to create, and their targets.
     pub links: Vec<(PathBuf, PathBuf)>,
-    pub surplus: Vec<PathBuf>,
+    pub to_remove: Vec<PathBuf>,
     /// In the order of the options.
     pub units: Vec<Unit>,
     dest: Option<PathBuf>,
@@ -33,14 +33,14 @@ pub struct Seen {
 
 impl Seen {
     pub fn has_all_files(&self) -> bool {
-        let folders = self.missing.is_empty() && self.undressed.is_empty();
-        folders && self.differ.is_empty() && self.links.is_empty() && self.surplus.is_empty()
+        let folders = self.missing.is_empty() && self.wrong_attributes.is_empty();
+        folders && self.differ.is_empty() && self.links.is_empty() && self.to_remove.is_empty()
     }
 
     /// The names of everything that is written, linked or removed, as in the options.
     pub fn names(&self) -> Vec<String> {
         let files = self.differ.iter().map(|file| &file.path);
-        let all = files.chain(self.links.iter().map(|(path, _)| path)).chain(&self.surplus);
+        let all = files.chain(self.links.iter().map(|(path, _)| path)).chain(&self.to_remove);
         all.map(|path| self.name(path)).collect()
     }
 
@@ -63,17 +63,17 @@ pub fn observe(options: &Options) -> Result<Seen> {
     let tree = Tree::of(options)?;
     let mut seen = Seen {
         missing: Vec::new(),
-        undressed: Vec::new(),
+        wrong_attributes: Vec::new(),
         differ: Vec::new(),
         links: Vec::new(),
-        surplus: Vec::new(),
+        to_remove: Vec::new(),
         units: systemd::show(options.units.iter().map(|unit| unit.name.as_str()))?,
         dest: options.dest.clone(),
     };
     for folder in tree.folders {
         match atomic::folder_meta(&folder.path)? {
             None => seen.missing.push(folder),
-            Some(is) if !is_dressed(&folder, &is) => seen.undressed.push(folder),
+            Some(is) if !has_attributes(&folder, &is) => seen.wrong_attributes.push(folder),
             Some(_) => {}
         }
     }
@@ -98,7 +98,7 @@ pub fn observe(options: &Options) -> Result<Seen> {
                 "{} is a folder with something in it, which is not removed",
                 path.display()
             );
-            seen.surplus.push(path);
+            seen.to_remove.push(path);
         }
     }
     Ok(seen)
@@ -109,8 +109,8 @@ fn is_empty(path: &Path) -> Result<bool> {
     Ok(fs::read_dir(path).with_context(listed)?.next().is_none())
 }
 
-fn is_dressed(folder: &Folder, is: &Meta) -> bool {
-    let has_mode = folder.wished.is_none_or(|mode| is.mode & PERMISSIONS == mode);
+fn has_attributes(folder: &Folder, is: &Meta) -> bool {
+    let has_mode = folder.required_mode.is_none_or(|mode| is.mode & PERMISSIONS == mode);
     has_mode && is_owned((is.uid, is.gid), folder.owner)
 }
 
@@ -123,7 +123,7 @@ impl File {
     /// change.
     fn is_there(&self) -> Result<bool> {
         let (content, length): (Box<dyn Read + '_>, u64) = match &self.from {
-            From::Source(src) => {
+            ContentSource::Source(src) => {
                 let (source, metadata) = source(src)?;
                 (Box::new(source), metadata.len())
             }
@@ -140,21 +140,21 @@ impl File {
 
     /// Old and new text for a diff; none for content that is secret, no text, or too long.
     pub fn texts(&self) -> Option<(String, &str)> {
-        let From::Text(new) = &self.from else { return None };
+        let ContentSource::Text(new) = &self.from else { return None };
         let old = match atomic::open(&self.path).ok()? {
-            Some((_, found)) if found.len() > MOST_SHOWN => return None,
+            Some((_, found)) if found.len() > MAX_SHOWN => return None,
             Some(_) => read_text(&self.path).ok()??,
             None => String::new(),
         };
-        (!self.is_secret && new.len() as u64 <= MOST_SHOWN).then_some((old, new))
+        (!self.is_secret && new.len() as u64 <= MAX_SHOWN).then_some((old, new))
     }
 }
 
-impl From {
+impl ContentSource {
     pub fn text(&self) -> &str {
         match self {
-            From::Text(text) => text,
-            From::Source(_) | From::Lines(_) => "",
+            ContentSource::Text(text) => text,
+            ContentSource::Source(_) | ContentSource::Lines(_) => "",
         }
     }
 }

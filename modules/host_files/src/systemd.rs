@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Deadline for reading.
-const ASKED: Duration = Duration::from_secs(30);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 const PROPERTIES: &str =
     "Id,Type,LoadState,ActiveState,UnitFileState,NeedDaemonReload,InvocationID";
 
@@ -85,8 +85,10 @@ pub fn show<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<Unit>> {
         let msg = "nothing was changed: systemd does not run here, so there are no units";
         return Err(Failure::new("no_systemd", msg).into());
     }
-    let output =
-        systemctl(ASKED)?.args(["show", "--property", PROPERTIES, "--"]).args(&names).run()?;
+    let output = systemctl(QUERY_TIMEOUT)?
+        .args(["show", "--property", PROPERTIES, "--"])
+        .args(&names)
+        .run()?;
     parse(output.text()?, &names)
 }
 

@@ -1,6 +1,6 @@
 //! Expands the options into single folders, files, links and absent paths; source folders become their files.
 
-use crate::options::{From, Options, Owner, SECRET_MODE, What, Wish};
+use crate::options::{ContentSource, Entry, Options, Owner, SECRET_MODE, What};
 use ansible_module::Failure;
 use anyhow::{Context, Result, ensure};
 use host::atomic;
@@ -11,9 +11,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The most files and folders; the limit also ends a folder that contains itself by a link.
-const MOST: usize = 100_000;
+const MAX_ENTRIES: usize = 100_000;
 /// Limit for a file whose lines are changed.
-pub const LONGEST: u64 = 16 << 20;
+pub const MAX_TEXT: u64 = 16 << 20;
 pub const PERMISSIONS: u32 = 0o777;
 /// Mode of a folder for which the options give none.
 const FOLDER_MODE: u32 = 0o755;
@@ -22,7 +22,7 @@ const FOLDER_MODE: u32 = 0o755;
 pub struct File {
     pub path: PathBuf,
     /// The content; wanted lines are merged into a whole text already.
-    pub from: From,
+    pub from: ContentSource,
     /// None keeps the present mode.
     pub mode: Option<u32>,
     pub owner: Owner,
@@ -37,17 +37,17 @@ pub struct Folder {
     /// Mode when it is created.
     pub mode: u32,
     /// Mode that an existing folder must have too.
-    pub wished: Option<u32>,
+    pub required_mode: Option<u32>,
     pub owner: Owner,
 }
 
 impl Folder {
     fn plain(path: PathBuf) -> Folder {
-        Folder { path, mode: FOLDER_MODE, wished: None, owner: (None, None) }
+        Folder { path, mode: FOLDER_MODE, required_mode: None, owner: (None, None) }
     }
 
-    pub fn is_wished(&self) -> bool {
-        self.wished.is_some() || self.owner != (None, None)
+    pub fn is_required(&self) -> bool {
+        self.required_mode.is_some() || self.owner != (None, None)
     }
 }
 
@@ -69,8 +69,8 @@ impl Tree {
         if let Some(dest) = &options.dest {
             tree.plain_folder(dest);
         }
-        for wish in &options.wishes {
-            tree.add(wish)?;
+        for entry in &options.entries {
+            tree.add(entry)?;
         }
         if !options.variables.is_empty() {
             tree.add_variables(options)?;
@@ -78,27 +78,29 @@ impl Tree {
         Ok(tree)
     }
 
-    fn add(&mut self, wish: &Wish) -> Result<()> {
-        match &wish.what {
-            What::Absent => self.absent.push(wish.path.clone()),
+    fn add(&mut self, entry: &Entry) -> Result<()> {
+        match &entry.what {
+            What::Absent => self.absent.push(entry.path.clone()),
             What::Folder => {
-                let (path, wished) = (wish.path.clone(), wish.mode);
-                let mode = wished.unwrap_or(FOLDER_MODE);
+                let (path, required_mode) = (entry.path.clone(), entry.mode);
+                let mode = required_mode.unwrap_or(FOLDER_MODE);
                 self.known.insert(path.clone());
-                self.folders.push(Folder { path, mode, wished, owner: wish.owner });
+                self.folders.push(Folder { path, mode, required_mode, owner: entry.owner });
             }
             What::Link(target) => {
-                self.folder_above(&wish.path);
-                self.links.push((wish.path.clone(), target.clone()));
+                self.folder_above(&entry.path);
+                self.links.push((entry.path.clone(), target.clone()));
             }
             What::File(from) => {
-                self.folder_above(&wish.path);
+                self.folder_above(&entry.path);
                 match from {
-                    From::Source(src) => self.add_source(wish, &wish.path, src)?,
-                    From::Text(_) => self.put(file(wish, wish.path.clone(), from.clone()))?,
-                    From::Lines(lines) => {
-                        let text = with_lines(&self.text_of(&wish.path)?, lines);
-                        self.put(file(wish, wish.path.clone(), From::Text(text)))?;
+                    ContentSource::Source(src) => self.add_source(entry, &entry.path, src)?,
+                    ContentSource::Text(_) => {
+                        self.put(file(entry, entry.path.clone(), from.clone()))?
+                    }
+                    ContentSource::Lines(lines) => {
+                        let text = with_lines(&self.text_of(&entry.path)?, lines);
+                        self.put(file(entry, entry.path.clone(), ContentSource::Text(text)))?;
                     }
                 }
             }
@@ -119,35 +121,35 @@ impl Tree {
     }
 
     /// Adds the files of a source. Names are found by path, but files are opened safely (`host::regular`).
-    fn add_source(&mut self, wish: &Wish, path: &Path, src: &Path) -> Result<()> {
+    fn add_source(&mut self, entry: &Entry, path: &Path, src: &Path) -> Result<()> {
         let found = fs::metadata(src).map_err(|error| {
             let msg = format!("nothing was changed: cannot read {}", src.display());
             Failure::new("no_source", msg).caused_by(error.into())
         })?;
         let own = found.permissions().mode() & PERMISSIONS;
         if found.is_file() {
-            let one = file(wish, path.to_owned(), From::Source(src.to_owned()));
-            return self.put(File { mode: wish.mode.or(Some(own)), ..one });
+            let one = file(entry, path.to_owned(), ContentSource::Source(src.to_owned()));
+            return self.put(File { mode: entry.mode.or(Some(own)), ..one });
         }
         ensure!(found.is_dir(), "{} is neither a file nor a folder", src.display());
         let folder = Folder { mode: own, ..Folder::plain(path.to_owned()) };
         self.known.insert(path.to_owned());
-        self.folders.push(Folder { owner: wish.owner, ..folder });
-        ensure!(self.folders.len() < MOST, "{} has no end", src.display());
+        self.folders.push(Folder { owner: entry.owner, ..folder });
+        ensure!(self.folders.len() < MAX_ENTRIES, "{} has no end", src.display());
         let listed = || format!("listing {}", src.display());
         let mut names = Vec::new();
         for entry in fs::read_dir(src).with_context(listed)? {
             names.push(entry.with_context(listed)?.file_name());
         }
         names.sort_unstable();
-        names.iter().try_for_each(|name| self.add_source(wish, &path.join(name), &src.join(name)))
+        names.iter().try_for_each(|name| self.add_source(entry, &path.join(name), &src.join(name)))
     }
 
     fn put(&mut self, one: File) -> Result<()> {
         match self.at.get(&one.path) {
             Some(at) => self.files[*at] = one,
             None => {
-                ensure!(self.files.len() < MOST, "there are more than {MOST} files");
+                ensure!(self.files.len() < MAX_ENTRIES, "there are more than {MAX_ENTRIES} files");
                 self.at.insert(one.path.clone(), self.files.len());
                 self.files.push(one);
             }
@@ -158,9 +160,9 @@ impl Tree {
     /// The new text of the file if it is written, else the present one.
     fn text_of(&self, path: &Path) -> Result<String> {
         let text = match self.at.get(path).map(|at| &self.files[*at].from) {
-            Some(From::Text(text)) => Some(text.clone()),
-            Some(From::Source(src)) => read_text(src)?,
-            Some(From::Lines(_)) | None => read_text(path)?,
+            Some(ContentSource::Text(text)) => Some(text.clone()),
+            Some(ContentSource::Source(src)) => read_text(src)?,
+            Some(ContentSource::Lines(_)) | None => read_text(path)?,
         };
         Ok(text.unwrap_or_default())
     }
@@ -168,9 +170,9 @@ impl Tree {
     fn add_variables(&mut self, options: &Options) -> Result<()> {
         let path = &options.variables_file;
         let text = with_variables(&self.text_of(path)?, &options.variables);
-        self.add(&Wish {
+        self.add(&Entry {
             path: path.clone(),
-            what: What::File(From::Text(text)),
+            what: What::File(ContentSource::Text(text)),
             mode: Some(SECRET_MODE),
             owner: (None, None),
             replace: true,
@@ -180,19 +182,20 @@ impl Tree {
     }
 }
 
-fn file(wish: &Wish, path: PathBuf, from: From) -> File {
-    let (mode, owner, replace, is_secret) = (wish.mode, wish.owner, wish.replace, wish.is_secret);
-    File { path, from, mode, owner, replace, is_secret, validate: wish.validate.clone() }
+fn file(entry: &Entry, path: PathBuf, from: ContentSource) -> File {
+    let (mode, owner, replace, is_secret) =
+        (entry.mode, entry.owner, entry.replace, entry.is_secret);
+    File { path, from, mode, owner, replace, is_secret, validate: entry.validate.clone() }
 }
 
 /// Reads a file as text; `None` when it does not exist.
 pub fn read_text(path: &Path) -> Result<Option<String>> {
     let Some((file, _)) = atomic::open(path)? else { return Ok(None) };
     let mut bytes = Vec::new();
-    let read = file.take(LONGEST + 1).read_to_end(&mut bytes);
+    let read = file.take(MAX_TEXT + 1).read_to_end(&mut bytes);
     read.with_context(|| format!("reading {}", path.display()))?;
     let shown = path.display();
-    ensure!(bytes.len() as u64 <= LONGEST, "{shown} is longer than {} MiB", LONGEST >> 20);
+    ensure!(bytes.len() as u64 <= MAX_TEXT, "{shown} is longer than {} MiB", MAX_TEXT >> 20);
     Ok(Some(String::from_utf8(bytes).with_context(|| format!("{shown} is no text in UTF-8"))?))
 }
 
