@@ -1,4 +1,4 @@
-//! Plan of `state: rolled_back`: going back to a restore point or to a parked state. Pure.
+//! Plans `state: rolled_back`: a rollback to a restore point or to a parked state. Pure.
 
 use crate::names::{self, Kind};
 use crate::options::{Task, Wanted};
@@ -12,11 +12,11 @@ use anyhow::Result;
 use change::{Loss, Plan, Step, Undo};
 use host::clock;
 
-/// What stands in a sentence for an id that is known only when the run begins.
-const LATER: &str = "<id>";
+/// The placeholder in messages for an id that is known only when the run begins.
+const ID_PLACEHOLDER: &str = "<id>";
 
-/// Why one cannot go back to a restore point or parked state, as code and sentence. The info module asks the same.
-pub fn in_the_way(state: &State, entry: &Entry) -> Vec<(&'static str, String)> {
+/// Returns why a rollback to a restore point or parked state is not possible, as codes and sentences. The info module uses it too.
+pub fn obstacles(state: &State, entry: &Entry) -> Vec<(&'static str, String)> {
     let mut why = Vec::new();
     let name = &entry.name;
     match state.there(entry) {
@@ -74,7 +74,7 @@ pub fn in_the_way(state: &State, entry: &Entry) -> Vec<(&'static str, String)> {
     why
 }
 
-/// What to go back to, found in our record.
+/// Finds the record of the restore point or parked state to roll back to.
 pub fn incoming<'a>(state: &'a State, wanted: &Wanted) -> Result<&'a Entry> {
     let (kind, id) = match wanted {
         Wanted::RolledBack(id) => (Kind::RestorePoint, id.as_str()),
@@ -98,7 +98,7 @@ pub fn incoming<'a>(state: &'a State, wanted: &Wanted) -> Result<&'a Entry> {
     }
 }
 
-/// `id` is that of the parked state; none stands for one that is not known yet.
+/// Plans the rollback. `id` is that of the parked state; `None` if it is not known yet.
 pub fn plan(
     state: &State,
     task: &Task,
@@ -109,10 +109,10 @@ pub fn plan(
     let live = state.live()?;
     refuse_unusable(live)?;
     let incoming = incoming(state, &task.wanted)?;
-    if let Some((reason, why)) = in_the_way(state, incoming).into_iter().next() {
+    if let Some((reason, why)) = obstacles(state, incoming).into_iter().next() {
         return Err(refused(reason, why));
     }
-    let parked = names::ours(&live.name, Kind::Parked, id.unwrap_or(LATER));
+    let parked = names::ours(&live.name, Kind::Parked, id.unwrap_or(ID_PLACEHOLDER));
     if state.cluster.find(&parked).is_some() {
         return Err(refused(
             "name_taken",
@@ -125,7 +125,7 @@ pub fn plan(
     let shown = names::ours(
         &live.name,
         Kind::Parked,
-        task.rollback.as_ref().map_or(LATER, |id| id.as_str()),
+        task.rollback.as_ref().map_or(ID_PLACEHOLDER, |id| id.as_str()),
     );
     let mut swap = Step::new(
         Action::Swap,
@@ -142,12 +142,12 @@ pub fn plan(
     }
     plan.steps.push(Step::new(
         Action::CheckIncoming,
-        format!("look whether {} is as it was made", incoming.name),
+        format!("check that {} is unchanged since it was made", incoming.name),
     ));
     plan.steps.push(swap);
     plan.undo = Undo::By(format!(
         "state: rolled_back with parked: {}",
-        task.rollback.as_ref().map_or(LATER, |id| id.as_str())
+        task.rollback.as_ref().map_or(ID_PLACEHOLDER, |id| id.as_str())
     ));
     if !state.cluster.replicas.is_empty() {
         plan.warnings.push(format!(
@@ -156,15 +156,19 @@ pub fn plan(
         ));
     }
     plan.warnings.extend(warnings(state, live));
-    plan.after =
-        after_swap(state, incoming, task.rollback.as_ref().map_or(LATER, |id| id.as_str()), &shown);
+    plan.after = after_swap(
+        state,
+        incoming,
+        task.rollback.as_ref().map_or(ID_PLACEHOLDER, |id| id.as_str()),
+        &shown,
+    );
     let goal = Goal {
         what: what(task),
         key,
         incoming: incoming.clone(),
         outgoing: Entry {
             kind: Kind::Parked,
-            id: id.unwrap_or(LATER).to_owned(),
+            id: id.unwrap_or(ID_PLACEHOLDER).to_owned(),
             name: parked,
             oid: live.oid,
             database: live.name.clone(),
@@ -227,11 +231,11 @@ mod tests {
     }
 
     fn reasons(state: &State) -> Vec<&'static str> {
-        in_the_way(state, &state.entries[0]).into_iter().map(|(reason, _)| reason).collect()
+        obstacles(state, &state.entries[0]).into_iter().map(|(reason, _)| reason).collect()
     }
 
     #[test]
-    fn what_stands_in_the_way_of_going_back() {
+    fn obstacles_to_a_rollback_are_found() {
         assert!(reasons(&state()).is_empty());
         let changed = |change: fn(&mut State)| {
             let mut state = state();

@@ -1,6 +1,6 @@
-//! Apply of `state: present`: a dump from one snapshot, restored at once into a database beside.
+//! Carries out `state: present`: a dump from one snapshot, restored at once into another database of the cluster.
 //!
-//! Invariants: the application goes on writing; what is in the copy is what the snapshot saw, counted in both; only a
+//! Invariants: the application can write meanwhile; the copy has the content of the snapshot, counted in both; only a
 //! copy that was checked and closed is recorded.
 
 use crate::names::{self, Kind};
@@ -24,12 +24,12 @@ use host::spot::Spot;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// For one statement on catalogs.
+/// The timeout of one statement on catalogs.
 const STATEMENT: Duration = Duration::from_secs(120);
 /// How many differences a message names.
-const NAMED: usize = 5;
+const MAX_NAMED: usize = 5;
 
-/// What is captured, and by which programs.
+/// The database to capture, and the programs.
 pub struct Capture<'a> {
     pub task: &'a Task,
     pub psql: &'a Psql,
@@ -41,7 +41,7 @@ pub struct Capture<'a> {
     pub seen: Option<Seen>,
 }
 
-/// What the snapshot saw.
+/// The content of the snapshot.
 pub struct Seen {
     began: Instant,
     survey: Survey,
@@ -51,7 +51,7 @@ pub struct Seen {
 }
 
 impl Capture<'_> {
-    /// No other task on this database has the same, nor one on a database of this name in another cluster.
+    /// Returns the folder of the dump, which is unique to this database of this cluster.
     pub fn work(&self) -> PathBuf {
         let name = format!("reversible-postgres-{}-{}", self.id, self.task.subject.name);
         self.task.work_dir.join(name)
@@ -83,7 +83,7 @@ impl Capture<'_> {
             longest,
         )?;
         let mut ask = |sql: &str| session.ask(sql, STATEMENT);
-        // Of PostgreSQL 17 and newer; others do not know it.
+        // PostgreSQL 17 and newer have this setting.
         ask(
             "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'",
         )?;
@@ -92,7 +92,7 @@ impl Capture<'_> {
         let sequences = serde_json::from_str(&ask(SEQUENCES)?)?;
         let counters = serde_json::from_str(&ask(COUNTERS)?)?;
         let survey = Survey::parse(&ask(SURVEY)?)?;
-        // It is counted while it is dumped.
+        // The rows are counted while they are dumped.
         session.begin(&survey::counting(&survey.tables))?;
         let command = self.psql.command(&self.pg_dump, Some(database)).args([
             "--format=directory",
@@ -114,7 +114,7 @@ impl Capture<'_> {
     pub fn restore(&mut self, intent: &Intent) -> Result<()> {
         let what = format!("making {}", self.name);
         intent.note(MAKING, &Making { name: self.name.clone(), comment: self.comment() })?;
-        // What it says of itself comes with it, so that nobody takes it for something else.
+        // The comment is set in the same transaction as the rights, so that the database is always recognisable.
         let sql = format!(
             "{};\n{};",
             properties::creation(self.live, &self.name),
@@ -122,7 +122,7 @@ impl Capture<'_> {
         );
         if let Err(error) = self.change(&what, &sql) {
             if reason_of(&error) == Some("name_taken") {
-                // Somebody else has just made one of this name: it is not ours to remove.
+                // Someone else has just made a database of this name, which must not be removed.
                 intent.note(MAKING, &())?;
             }
             return Err(error);
@@ -172,14 +172,14 @@ impl Capture<'_> {
         if told.is_empty() {
             return Ok(());
         }
-        let more = told.len().saturating_sub(NAMED);
-        let named = told.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+        let more = told.len().saturating_sub(MAX_NAMED);
+        let named = told.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join("; ");
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-        let msg = format!("{} is not what was dumped: {named}{more}", self.name);
+        let msg = format!("{} differs from what was dumped: {named}{more}", self.name);
         Err(Failure::new("not_verified", msg).with("differences", told).into())
     }
 
-    /// Closed to everybody, then recorded: now it is a restore point.
+    /// Closes the copy to everybody and records it as a restore point.
     pub fn keep(&self, intent: &Intent) -> Result<()> {
         let seen = self.seen()?;
         let limit = format!(

@@ -1,11 +1,11 @@
-//! What a dump does not carry, or what nobody has tried with this: found in the database itself, and refused by name.
+//! Refuses databases with contents that a dump does not carry, or that were not tested with this module.
 
 use crate::plan::refused;
 use crate::state::Database;
 use anyhow::Result;
 use serde::Deserialize;
 
-/// They come with PostgreSQL, and a dump holds all there is of them.
+/// Extensions that come with PostgreSQL and are completely in a dump.
 const EXTENSIONS: [&str; 34] = [
     "plpgsql",
     "amcheck",
@@ -42,9 +42,9 @@ const EXTENSIONS: [&str; 34] = [
     "tablefunc",
     "unaccent",
 ];
-const ALSO: [&str; 4] = ["uuid-ossp", "sslinfo", "seg", "tsm_system_rows"];
+const MORE_EXTENSIONS: [&str; 4] = ["uuid-ossp", "sslinfo", "seg", "tsm_system_rows"];
 
-/// What stands in the way of a dump, as the database itself tells it; see [`CARRIED`].
+/// The contents that could prevent a dump, by the query [`CARRIED`].
 #[derive(Debug, Default, Deserialize)]
 pub struct Contents {
     pub extensions: Vec<Extension>,
@@ -56,7 +56,7 @@ pub struct Contents {
 pub struct Extension {
     pub name: String,
     pub version: String,
-    /// What a restore would install.
+    /// The version that a restore would install.
     pub default: Option<String>,
 }
 
@@ -65,7 +65,7 @@ pub const CARRIED: &str = "SELECT json_build_object('extensions', (SELECT json_a
     'servers', (SELECT coalesce(json_agg(srvname), '[]'::json) FROM pg_foreign_server), \
     'event_triggers', (SELECT coalesce(json_agg(evtname), '[]'::json) FROM pg_event_trigger))";
 
-/// Once it was looked into.
+/// Refuses contents that cannot be captured.
 pub fn refuse(live: &Database, contents: &Contents) -> Result<()> {
     let name = &live.name;
     if !contents.servers.is_empty() {
@@ -83,7 +83,8 @@ pub fn refuse(live: &Database, contents: &Contents) -> Result<()> {
         ));
     }
     for one in &contents.extensions {
-        if !EXTENSIONS.contains(&one.name.as_str()) && !ALSO.contains(&one.name.as_str()) {
+        if !EXTENSIONS.contains(&one.name.as_str()) && !MORE_EXTENSIONS.contains(&one.name.as_str())
+        {
             let msg = format!(
                 "{name} has the extension {}, which has not been tested with this",
                 one.name
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_dump_does_not_carry() {
+    fn contents_that_a_dump_does_not_carry_are_refused() {
         let live = &Database { name: "shop".into(), ..Database::default() };
         let extension = |name: &str, default: &str| Contents {
             extensions: vec![Extension {

@@ -120,7 +120,8 @@ fn enter(psql: &Psql, name: &str, longest: Duration) -> Result<Vec<Session>> {
     let quoted = identifier(name);
     let close = [format!("ALTER DATABASE {quoted} WITH ALLOW_CONNECTIONS false")];
     let what = format!("opening {name} for a moment");
-    let mut door = Session::with_last_words(psql, &what, psql.maintenance(), longest, &close)?;
+    let mut door =
+        Session::with_final_statements(psql, &what, psql.maintenance(), longest, &close)?;
     door.ask(&format!("ALTER DATABASE {quoted} WITH ALLOW_CONNECTIONS true"), STATEMENT)?;
     let what = format!("counting what is in {name}");
     let sessions: Result<Vec<Session>> =

@@ -1,6 +1,6 @@
-//! `postgres_restore_point_info`: what there is to go back to, and what that would cost. Reads only.
+//! `postgres_restore_point_info`: lists restore points and parked states, and what a rollback to each would cost. Reads only.
 
-use crate::back::in_the_way;
+use crate::back::obstacles;
 use crate::compare::Rows;
 use crate::count;
 use crate::names::Kind;
@@ -35,7 +35,7 @@ pub fn of(psql: &Psql, subject: &Subject, counting: &Counting) -> Result<Outcome
     let deadline = Deadline::after(counting.timeout);
     let points: Vec<Value> = (state.ours(Kind::RestorePoint).iter())
         .map(|(entry, found)| {
-            let mut why: Vec<String> = in_the_way(&state, entry).into_iter().map(|(_, why)| why).collect();
+            let mut why: Vec<String> = obstacles(&state, entry).into_iter().map(|(_, why)| why).collect();
             why.extend(refuse_server(&state).err().map(|error| error.to_string().replace("; nothing was changed", "")));
             json!({
                 "deploy_id": entry.id, "database": found.name, "oid": found.oid, "time": entry.at, "release": entry.release,

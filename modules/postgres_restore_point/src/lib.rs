@@ -1,11 +1,11 @@
-//! `postgres_restore_point`: a copy of a PostgreSQL database beside it, and the way back to it by a swap of names.
-//! `postgres_restore_point_info` tells which there are.
+//! `postgres_restore_point`: copies a PostgreSQL database within its cluster, and rolls back to the copy by a swap of names.
+//! `postgres_restore_point_info` lists the copies.
 //!
 //! A restore point is a database that was dumped from one snapshot while it was used, restored at once, checked against
-//! what the snapshot saw, and closed (`capture.rs`). Going back destroys nothing: both databases are whole, and change
-//! their names in one transaction of the server (`swap.rs`). So a killed run is never half way through it: the OID under
-//! the name says what happened, and `order.rs` does the rest before anything else is planned. Ours is what a comment on
-//! the database says and our record of its OID confirms (`state.rs`).
+//! what the snapshot saw, and closed (`capture.rs`). A rollback destroys nothing: both databases stay complete and swap
+//! their names in one transaction of the server (`swap.rs`). After a kill the OID under the name shows whether that was
+//! done, and `order.rs` finishes it before anything else is planned. A database counts as ours if a comment on it says
+//! so and our record of its OID confirms it (`state.rs`).
 
 mod back;
 mod capture;
@@ -56,7 +56,7 @@ use unfinished::{GOAL, Goal, UnfinishedRun, what};
 
 const LOCKS: &str = "/run/reversible-postgres";
 
-/// What this program serves.
+/// The modules of this program.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 
@@ -109,7 +109,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         if invocation.check_mode && !plan.steps.is_empty() {
             let mut outcome = session.carry_out(plan, |_, _| Ok(()), || Ok(Value::Null))?;
             outcome.warnings.push(format!(
-                "a run at {} was stopped half way: this puts in order what it left, and the task is planned after that",
+                "the run of {} was killed: what it has left is finished or removed first, and the task is planned after that",
                 unfinished.since
             ));
             return Ok(outcome);
@@ -122,17 +122,17 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     }
     let outcome = match session.done_before(&state.view())? {
         Some(done) => done,
-        None => planned(&session, invocation, &task, &psql, &state, &unfinished)?,
+        None => run_planned(&session, invocation, &task, &psql, &state, &unfinished)?,
     };
-    Ok(with_ordered(outcome, ordered, &unfinished))
+    Ok(with_recovery(outcome, ordered, &unfinished))
 }
 
-fn with_ordered(mut outcome: Outcome, ordered: Outcome, unfinished: &UnfinishedRun) -> Outcome {
+fn with_recovery(mut outcome: Outcome, ordered: Outcome, unfinished: &UnfinishedRun) -> Outcome {
     let sentences: Vec<String> = ordered.plan.unwrap_or_default();
     if ordered.changed {
         outcome.changed = true;
         outcome.warnings.push(format!(
-            "a run at {} was stopped half way; put in order first: {}",
+            "the run of {} was killed; finished first: {}",
             unfinished.since,
             sentences.join("; ")
         ));
@@ -140,7 +140,7 @@ fn with_ordered(mut outcome: Outcome, ordered: Outcome, unfinished: &UnfinishedR
     outcome
 }
 
-fn planned(
+fn run_planned(
     session: &Session<'_>,
     invocation: &Invocation,
     task: &Task,
@@ -158,7 +158,7 @@ fn planned(
             match order::reached(state, &unfinished.goal)
                 .filter(|_| same && session.rollback().is_none())
             {
-                // Just finished for the run that was killed; without an id nothing else says that it is done.
+                // Just finished for the killed run; without an id nothing else shows that it is done.
                 Some(parked) => {
                     let parked = json!({ "id": parked.id, "database": parked.name });
                     let outcome = session.carry_out(
@@ -190,7 +190,7 @@ fn act_removal(action: &Action, psql: &Psql, task: &Task) -> Result<()> {
     }
 }
 
-/// What is there now.
+/// Observes the current state for the result.
 fn seen(psql: &Psql, task: &Task) -> Result<Value> {
     Ok(state::observe(psql, &task.subject)?.view())
 }
@@ -233,7 +233,7 @@ fn capture(
         |action, intent| match (action, &mut capture) {
             (Action::Remove(_), _) => act_removal(action, psql, task),
             (_, Some(capture)) => {
-                let intent = intent.context("a change without a record of it")?;
+                let intent = intent.context("a change needs a recorded intent")?;
                 match action {
                     Action::Dump => capture.dump(intent),
                     Action::Restore => capture.restore(intent),
@@ -254,12 +254,12 @@ fn capture(
             Ok(now.view())
         },
     );
-    let outcome = done.map_err(|error| give_up(error, psql, task))?;
+    let outcome = done.map_err(|error| recover(error, psql, task))?;
     let storage = json!(storage::find(&state.cluster));
     Ok(outcome.fact("deploy_id", id).fact("restore_point", name).fact("storage", storage))
 }
 
-/// The dump, the copy, and the WAL of the copy. What cannot be seen from here is said.
+/// Requires space for the dump, the copy and the WAL of the copy. Returns a warning about what cannot be checked.
 fn require_room(task: &Task, state: &State, bytes: u64) -> Result<Option<String>> {
     let is_here = task.subject.connection.host.as_ref().is_none_or(|host| host.starts_with('/'));
     let data = state.cluster.data_directory.as_deref().filter(|_| is_here);
@@ -269,8 +269,7 @@ fn require_room(task: &Task, state: &State, bytes: u64) -> Result<Option<String>
     let what = format!("a restore point of {}", state.database);
     let Some(data) = data else {
         Space::require(&what, &task.work_dir, space(1))?;
-        let told =
-            "the disk of the server cannot be seen from here: whether there is room is not known";
+        let told = "the disk of the server cannot be seen from this machine: it is not known whether there is enough space";
         return Ok(Some(told.into()));
     };
     if device(data) == device(&task.work_dir) {
@@ -325,7 +324,7 @@ fn go_back(
             Ok(now.view())
         },
     );
-    let mut outcome = done.map_err(|error| give_up(error, psql, task))?;
+    let mut outcome = done.map_err(|error| recover(error, psql, task))?;
     if !invocation.check_mode {
         outcome.undo = Some(format!("state: rolled_back with parked: {}", goal.outgoing.id));
     }
@@ -357,11 +356,11 @@ fn written(
 
 /// Notes before the first change what cannot be seen later.
 fn begin(intent: Option<&Intent>, goal: &Goal) -> Result<()> {
-    intent.context("a change without a record of it")?.note(GOAL, goal)
+    intent.context("a change needs a recorded intent")?.note(GOAL, goal)
 }
 
-/// After a failure: what the next run would put in order is put in order at once, where that can be done.
-fn give_up(error: Error, psql: &Psql, task: &Task) -> Error {
+/// After a failure: finishes or removes what was begun, as the next run would, if that is possible.
+fn recover(error: Error, psql: &Psql, task: &Task) -> Error {
     let _shield = interrupt::shield();
     let known = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
     let reason = known
@@ -369,20 +368,20 @@ fn give_up(error: Error, psql: &Psql, task: &Task) -> Error {
         .map(|failure| failure.reason)
         .or_else(|| host::reason(&error))
         .unwrap_or("failed");
-    match put_in_order(psql, task) {
+    match finish_killed_run(psql, task) {
         Ok(None) => error,
-        Ok(Some(tale)) => Failure::new(reason, tale).caused_by(error).into(),
+        Ok(Some(outcome_text)) => Failure::new(reason, outcome_text).caused_by(error).into(),
         Err(why) => {
-            let tale = format!(
-                "what was begun could not be put in order ({why:#}); run the same task again, which does that first"
+            let outcome_text = format!(
+                "what was begun could not be finished or removed ({why:#}); run the same task again, which does that first"
             );
-            Failure::new(reason, tale).caused_by(error).into()
+            Failure::new(reason, outcome_text).caused_by(error).into()
         }
     }
 }
 
-/// What became of what was begun; none when nothing was.
-fn put_in_order(psql: &Psql, task: &Task) -> Result<Option<String>> {
+/// Finishes or removes what was begun and describes the result; `None` if nothing was begun.
+fn finish_killed_run(psql: &Psql, task: &Task) -> Result<Option<String>> {
     let unfinished = UnfinishedRun::read(&task.subject.state_dir)?;
     if !unfinished.is_waiting() {
         return Ok(None);
@@ -390,12 +389,12 @@ fn put_in_order(psql: &Psql, task: &Task) -> Result<Option<String>> {
     let state = state::observe(psql, &task.subject)?;
     let plan: Plan<order::Fix> = order::plan(&state, &unfinished);
     plan.steps.iter().try_for_each(|step| order::act(&step.action, psql, task))?;
-    let tale = match order::reached(&state, &unfinished.goal) {
+    let outcome_text = match order::reached(&state, &unfinished.goal) {
         Some(parked) => {
             format!("the names are swapped, and what was live is parked as {}", parked.name)
         }
         None => "everything is as it was before".to_owned(),
     };
     RunNotes::close(&task.subject.state_dir, TASK)?;
-    Ok(Some(tale))
+    Ok(Some(outcome_text))
 }

@@ -1,15 +1,15 @@
-//! Names of databases: those that the user gives, and those that we give.
+//! The names of databases: the user's, and those of restore points and parked states.
 //!
-//! Invariant: a name of ours fits into the 63 bytes that PostgreSQL keeps of a name, and two of them are the same only
-//! for the same database and the same id.
+//! Invariant: a name that is made here fits into the 63 bytes that PostgreSQL keeps of a name, and two of them are equal
+//! only for the same database and the same id.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// PostgreSQL cuts what is longer, without an error.
-pub const LONGEST: usize = 63;
+/// The maximum length of a name; PostgreSQL truncates longer ones without an error.
+pub const MAX_NAME: usize = 63;
 
-/// What a database of ours is.
+/// The kind of a database that was made by this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -33,14 +33,14 @@ impl Kind {
     }
 }
 
-/// The name of the restore point or parked state with this id.
+/// Makes the name of the restore point or parked state with this id.
 pub fn ours(database: &str, kind: Kind, id: &str) -> String {
     let end = format!("{}{id}", kind.infix());
-    let room = LONGEST.saturating_sub(end.len());
+    let room = MAX_NAME.saturating_sub(end.len());
     if database.len() <= room {
         return format!("{database}{end}");
     }
-    // Two long names that begin alike must not meet.
+    // A hash keeps the names of two databases with the same long prefix apart.
     let mark = format!("~{}", short_hash(database));
     format!("{}{mark}{end}", cut(database, room.saturating_sub(mark.len())))
 }
@@ -49,13 +49,13 @@ pub fn short_hash(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().take(3).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The beginning of a text, in whole characters.
+/// Returns the beginning of a text, in whole characters.
 fn cut(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or(0)]
 }
 
-/// The comment by which a database says that it is ours. Our record must name it as well.
+/// Makes the comment that marks a database as ours, together with our record of it.
 pub fn comment(database: &str, kind: Kind, id: &str) -> String {
     format!("reversible.deploy: {} {id} of {database}", kind.name())
 }
@@ -67,8 +67,8 @@ pub fn check(option: &str, name: &str) -> Result<(), ansible_module::Failure> {
         name if name.contains(['\n', '\r']) => {
             "a name with a line break is not supported".to_owned()
         }
-        name if name.len() > LONGEST => {
-            format!("{name} has {} bytes, PostgreSQL keeps {LONGEST}", name.len())
+        name if name.len() > MAX_NAME => {
+            format!("{name} has {} bytes, PostgreSQL keeps {MAX_NAME}", name.len())
         }
         "template0" | "template1" => format!("{name} is what new databases are made of"),
         _ => return Ok(()),
@@ -87,10 +87,10 @@ mod tests {
         assert_eq!(ours("shop", Kind::RestorePoint, ID), format!("shop__before_{ID}"));
         let long = "a".repeat(63);
         let name = ours(&long, Kind::Parked, ID);
-        assert_eq!(name.len(), LONGEST);
+        assert_eq!(name.len(), MAX_NAME);
         assert_ne!(name, ours(&"a".repeat(62), Kind::Parked, ID));
         let wide = ours(&"ü".repeat(31), Kind::Parked, ID);
-        assert!(wide.len() <= LONGEST && wide.starts_with('ü') && wide.ends_with(ID), "{wide}");
+        assert!(wide.len() <= MAX_NAME && wide.starts_with('ü') && wide.ends_with(ID), "{wide}");
     }
 
     #[test]

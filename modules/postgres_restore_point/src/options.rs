@@ -1,8 +1,8 @@
-//! What `postgres_restore_point` accepts, typed and checked once.
+//! The options as typed values, with the checks that a spec cannot express.
 
 use crate::names::{self, short_hash};
 use crate::psql::Connection;
-use ansible_module::{Failure, Options as Given};
+use ansible_module::{Failure, Options as RawOptions};
 use host::account::Accounts;
 use host::deploy_id::DeployId;
 use std::path::PathBuf;
@@ -11,22 +11,22 @@ use std::time::Duration;
 /// The name of this task's intent.
 pub const TASK: &str = "postgres_restore_point";
 
-/// Which database of which server, and where our records of it are.
+/// The database, its server, and the folder of our records.
 #[derive(Debug)]
 pub struct Subject {
     pub database: String,
     pub connection: Connection,
     pub state_dir: PathBuf,
-    /// Of its lock, and of its folders.
+    /// The name of its lock and of its folders.
     pub name: String,
 }
 
 impl Subject {
-    /// For both modules.
-    pub fn parse(given: &Given) -> Result<Subject, Failure> {
-        let database: String = given.get("database")?;
+    /// Parses the options that both modules have.
+    pub fn parse(raw: &RawOptions) -> Result<Subject, Failure> {
+        let database: String = raw.get("database")?;
         names::check("database", &database)?;
-        let maintenance: String = given.get("maintenance_database")?;
+        let maintenance: String = raw.get("maintenance_database")?;
         names::check("maintenance_database", &maintenance)?;
         if maintenance == database {
             let why = format!(
@@ -34,31 +34,28 @@ impl Subject {
             );
             return Err(Failure::bad_option("maintenance_database", why));
         }
-        let os_user: String = given.get("os_user")?;
+        let os_user: String = raw.get("os_user")?;
         let account = Accounts::read().find(&os_user).ok_or_else(|| {
-            Failure::bad_option(
-                "os_user",
-                format!("{os_user} does not stand in /etc/passwd of the target"),
-            )
+            Failure::bad_option("os_user", format!("{os_user} is not in /etc/passwd of the target"))
         })?;
-        let port: Option<u64> = given.get("port")?;
+        let port: Option<u64> = raw.get("port")?;
         let port = port.map(u16::try_from).transpose();
         let connection = Connection {
-            host: given.get::<Option<String>>("host")?.filter(|host| !host.is_empty()),
+            host: raw.get::<Option<String>>("host")?.filter(|host| !host.is_empty()),
             port: port
                 .map_err(|_| Failure::bad_option("port", "expected a number from 1 to 65535"))?,
-            user: given.get("user")?,
+            user: raw.get("user")?,
             account,
-            programs: given.get("programs")?,
+            programs: raw.get("programs")?,
             maintenance,
         };
         for (option, value) in [("host", &connection.host), ("user", &connection.user)] {
             if value.as_ref().is_some_and(|value| value.contains(['\0', '\n'])) {
-                return Err(Failure::bad_option(option, "it holds a NUL or a line break"));
+                return Err(Failure::bad_option(option, "it contains a NUL or a line break"));
             }
         }
-        let app: Option<String> = word(given, "app")?;
-        let base = match (given.get::<Option<PathBuf>>("state_dir")?, app) {
+        let app: Option<String> = word(raw, "app")?;
+        let base = match (raw.get::<Option<PathBuf>>("state_dir")?, app) {
             (Some(folder), _) => folder,
             (None, Some(app)) => format!("/var/lib/reversible/postgres-{app}").into(),
             (None, None) => "/var/lib/reversible/postgres".into(),
@@ -68,8 +65,8 @@ impl Subject {
     }
 }
 
-/// What distinguishes this database of this server from all others, as the name of a file. Neither the record of one
-/// database nor a run that was killed may be taken for another's.
+/// Makes a file name that is unique to this database of this server, so that records and killed runs of different
+/// databases are never mixed up.
 fn name_of(on: &Connection, database: &str) -> String {
     let sound = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '+' };
     let plain: String = database.chars().map(sound).collect();
@@ -106,13 +103,13 @@ pub struct Counting {
 
 impl Counting {
     /// For both modules.
-    pub fn parse(given: &Given) -> Result<Counting, Failure> {
-        let count = match given.get::<String>("count")?.as_str() {
+    pub fn parse(raw: &RawOptions) -> Result<Counting, Failure> {
+        let count = match raw.get::<String>("count")?.as_str() {
             "exact" => Count::Exact,
             "none" => Count::None,
             _ => Count::Estimate,
         };
-        Ok(Counting { count, timeout: given.seconds("count_timeout")? })
+        Ok(Counting { count, timeout: raw.seconds("count_timeout")? })
     }
 }
 
@@ -134,13 +131,13 @@ pub struct Task {
 }
 
 impl Task {
-    pub fn parse(given: &Given) -> Result<Task, Failure> {
-        let subject = Subject::parse(given)?;
-        let state: String = given.get("state")?;
-        let deploy: Option<DeployId> = given.get("deploy_id")?;
-        let rollback: Option<DeployId> = given.get("rollback_id")?;
-        let parked = parked(given)?;
-        let retain: Option<usize> = given.get("retain")?;
+    pub fn parse(raw: &RawOptions) -> Result<Task, Failure> {
+        let subject = Subject::parse(raw)?;
+        let state: String = raw.get("state")?;
+        let deploy: Option<DeployId> = raw.get("deploy_id")?;
+        let rollback: Option<DeployId> = raw.get("rollback_id")?;
+        let parked = parked(raw)?;
+        let retain: Option<usize> = raw.get("retain")?;
         if retain.is_some() && state == "rolled_back" {
             return Err(Failure::bad_option("retain", "a rollback prunes nothing"));
         }
@@ -159,24 +156,24 @@ impl Task {
             ("absent", None, Some(id)) => Wanted::AbsentParked(id),
             ("absent", None, None) if retain.is_some() => Wanted::Pruned,
             _ => {
-                let msg = "deploy_id or parked must say what this is about";
+                let msg = "expected deploy_id (a restore point) or parked (a parked state)";
                 return Err(Failure::new("bad_options", msg));
             }
         };
-        // In a rollback the deploy id names the restore point; it is no run.
+        // In a rollback the deploy id names the restore point and not the run.
         let fence = rollback.clone().or(deploy.filter(|_| state == "present"));
         Ok(Task {
             subject,
             wanted,
-            release: word(given, "release")?,
-            jobs: given.get("jobs")?,
-            work_dir: given.get("work_dir")?,
+            release: word(raw, "release")?,
+            jobs: raw.get("jobs")?,
+            work_dir: raw.get("work_dir")?,
             retain,
-            keep: given.get("keep")?,
-            swap_timeout: given.seconds("swap_timeout")?,
-            lock_timeout: given.seconds("lock_timeout")?,
-            task_timeout: given.seconds("task_timeout")?,
-            counting: Counting::parse(given)?,
+            keep: raw.get("keep")?,
+            swap_timeout: raw.seconds("swap_timeout")?,
+            lock_timeout: raw.seconds("lock_timeout")?,
+            task_timeout: raw.seconds("task_timeout")?,
+            counting: Counting::parse(raw)?,
             rollback,
             fence,
         })
@@ -196,9 +193,9 @@ pub fn new_id() -> Result<DeployId, Failure> {
     DeployId::generate().map_err(|why| Failure::new("failed", "no id for it").caused_by(why))
 }
 
-fn parked(given: &Given) -> Result<Option<String>, Failure> {
+fn parked(raw: &RawOptions) -> Result<Option<String>, Failure> {
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    match given.get::<Option<String>>("parked")? {
+    match raw.get::<Option<String>>("parked")? {
         Some(text) if text.is_empty() || text.len() > 32 || !text.bytes().all(sound) => {
             let expected = "expected the id of a parked state, such as 20261121t090000z-1c2d";
             Err(Failure::bad_option("parked", format!("{expected}, got {text:?}")))
@@ -207,8 +204,8 @@ fn parked(given: &Given) -> Result<Option<String>, Failure> {
     }
 }
 
-fn word(given: &Given, name: &'static str) -> Result<Option<String>, Failure> {
-    let value: Option<String> = given.get(name)?;
+fn word(raw: &RawOptions, name: &'static str) -> Result<Option<String>, Failure> {
+    let value: Option<String> = raw.get(name)?;
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@+-".contains(&byte);
     match value {
         Some(text)

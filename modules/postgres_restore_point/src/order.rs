@@ -1,4 +1,4 @@
-//! What a killed run has left is put in order before anything else is planned; and so is what a run that fails leaves.
+//! Finishes or removes what a killed run has left, before anything else is planned, and what a failed run leaves.
 //!
 //! Invariant: afterwards one complete database has the name, accepts connections, and nothing half-made is there. A swap
 //! is one transaction of the server: it happened or it did not, and the OID under the name says which.
@@ -22,12 +22,12 @@ use std::time::Duration;
 const CHANGE: Duration = Duration::from_secs(60);
 
 pub enum Fix {
-    /// The name may be connected to again.
+    /// Lets the database accept connections again.
     Open(String),
     Close(String),
     RemoveHalfMade(String),
     RemoveWork(PathBuf),
-    /// A swap that was done and not recorded.
+    /// Records a swap that was done and not recorded.
     RecordSwap(Box<Goal>),
 }
 
@@ -40,7 +40,10 @@ pub fn plan(state: &State, unfinished: &UnfinishedRun) -> Plan<Fix> {
         if let Some(live) =
             live.filter(|live| !live.allow && [incoming.oid, outgoing.oid].contains(&live.oid))
         {
-            step(Fix::Open(live.name.clone()), format!("let {} be connected to again", live.name));
+            step(
+                Fix::Open(live.name.clone()),
+                format!("let {} accept connections again", live.name),
+            );
         }
         let swapped = live.is_some_and(|live| live.oid == incoming.oid);
         if swapped
@@ -55,7 +58,7 @@ pub fn plan(state: &State, unfinished: &UnfinishedRun) -> Plan<Fix> {
         if state.there(incoming).is_some_and(|found| found.allow) {
             step(
                 Fix::Close(incoming.name.clone()),
-                format!("let nobody connect to {}", incoming.name),
+                format!("close {} to connections", incoming.name),
             );
         }
     }
@@ -64,7 +67,7 @@ pub fn plan(state: &State, unfinished: &UnfinishedRun) -> Plan<Fix> {
             state.entries.iter().any(|entry| entry.name == *name && state.there(entry).is_some());
         let half_made = state.cluster.find(name).is_some_and(|found| match &found.comment {
             Some(said) => said == comment,
-            // It was made a moment ago: nobody else makes one that lets nobody in.
+            // Made by the killed run: nobody else makes one that accepts no connections.
             None => found.limit == 0,
         });
         if half_made && !is_whole {
@@ -90,7 +93,7 @@ pub fn act(fix: &Fix, psql: &Psql, task: &Task) -> Result<()> {
             format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true;", identifier(name)),
         ),
         Fix::Close(name) => close(psql, name),
-        // Nobody but the run that was killed knows of it: clients of its own may still be there.
+        // Only the killed run knows of it, whose own clients may still be connected.
         Fix::RemoveHalfMade(name) => change(
             "removing what was not finished",
             format!("DROP DATABASE IF EXISTS {} WITH (FORCE);", identifier(name)),
@@ -103,15 +106,15 @@ pub fn act(fix: &Fix, psql: &Psql, task: &Task) -> Result<()> {
     }
 }
 
-/// Nobody may connect to a restore point or a parked state.
+/// Closes a restore point or a parked state to connections.
 pub fn close(psql: &Psql, name: &str) -> Result<()> {
     let sql = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false;", identifier(name));
     psql.change(&format!("closing {name}"), psql.maintenance(), &sql, Deadline::after(CHANGE))
         .map(drop)
 }
 
-/// That this rollback is done is recorded, so that it is not done again, and then what was parked: whoever finds the
-/// second finds the first.
+/// Records that this rollback is done, so that it is not done again, and then what was parked: if the second record
+/// exists, the first does too.
 pub fn record_swap(task: &Task, goal: &Goal) -> Result<()> {
     if let Some(key) = &goal.key {
         let folder = SafeFolder::ensure(&task.subject.state_dir, 0o700)?;
@@ -120,13 +123,13 @@ pub fn record_swap(task: &Task, goal: &Goal) -> Result<()> {
     record::add(&task.subject.state_dir, &goal.outgoing)
 }
 
-/// The comment of a database as a statement.
+/// Makes the statement that sets the comment of a database.
 pub fn commenting(name: &str, comment: Option<&str>) -> String {
     let text = comment.map_or("NULL".to_owned(), literal);
     format!("COMMENT ON DATABASE {} IS {text}", identifier(name))
 }
 
-/// Whether the goal was just reached by a run that was killed: what that task asked for is what is live.
+/// Returns the entry that is live, if a killed run has just reached the goal of this task.
 pub fn reached<'a>(state: &State, goal: &'a Option<Goal>) -> Option<&'a Entry> {
     let goal = goal.as_ref()?;
     let live = state.cluster.find(&state.database)?;
@@ -157,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_being_made_is_removed() {
+    fn only_unfinished_databases_are_removed() {
         let making =
             Making { name: "p".into(), comment: names::comment("shop", Kind::RestorePoint, "x") };
         let run = UnfinishedRun { making: Some(making.clone()), ..UnfinishedRun::default() };
@@ -178,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_swap_happened_or_it_did_not() {
+    fn a_killed_swap_is_recorded_or_reverted() {
         let mark = names::comment("shop", Kind::RestorePoint, "x");
         let mut state = state(Some(&mark), -1);
         let live = state.live().unwrap().oid;
@@ -196,7 +199,7 @@ mod tests {
         shop.allow = false;
         assert_eq!(
             steps(&state, &run),
-            ["let shop be connected to again", "let nobody connect to p"]
+            ["let shop accept connections again", "close p to connections"]
         );
         let shop = state.cluster.databases.iter_mut().find(|one| one.name == "shop").unwrap();
         (shop.oid, shop.allow) = (7, true);

@@ -1,7 +1,6 @@
-//! What all plans of this module have in common: their actions, and what neither a capture nor a rollback can do
-//! without. `present.rs`, `back.rs` and `prune.rs` make them. Pure.
+//! The actions and common requirements of all plans. `present.rs`, `back.rs` and `prune.rs` make the plans. Pure.
 //!
-//! Invariant: whatever would stop half way is refused before the first change.
+//! Invariant: what would fail later is refused before the first change.
 
 use crate::record::Entry;
 use crate::state::{Database, Session, State};
@@ -10,7 +9,7 @@ use anyhow::Result;
 use change::Plan;
 use std::collections::BTreeMap;
 
-/// Consent to what becomes of a logical slot.
+/// The word of consent for logical slots that stay with the parked database.
 pub const SLOTS: &str = "logical_slots";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,19 +37,19 @@ pub fn refused(reason: &'static str, why: String) -> anyhow::Error {
     Failure::new(reason, format!("{why}; nothing was changed")).into()
 }
 
-/// What neither a capture nor a rollback can do without.
+/// Refuses servers on which neither a capture nor a rollback is possible.
 pub fn refuse_server(state: &State) -> Result<()> {
     let cluster = &state.cluster;
     if cluster.in_recovery {
         return Err(refused(
             "in_recovery",
-            "the server is in recovery (a replica): go to its primary".into(),
+            "the server is in recovery (a replica): run the task on its primary".into(),
         ));
     }
     if !cluster.superuser {
         return Err(refused(
             "not_superuser",
-            format!("{} is no superuser: name one in `user`", cluster.user),
+            format!("{} is not a superuser: give one in `user`", cluster.user),
         ));
     }
     Ok(())
@@ -60,11 +59,11 @@ pub fn refuse_unusable(live: &Database) -> Result<()> {
     if live.limit == -2 {
         return Err(refused(
             "invalid_database",
-            format!("a DROP DATABASE of {} was stopped half way", live.name),
+            format!("a DROP DATABASE of {} was interrupted", live.name),
         ));
     }
     if !live.allow {
-        let msg = format!("somebody has set ALLOW_CONNECTIONS of {} to false", live.name);
+        let msg = format!("someone has set ALLOW_CONNECTIONS of {} to false", live.name);
         return Err(refused("not_accepting", msg));
     }
     Ok(())
@@ -91,7 +90,7 @@ pub fn warnings(state: &State, live: &Database) -> Vec<String> {
     told
 }
 
-/// Who is connected, counted by user and application.
+/// Describes the sessions, counted by user and application.
 pub fn sessions(all: &[Session]) -> Vec<String> {
     let mut by: BTreeMap<String, usize> = BTreeMap::new();
     for one in all {
@@ -103,7 +102,7 @@ pub fn sessions(all: &[Session]) -> Vec<String> {
     by.into_iter().map(|(who, count)| format!("{who} ({count})")).collect()
 }
 
-/// Of a restore point that is what is live.
+/// Makes the error for a restore point that was made live.
 pub fn used(entry: &Entry) -> anyhow::Error {
     let msg = format!(
         "the restore point {} was made live, and is none any more: what was written since cannot be taken back by it",

@@ -1,4 +1,4 @@
-//! Plan of `state: present`: a restore point. Pure.
+//! Plans `state: present`: a restore point. Pure.
 
 use crate::names::{self, Kind};
 use crate::options::Task;
@@ -13,7 +13,7 @@ pub fn is_captured(state: &State, id: &str) -> bool {
     state.ours(Kind::RestorePoint).iter().any(|(entry, _)| entry.id == id)
 }
 
-/// For `state: present`, before the database is looked into.
+/// Refuses what can be seen before the contents of the database are read.
 pub fn refuse(state: &State, id: &str) -> Result<()> {
     refuse_server(state)?;
     let live = state.live()?;
@@ -65,7 +65,7 @@ pub fn plan(state: &State, task: &Task, id: &str) -> Result<Plan<Action>> {
                 Action::Check,
                 format!("analyze {name}, and compare it with what was dumped"),
             ),
-            Step::new(Action::Keep, format!("let nobody connect to {name}, and record it")),
+            Step::new(Action::Keep, format!("close {name} to connections and record it")),
         ];
         plan.undo = Undo::By(format!("state: absent with deploy_id: {id}"));
         plan.warnings.extend(warnings(state, live));

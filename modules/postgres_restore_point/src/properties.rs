@@ -1,12 +1,12 @@
-//! What hangs on a database itself and is in no dump: its owner, rights, settings and limits. They are put onto a
-//! restore point when it is made.
+//! The properties of a database that are in no dump: owner, rights, settings and limits. They are set on a restore
+//! point when it is made.
 //!
-//! Invariant: a setting means on the restore point what it means on the original, lists included.
+//! Invariant: a setting has the same meaning on the restore point as on the original, also lists.
 
 use crate::quote::{identifier, literal};
 use crate::state::{Database, Grant, Setting};
 
-/// Their values are lists of names, kept with their quotes: one string would be one name.
+/// Settings whose values are lists of names with quotes; set as one string, they would be one name.
 const LISTS: [&str; 6] = [
     "local_preload_libraries",
     "search_path",
@@ -16,7 +16,7 @@ const LISTS: [&str; 6] = [
     "unix_socket_directories",
 ];
 
-/// An empty database like the original. Until it is whole only superusers can connect.
+/// Makes the statement that creates an empty database like the original. Until it is complete, only superusers can connect.
 pub fn creation(original: &Database, name: &str) -> String {
     let mut sql = format!(
         "CREATE DATABASE {} WITH TEMPLATE template0 OWNER {} ENCODING {} LC_COLLATE {} LC_CTYPE {} TABLESPACE {} CONNECTION LIMIT 0",
@@ -43,7 +43,7 @@ pub fn creation(original: &Database, name: &str) -> String {
     sql
 }
 
-/// The statements that give a database its rights and settings.
+/// Makes the statements that set rights and settings.
 pub fn statements(original: &Database, name: &str) -> Vec<String> {
     let database = identifier(name);
     let mut all = Vec::new();
@@ -59,7 +59,7 @@ pub fn statements(original: &Database, name: &str) -> Vec<String> {
 fn granting(grant: &Grant, database: &str) -> String {
     let to = grant.to.as_deref().map_or("PUBLIC".to_owned(), identifier);
     let option = if grant.grantable { " WITH GRANT OPTION" } else { "" };
-    // A keyword: the server gives it, and what it may be is known.
+    // A keyword from the server, which must be a known one.
     let privilege = match grant.privilege.as_str() {
         "CREATE" => "CREATE",
         "TEMPORARY" => "TEMPORARY",
@@ -77,7 +77,7 @@ fn setting_to(setting: &Setting, database: &str) -> String {
         }
         false => literal(&setting.value),
     };
-    // `namespace.name` is one name to SET, of two parts.
+    // `namespace.name` is quoted as two identifiers.
     let name: Vec<String> = setting.name.split('.').map(identifier).collect();
     let name = name.join(".");
     match &setting.role {
@@ -88,7 +88,7 @@ fn setting_to(setting: &Setting, database: &str) -> String {
     }
 }
 
-/// The names of a list such as `"$user", public`.
+/// Parses a list of names such as `"$user", public`.
 fn elements(list: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = list.trim_start();

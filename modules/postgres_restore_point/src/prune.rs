@@ -1,8 +1,8 @@
-//! Removals: what `state: absent` and `retain` drop.
+//! Plans and carries out removals: what `state: absent` and `retain` drop.
 //!
-//! Invariant: what is dropped is ours by comment and OID, looked at once more right before; nobody is connected to it; it
-//! is not what the task is about, not the newest, not in `keep`. What stands in the way of a removal that was asked for
-//! refuses it, and of a retention leaves it, with a warning.
+//! Invariant: a dropped database is ours by comment and OID, checked again right before; nobody is connected to it; it
+//! is not the one of the task, not the newest, not in `keep`. An obstacle refuses a requested removal, and makes
+//! retention skip the database with a warning.
 
 use crate::names::Kind;
 use crate::options::{Task, Wanted};
@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use change::{Loss, Plan, Step, Undo};
 use host::deadline::Deadline;
 
-/// Consent to having nothing left that one could go back to.
+/// The word of consent for removing the last state to roll back to.
 pub const LAST: &str = "last_way_back";
 
 pub fn absent(state: &State, task: &Task) -> Result<Plan<Action>> {
@@ -28,7 +28,7 @@ pub fn absent(state: &State, task: &Task) -> Result<Plan<Action>> {
     };
     if let Some((kind, id)) = about {
         let all = state.ours(kind);
-        // Removed by an earlier run, or never there: absent is what was asked for.
+        // Already absent.
         if let Some((entry, found)) = all.iter().find(|(entry, _)| entry.id == id) {
             remove(state, task, entry, found, &mut plan)?;
         }
@@ -87,7 +87,7 @@ fn gone(plan: &mut Plan<Action>, name: &str) {
     }
 }
 
-/// Why it cannot be dropped.
+/// Returns why the database cannot be dropped.
 fn needed(found: &Database) -> Option<String> {
     let who = match (found.sessions.is_empty(), found.prepared.is_empty()) {
         (false, _) => {
@@ -99,7 +99,7 @@ fn needed(found: &Database) -> Option<String> {
     Some(format!("{}: {who}", found.name))
 }
 
-/// What `retain` gives up, beyond the newest of each kind. `coming` will be made, and counts too.
+/// Plans what `retain` removes: all but the newest of each kind. `coming` is how many will be made and counts too.
 pub fn retention(
     state: &State,
     task: &Task,
@@ -140,12 +140,12 @@ pub fn retention(
     }
 }
 
-/// Looks once more, then drops.
+/// Checks the database again and drops it.
 pub fn drop_database(psql: &Psql, task: &Task, removal: &Removal) -> Result<()> {
     let now = state::observe(psql, &task.subject)?;
     let name = &removal.entry.name;
     let Some(found) = now.there(&removal.entry) else {
-        let msg = format!("{name} is not there any more, or is not what we have made");
+        let msg = format!("{name} does not exist any more, or was not made by this module");
         return Err(Failure::new("moved", msg).into());
     };
     if let Some(why) = needed(found) {
@@ -158,7 +158,7 @@ pub fn drop_database(psql: &Psql, task: &Task, removal: &Removal) -> Result<()> 
         &sql,
         Deadline::after(task.task_timeout),
     );
-    done.map(drop).with_context(|| "the database is whole")
+    done.map(drop).with_context(|| "the database is unchanged")
 }
 
 #[cfg(test)]
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn retention_keeps_the_newest_and_what_is_needed() {
+    fn retention_keeps_the_newest_and_needed_states() {
         let mut state = state(&["a", "b", "c", "d"]);
         let plan = absent(&state, &pruning(1, &[])).unwrap();
         assert_eq!(dropped(&plan), ["a", "b", "c"]);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_way_back_needs_its_own_word() {
+    fn removing_the_last_state_needs_consent() {
         let id = "20261121t084500z-7f3a";
         let plan = absent(&state(&[id]), &removing(id, &[])).unwrap();
         let words: Vec<Option<&str>> = plan.losses().map(|loss| loss.accept).collect();

@@ -1,5 +1,5 @@
-//! `psql`, `pg_dump` and `pg_restore`: how they are found and called, and what their failures mean. No other file runs
-//! one of them, so that what has to stand before a command (to reach a container, say) would stand here.
+//! `psql`, `pg_dump` and `pg_restore`: finds and calls them, and explains their errors. No other file runs one of them,
+//! so that a prefix of commands (to reach a container, for example) would be added here.
 //!
 //! Invariants: no shell; SQL goes in by stdin; no startup file is read (`-X`) and no password asked for (`-w`); they
 //! run as the account of the options; settings of a database or role cannot change what a query of ours means.
@@ -16,20 +16,20 @@ use std::time::Duration;
 
 use crate::quote;
 
-/// For what only reads from catalogs.
+/// The timeout of queries on catalogs.
 const READ: Duration = Duration::from_secs(60);
-/// What a listing may hold.
-const MOST: usize = 64 << 20;
-/// Where the packages of Debian and of PostgreSQL's own repositories put the programs of each major version.
-const PLACES: [(&str, &str); 2] = [("/usr/lib/postgresql", ""), ("/usr", "pgsql-")];
-/// Nothing that is set for the database or for the role may stop or redirect us: a statement timeout, a search path,
-/// a database that is read-only by default.
+/// The maximum size of a listing.
+const MAX_LISTING: usize = 64 << 20;
+/// The folders of the programs of each major version in packages of Debian and of PostgreSQL's own repositories.
+const PACKAGE_FOLDERS: [(&str, &str); 2] = [("/usr/lib/postgresql", ""), ("/usr", "pgsql-")];
+/// Settings that override those of the database or the role: a statement timeout, a search path, read-only
+/// transactions by default.
 const SETTINGS: &str = "-c search_path=pg_catalog -c default_transaction_read_only=off \
     -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 \
     -c client_min_messages=warning -c standard_conforming_strings=on -c row_security=off \
     -c DateStyle=ISO -c TimeZone=UTC";
 
-/// Where the server is and how its clients run.
+/// The server, and how its clients are run.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// A folder with a socket, or a host.
@@ -37,9 +37,9 @@ pub struct Connection {
     pub port: Option<u16>,
     pub user: Option<String>,
     pub account: Account,
-    /// The folder of the programs; where packages put them without it.
+    /// The folder of the programs; `None` for those of packages.
     pub programs: Option<PathBuf>,
-    /// The database that is connected to for what is about databases as such.
+    /// The database to connect to for statements about databases.
     pub maintenance: String,
 }
 
@@ -52,7 +52,7 @@ impl Psql {
     pub fn find(connection: &Connection) -> Result<Psql> {
         let psql = match &connection.programs {
             Some(folder) => Some(folder.join("psql")).filter(|path| path.exists()),
-            // Every psql can ask every server; the newest knows most.
+            // Any psql can query any server, so the newest is used.
             None => packaged().into_iter().map(|(_, folder)| folder.join("psql")).next_back(),
         };
         let psql = match (psql, &connection.programs) {
@@ -67,7 +67,7 @@ impl Psql {
         Ok(Psql { connection: connection.clone(), psql })
     }
 
-    /// A program of the server's own major version: another one may write or read what the server does not know.
+    /// Finds a program of the server's own major version: other versions may be incompatible with the server.
     pub fn tool(&self, name: &str, major: u32) -> Result<PathBuf> {
         let path = match &self.connection.programs {
             Some(folder) => folder.join(name),
@@ -101,7 +101,7 @@ impl Psql {
         }
     }
 
-    /// Any client program, with the server that it reaches and the account that it runs as.
+    /// Makes the command of a client program, with the server and the account.
     pub fn command(&self, program: &Path, database: Option<&str>) -> Command {
         let on = &self.connection;
         let mut command = Command::new(program).run_as(&on.account).cwd("/");
@@ -127,7 +127,7 @@ impl Psql {
         }
     }
 
-    /// psql with unaligned output and nothing but answers in it.
+    /// Makes the command of psql with unaligned output of results only.
     pub fn client(&self, database: &str) -> Command {
         self.command(&self.psql, Some(database)).args([
             "-X",
@@ -145,22 +145,25 @@ impl Psql {
         database: &str,
         sql: &str,
         deadline: Deadline,
-        if_we_die: IfWeDie,
+        if_killed: IfWeDie,
     ) -> Result<String> {
         let command = self.client(database).args(["-v", "ON_ERROR_STOP=1", "-f", "-"]);
-        let done =
-            command.stdin(sql).output_limit(MOST).deadline(deadline).if_we_die(if_we_die).run();
+        let done = command
+            .stdin(sql)
+            .output_limit(MAX_LISTING)
+            .deadline(deadline)
+            .if_we_die(if_killed)
+            .run();
         Ok(done.map_err(|failed| explained(failed, what))?.text()?.to_owned())
     }
 
-    /// What one query answers as JSON.
+    /// Runs one query and parses its result as JSON.
     pub fn ask<T: DeserializeOwned>(&self, what: &str, database: &str, sql: &str) -> Result<T> {
         let text = self.run(what, database, sql, Deadline::after(READ), IfWeDie::DiesToo)?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("{what}: the answer cannot be understood"))
+        serde_json::from_str(&text).with_context(|| format!("{what}: the result cannot be parsed"))
     }
 
-    /// Statements that change something, each committed by itself unless they say otherwise.
+    /// Runs statements that change something, each in a transaction of its own unless they begin one.
     pub fn change(
         &self,
         what: &str,
@@ -176,10 +179,10 @@ impl Psql {
     }
 }
 
-/// Major versions and their folders, the oldest first.
+/// Finds installed major versions and their folders, the oldest first.
 fn packaged() -> Vec<(u32, PathBuf)> {
     let mut found = Vec::new();
-    for (folder, prefix) in PLACES {
+    for (folder, prefix) in PACKAGE_FOLDERS {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let major = name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
@@ -193,7 +196,7 @@ fn packaged() -> Vec<(u32, PathBuf)> {
     found
 }
 
-/// From `pg_dump (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)`.
+/// Parses `pg_dump (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)`.
 fn major_of(said: &str) -> Option<u32> {
     let version = said.split("(PostgreSQL) ").nth(1)?;
     let end = version.find(|c: char| !c.is_ascii_digit())?;
@@ -204,7 +207,7 @@ fn missing(name: &str, place: &str) -> Failure {
     Failure::new("program_missing", format!("there is no {name} {place}; nothing was changed"))
 }
 
-/// A failed command as a failure of ours: what was tried, and what helps.
+/// Makes the error for a failed command, with what was tried and what helps.
 pub fn explained(failed: Failed, what: &str) -> Failure {
     let (reason, cure) = match failed.cause {
         Cause::NonZero => meaning(&failed.stderr.to_lowercase()),
@@ -219,7 +222,7 @@ pub fn explained(failed: Failed, what: &str) -> Failure {
 
 pub fn meaning(text: &str) -> (&'static str, &'static str) {
     const MEANINGS: &[(&str, &str, &str)] = &[
-        // The first function that an older server does not have.
+        // Older servers do not have this function.
         (
             "pg_database_collation_actual_version",
             "server_too_old",
@@ -252,14 +255,14 @@ pub fn meaning(text: &str) -> (&'static str, &'static str) {
         ("must be ", "permission_denied", "user must be a superuser"),
         ("too many clients", "too_many_sessions", "the server allows no more sessions"),
         ("remaining connection slots", "too_many_sessions", "the server allows no more sessions"),
-        ("is being accessed by other users", "sessions", "somebody is connected to it"),
+        ("is being accessed by other users", "sessions", "there are connections to it"),
         (
             "not currently accepting connections",
             "not_accepting",
-            "somebody has set ALLOW_CONNECTIONS to false",
+            "someone has set ALLOW_CONNECTIONS to false",
         ),
         ("no space left on device", "no_space", "the disk is full: free some space"),
-        ("is not available", "extension_missing", "its files are not installed beside the server"),
+        ("is not available", "extension_missing", "its files are not installed on the server"),
         ("already exists", "name_taken", ""),
     ];
     let known = MEANINGS.iter().find(|(part, _, _)| text.contains(part));
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failures_mean() {
+    fn errors_are_recognised() {
         for (stderr, reason) in [
             (include_str!("captured/no-server-15.txt"), "unreachable"),
             (include_str!("captured/sessions-15.txt"), "sessions"),

@@ -1,14 +1,14 @@
-//! Quoting for SQL and for connection strings: the only place where a name or a value becomes part of either.
+//! Quoting for SQL and for connection strings: names and values become part of either only here.
 //!
-//! Invariant: what comes out is one token to PostgreSQL and to psql, whatever goes in. Both read UTF-8, which
-//! `psql.rs` sets; a NUL can stand in neither and is refused with the options.
+//! Invariant: the result is one token to PostgreSQL and to psql, for any input. Both read UTF-8, which `psql.rs` sets; a
+//! NUL is refused with the options.
 
-/// A name of SQL.
+/// Quotes an SQL identifier.
 pub fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A string of SQL. With a backslash in it as `E''`, which means the same under every
+/// Quotes an SQL string. One with a backslash becomes `E''`, which does not depend on
 /// `standard_conforming_strings`.
 pub fn literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");
@@ -18,7 +18,7 @@ pub fn literal(text: &str) -> String {
     }
 }
 
-/// The argument of `--dbname` for just this database: a mere name that holds `=` or begins like an address would be
+/// Makes the argument of `--dbname` for this database: a plain name with `=`, or one that begins like a URI, would be
 /// read as a connection string.
 pub fn dbname(name: &str) -> String {
     format!("dbname='{}'", name.replace('\\', "\\\\").replace('\'', "\\'"))

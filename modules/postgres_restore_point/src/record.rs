@@ -1,7 +1,7 @@
-//! Our own record of the databases that we have made or parked: one line of JSON each, in the state folder.
+//! The record of the databases that this module has made or parked: one line of JSON each, in the state folder.
 //!
-//! Invariant: only what is whole stands in it. A database that lacks its line was never finished, one whose line names
-//! another OID is somebody else's.
+//! Invariant: it has only complete databases. A database without a line was never finished; one whose line has another
+//! OID was made by someone else.
 
 use crate::names::Kind;
 use crate::survey::Counters;
@@ -21,19 +21,19 @@ pub struct Entry {
     pub id: String,
     pub name: String,
     pub oid: u32,
-    /// What it is a restore point of, or was live as.
+    /// The database of which it is a restore point, or whose name it had.
     pub database: String,
-    /// What was live when it was made.
+    /// The OID of the live database when it was made.
     pub live_oid: u32,
     pub at: String,
     pub release: Option<String>,
     /// The server's major version.
     pub major: u32,
-    /// The comment of the database itself, which it has again when it is live.
+    /// The original comment of the database, which is restored when it is live.
     pub comment: Option<String>,
-    /// Of what is in it, where it was looked at.
+    /// The digest of its content, if it was determined.
     pub digest: Option<String>,
-    /// How many rows had been written when it was captured.
+    /// The counters of written rows when it was captured.
     pub counters: Option<Counters>,
     /// How long its capture took.
     pub milliseconds: Option<u64>,
@@ -63,7 +63,7 @@ pub fn add(state_dir: &Path, entry: &Entry) -> Result<()> {
     append_line(&state_dir.join(FILE), serde_json::to_string(entry)?.as_bytes()).map(drop)
 }
 
-/// In the order in which they were made; a later line about the same database holds.
+/// Reads the entries in their order; a later line about the same database replaces an earlier one.
 pub fn read(state_dir: &Path) -> Result<Vec<Entry>> {
     let Some(folder) = SafeFolder::find(state_dir)? else { return Ok(Vec::new()) };
     let path = folder.join(FILE);
@@ -76,7 +76,7 @@ pub fn read(state_dir: &Path) -> Result<Vec<Entry>> {
     let mut all: Vec<Entry> = Vec::new();
     for (number, line) in lines.enumerate() {
         let entry: Entry = serde_json::from_slice(line).with_context(|| {
-            format!("line {} of {} is broken; take it out", number + 1, path.display())
+            format!("line {} of {} is invalid; remove it", number + 1, path.display())
         })?;
         all.retain(|known| known.oid != entry.oid);
         all.push(entry);
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_of_a_database_holds() {
+    fn the_last_line_of_a_database_counts() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(
             folder.path(),

@@ -1,7 +1,7 @@
-//! A session that stays open while we do something else: it holds a snapshot, or keeps a door open.
+//! A session of psql that stays open: it holds a snapshot, or reopens the database at its end.
 //!
-//! Invariants: it ends when its input does, which the kernel closes when we are killed; every answer has a deadline;
-//! an error of the server is an error of ours, statement by statement.
+//! Invariants: it ends with its input, which the kernel closes when this process is killed; every answer has a deadline;
+//! each statement's error is returned.
 
 use crate::psql::{Psql, explained, meaning};
 use ansible_module::Failure;
@@ -17,31 +17,31 @@ use std::os::fd::AsFd;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// What the last line of an answer begins with.
+/// The beginning of the last line of an answer.
 const MARK: &str = "reversible.deploy:answered";
-/// How often a wait looks for a signal.
-const LOOK_EVERY: u16 = 50;
-/// To end, when it has nothing more to do.
+/// How often a wait checks for signals.
+const POLL_MILLISECONDS: u16 = 50;
+/// The timeout of ending an idle session.
 const END: Duration = Duration::from_secs(20);
 
 pub struct Session {
     what: String,
     input: Option<File>,
     output: File,
-    heard: Vec<u8>,
+    received: Vec<u8>,
     asked: u32,
     client: Option<JoinHandle<Result<Output, Failed>>>,
 }
 
 impl Session {
-    /// A session that ends with us, `longest` from now at the latest.
+    /// Opens a session that ends with this process, and after `longest` at the latest.
     pub fn open(psql: &Psql, what: &str, database: &str, longest: Duration) -> Result<Session> {
         Session::start(psql, what, database, longest, &[], IfWeDie::DiesToo)
     }
 
-    /// A session that carries out these statements when its input ends: also when we are killed before it was told to. A
-    /// transaction that is open then is rolled back first.
-    pub fn with_last_words(
+    /// Opens a session that runs these statements when its input ends, also when this process is killed. An open
+    /// transaction is rolled back first.
+    pub fn with_final_statements(
         psql: &Psql,
         what: &str,
         database: &str,
@@ -57,14 +57,14 @@ impl Session {
         database: &str,
         longest: Duration,
         words: &[String],
-        if_we_die: IfWeDie,
+        if_killed: IfWeDie,
     ) -> Result<Session> {
         let (read_input, input) = pipe_with(PipeFlags::CLOEXEC).context("a pipe")?;
         let (output, write_output) = pipe_with(PipeFlags::CLOEXEC).context("a pipe")?;
-        // No ON_ERROR_STOP: the last words are said whatever happened before, and each answer says whether it is an error.
+        // No ON_ERROR_STOP: the final statements must run in any case, and each answer says whether it is an error.
         let mut command = psql.client(database).args(["-f", "-"]);
         if !words.is_empty() {
-            // In a new session: what the other one has begun ends with it.
+            // In a new connection, since a transaction of the old one ends with it.
             command = command.args(["-c", "\\connect"]).outlives_reader();
         }
         for word in words {
@@ -74,10 +74,10 @@ impl Session {
             .stdin_from(read_input.into())
             .stdout_to(write_output.into())
             .deadline(longest)
-            .if_we_die(if_we_die);
+            .if_we_die(if_killed);
         let client = thread::spawn(move || {
             let ended = command.run();
-            // With its end of the pipe, which the reader waits for.
+            // The thread owns its end of the pipe, whose closing the reader waits for.
             drop(command);
             ended
         });
@@ -85,7 +85,7 @@ impl Session {
             what: what.to_owned(),
             input: Some(input.into()),
             output: output.into(),
-            heard: Vec::new(),
+            received: Vec::new(),
             asked: 0,
             client: Some(client),
         };
@@ -107,7 +107,7 @@ impl Session {
         }
     }
 
-    /// One statement, and what it answers.
+    /// Runs one statement and returns its result.
     pub fn ask(&mut self, statement: &str, deadline: impl Into<Deadline>) -> Result<String> {
         self.begin(statement)?;
         self.answer(deadline.into())
@@ -128,7 +128,7 @@ impl Session {
                 return Err(Failure::new("timed_out", msg).into());
             }
             let mut fds = [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::from(LOOK_EVERY)) {
+            match poll(&mut fds, PollTimeout::from(POLL_MILLISECONDS)) {
                 Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
                 Ok(_) => {}
                 Err(error) => return Err(error).context("waiting for psql"),
@@ -136,19 +136,19 @@ impl Session {
             let mut buffer = [0; 64 << 10];
             match self.output.read(&mut buffer).context("reading what psql says")? {
                 0 => return Err(self.gone()),
-                n => self.heard.extend_from_slice(&buffer[..n]),
+                n => self.received.extend_from_slice(&buffer[..n]),
             }
         }
     }
 
-    /// The answer that was heard in whole.
+    /// Takes a complete answer from the received output.
     fn take_answer(&mut self) -> Result<Option<String>> {
-        if !self.heard.ends_with(b"\n") {
+        if !self.received.ends_with(b"\n") {
             return Ok(None);
         }
-        let heard = String::from_utf8_lossy(&self.heard).into_owned();
-        let Some(answer) = answer_in(&heard) else { return Ok(None) };
-        self.heard.clear();
+        let received = String::from_utf8_lossy(&self.received).into_owned();
+        let Some(answer) = answer_in(&received) else { return Ok(None) };
+        self.received.clear();
         match answer {
             Answer::Text(text) => Ok(Some(text)),
             Answer::Error(message) => {
@@ -159,7 +159,7 @@ impl Session {
         }
     }
 
-    /// Why it has ended although nobody asked it to.
+    /// Makes the error for a session that has ended unexpectedly.
     fn gone(&mut self) -> anyhow::Error {
         self.input = None;
         let ended = self.client.take().map(JoinHandle::join);
@@ -180,20 +180,20 @@ impl Session {
         }
     }
 
-    /// Lets it say its last words and waits until it is gone.
+    /// Closes the input, so that the final statements run, and waits for the end.
     pub fn end(mut self) -> Result<()> {
         self.input = None;
         let Some(client) = self.client.take() else { return Ok(()) };
         match client.join() {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(failed)) => Err(explained(failed, &self.what).into()),
-            Err(_) => bail!("a thread of ours has died"),
+            Err(_) => bail!("a worker thread panicked"),
         }
     }
 }
 
 impl Drop for Session {
-    /// Its last words are said before we go on.
+    /// Waits until the final statements have run.
     fn drop(&mut self) {
         self.input = None;
         if let Some(client) = self.client.take() {
@@ -208,16 +208,16 @@ enum Answer {
     Error(String),
 }
 
-fn answer_in(heard: &str) -> Option<Answer> {
-    let at = match heard.starts_with(MARK) {
+fn answer_in(received: &str) -> Option<Answer> {
+    let at = match received.starts_with(MARK) {
         true => 0,
-        false => heard.find(&format!("\n{MARK}"))? + 1,
+        false => received.find(&format!("\n{MARK}"))? + 1,
     };
-    let (line, _) = heard[at..].split_once('\n')?;
+    let (line, _) = received[at..].split_once('\n')?;
     let mut words = line[MARK.len()..].trim_start().splitn(4, ' ');
     let (_number, error, _state) = (words.next(), words.next()?, words.next());
     match error {
-        "false" => Some(Answer::Text(heard[..at].trim_end_matches('\n').to_owned())),
+        "false" => Some(Answer::Text(received[..at].trim_end_matches('\n').to_owned())),
         _ => Some(Answer::Error(words.next().unwrap_or_default().to_owned())),
     }
 }

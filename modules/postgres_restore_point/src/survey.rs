@@ -132,11 +132,11 @@ pub fn sequences_below(before: &[Sequence], restored: &[Sequence]) -> Vec<String
 
 /// Statement that lets no sequence stand before these.
 pub fn catching_up(sequences: &[Sequence]) -> Result<String> {
-    let given = crate::quote::literal(&serde_json::to_string(sequences)?);
+    let raw = crate::quote::literal(&serde_json::to_string(sequences)?);
     Ok(format!(
         "SELECT count(setval(format('%I.%I', s.schemaname, s.sequencename)::regclass, \
          greatest(least(l.last, s.max_value), s.min_value), true)) \
-         FROM json_to_recordset({given}) AS l(schema text, name text, last bigint) \
+         FROM json_to_recordset({raw}) AS l(schema text, name text, last bigint) \
          JOIN pg_sequences s ON s.schemaname = l.schema AND s.sequencename = l.name \
          WHERE CASE WHEN s.cycle THEN s.last_value IS DISTINCT FROM l.last \
          WHEN s.increment_by > 0 THEN coalesce(s.last_value < l.last, true) \

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 const STATEMENT: Duration = Duration::from_secs(60);
 /// Between two looks at whether sessions have ended.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_MILLISECONDS: Duration = Duration::from_millis(10);
 
 /// Opens what will become live, and looks whether it still is what was captured.
 pub fn check(psql: &Psql, incoming: &Entry) -> Result<()> {
@@ -50,8 +50,13 @@ pub fn swap(psql: &Psql, task: &Task, goal: &Goal) -> Result<()> {
     let mut new = Session::open(psql, "setting the sequences", &goal.incoming.name, longest)?;
     let open = format!("ALTER DATABASE {live} WITH ALLOW_CONNECTIONS true");
     let words = [open.clone()];
-    let mut door =
-        Session::with_last_words(psql, "swapping the names", psql.maintenance(), longest, &words)?;
+    let mut door = Session::with_final_statements(
+        psql,
+        "swapping the names",
+        psql.maintenance(),
+        longest,
+        &words,
+    )?;
     let mine =
         [&mut old, &mut new].map(|session| session.ask("SELECT pg_backend_pid()", STATEMENT));
     let mine: Vec<String> = mine.into_iter().collect::<Result<_>>()?;
@@ -115,20 +120,20 @@ fn end_sessions(
             let msg = format!("sessions of {name} did not end within {span} (swap_timeout)");
             return Err(Failure::new("sessions", msg).into());
         }
-        deadline.sleep(LOOK_EVERY)?;
+        deadline.sleep(POLL_MILLISECONDS)?;
     }
 }
 
 /// No number is given out twice: nobody else is in either database now.
 fn catch_up(old: &mut Session, new: &mut Session, deadline: Deadline) -> Result<()> {
-    let given: Vec<Sequence> = serde_json::from_str(&old.ask(SEQUENCES, deadline)?)?;
-    new.ask(&survey::catching_up(&given)?, deadline)?;
+    let raw: Vec<Sequence> = serde_json::from_str(&old.ask(SEQUENCES, deadline)?)?;
+    new.ask(&survey::catching_up(&raw)?, deadline)?;
     let now: Vec<Sequence> = serde_json::from_str(&new.ask(SEQUENCES, deadline)?)?;
     let same = |one: &&Sequence| {
         now.iter().any(|other| (&one.schema, &one.name) == (&other.schema, &other.name))
     };
     // One whose limits are narrower now cannot stand where the other stood.
-    let both: Vec<Sequence> = given.iter().filter(same).cloned().collect();
+    let both: Vec<Sequence> = raw.iter().filter(same).cloned().collect();
     let below = survey::sequences_below(&both, &now);
     ensure!(below.is_empty(), "{}", below.join("; "));
     Ok(())

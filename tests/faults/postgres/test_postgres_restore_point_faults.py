@@ -193,7 +193,7 @@ def test_whoever_is_killed_while_nobody_may_connect(tmp_path: Path) -> None:
             assert not shop.open() and shop.unfinished()
             assert shop.info()["unfinished"]
         told = shop.do(check=True, state="absent", retain=9)
-        assert told["plan"] == [f"let {shop.name} be connected to again", f"let nobody connect to shop__before_{DEPLOY}"]
+        assert told["plan"] == [f"let {shop.name} accept connections again", f"close shop__before_{DEPLOY} to connections"]
         shop.do(state="absent", retain=9)
         nothing_is_left(shop, both)
         app.writes()

@@ -341,7 +341,7 @@ def test_root_takes_no_starter_from_a_folder_of_a_user(side: Side) -> None:
 @pytest.mark.parametrize("change, words", [
     ({"argv": ["app"]}, "argv must begin with the absolute path of a program"),
     ({"argv": []}, "argv must begin with the absolute path of a program"),
-    ({"user": "no-such-user"}, "user no-such-user is no number and does not stand in /etc/passwd"),
+    ({"user": "no-such-user"}, "user no-such-user is neither a number nor a name in /etc/passwd"),
     ({"pidfile": "run/web.pid"}, "expected an absolute path, got \"run/web.pid\""),
     ({"name": "backend"}, "its name and its pidfile must be no other's"),
 ])

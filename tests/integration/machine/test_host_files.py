@@ -194,7 +194,7 @@ def test_what_a_host_refuses(site: Site) -> None:
     for reason, words, odd in (
         ("bad_options", "each file has one of", {"path": "a"}),
         ("bad_options", "a link has a target", {"path": "a", "state": "link"}),
-        ("bad_options", "does not stand in /etc/passwd", {"path": "a", "content": "x", "owner": "nobody-here"}),
+        ("bad_options", "is neither a number nor a name in /etc/passwd", {"path": "a", "content": "x", "owner": "nobody-here"}),
         ("unsafe_path", "is no symbolic link", {"path": "file", "state": "link", "target": "x"}),
         ("unsafe_path", "is a folder with something in it", {"path": "full", "state": "absent"}),
         ("unsafe_path", "is not a regular file", {"path": "full", "content": "x"}),
