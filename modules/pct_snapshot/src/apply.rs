@@ -23,7 +23,6 @@ use anyhow::{Context, Result, bail};
 use host::clock;
 use host::command::Failed;
 use host::deadline::{Deadline, FIRST_PAUSE, poll_until};
-use host::folder::SafeFolder;
 use host::interrupt;
 use host::lock::Lock;
 use host::record::Intent;
@@ -34,11 +33,10 @@ const LOCKS: &str = "/run/reversible-pct";
 
 /// Locks a container. The lock is not in the state folder, so that a refused run leaves nothing there.
 pub fn lock(task: &Task) -> Result<Vec<Lock>> {
-    let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
-    let vmid = task.subject.vmid;
-    Lock::acquire(&folder.join(format!("{vmid}.lock")), TASK, task.run(), task.lock_timeout)
-        .map(|lock| vec![lock])
-        .with_context(|| format!("waiting for another task on CT {vmid}"))
+    let name = task.subject.vmid.to_string();
+    let (locks, subject) = (Path::new(LOCKS), format!("CT {name}"));
+    let lock = Lock::acquire_in(locks, &name, &subject, TASK, task.run(), task.lock_timeout)?;
+    Ok(vec![lock])
 }
 
 pub struct Apply<'a> {

@@ -16,7 +16,6 @@ use host::folder::SafeFolder;
 use host::lock::Lock;
 use host::none_if_missing;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -25,14 +24,10 @@ const LOCKS: &str = "/run/reversible-releases";
 
 /// Locks a folder of releases. The lock is not in that folder, so that a refused run leaves nothing there.
 pub fn lock(task: &Task, folder: &Folder) -> Result<Vec<Lock>> {
-    let locks = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
-    let canonical = fs::canonicalize(&folder.dest).unwrap_or_else(|_| folder.dest.clone());
-    let digest = Sha256::digest(canonical.as_os_str().as_encoded_bytes());
-    let name = host::hex(&digest[..8]);
     let id = task.fence.as_ref().map(|(id, _)| id);
-    Lock::acquire(&locks.join(format!("{name}.lock")), "release_artifact", id, task.lock_timeout)
-        .map(|lock| vec![lock])
-        .with_context(|| format!("waiting for another task on {}", folder.dest.display()))
+    let (locks, dest) = (Path::new(LOCKS), &folder.dest);
+    let lock = Lock::acquire_for_path(locks, dest, "release_artifact", id, task.lock_timeout)?;
+    Ok(vec![lock])
 }
 
 pub struct Apply<'a> {

@@ -14,7 +14,6 @@ use crate::zfs::Zfs;
 use ansible_module::Failure;
 use anyhow::{Context, Result, bail};
 use host::clock;
-use host::folder::SafeFolder;
 use host::interrupt;
 use host::lock::Lock;
 use host::record::Intent;
@@ -27,14 +26,12 @@ const LOCKS: &str = "/run/reversible-zfs";
 /// Lets one task at a time work on a pool. The locks are not in the state folder: a run that is
 /// refused leaves nothing behind there.
 pub fn lock(task: &Task) -> Result<Vec<Lock>> {
-    let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
     // Always in the same order, so that two tasks never wait for each other.
     let pools: BTreeSet<&str> =
         task.subject.datasets.iter().map(|name| pool_of(name.as_str())).collect();
     let locks = pools.into_iter().map(|pool| {
-        let path = folder.join(format!("{pool}.lock"));
-        Lock::acquire(&path, TASK, task.run_id(), task.lock_timeout)
-            .with_context(|| format!("waiting for another task on the pool {pool}"))
+        let (folder, subject) = (Path::new(LOCKS), format!("the pool {pool}"));
+        Lock::acquire_in(folder, pool, &subject, TASK, task.run_id(), task.lock_timeout)
     });
     locks.collect()
 }
