@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the playbook `status` shows, put together from what was seen of the load balancers, the hosts, the data and the ledger. Pure: no I/O, no Ansible."""
+"""What the playbook `status` shows, from the observed states of the load balancers, the hosts, the data and the ledger. Pure: no I/O, no Ansible."""
 from __future__ import annotations
 
 import typing as t
@@ -30,7 +30,7 @@ def load_balancers(looked: t.Sequence[Seen], hosts: Seen) -> dict[str, t.Any]:
 
 
 def restore_points(deploys: t.Sequence[Seen]) -> list[dict[str, t.Any]]:
-    """Each restore point that the ledger names, and whether one can go back to it now, as the ledger judges what was seen."""
+    """Each restore point in the ledger, and whether a rollback to it is possible now, by the observed states."""
     return [{"deploy_id": one["deploy_id"], "layer": layer, "host": point["host"], "name": point["name"], "open": bool(point.get("open")),
              "why": point.get("why") or ""}
             for one in deploys for layer in LAYERS.values() for point in points_of(one, layer)]

@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What came of a flip of several load balancers, by what each said before, in it and after it. Pure: no I/O, no Ansible."""
+"""The result of a flip of several load balancers, from their states before, during and after it. Pure: no I/O, no Ansible."""
 from __future__ import annotations
 
 import typing as t
@@ -10,12 +10,12 @@ Said = t.Mapping[str, t.Any]
 
 
 def flip_astray(hosts: t.Sequence[str], before: Said, now: Said) -> list[str]:
-    """Those that do not serve what they served before, or do not say."""
+    """The load balancers whose active colour is not the one before the flip, or is not known."""
     return [host for host in hosts if "active" not in now[host] or now[host]["active"] != before[host]["active"] or now[host].get("unfinished")]
 
 
 def flip_results(hosts: t.Sequence[str], before: Said, done: Said, now: Said, failed: str) -> dict[str, t.Any]:
-    """What was done; after a failure (`failed` is where), what is there now."""
+    """The results of the flips; after a failure on the host `failed`, the present state."""
     told = {}
     for host in hosts:
         flip = done.get(host, {})

@@ -41,7 +41,7 @@ def ways_back(deploys: t.Sequence[Deploy]) -> dict[str, str]:
 
 
 def open_ways(deploys: t.Sequence[Deploy], previous: t.Mapping[str, t.Any]) -> list[str]:
-    """What is open when one way is closed, in words. `previous` is the colour that the load balancers remember, with its release."""
+    """Which other rollbacks are possible when one is not, in words. `previous` is the colour that the load balancers remember, with its release."""
     found = []
     # A colour that does not run holds its release all the same: a restore starts it, and needs no registry.
     for one in deploys:
@@ -71,7 +71,7 @@ def half_way_run(deploys: t.Sequence[Deploy], hosts: t.Sequence[str], run: str) 
 
 
 def restore_point(deploys: t.Sequence[Deploy], run: str, to: str, mode: str, hosts: t.Mapping[str, t.Sequence[str]]) -> dict[str, t.Any]:
-    """Where a rollback goes. `hosts` are those that are known (`all`), and those of the colours (`colors`; none in place)."""
+    """The restore point of a rollback. `hosts` has all known hosts (`all`) and those of the colours (`colors`; empty in place)."""
     point = to or ways_back(deploys).get(mode, "")
     layers = {layer: points for one in deploys if one["deploy_id"] == point for layer, points in one["restore_points"].items()
               if layer in (*LAYERS.values(), "color") and LAYERS.get(mode, layer) == layer}
@@ -167,7 +167,7 @@ def joint_plan(plans: t.Sequence[t.Mapping[str, t.Any]], point: str, flip: t.Seq
 
 
 def plan_refusal(plan: t.Mapping[str, t.Any], confirm: t.Any, accept: t.Sequence[str], agreed: str = "") -> str:
-    """Why a plan may not be carried out; nothing when it was agreed to. What was agreed to for a run that was killed (`agreed`) holds for the rest of it."""
+    """Why a plan may not be carried out; empty if it was confirmed. A plan that was confirmed for a killed run (`agreed`) counts for the rest of it."""
     given = str(confirm or "").lower()
     consent = "" if given in ("false", "no") else given
     if consent and consent in (plan["id"], agreed) or consent in ("true", "yes") and not set(plan["accept"]) - set(accept):

@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What Incus, Proxmox, Docker and Compose say, as the roles need it. Pure: no I/O, no Ansible."""
+"""Parses the output of Incus, Proxmox, Docker and Compose for the roles. Pure: no I/O, no Ansible."""
 from __future__ import annotations
 
 import json
@@ -58,7 +58,7 @@ def compose_clashes(said: t.Sequence[str]) -> list[str]:
 
 
 def last_lines(results: Results) -> list[str]:
-    """The last line that each command said that failed."""
+    """The last line of output of each command that failed."""
     return [((one.get("stderr") or "").strip() or one.get("msg", "it failed")).splitlines()[-1] for one in results if one.get("rc", 1) != 0]
 
 

@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What failed, in one line: it is the headline of a run, of its notification and of its report. Pure: no I/O, no Ansible."""
+"""The reason of a failure in one line, for the end of a run, its notification and its report. Pure: no I/O, no Ansible."""
 from __future__ import annotations
 
 import re
@@ -11,7 +11,7 @@ LONGEST = 300   # characters of a program's last line
 
 
 def failure_reason(result: t.Any) -> str:
-    """Of a task that failed, as `ansible_failed_result` has it. Of a loop what its items said, each once: the loop itself says only that some failed."""
+    """The reason of a failed task, from `ansible_failed_result`. Of a loop the messages of its items, each once: the loop itself only says that some failed."""
     result = result if isinstance(result, t.Mapping) else {}
     failed = [one for one in result.get("results") or [] if isinstance(one, t.Mapping) and (one.get("failed") or one.get("unreachable"))]
     said = [text if isinstance(text := one.get("msg"), str) else " ".join(map(str, text)) for one in failed or [result] if one.get("msg")]

@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How far the hosts of a run have come, by the facts that each has set. Pure: no I/O, no Ansible.
+"""Which phases of a run its hosts have finished, by the facts that each has set. Pure: no I/O, no Ansible.
 
 A fact counts only when it holds the id of this run: an earlier one of the same ansible-playbook may have left it. Nothing is concluded from a failure
 that nobody saw.
@@ -19,7 +19,7 @@ def hosts_reached(hosts: t.Sequence[str], facts: Facts, mark: str, run: str) -> 
 
 
 def hosts_lacking(hosts: t.Sequence[str], facts: Facts, mark: str, run: str) -> dict[str, t.Any]:
-    """The hosts that have not come so far, and what failed, as far as it was seen."""
+    """The hosts that have not finished the phase, and what failed, as far as it is known."""
     there = hosts_reached(hosts, facts, mark, run)
     failed = hosts_reached(hosts, facts, "flow_failed_in", run)
     return {"hosts": [host for host in hosts if host not in there],
@@ -27,6 +27,6 @@ def hosts_lacking(hosts: t.Sequence[str], facts: Facts, mark: str, run: str) -> 
 
 
 def seen(hosts: t.Sequence[str], facts: Facts, fact: str, run: str) -> dict[str, t.Any]:
-    """What each host has seen in this run, as its fact of that name; nothing for one that did not come so far."""
+    """The observed state of each host in this run, which is its fact of that name; None for a host without one."""
     there = hosts_reached(hosts, facts, f"{fact}_in", run)
     return {host: facts[host].get(fact) if host in there else None for host in hosts}

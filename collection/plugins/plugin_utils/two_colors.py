@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the roles of apps with two colours work out: what belongs to each component in each colour, how it is probed, and what each colour holds.
+"""Decisions of the roles of apps with two colours: the parts of each component in each colour, its probes, and the release of each colour.
 Pure: no I/O, no Ansible.
 
 A side is one component in one colour. Loops go over sides, and an item of a loop stands in the output when it fails: a side lacks what may hold secrets

@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a long task is at, shown while it runs.
+"""Shows the progress of a long task while it runs.
 
 The binary writes one line into a file beside itself (ansible_module::tell), whose name we choose. When a task has run for some
 seconds, a thread reads that line every few seconds, over a second use of the same connection, and shows it on stderr: stdout belongs
@@ -34,17 +34,17 @@ from ansible_collections.reversible.deploy.plugins.plugin_utils.target_cache imp
 display = Display()
 
 EVERY = 5.0       # seconds
-SELDOM = 60.0     # where nothing is told, looks become rarer up to this
-LAST_LOOK = 5.0   # for so long the end waits for a look that is under way
+SELDOM = 60.0     # the longest pause between two looks while the binary reports nothing
+LAST_LOOK = 5.0   # how long the end waits for a look that is running
 LONGEST = 200     # characters that are shown
 ARGUMENT = "_ansible_reversible_progress"
-# Those that run every command in a process of its own. Over ssh only with ControlPersist: nobody logs in again to look.
+# Transports that run every command in a process of its own. Over ssh only with ControlPersist, so that no look needs a login.
 TRANSPORTS = ("ssh", "local")
 
 
 @contextlib.contextmanager
 def watched(action: t.Any, args: dict[str, t.Any], title: str, hidden: Secrets) -> t.Iterator[dict[str, t.Any]]:
-    """While this lasts, what the binary tells is shown; it is to be run with the arguments that come out."""
+    """Shows the progress of the binary until the block ends. The binary must be run with the returned arguments."""
     watch = None
     with contextlib.suppress(Exception):
         if _is_wanted(action, args):
@@ -59,14 +59,14 @@ def watched(action: t.Any, args: dict[str, t.Any], title: str, hidden: Secrets) 
 
 
 def _is_wanted(action: t.Any, args: dict[str, t.Any]) -> bool:
-    """At -vvv core would show each command of ours, in the midst of those of the task."""
+    """Not at -vvv, where core would show these commands among those of the task."""
     quiet = display.verbosity < 3 and not C.DEFAULT_DEBUG
     plain = not args.get("_ansible_check_mode") and not args.get("_ansible_no_log")
     return _every() > 0 and quiet and plain and action._connection.transport in TRANSPORTS
 
 
 class Watch:
-    """One thread that looks on."""
+    """A thread that reads the progress again and again."""
 
     def __init__(self, action: t.Any, title: str, hidden: Secrets) -> None:
         self._connection, self._title, self._secrets = action._connection, title, hidden
@@ -89,7 +89,7 @@ class Watch:
     def end(self) -> None:
         self._ended.set()
         self._thread.join(LAST_LOOK)
-        with self._telling:   # whatever it still shows, it has shown; from here on it shows nothing
+        with self._telling:   # from here on nothing is shown any more
             self._shown = ""
 
     def _look_on(self) -> None:
@@ -106,7 +106,7 @@ class Watch:
                 self._show(line)
 
     def _read(self) -> str | None:
-        """What is told, maybe nothing; None: it cannot be known."""
+        """The reported line, which may be empty; None if it cannot be read."""
         if self._connection.transport == "ssh" and not getattr(self._connection, "_persistent", False):
             return None
         nonce = secrets.token_hex(8)

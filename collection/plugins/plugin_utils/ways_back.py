@@ -1,8 +1,8 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was seen of each layer, as the ledger's judge wants it: deploy_ledger_info says with it which restore points are open, and deploy_ledger writes it into
-the metrics. Pure: no I/O, no Ansible."""
+"""The observed state of each layer, in the form that the ledger needs: deploy_ledger_info uses it to say which restore points are open, and
+deploy_ledger writes it into the metrics. Pure: no I/O, no Ansible."""
 from __future__ import annotations
 
 import typing as t
@@ -16,7 +16,7 @@ IN_PLACE = {"pct": "container", "compose": "compose", "kube": "rollout"}
 
 def seen_layers(load_balancers: Seen, strategy: str, facts: t.Mapping[str, Seen], app_hosts: t.Sequence[str], data_hosts: t.Sequence[str],
                 run: str, database_hosts: t.Sequence[str] = ()) -> dict[str, t.Any]:
-    """`load_balancers` as they are read together, or empty; what the hosts have seen in this run is in their facts."""
+    """`load_balancers` is their combined state, or empty; the states of the hosts in this run are in their facts."""
     hosts, data = seen_by(app_hosts, facts, "flow_seen_app", run), seen_by(data_hosts, facts, "flow_seen_data", run)
     return layers(load_balancers, IN_PLACE.get(strategy, ""), hosts, data, seen_by(database_hosts, facts, "flow_seen_databases", run))
 
