@@ -21,8 +21,8 @@ description:
     log lines.
   - "What did not change since the last backup is kept once: unchanged images and files cost nothing."
   - >-
-    A restore parks what it replaces, starts the recorded images, compares them, and puts the parked state
-    back when it fails. What it had put in place is then parked too, since services may have written to it.
+    A restore parks what it replaces, starts the recorded images, compares them, and restores the parked state
+    when it fails. The restored data is then parked too, since services may have written to it.
   - >-
     Containers are put back as they were too: what was stopped, or had ended, is made where it is missing and
     not started, what was paused is paused again, and each replica has its own anonymous volumes.
@@ -30,7 +30,7 @@ description:
     Data is exchanged in one call of the kernel for each folder, so that none is ever missing: on ext4, xfs,
     btrfs, tmpfs, f2fs, and OpenZFS 2.2 or newer. Restart policies are V(no) meanwhile. What cannot be
     exchanged is refused before anything is stopped.
-  - A run that was killed is finished, or taken back, by the next one, and what it has stopped is started.
+  - A killed run is finished or reverted by the next one, and what it has stopped is started.
 options:
   project_dir:
     description:
@@ -83,12 +83,11 @@ options:
     description:
       - V(present) makes a backup, unless there is one of this O(deploy_id).
       - >-
-        V(restored) puts the project back to a backup. What it replaces is parked beside, so that it can be
-        undone.
+        V(restored) puts the project back to a backup. What it replaces is parked in the same folder, so that
+        it can be undone.
       - >-
-        V(thawed) starts what a killed run has left stopped or paused, and puts back what a killed restore has
-        replaced. Where services have run since on what that had put in place, it is brought to its end
-        instead.
+        V(thawed) starts what a killed run has left stopped or paused, and reverts a killed restore. If
+        services have run on the restored data since, the restore is finished instead.
       - V(absent) removes a backup, or what is parked.
     type: str
     default: present
@@ -104,7 +103,7 @@ options:
   deploy_id:
     description:
       - >-
-        The id of the deploy, which finds the backup again. For O(state=present) a run with an older id than
+        The id of the deploy, by which the backup is found. For O(state=present) a run with an older id than
         the last one seen is refused.
     type: str
   latest:
@@ -114,8 +113,8 @@ options:
   undo:
     description:
       - >-
-        For O(state=restored): the O(rollback_id) of an earlier restore. What that one has parked is put back,
-        and what is there now is parked.
+        For O(state=restored): the O(rollback_id) of an earlier restore. What it has parked is restored, and
+        the present state is parked.
     type: str
   parked:
     description:
@@ -149,7 +148,7 @@ options:
       - What happens to the containers that can write to the data while it is copied.
       - "V(stop): they are stopped, which any database survives."
       - "V(pause): they are paused one after the other, as if the power had failed."
-      - "V(live): they go on. Only for data that does not change, or whose O(dumps) count."
+      - "V(live): they keep running. Only for data that does not change, or that is restored from O(dumps)."
     type: str
     default: stop
     choices:
@@ -192,9 +191,9 @@ options:
     description:
       - How many backups are kept. Older ones are removed after the new one was verified.
       - >-
-        What restores have parked is dropped likewise, all but that of the newest ones of this number. What
-        services have run on before a restore was taken back is not, and neither is what was found in the way
-        of one: only O(state=absent) removes that.
+        Data that restores have parked is removed likewise, except that of so many newest restores. Data on
+        which services have run before a restore was reverted stays, and so do files that were set aside: only
+        O(state=absent) removes them.
     type: int
   keep:
     description:
@@ -217,10 +216,10 @@ options:
       - gzip
   verify:
     description:
-      - "How a new backup is proven. V(checksums): all of it is read again."
+      - "How a new backup is verified. V(checksums): all of it is read again."
       - >-
-        V(restore): it is also brought up as a project of its own, without ports and without a way out, and
-        removed again.
+        V(restore): it is also started as a separate project, without ports and without a network to the
+        outside, and removed again.
     type: str
     default: checksums
     choices:
@@ -401,7 +400,7 @@ after:
   returned: success
   type: dict
 backup:
-  description: The backup that this was about, or null.
+  description: The backup of the task, or null.
   returned: success
   type: str
   sample: backup-20261121-084500
@@ -426,7 +425,7 @@ consistency:
   returned: after a backup
   type: dict
 deploy_id:
-  description: The deploy id that it bears, or null.
+  description: Its deploy id, or null.
   returned: success
   type: str
 freeze_ms:
@@ -466,12 +465,12 @@ loss:
       returned: always
       type: str
 parked:
-  description: Where that lies which was replaced.
+  description: The paths of what was replaced.
   returned: after a restore, also a failed one
   type: list
   elements: str
 path:
-  description: Where it lies, or null.
+  description: Its path, or null.
   returned: success
   type: str
 plan:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: compose_backup_info
-short_description: Tell which backups of a Docker Compose project there are, and what is going on
+short_description: List the backups of a Docker Compose project, and the progress of a running task
 version_added: "0.1.0"
 author:
   - The reversible.deploy authors (!UNKNOWN)
 description:
   - >-
-    The backups, what restores have parked, what a killed run has left, and how far a running one is. Changes
-    nothing.
+    Lists the backups, what restores have parked, what a killed run has left, and the progress of a running
+    task. Changes nothing.
 options:
   project_dir:
     description:
@@ -181,7 +181,7 @@ latest:
   returned: success
   type: str
 parked:
-  description: What restores have parked, and what stood in the way of one.
+  description: What restores have parked, and files that they have set aside.
   returned: success
   type: list
   elements: dict
@@ -200,9 +200,7 @@ parked:
       type: list
       elements: str
     rollback_id:
-      description: >-
-        The id of the restore, or the one under which it is kept what a restore had put in place that was
-        taken back.
+      description: The id of the restore, or the one under which the data of a reverted restore is parked.
       returned: always
       type: str
 progress:

@@ -36,17 +36,17 @@ const WHICH: &[Opt] = &[
         .choices(&["present", "restored", "thawed", "absent"])
         .about(&[
             "V(present) makes a backup, unless there is one of this O(deploy_id).",
-            "V(restored) puts the project back to a backup. What it replaces is parked beside, so that it can be undone.",
-            "V(thawed) starts what a killed run has left stopped or paused, and puts back what a killed restore has replaced. Where services have run since on what that had put in place, it is brought to its end instead.",
+            "V(restored) puts the project back to a backup. What it replaces is parked in the same folder, so that it can be undone.",
+            "V(thawed) starts what a killed run has left stopped or paused, and reverts a killed restore. If services have run on the restored data since, the restore is finished instead.",
             "V(absent) removes a backup, or what is parked.",
         ]),
     Opt::new("name", Kind::Str).about(&["The name of a backup, C(backup-YYYYMMDD-HHMMSS)."]),
     Opt::new("deploy_id", Kind::Str).about(&[
-        "The id of the deploy, which finds the backup again. For O(state=present) a run with an older id than the last one seen is refused.",
+        "The id of the deploy, by which the backup is found. For O(state=present) a run with an older id than the last one seen is refused.",
     ]),
     Opt::new("latest", Kind::Bool).about(&["For O(state=restored): the newest complete backup."]),
     Opt::new("undo", Kind::Str).about(&[
-        "For O(state=restored): the O(rollback_id) of an earlier restore. What that one has parked is put back, and what is there now is parked.",
+        "For O(state=restored): the O(rollback_id) of an earlier restore. What it has parked is restored, and the present state is parked.",
     ]),
     Opt::new("parked", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
         "For O(state=absent): the ids under which something is parked that is to be removed, or V(all). M(reversible.deploy.compose_backup_info) lists them.",
@@ -69,7 +69,7 @@ const TAKE: &[Opt] = &[
             "What happens to the containers that can write to the data while it is copied.",
             "V(stop): they are stopped, which any database survives.",
             "V(pause): they are paused one after the other, as if the power had failed.",
-            "V(live): they go on. Only for data that does not change, or whose O(dumps) count.",
+            "V(live): they keep running. Only for data that does not change, or that is restored from O(dumps).",
         ]),
     Opt::new("dumps", Kind::List).elements(Kind::Dict).options(DUMP).default(Default::List(&[])).about(&[
         "Commands that are run in services before anything is stopped, such as C(pg_dump); what they print is kept.",
@@ -79,7 +79,7 @@ const TAKE: &[Opt] = &[
     ]),
     Opt::new("retain", Kind::Positive).about(&[
         "How many backups are kept. Older ones are removed after the new one was verified.",
-        "What restores have parked is dropped likewise, all but that of the newest ones of this number. What services have run on before a restore was taken back is not, and neither is what was found in the way of one: only O(state=absent) removes that.",
+        "Data that restores have parked is removed likewise, except that of so many newest restores. Data on which services have run before a restore was reverted stays, and so do files that were set aside: only O(state=absent) removes them.",
     ]),
     Opt::new("keep", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
         "Backups, by name or deploy id, that are never removed.",
@@ -91,8 +91,8 @@ const TAKE: &[Opt] = &[
         "How data and images are compressed.",
     ]),
     Opt::new("verify", Kind::Str).default(Default::Str("checksums")).choices(&["checksums", "restore"]).about(&[
-        "How a new backup is proven. V(checksums): all of it is read again.",
-        "V(restore): it is also brought up as a project of its own, without ports and without a way out, and removed again.",
+        "How a new backup is verified. V(checksums): all of it is read again.",
+        "V(restore): it is also started as a separate project, without ports and without a network to the outside, and removed again.",
     ]),
     Opt::new("stop_timeout", Kind::Count).about(&[
         "For how many seconds a container may take to stop before it is killed. The default is each container's own.",
@@ -122,10 +122,10 @@ pub const MODULE: Module = Module {
     about: &[
         "A backup holds what a project is: its images (pulled ones and built ones), its resolved configuration with every compose and env file, its bind mounts and volumes, dumps, the state of its containers and their last log lines.",
         "What did not change since the last backup is kept once: unchanged images and files cost nothing.",
-        "A restore parks what it replaces, starts the recorded images, compares them, and puts the parked state back when it fails. What it had put in place is then parked too, since services may have written to it.",
+        "A restore parks what it replaces, starts the recorded images, compares them, and restores the parked state when it fails. The restored data is then parked too, since services may have written to it.",
         "Containers are put back as they were too: what was stopped, or had ended, is made where it is missing and not started, what was paused is paused again, and each replica has its own anonymous volumes.",
         "Data is exchanged in one call of the kernel for each folder, so that none is ever missing: on ext4, xfs, btrfs, tmpfs, f2fs, and OpenZFS 2.2 or newer. Restart policies are V(no) meanwhile. What cannot be exchanged is refused before anything is stopped.",
-        "A run that was killed is finished, or taken back, by the next one, and what it has stopped is started.",
+        "A killed run is finished or reverted by the next one, and what it has stopped is started.",
     ],
     version_added: "0.1.0",
     options: &[PROJECT, WHICH, TAKE, change::ROLLBACK_ID, change::CONSENT],
@@ -156,10 +156,10 @@ pub const MODULE: Module = Module {
 };
 
 const DONE: &[Return] = &[
-    Return::new("backup", Kind::Str, "success", "The backup that this was about, or null.")
+    Return::new("backup", Kind::Str, "success", "The backup of the task, or null.")
         .sample(r#""backup-20261121-084500""#),
-    Return::new("path", Kind::Str, "success", "Where it lies, or null."),
-    Return::new("deploy_id", Kind::Str, "success", "The deploy id that it bears, or null."),
+    Return::new("path", Kind::Str, "success", "Its path, or null."),
+    Return::new("deploy_id", Kind::Str, "success", "Its deploy id, or null."),
     Return::new(
         "freeze_ms",
         Kind::Int,
@@ -196,7 +196,7 @@ const DONE: &[Return] = &[
         "parked",
         Kind::List,
         "after a restore, also a failed one",
-        "Where that lies which was replaced.",
+        "The paths of what was replaced.",
     ),
     Return::new("restored", Kind::List, "after a restore", "What was put back."),
     Return::new("images", Kind::List, "after a restore", "The images that run now.").contains(&[
@@ -219,9 +219,9 @@ const DONE: &[Return] = &[
 
 pub const INFO: Module = Module {
     name: "compose_backup_info",
-    short: "Tell which backups of a Docker Compose project there are, and what is going on",
+    short: "List the backups of a Docker Compose project, and the progress of a running task",
     about: &[
-        "The backups, what restores have parked, what a killed run has left, and how far a running one is. Changes nothing.",
+        "Lists the backups, what restores have parked, what a killed run has left, and the progress of a running task. Changes nothing.",
     ],
     version_added: "0.1.0",
     options: &[PROJECT, INFO_OPTIONS],
@@ -277,8 +277,8 @@ const SEEN: &[Return] = &[
         "success",
         "Folders of backups that were not completed.",
     ),
-    Return::new("parked", Kind::List, "success", "What restores have parked, and what stood in the way of one.").contains(&[
-        Return::new("rollback_id", Kind::Str, "always", "The id of the restore, or the one under which it is kept what a restore had put in place that was taken back."),
+    Return::new("parked", Kind::List, "success", "What restores have parked, and files that they have set aside.").contains(&[
+        Return::new("rollback_id", Kind::Str, "always", "The id of the restore, or the one under which the data of a reverted restore is parked."),
         Return::new("backup", Kind::Str, "always", "What was restored."),
         Return::new("at", Kind::Str, "always", "When, in UTC."),
         Return::new("paths", Kind::List, "always", "Where it lies."),
