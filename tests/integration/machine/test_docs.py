@@ -92,7 +92,7 @@ def play_the_workflows(machines: Machines) -> None:
     assert good and "outcome: done" in output and machines.serves() == ("blue", SECOND), output
     good, output = dispatch("cleanup-failed", env="staging", color="green", confirm="false")
     # Nobody but the ledger and the machines can say how it is when a run says nothing.
-    assert not good and "outcome: not known" in output and "-e confirm=true" in output and "PLAY [Tell]" in output, output
+    assert not good and "outcome: not known" in output and "-e confirm=true" in output and "PLAY [Report the status]" in output, output
     assert not list(machines.place.glob("deploy-*")), "the key is removed"
 
 
