@@ -20,7 +20,7 @@ description:
     why as soon as the kubelet knows, and goes back.
   - >-
     Goes back to a revision that was good, and says before what that changes and whether that revision can
-    run: its ReplicaSet is there, and so is each ConfigMap, Secret, ServiceAccount and claim that it names.
+    run: what holds it is there, and so is each ConfigMap, Secret, ServiceAccount and claim that it names.
   - >-
     Refuses what another tool would undo: Argo CD, Flux, Helm, or an operator; the refusal says what to type
     there.
@@ -51,6 +51,8 @@ options:
     default: Deployment
     choices:
       - Deployment
+      - StatefulSet
+      - DaemonSet
   kubeconfig:
     description:
       - >-
@@ -111,6 +113,15 @@ options:
       - After how many restarts a container that crashes has failed.
     type: int
     default: 3
+  delete_stuck_pods:
+    description:
+      - >-
+        Whether a pod of a StatefulSet may be deleted that is of another revision and does not get ready.
+        Until then its controller gives no pod the new template, also on the way back. It is deleted with the
+        time that it has for that, never by force; its claims and their volumes stay.
+      - Without it the task fails, and names the pod.
+    type: bool
+    default: false
   progress_timeout:
     description:
       - For how many seconds to wait until it is out. Going back may take as long once more.
@@ -158,7 +169,12 @@ notes:
   - >-
     ConfigMaps and Secrets are no part of a revision: their content does not go back. A warning says which
     were written since.
-  - A Deployment that is paused is refused.
+  - >-
+    A Deployment that is paused is refused, and so is an update strategy by which not all pods would get the
+    new template: V(OnDelete), or a partition.
+  - >-
+    The data of a StatefulSet is no part of a revision: what the newer release has written to its volumes
+    stays there.
   - The rights that it needs are in the collection's C(docs/examples/kube/rbac.yml).
 seealso:
   - module: reversible.deploy.kube_rollout_info
@@ -286,7 +302,7 @@ MODULE_SPEC = {
         "kind": {
             "type": "str",
             "default": "Deployment",
-            "choices": ["Deployment"],
+            "choices": ["Deployment", "StatefulSet", "DaemonSet"],
         },
         "kubeconfig": {
             "type": "path",
@@ -322,6 +338,10 @@ MODULE_SPEC = {
         "crash_restarts": {
             "type": "int",
             "default": 3,
+        },
+        "delete_stuck_pods": {
+            "type": "bool",
+            "default": False,
         },
         "progress_timeout": {
             "type": "float",

@@ -42,6 +42,8 @@ options:
     default: Deployment
     choices:
       - Deployment
+      - StatefulSet
+      - DaemonSet
   kubeconfig:
     description:
       - >-
@@ -169,7 +171,7 @@ revisions:
       returned: always
       type: dict
     name:
-      description: Its ReplicaSet.
+      description: "What holds it: its ReplicaSet or ControllerRevision."
       returned: always
       type: str
     ready_to_roll_back:
@@ -223,7 +225,7 @@ MODULE_SPEC = {
         "kind": {
             "type": "str",
             "default": "Deployment",
-            "choices": ["Deployment"],
+            "choices": ["Deployment", "StatefulSet", "DaemonSet"],
         },
         "kubeconfig": {
             "type": "path",

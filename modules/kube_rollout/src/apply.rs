@@ -4,7 +4,7 @@
 //! only while nothing but the status has changed.
 
 use crate::annotations::{self, CAUSE, DEPLOY, FROM, GOOD, Good, RUN};
-use crate::judge::{Fault, Verdict, judge, not_ready};
+use crate::judge::{Fault, Verdict, judge, not_ready, stuck};
 use crate::kubectl::{Kubectl, encoded};
 use crate::options::{OnFailure, Task};
 use crate::plan::{Action, Change};
@@ -120,6 +120,9 @@ impl Apply<'_> {
             match judge(&seen, &pods, task.crash_restarts) {
                 Verdict::Out => Ok(Some(())),
                 Verdict::NotYet(for_what) => {
+                    if let Some(pod) = stuck(&seen, &pods, task.crash_restarts) {
+                        self.delete_stuck(&pod)?;
+                    }
                     progress::report(&format!("waits for {for_what}"));
                     refused_since = None;
                     Ok(None)
@@ -139,6 +142,23 @@ impl Apply<'_> {
             Some(_) => self.timed_out(),
             None => error,
         })
+    }
+
+    /// Its claims and their volumes stay. Never by force: two pods would write one volume.
+    fn delete_stuck(&self, pod: &str) -> Result<()> {
+        let subject = &self.task.subject;
+        if !self.task.delete_stuck_pods {
+            let msg = format!(
+                "{}: pod {pod} of another revision does not get ready, and until it is deleted its controller gives no pod the new template; \
+                 delete_stuck_pods: true does it, or `kubectl --context {} -n {} delete pod {pod}`",
+                subject.shown(),
+                subject.access.context,
+                subject.namespace
+            );
+            return Err(Failure::new("stuck_pod", msg).into());
+        }
+        progress::report(&format!("deletes pod {pod}, which does not get ready"));
+        self.kubectl.delete(&format!("{}/{}", subject.path("/api/v1", "pods"), encoded(pod)))
     }
 
     fn failed(&self, fault: Fault) -> Error {
@@ -255,7 +275,8 @@ impl Apply<'_> {
         self.refuse_others(&seen.workload)?;
         self.workload = seen.workload.clone();
         let Some(current) = seen.current() else {
-            anyhow::bail!("the ReplicaSet of {} is gone", self.task.subject.shown())
+            let holder = seen.kind.holder();
+            anyhow::bail!("the {holder} of {} is gone", self.task.subject.shown())
         };
         let deploy_id = annotations::read(&self.workload, DEPLOY).map(str::to_owned);
         let good = annotations::with_good(

@@ -5,7 +5,7 @@ use crate::judge::{Verdict, judge};
 use crate::kubectl::Kubectl;
 use crate::owner;
 use crate::present::Objects;
-use crate::state::{self, State, controller};
+use crate::state::{self, State};
 use crate::subject::Subject;
 use crate::template;
 use ansible_module::Outcome;
@@ -50,7 +50,7 @@ fn shown(pod: &Value, seen: &State) -> Value {
     let reason = list().find_map(|one| one["state"]["waiting"]["reason"].as_str());
     json!({
         "name": pod["metadata"]["name"],
-        "revision": seen.revisions.iter().find(|one| controller(pod) == Some(&one.uid)).map(|one| one.number),
+        "revision": seen.revisions.iter().find(|one| seen.is_of(pod, one)).map(|one| one.number),
         "phase": pod["status"]["phase"],
         "ready": list().count() > 0 && list().all(|one| one["ready"] == true),
         "restarts": list().filter_map(|one| one["restartCount"].as_u64()).sum::<u64>(),

@@ -1,6 +1,7 @@
 //! Whether a rollout is out, or why it will not be. Pure.
 
-use crate::state::{State, controller};
+use crate::state::State;
+use crate::subject::Kind;
 use serde_json::Value;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,38 +33,72 @@ const HOPELESS: &[(&str, &str)] = &[
 
 pub fn judge(state: &State, pods: &[Value], crash_restarts: u64) -> Verdict {
     let workload = &state.workload;
-    let count = |key: &str| workload["status"][key].as_u64().unwrap_or(0);
-    if count("observedGeneration") < workload["metadata"]["generation"].as_u64().unwrap_or(0) {
+    if !state.is_observed() {
         return Verdict::NotYet("its controller to notice the change".into());
     }
     let Some(current) = state.current() else {
-        return Verdict::NotYet("its controller to make the new ReplicaSet".into());
+        let holder = state.kind.holder();
+        return Verdict::NotYet(format!("its controller to make the new {holder}"));
     };
-    let new = pods.iter().filter(|pod| {
-        controller(pod) == Some(&current.uid) && pod["metadata"]["deletionTimestamp"].is_null()
-    });
+    let new = pods
+        .iter()
+        .filter(|pod| state.is_of(pod, current) && pod["metadata"]["deletionTimestamp"].is_null());
     if let Some(fault) = new.filter_map(|pod| fault_of(pod, crash_restarts)).next() {
         return Verdict::Failed(fault);
     }
     if let Some(fault) = condition(workload) {
         return Verdict::Failed(fault);
     }
-    let wanted = workload["spec"]["replicas"].as_u64().unwrap_or(1);
-    let (updated, all, available) =
-        (count("updatedReplicas"), count("replicas"), count("availableReplicas"));
-    let waits_for = if updated < wanted {
-        format!("new pods: {updated} of {wanted} are there")
-    } else if all > updated {
-        format!("{} old pods to end", all - updated)
-    } else if available < wanted {
-        format!("pods to be available: {available} of {wanted} are")
-    } else {
-        return Verdict::Out;
-    };
-    Verdict::NotYet(waits_for)
+    match waits_for(state) {
+        Some(what) => Verdict::NotYet(what),
+        None => Verdict::Out,
+    }
 }
 
-/// What the controller of the Deployment says. `status` is of this generation when it is called.
+/// What is left to do, by the status of a workload whose controller has noticed the change.
+fn waits_for(state: &State) -> Option<String> {
+    let status = &state.workload["status"];
+    let count = |key: &str| status[key].as_u64().unwrap_or(0);
+    let replicas = state.workload["spec"]["replicas"].as_u64().unwrap_or(1);
+    let (wanted, updated, all, available) = match state.kind {
+        Kind::Deployment => {
+            (replicas, count("updatedReplicas"), count("replicas"), count("availableReplicas"))
+        }
+        Kind::StatefulSet => {
+            // Once it is done its controller makes the new revision the current one, and no longer counts what was updated.
+            let is_done = status["currentRevision"] == status["updateRevision"];
+            let updated = if is_done { count("replicas") } else { count("updatedReplicas") };
+            let all = if is_done { updated } else { count("replicas").max(updated + 1) };
+            (replicas, updated, all, count("readyReplicas"))
+        }
+        Kind::DaemonSet => {
+            let updated = count("updatedNumberScheduled");
+            (count("desiredNumberScheduled"), updated, updated, count("numberAvailable"))
+        }
+    };
+    if updated < wanted {
+        Some(format!("new pods: {updated} of {wanted} are there"))
+    } else if all > updated {
+        Some(format!("{} old pods to end", all - updated))
+    } else if available < wanted {
+        Some(format!("pods to be available: {available} of {wanted} are"))
+    } else {
+        None
+    }
+}
+
+/// A pod of an earlier revision that does not get ready: the controller of a StatefulSet waits for it for ever, before it gives any pod the new template
+/// (kubernetes#67250).
+pub fn stuck(state: &State, pods: &[Value], crash_restarts: u64) -> Option<String> {
+    let in_order = state.workload["spec"]["podManagementPolicy"] != "Parallel";
+    let current = state.current().filter(|_| state.kind == Kind::StatefulSet && in_order)?;
+    pods.iter()
+        .filter(|pod| !state.is_of(pod, current) && pod["metadata"]["deletionTimestamp"].is_null())
+        .find(|pod| fault_of(pod, crash_restarts).is_some())
+        .and_then(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
+}
+
+/// What the controller says. `status` is of this generation when it is called.
 fn condition(workload: &Value) -> Option<Fault> {
     let all = workload["status"]["conditions"].as_array()?;
     let find = |kind: &str, status: &str| {
@@ -124,7 +159,7 @@ pub fn not_ready(state: &State, pods: &[Value]) -> Vec<(String, String)> {
     let conditions =
         |pod: &Value| pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
     (pods.iter())
-        .filter(|pod| controller(pod) == Some(&current.uid))
+        .filter(|pod| state.is_of(pod, current))
         .filter(|pod| {
             !conditions(pod).iter().any(|one| one["type"] == "Ready" && one["status"] == "True")
         })

@@ -105,6 +105,15 @@ impl Kubectl {
         done.map_err(|failed| explained(failed, &format!("writing {path}")))?.json()
     }
 
+    /// Deletes an object, with the time that it has for that.
+    pub fn delete(&self, path: &str) -> Result<()> {
+        let done = self.command("delete", path).run();
+        match done.map(drop).map_err(|failed| explained(failed, &format!("deleting {path}"))) {
+            Err(error) if ansible_module::reason(&error) == "not_found" => Ok(()),
+            done => done,
+        }
+    }
+
     /// Lets the server judge a replacement, admission included, without doing it.
     pub fn would_replace(&self, path: &str, object: &Value) -> Result<()> {
         let path = format!("{path}?fieldManager={MANAGER}&dryRun=All");

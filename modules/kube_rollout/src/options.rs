@@ -37,6 +37,7 @@ pub struct Task {
     pub owner: Option<Owner>,
     pub on_failure: OnFailure,
     pub crash_restarts: u64,
+    pub delete_stuck_pods: bool,
     pub progress_timeout: Duration,
 }
 
@@ -89,6 +90,7 @@ impl Task {
             owner: owner.as_deref().and_then(Owner::parse),
             on_failure: if on_failure == "undo" { OnFailure::Undo } else { OnFailure::Leave },
             crash_restarts: raw.get("crash_restarts")?,
+            delete_stuck_pods: raw.get("delete_stuck_pods")?,
             progress_timeout: raw.seconds("progress_timeout")?,
         })
     }
@@ -121,6 +123,7 @@ impl Task {
             owner: None,
             on_failure: OnFailure::Undo,
             crash_restarts: 3,
+            delete_stuck_pods: false,
             progress_timeout: Duration::from_secs(600),
         }
     }

@@ -52,6 +52,19 @@ pub fn refuse(task: &Task, seen: &State) -> Result<(), Failure> {
         );
         return Err(refused("paused", why));
     }
+    let strategy = &seen.workload["spec"]["updateStrategy"];
+    if strategy["type"] == "OnDelete" {
+        let why = format!(
+            "the update strategy of {shown} is OnDelete, so that its pods get a new template only when somebody deletes them; RollingUpdate lets them"
+        );
+        return Err(refused("on_delete", why));
+    }
+    if strategy["rollingUpdate"]["partition"].as_u64().unwrap_or(0) > 0 {
+        let why = format!(
+            "the update strategy of {shown} has a partition, so that pods below it keep their template; 0 lets all of them have the new one"
+        );
+        return Err(refused("partition", why));
+    }
     if !seen.workload["metadata"]["deletionTimestamp"].is_null() {
         return Err(refused("being_deleted", format!("{shown} is being deleted")));
     }
@@ -92,9 +105,11 @@ pub fn target<'a>(task: &Task, seen: &'a State) -> Result<Option<&'a Revision>, 
     let there = if there.is_empty() { "none".to_owned() } else { there.join("; ") };
     let (reason, why) = match target {
         Target::Revision(number) => {
-            ("no_revision", format!("no ReplicaSet is left of revision {number}"))
+            ("no_revision", format!("no {} is left of revision {number}", seen.kind.holder()))
         }
-        Target::Deploy(id) => ("no_revision", format!("no ReplicaSet is left of deploy {id}")),
+        Target::Deploy(id) => {
+            ("no_revision", format!("no {} is left of deploy {id}", seen.kind.holder()))
+        }
         Target::Previous => {
             ("no_good_revision", "no other revision is known to have been good".to_owned())
         }

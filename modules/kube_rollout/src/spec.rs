@@ -1,6 +1,7 @@
 //! The options of `kube_rollout` and `kube_rollout_info`, and what they return. `options.rs` makes typed values of them.
 
 use crate::owner;
+use crate::subject::KINDS;
 use ansible_module::{Default, Kind, Module, Opt, Return, Support};
 
 const WHERE: &[Opt] = &[
@@ -10,7 +11,7 @@ const WHERE: &[Opt] = &[
         "The context of the kubeconfig, which says which cluster this is about and as whom.",
         "There is no default: the current context is whatever somebody has switched to last.",
     ]),
-    Opt::new("kind", Kind::Str).default(Default::Str("Deployment")).choices(&["Deployment"]).about(&["What kind of workload it is."]),
+    Opt::new("kind", Kind::Str).default(Default::Str("Deployment")).choices(KINDS).about(&["What kind of workload it is."]),
     Opt::new("kubeconfig", Kind::AbsolutePath).about(&[
         "The kubeconfig. Without it kubectl takes that of its environment (E(KUBECONFIG)) or of the account's home.",
     ]),
@@ -37,6 +38,10 @@ const WHAT: &[Opt] = &[
         "V(none) leaves it as it is. So does a rollback that does not come up.",
     ]),
     Opt::new("crash_restarts", Kind::Positive).default(Default::Int(3)).about(&["After how many restarts a container that crashes has failed."]),
+    Opt::new("delete_stuck_pods", Kind::Bool).default(Default::Bool(false)).about(&[
+        "Whether a pod of a StatefulSet may be deleted that is of another revision and does not get ready. Until then its controller gives no pod the new template, also on the way back. It is deleted with the time that it has for that, never by force; its claims and their volumes stay.",
+        "Without it the task fails, and names the pod.",
+    ]),
     Opt::new("progress_timeout", Kind::Seconds).default(Default::Float(600.0)).about(&[
         "For how many seconds to wait until it is out. Going back may take as long once more.",
     ]),
@@ -50,7 +55,7 @@ pub const MODULE: Module = Module {
     short: "Roll an image of a Kubernetes workload out until it is really out, and go back",
     about: &[
         "Sets an image and waits until all pods run it and are available. When they do not, it says which pod and why as soon as the kubelet knows, and goes back.",
-        "Goes back to a revision that was good, and says before what that changes and whether that revision can run: its ReplicaSet is there, and so is each ConfigMap, Secret, ServiceAccount and claim that it names.",
+        "Goes back to a revision that was good, and says before what that changes and whether that revision can run: what holds it is there, and so is each ConfigMap, Secret, ServiceAccount and claim that it names.",
         "Refuses what another tool would undo: Argo CD, Flux, Helm, or an operator; the refusal says what to type there.",
         "A run that was killed is finished by the next one; an older run changes nothing that a newer one has written.",
     ],
@@ -64,7 +69,8 @@ pub const MODULE: Module = Module {
         "What it knows of earlier runs stands in annotations of the workload (C(reversible.deploy/...)). There is no other state.",
         "In check mode the server judges the change, admission included, without doing it.",
         "ConfigMaps and Secrets are no part of a revision: their content does not go back. A warning says which were written since.",
-        "A Deployment that is paused is refused.",
+        "A Deployment that is paused is refused, and so is an update strategy by which not all pods would get the new template: V(OnDelete), or a partition.",
+        "The data of a StatefulSet is no part of a revision: what the newer release has written to its volumes stays there.",
         "The rights that it needs are in the collection's C(docs/examples/kube/rbac.yml).",
     ],
     seealso: &[
@@ -119,7 +125,12 @@ const SEEN: &[Return] = &[
                 "always",
                 "Its number. A rollback gives it a new one.",
             ),
-            Return::new("name", Kind::Str, "always", "Its ReplicaSet."),
+            Return::new(
+                "name",
+                Kind::Str,
+                "always",
+                "What holds it: its ReplicaSet or ControllerRevision.",
+            ),
             Return::new("deploy_id", Kind::Str, "always", "The deploy, or null."),
             Return::new("cause", Kind::Str, "always", "The change cause, or null."),
             Return::new("created", Kind::Str, "always", "When it was made."),

@@ -1,16 +1,18 @@
-//! What is there: the Deployment, its revisions, and its pods. Reads only.
+//! What is there: the workload, its revisions, and its pods. Reads only.
 
 use crate::annotations::{self, DEPLOY, FROM};
 use crate::kubectl::Kubectl;
-use crate::subject::Subject;
+use crate::subject::{Kind, Subject};
 use crate::template;
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
+/// On pods of a StatefulSet or a DaemonSet.
+const POD_REVISION: &str = "controller-revision-hash";
 
-/// One ReplicaSet of the Deployment.
+/// What one ReplicaSet or ControllerRevision holds.
 #[derive(Clone, Debug)]
 pub struct Revision {
     pub name: String,
@@ -24,6 +26,7 @@ pub struct Revision {
 
 #[derive(Clone, Debug)]
 pub struct State {
+    pub kind: Kind,
     pub workload: Value,
     /// The oldest first.
     pub revisions: Vec<Revision>,
@@ -35,15 +38,16 @@ pub fn observe(kubectl: &Kubectl, subject: &Subject) -> Result<State> {
             format!("{} does not exist; nothing was changed; create it first", subject.shown());
         return Err(Failure::new("no_workload", msg).into());
     };
-    let sets = kubectl.get(&subject.path("/apis/apps/v1", "replicasets"))?;
-    State::of(workload, &sets)
+    let holders = kubectl.get(&subject.path("/apis/apps/v1", subject.kind.holders()))?;
+    State::of(subject.kind, workload, &holders)
 }
 
 /// The pods of all its revisions.
 pub fn pods(kubectl: &Kubectl, subject: &Subject, state: &State) -> Result<Vec<Value>> {
     let all = kubectl.get(&subject.path("/api/v1", "pods"))?;
-    let ours = |pod: &&Value| {
-        controller(pod).is_some_and(|uid| state.revisions.iter().any(|one| one.uid == uid))
+    let ours = |pod: &&Value| match state.kind {
+        Kind::Deployment => state.revisions.iter().any(|one| state.is_of(pod, one)),
+        Kind::StatefulSet | Kind::DaemonSet => controller(pod) == state.uid(),
     };
     Ok(all["items"].as_array().into_iter().flatten().filter(ours).cloned().collect())
 }
@@ -55,23 +59,57 @@ pub fn controller(object: &Value) -> Option<&str> {
 }
 
 impl State {
-    pub fn of(workload: Value, sets: &Value) -> Result<State> {
-        let uid = workload["metadata"]["uid"].as_str().context("the Deployment has no uid")?;
-        let mut revisions: Vec<Revision> = (sets["items"].as_array().into_iter().flatten())
-            .filter(|set| controller(set) == Some(uid))
-            .filter_map(Revision::of)
+    pub fn of(kind: Kind, workload: Value, holders: &Value) -> Result<State> {
+        let uid = workload["metadata"]["uid"].as_str().context("the workload has no uid")?;
+        let mut revisions: Vec<Revision> = (holders["items"].as_array().into_iter().flatten())
+            .filter(|holder| controller(holder) == Some(uid))
+            .filter_map(|holder| Revision::of(kind, holder))
             .collect();
         revisions.sort_by_key(|one| one.number);
-        Ok(State { workload, revisions })
+        Ok(State { kind, workload, revisions })
+    }
+
+    fn uid(&self) -> Option<&str> {
+        self.workload["metadata"]["uid"].as_str()
+    }
+
+    /// Whether a pod was made of this revision.
+    pub fn is_of(&self, pod: &Value, revision: &Revision) -> bool {
+        let mark = || pod["metadata"]["labels"][POD_REVISION].as_str();
+        let name = self.workload["metadata"]["name"].as_str().unwrap_or_default();
+        match self.kind {
+            Kind::Deployment => controller(pod) == Some(&revision.uid),
+            Kind::StatefulSet => {
+                controller(pod) == self.uid() && mark() == Some(revision.name.as_str())
+            }
+            Kind::DaemonSet => {
+                let hash = revision.name.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
+                controller(pod) == self.uid() && mark() == hash
+            }
+        }
+    }
+
+    /// Whether its status is of what it asks for now.
+    pub fn is_observed(&self) -> bool {
+        let observed = self.workload["status"]["observedGeneration"].as_u64().unwrap_or(0);
+        observed >= self.workload["metadata"]["generation"].as_u64().unwrap_or(0)
     }
 
     pub fn template(&self) -> &Value {
         &self.workload["spec"]["template"]
     }
 
-    /// The revision that the Deployment asks for; none until its controller has made it.
+    /// The revision that the workload asks for; none until its controller has made it.
     pub fn current(&self) -> Option<&Revision> {
-        self.revisions.iter().rev().find(|one| one.template == *self.template())
+        // A controller may write what it has read of a template otherwise than the server does, and says itself which revision that is.
+        let said = match self.kind {
+            Kind::StatefulSet if self.is_observed() => {
+                self.named(self.workload["status"]["updateRevision"].as_str().unwrap_or_default())
+            }
+            Kind::DaemonSet if self.is_observed() => self.revisions.last(),
+            _ => None,
+        };
+        said.or_else(|| self.revisions.iter().rev().find(|one| one.template == *self.template()))
     }
 
     pub fn named(&self, name: &str) -> Option<&Revision> {
@@ -102,16 +140,20 @@ impl State {
 }
 
 impl Revision {
-    fn of(set: &Value) -> Option<Revision> {
-        let text = |key: &str| set["metadata"][key].as_str().map(str::to_owned);
+    fn of(kind: Kind, holder: &Value) -> Option<Revision> {
+        let text = |key: &str| holder["metadata"][key].as_str().map(str::to_owned);
+        let number = match kind {
+            Kind::Deployment => annotations::read(holder, REVISION)?.parse().ok()?,
+            Kind::StatefulSet | Kind::DaemonSet => holder["revision"].as_u64()?,
+        };
         Some(Revision {
             name: text("name")?,
             uid: text("uid")?,
-            number: annotations::read(set, REVISION)?.parse().ok()?,
+            number,
             created: text("creationTimestamp").unwrap_or_default(),
-            template: template::of_revision(set),
-            deploy_id: annotations::read(set, DEPLOY).map(str::to_owned),
-            cause: annotations::read(set, annotations::CAUSE).map(str::to_owned),
+            template: template::of_revision(kind, holder),
+            deploy_id: annotations::read(holder, DEPLOY).map(str::to_owned),
+            cause: annotations::read(holder, annotations::CAUSE).map(str::to_owned),
         })
     }
 
@@ -147,7 +189,7 @@ pub mod samples {
             "spec": { "replicas": 2, "template": template(last) },
             "status": { "observedGeneration": 4, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2, "readyReplicas": 2 },
         });
-        State::of(workload, &json!({ "items": sets })).unwrap()
+        State::of(Kind::Deployment, workload, &json!({ "items": sets })).unwrap()
     }
 }
 

@@ -3,10 +3,61 @@
 use crate::kubectl::{Access, encoded};
 use ansible_module::{Failure, Options as RawOptions};
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Deployment,
+    StatefulSet,
+    DaemonSet,
+}
+
+pub const KINDS: &[&str] = &["Deployment", "StatefulSet", "DaemonSet"];
+
+impl Kind {
+    fn parse(word: &str) -> Kind {
+        match word {
+            "StatefulSet" => Kind::StatefulSet,
+            "DaemonSet" => Kind::DaemonSet,
+            _ => Kind::Deployment,
+        }
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Deployment => "Deployment",
+            Kind::StatefulSet => "StatefulSet",
+            Kind::DaemonSet => "DaemonSet",
+        }
+    }
+
+    fn plural(self) -> &'static str {
+        match self {
+            Kind::Deployment => "deployments",
+            Kind::StatefulSet => "statefulsets",
+            Kind::DaemonSet => "daemonsets",
+        }
+    }
+
+    /// What holds a revision of it.
+    pub fn holder(self) -> &'static str {
+        match self {
+            Kind::Deployment => "ReplicaSet",
+            Kind::StatefulSet | Kind::DaemonSet => "ControllerRevision",
+        }
+    }
+
+    pub fn holders(self) -> &'static str {
+        match self {
+            Kind::Deployment => "replicasets",
+            Kind::StatefulSet | Kind::DaemonSet => "controllerrevisions",
+        }
+    }
+}
+
 /// Which workload of which cluster.
 #[derive(Clone, Debug)]
 pub struct Subject {
     pub access: Access,
+    pub kind: Kind,
     pub namespace: String,
     pub name: String,
 }
@@ -27,6 +78,7 @@ impl Subject {
                 kubeconfig: raw.get("kubeconfig")?,
                 context,
             },
+            kind: Kind::parse(&raw.get::<String>("kind")?),
             namespace: object_name("namespace", raw.get("namespace")?)?,
             name: object_name("name", raw.get("name")?)?,
         })
@@ -38,12 +90,13 @@ impl Subject {
     }
 
     pub fn workload(&self) -> String {
-        format!("{}/{}", self.path("/apis/apps/v1", "deployments"), encoded(&self.name))
+        format!("{}/{}", self.path("/apis/apps/v1", self.kind.plural()), encoded(&self.name))
     }
 
     /// As it is named in plans and messages.
     pub fn shown(&self) -> String {
-        format!("Deployment {}/{} (context {})", self.namespace, self.name, self.access.context)
+        let kind = self.kind.word();
+        format!("{kind} {}/{} (context {})", self.namespace, self.name, self.access.context)
     }
 }
 
@@ -69,6 +122,7 @@ impl Subject {
     pub fn sample() -> Subject {
         Subject {
             access: Access { kubectl: None, kubeconfig: None, context: "prod".into() },
+            kind: Kind::Deployment,
             namespace: "shop".into(),
             name: "web".into(),
         }

@@ -1,5 +1,6 @@
 //! Pod templates: what they run, what they name, and where two differ. Pure.
 
+use crate::subject::Kind;
 use host::secret;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,8 +39,15 @@ impl Needed {
 }
 
 /// The template of a revision, without what its controller has added.
-pub fn of_revision(replica_set: &Value) -> Value {
-    let mut template = replica_set["spec"]["template"].clone();
+pub fn of_revision(kind: Kind, holder: &Value) -> Value {
+    let mut template = match kind {
+        Kind::Deployment => holder["spec"]["template"].clone(),
+        Kind::StatefulSet | Kind::DaemonSet => holder["data"]["spec"]["template"].clone(),
+    };
+    // A ControllerRevision is a patch of the workload.
+    if let Some(all) = template.as_object_mut() {
+        all.remove("$patch");
+    }
     if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
         labels.remove(HASH);
     }
@@ -189,7 +197,7 @@ mod tests {
         let labels = json!({ "app": "web", "pod-template-hash": "58b4c8f4df" });
         let replica_set = json!({ "spec": { "template": { "metadata": { "labels": labels } } } });
         assert_eq!(
-            of_revision(&replica_set),
+            of_revision(Kind::Deployment, &replica_set),
             json!({ "metadata": { "labels": { "app": "web" } } })
         );
     }
