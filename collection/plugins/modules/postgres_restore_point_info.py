@@ -96,6 +96,29 @@ options:
         what is not compared by then is named, with an estimate.
     type: float
     default: 60.0
+  rows_dir:
+    description:
+      - >-
+        A new folder, root's alone, for the rows that differ between the live database and what lies beside
+        it, so that they can be given back. Nothing is written in check mode.
+      - >-
+        By table and kind a CSV file: V(inserted) and V(updated) as they are in the live database,
+        V(updated_before) and V(deleted) as they are beside it. C(COPY ... FROM) reads one with C(FORMAT csv,
+        HEADER, NULL '\N') and the columns that C(manifest.json) names, which is written last: without it the
+        folder is not whole.
+      - >-
+        O(count_timeout) limits it. Tables that are not compared by then, and those of which more than a
+        million rows differ, are named and not written.
+    type: path
+  rows_of:
+    description:
+      - >-
+        With O(rows_dir) the id of the restore point or parked state that the live database is compared with.
+        The newest restore point without it.
+      - >-
+        After a rollback its V(deleted) and V(updated_before) of the parked state are what was written before
+        it.
+    type: str
 attributes:
   check_mode:
     support: full
@@ -245,6 +268,31 @@ restore_points:
           description: Bytes of WAL that the whole cluster has written since, or null.
           returned: always
           type: int
+rows:
+  description: With O(rows_dir) what was written there, or null.
+  returned: success
+  type: dict
+  contains:
+    beside:
+      description: The database that it was compared with.
+      returned: always
+      type: str
+    database:
+      description: The live database.
+      returned: always
+      type: str
+    folder:
+      description: The folder.
+      returned: always
+      type: str
+    missing:
+      description: By table why nothing of it was written.
+      returned: always
+      type: dict
+    tables:
+      description: By table its files, each with C(file), C(kind), C(rows), C(columns), C(key) and C(sha256).
+      returned: always
+      type: dict
 server_version:
   description: The server's version, as PostgreSQL numbers it.
   returned: success
@@ -326,6 +374,15 @@ MODULE_SPEC = {
             "type": "float",
             "default": 60.0,
         },
+        "rows_dir": {
+            "type": "path",
+        },
+        "rows_of": {
+            "type": "str",
+        },
+    },
+    "required_by": {
+        "rows_of": ["rows_dir"],
     },
     "supports_check_mode": True,
 }
@@ -336,6 +393,7 @@ FORMS = {
     "programs": "absolute_path",
     "state_dir": "absolute_path",
     "count_timeout": "seconds",
+    "rows_dir": "absolute_path",
 }
 
 

@@ -37,6 +37,8 @@ pub struct Table {
     pub rows: f64,
     pub bytes: u64,
     pub columns: Vec<String>,
+    /// Those that are written, not computed.
+    pub stored: Vec<String>,
     /// The columns of its primary key, or none.
     pub key: Vec<String>,
 }
@@ -156,6 +158,43 @@ impl Both {
             key = self.key_text(),
         )
     }
+}
+
+/// A table as one that is compared with nothing.
+pub fn alone(table: &Table) -> Both {
+    Both {
+        name: table.name.clone(),
+        columns: table.columns.clone(),
+        key: table.key.clone(),
+        buckets: 1,
+    }
+}
+
+/// Statement that writes rows as CSV, each as often as is said: those whose keys have these hashes.
+pub fn copying(
+    both: &Both,
+    columns: &[String],
+    rows: &[((i64, i64), u64)],
+    is_first: bool,
+) -> String {
+    let list = |of: &dyn Fn(&((i64, i64), u64)) -> String| {
+        let all: Vec<String> = rows.iter().map(of).collect();
+        format!("'{{{}}}'::bigint[]", all.join(","))
+    };
+    let columns: Vec<String> = (columns.iter())
+        .map(|column| format!("(s.t).{column} AS {column}", column = identifier(column)))
+        .collect();
+    format!(
+        "COPY (SELECT {} FROM (SELECT t, w.n AS most, row_number() OVER (PARTITION BY w.k, w.l) AS number FROM ONLY {} t \
+         JOIN unnest({}, {}, {}) AS w(k, l, n) ON hashtextextended({key}, 0) = w.k AND hashtextextended({key}, 1) = w.l) s \
+         WHERE s.number <= s.most) TO STDOUT WITH (FORMAT csv, HEADER {is_first}, NULL '\\N', FORCE_QUOTE *)",
+        columns.join(", "),
+        both.name,
+        list(&|row| row.0.0.to_string()),
+        list(&|row| row.0.1.to_string()),
+        list(&|row| row.1.to_string()),
+        key = both.key_text(),
+    )
 }
 
 /// The buckets that are not the same on both sides, of two answers to [`Both::summing`].

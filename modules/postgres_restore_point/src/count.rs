@@ -36,9 +36,9 @@ pub struct Counted {
 
 /// The live database and what lies beside it, each with sessions that see one moment of it.
 pub struct Beside {
-    live: Vec<Session>,
-    before: Vec<Session>,
-    deadline: Deadline,
+    pub live: Vec<Session>,
+    pub before: Vec<Session>,
+    pub deadline: Deadline,
 }
 
 impl Beside {
@@ -59,12 +59,17 @@ impl Beside {
         Ok(Beside { live: lives, before: befores, deadline })
     }
 
-    /// Compares all tables, some of them at the same time.
-    pub fn count(mut self) -> Result<Counted> {
+    /// The tables of both.
+    pub fn tables(&mut self) -> Result<(Vec<Table>, Vec<Table>)> {
         let tables = |session: &mut Session| -> Result<Vec<Table>> {
             Ok(serde_json::from_str(&session.ask(TABLES, STATEMENT)?)?)
         };
-        let (live, before) = (tables(&mut self.live[0])?, tables(&mut self.before[0])?);
+        Ok((tables(&mut self.live[0])?, tables(&mut self.before[0])?))
+    }
+
+    /// Compares all tables, some of them at the same time.
+    pub fn count(mut self) -> Result<Counted> {
+        let (live, before) = self.tables()?;
         let queue: Mutex<VecDeque<Pair>> = Mutex::new(compare::pairs(&live, &before).into());
         let counted = Mutex::new(Counted::default());
         let deadline = self.deadline;
@@ -163,7 +168,7 @@ fn count_table(
 }
 
 /// What is done within the limit of time, and leaves no lock behind; why not, in words.
-fn in_time(
+pub fn in_time(
     live: &mut Session,
     before: &mut Session,
     deadline: Deadline,
@@ -195,12 +200,12 @@ fn in_time(
 }
 
 /// A bit longer than the server's own limit, which ends the statement and keeps the session.
-fn patience(deadline: Deadline) -> Deadline {
+pub fn patience(deadline: Deadline) -> Deadline {
     Deadline::after(deadline.remaining() + Duration::from_secs(10))
 }
 
 /// Tells each row that differs, by the hash of its key.
-fn each_change(
+pub fn each_change(
     live: &mut Session,
     before: &mut Session,
     table: &Both,
@@ -223,6 +228,17 @@ fn each_change(
     let mut live = Rowstream::open(live, &listing, deadline)?;
     let mut before = Rowstream::open(before, &listing, deadline)?;
     compare::merge(|| live.next(), || before.next(), tell)
+}
+
+/// Tells each row of a table that only one side has.
+pub fn each_row(
+    session: &mut Session,
+    table: &Both,
+    deadline: Deadline,
+    mut tell: impl FnMut((i64, i64)) -> Result<()>,
+) -> Result<()> {
+    let mut rows = Rowstream::open(session, &table.listing(&[0]), deadline)?;
+    compare::merge(|| rows.next(), || Ok(None), |_, key| tell(key))
 }
 
 /// Rows of a query, some at a time.

@@ -1,13 +1,17 @@
-//! `postgres_restore_point_info`: lists restore points and parked states, and what a rollback to each would cost. Reads only.
+//! `postgres_restore_point_info`: lists restore points and parked states, and what a rollback to each would cost. It changes nothing, and
+//! writes nothing but the rows that it is asked for.
 
 use crate::back::obstacles;
 use crate::compare::Rows;
 use crate::count;
+use crate::count::Beside;
 use crate::names::Kind;
-use crate::options::{Count, Counting, Subject};
+use crate::options::{Count, Counting, RowsWanted, Subject};
 use crate::plan::refuse_server;
+use crate::plan::refused;
 use crate::psql::Psql;
 use crate::record::Entry;
+use crate::rows::{self, Written};
 use crate::state::{self, State};
 use crate::storage;
 use crate::survey::{self, COUNTERS, Counters};
@@ -25,9 +29,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Among the tables that were not counted: all of them.
 const EVERY_TABLE: &str = "*";
 
-pub fn of(psql: &Psql, subject: &Subject, counting: &Counting) -> Result<Outcome> {
+pub fn of(
+    psql: &Psql,
+    subject: &Subject,
+    counting: &Counting,
+    rows: Option<&RowsWanted>,
+) -> Result<Outcome> {
     // Whoever holds it may be about to swap or to remove what would be opened here.
-    let held = (counting.count == Count::Exact).then(|| crate::lock(subject, None, PATIENCE));
+    let is_to_lock = counting.count == Count::Exact || rows.is_some();
+    let held = is_to_lock.then(|| crate::lock(subject, None, PATIENCE));
     let held = held.transpose().map_err(|error| format!("{error:#}"));
     let unfinished = UnfinishedRun::read(&subject.state_dir)?;
     let state = state::observe(psql, subject)?;
@@ -53,13 +63,46 @@ pub fn of(psql: &Psql, subject: &Subject, counting: &Counting) -> Result<Outcome
     let live = live.map(
         |live| json!({ "oid": live.oid, "bytes": live.bytes, "sessions": live.sessions.len() }),
     );
+    let rows = rows.map(|rows| write_rows(psql, &state, rows, deadline, busy.as_deref()));
     Ok(Outcome::default()
+        .fact("rows", json!(rows.transpose()?))
         .fact("restore_points", points)
         .fact("parked", parked)
         .fact("live", json!(live))
         .fact("server_version", state.cluster.version)
         .fact("storage", json!(storage::find(&state.cluster)))
         .fact("unfinished", json!(unfinished.is_waiting().then_some(&unfinished.since))))
+}
+
+fn write_rows(
+    psql: &Psql,
+    state: &State,
+    wanted: &RowsWanted,
+    deadline: Deadline,
+    busy: Option<&str>,
+) -> Result<Written> {
+    refuse_server(state)?;
+    let live = state.live()?;
+    if let Some(why) = busy {
+        return Err(refused("lock_held", format!("rows cannot be compared now: {why}")));
+    }
+    if live.encoding == "SQL_ASCII" {
+        let msg =
+            format!("{} has the encoding SQL_ASCII: nobody knows what its text is", live.name);
+        return Err(refused("encoding", msg));
+    }
+    let all = [state.ours(Kind::RestorePoint), state.ours(Kind::Parked)];
+    let found = match &wanted.of {
+        Some(id) => all.iter().flatten().find(|(entry, _)| entry.id == *id),
+        None => all[0].last(),
+    };
+    let Some((entry, _)) = found else {
+        let named = wanted.of.as_deref().unwrap_or("the newest restore point");
+        let msg = format!("{named} is no restore point or parked state of {}", state.database);
+        return Err(refused("no_restore_point", msg));
+    };
+    let beside = Beside::open(psql, &state.database, &entry.name, deadline)?;
+    rows::write(beside, &wanted.folder, [&state.database, &entry.name])
 }
 
 /// Why nothing may be opened now, in words.

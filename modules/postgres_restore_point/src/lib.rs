@@ -23,6 +23,7 @@ mod prune;
 mod psql;
 mod quote;
 mod record;
+mod rows;
 mod session;
 mod spec;
 mod state;
@@ -44,7 +45,7 @@ use host::lock::Lock;
 use host::record::Intent;
 use host::space::Space;
 use names::Kind;
-use options::{Count, Counting, Subject, TASK, Task, Wanted, new_id};
+use options::{Count, Counting, RowsWanted, Subject, TASK, Task, Wanted, new_id};
 use plan::Action;
 use psql::Psql;
 use serde_json::{Value, json};
@@ -64,7 +65,8 @@ fn info(invocation: &Invocation) -> Result<Outcome> {
     require_root()?;
     let subject = Subject::parse(&invocation.options)?;
     let counting = Counting::parse(&invocation.options)?;
-    info::of(&Psql::find(&subject.connection)?, &subject, &counting)
+    let rows = RowsWanted::parse(&invocation.options, invocation.check_mode)?;
+    info::of(&Psql::find(&subject.connection)?, &subject, &counting, rows.as_ref())
 }
 
 fn require_root() -> Result<(), Failure> {

@@ -113,6 +113,22 @@ impl Counting {
     }
 }
 
+/// Where the rows that differ are written, and what the live database is compared with.
+#[derive(Debug)]
+pub struct RowsWanted {
+    pub folder: PathBuf,
+    /// The id of a restore point or of a parked state; the newest restore point without it.
+    pub of: Option<String>,
+}
+
+impl RowsWanted {
+    pub fn parse(raw: &RawOptions, check_mode: bool) -> Result<Option<RowsWanted>, Failure> {
+        let of = word(raw, "rows_of")?;
+        let folder: Option<PathBuf> = raw.get("rows_dir")?;
+        Ok(folder.filter(|_| !check_mode).map(|folder| RowsWanted { folder, of }))
+    }
+}
+
 #[derive(Debug)]
 pub struct Task {
     pub subject: Subject,

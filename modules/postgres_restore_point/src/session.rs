@@ -17,7 +17,8 @@ use std::os::fd::AsFd;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// The beginning of the last line of an answer.
+/// The beginning of the last line of an answer; a number that nobody can know beforehand follows, since an answer may hold
+/// what others have written.
 const MARK: &str = "reversible.deploy:answered";
 /// How often a wait checks for signals.
 const POLL_MILLISECONDS: u16 = 50;
@@ -29,6 +30,9 @@ pub struct Session {
     input: Option<File>,
     output: File,
     received: Vec<u8>,
+    /// How much of that holds no end of an answer.
+    looked: usize,
+    mark: String,
     asked: u32,
     client: Option<JoinHandle<Result<Output, Failed>>>,
 }
@@ -81,7 +85,13 @@ impl Session {
             drop(command);
             ended
         });
+        let mut nonce = [0_u8; 16];
+        let random =
+            File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut nonce));
+        random.context("a random number")?;
         let mut session = Session {
+            looked: 0,
+            mark: format!("{MARK}:{}", host::hex(&nonce)),
             what: what.to_owned(),
             input: Some(input.into()),
             output: output.into(),
@@ -97,8 +107,8 @@ impl Session {
     pub fn begin(&mut self, statement: &str) -> Result<()> {
         self.asked += 1;
         let line = format!(
-            "{statement};\n\\echo '{MARK}' {} :ERROR :SQLSTATE :LAST_ERROR_MESSAGE\n",
-            self.asked
+            "{statement};\n\\echo '{}' {} :ERROR :SQLSTATE :LAST_ERROR_MESSAGE\n",
+            self.mark, self.asked
         );
         let input = self.input.as_mut().context("the session has ended")?;
         match input.write_all(line.as_bytes()) {
@@ -146,9 +156,15 @@ impl Session {
         if !self.received.ends_with(b"\n") {
             return Ok(None);
         }
-        let received = String::from_utf8_lossy(&self.received).into_owned();
-        let Some(answer) = answer_in(&received) else { return Ok(None) };
+        let Some(at) = end_of_answer(&self.received, &self.mark, self.looked) else {
+            self.looked = self.received.len();
+            return Ok(None);
+        };
+        let text = String::from_utf8_lossy(&self.received[..at]).into_owned();
+        let end = String::from_utf8_lossy(&self.received[at..]).into_owned();
+        let Some(answer) = answer_in(&text, &end, &self.mark) else { return Ok(None) };
         self.received.clear();
+        self.looked = 0;
         match answer {
             Answer::Text(text) => Ok(Some(text)),
             Answer::Error(message) => {
@@ -208,16 +224,24 @@ enum Answer {
     Error(String),
 }
 
-fn answer_in(received: &str) -> Option<Answer> {
-    let at = match received.starts_with(MARK) {
-        true => 0,
-        false => received.find(&format!("\n{MARK}"))? + 1,
-    };
-    let (line, _) = received[at..].split_once('\n')?;
-    let mut words = line[MARK.len()..].trim_start().splitn(4, ' ');
+/// Where the last line of an answer begins; `looked` bytes were looked through before.
+fn end_of_answer(received: &[u8], mark: &str, looked: usize) -> Option<usize> {
+    if received.starts_with(mark.as_bytes()) {
+        return Some(0);
+    }
+    let line = format!("\n{mark}");
+    let from = looked.saturating_sub(line.len());
+    let found = received[from..].windows(line.len()).position(|part| part == line.as_bytes())?;
+    Some(from + found + 1)
+}
+
+/// An answer by its text and its last line.
+fn answer_in(text: &str, end: &str, mark: &str) -> Option<Answer> {
+    let (line, _) = end.split_once('\n')?;
+    let mut words = line.strip_prefix(mark)?.trim_start().splitn(4, ' ');
     let (_number, error, _state) = (words.next(), words.next()?, words.next());
     match error {
-        "false" => Some(Answer::Text(received[..at].trim_end_matches('\n').to_owned())),
+        "false" => Some(Answer::Text(text.trim_end_matches('\n').to_owned())),
         _ => Some(Answer::Error(words.next().unwrap_or_default().to_owned())),
     }
 }
@@ -226,18 +250,31 @@ fn answer_in(received: &str) -> Option<Answer> {
 mod tests {
     use super::*;
 
+    fn received_answer(text: &str, looked: usize) -> Option<Answer> {
+        let mark = format!("{MARK}:5f");
+        let at = end_of_answer(text.as_bytes(), &mark, looked)?;
+        answer_in(&text[..at], &text[at..], &mark)
+    }
+
     #[test]
     fn answers() {
         let text = |text: &str| Some(Answer::Text(text.into()));
-        assert_eq!(answer_in("reversible.deploy:answered 1 false 00000 \n"), text(""));
-        assert_eq!(
-            answer_in("5\n6\nreversible.deploy:answered 2 false 00000 division by zero\n"),
-            text("5\n6")
-        );
+        assert_eq!(received_answer("reversible.deploy:answered:5f 1 false 00000 \n", 0), text(""));
+        let whole = "5\n6\nreversible.deploy:answered:5f 2 false 00000 division by zero\n";
+        for looked in 0..5 {
+            assert_eq!(received_answer(whole, looked), text("5\n6"));
+        }
         let error = Some(Answer::Error("division by zero".into()));
-        assert_eq!(answer_in("reversible.deploy:answered 3 true 22012 division by zero\n"), error);
-        for part in ["", "5\n", "5\nreversible.deploy:answered 2 false"] {
-            assert_eq!(answer_in(part), None, "{part}");
+        assert_eq!(
+            received_answer("reversible.deploy:answered:5f 3 true 22012 division by zero\n", 0),
+            error
+        );
+        // What somebody has written into a table is not taken for the end.
+        let row = "reversible.deploy:answered 1 false 00000 \n";
+        assert_eq!(received_answer(row, 0), None);
+        assert_eq!(received_answer(&format!("{row}{whole}"), 0), text(&format!("{row}5\n6")));
+        for part in ["", "5\n", "5\nreversible.deploy:answered:5f 2 false"] {
+            assert_eq!(received_answer(part, 0), None, "{part}");
         }
     }
 }

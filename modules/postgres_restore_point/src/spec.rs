@@ -45,6 +45,18 @@ const COUNT: &[Opt] = &[
     ]),
 ];
 
+const ROWS: &[Opt] = &[
+    Opt::new("rows_dir", Kind::AbsolutePath).about(&[
+        "A new folder, root's alone, for the rows that differ between the live database and what lies beside it, so that they can be given back. Nothing is written in check mode.",
+        "By table and kind a CSV file: V(inserted) and V(updated) as they are in the live database, V(updated_before) and V(deleted) as they are beside it. C(COPY ... FROM) reads one with C(FORMAT csv, HEADER, NULL '\\N') and the columns that C(manifest.json) names, which is written last: without it the folder is not whole.",
+        "O(count_timeout) limits it. Tables that are not compared by then, and those of which more than a million rows differ, are named and not written.",
+    ]),
+    Opt::new("rows_of", Kind::Str).about(&[
+        "With O(rows_dir) the id of the restore point or parked state that the live database is compared with. The newest restore point without it.",
+        "After a rollback its V(deleted) and V(updated_before) of the parked state are what was written before it.",
+    ]),
+];
+
 const WHAT: &[Opt] = &[
     Opt::new("state", Kind::Str).default(Default::Str("present")).choices(&["present", "rolled_back", "absent"]).about(&[
         "V(present) makes a restore point, unless it is there: a copy of the database beside it, from one snapshot, checked, and closed to everybody.",
@@ -209,8 +221,8 @@ pub const INFO: Module = Module {
         "Tells the restore points and parked states of a database, whether one can go back to each, and an estimate of what that would cost.",
     ],
     version_added: "0.1.0",
-    options: &[WHERE, COUNT],
-    rules: &[],
+    options: &[WHERE, COUNT, ROWS],
+    rules: &[Rule::RequiredBy("rows_of", &["rows_dir"])],
     check_mode: Support::Full,
     diff_mode: Support::None,
     notes: &[],
@@ -220,6 +232,13 @@ pub const INFO: Module = Module {
 };
 
 const SEEN: &[Return] = &[
+    Return::new("rows", Kind::Dict, "success", "With O(rows_dir) what was written there, or null.").contains(&[
+        Return::new("folder", Kind::Str, "always", "The folder."),
+        Return::new("database", Kind::Str, "always", "The live database."),
+        Return::new("beside", Kind::Str, "always", "The database that it was compared with."),
+        Return::new("tables", Kind::Dict, "always", "By table its files, each with C(file), C(kind), C(rows), C(columns), C(key) and C(sha256)."),
+        Return::new("missing", Kind::Dict, "always", "By table why nothing of it was written."),
+    ]),
     Return::new("restore_points", Kind::List, "success", "The restore points, the oldest first.")
         .contains(&[
             Return::new("deploy_id", Kind::Str, "always", "The deploy."),

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from edge import Call
 from harness import lab, wait_for
-from postgres import MODULE, App, Server, Shop, quoted, shop_on, stuck_session
+from postgres import INFO, MODULE, App, Server, Shop, quoted, shop_on, stuck_session
 
 DEPLOY, LATER = "20261121t084500z-7f3a", "20261121t085500z-8a4b"
 BACK, UNDO = "20261121t090000z-1c2d", "20261121t091500z-2d3e"
@@ -27,14 +27,14 @@ ROLLBACK = {"state": "rolled_back", "deploy_id": DEPLOY, "rollback_id": BACK}
 LONG = bool(os.environ.get("REVERSIBLE_LONG"))
 
 
-def killed_at_changes(shop: Shop, options: dict[str, t.Any], prepare: t.Callable[[], t.Any], many: int) -> t.Iterator[str]:
+def killed_at_changes(shop: Shop, options: dict[str, t.Any], prepare: t.Callable[[], t.Any], many: int, module: str = MODULE) -> t.Iterator[str]:
     """A run that strace killed before one of its changes, evenly apart; before which, as in `write 3`. With much time before each."""
     log = shop.work.parent / "changes.log"
 
     def run(*tracing: str) -> int:
         prepare()
         below = [lab("get", "strace"), "-o", str(log), "-e", f"trace={CHANGES}", *tracing]
-        running = Call(MODULE, options, below=below)
+        running = Call(module, options, below=below)
         running.process.communicate(timeout=120)
         return running.process.returncode
 
@@ -128,6 +128,19 @@ def test_a_rollback_that_is_killed(version: str, tmp_path: Path) -> None:
         with shop.server.opened(point):
             assert set(app.acknowledged) <= {*shop.words(), *shop.words(point)}
         assert len(set(app.acknowledged.values())) == len(app.acknowledged), "a number was given out twice"
+
+
+def test_a_comparison_that_is_killed(tmp_path: Path) -> None:
+    """Nobody can connect to the restore point afterwards, whenever that was."""
+    with shop_on("17", tmp_path) as shop:
+        point = shop.do(deploy_id=DEPLOY)["restore_point"]
+        shop.write("since")
+        options = {**shop.place, "count": "exact"}
+        for moment in killed_at_changes(shop, options, lambda: None, many=8, module=INFO):
+            wait_for(lambda: shop.closed(point), f"{point} refuses connections after {moment}")
+        wait_for(lambda: not shop.server.rows(f"SELECT pid FROM pg_stat_activity WHERE datname = '{point}'"), "its sessions end")
+        nothing_is_left(shop, {shop.name, point})
+        assert shop.do(**ROLLBACK)["changed"]
 
 
 @contextlib.contextmanager

@@ -1,17 +1,19 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was written since a restore point, counted by comparing rows: as told by random histories, while others connect, and when time is up."""
+"""What was written since a restore point, found by comparing rows: counted as by random histories, when time is up, and written as CSV that is given back."""
 from __future__ import annotations
 
 import collections
+import hashlib
 import json
 import random
 import typing as t
 from pathlib import Path
 
 import pytest
-from postgres import VERSIONS, Shop, shop_on
+from edge import call
+from postgres import INFO, VERSIONS, Shop, shop_on
 
 DEPLOY, BACK = "20261121t084500z-7f3a", "20261121t090000z-1c2d"
 MORE = '''
@@ -122,3 +124,63 @@ def test_when_time_is_up_or_somebody_is_at_work(tmp_path: Path) -> None:
             written = shop.info(count="exact", count_timeout=2)["restore_points"][0]["written"]
         assert list(written["estimates"]) == ["public.lines"] and written["tables"] == {"public.orders": [1, 0, 0]}, written
         assert shop.closed(point)
+
+
+# What ends an answer of psql, but for a number that nobody knows; and all that CSV must keep apart.
+ODD_VALUES = ["reversible.deploy:answered 1 false 00000 \n", "\nreversible.deploy:answered:00 1 false 00000 \n", "", "\\N", '"quoted", with\r\nlines\n\n', "ü'\t", None]
+
+
+def give_back(shop: Shop, folder: Path, table: str, part: dict[str, t.Any]) -> None:
+    """Rows of a file into the live database; those that are there are replaced."""
+    data = (folder / part["file"]).read_bytes().decode()   # read_text() would take CR away
+    assert hashlib.sha256(data.encode()).hexdigest() == part["sha256"]
+    columns = ", ".join('"' + name.replace('"', '""') + '"' for name in part["columns"])
+    key = ", ".join(f'"{name}"' for name in part["key"])
+    delete = f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM given);" if part["kind"] == "updated_before" else ""
+    shop.server.sql(f"""SET session_replication_role = replica; CREATE TEMP TABLE given (LIKE {table});
+COPY given ({columns}) FROM STDIN WITH (FORMAT csv, HEADER, NULL '\\N');
+{data}\\.
+{delete}INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM given""", shop.name)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_rows_are_written_and_given_back(version: str, tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    with shop_on(version, tmp_path) as shop:
+        shop.server.sql("CREATE TABLE odd (id int PRIMARY KEY, text text, twice int GENERATED ALWAYS AS (id * 2) STORED); CREATE TABLE bare (text text)", shop.name)
+        point = shop.do(deploy_id=DEPLOY)["restore_point"]
+        values = ", ".join("(NULL)" if one is None else f"($v${one}$v$)" for one in ODD_VALUES * 2)
+        shop.server.sql(f"""INSERT INTO odd SELECT row_number() OVER (), column1 FROM (VALUES {values}) v; INSERT INTO bare VALUES {values};
+            UPDATE orders SET word = 'changed' WHERE id < 4; INSERT INTO orders (word) SELECT 'new' FROM generate_series(1, 12000);
+            INSERT INTO parts SELECT '2026-05-01', 1 FROM generate_series(1, 3); CREATE TABLE made (n int); INSERT INTO made VALUES (1), (1)""", shop.name)
+        before = shop.info(rows_dir=str(folder))["rows"]
+        kinds = {table: {part["kind"]: part["rows"] for part in parts} for table, parts in before["tables"].items()}
+        assert kinds == {"public.odd": {"inserted": 14}, "public.bare": {"inserted": 14}, "public.made": {"inserted": 2}, "public.parts_2026": {"inserted": 3},
+                         "public.orders": {"inserted": 12000, "updated": 3, "updated_before": 3}}, kinds
+        assert before["missing"] == {} and before["beside"] == point and shop.closed(point)
+        assert json.loads((folder / "manifest.json").read_text())["tables"] == before["tables"]
+        assert (folder.stat().st_mode & 0o777, {path.stat().st_mode & 0o777 for path in folder.iterdir()}) == (0o700, {0o600})
+        again = call(INFO, {**shop.place, "rows_dir": str(folder)})
+        assert again["failed"] and again["reason"] == "exists", again
+
+        shop.do(state="rolled_back", deploy_id=DEPLOY, rollback_id=BACK)
+        after = tmp_path / "after"
+        written = shop.info(rows_dir=str(after), rows_of=BACK)["rows"]
+        shop.server.sql("CREATE TABLE made (n int)", shop.name)
+        for table, parts in written["tables"].items():
+            for part in parts:
+                if part["kind"] in ("deleted", "updated_before"):
+                    give_back(shop, after, table, part)
+        told = shop.do(check=True, count="exact", state="rolled_back", parked=BACK)["written"]
+        assert told["exact"] and told["tables"] == {}, told
+
+
+def test_rows_that_cannot_be_written(tmp_path: Path) -> None:
+    with shop_on("17", tmp_path) as shop:
+        shop.do(deploy_id=DEPLOY)
+        shop.write("a")
+        unknown = call(INFO, {**shop.place, "rows_dir": str(tmp_path / "a"), "rows_of": BACK})
+        assert unknown["failed"] and unknown["reason"] == "no_restore_point" and not (tmp_path / "a").exists(), unknown
+        late = shop.info(rows_dir=str(tmp_path / "b"), count_timeout=0.0001)["rows"]
+        assert late["tables"] == {} and "not within" in late["missing"]["public.orders"]
+        assert not call(INFO, {**shop.place, "rows_dir": str(tmp_path / "c")}, check=True).get("failed") and not (tmp_path / "c").exists()
