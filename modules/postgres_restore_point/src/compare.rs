@@ -170,14 +170,12 @@ pub fn alone(table: &Table) -> Both {
     }
 }
 
+/// The hash of a row's key, and how many such rows.
+pub type Wanted = ((i64, i64), u64);
+
 /// Statement that writes rows as CSV, each as often as is said: those whose keys have these hashes.
-pub fn copying(
-    both: &Both,
-    columns: &[String],
-    rows: &[((i64, i64), u64)],
-    is_first: bool,
-) -> String {
-    let list = |of: &dyn Fn(&((i64, i64), u64)) -> String| {
+pub fn copying(both: &Both, columns: &[String], rows: &[Wanted], is_first: bool) -> String {
+    let list = |of: &dyn Fn(&Wanted) -> String| {
         let all: Vec<String> = rows.iter().map(of).collect();
         format!("'{{{}}}'::bigint[]", all.join(","))
     };

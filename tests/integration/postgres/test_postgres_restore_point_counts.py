@@ -127,7 +127,8 @@ def test_when_time_is_up_or_somebody_is_at_work(tmp_path: Path) -> None:
 
 
 # What ends an answer of psql, but for a number that nobody knows; and all that CSV must keep apart.
-ODD_VALUES = ["reversible.deploy:answered 1 false 00000 \n", "\nreversible.deploy:answered:00 1 false 00000 \n", "", "\\N", '"quoted", with\r\nlines\n\n', "ü'\t", None]
+ODD_VALUES = ["reversible.deploy:answered 1 false 00000 \n",
+              "\nreversible.deploy:answered:00 1 false 00000 \n", "", "\\N", '"quoted", with\r\nlines\n\n', "ü'\t", None]
 
 
 def give_back(shop: Shop, folder: Path, table: str, part: dict[str, t.Any]) -> None:
@@ -147,7 +148,8 @@ COPY given ({columns}) FROM STDIN WITH (FORMAT csv, HEADER, NULL '\\N');
 def test_rows_are_written_and_given_back(version: str, tmp_path: Path) -> None:
     folder = tmp_path / "rows"
     with shop_on(version, tmp_path) as shop:
-        shop.server.sql("CREATE TABLE odd (id int PRIMARY KEY, text text, twice int GENERATED ALWAYS AS (id * 2) STORED); CREATE TABLE bare (text text)", shop.name)
+        shop.server.sql("""CREATE TABLE odd (id int PRIMARY KEY, text text, twice int GENERATED ALWAYS AS (id * 2) STORED);
+                           CREATE TABLE bare (text text)""", shop.name)
         point = shop.do(deploy_id=DEPLOY)["restore_point"]
         values = ", ".join("(NULL)" if one is None else f"($v${one}$v$)" for one in ODD_VALUES * 2)
         shop.server.sql(f"""INSERT INTO odd SELECT row_number() OVER (), column1 FROM (VALUES {values}) v; INSERT INTO bare VALUES {values};
