@@ -68,7 +68,7 @@ def test_killed_in_the_middle(machine: Incus, shop: IncusShop, one_core: str) ->
     goes_on.touch()
     died = running.wait()
     machine.start_daemon()
-    assert died.code == 2 and "mark them as whole" in died.output, died.output
+    assert died.code == 2 and "mark the containers as complete" in died.output, died.output
     assert "installed" not in machine.marks(GREEN)
 
     whole = doors.play("install", "probe", "observe", "retire")

@@ -79,8 +79,8 @@ def test_the_doors(machine: Incus, shop: IncusShop, one_core: str) -> None:
         f"was changed by {FIRST}, which is newer than {OLDER}", f"was changed by {FIRST}, which is newer than {OLDER}",
         f"{BLUE} on app1 was not made for shop-staging", f"{BLUE} on app1 was not made for shop-staging",
         "the way back to it is a deploy of that release",
-        sha(9), "look at the profiles: incus query /1.0/profiles/nowhere?project=default: Fetch profile: Profile not found",
-        'look at the images: incus image info nowhere --project default: Image "nowhere" not found',
+        sha(9), "observe the profiles: incus query /1.0/profiles/nowhere?project=default: Fetch profile: Profile not found",
+        'observe the images: incus image info nowhere --project default: Image "nowhere" not found',
         "Nothing was changed. The pool default on app1 has", f"keeping logs in {theirs}/kept: ",
     ), said, strict=True):
         assert words in text and "\n" not in text, said
