@@ -216,7 +216,7 @@ def test_a_server_that_flaps_is_not_waited_for(version: str) -> None:
             looked(20)
             edge.switch("green", "web", "fail-health")
             result = running.wait(60)
-        assert result["reason"] == "target_down" and "web-green went " in result["msg"] and "it is flapping" in result["msg"], result
+        assert result["reason"] == "target_down" and "web-green became " in result["msg"] and "it is flapping" in result["msg"], result
         agree(edge, "blue", record=False)
 
 
@@ -386,7 +386,7 @@ def test_a_pid_file_that_is_not_of_haproxy(version: str) -> None:
     with Edge(version=version, method="reload") as edge:
         edge.options = {key: value for key, value in edge.options.items() if key != "master_socket"}
         new = {**GREEN, "content": edge.render("green")}
-        refused(edge, "no_reload", "there is no active unit haproxy.service", "give master_socket or pidfile", **new)
+        refused(edge, "no_reload", "the unit haproxy.service is not active", "give master_socket or pidfile", **new)
         pidfile = edge.folder / "other.pid"
         result = call(MODULE, {**edge.options, **new, "pidfile": str(pidfile)})
         assert result["failed"] and f"reading the pid file {pidfile}" in result["msg"], result

@@ -304,4 +304,4 @@ def test_info_tells_what_is_and_changes_nothing(version: str) -> None:
         edge.ask(f"del map {edge.map} {edge.map_key}")
         nothing = told()
         assert nothing["active"] is None and nothing["places"]["live"] is None and not nothing["previous"]["open"]
-        assert nothing["previous"]["why"] == "which colour is active is not known"
+        assert nothing["previous"]["why"] == "the active colour is not known"

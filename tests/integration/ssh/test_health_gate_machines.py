@@ -68,7 +68,7 @@ def test_docker_that_has_no_answer(fakes: Fakes) -> None:
     ):
         fakes.say("docker", argv, "[]\n", stderr, 1)
         fails(probe, words, environ=fakes.environ)
-    for stdout, words in (("nonsense", "as JSON"), ("[]", "left a container out"), ("[{}]", "as JSON")):
+    for stdout, words in (("nonsense", "as JSON"), ("[]", "did not report all containers"), ("[{}]", "as JSON")):
         fakes.say("docker", argv, stdout)
         fails(probe, words, environ=fakes.environ)
     nowhere = {"PATH": str(fakes.folder / "empty")}
@@ -150,7 +150,7 @@ def test_units(fakes: Fakes) -> None:
     fails(probe, "expected shop.service to be active, it is failed (failed, result exit-code)", environ=unit(fakes, **dead))
     holds({**probe, "state": ["failed", "inactive"]}, environ=unit(fakes, **dead))
     fails(probe, "there is no unit shop.service", environ=unit(fakes, LoadState="not-found", ActiveState="inactive"))
-    fails(probe, "says nothing", environ=unit(fakes))
+    fails(probe, "printed no LoadState", environ=unit(fakes))
 
 
 def test_a_unit_that_was_restarted_since(fakes: Fakes) -> None:
@@ -171,7 +171,7 @@ def test_a_unit_that_was_restarted_since(fakes: Fakes) -> None:
 def test_restarts_since_the_baseline(fakes: Fakes) -> None:
     probe = {"name": "it", "kind": "restarts", "containers": ["web", "db"], "window": 0}
     observed = gate(probe, require=0, environ=inspected(fakes, container("web", restarts=3), container("db")))
-    assert "nothing to count yet" in observed["warnings"][0]
+    assert "nothing can be counted" in observed["warnings"][0]
     holds(probe, baseline=observed, environ=inspected(fakes, container("web", restarts=3), container("db")))
     crashed = inspected(fakes, container("web", restarts=5), container("db"))
     fails(probe, "restarted: web 2 times", baseline=observed, environ=crashed)
@@ -218,7 +218,7 @@ def test_a_file_watched_for_a_while(tmp_path: Path) -> None:
     assert not some["ok"] and some["why"] == "2 new lines match, the first: ERROR: \\u{1b}[31mred" and some["value"] == 2, some
     assert enough["ok"], enough
     probe = {**probe, "path": str(path), "window": 0.1}
-    fails({**probe, "window": 0}, "there is nothing to count yet")
+    fails({**probe, "window": 0}, "nothing can be counted")
     fails({**probe, "path": f"{path}.gone"}, "there is no log")
     fails({**probe, "path": str(tmp_path)}, "not a regular file")
 
@@ -240,7 +240,7 @@ def test_a_file_since_the_baseline(tmp_path: Path) -> None:
     before = gate(probe, require=0)
     path.write_text("", encoding="utf-8")
     fails(probe, "was truncated since the baseline", baseline=before)
-    fails(probe, "the baseline does not say how far the log went", baseline={"probes": [{"name": "it", "kind": "logs", "ok": False}]})
+    fails(probe, "the baseline has no position in this log", baseline={"probes": [{"name": "it", "kind": "logs", "ok": False}]})
 
 
 def test_docker_logs(fakes: Fakes) -> None:
@@ -267,13 +267,13 @@ def test_a_file_inside(fakes: Fakes, where: dict[str, t.Any], client: str, befor
     assert before["probes"][0]["seen"] == {"log": {"inode": 77, "size": 100}}
     # A client that loses what was printed makes no log clean.
     fakes.say(client, stat, "77 119\n")
-    fails(probe, "what tail printed inside did not come through whole", baseline=before, environ=fakes.environ)
+    fails(probe, "the output of tail in the container was incomplete", baseline=before, environ=fakes.environ)
     fakes.say(client, [*before_words, "tail", "-c", "+101", path], "fine\nan Error\nfine\n")
     fails(probe, "1 new lines match, the first: an Error", baseline=before, environ=fakes.environ)
     fakes.say(client, stat, "78 130\n")
     fails(probe, "another file", baseline=before, environ=fakes.environ)
     fakes.say(client, stat, "")
-    fails(probe, "what stat printed inside did not come through whole", baseline=before, environ=fakes.environ)
+    fails(probe, "the output of stat in the container was incomplete", baseline=before, environ=fakes.environ)
     fakes.say(client, stat, "", "stat: cannot stat '/var/log/shop.log': No such file or directory\n", 1)
     fails(probe, "No such file", baseline=before, environ=fakes.environ)
     # Nor does a failure come through without its words, when they were lost once.
