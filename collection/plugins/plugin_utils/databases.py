@@ -175,4 +175,4 @@ def drill_results(made: Results, before: Results) -> list[dict[str, t.Any]]:
 
 def newest_point(seen: Seen) -> dict[str, t.Any]:
     """The newest restore point of a database; empty when there is none."""
-    return max(seen["restore_points"], key=lambda point: point["time"], default={})
+    return max(seen["restore_points"], key=lambda point: (point["time"], point["deploy_id"]), default={})

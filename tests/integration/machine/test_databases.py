@@ -149,3 +149,9 @@ def test_a_drill_never_takes_the_only_way_back() -> None:
     before = databases.databases_seen([looked("shop", point("shop", A)), looked("bill")], "db1")["databases"]
     told = databases.drill_results(made, before)
     assert [(one["database"], one["removed"], one["newest"], one["seconds"]) for one in told] == [("shop", True, A, 3.2), ("bill", False, "", 3.2)]
+
+
+def test_of_two_points_of_one_second_the_newer_deploy_is_the_newest() -> None:
+    points = [{"time": "2026-11-21T08:45:00Z", "deploy_id": name} for name in ("20261121t084500z-7f3a", "20261121t084500z-8a4b")]
+    for order in (points, points[::-1]):
+        assert databases.newest_point({"restore_points": order}) == points[1]
