@@ -34,3 +34,17 @@ def test_killed_between_two_workloads() -> None:
         # What the killed run had left half way is no restore point: this leads to what was before it.
         back = shop.run("rollback", mode="rollout", confirm=True)
         assert back.code == 0 and shop.images() == shop.both(f"shop:{sha(1)}"), back.output
+
+
+def test_a_rollback_that_is_killed_between_two_workloads() -> None:
+    with namespace() as place, KubeShop(place) as shop:
+        for number in (1, 2):
+            assert shop.deploy(number).code == 0
+        running = shop.start("rollback", mode="rollout", confirm=True)
+        kill_when(running, lambda: shop.images()["web"] == f"shop:{sha(1)}", "the first workload is back")
+        dead = shop.ledger()["deploys"][0]
+        assert shop.images()["worker"] == f"shop:{sha(2)}"
+        # The way back from it stands in the ledger before anything goes back.
+        assert [point["data"]["workload"] for point in dead["restore_points"]["rollout"]] == ["web"], dead
+        on = shop.run("rollback", mode="rollout", confirm=True, take_over=dead["deploy_id"])
+        assert on.code == 0 and shop.images() == shop.both(f"shop:{sha(1)}"), on.output
