@@ -1,7 +1,7 @@
 //! What differs between two databases, table by table: which tables are compared by what, the SQL for it, and the
 //! comparison of two sorted streams of hashes. Pure.
 //!
-//! Rows are told apart by 128 bits of hash of their key, and compared by 64 bits of hash of their text, which PostgreSQL
+//! Rows are distinguished by 128 bits of hash of their key, and compared by 64 bits of hash of their text, which PostgreSQL
 //! computes. First each side groups its rows into buckets by the hash of their keys, and sums up each bucket; only rows
 //! of buckets that differ are compared one by one. A table without a primary key has its whole rows as keys, and equal
 //! rows are counted.

@@ -43,7 +43,7 @@ pub fn find(cluster: &Cluster) -> Option<Storage> {
 }
 
 /// The processes of the server, one for each of its data directories: two with the same identifier and path (a replica in
-/// another container) cannot be told apart.
+/// another container) cannot be distinguished.
 fn servers(data_directory: &Path, identifier: u64) -> Vec<u32> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
