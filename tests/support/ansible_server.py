@@ -29,6 +29,7 @@ import tempfile
 import threading
 import typing as t
 
+import ansible_inline
 import ansible_templates
 
 # Where runs of one server may differ: variables by how they begin. Of these only ANSIBLE_LOCAL_TEMP is read when ansible-core is loaded; see
@@ -207,6 +208,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     load(sys.argv[2])
     ansible_templates.keep(sys.argv[3])
+    ansible_inline.install()
     control.send(READY)
     request = Server(control).serve()
     signal.signal(signal.SIGINT, handler)

@@ -122,6 +122,37 @@ def test_good_and_bad_ends(both: BothWays) -> None:
     assert new.code == 2 and new.named("told")["stdout"] == "in the task" and new.named("file")["changed"]
 
 
+def test_what_only_computes_needs_no_process_of_its_own(both: BothWays) -> None:
+    """... and nothing of what it changes on its way stays: each task has its own copy of all."""
+    steps: list[dict[str, t.Any]] = [
+        {"name": "set", "ansible.builtin.set_fact": {"numbers": "{{ [1, 2] + [item] }}", "word": "{{ 'a' ~ item }}"}, "loop": [3, 4], "when": "item != 3"},
+        {"name": "mixed", "ansible.builtin.command": "true", "loop": [1, 2, 3], "when": "item in numbers", "changed_when": False},
+        {"name": "elsewhere", "ansible.builtin.set_fact": {"word": "{{ inventory_hostname }}"}, "delegate_to": "lost", "delegate_facts": True},
+        {"name": "once", "ansible.builtin.debug": {"var": "hostvars['lost'].word"}, "run_once": True, "register": "said"},
+        {"name": "undefined", "ansible.builtin.debug": {"msg": "{{ nothing.at_all }}"}, "ignore_errors": True},
+        {"name": "looked up", "ansible.builtin.set_fact": {"number": "{{ lookup('ansible.builtin.pipe', 'echo 12') }}"}},
+        {"name": "again", "ansible.builtin.assert": {"that": "number | length > 1"}, "until": "true", "retries": 2, "delay": 0},
+        {"name": "hidden", "ansible.builtin.fail": {"msg": "a secret"}, "no_log": True, "ignore_errors": True},
+        {"name": "all", "ansible.builtin.assert": {"that": ["word == 'a4'", "numbers == [1, 2, 4]", "said.changed == false"], "quiet": True}},
+        {"name": "ends", "ansible.builtin.fail": {"msg": "{{ said }} {{ numbers }}"}, "when": ["word is defined", "numbers | length == 3"]},
+    ]
+    new, _forked = both.play(steps, "-vv")
+    assert new.code == 2 and [task.task for task in new.tasks if task.status == "failed"] == ["undefined", "hidden", "ends"]
+
+
+def test_who_computes(both: BothWays) -> None:
+    """A filter sees which process it is in: the run's own, but a lookup and an action that acts have one of theirs."""
+    who = {"name": "who", "ansible.builtin.debug": {"msg": "{{ '/proc/self' is link }} {{ '/proc/self' | realpath }}"}}
+    also = {"name": "also", "ansible.builtin.debug": {"msg": "{{ '/proc/self' | realpath }} {{ lookup('ansible.builtin.pipe', 'true') }}"}}
+    forked = both.ways[-1].play([who, also], "local")
+    new = both.ways[0].play([who, also], "local")
+    assert len({task.msg.split()[-1] for task in forked.tasks}) == 2 and len({task.msg.split()[-1] for task in new.tasks}) == 2
+    run = both.ways[-1].start([who, also, who | {"name": "third"}], "local")
+    seen = run.wait()
+    assert seen.named("who").msg.split()[-1] == seen.named("third").msg.split()[-1] == f"/proc/{run.process.pid}"
+    assert seen.named("also").msg.split()[0] != f"/proc/{run.process.pid}"
+
+
 def test_what_is_no_play(both: BothWays) -> None:
     new, _forked = both.play([{"no.such.module": {}}])
     assert new.code == 4
