@@ -29,7 +29,7 @@ DECISIONS = {
     "run_progress": ("hosts_lacking", "hosts_reached"),
     "two_colors": ("color_sides", "compose_colors", "compose_probes", "compose_sides", "host_colors", "incus_colors", "side_probes", "side_processes",
                    "static_links", "static_probes", "worker_probes"),
-    "ways_back": ("seen_layers",),
+    "ways_back": ("needed_color", "seen_layers"),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import typing as t
 from types import MappingProxyType
 
+from .deploy_records import points_of
 from .run_progress import seen as seen_by
 
 Seen = t.Mapping[str, t.Any]
@@ -34,6 +35,19 @@ def layers(load_balancers: Seen, in_place: str, hosts: t.Mapping[str, Seen | Non
     if databases:
         found["database"] = _held(databases)
     return found
+
+
+def needed_color(found: Seen, color: str, deploys: t.Sequence[Seen]) -> str:
+    """Why this colour may not be ended: it is the way back, by what was seen (`found`, as seen_layers gives it) and by what the ledger makes of that.
+    Nothing when it leads nowhere. A host that did not answer closes no way."""
+    layer = found.get("color") or {}
+    held = next((side for side in layer.get("holds") or [] if side.get("name") == color and layer["open"]), None)
+    to = [(one["deploy_id"], point.get("digest")) for one in deploys for point in points_of(one, "color") if point["name"] == color and point.get("open")]
+    if held is None and not to:
+        return ""
+    release = (held or {}).get("digest") or (to[0][1] if to else "") or "a release that nobody recorded"
+    before = f", to before {to[0][0]}" if to else ""
+    return f"{color} holds {release} and is well: it is the last way back{before}. The next deploy takes its place."
 
 
 def _color(reading: Seen, hosts: t.Mapping[str, Seen | None]) -> dict[str, t.Any]:

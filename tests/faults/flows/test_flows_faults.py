@@ -246,6 +246,9 @@ def test_a_release_that_was_never_active_is_no_way_back(deployed: Shop) -> None:
     """It answers, and takes the place of the one that the load balancer remembers; nothing there would prove which it is."""
     shop = deployed
     shop.publish(4)
+    needed = shop.run("cleanup_failed", color="green", confirm=True)
+    said = " ".join(needed.output.split())
+    assert needed.code != 0 and f"green holds {sha(1)} and is well: it is the last way back, to before {shop.last_deploy()}." in said, needed.output
     holder = shop.killed("Check that each component of the colour answers", release_sha=sha(4))
     wait_for(lambda: {row["status"] for row in shop.rows() if row["svname"].endswith("green")} == {"UP"}, "HAProxy has seen it")
     file = shop.folder / "status.json"
@@ -260,5 +263,7 @@ def test_a_release_that_was_never_active_is_no_way_back(deployed: Shop) -> None:
     assert refused.code != 0 and shop.serves() == NEW, refused.output
     said = " ".join(refused.output.split())
     assert f"green served {sha(1)}, and since then" in said and f"has put {sha(4)} there" in said and f"blue serves {sha(2)}, as before" in said, said
+    ended = shop.run("cleanup_failed", color="green", confirm=True)
+    assert ended.code == 0 and fetch(shop.app_url("green")) != f"green {sha(4)}" and shop.serves() == NEW, ended.output
     back = shop.run("rollback", mode="full", release_sha=sha(1), **blind)
     assert back.code == 0 and shop.serves() == OLD, back.output

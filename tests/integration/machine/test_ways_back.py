@@ -38,6 +38,20 @@ def test_a_colour_that_is_no_way_back(reading: dict[str, t.Any], hosts: dict[str
     assert (found["open"], found["why"]) == (False, why)
 
 
+def test_the_colour_that_is_needed() -> None:
+    """By what was seen, and by what the ledger makes of it; a host that is silent closes nothing."""
+    recorded = [{"deploy_id": "b", "restore_points": {"color": [{"name": "green", "digest": sha(1), "open": True}]}}]
+    other = [{"deploy_id": "b", "restore_points": {"color": [{"name": "green", "digest": sha(1), "open": False}]}}]
+    for hosts in (app(sha(1)), {"app1": None}, {"app1": {"failure": "no python"}}):
+        found = ways_back.layers(OPEN, "", hosts, {})
+        assert ways_back.needed_color(found, "green", recorded).startswith(f"green holds {sha(1)} and is well: it is the last way back, to before b.")
+        assert ways_back.needed_color(found, "green", []).startswith(f"green holds {sha(1)} and is well: it is the last way back.")
+        assert not ways_back.needed_color(found, "blue", recorded)
+    assert not ways_back.needed_color(ways_back.layers(OPEN, "", app(sha(4)), {}), "green", other)
+    closed = OPEN | {"previous": OPEN["previous"] | {"open": False, "why": "it is void"}}
+    assert not ways_back.needed_color(ways_back.layers(closed, "", app(sha(1)), {}), "green", other)
+
+
 def test_what_each_host_holds() -> None:
     seen = {"pve1": {"ways_back": {"snapshot": {"open": ["pre-deploy-a"]}, "parked": ["failed-b"]}}, "pve2": None, "pve3": {"failure": "no quorum"}}
     data = {"nas": {"ways_back": {"swap": {"open": ["20261121t084500z-7f3a"]}}}}
