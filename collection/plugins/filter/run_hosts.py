@@ -21,7 +21,7 @@ options:
     type: dict
     required: true
   which:
-    description: C(once), or the groups C(hosts), C(in_place), C(data).
+    description: C(once), or the groups C(hosts), C(colors), C(in_place), C(data).
     type: str
 """
 

@@ -38,7 +38,7 @@ EXAMPLES = """
 
 RETURN = """
 _value:
-  description: C(number), the hosts C(once) and C(way_back), the groups C(hosts), C(in_place) and C(data).
+  description: C(number), the hosts C(once) and C(way_back), the groups C(hosts), C(colors), C(in_place) and C(data).
   type: dict
 """
 

@@ -48,7 +48,7 @@ def names(app: str, env: str, earlier: t.Mapping[str, t.Any] | None = None) -> d
     """What the next run's own hosts and groups are called, after an earlier one of the same ansible-playbook."""
     number = int((earlier or {}).get("number", 0)) + 1
     who = f"{app}-{env}" if number == 1 else f"{app}-{env}.{number}"
-    groups = {group: f"reversible_{group}_{number}" for group in ("hosts", "in_place", "data")}
+    groups = {group: f"reversible_{group}_{number}" for group in ("hosts", "colors", "in_place", "data")}
     return {"number": number, "once": f"deploy@{who}", "way_back": f"way-back@{who}", **groups}
 
 

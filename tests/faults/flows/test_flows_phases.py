@@ -20,7 +20,7 @@ SERVES = {"old": ("green", sha(1)), "new": ("blue", sha(2))}
 # The task that each phase of the table begins with, the host that it is done on, and the task after which a controller is killed.
 PHASES = {
     "open": ("Open the deploy", "lb1", "Open the deploy"),
-    "check": ("Observe the releases of each colour", "app1", "Check that there is enough space"),
+    "check": ("Check that the registry has the release", "app1", "Check that there is enough space"),
     "unpack": ("Fetch the release of each component", "app1", "Fetch the release of each component"),
     "prepare": ("Record the phase", "lb1", "Record the restore point"),
     "migrate": ("Run the command of the hook migrate", "app1", ""),

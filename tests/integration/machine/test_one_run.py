@@ -47,7 +47,7 @@ def test_each_run_has_names_of_its_own() -> None:
     second = one_run.names("blog", "prod", first)
     third = one_run.names("shop", "prod", second)
     told = [name for own in (first, second, third) for key, name in own.items() if key != "number"]
-    assert len(set(told)) == len(told) == 15 and first["once"] == "deploy@shop-prod"
+    assert len(set(told)) == len(told) == 18 and first["once"] == "deploy@shop-prod"
     assert one_run.pattern(first, "hosts", "data") == "reversible_hosts_1:reversible_data_1:way-back@shop-prod"
     assert one_run.pattern(first) == "way-back@shop-prod" and one_run.pattern({}, "hosts") == "all:!all"
 
