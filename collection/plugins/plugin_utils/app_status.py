@@ -7,7 +7,7 @@ from __future__ import annotations
 import typing as t
 
 from .deploy_records import LAYERS, points_of
-from .run_progress import seen
+from .run_progress import observed, seen
 
 Seen = t.Mapping[str, t.Any]
 
@@ -39,7 +39,7 @@ def restore_points(deploys: t.Sequence[Seen]) -> list[dict[str, t.Any]]:
 def app_status(ledger: Seen, looked: t.Sequence[Seen], facts: t.Mapping[str, Seen], app_hosts: t.Sequence[str], data_hosts: t.Sequence[str],
                run: str, database_hosts: t.Sequence[str] = ()) -> dict[str, t.Any]:
     """All of it; of the hosts what they have seen in this run, by their facts."""
-    hosts, data = seen(app_hosts, facts, "flow_seen_app", run), seen(data_hosts, facts, "flow_seen_data", run)
+    hosts, data = observed(app_hosts, facts, run), seen(data_hosts, facts, "flow_seen_data", run)
     deploys = ledger.get("deploys", [])
     return {"load_balancers": load_balancers(looked, hosts), "hosts": hosts, "data": data,
             "databases": seen(database_hosts, facts, "flow_seen_databases", run),

@@ -26,6 +26,12 @@ def hosts_lacking(hosts: t.Sequence[str], facts: Facts, mark: str, run: str) -> 
             "why": " ".join(f"{host}: {facts[host].get('flow_failure')}" for host in failed)}
 
 
+def observed(hosts: t.Sequence[str], facts: Facts, run: str) -> dict[str, t.Any]:
+    """What each host of the app has seen of it in this run (`app_observed`, which bears the run's id); None for a host that has not."""
+    mine = {host: facts[host].get("app_observed") or {} for host in hosts}
+    return {host: {key: value for key, value in one.items() if key != "run"} if one.get("run") == run else None for host, one in mine.items()}
+
+
 def seen(hosts: t.Sequence[str], facts: Facts, fact: str, run: str) -> dict[str, t.Any]:
     """The observed state of each host in this run, which is its fact of that name; None for a host without one."""
     there = hosts_reached(hosts, facts, f"{fact}_in", run)

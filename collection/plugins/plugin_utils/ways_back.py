@@ -9,7 +9,7 @@ import typing as t
 from types import MappingProxyType
 
 from .deploy_records import points_of
-from .run_progress import seen as seen_by
+from .run_progress import observed, seen as seen_by
 
 Seen = t.Mapping[str, t.Any]
 IN_PLACE = {"pct": "container", "compose": "compose", "kube": "rollout"}
@@ -18,7 +18,7 @@ IN_PLACE = {"pct": "container", "compose": "compose", "kube": "rollout"}
 def seen_layers(load_balancers: Seen, strategy: str, facts: t.Mapping[str, Seen], app_hosts: t.Sequence[str], data_hosts: t.Sequence[str],
                 run: str, database_hosts: t.Sequence[str] = ()) -> dict[str, t.Any]:
     """`load_balancers` is their combined state, or empty; the states of the hosts in this run are in their facts."""
-    hosts, data = seen_by(app_hosts, facts, "flow_seen_app", run), seen_by(data_hosts, facts, "flow_seen_data", run)
+    hosts, data = observed(app_hosts, facts, run), seen_by(data_hosts, facts, "flow_seen_data", run)
     return layers(load_balancers, IN_PLACE.get(strategy, ""), hosts, data, seen_by(database_hosts, facts, "flow_seen_databases", run))
 
 

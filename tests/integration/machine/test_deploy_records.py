@@ -213,7 +213,7 @@ def test_a_restore_point_is_open_when_the_ledger_says_so() -> None:
     assert [(one["name"], one["open"], one["why"]) for one in app_status.restore_points(record)] == [
         ("snap", False, "dataset: snap is gone"), ("pre-a", True, ""), ("pre-b", False, "")]
     hosts = {"app1": {"ways_back": {"snapshot": {"open": ["pre-a"]}}}, "app2": None}
-    facts = {host: {"flow_seen_app": seen, "flow_seen_app_in": RUN} for host, seen in hosts.items()}
+    facts = {host: {"app_observed": seen and seen | {"run": RUN}} for host, seen in hosts.items()}
     told = app_status.app_status({"msg": "it is gone"}, [], facts, list(facts), [], RUN)
     assert told["hosts"] == hosts
     assert told["ledger_failure"] == "it is gone" and told["deploys"] == [] and told["lease"] is None

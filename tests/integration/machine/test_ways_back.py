@@ -63,7 +63,7 @@ def test_what_each_host_holds() -> None:
 
 
 def test_only_what_was_seen_in_this_run_counts() -> None:
-    facts = {"pve1": {"flow_seen_app_in": "b", "flow_seen_app": {"ways_back": {"snapshot": {"open": ["pre-deploy-a"]}}}}, "pve2": {"flow_seen_app_in": "a"}}
+    facts = {"pve1": {"app_observed": {"run": "b", "ways_back": {"snapshot": {"open": ["pre-deploy-a"]}}}}, "pve2": {"app_observed": {"run": "a"}}}
     found = ways_back.seen_layers({}, "pct", facts, ["pve1", "pve2"], [], "b")
     assert found == {"container": {"open": True, "silent": {"pve2": "it does not answer"}, "holds": [{"host": "pve1", "word": "pre-deploy-a"}]}}
     seen = {"ways_back": {"swap": {"open": ["shop__before_a"]}, "parked": ["shop__failed_b"]}}
