@@ -26,7 +26,7 @@ DECISIONS = {
     "inputs": ("wrong_env", "wrong_inputs"),
     "kube_app": ("revision_named", "workloads_captured", "workloads_seen"),
     "load_balancers": ("load_balancers",),
-    "run_progress": ("hosts_lacking", "hosts_reached"),
+    "run_progress": ("hosts_lacking", "hosts_reached", "notes_of"),
     "two_colors": ("color_sides", "compose_colors", "compose_probes", "compose_sides", "host_colors", "incus_colors", "side_probes", "side_processes",
                    "static_links", "static_probes", "worker_probes"),
     "ways_back": ("needed_color", "seen_layers"),

@@ -39,10 +39,10 @@ def restore_points(deploys: t.Sequence[Seen]) -> list[dict[str, t.Any]]:
 def app_status(ledger: Seen, looked: t.Sequence[Seen], facts: t.Mapping[str, Seen], app_hosts: t.Sequence[str], data_hosts: t.Sequence[str],
                run: str, database_hosts: t.Sequence[str] = ()) -> dict[str, t.Any]:
     """All of it; of the hosts what they have seen in this run, by their facts."""
-    hosts, data = observed(app_hosts, facts, run), seen(data_hosts, facts, "flow_seen_data", run)
+    hosts, data = observed(app_hosts, facts, run), seen(data_hosts, facts, "data", run)
     deploys = ledger.get("deploys", [])
     return {"load_balancers": load_balancers(looked, hosts), "hosts": hosts, "data": data,
-            "databases": seen(database_hosts, facts, "flow_seen_databases", run),
+            "databases": seen(database_hosts, facts, "databases", run),
             "restore_points": restore_points(deploys),
             "lease": ledger.get("holder"), "locked": ledger.get("locked"), "deploys": deploys,
             "ledger_failure": ledger.get("msg") if "deploys" not in ledger else None}

@@ -18,8 +18,8 @@ IN_PLACE = {"pct": "container", "compose": "compose", "kube": "rollout"}
 def seen_layers(load_balancers: Seen, strategy: str, facts: t.Mapping[str, Seen], app_hosts: t.Sequence[str], data_hosts: t.Sequence[str],
                 run: str, database_hosts: t.Sequence[str] = ()) -> dict[str, t.Any]:
     """`load_balancers` is their combined state, or empty; the states of the hosts in this run are in their facts."""
-    hosts, data = observed(app_hosts, facts, run), seen_by(data_hosts, facts, "flow_seen_data", run)
-    return layers(load_balancers, IN_PLACE.get(strategy, ""), hosts, data, seen_by(database_hosts, facts, "flow_seen_databases", run))
+    hosts, data = observed(app_hosts, facts, run), seen_by(data_hosts, facts, "data", run)
+    return layers(load_balancers, IN_PLACE.get(strategy, ""), hosts, data, seen_by(database_hosts, facts, "databases", run))
 
 
 def layers(load_balancers: Seen, in_place: str, hosts: t.Mapping[str, Seen | None], data: t.Mapping[str, Seen | None],

@@ -188,11 +188,13 @@ def test_what_was_not_agreed_to_is_not_done(confirm: t.Any, accept: list[str], a
 
 
 def test_only_what_was_reached_in_this_run_counts() -> None:
-    facts = {"app1": {"flow_installed": RUN}, "app2": {"flow_installed": A, "flow_failed_in": RUN, "flow_failure": "no room"}, "app3": {}}
-    assert run_progress.hosts_reached(list(facts), facts, "flow_installed", RUN) == ["app1"]
-    assert run_progress.hosts_lacking(list(facts), facts, "flow_installed", RUN) == {"hosts": ["app2", "app3"], "why": "app2: no room"}
-    assert run_progress.seen(["app1"], {"app1": {"x": 1, "x_in": RUN}}, "x", RUN) == {"app1": 1}
-    assert run_progress.seen(["app1"], {"app1": {"x": 1, "x_in": A}}, "x", RUN) == {"app1": None}
+    facts = {"app1": {"flow": {"run": RUN, "installed": True}}, "app2": {"flow": {"run": RUN, "installed": False, "failure": "no room"}},
+             "app3": {"flow": {"run": A, "installed": True, "failure": "another run"}}, "app4": {}, "app5": {"flow": "a variable of somebody's own"}}
+    assert run_progress.hosts_reached(list(facts), facts, "installed", RUN) == ["app1"]
+    assert run_progress.hosts_lacking(list(facts), facts, "installed", RUN) == {"hosts": ["app2", "app3", "app4", "app5"], "why": "app2: no room"}
+    assert run_progress.notes_of(facts["app3"]["flow"], RUN) == run_progress.notes_of(facts["app5"]["flow"], RUN) == {"run": RUN}
+    assert run_progress.seen(["app1"], {"app1": {"flow": {"run": RUN, "data": 1}}}, "data", RUN) == {"app1": 1}
+    assert run_progress.seen(["app1"], {"app1": {"flow": {"run": A, "data": 1}}}, "data", RUN) == {"app1": None}
 
 # What status shows
 
