@@ -4,9 +4,14 @@
 """The hosts of a play of a run."""
 from __future__ import annotations
 
+import importlib
 import typing as t
 
 from ansible_collections.reversible.deploy.plugins.plugin_utils.one_run import pattern
+
+# What the tasks of every host of an app decide by. Ansible asks this filter itself, and forks a process for each task of each host after that: what is
+# read before need not be compiled in each of them. Not in a play of one host: somebody may be waiting for a rollback.
+NEEDED_BY_MANY = ("run_progress", "two_colors")
 
 DOCUMENTATION = """
 name: run_hosts
@@ -38,6 +43,9 @@ _value:
 
 
 def run_hosts(hostvars: t.Mapping[str, t.Any], *which: str) -> str:
+    if set(which) - {"once"}:
+        for name in NEEDED_BY_MANY:
+            importlib.import_module(f"ansible_collections.reversible.deploy.plugins.plugin_utils.{name}")
     try:
         own = hostvars["localhost"]["flow_names"]
     except KeyError:
