@@ -184,8 +184,9 @@ def answer_of(answers: t.Sequence[t.Mapping[str, t.Any]], name: str) -> t.Mappin
 
 def host_colors(wanted: t.Sequence[Side], folders: t.Sequence[t.Mapping[str, t.Any]], answers: t.Sequence[t.Mapping[str, t.Any]],
                 links: t.Mapping[str, t.Any] | None = None) -> dict[str, t.Any]:
-    """What the colours hold whose releases are folders, in the order of the sides; of each worker in which colours it runs (`workers`), and of each static
-    component where its link (one of `links`, by path) leads (`static`)."""
+    """What the colours hold whose releases are folders, in the order of the sides; of each worker in which colours it runs (`workers`), of each static
+    component where its link (one of `links`, by path) leads (`static`), and the `releases` that are kept, by the side's unit: for those a deploy into that
+    side needs no registry."""
     def seen(side: Side, folder: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         asked = [answer for name in ("", ITSELF) if (answer := answer_of(answers, side["unit"] + name))]
         wrong = [answer for answer in asked if not answer["ok"]]
@@ -202,7 +203,7 @@ def host_colors(wanted: t.Sequence[Side], folders: t.Sequence[t.Mapping[str, t.A
             if any(answer_of(answers, side["unit"] + what).get("ok") for what in RUNNING):
                 running.append(side["color"])
     return {**by_color((side["color"], side["component"]["name"], seen(side, folder)) for side, folder in zip(wanted, folders)),
-            "workers": workers, "static": static}
+            "workers": workers, "static": static, "releases": {side["unit"]: folder.get("releases") or [] for side, folder in zip(wanted, folders)}}
 
 
 def incus_colors(wanted: t.Sequence[Side], instances: t.Mapping[str, t.Any], answers: t.Sequence[t.Mapping[str, t.Any]], mark: str) -> dict[str, t.Any]:

@@ -83,7 +83,9 @@ def test_a_worker_is_asked_by_what_it_does() -> None:
     probes = two_colors.worker_probes([command], False, often)
     assert [one["argv"] for one in probes] == [["start-stop-daemon", "--status", "--pidfile", "/run/mail"], ["/opt/mail/blue/current/works", "blue"]]
     # It runs in the active colour alone, so that it says nothing of whether the other one is a way back.
-    held = two_colors.host_colors(sides, [{"current": "4f2a"}] * 2, [{"name": "shop-web-blue", "ok": True}])["colors"]["blue"]
+    found = two_colors.host_colors(sides, [{"current": "4f2a", "releases": [{"sha": "4f2a"}]}] * 2, [{"name": "shop-web-blue", "ok": True}])
+    assert found["releases"] == {"shop-web-blue": [{"sha": "4f2a"}], "shop-mail-blue": [{"sha": "4f2a"}]}
+    held = found["colors"]["blue"]
     assert held["well"] and held["release"] == "4f2a"
     # Where nobody knows yet who starts things, both are asked, and either tells that it runs.
     looked = two_colors.side_probes(sides, "http://127.0.0.1:{port}/", {"often": {"tries": 1}, "workers": True})
