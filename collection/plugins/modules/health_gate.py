@@ -280,6 +280,10 @@ options:
       min:
         description:
           - "For V(prometheus): the least value that is good."
+          - >-
+            For V(logs), in place of O(probes[].max): how many new lines must match, at least. It holds as
+            soon as so many do; a file that is missing has no lines yet. Its O(baseline) is made right before
+            what writes the log is started, so that lines of an earlier start do not count.
         type: float
       max:
         description:
@@ -312,7 +316,9 @@ options:
       window:
         description:
           - "For V(prometheus): ask for the value at each step of the last so many seconds, not just now."
-          - "For V(logs), V(restarts): watch for so many seconds, in each try. The default is V(10)."
+          - >-
+            For V(logs) without O(probes[].min), V(restarts): watch for so many seconds, in each try. The
+            default is V(10).
         type: float
       for:
         description:

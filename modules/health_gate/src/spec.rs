@@ -146,7 +146,10 @@ const PROBE: &[Opt] = &[
     Opt::new("query", Kind::Str).about(&[
         "For V(prometheus): the query. Each series that it gives must hold; none is a failure, and so is C(NaN).",
     ]),
-    Opt::new("min", Kind::Float).about(&["For V(prometheus): the least value that is good."]),
+    Opt::new("min", Kind::Float).about(&[
+        "For V(prometheus): the least value that is good.",
+        "For V(logs), in place of O(probes[].max): how many new lines must match, at least. It holds as soon as so many do; a file that is missing has no lines yet. Its O(baseline) is made right before what writes the log is started, so that lines of an earlier start do not count.",
+    ]),
     Opt::new("max", Kind::Float).about(&[
         "For V(prometheus): the greatest value that is good.",
         "For V(http): how many milliseconds the answer may take. The default is whatever O(probes[].timeout) allows.",
@@ -165,7 +168,7 @@ const PROBE: &[Opt] = &[
     ]),
     Opt::new("window", Kind::Float).about(&[
         "For V(prometheus): ask for the value at each step of the last so many seconds, not just now.",
-        "For V(logs), V(restarts): watch for so many seconds, in each try. The default is V(10).",
+        "For V(logs) without O(probes[].min), V(restarts): watch for so many seconds, in each try. The default is V(10).",
     ]),
     Opt::new("for", Kind::Float).about(&[
         "For V(prometheus): fail only when the value was out of bounds for so many seconds without a break. Without it, every step of O(probes[].window) must hold.",

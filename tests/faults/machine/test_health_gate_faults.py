@@ -190,6 +190,9 @@ CANNOT_BE = [
     ({**LOG, "unit": "shop"}, "needs one of unit, container and path"),
     ({**LOG, "instance": "a", "vmid": 100}, "instance and vmid exclude each other"),
     ({**LOG, "max": 0.5}, "expected a whole number"),
+    ({**LOG, "min": 0}, "expected a whole number, 1 or more, got 0"),
+    ({**LOG, "min": 1, "max": 3}, "max and min exclude each other"),
+    ({**LOG, "min": 1, "window": 3}, "with min, tries and delay say how long to wait"),
     ({"name": "it", "kind": "restarts"}, "needs either containers or unit"),
 ]
 

@@ -281,6 +281,25 @@ def test_a_registered_result_is_a_baseline(bare: Ansible) -> None:
     assert run.named("after").msg == "1 of 1 probe failed: log; log: 1 new lines match, the first: ERROR new"
 
 
+def test_a_line_that_must_come(tmp_path: Path) -> None:
+    """It comes from what was started after the baseline, also into a log that was missing then."""
+    log = tmp_path / "shop.log"
+    probe = {"name": "it", "kind": "logs", "path": str(log), "text": "ready", "min": 1, "tries": 1}
+    missing = gate(probe, require=0)
+    fails(probe, "expected 1 new lines that match, got 0 of 0 new lines", baseline=missing)
+    log.write_text("starting\nready\n")
+    holds(probe, baseline=missing)
+    before = gate(probe, require=0)
+    fails(probe, "got 0 of 0 new lines", baseline=before)
+    with log.open("a") as file:
+        file.write("starting again\n")
+        file.flush()
+        fails(probe, "got 0 of 1 new lines", baseline=before)
+        file.write("ready again\n")
+    holds(probe, baseline=before)
+    fails({**probe, "min": 2}, "expected 2 new lines that match, got 1 of 2 new lines", baseline=before)
+
+
 def test_an_answer_is_as_fast_as_it_was(serve: Servers) -> None:
     def after_a_pause(connection: t.Any) -> None:
         threading.Event().wait(0.3)

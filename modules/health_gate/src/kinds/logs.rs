@@ -1,15 +1,16 @@
 //! `logs`: counts new lines that match a pattern, from the baseline (or the first try without one) to the
-//! end of a window.
+//! end of a window. Either few may match (`max`), or some must (`min`).
 //!
 //! Invariant: no line is skipped silently. A log that is missing, was truncated or replaced since, or is
-//! too long to be read is a failure.
+//! too long to be read is a failure. Only where lines must come is a missing log one without lines: it is
+//! made by whoever is about to start.
 
 use crate::observation::{Ask, Observation, Try, shown};
 use crate::probe_options::ProbeOptions;
 use ansible_module::Failure;
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Value, json};
-use source::Source;
+use source::{Missing, Source};
 use std::time::Duration;
 
 mod file;
@@ -23,8 +24,14 @@ const MAX_PATTERN: usize = 1 << 20;
 pub struct Logs {
     source: Source,
     pattern: LinePattern,
-    max: u64,
+    wanted: Wanted,
     window: Duration,
+}
+
+/// How many lines must match.
+enum Wanted {
+    AtMost(u64),
+    AtLeast(u64),
 }
 
 /// Which lines are counted.
@@ -46,15 +53,63 @@ impl Logs {
             Some(ignore) => Some(compile(options, "ignore", &ignore)?),
             None => None,
         };
-        let max = options.take::<f64>("max")?.unwrap_or_default();
-        if max < 0.0 || max.fract() != 0.0 {
-            return Err(
-                options.bad("max", format!("expected a whole number, 0 or more, got {max}"))
-            );
-        }
-        let window = options.seconds("window")?.unwrap_or(WINDOW);
+        let wanted = match (whole_number(options, "max", 0)?, whole_number(options, "min", 1)?) {
+            (Some(_), Some(_)) => {
+                return Err(
+                    options.refuse("max and min exclude each other: give one of them".to_owned())
+                );
+            }
+            (max, None) => Wanted::AtMost(max.unwrap_or_default()),
+            (None, Some(min)) => Wanted::AtLeast(min),
+        };
+        let window = match (&wanted, options.seconds("window")?) {
+            (Wanted::AtLeast(_), Some(_)) => {
+                return Err(options.refuse(
+                    "window is for lines that must not come: with min, tries and delay say how long \
+                     to wait"
+                        .to_owned(),
+                ));
+            }
+            (Wanted::AtLeast(_), None) => Duration::ZERO,
+            (Wanted::AtMost(_), window) => window.unwrap_or(WINDOW),
+        };
         let pattern = LinePattern { pattern, ignore };
-        Ok(Logs { source, pattern, max: max as u64, window })
+        Ok(Logs { source, pattern, wanted, window })
+    }
+
+    /// Returns the position of the log's present end.
+    fn end(&self, now: &Try<'_>) -> Result<Value, String> {
+        let missing = match self.wanted {
+            Wanted::AtMost(_) => Missing::IsAnError,
+            Wanted::AtLeast(_) => Missing::IsEmpty,
+        };
+        self.source.end(missing, now.deadline())
+    }
+
+    fn judge(&self, matches: Matches, now: &Try<'_>) -> Result<(), String> {
+        let Matches { lines, matching, first } = matches;
+        match self.wanted {
+            Wanted::AtMost(max) if matching > max => {
+                let first = first.unwrap_or_default();
+                Err(format!("{matching} new lines match, the first: {first}"))
+            }
+            Wanted::AtMost(_) => now.require_time_or_baseline(self.window),
+            // Lines themselves are not shown: the log may be one that its owner has exchanged.
+            Wanted::AtLeast(min) if matching < min => Err(format!(
+                "expected {min} new lines that match, got {matching} of {lines} new lines"
+            )),
+            Wanted::AtLeast(_) => Ok(()),
+        }
+    }
+}
+
+fn whole_number(options: &mut ProbeOptions, key: &str, min: u64) -> Result<Option<u64>, Failure> {
+    let Some(number) = options.take::<f64>(key)? else { return Ok(None) };
+    match number >= min as f64 && number.fract() == 0.0 {
+        true => Ok(Some(number as u64)),
+        false => {
+            Err(options.bad(key, format!("expected a whole number, {min} or more, got {number}")))
+        }
     }
 }
 
@@ -85,7 +140,7 @@ impl Matches {
 
 impl Ask for Logs {
     fn begin(&self, now: &Try<'_>) -> Result<Value, String> {
-        self.source.end(now.deadline())
+        self.end(now)
     }
 
     fn ask(&self, now: &Try<'_>) -> Result<Observation, String> {
@@ -99,19 +154,12 @@ impl Ask for Logs {
         };
         let deadline = now.deadline();
         // The end is determined before reading: lines written meanwhile are read twice rather than never.
-        let end = self.source.end(deadline)?;
+        let end = self.end(now)?;
         let mut matches = Matches::default();
         self.source.read_since(start, deadline, &mut |line| matches.count(&self.pattern, line))?;
         let answer = format!("{} new lines, {} of them match", matches.lines, matches.matching);
-        let verdict = match matches.matching <= self.max {
-            true => now.require_time_or_baseline(self.window),
-            false => {
-                let first = matches.first.unwrap_or_default();
-                Err(format!("{} new lines match, the first: {first}", matches.matching))
-            }
-        };
         let seen = Observation::new(answer).value(matches.matching as f64);
-        Ok(seen.judged(verdict).remember("log", json!(end)))
+        Ok(seen.judged(self.judge(matches, now)).remember("log", json!(end)))
     }
 }
 

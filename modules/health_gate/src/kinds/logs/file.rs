@@ -23,6 +23,11 @@ pub fn position(inode: u64, size: u64) -> Value {
     json!({ "inode": inode, "size": size })
 }
 
+/// The position in a log that is missing: all that is in it later is new.
+pub fn nothing() -> Value {
+    json!({ "missing": true })
+}
+
 pub fn end(path: &Path) -> Result<Value, String> {
     let metadata = metadata_of(path)?;
     Ok(position(metadata.ino(), metadata.len()))
@@ -71,6 +76,12 @@ pub fn read_since(
     deadline: Deadline,
     each: &mut dyn FnMut(&[u8]),
 ) -> Result<(), String> {
+    if *was == nothing() {
+        return match path.exists() {
+            true => read(path, 0, deadline, each),
+            false => Ok(()),
+        };
+    }
     let is = end(path)?;
     // The name that logrotate gives it.
     let mut rotated = path.as_os_str().to_owned();
@@ -142,7 +153,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         assert!(end(&path).unwrap_err().starts_with("there is no log "));
+        assert_eq!(lines(&path, &nothing()).unwrap(), [""; 0]);
         append(&path, "old\n");
+        assert_eq!(lines(&path, &nothing()).unwrap(), ["old"]);
         let was = end(&path).unwrap();
         assert_eq!(lines(&path, &was).unwrap(), [""; 0]);
         append(&path, "new\n\nunfinished");

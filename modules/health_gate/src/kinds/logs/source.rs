@@ -23,6 +23,13 @@ pub enum Source {
     Inside { guest: Guest, path: PathBuf },
 }
 
+/// What a file that is missing means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    IsAnError,
+    IsEmpty,
+}
+
 /// The container that has the file.
 pub enum Guest {
     Incus(Instance),
@@ -59,7 +66,7 @@ impl Source {
     }
 
     /// Returns the position of the log's present end.
-    pub fn end(&self, deadline: Deadline) -> Result<Value, String> {
+    pub fn end(&self, missing: Missing, deadline: Deadline) -> Result<Value, String> {
         match self {
             Source::Journal { unit } => {
                 // Fails for a unit that does not exist: the journal just has no lines of it.
@@ -67,7 +74,10 @@ impl Source {
                 Ok(json!({ "cursor": journal::end(deadline)? }))
             }
             Source::Docker { .. } => Ok(json!({ "time": time() })),
-            Source::File { path } => file::end(path),
+            Source::File { path } => match missing {
+                Missing::IsEmpty if !path.exists() => Ok(file::nothing()),
+                _ => file::end(path),
+            },
             Source::Inside { guest, path } => guest.end(path, deadline),
         }
     }
