@@ -241,6 +241,8 @@ def is_below(path: t.Any) -> bool:
 def is_proof(proof: t.Any) -> bool:
     if not isinstance(proof, t.Mapping) or len(proof) != 1:
         return False
+    if "log" in proof:
+        return isinstance(proof["log"], str) and bool(proof["log"].strip()) and not re.search(CONTROL, proof["log"])
     command = listed(proof.get("command"))
     place = proof.get("file") or (command[0] if command else "")
     return isinstance(place, str) and place.startswith(("/", "{current}/"))

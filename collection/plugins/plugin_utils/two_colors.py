@@ -110,8 +110,8 @@ def runs(side: Side, is_systemd: bool) -> Probe:
 
 
 def worker_probes(wanted: t.Sequence[Side], is_systemd: bool, often: t.Mapping[str, t.Any]) -> list[Probe]:
-    """Whether each worker runs, and its own proof: a command that ends well, or a file that has changed since the worker was started (its side's `stamp`
-    has)."""
+    """Whether each worker runs, and its own proof: a command that ends well, a file that has changed since the worker was started (its side's `stamp`
+    has), or a line in its log that was not there before (the probe wants a baseline of that time)."""
     made: list[Probe] = []
     for side in wanted:
         name, proof = side["unit"], side["component"].get("proof") or {}
@@ -122,6 +122,9 @@ def worker_probes(wanted: t.Sequence[Side], is_systemd: bool, often: t.Mapping[s
         if proof.get("file"):
             [file] = filled([proof["file"]], words)
             made.append({"name": f"{name}{PROOF}", "kind": "command", "argv": ["find", file, "-newer", side["stamp"]], "stdout": file, **often})
+        if proof.get("log"):
+            log = {"unit": f"{name}.service"} if is_systemd else {"path": side["log"]}
+            made.append({"name": f"{name}{PROOF}", "kind": "logs", **log, "text": proof["log"], "min": 1, **often})
     return made
 
 

@@ -14,9 +14,10 @@ from flows import Shop
 from harness import wait_for
 from releases import sha
 
-# Takes from a queue, as long as nobody else does; the release 3 does nothing.
+# Takes from a queue, as long as nobody else does; the release 3 does nothing, and says nothing but that it waits.
 WORKER = """exec 9> queue.lock
 flock -n 9 || echo "$1 beside another one" >> clash
+test "$2" = {broken} && echo "$2 waits" || echo "$2 is ready"
 while :; do
   test "$2" = {broken} || : > done-$1
   sleep 0.1 9>&-
@@ -31,8 +32,11 @@ class WithWorker(Shop):
         self.script = self.root / "worker.sh"
         self.script.write_text(f"cd {self.folder}\n" + WORKER.format(broken=sha(3)))
         self.vars["app_components"].append({
-            "name": "mail", "kind": "worker", "package": "shop-web", "command": ["/bin/sh", str(self.script), "{color}", "{release}"],
-            "proof": {"file": f"{self.folder}/done-{{color}}"}})
+            "name": "mail", "kind": "worker", "package": "shop-web", "command": ["/bin/sh", str(self.script), "{color}", "{release}"]})
+        self.prove()
+
+    def prove(self, **proof: t.Any) -> None:
+        self.vars["app_components"][-1]["proof"] = proof or {"file": f"{self.folder}/done-{{color}}"}
 
     def working(self) -> list[str]:
         """The colour of each worker that runs."""
@@ -82,6 +86,20 @@ def test_a_worker_that_does_nothing_leads_back(shop: WithWorker) -> None:
     run = shop.deploy(3, outcome_file=str(outcome), host_app_probe_tries=4)
     assert run.code == 2 and outcome.read_text() == "failed_reverted\n" and "shop-staging-mail-blue proof" in run.output, run.output
     assert shop.serves() == ("green", sha(1)) and shop.working() == ["green"]
+
+
+def test_a_line_of_its_log_is_the_proof(shop: WithWorker) -> None:
+    """What an earlier start has written to the same log is none."""
+    assert shop.deploy(2).code == 0 and shop.run("rollback", mode="fast").code == 0
+    log = Path(shop.vars["host_app_logs"]) / "mail-blue.log"
+    assert f"{sha(2)} is ready" in log.read_text()
+    shop.prove(log="is ready")
+    bad = shop.deploy(3, host_app_probe_tries=4)
+    said = " ".join(bad.output.split())
+    assert bad.code == 2 and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], bad.output
+    assert "shop-staging-mail-blue proof: expected 1 new lines that match, got 0 of " in said and f"{sha(3)} waits" in said, bad.output
+    good = shop.deploy(2)
+    assert good.code == 0 and shop.serves() == ("blue", sha(2)) and shop.working() == ["blue"], good.output
 
 
 def test_killed_before_the_flip_and_then_failing(shop: WithWorker) -> None:

@@ -107,6 +107,8 @@ WORKER = {"name": "mail", "kind": "worker"}
 
 @pytest.mark.parametrize("given, said", [
     ({}, []), ({"proof": {"command": ["/bin/works"]}}, []), ({"proof": {"file": "{current}/done"}}, []),
+    ({"proof": {"log": "is ready"}}, []), ({"proof": {"log": " "}}, ["app_components, mail: proof is "]),
+    ({"proof": {"log": "a", "file": "/done"}}, ["app_components, mail: proof is "]),
     ({"port": {"blue": 1, "green": 2}}, ["app_components, mail: a worker has no port"]),
     ({"proof": {"command": "/bin/works"}}, ["app_components, mail: proof is "]), ({"proof": {"file": "done"}}, ["app_components, mail: proof is "]),
     ({"proof": {"file": "/done", "command": ["/bin/works"]}}, ["app_components, mail: proof is "]), ({"proof": {}}, ["app_components, mail: proof is {}"]),

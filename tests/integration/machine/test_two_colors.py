@@ -79,6 +79,10 @@ def test_a_worker_is_asked_by_what_it_does() -> None:
         {"name": "shop-mail-blue", "kind": "unit", "unit": "shop-mail-blue.service", **often},
         {"name": "shop-mail-blue proof", "kind": "command", "argv": ["find", "/srv/done-blue", "-newer", "/run/mail-blue.started"], "stdout": "/srv/done-blue",
          **often}]
+    for is_systemd, log in ((True, {"unit": "shop-mail-blue.service"}), (False, {"path": "/log/mail-blue"})):
+        [by_log] = two_colors.color_sides([worker | {"proof": {"log": "ready"}}], LAYOUT | {"log": "/log/{component}-{color}"}, "4f2a")[:1]
+        probe = {"name": "shop-mail-blue proof", "kind": "logs", **log, "text": "ready", "min": 1, **often}
+        assert two_colors.worker_probes([by_log], is_systemd, often)[1:] == [probe]
     [command] = two_colors.color_sides([worker | {"proof": {"command": ["{current}/works", "{color}"]}}], LAYOUT, "4f2a")[:1]
     probes = two_colors.worker_probes([command], False, often)
     assert [one["argv"] for one in probes] == [["start-stop-daemon", "--status", "--pidfile", "/run/mail"], ["/opt/mail/blue/current/works", "blue"]]
