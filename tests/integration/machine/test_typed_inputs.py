@@ -74,7 +74,7 @@ def test_every_input_is_by_name_and_nothing_but_a_lookup() -> None:
     import yaml
 
     inputs = yaml.safe_load(TYPED.read_text(encoding="utf-8"))
-    assert set(inputs) == BY_NAME | {"outcome_file"}
+    assert set(inputs) == BY_NAME | {"outcome_file", "services"}
     lists = {"accept": " | split(',') | map('trim') | select | list"}
     for name, template in inputs.items():
         assert template == "{{ lookup('ansible.builtin.env', 'DEPLOY_" + name.upper() + "')" + lists.get(name, "") + " }}"
@@ -85,12 +85,12 @@ def test_every_input_is_by_name_and_nothing_but_a_lookup() -> None:
 @pytest.mark.parametrize("run", RUNS)
 def test_nothing_that_is_typed_is_run(runner: Runner, run: str, text: str) -> None:
     hostile = TEXTS[text].format(marker=runner.marker)
-    typed = dict.fromkeys(BY_NAME, hostile) | RUNS[run]
+    typed = dict.fromkeys(BY_NAME | {"services"}, hostile) | RUNS[run]
     code, output = runner.play(run.split()[0], typed)
     assert not runner.marker.exists(), output
     assert code == 2 and "Nothing was changed." in output and "Traceback" not in output, output
     # Each by itself: a run with this one alone would be refused as well.
-    refused = {name for name, given in typed.items() if given == hostile} - ({"reason", "by"} if text == "template" else set())
+    refused = {name for name in BY_NAME if typed[name] == hostile} - ({"reason", "by"} if text == "template" else set())
     refused = {"mode"} if run == "rollback unknown" else refused
     assert named_in(output) == refused, output
 

@@ -72,7 +72,8 @@ def test_they_are_started_as_the_runbook_says() -> None:
     assert events["deploy"].pop("push") == {"branches": ["main"], "tags": ["v*"]}
     assert set(events["deploy"].pop("workflow_dispatch")["inputs"]) == {"unlock", "take_over", "reason"} and not events["deploy"]
     asked = {name: set(events[name]["workflow_dispatch"]["inputs"]) for name in ("rollback", "cleanup-failed")}
-    assert asked["rollback"] == {"env", "mode", "target_color", "release_sha", "to", "confirm", "accept", "reason", "take_over", "config"}
+    assert asked["rollback"] == {"env", "mode", "target_color", "release_sha", "to", "services", "confirm", "accept", "reason", "take_over",
+                                 "config"}
     assert asked["cleanup-failed"] == {"env", "color", "confirm", "reason", "take_over"}
     assert set(events["rollback"]) == set(events["cleanup-failed"]) == {"workflow_dispatch"}
     assert set(events["restore-test"]) == {"schedule", "workflow_dispatch"}
@@ -131,7 +132,7 @@ def test_gitlab_does_the_same() -> None:
     assert offered.pop("DEPLOY_ACTION")["options"] == ["none", "deploy", "rollback", "cleanup-failed", "restore-test"]
     assert {name: spec.get("options", []) for name, spec in offered.items()} == asked
     assert all("options" in spec or spec["expand"] == "false" for spec in offered.values())
-    assert not re.search(r"\$DEPLOY_(MODE|TARGET|RELEASE|TO|COLOR|CONFIRM|ACCEPT|REASON|TAKE|UNLOCK)", str([job["script"] for job in jobs.values()]))
+    assert not re.search(r"\$DEPLOY_(MODE|TARGET|RELEASE|TO|SERVICES|COLOR|CONFIRM|ACCEPT|REASON|TAKE|UNLOCK)", str([job["script"] for job in jobs.values()]))
     assert "StrictHostKeyChecking=yes" in str(pipeline[".run"]["before_script"])
 
 
