@@ -62,6 +62,14 @@ def test_in_place(pair: Pair) -> None:
         assert checked.code == 0 and pair.versions == ["2.0", "2.0"], checked.output
         good = pair.deploy("3.0", sha(3), **asked)
         assert good.code == 0 and (pair.outcome, pair.versions) == ("done", ["3.0", "3.0"]), good.output
+        # They are asked after a rollback as well, which goes on when they hold.
+        stop.touch()
+        bad = pair.run("rollback", mode="snapshot", confirm=True, **asked)
+        assert bad.code == 2 and pair.outcome == "failed_not_reverted" and said(bad, "1 of 4 probes failed: our own"), bad.output
+        assert pair.versions == ["2.0", "2.0"], bad.output
+        stop.unlink()
+        pair.good("rollback", mode="snapshot", confirm=True, **asked)
+        assert pair.versions == ["2.0", "2.0"]
 
 
 class Served:
