@@ -5,15 +5,19 @@
 HAProxy, the registry and the load stand outside of that machine; its network is ours."""
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
 import typing as t
+from pathlib import Path
 
 import flows
 import pytest
 from edge import fetch
 from harness import OLDEST, PIPELINING, Ansible, Run, Running, system, wait_for
-from releases import sha
+from releases import folder, member, sha, tar, zstd
 
 COMPONENTS = ("web", "stream")
 USER = "haproxy"  # an account of the machine that is not root
@@ -33,9 +37,9 @@ FOLDERS = "/opt/shop-staging /var/log/shop-staging /var/lib/reversible/shop-stag
 class OnSystemd(flows.Shop):
     """The shop with its apps on the lab's machine with systemd, all inputs of the role's places left at their defaults."""
 
-    def __init__(self, place: t.Any) -> None:
+    def __init__(self, place: t.Any, **shape: t.Any) -> None:
         self.machine = system("systemd")["systemd_root"]
-        super().__init__(place, COMPONENTS)
+        super().__init__(place, COMPONENTS, **shape)
         for name in ("root", "supervisor", "run_dir", "logs", "state_dir", "kept_logs"):
             del self.vars[f"host_app_{name}"]
         self.vars["host_app_user"] = USER
@@ -218,23 +222,88 @@ def test_a_colour_that_was_never_there(shop: OnSystemd) -> None:
     assert "Gr%nn" not in run.output, run.output
 
 
-def test_workers_are_units_of_the_active_colour(shop: OnSystemd) -> None:
-    """Those of the other colour do not run, and do not come back with a boot."""
-    for number in (1, 2):
-        shop.publish(number)
-    loop = 'echo "$1 is ready"; while :; do : > "/opt/shop-staging/done-$1"; sleep 0.2; done'
-    shop.vars["app_components"].append({"name": "mail", "kind": "worker", "package": "shop-web", "user": "root",
-                                        "command": ["/bin/sh", "-c", loop, "mail", "{color}"], "proof": {"file": "/opt/shop-staging/done-{color}"}})
+class OnTwoMachines(OnSystemd):
+    """A component of each kind on two machines: units on the one, processes on the other one. Nobody finds Python on either."""
 
-    def workers(name: str) -> list[str]:
-        return [shop.on(f"systemctl show --value --property={name} shop-staging-mail-{color}.service").strip() for color in ("blue", "green")]
+    def __init__(self, place: t.Any) -> None:
+        super().__init__(place, replicas=2)
+        [web, stream] = self.vars["app_components"]
+        ports = {color: f"{{{{ (own_ports | default({{}})).{color} | default(0) }}}}" for color in ("blue", "green")}
+        self.beside = self.folder / "beside"
+        (self.beside / "run_dir").mkdir(parents=True)
+        works = 'test "$2" = @BAD@ && echo "$2 waits" || echo "$2 is ready"; exec sleep 600'.replace("@BAD@", sha(5))
+        self.vars |= {"app_hosts": ["app1", "app2"], "host_app_user": "root", "app_components": [
+            web | {"port": ports}, stream | {"kind": "tcp", "port": {color: port.replace("own_ports", "own_tcp") for color, port in ports.items()}},
+            {"name": "mail", "kind": "worker", "package": "shop-web", "command": ["/bin/sh", "-c", works, "mail", "{color}", "{release}"],
+             "proof": {"log": "is ready"}},
+            {"name": "site", "kind": "static", "static_files": ["index.html"]}]}
 
-    done(shop.deploy(1))
-    assert shop.serves() == ("green", sha(1)) and workers("ActiveState") == ["inactive", "active"]
-    # From here on by a line in the journal, which has one of an earlier start of green.
-    shop.vars["app_components"][-1]["proof"] = {"log": "is ready"}
-    done(shop.deploy(2))
-    assert shop.serves() == ("blue", sha(2)) and workers("ActiveState") == ["active", "inactive"] and workers("UnitFileState") == ["enabled", "disabled"]
-    done(shop.run("rollback", mode="fast"))
-    assert shop.serves() == ("green", sha(1)) and workers("ActiveState") == ["inactive", "active"] and workers("UnitFileState") == ["disabled", "enabled"]
-    assert "worker mail runs in green" in shop.run("status").output
+    def hosts(self) -> dict[str, dict[str, t.Any]]:
+        def own(at: int) -> dict[str, t.Any]:
+            return {f"own_{kind}": {color: self.ports[color, name][at] for color in ("blue", "green")} for kind, name in (("ports", "web"), ("tcp", "stream"))}
+        places = {name: str(self.beside / name) for name in ("root", "run_dir", "logs", "state_dir", "kept_logs")}
+        return super().hosts() | {"app1": self.machine | own(0), "app2": self.host(
+            "app2", ansible_python_interpreter="/nowhere/python", host_app_supervisor="process", **own(1),
+            **{f"host_app_{name}": path for name, path in places.items()})}
+
+    def publish_all(self, number: int, lacks: str = "", **bad: str) -> None:
+        for name in COMPONENTS:
+            self.publish(number, bad.get(name, ""), components=(name,))
+        file = member("./other.html" if lacks else "./index.html", sha(number).encode())
+        self.registry.publish(sha(number), zstd(tar(folder("./"), file), "-1"), package="shop-site")
+
+    def everywhere(self) -> set[tuple[str, str, tuple[str, ...], str]]:
+        """Of each machine what serves, the colours of its workers, and the release of its files."""
+        found = set()
+        for host in ("app1", "app2"):
+            if host == "app1":
+                units = {color: self.on(f"systemctl show --value --property=ActiveState shop-staging-mail-{color}").strip() for color in ("blue", "green")}
+                workers = [color for color, state in units.items() if state == "active"]
+                site = self.on("cat /opt/shop-staging/site/active/index.html")
+            else:
+                files = {color: self.beside / f"run_dir/shop-staging-mail-{color}.pid" for color in ("blue", "green")}
+                workers = [color for color, file in files.items() if file.exists() and Path(f"/proc/{file.read_text().strip()}").exists()]
+                site = (self.beside / "root/site/active/index.html").read_text()
+            found.add((*self.serves(), tuple(workers), site))
+        return found
+
+    def close(self) -> None:
+        for pid in self.beside.glob("run_dir/*.pid"):
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                os.kill(int(pid.read_text()), signal.SIGKILL)
+        super().close()
+
+
+def test_every_kind_on_two_machines(tmp_path: Path) -> None:
+    """Deployed, a bad release of each kind, and every way back."""
+    with OnTwoMachines(tmp_path) as shop:
+        def are(color: str, number: int) -> None:
+            assert shop.everywhere() == {(color, sha(number), (color,), sha(number))}
+
+        shop.publish_all(1)
+        shop.publish_all(2)
+        shop.publish_all(3, web="dead")
+        shop.publish_all(4, stream="silent")
+        shop.publish_all(5)   # its worker is never ready
+        shop.publish_all(6, lacks="index.html")
+        done(shop.deploy(1))
+        are("green", 1)
+        for number, words in ((3, "shop-staging-web-blue"), (4, "shop-staging-stream-blue"), (5, "shop-staging-mail-blue proof"), (6, "No such file")):
+            bad = shop.deploy(number, host_app_probe_tries=4)
+            assert bad.code == 2 and words in bad.output, bad.output
+            are("green", 1)
+        done(shop.run("cleanup_failed", color="blue", confirm=True))
+        are("green", 1)
+        done(shop.deploy(2))
+        are("blue", 2)
+        point = shop.last_deploy()
+        done(shop.run("rollback", mode="fast"))
+        are("green", 1)
+        assert "worker mail runs in green" in done(shop.run("status")).output
+        done(shop.run("rollback", mode="full", release_sha=sha(2)))
+        are("blue", 2)
+        done(shop.run("rollback", to=point, confirm=True))
+        are("green", 1)
+        # A boot brings back those of the active colour alone.
+        enabled = [shop.on(f"systemctl is-enabled shop-staging-mail-{color} || true").strip() for color in ("blue", "green")]
+        assert enabled == ["disabled", "enabled"]
