@@ -10,6 +10,7 @@ import struct
 import typing as t
 
 from edge import Edge, call, wait_for
+from harness import Run
 
 MODULE, INFO = "haproxy_hold", "haproxy_hold_info"
 BACKEND = "shop-web-blue"
@@ -40,6 +41,13 @@ def nothing_is_held(edge: Edge) -> None:
     """No trace of a hold: neither live, nor in the file, nor beside it."""
     assert held(edge) == {} and edge.shape.hold_map.read_text() == ""
     assert [path.name for path in edge.folder.iterdir() if "holds.map" in path.name] == ["holds.map"]
+
+
+def waited(run: Run) -> int:
+    """How many requests have waited until the last task of a run that released them."""
+    told = [one["hold"] for task in run.tasks for one in task.result.get("results", []) if (one.get("hold") or {}).get("waited")]
+    assert told and not told[-1]["held"] and (told[-1]["expired"], told[-1]["refused"]) == (0, 0), told
+    return told[-1]["waited"]
 
 
 class Request:

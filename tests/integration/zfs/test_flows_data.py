@@ -12,6 +12,7 @@ import pytest
 import zfs
 from flows import Shop
 from harness import Run
+from holds import nothing_is_held, waited
 from in_place import example
 from releases import sha
 from zfs import HOST, Machine, Pool
@@ -31,13 +32,14 @@ class Data(Shop):
 
     def __init__(self, place: Path, machine: Machine, pool: Pool) -> None:
         self.machine, self.pool = machine, pool
-        super().__init__(place)
+        super().__init__(place, hold=True)
         script = f"/etc/init.d/{pool.name}"
         machine.run("sh", "-euc", f"mkdir -p /etc/init.d; cat > {script}; chmod 0755 {script}; {script} start",
                     given=SERVICE.replace("@POOL@", pool.name).encode())
         user = {"name": "database", "start": [script, "start"], "stop": [script, "stop"], "running": [script, "status"]}
         self.vars |= example("data", "data.yml") | {"app_data_hosts": [HOST], "app_datasets": [pool.at("shop")], "data_snapshot_users": [user],
-                                                "data_snapshot_state_dir": pool.state_dir}
+                                                "data_snapshot_state_dir": pool.state_dir,
+                                                "app_hold_hosts": ["lb1"], "app_hold_stats_socket": [self.stats]}
 
     def hosts(self) -> dict[str, dict[str, t.Any]]:
         return super().hosts() | {HOST: self.machine.known | {"ansible_become": False, "ansible_python_interpreter": "/nowhere/python"}}
@@ -82,8 +84,14 @@ def test_data_and_colour_go_back_as_one(shop: Data) -> None:
     # The data alone: the release stays.
     unasked = shop.run("rollback", mode="data")
     assert unasked.code == 2 and shop.now == ("of release 2", sha(2)) and "kept: what was written to" in unasked.output, unasked.output
-    shop.good("rollback", mode="data", confirm=True)
+    with shop.load(20) as load:
+        back = shop.good("rollback", mode="data", confirm=True)
     assert shop.now == ("of release 1", sha(2))
+    # While what uses the data is stopped nobody's request reaches the app, or fails.
+    order = ["Hold new requests", "Stop the users of the datasets", "Start the users of the datasets again", "Release the requests that wait"]
+    assert [name for name in dict.fromkeys(task.task for task in back.tasks if task.status == "ok") if name in order] == order, back.output
+    assert load.report["failed"] == 0 and waited(back) == 20, load.report
+    nothing_is_held(shop)
     assert shop.machine.run("cat", f"/run/{shop.pool.name}.log") == ["start", "stop", "start"]
 
     # All of that restore point, by the id of one plan that was shown before.
