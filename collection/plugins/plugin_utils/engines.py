@@ -36,7 +36,8 @@ def compose_containers(said: str, sides: t.Mapping[str, t.Any]) -> dict[str, lis
         labels = one["Config"]["Labels"]
         for color, side in sides.items():
             if side["project"] == labels.get("com.docker.compose.project"):
-                found[color].append({"id": one["Id"], "name": one["Name"].removeprefix("/"), "running": one["State"]["Running"],
+                found[color].append({"id": one["Id"], "name": one["Name"].removeprefix("/"), "running": one["State"]["Running"], "color": color,
+                                     "service": labels.get("com.docker.compose.service", ""),
                                      **{key: labels.get(f"reversible.{key}", "") for key in ("app", "release", "deploy_id")}})
     return found
 
@@ -55,6 +56,22 @@ def compose_clashes(said: t.Sequence[str]) -> list[str]:
                     mine.add(f"the port {port['published']}{where}{' (udp)' if port.get('protocol') == 'udp' else ''}")
         taken.append(mine)
     return sorted(set.intersection(*taken))
+
+
+def worker_faults(said: str, workers: t.Sequence[str]) -> list[str]:
+    """Why these services of a project cannot run in the active colour alone, in words: of `docker compose config --format json`."""
+    services, found = json.loads(said)["services"], []
+    for name in workers:
+        if name not in services:
+            found.append(f"the compose file has no service {name}")
+            continue
+        restart = services[name].get("restart") or "no"
+        if restart not in ("no", "unless-stopped"):
+            found.append(f"{name} has restart: {restart}, so that the engine would start it beside that of the other colour when it starts itself: take "
+                         "unless-stopped")
+        found += [f"{other} depends on {name}, and would start it before the flip: leave that out"
+                  for other, service in services.items() if other not in workers and name in (service.get("depends_on") or {})]
+    return found
 
 
 def last_lines(results: Results) -> list[str]:

@@ -22,6 +22,8 @@ OF_A_DATABASE = ("database", "on_host", "host", "port", "user", "os_user", "prog
 PROBES = ("gitlab", "metrics", "nextcloud", "traefik")
 # What a component of kind static may not say.
 OF_A_PROCESS = ("port", "command", "unit", "probe", "proof", "health", "env", "user", "listens", "release_field", "release_header")
+# Those whose role can start a component with the flip.
+WITH_WORKERS = ("host", "compose_colors")
 FLIP_HOOKS = ("before_flip", "after_flip")
 HOOKS = ("before", "migrate", *FLIP_HOOKS, "smoke", "verify", "after_rollback", "downgrade")
 NAME = r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?\Z"
@@ -203,13 +205,15 @@ def wrong_workers(given: Given) -> list[str]:
             if given["strategy"] == "host" and component.get("kind") != "static" and not component.get("port"):
                 found.append(f"{at} port is missing: a port for each colour, such as {{blue: 8081, green: 8082}}; only kind worker and static have none")
             continue
-        if given["strategy"] != "host":
-            found.append(f"{at} kind worker is for the strategy host alone, and app_strategy is {typed(given['strategy'])}")
+        if given["strategy"] not in WITH_WORKERS:
+            found.append(f"{at} kind worker is for the strategies {' and '.join(WITH_WORKERS)}, and app_strategy is {typed(given['strategy'])}")
         if component.get("port"):
             found.append(f"{at} a worker has no port: leave it out, or say kind http or tcp")
-        if proof is not None and not is_proof(proof):
-            found.append(f"{at} proof is {typed(proof)}: expected either command, a list of words that begins with the absolute path of a program or with "
-                         "{current}, or file, an absolute path or one in {current}")
+        if given["strategy"] == "compose_colors" and isinstance(proof, t.Mapping) and "file" in proof:
+            found.append(f"{at} proof by file is for the strategy host alone: take command, which is run in the worker's container, or log")
+        elif proof is not None and not is_proof(proof):
+            found.append(f"{at} proof is {typed(proof)}: expected command, a list of words that begins with the absolute path of a program or with "
+                         "{current}; or file, an absolute path or one in {current}; or log, a text that a line of its log has")
     return found
 
 
@@ -223,14 +227,16 @@ def wrong_static(given: Given) -> list[str]:
                 found.append(f"{at} static_files is for kind static alone: leave it out")
             continue
         if given["strategy"] != "host":
-            found.append(f"{at} kind static is for the strategy host alone, and app_strategy is {typed(given['strategy'])}")
+            found.append(f"{at} kind static is for the strategy host alone, and app_strategy is {typed(given['strategy'])}: let a component with a port serve "
+                         "the files, so that they go with its colour")
         if of_processes := [name for name in OF_A_PROCESS if name in component]:
             found.append(f"{at} kind static has no process, so it has no {', '.join(of_processes)}: leave that out, or say kind http, tcp or worker")
         if files is not None and (not listed(files) or not all(is_below(file) for file in files)):
             found.append(f"{at} static_files is {typed(files)}: expected a list of paths in the release, such as [index.html, assets/shop.js]")
     kinds = {one.get("kind") for one in components}
-    if given["strategy"] == "host" and "static" in kinds and not kinds - {"static", "worker"}:
-        found.append("app_components has no component with a port: the colour that HAProxy leads to is the active one, and static files follow it")
+    needs_port = given["strategy"] == "host" and "static" in kinds or given["strategy"] == "compose_colors" and "worker" in kinds
+    if needs_port and not kinds - {"static", "worker"}:
+        found.append("app_components has no component with a port: the colour that HAProxy leads to is the active one, and workers and static files follow it")
     return found
 
 

@@ -57,6 +57,8 @@ def compose_sides(components: t.Sequence[t.Mapping[str, t.Any]], layout: t.Mappi
         project, folder = filled([layout["project"], layout["folder"]], {"color": color})
         own = {"COLOR": color, "RELEASE": release, "COMPOSE_PROJECT_NAME": project, "COMPOSE_FILE": ":".join(files)}
         for component in components:
+            if component.get("kind") == "worker":   # it has no port
+                continue
             name = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in component["name"].upper())
             own[f"{name}_PORT"] = str(component["port"][color])
         found[color] = {"project": project, "folder": folder, "own": own}
@@ -155,14 +157,27 @@ def static_probes(wanted: t.Sequence[Side], folders: t.Sequence[t.Mapping[str, t
     return made
 
 
+def worker_services(components: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
+    """The services of a Compose project that are workers: they are called as their components."""
+    return [component["name"] for component in components if component.get("kind") == "worker"]
+
+
 def compose_probes(wanted: t.Mapping[str, Side], components: t.Sequence[t.Mapping[str, t.Any]], address: str, services: t.Sequence[str],
-                   asked: t.Mapping[str, t.Any]) -> list[Probe]:
-    """Each colour as a whole, then its components by their own ports."""
+                   asked: t.Mapping[str, t.Any], containers: t.Mapping[str, t.Any] | None = None) -> list[Probe]:
+    """Each colour as a whole, then its components by their own ports. Workers run in the active colour alone: with them, a whole colour is all other
+    services that have one of the `containers`."""
     made: list[Probe] = []
+    workers = worker_services(components)
     for color, side in wanted.items():
         whole = {"name": side["project"], "kind": "compose", "project": side["project"], **asked["often"]}
-        made.append(whole | {"services": services} if services else whole)
+        named = list(services)
+        if workers:
+            there = sorted({one["service"] for one in (containers or {}).get(color) or []})
+            named = [service for service in named or there if service not in workers]
+        made.append(whole | {"services": named} if named else whole)
         for component in components:
+            if component["name"] in workers:
+                continue
             url = f"http://{address}:{component['port'][color]}{component.get('health') or '/'}"
             made.append(probe(f"{side['project']} {component['name']}", url, component, asked))
     return made
@@ -230,4 +245,25 @@ def compose_colors(wanted: t.Mapping[str, Side], components: t.Sequence[t.Mappin
         why = (answer if whole["ok"] else whole).get("why") or ""
         return {"release": releases.pop() if len(releases) == 1 else None, "well": ours and whole["ok"] and answer["ok"],
                 "why": why if ours else "it was not made by this role"}
-    return by_color((color, component["name"], seen(color, side, component["name"])) for color, side in wanted.items() for component in components)
+    workers = worker_services(components)
+    held = by_color((color, component["name"], seen(color, side, component["name"])) for color, side in wanted.items() for component in components
+                    if component["name"] not in workers)
+    runs_in = {name: [color for color in wanted if any(one["service"] == name and one["running"] for one in containers[color])] for name in workers}
+    return {**held, "workers": runs_in}
+
+
+def container_proofs(containers: t.Sequence[t.Mapping[str, t.Any]], components: t.Sequence[t.Mapping[str, t.Any]],
+                     often: t.Mapping[str, t.Any]) -> list[Probe]:
+    """Whether the containers of workers run, and the proof of each worker: a command in each container, or a line in its log that was not there before (the
+    probe wants a baseline of that time)."""
+    proofs = {component["name"]: component.get("proof") or {} for component in components}
+    made: list[Probe] = []
+    for one in containers:
+        proof = proofs[one["service"]]
+        made.append({"name": one["name"], "kind": "docker", "containers": [one["name"]], **often})
+        if proof.get("command"):
+            argv = ["docker", "container", "exec", one["name"], *filled(proof["command"], {"color": one["color"]})]
+            made.append({"name": f"{one['name']}{PROOF}", "kind": "command", "argv": argv, **often})
+        if proof.get("log"):
+            made.append({"name": f"{one['name']}{PROOF}", "kind": "logs", "container": one["name"], "text": proof["log"], "min": 1, **often})
+    return made

@@ -30,6 +30,24 @@ services:
     command: [sleep, "100000"]
     healthcheck: {test: [CMD, test, -e, /shared/open], interval: 1s, timeout: 5s, retries: 300}
 """, 1)
+# Takes from a queue, as long as nobody else does; without a queue it is not ready.
+WORKER = """\
+  mail:
+    image: NAME/web:${RELEASE}
+    restart: unless-stopped
+    environment: {COLOR: "${COLOR}", DATABASE_URL: "${DATABASE_URL}"}
+    command:
+      - sh
+      - -c
+      - |
+        trap 'rmdir /shared/queue; exit 0' TERM
+        mkdir /shared/queue || touch /shared/clash
+        SAYS
+        while :; do sleep 0.1; done
+    volumes: ["shared:/shared"]
+volumes:
+"""
+READY, LOST = "echo $$COLOR is ready", "echo $$COLOR cannot reach $$DATABASE_URL"
 FROM_REGISTRY = COMPOSE.replace("NAME/web", "127.0.0.1:5000/NAME/web", 1)
 
 
@@ -106,6 +124,22 @@ class BuiltShop(ColorsShop):
         super().close()
 
 
+class WithWorker(ColorsShop):
+    """With a worker, whose proof is a line of its log; that of 3 does not come."""
+
+    def __init__(self, place: Path, on: Engine) -> None:
+        super().__init__(place, on)
+        self.vars["app_components"].append({"name": "mail", "kind": "worker", "proof": {"log": "is ready"}})
+        for number, says in ((1, READY), (2, READY), (3, LOST)):
+            self.publish(number, text=COMPOSE.replace("volumes:\n", WORKER.replace("SAYS", says), 1))
+
+    def working(self) -> list[str]:
+        """The colour of each worker that runs."""
+        assert not (self.on.volume(f"{self.name}-shared") / "clash").exists()
+        said = self.on.docker("ps", "--filter", "label=com.docker.compose.service=mail", "--format", "{{.Names}}").split()
+        return [name.removeprefix(f"{self.name}-").removesuffix("-mail-1") for name in said]
+
+
 class TwoHosts(BuiltShop):
     """The app on two hosts, each with ports, projects and a folder of its own; the engine is the same."""
 
@@ -146,6 +180,22 @@ def a_place(on: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.It
 def a_shop(on: Engine, place: Path) -> t.Iterator[BuiltShop]:
     with BuiltShop(place, on) as shop:
         yield shop
+
+
+def test_workers_run_in_the_active_colour_alone(on: Engine, place: Path) -> None:
+    with WithWorker(place, on) as shop:
+        first = shop.deploy(1)
+        assert first.code == 0 and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], first.output
+        bad = shop.deploy(3, compose_colors_app_probe_tries=10)
+        said = " ".join(bad.output.split())
+        assert bad.code == 2 and shop.outcome == "failed_reverted" and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], bad.output
+        assert "expected 1 new lines that match, got 0 of " in said and "blue cannot reach ********" in said, bad.output
+        killed = shop.killed("Flip this load balancer", release_sha=sha(2))
+        assert shop.live() == "blue" and shop.working() == []
+        status = shop.run("status")
+        assert f"shop1: blue holds {sha(2)}, well" in status.output and "shop1: worker mail DOES NOT RUN" in status.output, status.output
+        back = shop.run("rollback", mode="fast", take_over=killed)
+        assert back.code == 0 and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], back.output
 
 
 def test_what_goes_wrong_while_a_release_is_made(shop: BuiltShop) -> None:

@@ -117,7 +117,19 @@ def test_what_a_worker_may_be(given: dict[str, t.Any], said: list[str]) -> None:
     found = inputs.wrong_inputs(GOOD | {"app_components": [WORKER | given]}, [], GROUPS)
     assert len(found) == len(said) and all(map(str.startswith, found, said)), found
     [elsewhere] = inputs.wrong_inputs(GOOD | {"app_components": [WORKER], "strategy": "incus"}, [], GROUPS)
-    assert elsewhere.startswith("app_components, mail: kind worker is for the strategy host alone")
+    assert elsewhere.startswith("app_components, mail: kind worker is for the strategies host and compose_colors, and app_strategy is incus")
+
+
+def test_what_a_worker_of_a_compose_project_may_be() -> None:
+    def said(*components: dict[str, t.Any]) -> list[str]:
+        return inputs.wrong_inputs(GOOD | {"app_components": list(components), "strategy": "compose_colors"}, [], GROUPS)
+
+    web = {"name": "web", "port": {"blue": 1, "green": 2}}
+    assert said(web, WORKER) == said(web, WORKER | {"proof": {"log": "ready"}}) == []
+    assert [one[:48] for one in said(web, WORKER | {"proof": {"file": "/done"}})] == ["app_components, mail: proof by file is for the s"]
+    assert [one[:44] for one in said(WORKER)] == ["app_components has no component with a port:"]
+    assert [one[:67] for one in said(web, {"name": "site", "kind": "static"})] == [
+        "app_components, site: kind static is for the strategy host alone, a"]
 
 
 SITE = {"name": "site", "kind": "static"}

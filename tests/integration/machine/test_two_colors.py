@@ -192,17 +192,22 @@ def test_what_goes_into_a_container_and_out_of_it() -> None:
 
 
 def test_what_docker_and_compose_say() -> None:
-    labels = {"com.docker.compose.project": "shop-blue", "reversible.app": "shop"}
+    labels = {"com.docker.compose.project": "shop-blue", "com.docker.compose.service": "web", "reversible.app": "shop"}
     said = json.dumps([{"Id": "1", "Name": "/web", "State": {"Running": True}, "Config": {"Labels": labels}},
                        {"Id": "2", "Name": "/x", "State": {"Running": True}, "Config": {"Labels": {"com.docker.compose.project": "other"}}}])
     seen = engines.compose_containers(said, {"blue": {"project": "shop-blue"}, "green": {"project": "shop-green"}})
-    assert seen == {"blue": [{"id": "1", "name": "web", "running": True, "app": "shop", "release": "", "deploy_id": ""}], "green": []}
+    assert seen == {"blue": [{"id": "1", "name": "web", "running": True, "color": "blue", "service": "web", "app": "shop", "release": "",
+                              "deploy_id": ""}], "green": []}
 
     def project(name: str, *ports: dict[str, t.Any]) -> str:
         return json.dumps({"services": {"web": {"container_name": name, "ports": list(ports)}, "db": {}}})
     udp = {"published": "53", "protocol": "udp", "host_ip": "::1"}
     assert engines.compose_clashes([project("a", {"published": "80"}, udp), project("b", udp)]) == ["the port 53 of ::1 (udp)"]
     assert engines.compose_clashes([project("a"), project("a")]) == ["the container name a"] and engines.compose_clashes([project("a"), project("b")]) == []
+    # On the lab's engine: what has always or on-failure comes back with it after it was stopped; what was never started does not.
+    workers = {"mail": {"restart": "always"}, "index": {"restart": "unless-stopped"}, "web": {"depends_on": {"index": {}, "db": {}}}, "db": {}}
+    faults = engines.worker_faults(json.dumps({"services": workers}), ["mail", "index", "bill"])
+    assert [fault[:24] for fault in faults] == ["mail has restart: always", "web depends on index, an", "the compose file has no "]
     failed = [{"rc": 0}, {"rc": 1, "stderr": "x\nno such file\n"}, {"rc": 1, "stderr": ""}, {"msg": "timed out"}]
     assert engines.last_lines(failed) == ["no such file", "it failed", "timed out"]
 
