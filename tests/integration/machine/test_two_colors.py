@@ -163,6 +163,28 @@ def test_the_colours_of_a_project() -> None:
     assert colors["green"]["components"]["web"] == {"release": None, "well": False, "why": "it was not made by this role"}
 
 
+def test_workers_are_services_that_run_in_one_colour_alone() -> None:
+    components = [{"name": "web", "port": {"blue": 1, "green": 2}}, {"name": "mail", "kind": "worker", "proof": {"command": ["/works", "{color}"]}},
+                  {"name": "index", "kind": "worker", "proof": {"log": "ready"}}]
+    sides = two_colors.compose_sides(components, {"project": "shop-{color}", "folder": "/srv/{color}"}, "4f2a", ["a"])
+    assert [name for name in sides["blue"]["own"] if name.endswith("_PORT")] == ["WEB_PORT"]
+
+    def container(color: str, service: str, running: bool) -> dict[str, t.Any]:
+        return {"name": f"shop-{color}-{service}-1", "service": service, "color": color, "running": running, "app": "shop", "release": "4f2a"}
+
+    containers = {color: [container(color, name, color == "green" or name == "web") for name in ("db", "index", "mail", "web")] for color in sides}
+    made = two_colors.compose_probes(sides, components, "127.0.0.1", [], OFTEN, containers)
+    assert [one["name"] for one in made] == ["shop-blue", "shop-blue web", "shop-green", "shop-green web"] and made[0]["services"] == ["db", "web"]
+    assert two_colors.compose_probes(sides, components, "127.0.0.1", ["web", "mail"], OFTEN, containers)[0]["services"] == ["web"]
+    answers = [{"name": one["name"], "ok": True} for one in made]
+    seen = two_colors.compose_colors(sides, components, containers, answers, "shop")
+    assert seen["workers"] == {"mail": ["green"], "index": ["green"]} and list(seen["colors"]["blue"]["components"]) == ["web"] and seen["ways_back"]["blue"]
+    proofs = two_colors.container_proofs(containers["blue"][1:3], components, {"tries": 3})
+    assert [(one["name"], one["kind"]) for one in proofs] == [("shop-blue-index-1", "docker"), ("shop-blue-index-1 proof", "logs"),
+                                                              ("shop-blue-mail-1", "docker"), ("shop-blue-mail-1 proof", "command")]
+    assert proofs[1]["container"] == "shop-blue-index-1" and proofs[3]["argv"][3:] == ["shop-blue-mail-1", "/works", "blue"]
+
+
 def test_what_incus_says_of_instances() -> None:
     def instance(name: str, network: t.Any, **marks: str) -> dict[str, t.Any]:
         return {"name": name, "status": "Running", "config": {f"user.reversible.{key}": text for key, text in marks.items()} | {"x": "y"},
