@@ -29,7 +29,7 @@ demo: ## a shop is deployed, broken and taken back while it is used (KEEP=1 leav
 	@tests/demo
 
 bench: ## how fast tasks, flips, the ledger, releases, snapshots, backups and whole deploys are, against the other ways
-	@for each in fast_path color_switch deploy_ledger release_artifact zfs_pre_deploy compose_backup flows hosts; do \
+	@for each in fast_path color_switch deploy_ledger release_artifact zfs_pre_deploy compose_backup flows in_place hosts; do \
 	  "$$(tests/lab/lab get pytest)/bin/python" tests/bench/bench_$$each.py || failed=1; done; exit $${failed:-0}
 
 clean: ## remove what was built (the lab's cache is kept)
