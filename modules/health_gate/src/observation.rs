@@ -31,6 +31,8 @@ pub struct Try<'a> {
     pub initial: &'a Value,
     /// The probe's entry in the baseline; `None` without a baseline.
     pub before: Option<&'a Before>,
+    /// Whether the gate requires nothing.
+    pub only_looks: bool,
 }
 
 impl Try<'_> {

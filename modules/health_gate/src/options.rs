@@ -27,6 +27,8 @@ pub struct Probe {
     pub timeout: Duration,
     /// The probe's entry in the baseline; `None` without a baseline.
     pub before: Option<Before>,
+    /// Whether the gate requires nothing: its result is for a later run to compare with.
+    pub only_looks: bool,
     pub ask: Box<dyn Ask>,
 }
 
@@ -57,6 +59,7 @@ impl Gate {
             return Err(Failure::bad_option("probes", "expected one or more probes"));
         }
         gate.required = required(&options.get::<String>("require")?, gate.probes.len())?;
+        gate.probes.iter_mut().for_each(|probe| probe.only_looks = gate.required == 0);
         Ok(gate)
     }
 }
@@ -106,7 +109,9 @@ fn probe(
     let ask = kinds::parse(&mut options)?;
     let warnings = options.finish()?;
     let before = baseline.map(|baseline| baseline.of(&name, &kind));
-    Ok((Probe { name, kind, tries, delay, consecutive, timeout, before, ask }, warnings))
+    let only_looks = false;
+    let probe = Probe { name, kind, tries, delay, consecutive, timeout, before, only_looks, ask };
+    Ok((probe, warnings))
 }
 
 /// The result of an earlier run, as it was registered.

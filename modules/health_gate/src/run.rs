@@ -103,6 +103,7 @@ fn ask(
         gate_deadline,
         initial,
         before: probe.before.as_ref(),
+        only_looks: probe.only_looks,
     };
     if initial.is_none() {
         *initial = Some(probe.ask.begin(&now(&nothing))?);
@@ -151,6 +152,7 @@ mod tests {
             consecutive,
             timeout: Duration::from_secs(1),
             before: None,
+            only_looks: false,
             ask: Box::new(Script(Mutex::new(answers.collect()), Duration::from_millis(takes))),
         }
     }

@@ -286,6 +286,7 @@ def test_a_line_that_must_come(tmp_path: Path) -> None:
     log = tmp_path / "shop.log"
     probe = {"name": "it", "kind": "logs", "path": str(log), "text": "ready", "min": 1, "tries": 1}
     missing = gate(probe, require=0)
+    assert not missing.get("warnings"), missing
     fails(probe, "expected 1 new lines that match, got 0 of 0 new lines", baseline=missing)
     log.write_text("starting\nready\n")
     holds(probe, baseline=missing)

@@ -216,7 +216,13 @@ mod tests {
             let initial = json!(null);
             let gate_deadline = host::deadline::Deadline::after(std::time::Duration::from_secs(60));
             let timeout = std::time::Duration::from_secs(60);
-            listener.ask(&Try { timeout, gate_deadline, initial: &initial, before: None })
+            listener.ask(&Try {
+                timeout,
+                gate_deadline,
+                initial: &initial,
+                before: None,
+                only_looks: false,
+            })
         };
         let by_file = json!({"port": port, "pidfile": file});
         assert!(ask(by_file.clone()).unwrap_err().contains("reading the pid file"));
