@@ -14,6 +14,7 @@ use tempfile::NamedTempFile;
 use crate::elf;
 use crate::inputs::{self, Inputs};
 use crate::kept::Kept;
+use crate::progress::Progress;
 use crate::spec::{self, Module};
 use crate::target::{Arch, Toolchain, advice};
 use crate::workspace::{ModuleCrate, Workspace, cargo, run, run_visibly};
@@ -207,11 +208,14 @@ fn build<'a>(workspace: &Workspace, wanted: impl Iterator<Item = &'a Wanted<'a>>
     for binary in wanted {
         of_one_arch.entry(binary.arch.name()).or_default().push(binary);
     }
-    let mut running = Vec::new();
-    for (arch, binaries) in of_one_arch {
+    let mut progress = Progress::new(&workspace.target_dir);
+    let (all, mut running) = (of_one_arch.len(), Vec::new());
+    for (number, (arch, binaries)) in of_one_arch.into_iter().enumerate() {
         let names: Vec<_> = binaries.iter().map(|binary| binary.module.name.as_str()).collect();
-        println!("building {} for {arch}", names.join(", "));
-        let mut command = binaries[0].toolchain.cargo_build(workspace);
+        let toolchain = binaries[0].toolchain;
+        let what = format!("{} for {arch} ({})", names.join(", "), toolchain.profile);
+        println!("building {what}: {} of {all}, {}", number + 1, progress.expectation(&what));
+        let mut command = toolchain.cargo_build(workspace);
         let packages: BTreeSet<_> = workspace
             .shipped()
             .into_iter()
@@ -220,14 +224,10 @@ fn build<'a>(workspace: &Workspace, wanted: impl Iterator<Item = &'a Wanted<'a>>
             .collect();
         command.args(packages.into_iter().flat_map(|name| ["--package", name]));
         command.args(names.into_iter().flat_map(|name| ["--bin", name]));
-        running.push((arch, command.spawn().with_context(|| format!("starting {command:?}"))?));
+        let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
+        running.push((arch, what, child));
     }
-    let mut failed = Vec::new();
-    for (arch, mut cargo) in running {
-        if !cargo.wait()?.success() {
-            failed.push(arch);
-        }
-    }
+    let failed = progress.wait(running)?;
     ensure!(failed.is_empty(), "cargo could not build for {}", failed.join(" and "));
     Ok(())
 }

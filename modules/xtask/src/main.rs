@@ -11,6 +11,7 @@ mod kept;
 mod layout;
 mod links;
 mod new;
+mod progress;
 mod python;
 mod spec;
 mod stage;
