@@ -79,6 +79,7 @@ class Shop(Edge):
         super().__init__(components=components, **{"layout": "two-backends", "inter": "100ms"} | shape)
         self.variables = self.folder / "shop.json"
         self.more_hosts: dict[str, dict[str, t.Any]] = {}
+        self.environ: dict[str, str] = {}   # of every run
         self.vars: dict[str, t.Any] = {
             "app_name": "shop", "app_hosts": ["app1"], "app_load_balancers": ["lb1"], "app_ledger_host": "lb1", "app_map": str(self.map),
             "app_ledger_path": str(self.folder / "ledger"),
@@ -131,7 +132,7 @@ class Shop(Edge):
 
     def start_book(self, book: str, *options: str, core: str = "", environ: t.Mapping[str, str] | None = None, **inputs: t.Any) -> Running:
         self.variables.write_text(json.dumps(self.vars))
-        environ = {"ANSIBLE_CONNECTION_PLUGINS": str(HERE / "connection_plugins"), **PIPELINING, **(environ or {})}
+        environ = {"ANSIBLE_CONNECTION_PLUGINS": str(HERE / "connection_plugins"), **PIPELINING, **self.environ, **(environ or {})}
         ansible = Ansible(core or self.core, self.folder, self.hosts(), environ)
         given = {"env": "staging", **unlocking(book, self.vars), **inputs}
         return ansible._start(["ansible-playbook", book if book.endswith(".yml") else str(staged() / BOOKS / f"{book}.yml"), "-e", f"@{self.variables}", "-e", json.dumps(given),

@@ -17,6 +17,7 @@ from edge import fetch
 from flows import Shop, TwoEdges, kill_when
 from harness import CORES, Running, wait_for
 from releases import sha
+from stories import STORY, tells_all
 from webhook import Hook
 
 NEWEST = CORES[-1]
@@ -38,8 +39,16 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     first = shop.deploy(1, core=NEWEST, **hooks)
     assert first.code == 0, first.output
     assert shop.serves() == ("green", sha(1))
+    shop.environ = STORY
     second = shop.deploy(2, **hooks)
+    shop.environ = {}
+    checked = shop.run("check", release_sha=sha(2), core=NEWEST)
+    assert checked.code == 0 and "a deploy goes into green" in checked.output and "would refuse a deploy" in checked.output, checked.output
+    refused = shop.run("check", release_sha=sha(9))
+    assert refused.code == 2 and "REFUSED by app1: " in refused.output and not shop.ledger()["holder"], refused.output
     assert second.code == 0, second.output
+    tells_all(second)
+    assert re.search(r"(?m)^ *[0-9]+:[0-9]{2}  Make the new colour active$", second.output), second.output
     assert shop.serves() == ("blue", sha(2)) and migrated.read_text() == sha(1) + sha(2)
     again = shop.deploy(2)
     assert again.code == 0 and "is active already" in again.output, again.output
@@ -70,7 +79,10 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     assert told.seen == [("blue", sha(2)), ("green", sha(1))], "people know before anything changes"
     del shop.vars["notify_url"]
     locked = refused_while_locked(shop, 3)
+    shop.environ = STORY
     bad = shop.deploy(3, core=NEWEST, unlock=locked)
+    shop.environ = {}
+    tells_all(bad)
     assert bad.code == 2, bad.output
     assert shop.serves() == ("green", sha(1))
     assert "green serves" in bad.output and "as before" in bad.output
