@@ -13,6 +13,7 @@ import typing as t
 
 HERE = "ansible_collections.reversible.deploy.plugins.plugin_utils"
 DECISIONS = {
+    "app_check": ("app_check",),
     "app_status": ("app_status",),
     "color_flips": ("flip_astray", "flip_results"),
     "configuration": ("configuration_back",),
