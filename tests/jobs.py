@@ -18,6 +18,8 @@ from typing import Callable, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "target" / "test-logs"
 DURATION = re.compile(r" *[0-9.]+s (call|setup|teardown) ")   # pytest's list of them stands between a failure and the log's end
+# Of the lab's `prepare`, of xtask, of cargo: which of how many is begun, and what was begun last.
+PROGRESS = re.compile(r"(?m)^(?:lab: )?(\d+ of \d+: .*|(?:still )?building .*|\s*Compiling \S+)")
 
 
 class Failed(Exception):
@@ -61,6 +63,11 @@ class Job:
 
     def seconds(self) -> float:
         return time.monotonic() - self.started
+
+    def progress(self, expected: float | None) -> str:
+        with self.path.open("rb") as log:
+            log.seek(max(0, self.path.stat().st_size - 65536))
+            return progress(self.name, self.seconds(), expected, log.read().decode(errors="replace"))
 
     def write(self, text: str) -> None:
         with self.path.open("a") as log:
@@ -143,6 +150,13 @@ class Job:
             raise failure
         if self.passed + self.failed == before and not self.skips:
             raise Failed("it ran no test")
+
+
+def progress(name: str, seconds: float, expected: float | None, log: str) -> str:
+    """What a stage is at: for how long, how long it took when that was last written down, and the log's newest line of progress."""
+    line = f"{name} {seconds:.0f} s" + (f" of some {expected:.0f}" if expected else "")
+    found = PROGRESS.findall(log)
+    return f"{line} ({found[-1].strip()})" if found else line
 
 
 class CommandFailed(Failed):

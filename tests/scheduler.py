@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs import ROOT, Failed, Job, Skip, Stage, count_pytest
+from jobs import LOGS, ROOT, Failed, Job, Skip, Stage, count_pytest
 from sandbox import LAB, Sandbox
 from uses import Copy, told
 
@@ -212,12 +213,13 @@ class Runner:
         while any(thread.is_alive() for thread in threads):
             time.sleep(0.2)
             with self.changed:
-                running = [f"{name} {job.seconds():.0f} s" for name, job in list(self.jobs.items()) if name not in self.outcomes]
+                running = [job.progress(self.expected.get(name)) for name, job in list(self.jobs.items()) if name not in self.outcomes]
+                done = f"{len(self.outcomes)} of {len(self.work)} done"
                 if self.live:
-                    print(f"\r\x1b[K      {', '.join(running)}"[:110], end="", flush=True)
+                    print(f"\r\x1b[K      {done}; {', '.join(running)}"[:shutil.get_terminal_size((110, 24)).columns], end="", flush=True)
                 elif time.monotonic() - last > HEARTBEAT:
                     last = time.monotonic()
-                    print(f"      {len(self.waiting)} wait; running: {', '.join(running)}", flush=True)
+                    print(f"      {done}; running: {', '.join(running)}; logs in {LOGS.relative_to(ROOT)}/", flush=True)
 
     def say(self, text: str) -> None:
         print(("\r\x1b[K" if self.live else "") + text, flush=True)

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 import zipfile
@@ -21,6 +22,9 @@ from compose import engine, shop
 from edge import daemon
 from harness import ROOT, lab
 from incus import incus, offered
+
+sys.path.insert(0, str(ROOT / "tests"))
+from jobs import progress  # noqa: E402  (the path comes first)
 
 
 def said(url: str) -> str:
@@ -191,6 +195,8 @@ def test_all_is_prepared_that_can_be_had_and_the_rest_is_named(cache: Cache, tmp
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
     assert done.returncode == 0 and lines[cache.THING] == str(cache.entry) and cache.file.exists(), done
     assert lines["shells"].startswith("SKIPPED: ") and lines["busybox"].startswith("SKIPPED: ") and len(lines) == 3, done.stdout
+    assert [line.split(": ")[1] for line in done.stderr.splitlines() if " of 3: " in line] == ["1 of 3", "2 of 3", "3 of 3"], done.stderr
+    assert progress("prepare", 3.2, 14.0, done.stderr).startswith("prepare 3 s of some 14 (3 of 3: ")
     assert prepare("shells").returncode == 77
     refused = prepare(cache.THING, "nosuch")
     assert refused.returncode == 1 and "neither a system nor a thing: nosuch" in refused.stderr

@@ -35,7 +35,8 @@ class Skip(Exception):
 
 def say(text: str) -> None:
     """Progress goes to stderr: stdout carries only what was asked for."""
-    print(f"lab: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"lab: {text}\n")   # in one go: two threads say something
+    sys.stderr.flush()
 
 
 def run(argv: list, *, ok: tuple = (0,), timeout: float = 3600, **kwargs) -> subprocess.CompletedProcess:

@@ -40,8 +40,8 @@ def prepare(names: list[str], systems: dict, things: dict) -> None:
         apt.install(*sorted({package for name in names if name in systems for package in systems[name].PACKAGES}))
     if len(names) == 1:
         return _one(names[0], systems, things)
-    left, failed = deque(names), []
-    workers = [threading.Thread(target=_work, args=(left, prefers_built, failed)) for prefers_built in (False, True)]
+    left, failed, count = deque(names), [], Count(len(names))
+    workers = [threading.Thread(target=_work, args=(left, prefers_built, failed, count)) for prefers_built in (False, True)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -58,7 +58,19 @@ def _one(name: str, systems: dict, things: dict) -> None:
     print(f"{name}: {place or 'ready'}", flush=True)
 
 
-def _work(left: deque, prefers_built: bool, failed: list[str]) -> None:
+class Count:
+    """Which of how many is begun: what a line of progress starts with."""
+
+    def __init__(self, number: int):
+        self.number, self.begun, self.lock = number, 0, threading.Lock()
+
+    def next(self) -> str:
+        with self.lock:
+            self.begun += 1
+            return f"{self.begun} of {self.number}"
+
+
+def _work(left: deque, prefers_built: bool, failed: list[str], count: Count) -> None:
     """Takes what is of its own kind first, then what the other has left."""
     while True:
         try:
@@ -68,6 +80,7 @@ def _work(left: deque, prefers_built: bool, failed: list[str]) -> None:
             return
         except ValueError:   # the other has just taken it
             continue
+        say(f"{count.next()}: {name}")
         child = subprocess.Popen([sys.executable, HERE / "lab", "prepare", name], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         said = []
         for line in child.stderr:
