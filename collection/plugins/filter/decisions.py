@@ -28,6 +28,7 @@ DECISIONS = {
     "inputs": ("wrong_env", "wrong_inputs"),
     "kube_app": ("revision_named", "workloads_captured", "workloads_seen"),
     "load_balancers": ("load_balancers",),
+    "newest_logs": ("newest_logs",),
     "run_progress": ("hosts_lacking", "hosts_reached", "notes_of"),
     "two_colors": ("color_sides", "compose_colors", "compose_probes", "compose_sides", "container_proofs", "host_colors", "incus_colors", "side_probes",
                    "side_processes", "static_links", "static_probes", "worker_probes", "worker_services"),

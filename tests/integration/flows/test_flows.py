@@ -86,6 +86,9 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     assert bad.code == 2, bad.output
     assert shop.serves() == ("green", sha(1))
     assert "green serves" in bad.output and "as before" in bad.output
+    logs = shop.run("logs", core=NEWEST, color="blue", lines=5)
+    assert logs.code == 0 and "== shop-staging-web-blue" in logs.output and "there is no database" in logs.output, logs.output
+    assert "web-green" not in logs.output and shop.run("logs", lines="5; x").code == 2, logs.output
     kept = shop.run("cleanup_failed", color="green", confirm=True)
     assert kept.code == 2 and "green is active" in kept.output, kept.output
     unasked = shop.run("cleanup_failed", color="blue")

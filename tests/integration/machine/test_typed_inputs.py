@@ -28,7 +28,8 @@ TEXTS = {
 }
 BY_NAME = {"env", "release_sha", "target_color", "color", "mode", "to", "take_over", "unlock", "confirm", "accept", "reason", "by"}
 # What is typed as it should be, so that the way of a rollback is chosen: without it, a `to` that is none leads to a restore point.
-RUNS = {"deploy_app": {}, "cleanup_failed": {}, "status": {}, "check": {}, "restore_test": {}, "lower_fences": {}, "lock": {}, "unlock": {}, "rollback": {},
+RUNS = {"deploy_app": {}, "cleanup_failed": {}, "status": {}, "check": {}, "logs": {}, "restore_test": {}, "lower_fences": {}, "lock": {}, "unlock": {},
+        "rollback": {},
         **{f"rollback {mode}": {"mode": mode, "to": ""} for mode in ("fast", "full", "snapshot", "backup", "data")},
         "rollback unknown": {"to": ""}}
 
