@@ -15,11 +15,11 @@ pub use html::html;
 pub use markdown::markdown;
 
 use crate::brief::brief;
-use crate::ledger::{Deploy, Ledger, Outcome, Status};
+use crate::ledger::{Deploy, Ledger, Outcome, Phase, Status};
 use crate::options::{LedgerId, Link};
 use crate::state::is_abandoned;
 use host::clock::Utc;
-use recorded::Recorded;
+use recorded::{Flip, Recorded};
 use wording::duration;
 
 /// How the deploy ended, or that it is open.
@@ -142,12 +142,40 @@ fn summary(deploy: &Deploy, at: &LedgerId, recorded: &Recorded) -> Vec<String> {
         all.push(format!("Reason for the way back: {why}"));
     }
     all.extend(deploy.void.as_ref().map(|(_, why)| format!("It is void: {why}")));
+    all.extend(exposure(deploy, recorded));
     let wrong =
         recorded.said.iter().rev().find_map(|said| said.message.as_ref().map(|it| (said, it)));
     if let (Some((said, message)), true) = (wrong, deploy.outcome() != Some(Outcome::Done)) {
         all.push(format!("Phase {} said: {message}", said.phase));
     }
     all
+}
+
+/// For how long users had a release that was bad.
+fn exposure(deploy: &Deploy, recorded: &Recorded) -> Option<String> {
+    let between = |from: Utc, to: Utc| duration((to.unix() - from.unix()).max(0));
+    let done = |until: Utc| {
+        let before = |(at, phase): &&(Utc, Phase)| {
+            at.unix() <= until.unix() && matches!(phase.status, Status::Done)
+        };
+        deploy.phases.iter().rev().find(before).map_or(deploy.opened, |(at, _)| *at)
+    };
+    if let Some(exposed) = recorded.flips.iter().filter_map(|flip| flip.exposed()).reduce(f64::max)
+    {
+        return Some(format!(
+            "Users had it for {}, until what served before was active again.",
+            wording::milliseconds(&exposed.into())
+        ));
+    }
+    match (deploy.outcome(), &deploy.reverted, &deploy.closed, &deploy.void) {
+        (Some(Outcome::FailedReverted), Some((at, _)), Some(closed), _) => {
+            Some(format!("Users had it for at most {}.", between(done(*at), closed.at)))
+        }
+        (Some(Outcome::Done), _, Some(closed), Some((void, _))) => {
+            Some(format!("Users had it for about {}.", between(closed.at, *void)))
+        }
+        _ => None,
+    }
 }
 
 fn facts(deploy: &Deploy, before: Option<&Deploy>, at: &LedgerId, link: &Link) -> Vec<Fact> {
@@ -204,6 +232,23 @@ fn moments(deploy: &Deploy) -> Vec<Moment> {
     }
     for (at, point) in &deploy.restore_points {
         add(*at, format!("Captured the restore point {} of {}", point.name, point.layer), None);
+    }
+    for (at, phase) in &deploy.phases {
+        if let Some(flip) = Flip::of_phase(phase) {
+            let took = flip.numbers.iter().find(|(label, _)| *label == "Flip");
+            let took = took.map(|(_, took)| format!(" in {took}")).unwrap_or_default();
+            let (text, verdict) = match flip.exposed() {
+                Some(exposed) => (
+                    format!(
+                        "Flipped{took}, and back: users had it for {}",
+                        wording::milliseconds(&exposed.into())
+                    ),
+                    Verdict::Reverted,
+                ),
+                None => (format!("Flipped{took}"), Verdict::Good),
+            };
+            add(*at, text, Some(verdict));
+        }
     }
     if let Some((at, why)) = &deploy.reverted {
         let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();

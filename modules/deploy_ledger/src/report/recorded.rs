@@ -1,7 +1,7 @@
 //! Reads what the phases of a deploy recorded, by the keys of modules' results.
 
 use super::wording::{self, milliseconds, pairs, text};
-use crate::ledger::{Deploy, Status};
+use crate::ledger::{Deploy, Phase, Status};
 use serde_json::{Map, Value};
 
 /// Bytes shown of the end of a program's output.
@@ -14,6 +14,9 @@ pub struct Plan {
     pub losses: Vec<String>,
     pub undo: String,
 }
+
+/// What passes between the moment at which the new colour serves and the one at which the old one does again.
+const EXPOSED: &[&str] = &["record", "prove", "watch", "drain", "back"];
 
 const STAGES: &[&str] = &["target", "flip", "record", "prove", "watch", "drain", "back"];
 
@@ -166,6 +169,18 @@ impl Flip {
             numbers,
             requests: count(&budget["requests"]).zip(count(&budget["failed"])),
         })
+    }
+}
+
+impl Flip {
+    pub fn of_phase(phase: &Phase) -> Option<Flip> {
+        Flip::of(&phase.phase, phase.data.map().get("flip")?)
+    }
+
+    /// Milliseconds for which users had the new colour, when the flip went back by itself.
+    pub fn exposed(&self) -> Option<f64> {
+        let took = self.stages.iter().filter(|(stage, ..)| EXPOSED.contains(&stage.as_str()));
+        self.reverted.then(|| took.map(|(_, took, _)| took).sum())
     }
 }
 

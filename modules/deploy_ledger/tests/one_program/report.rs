@@ -81,6 +81,8 @@ fn it_tells_what_happened() {
         &link,
         "Rollback initiated by the run itself: error budget",
         "flip / extra: k v",
+        "Users had it for 8003 ms, until what served before was active again.",
+        "Flipped in 12.3 ms, and back: users had it for 8003 ms",
     ] {
         assert!(told.markdown.contains(part), "{part} in {}", told.markdown);
     }
