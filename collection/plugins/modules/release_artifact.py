@@ -234,6 +234,12 @@ notes:
     takes is some MiB, the names of folders and links, and the window of zstd, 8 MiB up to level 19; windows
     of more than 128 MiB are refused.
   - >-
+    The registry is asked through the proxy that C(https_proxy) or C(http_proxy) names
+    (C(http://[user:password@]host:port)), but for what C(no_proxy) lists and this very machine. These are
+    variables of the task's C(environment): those of a login shell, of F(/etc/environment) and of a systemd
+    unit do not reach a task. The playbooks take them from C(environment) in C(host_app_artifact),
+    C(incus_app_artifact) and C(pct_app_artifact).
+  - >-
     A run that was killed leaves C(releases/<sha>.partial), and the next run takes it away and fetches again.
     Within a run a broken connection is gone on with.
 seealso:

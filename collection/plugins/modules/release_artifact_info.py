@@ -131,6 +131,7 @@ attributes:
       - Linux on x86_64 and aarch64
 notes:
   - "A registry that cannot be asked is no failure: C(available) is then null, and C(why) tells."
+  - Proxies are those of the task's C(environment), as M(reversible.deploy.release_artifact) says.
 seealso:
   - module: reversible.deploy.release_artifact
 """

@@ -13,7 +13,9 @@
 mod body;
 mod head;
 mod incoming;
+mod proxy;
 mod transfer;
+mod tunnel;
 pub(crate) mod url;
 
 use std::fmt;
@@ -28,6 +30,7 @@ use rustls::{ClientConfig, StreamOwned};
 pub use crate::tls::Tls;
 pub use crate::unanswered::{Kind, Unanswered};
 pub use head::check_headers;
+pub use proxy::Proxies;
 pub use transfer::{Fetching, Patience, fetch, put};
 pub use url::Url;
 
@@ -36,6 +39,7 @@ use crate::{name, tls};
 use body::Fault;
 use head::Head;
 use incoming::{Connection, Incoming};
+use proxy::Proxy;
 
 /// How many interim answers (1xx) may precede the final one.
 const MOST_INTERIM: usize = 16;
@@ -74,6 +78,8 @@ pub struct Request {
     pub connect_to: Option<SocketAddr>,
     /// Connect to this Unix socket instead, as for Docker's engine.
     pub socket: Option<PathBuf>,
+    /// Through which proxies to go; by default through none. Not with `connect_to` or `socket`.
+    pub proxies: Proxies,
 }
 
 impl Request {
@@ -88,6 +94,7 @@ impl Request {
             most_body: 1 << 20,
             connect_to: None,
             socket: None,
+            proxies: Proxies::default(),
         }
     }
 }
@@ -182,7 +189,17 @@ impl<'a> Exchange<'a> {
     fn head_for(&self, url: &Url, verb: &str) -> Vec<u8> {
         let Request { headers, .. } = self.request;
         let headers = if url.same_origin(&self.request.url) { headers.as_slice() } else { &[] };
-        head::write(verb, url, headers, &self.own_headers)
+        match self.proxy(url).filter(|_| !url.is_https()) {
+            Some(proxy) => tunnel::through(proxy, verb, url, headers, &self.own_headers),
+            None => head::write(verb, url, headers, &self.own_headers),
+        }
+    }
+
+    fn proxy(&self, url: &Url) -> Option<&Proxy> {
+        let Request { connect_to, socket, proxies, .. } = self.request;
+        let own_way = connect_to.is_some() || socket.is_some();
+        let own_way = own_way && url.same_origin(&self.request.url);
+        proxies.of_url(url).filter(|_| !own_way)
     }
 
     fn connect(&mut self, url: &Url) -> Result<Connection, Unanswered> {
@@ -213,6 +230,9 @@ impl<'a> Exchange<'a> {
 
     fn wire(&self, url: &Url, peer: &str) -> Result<Wire, Unanswered> {
         let Request { connect_to, socket, .. } = self.request;
+        if let Some(proxy) = self.proxy(url) {
+            return tunnel::open(proxy, url, self.deadline);
+        }
         let ours = url.same_origin(&self.request.url);
         if let Some(path) = socket.as_ref().filter(|_| ours) {
             return Wire::open_socket(path, self.deadline);

@@ -9,7 +9,7 @@ use crate::sums::Sum;
 use ansible_module::{Failure, Options as RawOptions};
 use host::deadline::Deadline;
 use host::deploy_id::DeployId;
-use probe::http::{Patience, Request, Tls, Url, check_headers};
+use probe::http::{Patience, Proxies, Request, Tls, Url, check_headers};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -238,6 +238,8 @@ impl Template {
         let mut request = Request::get(url);
         request.tls = self.tls.clone();
         request.redirects = MAX_REDIRECTS;
+        request.proxies =
+            Proxies::of_environment().map_err(|why| Failure::bad_option("url", why))?;
         if let Some(token) = &self.token {
             let header =
                 self.token_header.split_once(':').filter(|(_, value)| value.contains("{token}"));

@@ -125,6 +125,7 @@ pub const MODULE: Module = Module {
         "A release that is there is compared with a listing that was made when it was unpacked: name, kind, size, mode and time of each entry, and where links lead. That notices what is missing, cut or edited, in well under a second; it does not read the files again. What programs have added is no difference.",
         "An archive with an entry that would leave its folder is refused, and so is one with a device, a pipe, setuid or setgid on a file, a name that is there twice, or a symbolic link that leads out of the release. The message names the entry.",
         "Packing is the build's business: C(tar --zstd -cf shop-$SHA.tar.zst -C build .). The memory that unpacking takes is some MiB, the names of folders and links, and the window of zstd, 8 MiB up to level 19; windows of more than 128 MiB are refused.",
+        "The registry is asked through the proxy that C(https_proxy) or C(http_proxy) names (C(http://[user:password@]host:port)), but for what C(no_proxy) lists and this very machine. These are variables of the task's C(environment): those of a login shell, of F(/etc/environment) and of a systemd unit do not reach a task. The playbooks take them from C(environment) in C(host_app_artifact), C(incus_app_artifact) and C(pct_app_artifact).",
         "A run that was killed leaves C(releases/<sha>.partial), and the next run takes it away and fetches again. Within a run a broken connection is gone on with.",
     ],
     seealso: &["reversible.deploy.release_artifact_info", "reversible.deploy.deploy_ledger_info"],
@@ -187,6 +188,7 @@ pub const INFO: Module = Module {
     diff_mode: Support::None,
     notes: &[
         "A registry that cannot be asked is no failure: C(available) is then null, and C(why) tells.",
+        "Proxies are those of the task's C(environment), as M(reversible.deploy.release_artifact) says.",
     ],
     seealso: &["reversible.deploy.release_artifact"],
     examples: include_str!("examples_info.yml"),

@@ -9,5 +9,6 @@ mod common;
 mod fuzz;
 mod http;
 mod name;
+mod proxy;
 mod tls;
 mod transfer;
