@@ -47,6 +47,10 @@ def test_deployed_broken_and_taken_back(pair: Pair) -> None:
 
 def back_to_the_snapshot_and_forth_again(pair: Pair) -> None:
     """Both hold version 2.0 since the first deploy."""
+    logs = pair.run("logs", lines=5)
+    assert logs.code == 0 and "== CT " in logs.output and "CANNOT BE READ" not in logs.output, logs.output
+    looked = pair.run("check")
+    assert looked.code == 0 and "would refuse a deploy" in looked.output, looked.output
     closed = pair.run("rollback", mode="fast")
     assert closed.code == 2 and "has no colours" in closed.output and "mode=snapshot (before " in closed.output, closed.output
     shown = pair.run("rollback", "--check", mode="snapshot")
