@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import time
 import typing as t
 
@@ -46,7 +47,8 @@ SHOP = [
     Step("v3, which does not start", "blue v2", version=3, fails=True, says="as before",
          notes=("refused from inside: it was never made active, and nobody noticed",)),
     Step("v4, which starts, but lost its health page", "blue v2", version=4, fails=True, says="as before",
-         notes=("a probe from outside found it: {answers} answers came from v4, in {seconds:.1f} s, then v2 served again",)),
+         notes=("a probe from outside found it: {answers} answers came from v4, in {seconds:.1f} s, then v2 served again",
+                "none of them is in `failed`, which counts requests without a good answer: v4 serves its pages, and only its health page is gone")),
     Step("v5, and its controller is killed half way", "blue v2", version=5, fails=True, kill_at="Fetch the release of each component"),
     Step("v5 again, as if nothing had happened", "blue v2", version=5, fails=True, says=r"take_over:? ?=?(?P<it>\S*\d{8}t\d{6}z-[0-9a-f]{4})",
          notes=("refused: the run that died may still be at work, and holds the lease",)),
@@ -55,7 +57,7 @@ SHOP = [
     Step("and forward again", "green v5", "rollback", inputs=FAST | {"target_color": "green"}),
     Step("what would it cost to undo the deploy of v5?", "green v5", "rollback", inputs={"to": "{v5}"}, fails=True,
          says=PLAN,
-         notes=("its plan, and what would be lost; without consent nothing was done",)),
+         notes=("without consent nothing was done; the plan, with what would be lost:",)),
     Step("that plan, agreed to", "blue v2", "rollback", inputs={"to": "{v5}", "confirm": "{it}"}),
 ]
 # Here with data, of which a part is lost by what was meant to tidy it up.
@@ -65,7 +67,7 @@ ORDERS = [
     Step("v3, its migration loses most orders", "v3, 5 orders", version=3, orders=5,
          notes=("it is well, so nobody notices, and 5 orders come in",)),
     Step("what would it cost to undo v3?", "v3, 10 orders", "rollback", inputs={"to": "{v3}"}, fails=True, says=PLAN,
-         notes=("its plan, and what would be lost; without consent nothing was done",)),
+         notes=("without consent nothing was done; the plan, with what would be lost:",)),
     Step("that plan, agreed to", "v2, 40 orders", "rollback", inputs={"to": "{v3}", "confirm": "{it}"}),
     Step("and that undone: the 5 had been kept", "v3, 10 orders", "rollback", inputs={"to": "{last}", "confirm": "true"}),
 ]
@@ -98,7 +100,8 @@ class Teller:
         wrong = self.judge(step, run, serves, seen)
         answers, seconds = answered_by(seen, {"blue": "green", "green": "blue"}.get(serves.split()[0], ""))
         cells = (step.name, f"{took:.1f}", *self.stand.cells(run, seen), serves)
-        paper.row(cells, [note.format(answers=answers, seconds=seconds) for note in step.notes], not wrong)
+        notes = [note.format(answers=answers, seconds=seconds) for note in step.notes] + (plan_of(run) if step.says == PLAN else [])
+        paper.row(cells, notes, not wrong)
         if wrong:
             paper.text(*(f"    NOT AS TOLD: {each}" for each in wrong), *(f"    | {line}" for line in run.output.splitlines()[-40:]))
             self.wrong += wrong
@@ -128,6 +131,13 @@ class Teller:
             if self.wrong:
                 break
         return not self.wrong
+
+
+def plan_of(run: t.Any) -> list[str]:
+    """The plan as the operator is shown it, and the sentence that says how to agree to it."""
+    told = {task.task: task.result.get("msg") for task in run.tasks if task.task in ("Show the plan", "Refuse a plan that was not confirmed")}
+    plan, consent = told.get("Show the plan") or [], str(told.get("Refuse a plan that was not confirmed") or "")
+    return [f"  | {line}" for line in plan] + [f"  > {line}" for line in textwrap.wrap(consent, 110)]
 
 
 def publish(stand: Stand) -> None:
