@@ -53,6 +53,8 @@ def test_deployed_broken_back_and_forth(shop: Shop) -> None:
     assert bad.code == 2 and (shop.outcome, shop.app.version) == ("failed_reverted", "2"), bad.output
     assert "cannot open the database" in bad.output and f"Every host is back at {sha(2)}" in bad.output, bad.output
 
+    logs = shop.run("logs", lines=20)
+    assert logs.code == 0 and "CANNOT BE READ" not in logs.output and logs.output.count("== ") == 1, logs.output
     wrong = shop.run("rollback", mode="backup", confirm="plan-000000000000")
     assert wrong.code == 2 and (shop.outcome, shop.app.version) == ("", "2"), wrong.output
     assert "by now the plan is another one" in wrong.output, wrong.output

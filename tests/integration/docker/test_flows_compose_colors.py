@@ -34,6 +34,11 @@ def test_the_example_deployed_and_taken_back(shop: ColorsShop) -> None:
         status = shop.run("status")
         assert status.code == 0 and f"shop1: green holds {sha(1)}, well" in status.output, status.output
         assert f"shop1: blue holds {sha(3)}, NOT well" in status.output, status.output
+        logs = shop.run("logs", color="blue", lines=20)
+        assert logs.code == 0 and f"== {shop.name}-blue-web-1" in logs.output and "cannot open the database" in logs.output, logs.output
+        assert "CANNOT BE READ" not in logs.output and SECRET not in logs.output and "-green-" not in logs.output, logs.output
+        looked = shop.run("check", release_sha=sha(2))
+        assert looked.code == 0 and "shop1: Docker " in looked.output and "a deploy goes into blue" in looked.output, looked.output
         with listed("${of}", every=0.1) as shown:
             second = shop.deploy(2, core=NEWEST)
         assert not shown

@@ -176,6 +176,8 @@ def test_the_example_deployed_and_taken_back(machine: Incus, example: IncusShop,
     status = shop.run("status")
     assert status.code == 0 and f"incus1: green holds {sha(1)}, well" in status.output, status.output
     assert "incus1: blue holds no release" in status.output, status.output
+    logs = shop.run("logs")
+    assert logs.code == 0 and f"== {GREEN}" in logs.output and "CANNOT BE READ" not in logs.output and BLUE not in logs.output, logs.output
 
 
 def test_the_datasets_of_an_instance_that_is_not_on_zfs(machine: Incus, shop: IncusShop, one_core: str) -> None:
