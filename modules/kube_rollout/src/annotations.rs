@@ -1,7 +1,7 @@
-//! What the module notes on a workload: the fence, what a run is about, and which revisions were good.
+//! The annotations that the module writes on a workload: the fence, the unfinished run, and the good revisions.
 //!
-//! Invariant: a note is written in the same call as the change that it is about, so no run is ever half noted: one that is killed has
-//! either changed nothing or left all that the next one needs. The controller copies these notes to the revision that is current.
+//! Invariant: annotations are written in the same call as the change that they describe, so a killed run has either changed nothing or
+//! left everything that the next one needs. The controller copies them to the current revision.
 
 use host::deploy_id::DeployId;
 use serde::{Deserialize, Serialize};
@@ -9,22 +9,22 @@ use serde_json::{Map, Value, json};
 
 /// The id of the newest run that has changed the workload: the fence.
 pub const RUN: &str = "reversible.deploy/run";
-/// The deploy that the current revision is of.
+/// The deploy of the current revision.
 pub const DEPLOY: &str = "reversible.deploy/deploy-id";
-/// The revision that a run which has not ended goes back to, by the name of its ReplicaSet. Empty when it goes back nowhere.
+/// Present while a run is unfinished: the name of the revision that it goes back to after a failure; empty for a rollback.
 pub const FROM: &str = "reversible.deploy/from";
-/// Which revisions were seen to be out, the newest first.
+/// The good revisions, the newest first.
 pub const GOOD: &str = "reversible.deploy/good";
-/// Kubernetes' own.
+/// Kubernetes' own annotation, which `kubectl rollout history` shows.
 pub const CAUSE: &str = "kubernetes.io/change-cause";
 
-/// More than any history has revisions.
-const MOST_GOOD: usize = 20;
+/// More revisions than a history has.
+const MAX_GOOD: usize = 20;
 
-/// A revision that was seen to be out.
+/// A revision whose rollout was seen to be complete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Good {
-    /// The name of its ReplicaSet, which stays when its number does not.
+    /// The name of its ReplicaSet or ControllerRevision, which does not change as its number does.
     pub revision: String,
     pub deploy_id: Option<String>,
 }
@@ -33,7 +33,7 @@ pub fn read<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     object["metadata"]["annotations"][key].as_str()
 }
 
-/// Sets a note, or removes it.
+/// Sets an annotation, or removes it.
 pub fn write(object: &mut Value, key: &str, value: Option<&str>) {
     let annotations = &mut object["metadata"]["annotations"];
     if !annotations.is_object() {
@@ -46,21 +46,21 @@ pub fn write(object: &mut Value, key: &str, value: Option<&str>) {
     }
 }
 
-/// The run that the fence stands at. What is no deploy id was written by somebody else, and fences nothing.
+/// Returns the newest run that has changed the workload; a value that is no deploy id was written by somebody else and is ignored.
 pub fn fence(workload: &Value) -> Option<DeployId> {
     read(workload, RUN).and_then(|text| text.parse().ok())
 }
 
-/// What is unreadable counts as nothing: then there is no previous revision, which is said.
+/// Reads the good revisions. An unreadable annotation counts as none: then a rollback reports that there is no previous revision.
 pub fn good(workload: &Value) -> Vec<Good> {
     read(workload, GOOD).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
-/// Puts a revision first among the good ones.
+/// Puts a revision first in the list of the good ones.
 pub fn with_good(mut all: Vec<Good>, new: Good) -> Vec<Good> {
     all.retain(|one| *one != new);
     all.insert(0, new);
-    all.truncate(MOST_GOOD);
+    all.truncate(MAX_GOOD);
     all
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_is_first_and_once() {
+    fn good_revisions_are_listed_newest_first_and_once() {
         let one = |name: &str| Good { revision: name.into(), deploy_id: None };
         let all = ["a", "b", "a"].iter().fold(Vec::new(), |all, name| with_good(all, one(name)));
         assert_eq!(all, [one("a"), one("b")]);

@@ -1,7 +1,7 @@
-//! From a step to its effect: one write, the wait for it, and the way back.
+//! Carries out the steps: writes the workload, waits for its rollout, and reverts a failed one.
 //!
-//! Invariant: nothing is written over what somebody else has written. Each write holds the version that was read, and is tried again
-//! only while nothing but the status has changed.
+//! Invariant: a change by somebody else is never overwritten. Each write contains the `resourceVersion` that was read, and is tried again
+//! only if nothing but the status has changed since.
 
 use crate::annotations::{self, CAUSE, DEPLOY, FROM, GOOD, Good, RUN};
 use crate::judge::{Fault, Verdict, judge, not_ready, stuck};
@@ -16,16 +16,16 @@ use host::interrupt;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// A status is written all the time while a rollout goes on.
-const MOST_TRIES: usize = 20;
-/// Pods that a quota refuses may fit when old ones have ended.
+/// Controllers update the status often during a rollout, and each update makes our write fail with a conflict.
+const MAX_TRIES: usize = 20;
+/// How long to wait after pods were refused: they may fit into the quota once old ones have ended.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(10);
 const LOG_LINES: u32 = 20;
 
 pub struct Apply<'a> {
     pub kubectl: &'a Kubectl,
     pub task: &'a Task,
-    /// As it was last written by us, or read.
+    /// The workload as this run last wrote or read it.
     pub workload: Value,
 }
 
@@ -35,9 +35,9 @@ impl Apply<'_> {
             Action::Write(change) => self.write(change),
             Action::Wait => match self.wait() {
                 Ok(()) => Ok(()),
-                Err(error) => Err(self.go_back(error)),
+                Err(error) => Err(self.revert_after(error)),
             },
-            Action::Keep => self.keep(),
+            Action::MarkGood => self.mark_good(),
         }
     }
 
@@ -46,12 +46,12 @@ impl Apply<'_> {
         self.update(|workload| edit(workload, change, task))
     }
 
-    /// Lets the server judge what a step would write.
+    /// Asks the server whether it would accept the write of a step.
     pub fn try_out(&self, change: &Change) -> Result<()> {
         let mut workload = self.workload.clone();
         edit(&mut workload, change, self.task);
         match self.kubectl.would_replace(&self.task.subject.workload(), &workload) {
-            // Somebody has written its status meanwhile, which the run itself would meet by reading once more.
+            // Its status has changed meanwhile. The run itself would read it again.
             Err(error) if ansible_module::reason(&error) == "conflict" => Ok(()),
             judged => judged,
         }
@@ -68,9 +68,7 @@ impl Apply<'_> {
                     self.workload = written;
                     return Ok(());
                 }
-                Err(error)
-                    if ansible_module::reason(&error) == "conflict" && tries < MOST_TRIES =>
-                {
+                Err(error) if ansible_module::reason(&error) == "conflict" && tries < MAX_TRIES => {
                     tries += 1
                 }
                 Err(error) => return Err(error),
@@ -82,13 +80,13 @@ impl Apply<'_> {
         }
     }
 
-    /// Stops when it is no longer what we have written, or read: then another run is about it.
+    /// Fails if somebody else has changed the workload since this run last wrote or read it.
     fn refuse_others(&self, now: &Value) -> Result<(), Failure> {
         let same = |pointer: &str| now.pointer(pointer) == self.workload.pointer(pointer);
         let notes = [RUN, FROM, GOOD]
             .iter()
             .all(|key| annotations::read(now, key) == annotations::read(&self.workload, key));
-        // What an earlier try of this very run had sent to the server when it was killed may arrive late.
+        // A write that this run sent before it was killed may arrive late.
         let ours = self.task.run.as_ref().is_some_and(|run| {
             [now, &self.workload].map(|one| annotations::read(one, RUN)) == [Some(run.as_str()); 2]
         });
@@ -101,13 +99,13 @@ impl Apply<'_> {
         }
         let by = annotations::read(now, RUN).unwrap_or("somebody who left no id");
         let msg = format!(
-            "{} was changed by {by} while this run was about it; what that has written is left as it is",
+            "{} was changed by {by} during this run; that change is left as it is",
             self.task.subject.shown()
         );
         Err(Failure::new("changed_meanwhile", msg))
     }
 
-    /// Waits until it is out. An error says why it will not be.
+    /// Waits until the rollout is complete; the error says why it cannot be.
     fn wait(&mut self) -> Result<()> {
         let (kubectl, task) = (self.kubectl, self.task);
         let mut refused_since: Option<Instant> = None;
@@ -144,7 +142,8 @@ impl Apply<'_> {
         })
     }
 
-    /// Its claims and their volumes stay. Never by force: two pods would write one volume.
+    /// Deletes a pod that blocks the rollout; its volume claims stay. It is never deleted by force, since then two pods could write to one
+    /// volume.
     fn delete_stuck(&self, pod: &str) -> Result<()> {
         let subject = &self.task.subject;
         if !self.task.delete_stuck_pods {
@@ -183,22 +182,24 @@ impl Apply<'_> {
         failure.into()
     }
 
-    /// What is known of the pods that are not ready, with what was last said of each.
+    /// Makes the failure for a missed deadline: the pods that are not ready, each with its last event.
     fn timed_out(&self) -> Error {
-        let (task, most) = (self.task, seconds(self.task.progress_timeout));
-        let looked = state::observe(self.kubectl, &task.subject)
+        let (task, limit) = (self.task, seconds(self.task.progress_timeout));
+        let observed = state::observe(self.kubectl, &task.subject)
             .and_then(|seen| Ok((state::pods(self.kubectl, &task.subject, &seen)?, seen)));
-        let pods = match looked {
+        let pods = match observed {
             Ok((pods, seen)) => not_ready(&seen, &pods),
             Err(_) => Vec::new(),
         };
-        let told: Vec<String> = pods
+        let described: Vec<String> = pods
             .into_iter()
             .map(|(uid, words)| format!("{words}{}", self.last_event(&uid)))
             .collect();
-        let told =
-            if told.is_empty() { "its pods say nothing".to_owned() } else { told.join("; ") };
-        let msg = format!("{} is not out after {most}: {told}", task.subject.shown());
+        let described = match described.is_empty() {
+            true => "its pods give no reason".to_owned(),
+            false => described.join("; "),
+        };
+        let msg = format!("{} is not out after {limit}: {described}", task.subject.shown());
         Failure::new("not_out_in_time", msg).into()
     }
 
@@ -218,16 +219,16 @@ impl Apply<'_> {
             .unwrap_or_default()
     }
 
-    /// Goes back in the same run, and says what came of it.
-    fn go_back(&mut self, error: Error) -> Error {
+    /// Reverts a failed rollout unless the task says otherwise, and adds the result to the error.
+    fn revert_after(&mut self, error: Error) -> Error {
         let reason = ansible_module::reason(&error);
         if reason == "changed_meanwhile" {
             return error;
         }
         if reason == "interrupted" {
-            let tale =
+            let msg =
                 "the rollout goes on without this run; run the same task again, which waits for it";
-            return Failure::new(reason, tale).caused_by(error).into();
+            return Failure::new(reason, msg).caused_by(error).into();
         }
         if self.task.is_rollback() || self.task.on_failure == OnFailure::Leave {
             return Failure::new(reason, "it is left as it is")
@@ -246,10 +247,10 @@ impl Apply<'_> {
                 .caused_by(error)
                 .into(),
             Err(why) => {
-                let tale = format!(
-                    "going back failed, too ({why:#}): look at it, and run state: rolled_back"
+                let msg = format!(
+                    "going back failed, too ({why:#}): find out why, then run state: rolled_back"
                 );
-                Failure::new(reason, tale).with("reverted", false).caused_by(error).into()
+                Failure::new(reason, msg).with("reverted", false).caused_by(error).into()
             }
         }
     }
@@ -270,7 +271,7 @@ impl Apply<'_> {
         Ok(Some(to.shown()))
     }
 
-    fn keep(&mut self) -> Result<()> {
+    fn mark_good(&mut self) -> Result<()> {
         let seen = state::observe(self.kubectl, &self.task.subject)?;
         self.refuse_others(&seen.workload)?;
         self.workload = seen.workload.clone();
@@ -308,7 +309,7 @@ fn restore(workload: &mut Value, to: &Revision) {
     annotations::write(workload, FROM, None);
 }
 
-/// Looks again.
+/// Checks that the rollout is still complete.
 pub fn verify(kubectl: &Kubectl, task: &Task) -> Result<State> {
     let seen = state::observe(kubectl, &task.subject)?;
     match judge(&seen, &[], task.crash_restarts) {

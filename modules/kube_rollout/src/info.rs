@@ -1,10 +1,10 @@
-//! `kube_rollout_info`: what runs, and where one could go back to. Reads only.
+//! `kube_rollout_info`: the workload's revisions, which of them a rollback could reach, and its pods. Reads only.
 
 use crate::annotations;
+use crate::findings::Objects;
 use crate::judge::{Verdict, judge};
 use crate::kubectl::Kubectl;
 use crate::owner;
-use crate::present::Objects;
 use crate::state::{self, State};
 use crate::subject::Subject;
 use crate::template;
@@ -19,7 +19,7 @@ pub fn of(kubectl: &Kubectl, subject: &Subject) -> Result<Outcome> {
     let current = seen.current().map(|one| one.name.clone());
     let mut revisions = Vec::new();
     for one in seen.revisions.iter().rev() {
-        let findings = objects.look(kubectl, subject, &one.template, &one.created)?;
+        let findings = objects.check(kubectl, subject, &one.template, &one.created)?;
         revisions.push(json!({
             "revision": one.number, "name": one.name, "deploy_id": one.deploy_id, "cause": one.cause, "created": one.created,
             "images": template::images(&one.template), "current": current.as_ref() == Some(&one.name), "good": seen.is_good(one),

@@ -1,4 +1,4 @@
-//! Whether a rollout is out, or why it will not be. Pure.
+//! Judges whether a rollout is complete, goes on, or has failed. Pure.
 
 use crate::state::State;
 use crate::subject::Kind;
@@ -7,21 +7,21 @@ use serde_json::Value;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Out,
-    /// What it still waits for.
+    /// The rollout goes on; it waits for this.
     NotYet(String),
     Failed(Fault),
 }
 
-/// Why a rollout does not come to its end.
+/// Why a rollout has failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub reason: &'static str,
     pub msg: String,
-    /// The pod and the container whose last log says more.
+    /// The pod and the container whose log may explain it.
     pub log_of: Option<(String, String)>,
 }
 
-/// What a kubelet says of a container that will not start by waiting.
+/// A kubelet's reasons for a waiting container that mean that it will not start, each with our reason.
 const HOPELESS: &[(&str, &str)] = &[
     ("ImagePullBackOff", "image_pull"),
     ("InvalidImageName", "image_pull"),
@@ -55,7 +55,7 @@ pub fn judge(state: &State, pods: &[Value], crash_restarts: u64) -> Verdict {
     }
 }
 
-/// What is left to do, by the status of a workload whose controller has noticed the change.
+/// Returns what the rollout waits for, from a status that is about the current spec.
 fn waits_for(state: &State) -> Option<String> {
     let status = &state.workload["status"];
     let count = |key: &str| status[key].as_u64().unwrap_or(0);
@@ -65,7 +65,7 @@ fn waits_for(state: &State) -> Option<String> {
             (replicas, count("updatedReplicas"), count("replicas"), count("availableReplicas"))
         }
         Kind::StatefulSet => {
-            // Once it is done its controller makes the new revision the current one, and no longer counts what was updated.
+            // At the end the controller makes the new revision the current one, and no longer counts updated pods.
             let is_done = status["currentRevision"] == status["updateRevision"];
             let updated = if is_done { count("replicas") } else { count("updatedReplicas") };
             let all = if is_done { updated } else { count("replicas").max(updated + 1) };
@@ -87,7 +87,7 @@ fn waits_for(state: &State) -> Option<String> {
     }
 }
 
-/// A pod of an earlier revision that does not get ready: the controller of a StatefulSet waits for it for ever, before it gives any pod the new template
+/// Finds a failing pod of an earlier revision: a StatefulSet's controller waits for it forever before it updates any pod
 /// (kubernetes#67250).
 pub fn stuck(state: &State, pods: &[Value], crash_restarts: u64) -> Option<String> {
     let in_order = state.workload["spec"]["podManagementPolicy"] != "Parallel";
@@ -98,7 +98,7 @@ pub fn stuck(state: &State, pods: &[Value], crash_restarts: u64) -> Option<Strin
         .and_then(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
 }
 
-/// What the controller says. `status` is of this generation when it is called.
+/// Finds a failure that the controller reports; the status must be about the current spec.
 fn condition(workload: &Value) -> Option<Fault> {
     let all = workload["status"]["conditions"].as_array()?;
     let find = |kind: &str, status: &str| {
@@ -153,7 +153,7 @@ fn fault_of(pod: &Value, crash_restarts: u64) -> Option<Fault> {
     })
 }
 
-/// Of pods that are not ready, what is known of each: for a wait that has ended at its deadline.
+/// Describes the pods that are not ready, with their uids, for the message of a missed deadline.
 pub fn not_ready(state: &State, pods: &[Value]) -> Vec<(String, String)> {
     let Some(current) = state.current() else { return Vec::new() };
     let conditions =
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn status_of_an_earlier_generation_says_nothing() {
+    fn the_status_of_an_earlier_generation_is_ignored() {
         let mut stale = state(&[1, 2]);
         assert_eq!(judge(&stale, &[], 3), Verdict::Out);
         stale.workload["metadata"]["generation"] = json!(5);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_out_when_all_are_available_and_no_old_pod_is_left() {
+    fn it_is_complete_when_all_pods_are_available_and_none_is_old() {
         for (key, value) in [("updatedReplicas", 1), ("replicas", 3), ("availableReplicas", 1)] {
             let mut one = state(&[1, 2]);
             one.workload["status"][key] = json!(value);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kubelet_says_is_believed_at_once() {
+    fn a_kubelets_reason_fails_the_rollout_at_once() {
         let waiting =
             |why: &str| pod(json!({ "name": "web", "state": { "waiting": { "reason": why } } }));
         assert_eq!(reason(&[waiting("ImagePullBackOff")]), "image_pull");
@@ -243,11 +243,11 @@ mod tests {
         assert_eq!(reason(&[crashed(3, "OOMKilled")]), "oom_killed");
         let mut old = waiting("ImagePullBackOff");
         old["metadata"]["ownerReferences"][0]["uid"] = json!("uid-1");
-        assert_eq!(reason(&[old]), "out", "pods of an old revision are no matter");
+        assert_eq!(reason(&[old]), "out", "pods of an old revision are ignored");
     }
 
     #[test]
-    fn a_quota_is_named() {
+    fn an_exceeded_quota_has_a_reason_of_its_own() {
         let mut refused = state(&[1, 2]);
         refused.workload["status"]["conditions"] = json!([{ "type": "ReplicaFailure", "status": "True", "message": "pods \"web-2-x\" is forbidden: exceeded quota: q" }]);
         let Verdict::Failed(fault) = judge(&refused, &[], 3) else { panic!("not seen") };

@@ -1,8 +1,7 @@
-//! `kubectl`: how it is found and called, and what its failures mean. No other file runs it.
+//! Runs `kubectl` and explains its failures; no other file runs it. kubectl does the login.
 //!
-//! Invariants: it is only asked for paths of the API (`--raw`), whose answers are the same in all of its versions; what is written
-//! goes in by stdin, since an argument can be read by everybody on the machine; the context is always named, never the current one.
-//! kubectl does the login, whatever the kubeconfig says of it.
+//! Invariants: it is called only with paths of the API (`--raw`), whose answers do not depend on its version; objects are passed on stdin,
+//! since everybody on the machine can read its arguments; the context is always named, the current one is never used.
 
 use ansible_module::Failure;
 use anyhow::{Error, Result};
@@ -12,11 +11,11 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// One call: a program that logs in for kubectl may be slow.
-const CALL: Duration = Duration::from_secs(60);
-/// The most that a listing may hold.
-const MOST: usize = 64 << 20;
-/// What the programs that log in for kubectl are told by, and proxies.
+/// The deadline of one call; the program that logs in for kubectl may be slow.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The largest answer, for lists.
+const MAX_ANSWER: usize = 64 << 20;
+/// Variables for proxies and for the programs that log in for kubectl.
 const PASSED_ON: &[&str] = &[
     "KUBECONFIG",
     "XDG_CONFIG_HOME",
@@ -35,15 +34,15 @@ const PASSED_ON: &[&str] = &[
     "GOOGLE_APPLICATION_CREDENTIALS",
     "AZURE_CONFIG_DIR",
 ];
-/// The same, where the value itself is a secret.
+/// Such variables whose values are secret.
 const SECRETS: &[&str] = &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 
-/// Which cluster, and as whom.
+/// How the cluster is reached: the context names the cluster and the account.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// Found on PATH without it.
+    /// The program; `None` to find it on `PATH`.
     pub kubectl: Option<PathBuf>,
-    /// That of the account without it.
+    /// The kubeconfig; `None` for the account's own.
     pub kubeconfig: Option<PathBuf>,
     pub context: String,
 }
@@ -73,16 +72,19 @@ impl Kubectl {
             command = command.arg("--kubeconfig").arg(kubeconfig);
         }
         let context = &self.access.context;
-        command.args(["--context", context, verb, "--raw", path]).deadline(CALL).output_limit(MOST)
+        command
+            .args(["--context", context, verb, "--raw", path])
+            .deadline(CALL_TIMEOUT)
+            .output_limit(MAX_ANSWER)
     }
 
-    /// Returns an object, or a list of them.
+    /// Reads an object or a list of objects.
     pub fn get(&self, path: &str) -> Result<Value> {
         let done = self.command("get", path).if_we_die(IfWeDie::DiesToo).run();
         done.map_err(|failed| explained(failed, &format!("reading {path}")))?.json()
     }
 
-    /// Returns the object, or nothing when there is none.
+    /// Reads an object; `None` if it does not exist.
     pub fn find_object(&self, path: &str) -> Result<Option<Value>> {
         match self.get(path) {
             Ok(object) => Ok(Some(object)),
@@ -91,13 +93,13 @@ impl Kubectl {
         }
     }
 
-    /// Returns text, such as a log.
+    /// Reads plain text, such as a log.
     pub fn text(&self, path: &str) -> Result<String> {
         let done = self.command("get", path).if_we_die(IfWeDie::DiesToo).run();
         Ok(done.map_err(|failed| explained(failed, &format!("reading {path}")))?.stdout_shown())
     }
 
-    /// Replaces an object. The server refuses it when somebody has written the object since it was read: it holds the
+    /// Replaces an object. The server refuses with a conflict if the object has changed since it was read, since it contains the
     /// `resourceVersion` of that time.
     pub fn replace(&self, path: &str, object: &Value) -> Result<Value> {
         let path = format!("{path}?fieldManager={MANAGER}");
@@ -105,7 +107,7 @@ impl Kubectl {
         done.map_err(|failed| explained(failed, &format!("writing {path}")))?.json()
     }
 
-    /// Deletes an object, with the time that it has for that.
+    /// Deletes an object, with its own grace period; a missing one is no error.
     pub fn delete(&self, path: &str) -> Result<()> {
         let done = self.command("delete", path).run();
         match done.map(drop).map_err(|failed| explained(failed, &format!("deleting {path}"))) {
@@ -114,7 +116,7 @@ impl Kubectl {
         }
     }
 
-    /// Lets the server judge a replacement, admission included, without doing it.
+    /// Asks the server whether it would accept a replacement, admission webhooks included.
     pub fn would_replace(&self, path: &str, object: &Value) -> Result<()> {
         let path = format!("{path}?fieldManager={MANAGER}&dryRun=All");
         let done = self.command("replace", &path).args(["-f", "-"]).stdin(object.to_string()).run();
@@ -122,10 +124,10 @@ impl Kubectl {
     }
 }
 
-/// Under which name the server notes which fields we have written.
+/// The name under which the server records our writes in `managedFields`.
 const MANAGER: &str = "reversible.deploy";
 
-/// The server's own reason, `Error from server (NotFound): ...`, as one of our codes.
+/// Explains a failed call, with a reason from the server's own: `Error from server (NotFound): ...`.
 fn explained(failed: Failed, doing: &str) -> Error {
     let reason = match server_reason(&failed.stderr) {
         Some("NotFound") => "not_found",
@@ -149,7 +151,7 @@ fn explained(failed: Failed, doing: &str) -> Error {
             "; the account lacks a right: the collection's docs/examples/kube/rbac.yml has all that are needed"
         }
         "conflict" => {
-            "; somebody has written it since it was read: run the task again, which looks first"
+            "; somebody has changed it since it was read: run the task again, which reads it first"
         }
         _ => "",
     };
@@ -161,7 +163,7 @@ fn server_reason(stderr: &str) -> Option<&str> {
     stderr.split_once("Error from server (")?.1.split_once(')').map(|(reason, _)| reason)
 }
 
-/// A part of a path of the API, or a value of its query.
+/// Percent-encodes a part of a path of the API, or a value of its query.
 pub fn encoded(text: &str) -> String {
     let mut path = String::new();
     for byte in text.bytes() {
@@ -178,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_server_gives_its_reason() {
+    fn the_reason_is_read_from_the_servers_answer() {
         let said = "Error from server (NotFound): deployments.apps \"web\" not found\n";
         assert_eq!(server_reason(said), Some("NotFound"));
         let said = "error: context \"prod\" does not exist\n";

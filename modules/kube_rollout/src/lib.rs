@@ -1,21 +1,21 @@
-//! `kube_rollout`: an image of a Deployment rolled out until it is really out, and the way back. `kube_rollout_info` tells which
-//! revisions there are, and which of them could run.
+//! `kube_rollout`: rolls a new image of a Kubernetes workload out, waits until the rollout is complete, and rolls it back.
+//! `kube_rollout_info` lists the workload's revisions, and which of them could run.
 //!
-//! All that is known of a run stands in the cluster (`annotations.rs`): the module may run on any machine that reaches it, and a second
-//! machine sees what the first has begun. A change and what is noted of it are one write, which the server refuses when somebody else
-//! has written since (`apply.rs`). So a run that is killed has either changed nothing, or left a rollout that Kubernetes goes on with
-//! and that the next run waits for, with the revision to go back to named on it. Two runs at once: the older one is refused, or stops
-//! where it meets what the newer has written.
+//! The progress of a run is recorded in annotations of the workload (`annotations.rs`), so the module may run on any machine that
+//! reaches the cluster. A change and its annotations are one write, which the server refuses if somebody else has written since
+//! (`apply.rs`). So a killed run has either changed nothing, or left a rollout that Kubernetes continues, annotated with the revision
+//! to go back to; the next run waits for it. Of two runs at once the older one is refused, or stops where it finds the newer one's
+//! annotations.
 
 mod annotations;
 mod apply;
+mod findings;
 mod info;
 mod judge;
 mod kubectl;
 mod options;
 mod owner;
 mod plan;
-mod present;
 mod spec;
 mod state;
 mod subject;
@@ -25,15 +25,15 @@ use ansible_module::{Invocation, Outcome, Served};
 use anyhow::Result;
 use apply::Apply;
 use change::{Consent, Session};
+use findings::{Findings, Objects};
 use host::fence::Fence;
 use kubectl::Kubectl;
 use options::Task;
 use plan::Action;
-use present::{Findings, Objects};
 use serde_json::json;
 use subject::Subject;
 
-/// What this program serves.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 
@@ -57,7 +57,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         true => {
             let target = plan::target(&task, &seen)?;
             let findings = match target {
-                Some(target) => Objects::default().look(
+                Some(target) => Objects::default().check(
                     &kubectl,
                     &task.subject,
                     &target.template,

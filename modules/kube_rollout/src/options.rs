@@ -1,4 +1,4 @@
-//! What the modules accept, typed and checked once.
+//! The options as typed values, with the checks that a spec cannot do.
 
 use crate::owner::Owner;
 use crate::subject::Subject;
@@ -10,7 +10,7 @@ use std::time::Duration;
 pub enum Target {
     Revision(u64),
     Deploy(DeployId),
-    /// The newest that was good, of those that are not current.
+    /// The newest good revision that is not current.
     Previous,
 }
 
@@ -31,9 +31,9 @@ pub struct Task {
     pub subject: Subject,
     pub wanted: Wanted,
     pub cause: Option<String>,
-    /// The id of the run itself, which is the fence.
+    /// The id of this run, for the fence.
     pub run: Option<DeployId>,
-    /// Which other owner was told to leave the workload alone.
+    /// The owner that the operator has configured to leave the workload alone.
     pub owner: Option<Owner>,
     pub on_failure: OnFailure,
     pub crash_restarts: u64,
@@ -54,7 +54,7 @@ impl Task {
                 if revision.is_some() {
                     return Err(Failure::bad_option(
                         "to_revision",
-                        "it goes with state: rolled_back",
+                        "only state: rolled_back takes it",
                     ));
                 }
                 let container: Option<String> = raw.get("container")?;
@@ -69,7 +69,7 @@ impl Task {
                 (Wanted::RolledBack(target), rollback)
             }
             ("rolled_back", Some(_)) => {
-                return Err(Failure::bad_option("image", "it goes with state: present"));
+                return Err(Failure::bad_option("image", "only state: present takes it"));
             }
             _ => return Err(Failure::bad_option("image", "state: present needs it")),
         };
@@ -100,7 +100,7 @@ impl Task {
     }
 }
 
-/// What the API server lets through although no kubelet can pull it.
+/// Checks an image's reference: the API server accepts spaces, which no kubelet can pull.
 fn image(text: String) -> Result<String, Failure> {
     match text.is_empty() || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         true => Err(Failure::bad_option(
@@ -113,7 +113,7 @@ fn image(text: String) -> Result<String, Failure> {
 
 #[cfg(test)]
 impl Task {
-    /// About the Deployment `web`, with nothing but defaults.
+    /// Makes a task for the Deployment `web` with default options.
     pub fn sample(wanted: Wanted) -> Task {
         Task {
             subject: Subject::sample(),

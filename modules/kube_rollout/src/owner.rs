@@ -1,4 +1,4 @@
-//! Who else writes the workload and would undo what we do, and what to type to have that owner do it. Pure.
+//! Finds another tool that manages the workload and would undo our change, and names the commands to use instead. Pure.
 
 use crate::subject::Subject;
 use ansible_module::Failure;
@@ -9,17 +9,17 @@ pub enum Owner {
     ArgoCd,
     Flux,
     Helm,
-    /// An object of another kind that controls it: an operator's, Flagger's Canary.
+    /// An object of another kind that controls it, such as Flagger's Canary.
     Controller,
 }
 
-/// All of them, by the words of the option.
+/// The values of the option, in the order of [`Owner`].
 pub const WORDS: &[&str] = &["argocd", "flux", "helm", "controller"];
 
 impl Owner {
     pub fn parse(word: &str) -> Option<Owner> {
         let all = [Owner::ArgoCd, Owner::Flux, Owner::Helm, Owner::Controller];
-        WORDS.iter().position(|known| *known == word).map(|at| all[at])
+        all.into_iter().find(|owner| owner.word() == word)
     }
 
     pub fn word(self) -> &'static str {
@@ -27,19 +27,18 @@ impl Owner {
     }
 }
 
-/// An owner, with its own name for what the workload is part of.
+/// An owner, and its name for the application or release that the workload belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     pub owner: Owner,
     pub of: String,
-    /// What to type in place of this task.
+    /// The commands to use instead of this task.
     pub instead: String,
 }
 
-/// Finds who else writes it. What drives the other tool is named first: Helm's marks stand in what Flux makes, too.
+/// Finds the owner. Flux comes before Helm, since what Flux makes with Helm has the annotations of both.
 pub fn find(workload: &Value, subject: &Subject) -> Option<Found> {
-    let mark =
-        |place: &str, key: &str| workload["metadata"][place][key].as_str().map(str::to_owned);
+    let mark = |kind: &str, key: &str| workload["metadata"][kind][key].as_str().map(str::to_owned);
     let namespace = |of: Option<String>| of.unwrap_or_else(|| subject.namespace.clone());
     let managers = workload["metadata"]["managedFields"].as_array();
     let written_by = |name: &str| {
@@ -86,16 +85,16 @@ pub fn find(workload: &Value, subject: &Subject) -> Option<Found> {
     Some(Found { owner: Owner::Controller, of, instead })
 }
 
-/// Refuses what would be undone by somebody else, unless the task says that this owner was told.
+/// Refuses a workload with an owner, unless the option `owner` names it.
 pub fn refuse(
     found: Option<&Found>,
-    told: Option<Owner>,
+    allowed: Option<Owner>,
     subject: &Subject,
 ) -> Result<(), Failure> {
-    let Some(found) = found.filter(|found| told != Some(found.owner)) else { return Ok(()) };
+    let Some(found) = found.filter(|found| allowed != Some(found.owner)) else { return Ok(()) };
     let word = found.owner.word();
     let msg = format!(
-        "{} belongs to {word} ({}), which would undo a change of ours; nothing was changed; use {}; or pass owner: {word} when it was told to leave it alone",
+        "{} belongs to {word} ({}), which would undo a change of ours; nothing was changed; use {}; or configure it to leave the workload alone and pass owner: {word}",
         subject.shown(),
         found.of,
         found.instead
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn who_would_undo_it_is_named() {
+    fn the_owner_is_found_by_its_marks() {
         let tracked = json!({ "annotations": { "argocd.argoproj.io/tracking-id": "shop:apps/Deployment:shop/web" } });
         assert_eq!(found(tracked), Some((Owner::ArgoCd, "shop".into())));
         let by_helm = json!({ "labels": { "app.kubernetes.io/instance": "web" }, "annotations": { "meta.helm.sh/release-name": "web" } });
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_owner_that_was_told_is_passed() {
+    fn only_the_owner_that_the_option_names_is_allowed() {
         let subject = Subject::sample();
         let flux = Found { owner: Owner::Flux, of: "web".into(), instead: String::new() };
         assert!(refuse(Some(&flux), None, &subject).is_err());

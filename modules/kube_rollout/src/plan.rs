@@ -1,9 +1,9 @@
-//! From what is there to the steps. Pure.
+//! Plans the steps from the observed state. Pure.
 
 use crate::annotations::{self, DEPLOY, FROM, Good, RUN};
+use crate::findings::Findings;
 use crate::judge::{Verdict, judge};
 use crate::options::{Target, Task, Wanted};
-use crate::present::Findings;
 use crate::state::{Revision, State};
 use crate::template;
 use ansible_module::Failure;
@@ -15,16 +15,16 @@ use serde_json::{Value, json};
 pub enum Action {
     Write(Box<Change>),
     Wait,
-    Keep,
+    MarkGood,
 }
 
-/// What one write sets, all of it at once.
+/// The template and the annotations that one write sets together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     pub template: Value,
     pub deploy_id: Option<String>,
     pub cause: Option<String>,
-    /// The revision that a failure goes back to; none goes back nowhere.
+    /// The revision to go back to after a failure; `None` for a rollback, which is not reverted.
     pub from: Option<String>,
     pub good: Vec<Good>,
 }
@@ -33,7 +33,7 @@ pub fn refused(reason: &'static str, why: String) -> Failure {
     Failure::new(reason, format!("{why}; nothing was changed"))
 }
 
-/// What no run may do, whatever it is about.
+/// Refuses a workload that no run may change now.
 pub fn refuse(task: &Task, seen: &State) -> Result<(), Failure> {
     let shown = task.subject.shown();
     if let (Some(run), Some(newest)) = (&task.run, annotations::fence(&seen.workload)) {
@@ -71,18 +71,18 @@ pub fn refuse(task: &Task, seen: &State) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The revision that a rollback leads to. None: what is current already, by a run that has not ended.
+/// Finds the revision to roll back to; `None` if an earlier run of this rollback, or an unfinished one, has already made it current.
 pub fn target<'a>(task: &Task, seen: &'a State) -> Result<Option<&'a Revision>, Failure> {
     let Wanted::RolledBack(target) = &task.wanted else { return Ok(None) };
     let current = seen.current();
     let good = annotations::good(&seen.workload);
-    // A run that has rolled its own release out, and goes back by itself, has not gone back yet.
-    let by_us = task.run.as_ref().is_some_and(|run| {
+    // A run whose own deploy is still current has rolled it out, and has not gone back yet.
+    let already_ours = task.run.as_ref().is_some_and(|run| {
         let noted = |key| annotations::read(&seen.workload, key) == Some(run.as_str());
         noted(RUN) && !noted(DEPLOY)
     });
-    let goes_on = annotations::read(&seen.workload, FROM) == Some("");
-    if by_us || (goes_on && *target == Target::Previous) {
+    let is_rolling_back = annotations::read(&seen.workload, FROM) == Some("");
+    if already_ours || (is_rolling_back && *target == Target::Previous) {
         return Ok(None);
     }
     let found = match target {
@@ -123,7 +123,7 @@ pub fn present(task: &Task, seen: &State) -> Result<Plan<Action>, Failure> {
     let Wanted::Image { container, image } = &task.wanted else {
         return Err(Failure::new("bad_options", "no image is asked for"));
     };
-    let (at, name, old) = find_container(task, seen, container.as_deref())?;
+    let (index, name, old) = find_container(task, seen, container.as_deref())?;
     let mut plan = nothing(task, seen);
     let deploy_id = task.run.as_ref().map(ToString::to_string);
     let is_new = old != *image;
@@ -136,7 +136,7 @@ pub fn present(task: &Task, seen: &State) -> Result<Plan<Action>, Failure> {
     let shown = task.subject.shown();
     if is_new || !is_noted {
         let mut new = seen.template().clone();
-        new["spec"]["containers"][at]["image"] = json!(image);
+        new["spec"]["containers"][index]["image"] = json!(image);
         let cause = task
             .cause
             .clone()
@@ -151,7 +151,7 @@ pub fn present(task: &Task, seen: &State) -> Result<Plan<Action>, Failure> {
             template: new,
             deploy_id: deploy_id.clone(),
             cause,
-            from: way_back(seen),
+            from: revision_to_return_to(seen),
             good: good_so_far(seen, is_out),
         };
         let text = match is_new {
@@ -163,7 +163,7 @@ pub fn present(task: &Task, seen: &State) -> Result<Plan<Action>, Failure> {
         };
         plan.steps.push(Step::new(Action::Write(Box::new(change)), text));
     }
-    wait_and_keep(&mut plan, task);
+    wait_and_mark_good(&mut plan, task);
     plan.undo = match (seen.current(), seen.workload["spec"]["revisionHistoryLimit"].as_u64()) {
         (_, Some(0)) => {
             Undo::None("revisionHistoryLimit is 0, so Kubernetes keeps no old revision".into())
@@ -187,7 +187,7 @@ pub fn rolled_back(
     let Some(target) = target else {
         if seen.is_unfinished() {
             plan.steps.extend(take_over(task, seen));
-            wait_and_keep(&mut plan, task);
+            wait_and_mark_good(&mut plan, task);
         } else if let Some(run) = &task.run {
             plan.warnings.push(format!("rollback {run} was done already; it is not done again"));
         }
@@ -221,7 +221,7 @@ pub fn rolled_back(
     let text = format!("take {shown} back from {from} to {}", target.shown());
     plan.identities.push(format!("{} {}", target.name, target.uid));
     plan.steps.push(Step::new(Action::Write(Box::new(change)), text));
-    wait_and_keep(&mut plan, task);
+    wait_and_mark_good(&mut plan, task);
     plan.undo = match current {
         Some(current) => {
             Undo::By(format!("state: rolled_back with to_revision: {}", current.number))
@@ -237,17 +237,17 @@ fn nothing(task: &Task, seen: &State) -> Plan<Action> {
     plan
 }
 
-fn wait_and_keep(plan: &mut Plan<Action>, task: &Task) {
+fn wait_and_mark_good(plan: &mut Plan<Action>, task: &Task) {
     let most = seconds(task.progress_timeout);
     plan.steps.push(Step::new(
         Action::Wait,
         format!("wait until it is out and no old pod is left, for {most} at most"),
     ));
-    plan.steps.push(Step::new(Action::Keep, "note that this revision is good"));
+    plan.steps.push(Step::new(Action::MarkGood, "note that this revision is good"));
 }
 
-/// Of a rollback that another run has begun: this run notes that it is its own now, since it would otherwise go back once more when it
-/// is run again.
+/// Plans to take over a rollback that another run has begun: without this run's id in the annotations, repeating the run would roll back
+/// once more.
 fn take_over(task: &Task, seen: &State) -> Option<Step<Action>> {
     let run = task.run.as_ref().map(ToString::to_string)?;
     let noted = |key: &str| annotations::read(&seen.workload, key).map(str::to_owned);
@@ -266,13 +266,14 @@ fn take_over(task: &Task, seen: &State) -> Option<Step<Action>> {
     Some(Step::new(Action::Write(Box::new(change)), text))
 }
 
-/// Where a failure goes back to: what a run that was killed had come from, since what it left was never seen to be good.
-fn way_back(seen: &State) -> Option<String> {
+/// Returns the name of the revision to go back to after a failure. After a killed run it is the one that run started from, since its own
+/// revision was never seen to be good.
+fn revision_to_return_to(seen: &State) -> Option<String> {
     let noted = annotations::read(&seen.workload, FROM).filter(|name| seen.named(name).is_some());
     noted.map(str::to_owned).or_else(|| seen.current().map(|one| one.name.clone()))
 }
 
-/// What is out now is good, also when somebody else has rolled it out.
+/// Returns the good revisions, with the current one if it is rolled out, by whomever.
 fn good_so_far(seen: &State, is_out: bool) -> Vec<Good> {
     let all = annotations::good(&seen.workload);
     match seen.current() {
@@ -284,17 +285,17 @@ fn good_so_far(seen: &State, is_out: bool) -> Vec<Good> {
     }
 }
 
-/// Its place in the list, its name and its image.
+/// Finds the container; returns its index, name and image.
 fn find_container(
     task: &Task,
     seen: &State,
     wanted: Option<&str>,
 ) -> Result<(usize, String, String), Failure> {
     let all = seen.template()["spec"]["containers"].as_array().cloned().unwrap_or_default();
-    let name = |at: usize| all[at]["name"].as_str().unwrap_or_default().to_owned();
+    let name = |index: usize| all[index]["name"].as_str().unwrap_or_default().to_owned();
     let names = || (0..all.len()).map(name).collect::<Vec<_>>().join(", ");
-    let at = match wanted {
-        Some(wanted) => (0..all.len()).find(|at| name(*at) == wanted),
+    let found = match wanted {
+        Some(wanted) => (0..all.len()).find(|index| name(*index) == wanted),
         None if all.len() == 1 => Some(0),
         None => {
             let why = format!(
@@ -305,7 +306,7 @@ fn find_container(
             return Err(refused("bad_options", why));
         }
     };
-    let Some(at) = at else {
+    let Some(index) = found else {
         let why = format!(
             "{} has no container {}, it has {}",
             task.subject.shown(),
@@ -314,7 +315,7 @@ fn find_container(
         );
         return Err(refused("bad_options", why));
     };
-    Ok((at, name(at), all[at]["image"].as_str().unwrap_or_default().to_owned()))
+    Ok((index, name(index), all[index]["image"].as_str().unwrap_or_default().to_owned()))
 }
 
 #[cfg(test)]
@@ -333,7 +334,7 @@ mod tests {
         let kind = |step: &Step<Action>| match step.action {
             Action::Write(_) => "write",
             Action::Wait => "wait",
-            Action::Keep => "keep",
+            Action::MarkGood => "mark good",
         };
         plan.steps.iter().map(kind).collect()
     }
@@ -345,18 +346,18 @@ mod tests {
         }
     }
 
-    fn reached(task: &Task, seen: &State) -> Result<Option<String>, &'static str> {
+    fn target_name(task: &Task, seen: &State) -> Result<Option<String>, &'static str> {
         target(task, seen)
             .map(|found| found.map(|one| one.name.clone()))
             .map_err(|failure| failure.reason)
     }
 
     #[test]
-    fn what_runs_already_is_left() {
+    fn an_image_that_runs_already_needs_no_step() {
         let seen = state(&[1, 2]);
         assert!(kinds(&present(&Task::sample(image("shop:2")), &seen).unwrap()).is_empty());
         let plan = present(&Task::sample(image("shop:3")), &seen).unwrap();
-        assert_eq!(kinds(&plan), ["write", "wait", "keep"]);
+        assert_eq!(kinds(&plan), ["write", "wait", "mark good"]);
         let change = written(&plan);
         assert_eq!(change.from.as_deref(), Some("web-2"));
         assert_eq!(change.good[0].revision, "web-2");
@@ -364,12 +365,12 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_run_is_gone_on_with_and_its_way_back_is_kept() {
+    fn a_killed_run_is_continued_and_still_goes_back_to_where_it_started() {
         let mut seen = state(&[1, 2, 3]);
         annotations::write(&mut seen.workload, FROM, Some("web-1"));
         assert_eq!(
             kinds(&present(&Task::sample(image("shop:3")), &seen).unwrap()),
-            ["wait", "keep"]
+            ["wait", "mark good"]
         );
         let change = written(&present(&Task::sample(image("shop:4")), &seen).unwrap());
         assert_eq!(
@@ -381,25 +382,25 @@ mod tests {
     }
 
     #[test]
-    fn previous_is_what_was_good_and_not_the_second_highest() {
+    fn previous_is_the_newest_good_revision_and_not_the_second_highest_number() {
         let mut seen = state(&[1, 2, 3]);
         let task = Task::sample(Wanted::RolledBack(Target::Previous));
-        assert_eq!(reached(&task, &seen), Err("no_good_revision"));
+        assert_eq!(target_name(&task, &seen), Err("no_good_revision"));
         let good = |name: &str| Good { revision: name.into(), deploy_id: Some(OLD.into()) };
         annotations::write_good(&mut seen.workload, &[good("web-3"), good("web-0"), good("web-1")]);
-        assert_eq!(reached(&task, &seen), Ok(Some("web-1".into())));
+        assert_eq!(target_name(&task, &seen), Ok(Some("web-1".into())));
         let plan = rolled_back(&task, &seen, seen.named("web-1"), &Findings::default()).unwrap();
         assert_eq!(
             written(&plan).good,
             [good("web-0"), good("web-1")],
-            "what is left is good no more"
+            "a revision that a rollback leaves is no longer good"
         );
         assert_eq!(plan.before["template"]["spec.containers[web].image"], "shop:3");
         assert_eq!(plan.after["template"]["spec.containers[web].image"], "shop:1");
         let by_id = Task::sample(Wanted::RolledBack(Target::Deploy(OLD.parse().unwrap())));
-        assert_eq!(reached(&by_id, &seen), Ok(Some("web-3".into())));
+        assert_eq!(target_name(&by_id, &seen), Ok(Some("web-3".into())));
         let gone = Task::sample(Wanted::RolledBack(Target::Revision(7)));
-        assert_eq!(reached(&gone, &seen), Err("no_revision"));
+        assert_eq!(target_name(&gone, &seen), Err("no_revision"));
     }
 
     #[test]
@@ -408,19 +409,19 @@ mod tests {
         let mut task = Task::sample(Wanted::RolledBack(Target::Previous));
         task.run = Some(NEW.parse().unwrap());
         annotations::write(&mut seen.workload, RUN, Some(NEW));
-        assert_eq!(reached(&task, &seen), Ok(None));
+        assert_eq!(target_name(&task, &seen), Ok(None));
         assert!(kinds(&rolled_back(&task, &seen, None, &Findings::default()).unwrap()).is_empty());
         annotations::write(&mut seen.workload, FROM, Some(""));
         assert_eq!(
             kinds(&rolled_back(&task, &seen, None, &Findings::default()).unwrap()),
-            ["wait", "keep"]
+            ["wait", "mark good"]
         );
-        // Of another run: it is taken over, or this one would go back once more when it is run again.
+        // A rollback of another run is taken over; else repeating this run would go back once more.
         for by in [Some(OLD), None] {
             annotations::write(&mut seen.workload, RUN, by);
-            assert_eq!(reached(&task, &seen), Ok(None));
+            assert_eq!(target_name(&task, &seen), Ok(None));
             let plan = rolled_back(&task, &seen, None, &Findings::default()).unwrap();
-            assert_eq!(kinds(&plan), ["write", "wait", "keep"]);
+            assert_eq!(kinds(&plan), ["write", "wait", "mark good"]);
             assert_eq!(written(&plan).template, *seen.template());
         }
     }
@@ -433,13 +434,13 @@ mod tests {
         for key in [RUN, DEPLOY] {
             annotations::write(&mut seen.workload, key, Some(NEW));
         }
-        assert_eq!(reached(&task, &seen), Ok(Some("web-1".into())));
+        assert_eq!(target_name(&task, &seen), Ok(Some("web-1".into())));
         annotations::write(&mut seen.workload, DEPLOY, Some(OLD));
-        assert_eq!(reached(&task, &seen), Ok(None), "it has gone back");
+        assert_eq!(target_name(&task, &seen), Ok(None), "it has gone back");
     }
 
     #[test]
-    fn what_cannot_run_is_refused() {
+    fn a_revision_that_cannot_run_is_refused() {
         let seen = state(&[1, 2]);
         let task = Task::sample(Wanted::RolledBack(Target::Revision(1)));
         let findings =
@@ -463,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_named_where_there_are_several() {
+    fn the_container_must_be_named_if_there_are_several() {
         let mut seen = state(&[1]);
         seen.workload["spec"]["template"]["spec"]["containers"] =
             json!([{ "name": "a", "image": "x" }, { "name": "b", "image": "y" }]);

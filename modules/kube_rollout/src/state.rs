@@ -1,4 +1,4 @@
-//! What is there: the workload, its revisions, and its pods. Reads only.
+//! Observes the workload, its revisions and its pods. Reads only.
 
 use crate::annotations::{self, DEPLOY, FROM};
 use crate::kubectl::Kubectl;
@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 const REVISION: &str = "deployment.kubernetes.io/revision";
-/// On pods of a StatefulSet or a DaemonSet.
+/// The label on pods of a StatefulSet or a DaemonSet.
 const POD_REVISION: &str = "controller-revision-hash";
 
-/// What one ReplicaSet or ControllerRevision holds.
+/// A revision, from its ReplicaSet or ControllerRevision.
 #[derive(Clone, Debug)]
 pub struct Revision {
     pub name: String,
@@ -28,7 +28,7 @@ pub struct Revision {
 pub struct State {
     pub kind: Kind,
     pub workload: Value,
-    /// The oldest first.
+    /// All revisions, the oldest first.
     pub revisions: Vec<Revision>,
 }
 
@@ -42,7 +42,7 @@ pub fn observe(kubectl: &Kubectl, subject: &Subject) -> Result<State> {
     State::of(subject.kind, workload, &holders)
 }
 
-/// The pods of all its revisions.
+/// Reads the pods of all revisions of the workload.
 pub fn pods(kubectl: &Kubectl, subject: &Subject, state: &State) -> Result<Vec<Value>> {
     let all = kubectl.get(&subject.path("/api/v1", "pods"))?;
     let ours = |pod: &&Value| match state.kind {
@@ -52,7 +52,7 @@ pub fn pods(kubectl: &Kubectl, subject: &Subject, state: &State) -> Result<Vec<V
     Ok(all["items"].as_array().into_iter().flatten().filter(ours).cloned().collect())
 }
 
-/// The uid of what controls an object: labels may match another workload's.
+/// Returns the uid of an object's controller. Labels are not enough: they may match another workload's.
 pub fn controller(object: &Value) -> Option<&str> {
     let owners = object["metadata"]["ownerReferences"].as_array()?;
     owners.iter().find(|one| one["controller"] == true)?["uid"].as_str()
@@ -73,7 +73,7 @@ impl State {
         self.workload["metadata"]["uid"].as_str()
     }
 
-    /// Whether a pod was made of this revision.
+    /// Whether a pod belongs to this revision.
     pub fn is_of(&self, pod: &Value, revision: &Revision) -> bool {
         let mark = || pod["metadata"]["labels"][POD_REVISION].as_str();
         let name = self.workload["metadata"]["name"].as_str().unwrap_or_default();
@@ -89,7 +89,7 @@ impl State {
         }
     }
 
-    /// Whether its status is of what it asks for now.
+    /// Whether the controller has seen the current spec, so that the status is about it.
     pub fn is_observed(&self) -> bool {
         let observed = self.workload["status"]["observedGeneration"].as_u64().unwrap_or(0);
         observed >= self.workload["metadata"]["generation"].as_u64().unwrap_or(0)
@@ -99,17 +99,18 @@ impl State {
         &self.workload["spec"]["template"]
     }
 
-    /// The revision that the workload asks for; none until its controller has made it.
+    /// Returns the revision of the current template; `None` until the controller has made it.
     pub fn current(&self) -> Option<&Revision> {
-        // A controller may write what it has read of a template otherwise than the server does, and says itself which revision that is.
-        let said = match self.kind {
+        // A controller may store a template with another formatting than the server; its status says which revision it is.
+        let by_status = match self.kind {
             Kind::StatefulSet if self.is_observed() => {
                 self.named(self.workload["status"]["updateRevision"].as_str().unwrap_or_default())
             }
             Kind::DaemonSet if self.is_observed() => self.revisions.last(),
             _ => None,
         };
-        said.or_else(|| self.revisions.iter().rev().find(|one| one.template == *self.template()))
+        by_status
+            .or_else(|| self.revisions.iter().rev().find(|one| one.template == *self.template()))
     }
 
     pub fn named(&self, name: &str) -> Option<&Revision> {
@@ -120,7 +121,7 @@ impl State {
         annotations::good(&self.workload).iter().any(|good| good.revision == revision.name)
     }
 
-    /// Whether a run has begun something and not ended.
+    /// Whether there is an unfinished run.
     pub fn is_unfinished(&self) -> bool {
         annotations::read(&self.workload, FROM).is_some()
     }
@@ -129,7 +130,7 @@ impl State {
         self.workload["spec"]["paused"] == true
     }
 
-    /// What is shown as `before` and `after`.
+    /// Returns what is shown as `before` and `after`.
     pub fn view(&self) -> Value {
         json!({
             "revision": self.current().map(|one| one.number),
@@ -167,7 +168,7 @@ impl Revision {
 pub mod samples {
     use super::*;
 
-    /// A Deployment that asks for the last of these revisions, `web-<n>` with the image `shop:<n>`.
+    /// Makes a Deployment whose current revision is the last of these, `web-<n>` with the image `shop:<n>`.
     pub fn state(numbers: &[u64]) -> State {
         let template = |number: u64| json!({ "spec": { "containers": [{ "name": "web", "image": format!("shop:{number}") }] } });
         let set = |number: &u64| {
@@ -198,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn revisions_are_those_that_it_controls() {
+    fn only_revisions_that_the_workload_controls_count() {
         let state = samples::state(&[3, 1, 4]);
         assert_eq!(state.revisions.iter().map(|one| one.number).collect::<Vec<_>>(), [1, 3, 4]);
         assert_eq!(state.current().map(|one| one.number), Some(4));

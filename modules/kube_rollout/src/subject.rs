@@ -1,4 +1,4 @@
-//! Which workload the modules are about, and where the API has it.
+//! The workload of a task, and its paths in the API.
 
 use crate::kubectl::{Access, encoded};
 use ansible_module::{Failure, Options as RawOptions};
@@ -37,7 +37,7 @@ impl Kind {
         }
     }
 
-    /// What holds a revision of it.
+    /// The kind of object that holds a revision.
     pub fn holder(self) -> &'static str {
         match self {
             Kind::Deployment => "ReplicaSet",
@@ -53,7 +53,7 @@ impl Kind {
     }
 }
 
-/// Which workload of which cluster.
+/// A workload and its cluster.
 #[derive(Clone, Debug)]
 pub struct Subject {
     pub access: Access,
@@ -63,7 +63,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// For both modules.
+    /// Parses the options that both modules share.
     pub fn parse(raw: &RawOptions) -> Result<Subject, Failure> {
         let context: String = raw.get("context")?;
         if context.trim().is_empty() {
@@ -84,7 +84,7 @@ impl Subject {
         })
     }
 
-    /// The path of the API for objects of a group in the namespace.
+    /// Returns the path of the API for objects of this kind in the namespace.
     pub fn path(&self, group: &str, kind: &str) -> String {
         format!("{group}/namespaces/{}/{kind}", encoded(&self.namespace))
     }
@@ -93,23 +93,23 @@ impl Subject {
         format!("{}/{}", self.path("/apis/apps/v1", self.kind.plural()), encoded(&self.name))
     }
 
-    /// As it is named in plans and messages.
+    /// Names the workload for plans and messages.
     pub fn shown(&self) -> String {
         let kind = self.kind.word();
         format!("{kind} {}/{} (context {})", self.namespace, self.name, self.access.context)
     }
 }
 
-/// A name as Kubernetes has it for what may stand in a path.
+/// Checks that a name is an RFC 1123 subdomain, as Kubernetes requires, so that it cannot change a path.
 fn object_name(option: &str, text: String) -> Result<String, Failure> {
-    let sound =
+    let is_allowed =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
-    let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let is_end = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
     if bytes.len() <= 253
-        && bytes.iter().all(|byte| sound(*byte))
-        && ends(bytes.first())
-        && ends(bytes.last())
+        && bytes.iter().all(|byte| is_allowed(*byte))
+        && is_end(bytes.first())
+        && is_end(bytes.last())
     {
         return Ok(text);
     }
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_leads_elsewhere() {
+    fn a_name_cannot_change_the_path() {
         for odd in ["", "..", "a/b", "web?x", "Web", "-web", "web.", "a%2fb"] {
             assert!(object_name("name", odd.into()).is_err(), "{odd}");
         }

@@ -1,14 +1,14 @@
-//! Pod templates: what they run, what they name, and where two differ. Pure.
+//! Pod templates: their images, the objects that they need, and how two differ. Pure.
 
 use crate::subject::Kind;
 use host::secret;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Which the controller adds to the template of a ReplicaSet.
+/// The label that the controller adds to the template of a ReplicaSet.
 const HASH: &str = "pod-template-hash";
 
-/// Something in the namespace that a pod cannot start without.
+/// An object in the namespace that a pod cannot start without.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needed {
     ConfigMap(String),
@@ -18,8 +18,8 @@ pub enum Needed {
 }
 
 impl Needed {
-    /// The plural of its kind in paths of the API, and its name.
-    pub fn at(&self) -> (&'static str, &str) {
+    /// Returns the plural of its kind, as in paths of the API, and its name.
+    pub fn kind_and_name(&self) -> (&'static str, &str) {
         match self {
             Needed::ConfigMap(name) => ("configmaps", name),
             Needed::Secret(name) => ("secrets", name),
@@ -38,7 +38,7 @@ impl Needed {
     }
 }
 
-/// The template of a revision, without what its controller has added.
+/// Returns the template of a revision, without what its controller has added.
 pub fn of_revision(kind: Kind, holder: &Value) -> Value {
     let mut template = match kind {
         Kind::Deployment => holder["spec"]["template"].clone(),
@@ -54,7 +54,7 @@ pub fn of_revision(kind: Kind, holder: &Value) -> Value {
     template
 }
 
-/// Images by container; those of init containers, too.
+/// Returns the images by container, those of init containers included.
 pub fn images(template: &Value) -> BTreeMap<String, String> {
     (containers(template))
         .filter_map(|one| {
@@ -77,7 +77,7 @@ fn containers(template: &Value) -> impl Iterator<Item = &Value> {
     list("initContainers").chain(list("containers"))
 }
 
-/// What a pod of this template needs to be there. What is marked as optional is not.
+/// Collects the objects that a pod of this template needs; optional ones are left out.
 pub fn needs(template: &Value) -> BTreeSet<Needed> {
     let mut found = BTreeSet::new();
     let mut note = |make: fn(String) -> Needed, reference: &Value, key: &str| {
@@ -113,7 +113,7 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// Where two templates differ, as path and the value of each. Values that are secrets by their name are hidden.
+/// Compares two templates; returns the differing values of each by path. Values whose names suggest a secret are hidden.
 pub fn differences(one: &Value, other: &Value) -> (Value, Value) {
     let (mut left, mut right) = (BTreeMap::new(), BTreeMap::new());
     flatten(one, String::new(), false, &mut left);
@@ -130,7 +130,7 @@ pub fn differences(one: &Value, other: &Value) -> (Value, Value) {
     (only(&left, &right), only(&right, &left))
 }
 
-/// Elements of a list are told by their name where they have one, so that an added one moves no others.
+/// Flattens a value into paths. Elements of a list are identified by their name if they have one, so that adding one changes no other path.
 fn flatten(value: &Value, path: String, hidden: bool, into: &mut BTreeMap<String, (String, bool)>) {
     let below =
         |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
@@ -159,7 +159,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_a_pod_needs_is_found_wherever_it_stands() {
+    fn needed_objects_are_found_in_every_field() {
         let template = json!({ "spec": {
             "serviceAccountName": "web",
             "initContainers": [{ "name": "i", "envFrom": [{ "configMapRef": { "name": "a" } }, { "secretRef": { "name": "b", "optional": true } }] }],

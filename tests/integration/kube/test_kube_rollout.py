@@ -125,7 +125,7 @@ def test_what_an_old_revision_needs_is_looked_for(place: Namespace) -> None:
     [warning] = place.do(check=True, state="rolled_back")["warnings"]
     assert "ConfigMap web was written at" in warning
     place.kubectl("delete", "configmap", "web")
-    assert "ConfigMap web is not there" in place.refused("revision_unreachable", state="rolled_back")["msg"]
+    assert "ConfigMap web does not exist" in place.refused("revision_unreachable", state="rolled_back")["msg"]
     assert [one["ready_to_roll_back"] for one in place.info()["revisions"]] == [False, False]
 
 

@@ -1,4 +1,4 @@
-//! Whether what a template names is there. Reads only.
+//! Checks that the objects that a pod template needs exist. Reads only.
 
 use crate::kubectl::{Kubectl, encoded};
 use crate::subject::Subject;
@@ -9,17 +9,17 @@ use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Presence {
-    /// And when it was last written, as far as the server notes it.
-    There(Option<String>),
+    /// With the time of its last change, if the server records one.
+    Exists(Option<String>),
     Missing,
     Forbidden,
 }
 
-/// What is known of the objects of one namespace; each is asked for once.
+/// A cache of the objects of one namespace, so that each is requested once.
 #[derive(Default)]
 pub struct Objects(BTreeMap<Needed, Presence>);
 
-/// What stands in the way of a template, and what should be known before it runs again.
+/// What prevents a template from running again, and what the operator should know before it does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     pub missing: Vec<String>,
@@ -27,8 +27,8 @@ pub struct Findings {
 }
 
 impl Objects {
-    /// Looks for all that a template names; `since` is when it last ran, or was made.
-    pub fn look(
+    /// Checks the objects that a template needs. One that was changed after `since`, when the revision was made, gets a warning.
+    pub fn check(
         &mut self,
         kubectl: &Kubectl,
         subject: &Subject,
@@ -38,24 +38,24 @@ impl Objects {
         let mut found = Findings::default();
         for needed in template::needs(template) {
             let shown = needed.shown();
-            match self.ask(kubectl, subject, needed)? {
-                Presence::Missing => found.missing.push(format!("{shown} is not there")),
-                Presence::Forbidden => found.warnings.push(format!("whether {shown} is there cannot be told: the account may not read it")),
-                Presence::There(Some(written)) if written.as_str() > since => found.warnings.push(format!(
-                    "{shown} was written at {written}, after that revision was made: its content does not go back"
+            match self.find(kubectl, subject, needed)? {
+                Presence::Missing => found.missing.push(format!("{shown} does not exist")),
+                Presence::Forbidden => found.warnings.push(format!("whether {shown} exists is unknown: the account may not read it")),
+                Presence::Exists(Some(written)) if written.as_str() > since => found.warnings.push(format!(
+                    "{shown} was changed at {written}, after that revision was made: a rollback does not restore its content"
                 )),
-                Presence::There(_) => {}
+                Presence::Exists(_) => {}
             }
         }
         Ok(found)
     }
 
-    fn ask(&mut self, kubectl: &Kubectl, subject: &Subject, needed: Needed) -> Result<&Presence> {
+    fn find(&mut self, kubectl: &Kubectl, subject: &Subject, needed: Needed) -> Result<&Presence> {
         if !self.0.contains_key(&needed) {
-            let (kind, name) = needed.at();
+            let (kind, name) = needed.kind_and_name();
             let path = format!("{}/{}", subject.path("/api/v1", kind), encoded(name));
             let presence = match kubectl.find_object(&path) {
-                Ok(Some(object)) => Presence::There(written(&object)),
+                Ok(Some(object)) => Presence::Exists(last_change(&object)),
                 Ok(None) => Presence::Missing,
                 Err(error) if ansible_module::reason(&error) == "forbidden" => Presence::Forbidden,
                 Err(error) => return Err(error),
@@ -66,8 +66,8 @@ impl Objects {
     }
 }
 
-/// When an object was last written by anybody.
-fn written(object: &Value) -> Option<String> {
+/// Returns the time of an object's last change by anybody.
+fn last_change(object: &Value) -> Option<String> {
     let fields = object["metadata"]["managedFields"].as_array().into_iter().flatten();
     let times = fields.filter_map(|one| one["time"].as_str());
     times.chain(object["metadata"]["creationTimestamp"].as_str()).max().map(str::to_owned)
