@@ -24,7 +24,7 @@ use std::time::Duration;
 /// Longer than another task takes that stops and starts processes.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The modules of this program.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] = &[Served { spec: &spec::MODULE, run }];
 
 /// Takes one lock for the machine, so that no task starts what another one stops.

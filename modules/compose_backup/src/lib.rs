@@ -59,7 +59,7 @@ use std::path::Path;
 
 const LOCKS: &str = "/run/reversible-compose";
 
-/// The modules of this crate.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info::info }];
 

@@ -25,7 +25,7 @@ use options::{InfoOptions, Link, Options, Task};
 use plan::Action;
 use serde_json::{Value, json};
 
-/// What this program serves.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec_info::INFO, run: answer }];
 

@@ -1,4 +1,4 @@
-//! The program of `deploy_ledger` by itself; what is shipped is one program of all modules (`modules/reversible_deploy`).
+//! A program of `deploy_ledger` alone; the shipped program has all modules (`modules/reversible_deploy`).
 
 use std::process::ExitCode;
 

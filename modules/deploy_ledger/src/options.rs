@@ -1,4 +1,4 @@
-//! What `deploy_ledger` and `deploy_ledger_info` accept, typed and checked once.
+//! The options as typed values, with the checks that a spec cannot express.
 
 use crate::ledger::{
     Cap, Config, Data, Event, Flip, Opening, Outcome, Phase, Purpose, RestorePoint, Status,

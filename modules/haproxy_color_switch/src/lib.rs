@@ -40,7 +40,7 @@ use serde_json::{Value, json};
 use state::{State, TASK};
 use std::time::Instant;
 
-/// The modules of this program.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 

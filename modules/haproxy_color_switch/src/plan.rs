@@ -1,4 +1,4 @@
-//! Plans the steps from state and task. Pure.
+//! Plans the steps from the observed state. Pure.
 
 use crate::color::{Color, Pattern};
 use crate::config::Config;

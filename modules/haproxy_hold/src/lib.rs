@@ -23,7 +23,7 @@ use options::{Subject, Task, Wanted};
 use serde_json::{Value, json};
 use state::{State, TASK};
 
-/// What this program serves.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 

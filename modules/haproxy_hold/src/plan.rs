@@ -1,4 +1,4 @@
-//! Plans the steps from the state. Pure.
+//! Plans the steps from the observed state. Pure.
 
 use crate::options::{Task, Wanted};
 use crate::state::State;

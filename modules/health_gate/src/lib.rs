@@ -16,7 +16,7 @@ use host::deadline::Deadline;
 use options::Gate;
 use table::{Row, Table};
 
-/// The modules of this program.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] = &[Served { spec: &spec::MODULE, run }];
 
 fn run(invocation: &Invocation) -> Result<Outcome> {

@@ -1,4 +1,4 @@
-//! The program of `health_gate` by itself; what is shipped is one program of all modules (`modules/reversible_deploy`).
+//! A program of `health_gate` alone; the shipped program has all modules (`modules/reversible_deploy`).
 
 use std::process::ExitCode;
 

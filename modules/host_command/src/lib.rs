@@ -14,7 +14,7 @@ use options::{Options, Program};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// What this program serves.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] = &[Served { spec: &spec::MODULE, run }];
 
 /// Limit for each output.

@@ -1,4 +1,4 @@
-//! The program of `host_command` by itself; what is shipped is one program of all modules (`modules/reversible_deploy`).
+//! A program of `host_command` alone; the shipped program has all modules (`modules/reversible_deploy`).
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What `host_command` accepts, typed and checked once.
+//! The options as typed values, with the checks that a spec cannot express.
 
 use ansible_module::{Failure, Options as RawOptions};
 use std::path::{Path, PathBuf};

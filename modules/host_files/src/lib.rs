@@ -22,7 +22,7 @@ use rustix::fs::Mode;
 use serde_json::json;
 use state::Seen;
 
-/// The modules of this program.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] = &[
     Served { spec: &spec::MODULE, run },
     Served {

@@ -1,4 +1,4 @@
-//! The program of `kube_rollout` by itself; what is shipped is one program of all modules (`modules/reversible_deploy`).
+//! A program of `kube_rollout` alone; the shipped program has all modules (`modules/reversible_deploy`).
 
 use std::process::ExitCode;
 

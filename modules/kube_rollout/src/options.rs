@@ -1,4 +1,4 @@
-//! The options as typed values, with the checks that a spec cannot do.
+//! The options as typed values, with the checks that a spec cannot express.
 
 use crate::owner::Owner;
 use crate::subject::Subject;

@@ -43,7 +43,7 @@ use state::State;
 use std::path::Path;
 use std::time::Duration;
 
-/// The modules of this program.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 

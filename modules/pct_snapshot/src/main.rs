@@ -1,4 +1,4 @@
-//! The program of `pct_snapshot` by itself; what is shipped is one program of all modules (`modules/reversible_deploy`).
+//! A program of `pct_snapshot` alone; the shipped program has all modules (`modules/reversible_deploy`).
 
 use std::process::ExitCode;
 

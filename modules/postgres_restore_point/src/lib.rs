@@ -57,7 +57,7 @@ use unfinished::{GOAL, Goal, UnfinishedRun, what};
 
 const LOCKS: &str = "/run/reversible-postgres";
 
-/// The modules of this program.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 

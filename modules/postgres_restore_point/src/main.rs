@@ -1,4 +1,4 @@
-//! The program of `postgres_restore_point` by itself; what is shipped is one program of all modules (`modules/reversible_deploy`).
+//! A program of `postgres_restore_point` alone; the shipped program has all modules (`modules/reversible_deploy`).
 
 use std::process::ExitCode;
 

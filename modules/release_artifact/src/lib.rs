@@ -28,7 +28,7 @@ use options::{Task, Wanted};
 use serde_json::{Value, json};
 use state::State;
 
-/// The modules of this program.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info::info }];
 

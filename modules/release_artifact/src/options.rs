@@ -1,4 +1,4 @@
-//! The options as typed values, checked where a spec cannot.
+//! The options as typed values, with the checks that a spec cannot express.
 
 use crate::bounds::Bounds;
 use crate::folder::Folder;

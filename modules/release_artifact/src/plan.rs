@@ -1,4 +1,4 @@
-//! Plans the steps from state and task. Pure.
+//! Plans the steps from the observed state. Pure.
 //!
 //! Invariant: no plan removes the current release, the previous one, or one in `keep`; while `current` leads
 //! to something unknown, no old release is removed.

@@ -1,5 +1,5 @@
-//! All modules of the collection in one program: what they share is there once, on the way to a target and on its disk.
-//! Which module is asked for, the options say.
+//! The shipped program, with all modules of the collection, so that the libraries that they share are sent and stored once.
+//! An option names the module to run.
 
 use std::process::ExitCode;
 

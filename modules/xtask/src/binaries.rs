@@ -1,5 +1,7 @@
-//! Builds the modules' static binaries, or takes those that are kept of the same sources, and puts them where the action plugin and Ansible
-//! look for them. A folder that this has filled holds exactly these: an older binary of another architecture would be another version.
+//! Builds the modules' static binaries, or reuses cached ones of the same sources, and puts them where the action plugin and Ansible look
+//! for them.
+//!
+//! Invariant: a filled folder has exactly these binaries, so that no older version of another architecture remains.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,9 +13,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::NamedTempFile;
 
+use crate::cache::Cache;
 use crate::elf;
 use crate::inputs::{self, Inputs};
-use crate::kept::Kept;
 use crate::progress::Progress;
 use crate::spec::{self, Module};
 use crate::target::{Arch, Toolchain, advice};
@@ -21,7 +23,7 @@ use crate::workspace::{ModuleCrate, Workspace, cargo, run, run_visibly};
 
 pub const BIN: &str = "plugins/plugin_utils/bin";
 
-/// Fills the checkout, which is then used in place through `.dev`.
+/// Puts the binaries into the checkout, which is used in place through `.dev`.
 pub fn collection(workspace: &Workspace, arches: &[Arch]) -> Result<()> {
     link_in_place(workspace)?;
     let toolchains = available(workspace, arches, false)?;
@@ -30,12 +32,13 @@ pub fn collection(workspace: &Workspace, arches: &[Arch]) -> Result<()> {
         &workspace.shipped(),
         &toolchains,
         &workspace.collection().join(BIN),
-        Take::Kept,
+        Take::Cached,
     )?;
     Ok(())
 }
 
-/// The architectures that this machine can build; one that it cannot is said, unless it is the machine's own.
+/// Returns the architectures that this machine can build for. A missing toolchain is reported; it is an error only for the machine's own
+/// architecture.
 pub fn available(
     workspace: &Workspace,
     arches: &[Arch],
@@ -55,20 +58,20 @@ pub fn available(
     Ok(found)
 }
 
-/// A draft is of other architectures only: the machine's own binaries are those that are tested.
+/// A draft build is only for other architectures, since the machine's own binaries are those that are tested.
 pub fn find(workspace: &Workspace, arch: Arch, draft: bool) -> Option<Toolchain> {
     let found = Toolchain::find(workspace, arch)?;
     Some(if draft && !arch.is_native() { found.drafting() } else { found })
 }
 
-/// Whether binaries may be used that were built before, of the same sources and by the same tools.
+/// Whether cached binaries of the same sources and tools may be used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Take {
-    Kept,
+    Cached,
     Nothing,
 }
 
-/// One binary that is wanted: of which crate, for which of the toolchains, and the hash of what it is made of.
+/// A wanted binary: its crate, its toolchain, and the hash of its inputs.
 struct Wanted<'a> {
     module: &'a ModuleCrate,
     arch: Arch,
@@ -82,14 +85,14 @@ impl Wanted<'_> {
     }
 }
 
-/// One that is there.
+/// A binary from the cache or from a build.
 struct Found<'a> {
     wanted: Wanted<'a>,
     path: PathBuf,
     content: Vec<u8>,
 }
 
-/// Makes `folder` hold the binaries of these crates, and a link for each further module that one serves; returns what they serve.
+/// Fills `folder` with the binaries of these crates, and a link for each further module that one serves; returns the modules.
 pub fn fill<'a>(
     workspace: &Workspace,
     crates: &[&'a ModuleCrate],
@@ -107,7 +110,8 @@ pub fn fill<'a>(
         .filter(|binary| binary.wanted.arch.is_native())
         .map(|binary| (binary.wanted.module, binary.path.clone()))
         .collect();
-    let modules = if native.is_empty() { specs(workspace, crates)? } else { spec::ask(&native)? };
+    let modules =
+        if native.is_empty() { specs(workspace, crates)? } else { spec::read_all(&native)? };
 
     let mut expected = BTreeSet::new();
     for Found { wanted, content, .. } in &found {
@@ -127,8 +131,8 @@ pub fn fill<'a>(
     Ok(modules)
 }
 
-/// Those of this machine's architecture that are kept, as `fill` has left them.
-pub fn kept_here<'a>(
+/// Returns the cached binaries of this machine's architecture.
+pub fn cached_native<'a>(
     workspace: &Workspace,
     crates: &[&'a ModuleCrate],
 ) -> Result<Vec<(&'a ModuleCrate, PathBuf)>> {
@@ -138,13 +142,13 @@ pub fn kept_here<'a>(
     else {
         return Ok(vec![]);
     };
-    let (kept, mut found) = (Kept::find(workspace), Vec::new());
+    let (cache, mut found) = (Cache::find(workspace), Vec::new());
     let Some(inputs) = Inputs::find(workspace, &toolchain)? else { return Ok(found) };
     for &module in crates {
         let wanted =
             Wanted { module, arch, toolchain: &toolchain, inputs: Some(inputs.of(module)?) };
         if let Some((path, _)) =
-            wanted.inputs.as_deref().and_then(|hash| kept.take(&wanted.file(), hash))
+            wanted.inputs.as_deref().and_then(|hash| cache.take(&wanted.file(), hash))
         {
             found.push((module, path));
         }
@@ -158,14 +162,14 @@ fn take_or_build<'a>(
     toolchains: &'a [(Arch, Toolchain)],
     take: Take,
 ) -> Result<Vec<Found<'a>>> {
-    let kept = Kept::find(workspace);
+    let cache = Cache::find(workspace);
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for (arch, toolchain) in toolchains {
-        let inputs = if take == Take::Kept { Inputs::find(workspace, toolchain)? } else { None };
+        let inputs = if take == Take::Cached { Inputs::find(workspace, toolchain)? } else { None };
         for &module in crates {
             let inputs = inputs.as_ref().map(|inputs| inputs.of(module)).transpose()?;
             let wanted = Wanted { module, arch: *arch, toolchain, inputs };
-            match wanted.inputs.as_deref().and_then(|hash| kept.take(&wanted.file(), hash)) {
+            match wanted.inputs.as_deref().and_then(|hash| cache.take(&wanted.file(), hash)) {
                 Some((path, content)) => found.push(Found { wanted, path, content }),
                 None => missing.push(wanted),
             }
@@ -192,7 +196,8 @@ fn take_or_build<'a>(
             };
             // Not if somebody has changed a source while cargo was reading them. A cache may be mounted read-only.
             if now.as_ref() == Some(hash) {
-                kept.keep(&wanted.file(), hash, &content)
+                cache
+                    .store(&wanted.file(), hash, &content)
                     .unwrap_or_else(|error| println!("{error:#}: the next one builds it again"));
             }
         }
@@ -201,8 +206,8 @@ fn take_or_build<'a>(
     Ok(found)
 }
 
-/// All architectures at once: the long part of each build, the linking, keeps only one core busy. Cargo is always told of all shipped crates
-/// and then which programs to build: one that is asked for alone might get other features of what they share.
+/// Builds for all architectures at once, since linking, the long part, uses only one core. Cargo always gets all shipped crates and then the
+/// programs to build: a crate built alone might get other features of shared dependencies.
 fn build<'a>(workspace: &Workspace, wanted: impl Iterator<Item = &'a Wanted<'a>>) -> Result<()> {
     let mut of_one_arch: BTreeMap<&str, Vec<&Wanted>> = BTreeMap::new();
     for binary in wanted {
@@ -232,11 +237,10 @@ fn build<'a>(workspace: &Workspace, wanted: impl Iterator<Item = &'a Wanted<'a>>
     Ok(())
 }
 
-/// By as much the part of a static binary that is the C library's differs between the systems that it is built on (80 KiB between Debian 12
-/// and Ubuntu 24.04).
+/// A tolerance, since the C library in a static binary has another size on other systems (80 KiB between Debian 12 and Ubuntu 24.04).
 const LIBC: u64 = 128 << 10;
 
-/// A binary that would not run on a target, or that would be felt there, is no success.
+/// Refuses a binary that would not run on a target, or that is too large.
 fn check(workspace: &Workspace, binary: &Found) -> Result<()> {
     let Found { wanted: Wanted { module, arch, toolchain, .. }, path, content } = binary;
     let elf = elf::parse(content)?;
@@ -260,7 +264,7 @@ fn check(workspace: &Workspace, binary: &Found) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file in one step, and only when it differs: whoever runs it meanwhile has the old one or the new one.
+/// Writes a file atomically, and only if it differs, so that a program that runs it meanwhile has the old or the new one.
 fn put(folder: &Path, name: &str, content: &[u8]) -> Result<bool> {
     let path = folder.join(name);
     if !path.is_symlink() && fs::read(&path).is_ok_and(|found| found == content) {
@@ -295,7 +299,7 @@ fn remove_others(folder: &Path, expected: &BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// Ansible finds the checkout as a collection through this link (ANSIBLE_COLLECTIONS_PATH=.dev).
+/// Makes the link through which Ansible finds the checkout as a collection (ANSIBLE_COLLECTIONS_PATH=.dev).
 fn link_in_place(workspace: &Workspace) -> Result<()> {
     let link = workspace.root.join(".dev/ansible_collections/reversible/deploy");
     if !link.join("galaxy.yml").is_file() {
@@ -310,13 +314,13 @@ fn link_in_place(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// The specs of these crates: asked of this machine's binaries where those of the same sources are kept, else of debug builds.
+/// Reads the specs of these crates, from cached binaries of the same sources if there are any, else from debug builds.
 pub fn specs<'a>(workspace: &Workspace, crates: &[&'a ModuleCrate]) -> Result<Vec<Module<'a>>> {
     ensure!(!crates.is_empty(), "no crate has [package.metadata.ansible]");
-    let mut binaries = kept_here(workspace, crates)?;
+    let mut binaries = cached_native(workspace, crates)?;
     let missing: Vec<_> = crates
         .iter()
-        .filter(|module| !binaries.iter().any(|(kept, _)| kept.name == module.name))
+        .filter(|module| !binaries.iter().any(|(cached, _)| cached.name == module.name))
         .collect();
     if !missing.is_empty() {
         let mut build = cargo();
@@ -326,7 +330,7 @@ pub fn specs<'a>(workspace: &Workspace, crates: &[&'a ModuleCrate]) -> Result<Ve
         let debug = workspace.target_dir.join("debug");
         binaries.extend(missing.into_iter().map(|module| (*module, debug.join(&module.name))));
     }
-    spec::ask(&binaries)
+    spec::read_all(&binaries)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The installable archive, byte for byte the same wherever and whenever it is built from the same commit by the same compiler.
-//! We write it ourselves: `ansible-galaxy collection build` puts times, owners and an arbitrary order into its own.
+//! Builds the installable archive, reproducibly: the same commit and compiler give the same bytes. `ansible-galaxy collection build` is not
+//! used, since it writes current times, owners and an arbitrary order.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -13,16 +13,16 @@ use tar::{Builder, EntryType, Header};
 use walkdir::{DirEntry, WalkDir};
 
 use crate::binaries::{self, Take};
+use crate::cache::sha256;
 use crate::galaxy::{self, Galaxy};
-use crate::kept::sha256;
 use crate::stage;
 use crate::target::{Arch, advice};
 use crate::workspace::{Workspace, run};
 
-/// Galaxy takes 20 MB; half of it, so that a download is no trouble either.
+/// Half of the 20 MB that Galaxy accepts, to keep downloads short.
 const MOST_BYTES: usize = 10_000_000;
 
-/// A draft goes to a folder of its own, where nobody takes it for what is shipped.
+/// A draft has a folder of its own, so that it is not mistaken for a release.
 pub fn dist(workspace: &Workspace, draft: bool) -> Result<()> {
     let galaxy = galaxy::check_version(workspace)?;
     let time = source_time(workspace)?;
@@ -40,7 +40,7 @@ pub fn dist(workspace: &Workspace, draft: bool) -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let work = tempfile::tempdir_in(&folder)?;
     // What is shipped is built from the sources that are here.
-    let take = if draft { Take::Kept } else { Take::Nothing };
+    let take = if draft { Take::Cached } else { Take::Nothing };
     let copy = stage::stage_with(workspace, work.path(), false, &toolchains, take)?;
 
     let name = format!("{}-{}-{}.tar.gz", galaxy.namespace, galaxy.name, galaxy.version);
@@ -48,7 +48,7 @@ pub fn dist(workspace: &Workspace, draft: bool) -> Result<()> {
     archive(&copy, &galaxy, time, &draft).with_context(|| format!("writing {name}"))?;
     let content = fs::read(&draft)?;
     ensure!(
-        take == Take::Kept || content.len() <= MOST_BYTES,
+        take == Take::Cached || content.len() <= MOST_BYTES,
         "{name} has {} bytes, the limit is {MOST_BYTES}",
         content.len()
     );
@@ -59,17 +59,17 @@ pub fn dist(workspace: &Workspace, draft: bool) -> Result<()> {
     Ok(())
 }
 
-/// The time of every file in the archive: SOURCE_DATE_EPOCH, or that of the last commit.
+/// Returns the time of every file in the archive: SOURCE_DATE_EPOCH, or the time of the last commit.
 fn source_time(workspace: &Workspace) -> Result<u64> {
     let text = match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(text) => text,
         Err(_) => run(Command::new("git").current_dir(&workspace.root).args(["log", "-1", "--format=%ct"]))
-            .context("asking git for the last commit's time; set SOURCE_DATE_EPOCH where there is no repository")?,
+            .context("asking git for the last commit's time; set SOURCE_DATE_EPOCH if there is no repository")?,
     };
     text.trim().parse().with_context(|| format!("not a time in seconds: {text:?}"))
 }
 
-/// Format 1 of ansible-galaxy: both lists first, then the files, as it writes them itself.
+/// Writes the archive in ansible-galaxy's format 1: both lists first, then the files.
 fn archive(copy: &Path, galaxy: &Galaxy, time: u64, path: &Path) -> Result<()> {
     let entries: Vec<DirEntry> = WalkDir::new(copy)
         .min_depth(1)
@@ -114,7 +114,7 @@ fn archive(copy: &Path, galaxy: &Galaxy, time: u64, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// RFC 1952: no name, no time, the best level, of an unknown system.
+/// The gzip header (RFC 1952) without a name and a time: best level, unknown system.
 fn gzip(content: &[u8]) -> Vec<u8> {
     let mut packed = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 255];
     packed.extend(miniz_oxide::deflate::compress_to_vec(content, 9));
@@ -123,7 +123,7 @@ fn gzip(content: &[u8]) -> Vec<u8> {
     packed
 }
 
-/// One entry of FILES.json: a folder, or a file with its checksum (that of what it points to, for a link).
+/// An entry of FILES.json: a folder, or a file with its checksum (for a link, that of its target).
 fn listing(name: &str, content: Option<&[u8]>) -> Value {
     json!({
         "name": name,
@@ -162,7 +162,10 @@ impl<W: Write> Writer<W> {
     }
 
     fn link(&mut self, name: &str, target: &Path) -> Result<()> {
-        ensure!(target.components().count() == 1, "{name}: a link may only point beside itself");
+        ensure!(
+            target.components().count() == 1,
+            "{name}: a link may only point to a file in its own folder"
+        );
         let mut header = self.header(EntryType::Symlink, 0, 0o777);
         Ok(self.builder.append_link(&mut header, name, target)?)
     }

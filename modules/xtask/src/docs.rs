@@ -1,5 +1,6 @@
-//! The modules' documentation, argument specs and thin action plugins, written from what the binaries say of themselves.
-//! What is committed is exactly what this writes: `--check` names every file that differs.
+//! Writes the modules' documentation, argument specs and thin action plugins from the specs that the binaries print.
+//!
+//! Invariant: the committed files are exactly the written ones; `--check` names every file that differs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -67,7 +68,7 @@ pub fn check(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Puts the generated files of all these modules into a copy of the collection.
+/// Writes the generated files of all these modules into a copy of the collection.
 pub fn write_into(collection: &Path, modules: &[Module]) -> Result<()> {
     for (path, text) in generate(modules, collection)? {
         write_file(&collection.join(path), &text)?;
@@ -89,7 +90,7 @@ fn differing<'a>(collection: &Path, files: &'a Files) -> Vec<&'a PathBuf> {
     files.iter().filter(|(path, text)| !same(path, text)).map(|(path, _)| path).collect()
 }
 
-/// Files that we once generated for a module which is no more. What was written by hand carries no marker.
+/// Finds generated files of modules that do not exist any more. A file that was written by hand has no marker.
 fn stale(collection: &Path, files: &Files) -> Result<Vec<PathBuf>> {
     let mut stale = Vec::new();
     for folder in [MODULES, ACTION] {
@@ -112,7 +113,7 @@ fn stale(collection: &Path, files: &Files) -> Result<Vec<PathBuf>> {
     Ok(stale)
 }
 
-/// A module that does something on the controller as well has a plugin utility of its own name.
+/// Whether the module also does something on the controller: then it has a plugin utility of its name.
 fn generate(modules: &[Module], collection: &Path) -> Result<Files> {
     let mut files = Files::new();
     for module in modules {

@@ -1,4 +1,4 @@
-//! Reads as much of an ELF header as tells whether a binary runs on a target: its machine, and whether it is static.
+//! Reads from an ELF header what decides whether a binary runs on a target: its machine, and whether it is static.
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,11 +9,11 @@ pub const AARCH64: u16 = 183;
 #[derive(Debug, PartialEq)]
 pub struct Elf {
     pub machine: u16,
-    /// It names no program interpreter, so it needs no loader and no library of the target's.
+    /// Whether it names no program interpreter, so that it needs no loader and no library of the target.
     pub is_static: bool,
 }
 
-/// 64-bit little-endian ELF, which is all we build.
+/// Parses a 64-bit little-endian ELF file; no other kind is built here.
 pub fn parse(file: &[u8]) -> Result<Elf> {
     ensure!(file.starts_with(b"\x7fELF"), "not an ELF file");
     ensure!(file.get(4..6) == Some(&[2, 1]), "not a 64-bit little-endian ELF file");
@@ -29,7 +29,7 @@ pub fn parse(file: &[u8]) -> Result<Elf> {
 
 fn bytes<const N: usize>(file: &[u8], at: usize) -> Result<[u8; N]> {
     let slice =
-        at.checked_add(N).and_then(|end| file.get(at..end)).context("a cut-off ELF file")?;
+        at.checked_add(N).and_then(|end| file.get(at..end)).context("the ELF file is truncated")?;
     Ok(slice.try_into()?)
 }
 

@@ -1,4 +1,4 @@
-//! galaxy.yml: who the collection is. Its version is the workspace's.
+//! galaxy.yml: the metadata of the collection. Its version is that of the workspace.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::workspace::Workspace;
 
-/// As it stands in an archive's MANIFEST.json: every key is there, in this order.
+/// The metadata as in an archive's MANIFEST.json, which has every key, in this order.
 #[derive(Deserialize, Serialize)]
 pub struct Galaxy {
     pub namespace: String,
@@ -30,7 +30,7 @@ pub struct Galaxy {
     issues: Option<String>,
 }
 
-/// Reads galaxy.yml, and refuses a version that is not the crates' own.
+/// Reads galaxy.yml, and refuses another version than that of the crates.
 pub fn check_version(workspace: &Workspace) -> Result<Galaxy> {
     let path = workspace.root.join("galaxy.yml");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;

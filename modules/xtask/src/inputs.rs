@@ -1,7 +1,8 @@
-//! What a binary is made of, as one hash: the sources of its crate and of those of the workspace that it depends on, what cargo is told, the
-//! settings of the workspace, compiler, linker and C library. The folder of the checkout is not in it: binaries hold no path of theirs, so they
-//! are the same wherever built (`make test-long` builds the archive in two). The invariant: whatever can change a binary changes its hash, or
-//! it has none; too much in it merely costs a build.
+//! Hashes the inputs of a binary: the sources of its crate and of the workspace's crates that it depends on, cargo's arguments, the
+//! workspace's settings, compiler, linker and C library. The checkout's folder is left out, since binaries do not contain its path
+//! (`make test-long` builds the archive in two folders).
+//!
+//! Invariant: everything that can change a binary changes its hash, or it has no hash; an unnecessary input only costs a build.
 
 use std::env;
 use std::fs;
@@ -12,12 +13,12 @@ use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-use crate::kept::sha256;
+use crate::cache::sha256;
 use crate::target::{Toolchain, cargo_home};
 use crate::workspace::{ModuleCrate, Workspace, cargo, run};
 
-/// Variables that cargo, rustc, build scripts and the C compiler look at, by how their names begin.
-const HEARD: [&str; 19] = [
+/// Prefixes of the variables that affect cargo, rustc, build scripts and the C compiler.
+const AFFECT_BUILDS: [&str; 19] = [
     "AR",
     "CARGO",
     "CC",
@@ -38,9 +39,9 @@ const HEARD: [&str; 19] = [
     "TARGET_",
     "ZSTD_",
 ];
-/// Those of them that change no binary: what is said and where, what is fetched, what `cargo run` tells us of ourselves, and what
-/// `Toolchain::cargo_build` replaces.
-const OF_NO_CONSEQUENCE: [&str; 23] = [
+/// Variables with such a prefix that do not change a binary: about output and downloads, those that `cargo run` sets for this program, and
+/// those that `Toolchain::cargo_build` replaces.
+const HARMLESS: [&str; 23] = [
     "CARGO=",
     "CARGO_BIN_",
     "CARGO_BUILD_JOBS=",
@@ -65,7 +66,7 @@ const OF_NO_CONSEQUENCE: [&str; 23] = [
     "RUST_RECURSION_COUNT=",
     "RUST_TEST_",
 ];
-/// What gcc takes of its own and of the C library into a static program.
+/// The files of gcc and of the C library that are linked into a static program.
 const LINKED: [&str; 14] = [
     "crt1.o",
     "crti.o",
@@ -83,14 +84,14 @@ const LINKED: [&str; 14] = [
     "libmvec.a",
 ];
 
-/// All that the binaries of one architecture have in common.
+/// The inputs that all binaries of one architecture have in common.
 pub struct Inputs<'a> {
     workspace: &'a Workspace,
     common: String,
 }
 
 impl<'a> Inputs<'a> {
-    /// `None` for compilers of which we do not know all that they take.
+    /// `None` for a compiler whose inputs are not known.
     pub fn find(workspace: &'a Workspace, toolchain: &Toolchain) -> Result<Option<Self>> {
         let root = &workspace.root;
         let tools = match toolchain.list() {
@@ -104,7 +105,7 @@ impl<'a> Inputs<'a> {
         all.add("call", call(workspace, toolchain).as_bytes());
         let mut variables: Vec<String> = env::vars_os()
             .map(|(name, value)| format!("{}={}", name.to_string_lossy(), value.to_string_lossy()))
-            .filter(|variable| is_heard(variable))
+            .filter(|variable| affects_builds(variable))
             .collect();
         variables.sort();
         let folders = root.ancestors().map(|folder| folder.join(".cargo")).chain(cargo_home());
@@ -140,8 +141,7 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Refuses a binary into which cargo says that something of the workspace went that its hash does not cover; `list` is what cargo wrote
-/// beside it.
+/// Refuses a binary with a file of the workspace that its hash does not cover; `list` is cargo's dependency file of the binary.
 pub fn check(workspace: &Workspace, module: &ModuleCrate, list: &Path) -> Result<()> {
     let text = fs::read_to_string(list).with_context(|| format!("reading {}", list.display()))?;
     let covered = sources(&workspace.root, module)?;
@@ -155,7 +155,7 @@ pub fn check(workspace: &Workspace, module: &ModuleCrate, list: &Path) -> Result
     Ok(())
 }
 
-/// `program: file file`, with a backslash before a space that belongs to a name.
+/// Parses `program: file file`, where a backslash precedes a space in a name.
 fn listed(text: &str) -> impl Iterator<Item = PathBuf> {
     let files =
         text.split_once(": ").map_or("", |(_, files)| files).trim_end().replace("\\ ", "\0");
@@ -164,7 +164,7 @@ fn listed(text: &str) -> impl Iterator<Item = PathBuf> {
     files.into_iter()
 }
 
-/// Every file of these crates but their tests of whole programs, in order.
+/// Returns every file of these crates except their integration tests, sorted.
 fn sources(root: &Path, module: &ModuleCrate) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for folder in &module.sources {
@@ -181,7 +181,7 @@ fn sources(root: &Path, module: &ModuleCrate) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// How cargo is called, with names in place of the folders that are not the same in another checkout.
+/// Returns cargo's command, with placeholders for folders that differ between checkouts.
 fn call(workspace: &Workspace, toolchain: &Toolchain) -> String {
     let command = toolchain.cargo_build(workspace);
     let variables = command.get_envs().filter(|(name, _)| *name != "SOURCE_DATE_EPOCH");
@@ -198,18 +198,18 @@ fn call(workspace: &Workspace, toolchain: &Toolchain) -> String {
     text
 }
 
-fn is_heard(variable: &str) -> bool {
+fn affects_builds(variable: &str) -> bool {
     let begins = |names: &[&str]| names.iter().any(|name| variable.starts_with(name));
-    begins(&HEARD) && !begins(&OF_NO_CONSEQUENCE)
+    begins(&AFFECT_BUILDS) && !begins(&HARMLESS)
 }
 
-/// What another program than the usual one builds with is not ours to know.
+/// Whether a variable replaces the compiler by a program whose inputs are not known.
 fn names_a_program(setting: &str) -> bool {
     let setting = setting.to_lowercase();
     setting.starts_with("cc") || ["linker", "wrapper"].iter().any(|word| setting.contains(word))
 }
 
-/// The compiler, the linker and the C library of this machine.
+/// Hashes the compiler, the linker and the C library of this machine.
 fn tools(root: &Path) -> Result<Vec<u8>> {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut all = run(Command::new(rustc).arg("-vV").current_dir(root))?.into_bytes();
@@ -229,7 +229,7 @@ fn tools(root: &Path) -> Result<Vec<u8>> {
     Ok(all)
 }
 
-/// Parts with their names and lengths, so that no two lists of parts are one text.
+/// Joins parts with their names and lengths, so that different lists never give the same text.
 struct Hashed(Sha256);
 
 impl Hashed {
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_goes_into_a_binary_changes_its_hash() {
+    fn every_input_of_a_binary_changes_its_hash() {
         let folder = tempfile::tempdir().unwrap();
         let (workspace, zfs) = checkout(folder.path());
         let before = hash(&workspace, &zfs);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn another_folder_changes_nothing_and_another_profile_does() {
+    fn the_hash_depends_on_the_profile_and_not_on_the_folder() {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let ((workspace, zfs), (twin, _)) = (checkout(one.path()), checkout(other.path()));
         assert_eq!(hash(&workspace, &zfs), hash(&twin, &zfs));
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_a_build_hears_are_told_from_the_others() {
+    fn only_variables_that_affect_a_build_are_hashed() {
         for heard in [
             "CC=clang",
             "CFLAGS_x86_64_unknown_linux_gnu=-O0",
@@ -367,7 +367,7 @@ mod tests {
             "RUSTC_WRAPPER=x",
             "ZSTD_SYS=1",
         ] {
-            assert!(is_heard(heard), "{heard}");
+            assert!(affects_builds(heard), "{heard}");
         }
         for other in [
             "HOME=/root",
@@ -377,7 +377,7 @@ mod tests {
             "CARGO_TARGET_DIR=/t",
             "LD_LIBRARY_PATH=/x",
         ] {
-            assert!(!is_heard(other), "{other}");
+            assert!(!affects_builds(other), "{other}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Which files and folders of the checkout the archive holds, and where.
+//! The files and folders of the checkout that are shipped, and their places in the archive.
 
-/// From the root, and where they stand in the copy.
+/// Paths below the root, and where each is in the copy.
 pub const FILES: [(&str, &str); 5] = [
     ("galaxy.yml", "galaxy.yml"),
     ("README.md", "README.md"),
@@ -9,7 +9,7 @@ pub const FILES: [(&str, &str); 5] = [
     ("collection/CHANGELOG.rst", "CHANGELOG.rst"),
 ];
 
-/// Those that do not exist yet are left out.
+/// Folders that are shipped; one that does not exist is left out.
 pub const FOLDERS: [(&str, &str); 7] = [
     ("collection/changelogs", "changelogs"),
     ("collection/docs", "docs"),

@@ -1,5 +1,5 @@
-//! Links between the texts that are shipped: the files lie elsewhere in the copy than in the repository, and not all of them are there. A link
-//! follows its file; what is not shipped is named without one. A link to what is nowhere is refused.
+//! Rewrites links between the shipped texts, whose files have other paths in the copy than in the repository. A link to a file that is not
+//! shipped becomes plain text; a link to a file that does not exist is refused.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -9,7 +9,7 @@ use walkdir::WalkDir;
 
 use crate::layout::{FILES, FOLDERS};
 
-/// Makes the links of all texts in `copy` right; `root` is the repository that it was copied from.
+/// Rewrites the links of all texts in `copy`; `root` is the repository that it was copied from.
 pub fn follow(root: &Path, copy: &Path) -> Result<()> {
     for entry in WalkDir::new(copy).sort_by_file_name() {
         let entry = entry?;
@@ -52,7 +52,7 @@ fn of_line(root: &Path, source: &Path, place: &Path, line: &str) -> Result<Strin
         } else {
             let meant = normal(&source.parent().unwrap_or(Path::new("")).join(path));
             if !root.join(&meant).exists() {
-                bail!("it links to {target}, and there is no {}", meant.display());
+                bail!("it links to {target}, but {} does not exist", meant.display());
             }
             let begin = rest[..middle].rfind('[').unwrap_or(0);
             match in_copy(&meant) {
@@ -76,7 +76,7 @@ fn of_line(root: &Path, source: &Path, place: &Path, line: &str) -> Result<Strin
     Ok(done)
 }
 
-/// Where a file of the copy comes from.
+/// Returns the source of a file of the copy.
 fn in_repository(place: &Path) -> Option<PathBuf> {
     let file = FILES.iter().find(|(_, to)| place == Path::new(to));
     file.map(|(from, _)| PathBuf::from(from)).or_else(|| {
@@ -86,7 +86,7 @@ fn in_repository(place: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Where a file of the repository is in the copy.
+/// Returns the path in the copy of a file of the repository.
 fn in_copy(source: &Path) -> Option<PathBuf> {
     let file = FILES.iter().find(|(from, _)| source == Path::new(from));
     file.map(|(_, to)| PathBuf::from(to)).or_else(|| {
@@ -96,7 +96,7 @@ fn in_copy(source: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Without `.` and `..`.
+/// Resolves `.` and `..` in a path.
 fn normal(path: &Path) -> PathBuf {
     let mut parts = PathBuf::new();
     for part in path.components() {
@@ -111,7 +111,7 @@ fn normal(path: &Path) -> PathBuf {
     parts
 }
 
-/// The way from a folder to a file.
+/// Returns the relative path from a folder to a file.
 fn from(folder: &Path, file: &Path) -> PathBuf {
     let shared = folder.components().zip(file.components()).take_while(|(a, b)| a == b).count();
     let up = folder.components().skip(shared).map(|_| Component::ParentDir);

@@ -1,13 +1,14 @@
-//! `cargo xtask`: what stands between `cargo build` and an Ansible collection. It talks to a person, so it may print.
+//! `cargo xtask`: everything between `cargo build` and an Ansible collection. It is called by people, so it prints.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod binaries;
+mod cache;
 mod dist;
 mod docs;
 mod elf;
 mod galaxy;
 mod inputs;
-mod kept;
+
 mod layout;
 mod links;
 mod new;
@@ -27,7 +28,7 @@ use target::Arch;
 use workspace::Workspace;
 
 const USAGE: &str = "\
-cargo xtask new NAME                        a new module, of which only the name is right: modules/NAME
+cargo xtask new NAME                        make the crate of a new module: modules/NAME
 cargo xtask docs [--check]                  write the modules' documentation from their option specs (or compare it)
 cargo xtask collection [--arch A,B]         build the static binary into collection/plugins/plugin_utils/bin
 cargo xtask stage DIR [--with-tests] [--draft | --arch A,B]

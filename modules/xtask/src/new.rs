@@ -1,6 +1,6 @@
-//! A new module: the crate in `skeleton`, under its own name.
+//! Makes the crate of a new module from `skeleton`.
 //!
-//! Invariant: nothing that is there is written over.
+//! Invariant: no existing file is overwritten.
 
 use std::fs;
 use std::path::Path;
@@ -22,14 +22,17 @@ const FILES: [(&str, &str); 9] = [
 pub fn new(modules: &Path, name: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let is_name = name.starts_with(|first: char| first.is_ascii_lowercase());
-    ensure!(is_name && name.bytes().all(plain), "{name:?} is no name of a module: a-z, 0-9, _");
+    ensure!(
+        is_name && name.bytes().all(plain),
+        "{name:?} is not a name for a module; expected a-z, 0-9 and _"
+    );
     let folder = modules.join(name);
     fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
     fs::create_dir(folder.join("src"))?;
     for (path, text) in FILES {
         fs::write(folder.join(path), text.replace("skeleton", name))?;
     }
-    println!("{} is made; what comes next, CONTRIBUTING.md says", folder.display());
+    println!("made {}; CONTRIBUTING.md says how to go on", folder.display());
     Ok(())
 }
 

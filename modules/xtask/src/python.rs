@@ -5,11 +5,11 @@ use serde_json::Value;
 use crate::spec::{OptionSpec, Spec, Support};
 use crate::yaml::quoted;
 
-/// Room for a key before it, within what Ansible's own checks allow.
+/// The longest line of a value, which leaves space for its key within what Ansible's checks allow.
 const WIDTH: usize = 110;
 
 pub enum Python {
-    /// Written already.
+    /// Already formatted text.
     Word(String),
     Tuple(Vec<Python>),
     List(Vec<Python>),
@@ -21,7 +21,7 @@ impl Python {
         Self::Word(if value { "True" } else { "False" }.to_owned())
     }
 
-    /// JSON's escapes within a string are Python's too.
+    /// A string; JSON's escapes are valid in Python too.
     fn text(text: &str) -> Self {
         Self::Word(quoted(text))
     }
@@ -47,7 +47,7 @@ impl Python {
         }
     }
 
-    /// On one line where that is short and holds no dictionary, otherwise an entry a line.
+    /// Formats on one line if that is short and contains no dictionary, else one entry a line.
     pub fn write(&self, out: &mut String, indent: usize) {
         let (open, close, entries): (char, char, Vec<(String, &Self)>) = match self {
             Self::Word(word) => return out.push_str(word),
@@ -94,7 +94,7 @@ impl Python {
     }
 }
 
-/// The keyword arguments of AnsibleModule for this module.
+/// Returns the keyword arguments of AnsibleModule for this module.
 pub fn module_spec(spec: &Spec) -> Python {
     let mut arguments = vec![("argument_spec".to_owned(), argument_spec(&spec.options))];
     let groups = [
@@ -126,7 +126,7 @@ pub fn module_spec(spec: &Spec) -> Python {
     Python::Dict(arguments)
 }
 
-/// What Ansible's types do not say, by the option's name; a sub-option as `list.option`.
+/// Collects the formats that Ansible's types cannot express, by the option's name; a sub-option is `list.option`.
 pub fn forms(spec: &Spec) -> Python {
     let mut forms = Vec::new();
     collect_forms("", &spec.options, &mut forms);

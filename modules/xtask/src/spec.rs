@@ -1,4 +1,4 @@
-//! What a module's binary says of itself with `--spec`: the one source of its documentation and its argument spec.
+//! The output of a module's binary with `--spec`, which is the only source of its documentation and argument spec.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::workspace::{ModuleCrate, run};
 
-/// One module. An unknown key is refused: it would be something the docs do not say.
+/// One module. An unknown key is refused, since the docs would leave it out.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
@@ -47,7 +47,7 @@ pub struct OptionSpec {
     #[serde(rename = "type")]
     pub kind: String,
     pub elements: Option<String>,
-    /// What its values must be beyond their type.
+    /// The format that its values must have, beyond their type.
     #[serde(default)]
     pub form: Option<String>,
     #[serde(default)]
@@ -82,14 +82,14 @@ impl Support {
     }
 }
 
-/// A spec and the crate whose program serves it.
+/// A spec, and the crate whose program serves the module.
 pub struct Module<'a> {
     pub spec: Spec,
     pub source: &'a ModuleCrate,
 }
 
 impl Module<'_> {
-    /// Where its option spec is written: the crate of its name, of which the program is made, or the program's own.
+    /// The crate that contains its spec: the one of its name if the program depends on it, else the program's own.
     pub fn folder(&self) -> &str {
         let name = self.spec.name.strip_suffix("_info").unwrap_or(&self.spec.name);
         let of_its_name = |folder: &&String| folder.rsplit('/').next() == Some(name);
@@ -97,8 +97,8 @@ impl Module<'_> {
     }
 }
 
-/// What these binaries say of themselves, sorted by module name.
-pub fn ask<'a>(binaries: &[(&'a ModuleCrate, PathBuf)]) -> Result<Vec<Module<'a>>> {
+/// Reads the specs of these binaries, sorted by module name.
+pub fn read_all<'a>(binaries: &[(&'a ModuleCrate, PathBuf)]) -> Result<Vec<Module<'a>>> {
     let mut modules = Vec::new();
     for (source, binary) in binaries {
         modules.extend(read(binary)?.into_iter().map(|spec| Module { spec, source }));
@@ -109,7 +109,7 @@ pub fn ask<'a>(binaries: &[(&'a ModuleCrate, PathBuf)]) -> Result<Vec<Module<'a>
     Ok(modules)
 }
 
-/// The specs of the modules that one binary serves.
+/// Reads the specs of the modules that one binary serves.
 fn read(binary: &Path) -> Result<Vec<Spec>> {
     let json = run(Command::new(binary).arg("--spec"))?;
     let specs: Vec<Spec> = serde_json::from_str(&json)
@@ -128,8 +128,8 @@ fn read(binary: &Path) -> Result<Vec<Spec>> {
     Ok(specs)
 }
 
-/// Every `O(option)` in the texts is an option of the module. A text that several modules share may name one that this
-/// module lacks; ansible-test would find it much later, and in other words.
+/// Checks that every `O(option)` in the texts is an option of the module. A text that several modules share may name one that this module
+/// does not have; ansible-test would report it much later and less clearly.
 fn check_references(spec: &Spec) -> Result<()> {
     let mut texts: Vec<&str> = Vec::new();
     texts.extend(spec.description.iter().chain(&spec.notes).map(String::as_str));
@@ -156,7 +156,7 @@ fn check_references(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-/// Each `O(a)`, `O(a.b)` or `O(a.b=value)` in a text, with the name that stands last in it; not `O(other#module:a)`, which is another module's.
+/// Finds each `O(a)`, `O(a.b)` or `O(a.b=value)` in a text, with its last name; `O(other#module:a)` is skipped, since it is another module's.
 fn option_references(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let alone = |at: usize| !text[..at].ends_with(|before: char| before.is_ascii_alphanumeric());
     text.match_indices("O(").filter(move |(at, _)| alone(*at)).filter_map(|(at, _)| {

@@ -1,4 +1,4 @@
-//! A physical copy of what is shipped, with real folders at the places where Ansible's own tools look for them.
+//! Makes a copy of everything that is shipped, with real folders where Ansible's tools expect them.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ pub fn stage(
     draft: bool,
 ) -> Result<()> {
     let toolchains = binaries::available(workspace, arches, draft)?;
-    let place = stage_with(workspace, dir, with_tests, &toolchains, Take::Kept)?;
+    let place = stage_with(workspace, dir, with_tests, &toolchains, Take::Cached)?;
     println!("{}", place.display());
     Ok(())
 }
@@ -39,9 +39,13 @@ pub fn stage_with(
     let parent = dir.join("ansible_collections").join(&galaxy.namespace);
     let place = parent.join(&galaxy.name);
     let inside = std::path::absolute(dir)?.starts_with(workspace.collection());
-    ensure!(!inside, "{}: a copy of the collection in itself", dir.display());
+    ensure!(!inside, "{}: the copy must not be inside of the collection", dir.display());
     let ours = place.join("galaxy.yml").is_file() && !place.is_symlink();
-    ensure!(ours || !place.exists(), "{}: not a copy of ours", place.display());
+    ensure!(
+        ours || !place.exists(),
+        "{}: it exists and was not made by this command, so it is not replaced",
+        place.display()
+    );
     fs::create_dir_all(&parent).with_context(|| format!("making {}", parent.display()))?;
 
     let copy = tempfile::Builder::new().prefix(".stage-").tempdir_in(&parent)?;
@@ -82,7 +86,7 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Not what editors, Python and git leave behind, and not the binaries: those come from the build.
+/// Whether an entry is shipped: files of editors, Python and git are not, and the binaries come from the build.
 fn is_shipped(entry: &DirEntry) -> bool {
     let name = entry.file_name().to_string_lossy();
     entry.depth() == 0
@@ -94,7 +98,7 @@ fn is_shipped(entry: &DirEntry) -> bool {
         || name == "__init__.py"
 }
 
-/// The mode is one of two, whatever the umask of who checked it out.
+/// Copies a file with mode 0644 or 0755, independent of the umask of the checkout.
 fn copy_file(from: &Path, to: &Path) -> Result<()> {
     let context = || format!("copying {} to {}", from.display(), to.display());
     fs::copy(from, to).with_context(context)?;

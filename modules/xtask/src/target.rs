@@ -1,4 +1,4 @@
-//! What builds a static binary for an architecture on this machine. Nothing is ever downloaded here.
+//! Finds a toolchain on this machine that builds static binaries for an architecture. Nothing is downloaded.
 
 use std::env;
 use std::ffi::OsString;
@@ -47,8 +47,8 @@ impl Arch {
     }
 }
 
-/// Of zstd's ways to compress, the two fastest are used. The others would be a quarter of a MiB in each binary that
-/// has zstd; a level that asks for one of them gets the next faster one.
+/// Leaves out all but the two fastest strategies of zstd, which saves a quarter of a MiB in each binary with zstd; a level of another
+/// strategy uses the next faster one.
 const LEAN_ZSTD: &str = "-DZSTD_EXCLUDE_GREEDY_BLOCK_COMPRESSOR -DZSTD_EXCLUDE_LAZY_BLOCK_COMPRESSOR \
     -DZSTD_EXCLUDE_LAZY2_BLOCK_COMPRESSOR -DZSTD_EXCLUDE_BTLAZY2_BLOCK_COMPRESSOR \
     -DZSTD_EXCLUDE_BTOPT_BLOCK_COMPRESSOR -DZSTD_EXCLUDE_BTULTRA_BLOCK_COMPRESSOR";
@@ -58,20 +58,19 @@ const RELEASE: &str = "release";
 /// How to call cargo for one architecture.
 pub struct Toolchain {
     pub triple: String,
-    /// In place of the cargo that runs us, with the list of all files that it and its tools are made of.
+    /// The lab's cargo to use instead of the one that runs this program, with the list of all files of its toolchain.
     cargo: Option<(PathBuf, PathBuf)>,
     environment: Vec<(String, OsString)>,
-    /// Compilers of different versions keep apart.
+    /// Separate for each compiler version.
     pub target_dir: PathBuf,
-    /// Cargo's, and the folder where it puts what it built by it.
+    /// Cargo's profile, and the folder of its output.
     pub profile: &'static str,
 }
 
 impl Toolchain {
-    /// The machine's own architecture is linked by its own C compiler against glibc, which is there wherever Rust is. For
-    /// the other one: a musl std, which brings its own linker and C library, with anything that compiles C for it, since
-    /// ring (TLS) is partly C; a glibc one with a cross compiler; or the one that the lab keeps in its cache. `None` when
-    /// there is nothing of these.
+    /// Finds a toolchain; `None` if there is none. The machine's own architecture is linked by its own C compiler against glibc, which
+    /// every Rust installation has. For another one: a musl std, which has its own linker and C library, with any C compiler for it,
+    /// since ring (TLS) is partly C; a glibc std with a cross compiler; or the toolchain in the lab's cache.
     pub fn find(workspace: &Workspace, arch: Arch) -> Option<Self> {
         let (gnu, musl) = (
             format!("{}-unknown-linux-gnu", arch.name()),
@@ -103,7 +102,7 @@ impl Toolchain {
         }
     }
 
-    /// The lab's wrapper around cargo, when it stands complete in the cache.
+    /// Finds the lab's wrapper around cargo, if the cache has it completely.
     fn of_the_lab(workspace: &Workspace, arch: Arch, triple: String) -> Option<Self> {
         let release = fs::read_to_string("/etc/os-release").ok()?;
         let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
@@ -119,7 +118,7 @@ impl Toolchain {
         })
     }
 
-    /// The list of what the toolchain is made of, for that of the lab.
+    /// Returns the list of the files of the lab's toolchain.
     pub fn list(&self) -> Option<&Path> {
         self.cargo.as_ref().map(|(_, list)| list.as_path())
     }
@@ -128,7 +127,7 @@ impl Toolchain {
         self.cargo.is_none() && self.environment.is_empty() && self.triple.ends_with("-gnu")
     }
 
-    /// Built fast in place of small and fast: to be looked at, not to be shipped.
+    /// Switches to a quick build, which must not be shipped.
     pub fn drafting(self) -> Self {
         Self { profile: "draft", ..self }
     }
@@ -137,7 +136,7 @@ impl Toolchain {
         self.profile == RELEASE
     }
 
-    /// A build of static binaries that hold no path of this machine, so that they are the same wherever built.
+    /// Returns the command of a build of static binaries without any path of this machine, so that every machine builds the same.
     pub fn cargo_build(&self, workspace: &Workspace) -> Command {
         let mut flags =
             vec!["-Ctarget-feature=+crt-static".to_owned(), "-Crelocation-model=static".to_owned()];
@@ -164,7 +163,7 @@ impl Toolchain {
     }
 }
 
-/// What a person can do about a missing toolchain.
+/// Advises what to install for a missing toolchain.
 pub fn advice(arch: Arch) -> String {
     let lab = if arch == Arch::Aarch64 {
         ", or on Debian 12 `tests/lab/lab get aarch64-toolchain`"
@@ -180,8 +179,8 @@ pub fn advice(arch: Arch) -> String {
     format!("`rustup target add {name}-unknown-linux-musl`{compiler}{lab}")
 }
 
-/// What compiles C for another architecture. clang needs no C library for it, since ring then brings its own declarations;
-/// a gcc has one beside it.
+/// Finds a C compiler for another architecture. clang needs no C library, since ring has declarations of its own for it; a cross gcc
+/// comes with one.
 fn c_compiler(arch: Arch) -> Option<String> {
     let name = arch.name();
     let known = [format!("{name}-linux-musl-gcc"), "clang".into(), format!("{name}-linux-gnu-gcc")];

@@ -1,4 +1,4 @@
-//! The checkout: its folders and its module crates. Cargo's metadata is the only list of modules there is.
+//! The checkout: its folders and its module crates, which are listed only in Cargo's metadata.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-/// A binary is sent to every target once and hashed there at every run: 2 MiB, or what its crate asks for.
+/// The largest binary unless its crate says otherwise, since it is sent to every target and hashed there.
 const DEFAULT_MAX_MIB: u64 = 2;
 
 pub struct Workspace {
@@ -23,9 +23,9 @@ pub struct Workspace {
 #[derive(Clone, Debug)]
 pub struct ModuleCrate {
     pub name: String,
-    /// Its folder, from the root.
+    /// Its folder, relative to the root.
     pub folder: String,
-    /// Its folder and those of the crates that it depends on within the workspace, from the root, in order.
+    /// Its folder and those of the workspace's crates that it depends on, relative to the root, sorted.
     pub sources: Vec<String>,
     pub shipped: bool,
     pub max_bytes: u64,
@@ -56,7 +56,7 @@ struct Target {
 
 #[derive(Deserialize)]
 struct Dependency {
-    /// `None` for an ordinary one.
+    /// `None` for a crate without modules.
     kind: Option<String>,
     path: Option<PathBuf>,
 }
@@ -162,7 +162,7 @@ impl Package {
         Ok(folder.to_string_lossy().into_owned())
     }
 
-    /// The folders of its dependencies that are no registry's; what only its tests need is left out.
+    /// Returns the folders of its path dependencies, without those that only its tests need.
     fn built_with(&self) -> impl Iterator<Item = &Path> {
         let built_with = |dependency: &&Dependency| dependency.kind.as_deref() != Some("dev");
         self.dependencies
@@ -172,12 +172,12 @@ impl Package {
     }
 }
 
-/// The cargo that runs us.
+/// Returns the cargo that runs this program.
 pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Runs a command whose output we read; a failure carries what it wrote to stderr.
+/// Runs a command and returns its output; an error contains its stderr.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("starting {command:?}"))?;
     if !output.status.success() {
@@ -191,7 +191,7 @@ pub fn run(command: &mut Command) -> Result<String> {
         .with_context(|| format!("{command:?}: its output is not UTF-8"))
 }
 
-/// Runs a command that the person watches.
+/// Runs a command whose output the user sees.
 pub fn run_visibly(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("starting {command:?}"))?;
     ensure!(status.success(), "{command:?}: {status}");

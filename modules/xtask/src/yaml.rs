@@ -3,12 +3,12 @@
 
 use serde_json::Value;
 
-/// Lines are kept to this width where the text can be broken.
+/// The longest line, where the text can be broken.
 const WIDTH: usize = 110;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Yaml {
-    /// A number, a boolean or null: what JSON writes is what YAML reads.
+    /// A number, a boolean or null, which YAML reads as JSON writes it.
     Bare(String),
     Text(String),
     List(Vec<Yaml>),
@@ -37,7 +37,7 @@ impl Yaml {
         Self::List(items.iter().map(|item| item.as_ref().into()).collect())
     }
 
-    /// A whole document, without the `---` line. Ansible's are all mappings.
+    /// Formats a document, without the `---` line. All of Ansible's are mappings.
     pub fn document(entries: &[(String, Yaml)]) -> String {
         let mut out = String::new();
         match entries {
@@ -51,7 +51,7 @@ impl Yaml {
         entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
-    /// JSON's keys come sorted; those that begin an entry of Ansible's documentation go first.
+    /// Converts JSON, whose keys are sorted; those that begin an entry of Ansible's documentation go first.
     pub fn object(map: &serde_json::Map<String, Value>) -> Vec<(String, Yaml)> {
         const FIRST: [&str; 5] = ["description", "returned", "type", "elements", "sample"];
         let rank = |key: &str| FIRST.iter().position(|first| *first == key).unwrap_or(FIRST.len());
@@ -87,7 +87,7 @@ fn write_list(out: &mut String, items: &[Yaml], indent: usize) {
     }
 }
 
-/// What follows `key:` or `-`; `indent` is that of the lines below it.
+/// Writes what follows `key:` or `-`; `indent` is that of the lines below.
 fn write_value(out: &mut String, value: &Yaml, indent: usize) {
     match value {
         Yaml::Bare(text) => end_line(out, text),
@@ -143,7 +143,7 @@ pub fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// Text that means itself without quotes, in YAML 1.1 and 1.2.
+/// Whether a text is a string without quotes, in YAML 1.1 and 1.2.
 fn is_plain(text: &str) -> bool {
     const WORDS: [&str; 9] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
     text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '/')
@@ -154,14 +154,14 @@ fn is_plain(text: &str) -> bool {
         && !WORDS.contains(&text.to_ascii_lowercase().as_str())
 }
 
-/// Words with single spaces between them: folding them and reading them back gives the same text.
+/// Whether a text has only single spaces, so that folding does not change it.
 fn is_foldable(text: &str) -> bool {
     !text.is_empty()
         && !text.chars().any(char::is_control)
         && text.split(' ').all(|word| !word.is_empty())
 }
 
-/// A block keeps these lines as they are: none begins the block with spaces, none ends in one, one newline at most ends it.
+/// Whether a block keeps the lines as they are: the first has no leading spaces, none has trailing ones, and at most one newline ends it.
 fn is_literal(text: &str) -> bool {
     !text.starts_with([' ', '\n'])
         && !text.ends_with("\n\n")

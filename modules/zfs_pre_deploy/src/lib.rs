@@ -48,7 +48,7 @@ use std::time::Duration;
 use unfinished::{Goal, UnfinishedRun};
 use zfs::Zfs;
 
-/// The modules that this program serves.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] =
     &[Served { spec: &spec::MODULE, run }, Served { spec: &spec::INFO, run: info }];
 

@@ -1,4 +1,4 @@
-//! From a step to its effect.
+//! Carries out the steps.
 
 use crate::options::Options;
 use crate::plan::Action;

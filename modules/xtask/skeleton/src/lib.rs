@@ -1,4 +1,4 @@
-//! `skeleton`: a file holds one line.
+//! `skeleton`: writes one line into a file.
 
 mod apply;
 mod options;
@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use change::{Consent, Session};
 use options::Options;
 
-/// What this program serves.
+/// The modules that this crate serves.
 pub const MODULES: &[Served] = &[Served { spec: &spec::MODULE, run }];
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
@@ -23,7 +23,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         |action, _| apply::act(action, &options),
         || {
             let now = state::observe(&options)?;
-            ensure!(now.line == options.line, "{} holds something else", options.path.display());
+            ensure!(now.line == options.line, "{} does not contain the line", options.path.display());
             Ok(now.view())
         },
     )

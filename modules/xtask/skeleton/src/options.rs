@@ -1,4 +1,4 @@
-//! What `skeleton` accepts, typed and checked once.
+//! The options as typed values, with the checks that a spec cannot express.
 
 use ansible_module::{Failure, Options as RawOptions};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! From what is there to the steps. Pure.
+//! Plans the steps from the observed state. Pure.
 
 use crate::options::Options;
 use crate::state::State;
@@ -25,10 +25,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_differs_is_written() {
-        for (there, steps) in [("", 1), ("other", 1), ("line", 0)] {
+    fn the_file_is_written_only_if_it_differs() {
+        for (line, steps) in [("", 1), ("other", 1), ("line", 0)] {
             let options = Options { path: "/file".into(), line: "line".into() };
-            assert_eq!(plan(&options, &State { line: there.into() }).steps.len(), steps);
+            assert_eq!(plan(&options, &State { line: line.into() }).steps.len(), steps);
         }
     }
 }

@@ -4,12 +4,12 @@ use ansible_module::{Kind, Module, Opt, Support};
 
 pub const MODULE: Module = Module {
     name: "skeleton",
-    short: "Have one line in a file",
-    about: &["Writes the file in one exchange, where it holds something else."],
+    short: "Write one line into a file",
+    about: &["Replaces the file atomically, unless it already contains the line."],
     version_added: "0.1.0",
     options: &[&[
         Opt::new("path", Kind::AbsolutePath).required().about(&["The file."]),
-        Opt::new("line", Kind::Str).required().about(&["What it holds."]),
+        Opt::new("line", Kind::Str).required().about(&["The line that the file has to contain."]),
     ]],
     rules: &[],
     check_mode: Support::Full,

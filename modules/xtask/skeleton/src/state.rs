@@ -1,11 +1,11 @@
-//! What is there.
+//! Observes the file. Reads only.
 
 use crate::options::Options;
 use anyhow::Result;
 use serde_json::{Value, json};
 
 pub struct State {
-    /// Empty where there is no file.
+    /// The line in the file; empty if there is no file.
     pub line: String,
 }
 

@@ -1,4 +1,4 @@
-//! Binaries are built once for the same content, whatever the checkout: `cargo xtask` in small workspaces of the test's own.
+//! Binaries are built once for the same inputs, also in another checkout: runs `cargo xtask` in small temporary workspaces.
 #![allow(clippy::unwrap_used)] // A test that meets what it does not expect has failed.
 
 use std::env::consts::ARCH;

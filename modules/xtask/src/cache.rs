@@ -1,6 +1,7 @@
-//! Binaries that were built before, kept by what went into them (`inputs`): whoever has the same sources, tools and settings builds
-//! nothing. They lie in the lab's cache where there is one, so that a fresh clone has them too, else within the target folder. A file's name
-//! holds the hash of its content, and what does not match it is not used.
+//! A cache of built binaries by the hash of their inputs (`inputs`), so that the same sources, tools and settings are built once. It is in
+//! the lab's cache if there is one, which a fresh clone shares, else in the target folder.
+//!
+//! Invariant: a file's name contains the hash of its content, and a file that does not match it is not used.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,21 +16,21 @@ use sha2::{Digest, Sha256};
 use crate::target;
 use crate::workspace::Workspace;
 
-/// Of each binary; those that were last used. More than the branches that anyone works on side by side.
-const KEPT: usize = 8;
+/// How many versions of a binary are cached, by last use: more than anyone has branches in work.
+const MAX_VERSIONS: usize = 8;
 const PARTIAL: &str = ".partial-";
 
-pub struct Kept {
+pub struct Cache {
     folder: PathBuf,
 }
 
-impl Kept {
+impl Cache {
     pub fn find(workspace: &Workspace) -> Self {
-        let of_the_lab = target::lab_cache().filter(|cache| cache.is_dir());
-        Self { folder: of_the_lab.unwrap_or_else(|| workspace.target_dir.clone()).join("binaries") }
+        let lab_cache = target::lab_cache().filter(|cache| cache.is_dir());
+        Self { folder: lab_cache.unwrap_or_else(|| workspace.target_dir.clone()).join("binaries") }
     }
 
-    /// The binary of this name that was made of these inputs, and what it holds.
+    /// Finds the binary of this name and these inputs; returns its path and content.
     pub fn take(&self, name: &str, inputs: &str) -> Option<(PathBuf, Vec<u8>)> {
         let start = format!("{name}-{inputs}-");
         for entry in fs::read_dir(&self.folder).ok()?.flatten() {
@@ -39,7 +40,7 @@ impl Kept {
             };
             let content = fs::read(entry.path()).ok()?;
             if sha256(&content) == sum {
-                // Cannot be said of a cache that is mounted read-only, where nothing is removed either.
+                // This fails if the cache is mounted read-only, where nothing is removed either.
                 File::open(entry.path()).and_then(|file| file.set_modified(SystemTime::now())).ok();
                 return Some((entry.path(), content));
             }
@@ -47,8 +48,8 @@ impl Kept {
         None
     }
 
-    pub fn keep(&self, name: &str, inputs: &str, content: &[u8]) -> Result<()> {
-        let keep = || -> Result<()> {
+    pub fn store(&self, name: &str, inputs: &str, content: &[u8]) -> Result<()> {
+        let store = || -> Result<()> {
             fs::create_dir_all(&self.folder)?;
             let mut file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&self.folder)?;
             file.write_all(content)?;
@@ -56,7 +57,7 @@ impl Kept {
             file.persist(self.folder.join(format!("{name}-{inputs}-{}", sha256(content))))?;
             self.remove_old()
         };
-        keep().with_context(|| format!("keeping {name} in {}", self.folder.display()))
+        store().with_context(|| format!("storing {name} in {}", self.folder.display()))
     }
 
     fn remove_old(&self) -> Result<()> {
@@ -64,14 +65,14 @@ impl Kept {
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let file = entry.file_name().to_string_lossy().into_owned();
-            // Another may have removed it just now.
+            // Another process may have removed it just now.
             let Ok(used) = entry.metadata().and_then(|about| about.modified()) else { continue };
             let name = file.split('-').next().unwrap_or_default().to_owned();
             files.entry(name).or_default().push((used, entry.path()));
         }
         for (_, mut of_one_name) in files {
             of_one_name.sort();
-            for (_, path) in of_one_name.iter().rev().skip(KEPT) {
+            for (_, path) in of_one_name.iter().rev().skip(MAX_VERSIONS) {
                 fs::remove_file(path).ok();
             }
         }
@@ -89,53 +90,53 @@ mod tests {
 
     use super::*;
 
-    fn kept(folder: &Path) -> Kept {
-        Kept { folder: folder.join("binaries") }
+    fn cache_in(folder: &Path) -> Cache {
+        Cache { folder: folder.join("binaries") }
     }
 
     #[test]
-    fn gives_back_what_was_kept_for_the_same_inputs_alone() {
+    fn returns_only_what_was_stored_for_the_same_inputs() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = kept(folder.path());
-        assert!(kept.take("ledger_x86_64", "aa").is_none());
-        kept.keep("ledger_x86_64", "aa", b"one").unwrap();
-        kept.keep("ledger_x86_64", "ab", b"two").unwrap();
-        let (path, content) = kept.take("ledger_x86_64", "aa").unwrap();
+        let cache = cache_in(folder.path());
+        assert!(cache.take("ledger_x86_64", "aa").is_none());
+        cache.store("ledger_x86_64", "aa", b"one").unwrap();
+        cache.store("ledger_x86_64", "ab", b"two").unwrap();
+        let (path, content) = cache.take("ledger_x86_64", "aa").unwrap();
         assert_eq!(content, b"one");
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o755);
         for (name, inputs) in [("ledger_x86_64", "ac"), ("ledger_x86_64", "a"), ("ledger", "aa")] {
-            assert!(kept.take(name, inputs).is_none(), "{name} {inputs}");
+            assert!(cache.take(name, inputs).is_none(), "{name} {inputs}");
         }
     }
 
     #[test]
     fn does_not_give_what_was_changed_and_keeps_it_once_more() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = kept(folder.path());
-        kept.keep("ledger_x86_64", "aa", b"whole").unwrap();
-        let (path, _) = kept.take("ledger_x86_64", "aa").unwrap();
+        let cache = cache_in(folder.path());
+        cache.store("ledger_x86_64", "aa", b"whole").unwrap();
+        let (path, _) = cache.take("ledger_x86_64", "aa").unwrap();
         fs::write(&path, b"whol").unwrap();
-        assert!(kept.take("ledger_x86_64", "aa").is_none());
-        kept.keep("ledger_x86_64", "aa", b"whole").unwrap();
-        assert_eq!(kept.take("ledger_x86_64", "aa").unwrap().1, b"whole");
+        assert!(cache.take("ledger_x86_64", "aa").is_none());
+        cache.store("ledger_x86_64", "aa", b"whole").unwrap();
+        assert_eq!(cache.take("ledger_x86_64", "aa").unwrap().1, b"whole");
     }
 
     #[test]
-    fn few_are_kept_of_each_and_those_that_were_used_last() {
+    fn the_last_used_versions_of_each_binary_are_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = kept(folder.path());
+        let cache = cache_in(folder.path());
         let long_ago = SystemTime::UNIX_EPOCH;
-        for number in 0..KEPT {
+        for number in 0..MAX_VERSIONS {
             let (name, inputs) = ("gate_x86_64", format!("{number}"));
-            kept.keep(name, &inputs, b"gate").unwrap();
-            let path = kept.take(name, &inputs).unwrap().0;
+            cache.store(name, &inputs, b"gate").unwrap();
+            let path = cache.take(name, &inputs).unwrap().0;
             File::open(path).unwrap().set_modified(long_ago).unwrap();
         }
-        kept.keep("ledger_x86_64", "0", b"ledger").unwrap();
-        kept.take("gate_x86_64", "3").unwrap();
-        kept.keep("gate_x86_64", "last", b"gate").unwrap();
-        let there = |name| kept.take("gate_x86_64", name).is_some();
-        assert_eq!(fs::read_dir(&kept.folder).unwrap().count(), KEPT + 1);
-        assert!(there("3") && there("last") && kept.take("ledger_x86_64", "0").is_some());
+        cache.store("ledger_x86_64", "0", b"ledger").unwrap();
+        cache.take("gate_x86_64", "3").unwrap();
+        cache.store("gate_x86_64", "last", b"gate").unwrap();
+        let there = |name| cache.take("gate_x86_64", name).is_some();
+        assert_eq!(fs::read_dir(&cache.folder).unwrap().count(), MAX_VERSIONS + 1);
+        assert!(there("3") && there("last") && cache.take("ledger_x86_64", "0").is_some());
     }
 }
