@@ -160,7 +160,12 @@ const SEEN: &[Return] = &[
         Return::new("restarts", Kind::Int, "always", "How often its containers were restarted."),
         Return::new("reason", Kind::Str, "always", "What a container waits for, or null."),
     ]),
-    Return::new("out", Kind::Bool, "success", "Whether the rollout of the current revision is complete."),
+    Return::new(
+        "out",
+        Kind::Bool,
+        "success",
+        "Whether the rollout of the current revision is complete.",
+    ),
     Return::new("why", Kind::Str, "success", "Why it is not, or null."),
     Return::new("paused", Kind::Bool, "success", "Whether it is paused."),
     Return::new("owner", Kind::Dict, "success", "The other tool that it belongs to, or null.")
@@ -171,13 +176,13 @@ const SEEN: &[Return] = &[
                 "always",
                 "The word for O(reversible.deploy.kube_rollout#module:owner).",
             ),
-            Return::new("name", Kind::Str, "always", "The name of the application or release there."),
+            Return::new(
+                "name",
+                Kind::Str,
+                "always",
+                "The name of the application or release there.",
+            ),
         ]),
     Return::new("run", Kind::Str, "success", "The newest run that has changed it, or null."),
-    Return::new(
-        "unfinished",
-        Kind::Bool,
-        "success",
-        "Whether there is an unfinished run.",
-    ),
+    Return::new("unfinished", Kind::Bool, "success", "Whether there is an unfinished run."),
 ];

@@ -166,17 +166,17 @@ impl Capture<'_> {
             serde_json::from_str(&session.ask(&survey::counting(&survey.tables), deadline())?)?;
         let sequences: Vec<Sequence> = serde_json::from_str(&session.ask(SEQUENCES, STATEMENT)?)?;
         session.end()?;
-        let mut told = seen.survey.differences(&survey);
-        told.extend(survey::count_differences(&seen.counts, &counts));
-        told.extend(survey::sequences_below(&seen.sequences, &sequences));
-        if told.is_empty() {
+        let mut differences = seen.survey.differences(&survey);
+        differences.extend(survey::count_differences(&seen.counts, &counts));
+        differences.extend(survey::sequences_below(&seen.sequences, &sequences));
+        if differences.is_empty() {
             return Ok(());
         }
-        let more = told.len().saturating_sub(MAX_NAMED);
-        let named = told.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join("; ");
+        let more = differences.len().saturating_sub(MAX_NAMED);
+        let named = differences.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join("; ");
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
         let msg = format!("{} differs from what was dumped: {named}{more}", self.name);
-        Err(Failure::new("not_verified", msg).with("differences", told).into())
+        Err(Failure::new("not_verified", msg).with("differences", differences).into())
     }
 
     /// Closes the copy to everybody and records it as a restore point.

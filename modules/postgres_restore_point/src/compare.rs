@@ -1,22 +1,22 @@
-//! What differs between two databases, table by table: which tables are compared by what, the SQL for it, and the
-//! comparison of two sorted streams of hashes. Pure.
+//! Compares two databases table by table: how each table is compared, the SQL for it, and the comparison of two sorted
+//! streams of hashes. Pure.
 //!
-//! Rows are distinguished by 128 bits of hash of their key, and compared by 64 bits of hash of their text, which PostgreSQL
-//! computes. First each side groups its rows into buckets by the hash of their keys, and sums up each bucket; only rows
-//! of buckets that differ are compared one by one. A table without a primary key has its whole rows as keys, and equal
-//! rows are counted.
+//! PostgreSQL computes the hashes. Rows are identified by a hash of 128 bits of their key, and compared by one of 64 bits
+//! of their text. First each side groups its rows into buckets by the hash of their keys, and sums up each bucket; only
+//! rows of buckets that differ are compared one by one. A table without a primary key has its whole rows as keys, and
+//! equal rows are counted.
 //!
-//! Invariant: both sides compute the same of the same rows, whatever is set for the database: the session says how values
-//! are written (`SETTINGS`), and nothing depends on the order of columns or of rows.
+//! Invariant: equal rows have equal hashes, whatever the settings of the databases are: the session sets how values are
+//! formatted (`SETTINGS`), and nothing depends on the order of columns or of rows.
 
 use crate::quote::identifier;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::cmp::Ordering;
 
-/// Tables, with what is needed to compare their rows; see [`Table`].
+/// The query of the tables; its result is a list of [`Table`].
 pub const TABLES: &str = include_str!("compared.sql");
-/// How values are written as text, the same on both sides. They take precedence over what is set for the database.
+/// Settings for the same text of values on both sides; they override those of the databases.
 pub const SETTINGS: [&str; 6] = [
     "SET extra_float_digits = 1",
     "SET bytea_output = 'hex'",
@@ -25,31 +25,31 @@ pub const SETTINGS: [&str; 6] = [
     "SET lc_numeric = 'C'",
     "SET lock_timeout = '2s'",
 ];
-/// Rows in a bucket, about.
-const IN_A_BUCKET: f64 = 256.0;
-const MOST_BUCKETS: u32 = 4096;
+/// The approximate number of rows in a bucket.
+const BUCKET_ROWS: f64 = 256.0;
+const MAX_BUCKETS: u32 = 4096;
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Table {
-    /// As SQL names it.
+    /// The name, quoted for SQL.
     pub name: String,
-    /// What the planner estimates.
+    /// The planner's estimate.
     pub rows: f64,
     pub bytes: u64,
     pub columns: Vec<String>,
-    /// Those that are written, not computed.
+    /// The columns that are stored and not generated.
     pub stored: Vec<String>,
-    /// The columns of its primary key, or none.
+    /// The columns of its primary key; empty if it has none.
     pub key: Vec<String>,
 }
 
-/// Rows inserted, updated and deleted since.
+/// The numbers of rows inserted, updated and deleted since.
 pub type Rows = [i64; 3];
 
-/// How a table is compared.
+/// A table of either database, and how it is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pair {
-    /// It was made since, or dropped since: all its rows are counted on one side.
+    /// The table was created or dropped since, so all its rows are counted on one side.
     One {
         name: String,
         side: Side,
@@ -63,12 +63,13 @@ pub enum Side {
     Before,
 }
 
+/// A table of both databases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Both {
     pub name: String,
-    /// Those that both have.
+    /// The columns that both databases have.
     pub columns: Vec<String>,
-    /// None of them where whole rows are compared.
+    /// The columns of the key; empty if whole rows are compared.
     pub key: Vec<String>,
     pub buckets: u32,
 }
@@ -82,7 +83,7 @@ impl Pair {
     }
 }
 
-/// All tables of both, the smallest first: a limit of time then leaves few of them uncounted.
+/// Pairs the tables of both databases, the smallest first, so that a time limit leaves few of them uncounted.
 pub fn pairs(live: &[Table], before: &[Table]) -> Vec<Pair> {
     let mut found: Vec<(u64, Pair)> = Vec::new();
     for now in live {
@@ -111,9 +112,9 @@ pub fn pairs(live: &[Table], before: &[Table]) -> Vec<Pair> {
     found.into_iter().map(|(_, pair)| pair).collect()
 }
 
-/// A power of two.
+/// Returns the number of buckets, which is a power of two.
 fn buckets(rows: f64) -> u32 {
-    let wanted = (rows / IN_A_BUCKET).clamp(16.0, f64::from(MOST_BUCKETS));
+    let wanted = (rows / BUCKET_ROWS).clamp(16.0, f64::from(MAX_BUCKETS));
     (wanted as u32).next_power_of_two()
 }
 
@@ -124,7 +125,7 @@ impl Both {
         format!("ROW({})::text", columns.join(", "))
     }
 
-    /// The text of a row's key.
+    /// Returns the SQL of the text of a row's key.
     pub fn key_text(&self) -> String {
         self.row(if self.key.is_empty() { &self.columns } else { &self.key })
     }
@@ -133,8 +134,8 @@ impl Both {
         self.row(&self.columns)
     }
 
-    /// Each bucket with its number of rows and the sum of their hashes, a line each.
-    pub fn summing(&self) -> String {
+    /// Returns the query of the buckets: a line each, with number of rows and sum of hashes.
+    pub fn sums_query(&self) -> String {
         format!(
             "SELECT b || ' ' || count(*) || ' ' || sum(h) FROM (SELECT hashtextextended({}, 0) & {} AS b, \
              hashtextextended({}, 2) AS h FROM ONLY {} t) s GROUP BY b ORDER BY b",
@@ -145,8 +146,8 @@ impl Both {
         )
     }
 
-    /// The rows of these buckets as hashes, ordered by those of their keys.
-    pub fn listing(&self, buckets: &[u32]) -> String {
+    /// Returns the query of the hashes of the rows in these buckets, ordered by those of their keys.
+    pub fn hashes_query(&self, buckets: &[u32]) -> String {
         let buckets: Vec<String> = buckets.iter().map(u32::to_string).collect();
         format!(
             "SELECT k || ' ' || l || ' ' || h FROM (SELECT hashtextextended({key}, 0) AS k, hashtextextended({key}, 1) AS l, \
@@ -160,7 +161,7 @@ impl Both {
     }
 }
 
-/// A table as one that is compared with nothing.
+/// Describes a table that only one database has, to list all its rows.
 pub fn alone(table: &Table) -> Both {
     Both {
         name: table.name.clone(),
@@ -170,11 +171,11 @@ pub fn alone(table: &Table) -> Both {
     }
 }
 
-/// The hash of a row's key, and how many such rows.
+/// The hash of a row's key, and the number of rows with it.
 pub type Wanted = ((i64, i64), u64);
 
-/// Statement that writes rows as CSV, each as often as is said: those whose keys have these hashes.
-pub fn copying(both: &Both, columns: &[String], rows: &[Wanted], is_first: bool) -> String {
+/// Returns the statement that writes the rows with these hashes of keys as CSV, each as often as wanted.
+pub fn copy_statement(both: &Both, columns: &[String], rows: &[Wanted], is_first: bool) -> String {
     let list = |of: &dyn Fn(&Wanted) -> String| {
         let all: Vec<String> = rows.iter().map(of).collect();
         format!("'{{{}}}'::bigint[]", all.join(","))
@@ -195,8 +196,8 @@ pub fn copying(both: &Both, columns: &[String], rows: &[Wanted], is_first: bool)
     )
 }
 
-/// The buckets that are not the same on both sides, of two answers to [`Both::summing`].
-pub fn different(live: &str, before: &str) -> Result<Vec<u32>> {
+/// Returns the buckets that differ, from both results of [`Both::sums_query`].
+pub fn differing_buckets(live: &str, before: &str) -> Result<Vec<u32>> {
     let parse = |text: &str| -> Result<std::collections::BTreeMap<u32, String>> {
         (text.lines())
             .map(|line| {
@@ -210,15 +211,15 @@ pub fn different(live: &str, before: &str) -> Result<Vec<u32>> {
     Ok(all.into_iter().filter(|bucket| live.get(bucket) != before.get(bucket)).collect())
 }
 
-/// A row as hashes: of its key, twice, and of all that both sides have of it.
+/// The hashes of a row: two of its key, and one of its columns that both databases have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hashes {
     pub key: (i64, i64),
     pub row: i64,
 }
 
-/// Reads an answer to [`Both::listing`], or a part of it.
-pub fn hashes(text: &str) -> Result<Vec<Hashes>> {
+/// Parses the result of [`Both::hashes_query`], or a part of it.
+pub fn parse_hashes(text: &str) -> Result<Vec<Hashes>> {
     let number = |word: Option<&str>| {
         word.context("a row without its hashes")?.parse::<i64>().context("a hash")
     };
@@ -241,11 +242,11 @@ pub enum Change {
     Deleted,
 }
 
-/// Goes through two sorted streams side by side, and tells each row that differs. Each stream is asked for its next row.
+/// Merges two sorted streams, whose functions return the next row, and calls `found` for each row that differs.
 pub fn merge(
     mut live: impl FnMut() -> Result<Option<Hashes>>,
     mut before: impl FnMut() -> Result<Option<Hashes>>,
-    mut tell: impl FnMut(Change, (i64, i64)) -> Result<()>,
+    mut found: impl FnMut(Change, (i64, i64)) -> Result<()>,
 ) -> Result<()> {
     let (mut now, mut then) = (live()?, before()?);
     loop {
@@ -256,15 +257,15 @@ pub fn merge(
             (Some(now), Some(then)) => now.key.cmp(&then.key),
         };
         if let (Some(row), Ordering::Less) = (now, order) {
-            tell(Change::Inserted, row.key)?;
+            found(Change::Inserted, row.key)?;
             now = live()?;
         } else if let (Some(row), Ordering::Greater) = (then, order) {
-            tell(Change::Deleted, row.key)?;
+            found(Change::Deleted, row.key)?;
             then = before()?;
         } else {
             let changed = now.zip(then).filter(|(one, other)| one.row != other.row);
             if let Some((row, _)) = changed {
-                tell(Change::Updated, row.key)?;
+                found(Change::Updated, row.key)?;
             }
             (now, then) = (live()?, before()?);
         }
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compared_by_what() {
+    fn tables_are_paired_and_compared_by_their_key() {
         let live = [table("a", &["id", "new", "word"], &["id"]), table("made", &["id"], &[])];
         let before = [table("a", &["word", "id", "old"], &["id"]), table("dropped", &["id"], &[])];
         let found = pairs(&live, &before);
@@ -302,40 +303,42 @@ mod tests {
     }
 
     #[test]
-    fn buckets_that_differ() {
-        let found = different("0 2 5\n1 1 -7\n3 1 1\n", "0 2 5\n1 1 7\n2 1 9\n").unwrap();
+    fn differing_buckets_are_found() {
+        let found = differing_buckets("0 2 5\n1 1 -7\n3 1 1\n", "0 2 5\n1 1 7\n2 1 9\n").unwrap();
         assert_eq!(found, [1, 2, 3]);
-        assert!(different("", "").unwrap().is_empty() && different("x", "").is_err());
+        assert!(
+            differing_buckets("", "").unwrap().is_empty() && differing_buckets("x", "").is_err()
+        );
     }
 
-    fn told(live: &[(i64, i64)], before: &[(i64, i64)]) -> Vec<(Change, i64)> {
+    fn changes(live: &[(i64, i64)], before: &[(i64, i64)]) -> Vec<(Change, i64)> {
         let rows = |rows: &[(i64, i64)]| {
             let text: Vec<String> =
                 rows.iter().map(|(key, row)| format!("{key} 0 {row}")).collect();
-            hashes(&text.join("\n")).unwrap().into_iter()
+            parse_hashes(&text.join("\n")).unwrap().into_iter()
         };
-        let (mut live, mut before, mut told) = (rows(live), rows(before), Vec::new());
+        let (mut live, mut before, mut found) = (rows(live), rows(before), Vec::new());
         merge(
             || Ok(live.next()),
             || Ok(before.next()),
             |change, key| {
-                told.push((change, key.0));
+                found.push((change, key.0));
                 Ok(())
             },
         )
         .unwrap();
-        told
+        found
     }
 
     #[test]
     fn two_streams() {
         use Change::{Deleted, Inserted, Updated};
         assert_eq!(
-            told(&[(1, 1), (2, 5), (4, 1)], &[(1, 1), (2, 6), (3, 1)]),
+            changes(&[(1, 1), (2, 5), (4, 1)], &[(1, 1), (2, 6), (3, 1)]),
             [(Updated, 2), (Deleted, 3), (Inserted, 4)]
         );
         // Equal rows of a table without a key are counted.
-        assert_eq!(told(&[(1, 1), (1, 1), (2, 2)], &[(1, 1)]), [(Inserted, 1), (Inserted, 2)]);
-        assert!(told(&[], &[]).is_empty() && hashes("1 2").is_err());
+        assert_eq!(changes(&[(1, 1), (1, 1), (2, 2)], &[(1, 1)]), [(Inserted, 1), (Inserted, 2)]);
+        assert!(changes(&[], &[]).is_empty() && parse_hashes("1 2").is_err());
     }
 }

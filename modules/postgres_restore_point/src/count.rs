@@ -1,11 +1,11 @@
-//! What was written since a restore point, counted: the live database is compared with the one that lies beside it.
+//! Counts what was written since a restore point, by comparing the live database with its copy.
 //!
-//! Nobody can connect to a restore point. So it is opened for the moment in which our own sessions connect, by a client
-//! that closes it again when its input ends (also when this program is killed), and the sessions stay. The lock of the
-//! database is held all the time: nobody else opens, swaps or removes it meanwhile.
+//! Nobody can connect to a restore point. So it is opened for the moment in which our sessions connect, by a client that
+//! closes it again when its input ends (also when this program is killed); the sessions stay connected. The lock of the
+//! database is held all the time, so that no other task opens, swaps or removes the copy meanwhile.
 //!
-//! Invariants: nothing is written in either database; the live one is seen as of one moment; a table is locked no longer
-//! than it is compared; after the limit of time no statement runs on. What was not counted is named.
+//! Invariants: nothing is written to either database; the live one is read from one snapshot; a table is locked only
+//! while it is compared; no statement runs longer than the time limit. Tables that were not counted are named.
 
 use crate::compare::{self, Both, Change, Hashes, Pair, Rows, SETTINGS, Side, TABLES, Table};
 use crate::order;
@@ -19,47 +19,47 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// How many tables are compared at the same time.
-const AT_ONCE: usize = 2;
-/// Rows of one answer.
+/// The number of tables that are compared in parallel.
+const PARALLEL: usize = 2;
+/// The number of rows that one `FETCH` returns.
 const CHUNK: usize = 10_000;
-/// For one statement on catalogs, and for a session to connect.
+/// The timeout of a statement on catalogs, and of connecting.
 const STATEMENT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// By table, where any row differs.
+    /// The changes of each table with any.
     pub tables: BTreeMap<String, Rows>,
     /// Tables that were not counted, and why.
     pub uncounted: BTreeMap<String, String>,
 }
 
-/// The live database and what lies beside it, each with sessions that see one moment of it.
-pub struct Beside {
+/// Sessions in the live database, which share one snapshot, and in a copy of it.
+pub struct Comparison {
     pub live: Vec<Session>,
     pub before: Vec<Session>,
     pub deadline: Deadline,
 }
 
-impl Beside {
-    pub fn open(psql: &Psql, live: &str, before: &str, deadline: Deadline) -> Result<Beside> {
+impl Comparison {
+    pub fn open(psql: &Psql, live: &str, before: &str, deadline: Deadline) -> Result<Comparison> {
         let longest = deadline.remaining() + STATEMENT.saturating_mul(2);
-        let mut lives = Vec::new();
+        let mut live_sessions = Vec::new();
         let mut snapshot: Option<String> = None;
-        for _ in 0..AT_ONCE {
+        for _ in 0..PARALLEL {
             let what = format!("counting what was written to {live}");
             let mut session = Session::open(psql, &what, live, longest)?;
             snapshot = Some(begin(&mut session, snapshot.as_deref())?);
-            lives.push(session);
+            live_sessions.push(session);
         }
-        let mut befores = enter(psql, before, longest)?;
-        for session in &mut befores {
+        let mut before_sessions = connect_to_closed(psql, before, longest)?;
+        for session in &mut before_sessions {
             begin(session, None)?;
         }
-        Ok(Beside { live: lives, before: befores, deadline })
+        Ok(Comparison { live: live_sessions, before: before_sessions, deadline })
     }
 
-    /// The tables of both.
+    /// Reads the tables of both databases.
     pub fn tables(&mut self) -> Result<(Vec<Table>, Vec<Table>)> {
         let tables = |session: &mut Session| -> Result<Vec<Table>> {
             Ok(serde_json::from_str(&session.ask(TABLES, STATEMENT)?)?)
@@ -67,7 +67,7 @@ impl Beside {
         Ok((tables(&mut self.live[0])?, tables(&mut self.before[0])?))
     }
 
-    /// Compares all tables, some of them at the same time.
+    /// Compares all tables.
     pub fn count(mut self) -> Result<Counted> {
         let (live, before) = self.tables()?;
         let queue: Mutex<VecDeque<Pair>> = Mutex::new(compare::pairs(&live, &before).into());
@@ -99,12 +99,12 @@ impl Beside {
     }
 }
 
-/// A transaction that sees one moment, and the name under which other sessions see the same.
+/// Begins a transaction with a new snapshot or the given one, and returns the name of the snapshot.
 fn begin(session: &mut Session, snapshot: Option<&str>) -> Result<String> {
     for setting in SETTINGS {
         session.ask(setting, STATEMENT)?;
     }
-    // A statement ends soon after its client has; of PostgreSQL 17 and newer is the other one.
+    // A statement ends soon after its client has. transaction_timeout exists since PostgreSQL 17.
     session.ask("SET client_connection_check_interval = '1s'", STATEMENT)?;
     session.ask(
         "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'",
@@ -120,19 +120,19 @@ fn begin(session: &mut Session, snapshot: Option<&str>) -> Result<String> {
     }
 }
 
-/// Sessions in a database that refuses connections, which it does again as soon as they have connected.
-fn enter(psql: &Psql, name: &str, longest: Duration) -> Result<Vec<Session>> {
+/// Opens sessions in a database that refuses connections. It refuses them again as soon as these are connected.
+fn connect_to_closed(psql: &Psql, name: &str, longest: Duration) -> Result<Vec<Session>> {
     let quoted = identifier(name);
     let close = [format!("ALTER DATABASE {quoted} WITH ALLOW_CONNECTIONS false")];
     let what = format!("opening {name} for a moment");
-    let mut door =
+    let mut opener =
         Session::with_final_statements(psql, &what, psql.maintenance(), longest, &close)?;
-    door.ask(&format!("ALTER DATABASE {quoted} WITH ALLOW_CONNECTIONS true"), STATEMENT)?;
+    opener.ask(&format!("ALTER DATABASE {quoted} WITH ALLOW_CONNECTIONS true"), STATEMENT)?;
     let what = format!("counting what is in {name}");
     let sessions: Result<Vec<Session>> =
-        (0..AT_ONCE).map(|_| Session::open(psql, &what, name, longest)).collect();
-    // Both: what the client says last is not looked at by anybody.
-    let (ended, closed) = (door.end(), order::close(psql, name));
+        (0..PARALLEL).map(|_| Session::open(psql, &what, name, longest)).collect();
+    // The database is also closed here, since nobody reads the result of the client's final statement.
+    let (ended, closed) = (opener.end(), order::close(psql, name));
     closed.and(ended)?;
     sessions
 }
@@ -146,28 +146,29 @@ fn count_table(
     let mut rows = [0; 3];
     let counted = in_time(live, before, deadline, |live, before| match pair {
         Pair::One { name, side } => {
-            let (session, at) = match side {
+            let (session, index) = match side {
                 Side::Live => (live, 0),
                 Side::Before => (before, 2),
             };
             let sql = format!("SELECT count(*) FROM ONLY {name}");
-            rows[at] = session.ask(&sql, patience(deadline))?.parse()?;
+            rows[index] = session.ask(&sql, answer_deadline(deadline))?.parse()?;
             Ok(())
         }
         Pair::Both(both) => each_change(live, before, both, deadline, |change, _| {
-            let at = match change {
+            let index = match change {
                 Change::Inserted => 0,
                 Change::Updated => 1,
                 Change::Deleted => 2,
             };
-            rows[at] += 1;
+            rows[index] += 1;
             Ok(())
         }),
     });
     counted.map(|()| rows)
 }
 
-/// What is done within the limit of time, and leaves no lock behind; why not, in words.
+/// Does something with a table within the time limit, and releases its locks afterwards. The error says in words why it
+/// was not done.
 pub fn in_time(
     live: &mut Session,
     before: &mut Session,
@@ -186,7 +187,7 @@ pub fn in_time(
         }
         act(live, before)
     })();
-    // Also when all went well: the table is not locked any longer.
+    // Also after success, to release the locks of the table.
     let undone =
         [live, before].map(|session| session.ask("ROLLBACK TO SAVEPOINT one_table", STATEMENT));
     match done {
@@ -199,49 +200,49 @@ pub fn in_time(
     }
 }
 
-/// A bit longer than the server's own limit, which ends the statement and keeps the session.
-pub fn patience(deadline: Deadline) -> Deadline {
+/// Returns a deadline slightly after the server's own limit, which ends the statement without ending the session.
+pub fn answer_deadline(deadline: Deadline) -> Deadline {
     Deadline::after(deadline.remaining() + Duration::from_secs(10))
 }
 
-/// Tells each row that differs, by the hash of its key.
+/// Calls `found` for each row that differs, with the hash of its key.
 pub fn each_change(
     live: &mut Session,
     before: &mut Session,
     table: &Both,
     deadline: Deadline,
-    tell: impl FnMut(Change, (i64, i64)) -> Result<()>,
+    found: impl FnMut(Change, (i64, i64)) -> Result<()>,
 ) -> Result<()> {
-    let sums = table.summing();
-    // Both at the same time.
+    let sums = table.sums_query();
+    // Both servers work in parallel.
     live.begin(&sums)?;
     before.begin(&sums)?;
-    let sums = [live.answer(patience(deadline)), before.answer(patience(deadline))];
+    let sums = [live.answer(answer_deadline(deadline)), before.answer(answer_deadline(deadline))];
     let [Ok(now), Ok(then)] = sums else {
         return sums.into_iter().find_map(Result::err).map_or(Ok(()), Err);
     };
-    let buckets = compare::different(&now, &then)?;
+    let buckets = compare::differing_buckets(&now, &then)?;
     if buckets.is_empty() {
         return Ok(());
     }
-    let listing = table.listing(&buckets);
-    let mut live = Rowstream::open(live, &listing, deadline)?;
-    let mut before = Rowstream::open(before, &listing, deadline)?;
-    compare::merge(|| live.next(), || before.next(), tell)
+    let query = table.hashes_query(&buckets);
+    let mut live = Rowstream::open(live, &query, deadline)?;
+    let mut before = Rowstream::open(before, &query, deadline)?;
+    compare::merge(|| live.next(), || before.next(), found)
 }
 
-/// Tells each row of a table that only one side has.
+/// Calls `found` for each row of a table that only one side has.
 pub fn each_row(
     session: &mut Session,
     table: &Both,
     deadline: Deadline,
-    mut tell: impl FnMut((i64, i64)) -> Result<()>,
+    mut found: impl FnMut((i64, i64)) -> Result<()>,
 ) -> Result<()> {
-    let mut rows = Rowstream::open(session, &table.listing(&[0]), deadline)?;
-    compare::merge(|| rows.next(), || Ok(None), |_, key| tell(key))
+    let mut rows = Rowstream::open(session, &table.hashes_query(&[0]), deadline)?;
+    compare::merge(|| rows.next(), || Ok(None), |_, key| found(key))
 }
 
-/// Rows of a query, some at a time.
+/// The rows of a query, fetched in chunks.
 struct Rowstream<'a> {
     session: &'a mut Session,
     rows: std::vec::IntoIter<Hashes>,
@@ -252,7 +253,7 @@ struct Rowstream<'a> {
 impl<'a> Rowstream<'a> {
     fn open(session: &'a mut Session, query: &str, deadline: Deadline) -> Result<Rowstream<'a>> {
         let declare = format!("DECLARE differing NO SCROLL CURSOR FOR {query}");
-        session.ask(&declare, patience(deadline))?;
+        session.ask(&declare, answer_deadline(deadline))?;
         Ok(Rowstream { session, rows: Vec::new().into_iter(), deadline, is_whole: false })
     }
 
@@ -264,20 +265,21 @@ impl<'a> Rowstream<'a> {
             return Ok(None);
         }
         if self.deadline.passed() {
-            anyhow::bail!("it takes too long");
+            anyhow::bail!("the time limit has passed");
         }
         let fetch = format!("FETCH {CHUNK} FROM differing");
-        let rows = compare::hashes(&self.session.ask(&fetch, patience(self.deadline))?)?;
+        let rows =
+            compare::parse_hashes(&self.session.ask(&fetch, answer_deadline(self.deadline))?)?;
         self.is_whole = rows.len() < CHUNK;
         self.rows = rows.into_iter();
         Ok(self.rows.next())
     }
 }
 
-/// Compares the live database with what lies beside it; why that could not even begin, in words.
+/// Compares the live database with a copy. The error says in words why that was not possible at all.
 pub fn of(psql: &Psql, live: &str, before: &str, deadline: Deadline) -> Result<Counted, String> {
-    let counted = Beside::open(psql, live, before, deadline)
-        .and_then(Beside::count)
+    let counted = Comparison::open(psql, live, before, deadline)
+        .and_then(Comparison::count)
         .with_context(|| format!("comparing {live} with {before}"));
     counted.map_err(|error| match error.downcast_ref::<Failure>() {
         Some(failure) => failure.to_string(),

@@ -1,10 +1,9 @@
 //! `postgres_restore_point_info`: lists restore points and parked states, and what a rollback to each would cost. It changes nothing, and
-//! writes nothing but the rows that it is asked for.
+//! writes only the rows that the task asks for.
 
 use crate::back::obstacles;
 use crate::compare::Rows;
-use crate::count;
-use crate::count::Beside;
+use crate::count::{self, Comparison};
 use crate::names::Kind;
 use crate::options::{Count, Counting, RowsWanted, Subject};
 use crate::plan::refuse_server;
@@ -24,9 +23,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// For another task on the same database to end, when rows are to be compared.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Among the tables that were not counted: all of them.
+/// How long to wait for another task on the same database before rows are compared.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Stands for all tables among those that were not counted.
 const EVERY_TABLE: &str = "*";
 
 pub fn of(
@@ -35,9 +34,9 @@ pub fn of(
     counting: &Counting,
     rows: Option<&RowsWanted>,
 ) -> Result<Outcome> {
-    // Whoever holds it may be about to swap or to remove what would be opened here.
-    let is_to_lock = counting.count == Count::Exact || rows.is_some();
-    let held = is_to_lock.then(|| crate::lock(subject, None, PATIENCE));
+    // The holder of the lock may be about to swap or remove the copy that would be opened here.
+    let needs_lock = counting.count == Count::Exact || rows.is_some();
+    let held = needs_lock.then(|| crate::lock(subject, None, LOCK_TIMEOUT));
     let held = held.transpose().map_err(|error| format!("{error:#}"));
     let unfinished = UnfinishedRun::read(&subject.state_dir)?;
     let state = state::observe(psql, subject)?;
@@ -87,8 +86,10 @@ fn write_rows(
         return Err(refused("lock_held", format!("rows cannot be compared now: {why}")));
     }
     if live.encoding == "SQL_ASCII" {
-        let msg =
-            format!("{} has the encoding SQL_ASCII: nobody knows what its text is", live.name);
+        let msg = format!(
+            "{} has the encoding SQL_ASCII: the encoding of its text is unknown",
+            live.name
+        );
         return Err(refused("encoding", msg));
     }
     let all = [state.ours(Kind::RestorePoint), state.ours(Kind::Parked)];
@@ -101,22 +102,22 @@ fn write_rows(
         let msg = format!("{named} is no restore point or parked state of {}", state.database);
         return Err(refused("no_restore_point", msg));
     };
-    let beside = Beside::open(psql, &state.database, &entry.name, deadline)?;
-    rows::write(beside, &wanted.folder, [&state.database, &entry.name])
+    let comparison = Comparison::open(psql, &state.database, &entry.name, deadline)?;
+    rows::write(comparison, &wanted.folder, [&state.database, &entry.name])
 }
 
-/// Why nothing may be opened now, in words.
+/// Returns why no copy may be opened now, in words.
 fn busy(held: &Result<Option<Vec<Lock>>, String>, unfinished: &UnfinishedRun) -> Option<String> {
     match held {
         Err(why) => Some(why.clone()),
         Ok(_) if unfinished.is_waiting() => {
-            Some(format!("a run at {} was stopped half way", unfinished.since))
+            Some(format!("the run of {} is unfinished", unfinished.since))
         }
         Ok(_) => None,
     }
 }
 
-/// What was written since, or null. `busy` says why nothing can be compared.
+/// Describes what was written since; null if that is unknown. `busy` is the reason if nothing can be compared.
 pub fn written(
     psql: &Psql,
     state: &State,
@@ -130,7 +131,7 @@ pub fn written(
     }
     let estimate = estimate(state, entry, counters(psql, state).as_ref());
     if count == Count::Estimate {
-        return estimate.map_or(Value::Null, |(tables, wal)| told(&tables, wal, None));
+        return estimate.map_or(Value::Null, |(tables, wal)| described(&tables, wal, None));
     }
     let counted = match (busy, state.cluster.in_recovery || !state.cluster.superuser) {
         (Some(why), _) => Err(why.to_owned()),
@@ -148,10 +149,10 @@ pub fn written(
     let is_uncounted =
         |name: &String| uncounted.contains_key(name) || uncounted.contains_key(EVERY_TABLE);
     tables.extend(estimates.into_iter().filter(|(name, _)| is_uncounted(name)));
-    told(&tables, wal, Some(&uncounted))
+    described(&tables, wal, Some(&uncounted))
 }
 
-fn told(
+fn described(
     tables: &BTreeMap<String, Rows>,
     wal: Option<u64>,
     uncounted: Option<&BTreeMap<String, String>>,
@@ -163,7 +164,7 @@ fn told(
     })
 }
 
-/// The counters of the live database, where it can be asked.
+/// Reads the counters of the live database, if it accepts connections.
 fn counters(psql: &Psql, state: &State) -> Option<Counters> {
     let live = state.cluster.find(&state.database)?;
     if state.cluster.in_recovery || !live.allow {
@@ -172,7 +173,8 @@ fn counters(psql: &Psql, state: &State) -> Option<Counters> {
     psql.ask("reading the counters", &live.name, COUNTERS).ok()
 }
 
-/// Rows written since by the counters, and bytes of WAL; none when they are not those of what was captured.
+/// Estimates the rows and the bytes of WAL written since, by the counters; `None` if they do not continue those of the
+/// capture.
 fn estimate(
     state: &State,
     entry: &Entry,

@@ -271,8 +271,9 @@ fn require_room(task: &Task, state: &State, bytes: u64) -> Result<Option<String>
     let what = format!("a restore point of {}", state.database);
     let Some(data) = data else {
         Space::require(&what, &task.work_dir, space(1))?;
-        let told = "the disk of the server cannot be seen from this machine: it is not known whether there is enough space";
-        return Ok(Some(told.into()));
+        let warning =
+            "the disk of the server is not visible from this machine, so the free space is unknown";
+        return Ok(Some(warning.into()));
     };
     if device(data) == device(&task.work_dir) {
         Space::require(&what, data, space(3))?;
@@ -339,7 +340,7 @@ fn go_back(
         .fact("sessions", sessions))
 }
 
-/// What going back costs, by the counters or by the rows. A plan holds the lock for that, which the run has.
+/// Describes what a rollback costs, by the counters or by the rows. Check mode takes the lock for that; a run has it.
 fn written(
     invocation: &Invocation,
     task: &Task,
@@ -356,7 +357,7 @@ fn written(
     Ok(info::written(psql, state, &goal.incoming, task.counting.count, deadline, None))
 }
 
-/// Notes before the first change what cannot be seen later.
+/// Notes before the first change what cannot be observed later.
 fn begin(intent: Option<&Intent>, goal: &Goal) -> Result<()> {
     intent.context("a change needs a recorded intent")?.note(GOAL, goal)
 }

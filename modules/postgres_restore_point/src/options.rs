@@ -85,7 +85,7 @@ pub enum Wanted {
     Pruned,
 }
 
-/// How what was written since is told.
+/// How what was written since is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// By comparing the rows.
@@ -102,7 +102,7 @@ pub struct Counting {
 }
 
 impl Counting {
-    /// For both modules.
+    /// Parses the options that both modules share.
     pub fn parse(raw: &RawOptions) -> Result<Counting, Failure> {
         let count = match raw.get::<String>("count")?.as_str() {
             "exact" => Count::Exact,
@@ -113,11 +113,11 @@ impl Counting {
     }
 }
 
-/// Where the rows that differ are written, and what the live database is compared with.
+/// The folder for differing rows, and the copy that the live database is compared with.
 #[derive(Debug)]
 pub struct RowsWanted {
     pub folder: PathBuf,
-    /// The id of a restore point or of a parked state; the newest restore point without it.
+    /// The id of a restore point or parked state; `None` for the newest restore point.
     pub of: Option<String>,
 }
 
@@ -195,7 +195,7 @@ impl Task {
         })
     }
 
-    /// The id of the run itself, which is the fence.
+    /// The id of this run, for the fence.
     pub fn run(&self) -> Option<&DeployId> {
         self.fence.as_ref()
     }
@@ -239,7 +239,7 @@ fn word(raw: &RawOptions, name: &'static str) -> Result<Option<String>, Failure>
 
 #[cfg(test)]
 impl Task {
-    /// About the database `shop`, with nothing but defaults.
+    /// Makes a task for the database `shop` with default options.
     pub fn sample(wanted: Wanted) -> Task {
         let account = host::account::Account { uid: 0, gid: 0, groups: Vec::new(), home: None };
         let connection = Connection {

@@ -70,9 +70,9 @@ pub fn refuse_unusable(live: &Database) -> Result<()> {
 }
 
 pub fn warnings(state: &State, live: &Database) -> Vec<String> {
-    let mut told = Vec::new();
+    let mut sentences = Vec::new();
     if !live.prepared.is_empty() {
-        told.push(format!(
+        sentences.push(format!(
             "prepared transactions of {} ({}) are not in a copy, and must have ended before a rollback",
             live.name,
             live.prepared.join(", ")
@@ -80,14 +80,14 @@ pub fn warnings(state: &State, live: &Database) -> Vec<String> {
     }
     let (was, is) = (&live.collation_version, &live.actual_collation_version);
     if was.is_some() && is.is_some() && was != is {
-        told.push(format!(
+        sentences.push(format!(
             "the collation of {} has changed under it (it was made with {}, the system has {}): its indexes may be wrong",
             state.database,
             was.as_deref().unwrap_or_default(),
             is.as_deref().unwrap_or_default()
         ));
     }
-    told
+    sentences
 }
 
 /// Describes the sessions, counted by user and application.

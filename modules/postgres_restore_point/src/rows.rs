@@ -1,11 +1,11 @@
-//! The rows that differ between the live database and what lies beside it, written as CSV: so that what was written since
-//! can be given back, row by row.
+//! Writes the rows that differ between the live database and a copy of it as CSV, so that what was written since can be
+//! restored row by row.
 //!
-//! Invariants: the folder is new, root's alone, and whole when it holds its manifest, which is written last; a table is
-//! written in whole or not at all, and then it is named; the rows are those that were compared, of the same moment.
+//! Invariants: the folder is new, accessible to root only, and complete if it has its manifest, which is written last; a
+//! table is written completely, or not at all and named; the rows are from the same snapshot as the comparison.
 
 use crate::compare::{self, Both, Change, Pair, Side, Table};
-use crate::count::{Beside, each_change, each_row, in_time, patience};
+use crate::count::{Comparison, answer_deadline, each_change, each_row, in_time};
 use crate::session::Session;
 use ansible_module::Failure;
 use anyhow::{Context, Result, bail};
@@ -22,19 +22,21 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub const MANIFEST: &str = "manifest.json";
-/// Rows of one table: all are held in memory, as hashes.
-const MOST: usize = 1_000_000;
-/// Rows of one statement.
+/// The most differing rows of a table; their hashes are held in memory.
+const MAX_ROWS: usize = 1_000_000;
+/// The number of rows that one statement copies.
 const CHUNK: usize = 5_000;
 
 #[derive(Debug, Serialize)]
 pub struct Written {
     pub folder: PathBuf,
-    /// What was compared: the live database, and the one beside it.
+    /// The live database.
     pub database: String,
-    pub beside: String,
+    /// The copy that it was compared with.
+    #[serde(rename = "beside")]
+    pub copy: String,
     pub tables: BTreeMap<String, Vec<Rows>>,
-    /// Tables of which nothing was written, and why.
+    /// The tables that were not written, and why.
     pub missing: BTreeMap<String, String>,
 }
 
@@ -44,12 +46,12 @@ pub struct Rows {
     pub kind: Kind,
     pub rows: u64,
     pub columns: Vec<String>,
-    /// Columns that tell the rows apart; empty where whole rows were compared.
+    /// The columns of the key; empty if whole rows were compared.
     pub key: Vec<String>,
     pub sha256: String,
 }
 
-/// What became of the rows since, and which side they are of.
+/// How the rows differ, and the side that they are from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -70,34 +72,39 @@ impl Kind {
     }
 }
 
-/// Rows that are to be written, by the hash of their keys, with how many of each.
+/// The rows to write: the hashes of their keys, and the number of rows with each.
 type Keys = BTreeMap<(i64, i64), u64>;
 
-/// Writes what differs into a new folder.
-pub fn write(beside: Beside, folder: &Path, names: [&str; 2]) -> Result<Written> {
+/// Writes the differing rows into a new folder, and removes it after an error.
+pub fn write(comparison: Comparison, folder: &Path, names: [&str; 2]) -> Result<Written> {
     if folder.symlink_metadata().is_ok() {
         let msg =
-            format!("{} is there already: rows are written into a new folder", folder.display());
+            format!("{} exists already; rows are written into a new folder", folder.display());
         return Err(Failure::new("exists", msg).into());
     }
-    let place = SafeFolder::ensure(folder, 0o700)?;
-    let done = write_into(beside, place.path(), names);
+    let made = SafeFolder::ensure(folder, 0o700)?;
+    let done = write_into(comparison, made.path(), names);
     if done.is_err() {
         Spot::of(folder)?.remove_all()?;
     }
     done.with_context(|| format!("writing rows into {}", folder.display()))
 }
 
-fn write_into(mut beside: Beside, folder: &Path, [database, other]: [&str; 2]) -> Result<Written> {
-    let (live, before) = beside.tables()?;
+fn write_into(
+    mut comparison: Comparison,
+    folder: &Path,
+    [database, copy]: [&str; 2],
+) -> Result<Written> {
+    let (live, before) = comparison.tables()?;
     let mut written = Written {
         folder: folder.to_owned(),
         database: database.to_owned(),
-        beside: other.to_owned(),
+        copy: copy.to_owned(),
         tables: BTreeMap::new(),
         missing: BTreeMap::new(),
     };
-    let (now, then, deadline) = (&mut beside.live[0], &mut beside.before[0], beside.deadline);
+    let (now, then, deadline) =
+        (&mut comparison.live[0], &mut comparison.before[0], comparison.deadline);
     for (number, pair) in compare::pairs(&live, &before).into_iter().enumerate() {
         let find = |tables: &[Table]| tables.iter().find(|one| one.name == pair.name()).cloned();
         let sides = [find(&live), find(&before)];
@@ -118,7 +125,7 @@ fn write_into(mut beside: Beside, folder: &Path, [database, other]: [&str; 2]) -
             Ok(()) if files.is_empty() => {}
             Ok(()) => drop(written.tables.insert(pair.name().to_owned(), files)),
             Err(why) => {
-                remove_begun(folder, &format!("{:04}.", number + 1))?;
+                remove_unfinished(folder, &format!("{:04}.", number + 1))?;
                 written.missing.insert(pair.name().to_owned(), why);
             }
         }
@@ -129,8 +136,8 @@ fn write_into(mut beside: Beside, folder: &Path, [database, other]: [&str; 2]) -
     Ok(written)
 }
 
-/// Files of a table that was not finished.
-fn remove_begun(folder: &Path, prefix: &str) -> Result<()> {
+/// Removes the files of a table that was not finished.
+fn remove_unfinished(folder: &Path, prefix: &str) -> Result<()> {
     for entry in std::fs::read_dir(folder)?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(prefix) {
             std::fs::remove_file(entry.path())?;
@@ -139,7 +146,7 @@ fn remove_begun(folder: &Path, prefix: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes the files of one table; `path` is what their names begin with.
+/// Writes the files of one table, whose names begin with `path`.
 fn table(
     live: &mut Session,
     before: &mut Session,
@@ -152,8 +159,8 @@ fn table(
     let mut total = 0;
     let mut note = |kind: Kind, key: (i64, i64)| {
         total += 1;
-        if total > MOST {
-            bail!("more than {MOST} rows differ");
+        if total > MAX_ROWS {
+            bail!("more than {MAX_ROWS} rows differ");
         }
         *keys.entry(kind).or_default().entry(key).or_default() += 1;
         Ok(())
@@ -209,11 +216,11 @@ fn copy(
     let mut digest = Sha256::new();
     let keys: Vec<((i64, i64), u64)> = keys.iter().map(|(key, many)| (*key, *many)).collect();
     for (number, some) in keys.chunks(CHUNK).enumerate() {
-        let sql = compare::copying(both, columns, some, number == 0);
-        let mut text = session.ask(&sql, patience(deadline))?;
-        // What cannot be read as UTF-8 would not be what is in the table.
+        let sql = compare::copy_statement(both, columns, some, number == 0);
+        let mut text = session.ask(&sql, answer_deadline(deadline))?;
+        // Such text was not decoded as UTF-8, and would not be the content of the table.
         if text.contains('\u{fffd}') {
-            bail!("it holds what is no UTF-8, or U+FFFD");
+            bail!("it contains U+FFFD or text that is not UTF-8");
         }
         text.push('\n');
         digest.update(text.as_bytes());

@@ -17,8 +17,7 @@ use std::os::fd::AsFd;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// The beginning of the last line of an answer; a number that nobody can know beforehand follows, since an answer may hold
-/// what others have written.
+/// The beginning of the last line of an answer. An unpredictable number follows, since an answer may contain text of others.
 const MARK: &str = "reversible.deploy:answered";
 /// How often a wait checks for signals.
 const POLL_MILLISECONDS: u16 = 50;
@@ -30,7 +29,7 @@ pub struct Session {
     input: Option<File>,
     output: File,
     received: Vec<u8>,
-    /// How much of that holds no end of an answer.
+    /// The length of its beginning in which no end of an answer was found.
     looked: usize,
     mark: String,
     asked: u32,
@@ -224,7 +223,7 @@ enum Answer {
     Error(String),
 }
 
-/// Where the last line of an answer begins; `looked` bytes were looked through before.
+/// Finds the beginning of an answer's last line; the first `looked` bytes were searched before.
 fn end_of_answer(received: &[u8], mark: &str, looked: usize) -> Option<usize> {
     if received.starts_with(mark.as_bytes()) {
         return Some(0);
@@ -235,7 +234,7 @@ fn end_of_answer(received: &[u8], mark: &str, looked: usize) -> Option<usize> {
     Some(from + found + 1)
 }
 
-/// An answer by its text and its last line.
+/// Splits a complete answer into its text and its last line.
 fn answer_in(text: &str, end: &str, mark: &str) -> Option<Answer> {
     let (line, _) = end.split_once('\n')?;
     let mut words = line.strip_prefix(mark)?.trim_start().splitn(4, ' ');

@@ -1,7 +1,7 @@
-//! What there is: the databases of the cluster, who uses them, and which of them are ours.
+//! Observes the databases of the cluster, their sessions, and which of them are ours. Reads only.
 //!
-//! Invariant: ours is a database whose comment says so and whose OID and name stand in our record. A name alone is
-//! never believed.
+//! Invariant: a database counts as ours if its comment says so and our record has its OID and name. A name alone is never
+//! enough.
 
 use crate::names::{self, Kind};
 use crate::options::Subject;
@@ -21,7 +21,7 @@ pub struct Database {
     pub oid: u32,
     pub owner: String,
     pub allow: bool,
-    /// -2 when somebody's DROP DATABASE was stopped half way.
+    /// -2 if a DROP DATABASE of it was interrupted.
     pub limit: i64,
     pub comment: Option<String>,
     pub bytes: u64,
@@ -39,10 +39,10 @@ pub struct Database {
     pub slots: Vec<String>,
     pub prepared: Vec<String>,
     pub subscriptions: Vec<String>,
-    /// None is PostgreSQL's default.
+    /// `None` for PostgreSQL's default.
     pub grants: Option<Vec<Grant>>,
     pub settings: Vec<Setting>,
-    /// The server's.
+    /// The major version of the server.
     #[serde(skip)]
     pub major: u32,
 }
@@ -56,7 +56,7 @@ pub struct Session {
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Grant {
-    /// None is everybody.
+    /// `None` for PUBLIC.
     pub to: Option<String>,
     pub privilege: String,
     pub grantable: bool,
@@ -64,7 +64,7 @@ pub struct Grant {
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Setting {
-    /// None is every role.
+    /// `None` for all roles.
     pub role: Option<String>,
     pub name: String,
     pub value: String,
@@ -75,9 +75,9 @@ pub struct Cluster {
     pub version: u32,
     pub in_recovery: bool,
     pub superuser: bool,
-    /// Only superusers are told.
+    /// Known to superusers only.
     pub data_directory: Option<PathBuf>,
-    /// Of the cluster; only superusers are told.
+    /// The cluster's identifier, known to superusers only.
     pub system_identifier: Option<String>,
     pub user: String,
     pub replicas: Vec<String>,
@@ -104,7 +104,7 @@ impl Cluster {
 #[derive(Debug)]
 pub struct State {
     pub cluster: Cluster,
-    /// What our record says of databases, the last line of each.
+    /// The entries of our record, the last one of each database.
     pub entries: Vec<Entry>,
     pub database: String,
 }
@@ -117,7 +117,7 @@ impl State {
         })
     }
 
-    /// Restore points or parked states that are ours and there, the oldest first.
+    /// Returns the existing restore points or parked states that are ours, the oldest first.
     pub fn ours(&self, kind: Kind) -> Vec<(&Entry, &Database)> {
         let entries = self
             .entries
@@ -126,7 +126,7 @@ impl State {
         entries.filter_map(|entry| Some((entry, self.there(entry)?))).collect()
     }
 
-    /// The database of an entry, where it still is what the entry says.
+    /// Returns the database of an entry, if it still matches the entry.
     pub fn there(&self, entry: &Entry) -> Option<&Database> {
         let comment = names::comment(&entry.database, entry.kind, &entry.id);
         let found = self.cluster.find(&entry.name)?;
@@ -139,7 +139,7 @@ impl State {
             .find(|entry| entry.kind == kind && entry.id == id && entry.database == self.database)
     }
 
-    /// Whether the live database is one that we know: the one that was captured, or one that we have made live.
+    /// Whether the live database is in our record: captured, or made live by a rollback.
     pub fn known(&self, oid: u32, captured: u32) -> bool {
         oid == captured
             || self.entries.iter().any(|entry| entry.oid == oid && entry.database == self.database)

@@ -1,8 +1,8 @@
-//! Where the files of a cluster lie, as far as its server can be seen from here: so that nobody takes a database back
-//! together with the storage that holds it.
+//! Finds the storage of a cluster, if its server runs on this machine, so that a database and the storage under it are
+//! not rolled back both.
 //!
-//! Invariant: a folder is the cluster's only when a server's process is in it and its `pg_control` bears the cluster's
-//! system identifier. The path alone, which a server in a container tells as well, may be another one on this machine.
+//! Invariant: a folder counts as the cluster's only if a server's process works in it and its `pg_control` has the
+//! cluster's system identifier. The path alone is not enough: a server in a container may mean another folder.
 
 use crate::state::Cluster;
 use host::mounts::{Mount, Mounts};
@@ -14,35 +14,36 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Storage {
-    /// As the server names it.
+    /// The path as the server sees it.
     pub data_directory: PathBuf,
-    pub places: BTreeSet<Place>,
+    #[serde(rename = "places")]
+    pub folders: BTreeSet<StorageFolder>,
 }
 
 /// The data directory, the folder of its WAL, or a tablespace.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Place {
-    /// As this machine sees it: for a server in a container the folder that is its volume. As the server sees it where
-    /// it is mounted nowhere else.
+pub struct StorageFolder {
+    /// The path on this machine: for a server in a container, the folder of its volume. If it is not mounted on this
+    /// machine, the path as the server sees it.
     pub path: PathBuf,
     /// The device or dataset.
     pub source: String,
     pub filesystem: String,
 }
 
-/// None when the server does not run on this machine, or is not shown to us.
+/// Finds the storage; `None` if the server does not run on this machine or its processes are not visible.
 pub fn find(cluster: &Cluster) -> Option<Storage> {
     let data_directory = cluster.data_directory.clone()?;
     let identifier: u64 = cluster.system_identifier.as_ref()?.parse().ok()?;
     let here = Mounts::read().ok()?;
-    let places: BTreeSet<Place> = (servers(&data_directory, identifier).into_iter())
-        .filter_map(|pid| places_of(pid, &here))
+    let folders: BTreeSet<StorageFolder> = (servers(&data_directory, identifier).into_iter())
+        .filter_map(|pid| folders_of(pid, &here))
         .flatten()
         .collect();
-    (!places.is_empty()).then_some(Storage { data_directory, places })
+    (!folders.is_empty()).then_some(Storage { data_directory, folders })
 }
 
-/// The processes of the server, one for each of its data directories: two with the same identifier and path (a replica in
+/// Finds the processes of the server, one for each data directory: two with the same identifier and path (a replica in
 /// another container) cannot be distinguished.
 fn servers(data_directory: &Path, identifier: u64) -> Vec<u32> {
     let mut seen = BTreeSet::new();
@@ -56,7 +57,7 @@ fn servers(data_directory: &Path, identifier: u64) -> Vec<u32> {
             .is_ok_and(|name| name.contains("postgres"));
         if is_server
             && identifier_in(&folder) == Some(identifier)
-            && named_in(&folder).as_deref() == Some(data_directory)
+            && data_directory_in(&folder).as_deref() == Some(data_directory)
         {
             let file = std::fs::metadata(&folder).ok();
             let file = file.map(|meta| {
@@ -71,7 +72,7 @@ fn servers(data_directory: &Path, identifier: u64) -> Vec<u32> {
     found
 }
 
-/// The first number in `pg_control`, of all versions.
+/// Reads the system identifier, which is the first number in `pg_control` of all versions.
 fn identifier_in(folder: &Path) -> Option<u64> {
     let mut file = regular::open(&folder.join("global/pg_control"), Links::Follow).ok()?;
     let mut number = [0; 8];
@@ -79,22 +80,22 @@ fn identifier_in(folder: &Path) -> Option<u64> {
     Some(u64::from_ne_bytes(number))
 }
 
-/// What the server calls its data directory: the second line of `postmaster.pid`.
-fn named_in(folder: &Path) -> Option<PathBuf> {
+/// Reads the server's path of its data directory, which is the second line of `postmaster.pid`.
+fn data_directory_in(folder: &Path) -> Option<PathBuf> {
     let file = regular::open(&folder.join("postmaster.pid"), Links::Follow).ok()?;
     let mut text = String::new();
     file.take(8 << 10).read_to_string(&mut text).ok()?;
     text.lines().nth(1).map(PathBuf::from)
 }
 
-fn places_of(pid: u32, here: &Mounts) -> Option<Vec<Place>> {
+fn folders_of(pid: u32, here: &Mounts) -> Option<Vec<StorageFolder>> {
     let there = Mounts::of_process(pid).ok()?;
     let process = PathBuf::from(format!("/proc/{pid}"));
     let data = process.join("cwd");
     let mut folders = vec![(data.clone(), std::fs::read_link(&data).ok()?)];
     let links = std::fs::read_dir(data.join("pg_tblspc")).into_iter().flatten().flatten();
     for link in links.map(|entry| entry.path()).chain([data.join("pg_wal")]) {
-        // What is no link lies in the data directory. An absolute one is read as the server reads it.
+        // Anything but a link is in the data directory. An absolute link is resolved below the root of the server.
         if let Ok(target) = std::fs::read_link(&link) {
             let path = process.join("root").join(target.strip_prefix("/").unwrap_or(&target));
             folders.push((path, target));
@@ -102,8 +103,8 @@ fn places_of(pid: u32, here: &Mounts) -> Option<Vec<Place>> {
     }
     let each = folders.into_iter().filter_map(|(path, named)| {
         let mount = there.by_id(&path)?;
-        Some(Place {
-            path: seen_from(here, mount, &named).unwrap_or(named),
+        Some(StorageFolder {
+            path: local_path(here, mount, &named).unwrap_or(named),
             source: mount.source.to_string_lossy().into_owned(),
             filesystem: mount.fstype.clone(),
         })
@@ -111,12 +112,12 @@ fn places_of(pid: u32, here: &Mounts) -> Option<Vec<Place>> {
     Some(each.collect())
 }
 
-/// The path of a folder (`named` by who has it mounted as `mount`) among our own mounts.
-fn seen_from(here: &Mounts, mount: &Mount, named: &Path) -> Option<PathBuf> {
+/// Finds the path on this machine of a folder that has the path `named` in the server's `mount`.
+fn local_path(here: &Mounts, mount: &Mount, named: &Path) -> Option<PathBuf> {
     let inside = named.strip_prefix(&mount.mountpoint).ok()?;
     let within = mount.root.join(inside);
     let same = here.iter().filter(|ours| ours.dev == mount.dev && within.starts_with(&ours.root));
-    // Its own mount, when it has the same as we; else where all of the file system is mounted, rather than a part of it.
+    // Prefers the server's own mount if this is its namespace; else a mount of the whole file system to one of a part.
     let ours = same.min_by_key(|ours| (ours.id != mount.id, ours.root.components().count()))?;
     let path = ours.mountpoint.join(within.strip_prefix(&ours.root).ok()?);
     Some(path.components().collect())
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_volume_of_a_container_as_its_host_sees_it() {
+    fn the_volume_of_a_container_is_found_on_its_host() {
         let here = b"20 1 8:1 / / rw - ext4 /dev/sda1 rw\n21 20 8:2 / /var/lib/docker rw - ext4 /dev/sda2 rw\n";
         let here = Mounts::parse(here).unwrap();
         let there =
@@ -135,8 +136,8 @@ mod tests {
             91 80 0:50 / /mnt rw - zfs tank/pg rw\n";
         let there = Mounts::parse(there).unwrap();
         let [volume, dataset] = [0, 1].map(|at| there.iter().nth(at).unwrap());
-        let path = seen_from(&here, volume, Path::new("/var/lib/postgresql/data/17"));
+        let path = local_path(&here, volume, Path::new("/var/lib/postgresql/data/17"));
         assert_eq!(path.unwrap(), Path::new("/var/lib/docker/volumes/shop_db/_data/17"));
-        assert_eq!(seen_from(&here, dataset, Path::new("/mnt/17")), None);
+        assert_eq!(local_path(&here, dataset, Path::new("/mnt/17")), None);
     }
 }

@@ -1,32 +1,31 @@
-//! What is in a database, so that two can be compared: the one that was dumped, in the dump's own snapshot, and the one
-//! that was restored.
+//! Surveys the content of a database, to compare the dumped one (in the snapshot of the dump) with the restored one.
 //!
-//! Invariant: only what comes out of a dump just as it went in is compared. The text of views, checks and defaults is
-//! not: PostgreSQL writes it differently once it has read it again.
+//! Invariant: only what a dump reproduces exactly is compared. The text of views, checks and defaults is not: PostgreSQL
+//! formats it differently after a restore.
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One row and one column of JSON; see [`Survey`].
+/// The query of a [`Survey`]: one row and column of JSON.
 pub const SURVEY: &str = include_str!("survey.sql");
-/// Sequences that have given out a number; see [`Sequence`].
+/// The query of the sequences that have returned a number; see [`Sequence`].
 pub const SEQUENCES: &str = "SELECT coalesce(json_agg(json_build_object('schema', schemaname, 'name', sequencename, \
     'last', last_value, 'increment', increment_by, 'cycle', cycle) ORDER BY schemaname, sequencename), '[]'::json) \
     FROM pg_sequences WHERE last_value IS NOT NULL AND schemaname !~ '^pg_temp'";
-/// How many rows were written, by table, since the counters began; see [`Counters`].
+/// The query of the [`Counters`].
 pub const COUNTERS: &str = "SELECT json_build_object('reset', (SELECT stats_reset FROM pg_stat_database WHERE datname = \
     current_database()), 'wal', pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::text, 'tables', (SELECT \
     coalesce(json_object_agg(schemaname || '.' || relname, json_build_array(n_tup_ins, n_tup_upd, n_tup_del)), '{}'::json) \
     FROM pg_stat_user_tables))";
 
-/// From a kind of thing to what there is of it, each with what must be the same.
+/// For each kind of object the objects, each with the properties that must be equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Survey {
     #[serde(flatten)]
     pub things: BTreeMap<String, BTreeSet<String>>,
-    /// Tables, as SQL names them. Their rows are counted.
+    /// The tables whose rows are counted, quoted for SQL.
     #[serde(rename = "-tables")]
     pub tables: Vec<String>,
 }
@@ -43,7 +42,7 @@ pub struct Sequence {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     pub reset: Option<String>,
-    /// Bytes of WAL, of the whole cluster.
+    /// The position in the WAL of the whole cluster, in bytes.
     pub wal: String,
     pub tables: BTreeMap<String, [i64; 3]>,
 }
@@ -53,30 +52,31 @@ impl Survey {
         serde_json::from_str(text).context("what is in the database cannot be understood")
     }
 
-    /// The same for two databases in which the same is.
+    /// Returns a digest, which is equal for databases with equal content.
     pub fn digest(&self) -> String {
         let text = format!("{:?}", self.things);
         Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// What the other one lacks, and what it has besides, in sentences.
+    /// Describes what the other database lacks, and what it has in addition.
     pub fn differences(&self, other: &Survey) -> Vec<String> {
-        let mut told = Vec::new();
+        let mut sentences = Vec::new();
         let none = BTreeSet::new();
         let kinds: BTreeSet<&String> = self.things.keys().chain(other.things.keys()).collect();
         for kind in kinds {
             let here = self.things.get(kind).unwrap_or(&none);
             let there = other.things.get(kind).unwrap_or(&none);
-            told.extend(here.difference(there).map(|thing| format!("{kind}: {thing} is missing")));
-            told.extend(
-                there.difference(here).map(|thing| format!("{kind}: {thing} is there besides")),
+            sentences
+                .extend(here.difference(there).map(|thing| format!("{kind}: {thing} is missing")));
+            sentences.extend(
+                there.difference(here).map(|thing| format!("{kind}: {thing} is additional")),
             );
         }
-        told
+        sentences
     }
 }
 
-/// Rows of each table, one statement a table. Partitions and children are counted by themselves.
+/// Makes a statement for each table that counts its rows. Partitions and children are counted separately.
 pub fn counting(tables: &[String]) -> String {
     match tables {
         [] => "SELECT '{}'".to_owned(),
@@ -96,7 +96,7 @@ pub fn counting(tables: &[String]) -> String {
 
 pub type Counts = BTreeMap<String, i64>;
 
-/// Tables whose numbers of rows differ, in sentences.
+/// Describes the tables whose numbers of rows differ.
 pub fn count_differences(dumped: &Counts, restored: &Counts) -> Vec<String> {
     let names: BTreeSet<&String> = dumped.keys().chain(restored.keys()).collect();
     let rows = |counts: &Counts, name: &String| {
@@ -114,7 +114,7 @@ pub fn count_differences(dumped: &Counts, restored: &Counts) -> Vec<String> {
         .collect()
 }
 
-/// Sequences that stand below what had been given out before the dump began, in sentences.
+/// Describes the sequences that are below a number that was returned before the dump began.
 pub fn sequences_below(before: &[Sequence], restored: &[Sequence]) -> Vec<String> {
     let find = |one: &Sequence| {
         restored.iter().find(|other| (&other.schema, &other.name) == (&one.schema, &one.name))
@@ -130,7 +130,7 @@ pub fn sequences_below(before: &[Sequence], restored: &[Sequence]) -> Vec<String
         .collect()
 }
 
-/// Statement that lets no sequence stand before these.
+/// Makes the statement that advances the sequences at least to these values.
 pub fn catching_up(sequences: &[Sequence]) -> Result<String> {
     let raw = crate::quote::literal(&serde_json::to_string(sequences)?);
     Ok(format!(
@@ -144,7 +144,7 @@ pub fn catching_up(sequences: &[Sequence]) -> Result<String> {
     ))
 }
 
-/// Rows written between two readings, by table: inserted, updated, deleted. None when the counters have started again from zero.
+/// Returns the rows written between two readings, by table; `None` if the counters were reset in between.
 pub fn written(then: &Counters, now: &Counters) -> Option<BTreeMap<String, [i64; 3]>> {
     let mut tables = BTreeMap::new();
     if then.reset != now.reset {
@@ -163,7 +163,7 @@ pub fn written(then: &Counters, now: &Counters) -> Option<BTreeMap<String, [i64;
     Some(tables)
 }
 
-/// Bytes of WAL between two readings.
+/// Returns the bytes of WAL between two readings.
 pub fn wal_between(then: &Counters, now: &Counters) -> Option<u64> {
     let bytes = |counters: &Counters| counters.wal.parse::<u64>().ok();
     bytes(now)?.checked_sub(bytes(then)?)
@@ -231,8 +231,8 @@ mod tests {
     fn counts_that_differ() {
         let counts = |rows| Counts::from([("public.orders".to_owned(), rows)]);
         assert!(count_differences(&counts(5), &counts(5)).is_empty());
-        let told = "rows of public.orders: 5 were dumped, 4 are there";
-        assert_eq!(count_differences(&counts(5), &counts(4)), [told]);
+        let expected = "rows of public.orders: 5 were dumped, 4 are there";
+        assert_eq!(count_differences(&counts(5), &counts(4)), [expected]);
         assert_eq!(count_differences(&counts(5), &Counts::new()).len(), 1);
     }
 }

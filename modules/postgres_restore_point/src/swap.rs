@@ -1,4 +1,4 @@
-//! Apply of `state: rolled_back`: the restore point is checked, then two databases change their names.
+//! Carries out `state: rolled_back`: checks the restore point, then swaps the names of two databases.
 //!
 //! Sessions cannot be shut out and read at the same time by the lock of a rename: whoever holds it is alone. So the
 //! database is closed first, all sessions but one of ours are ended, that one reads the sequences, and then both renames
@@ -23,10 +23,10 @@ use host::interrupt;
 use std::time::Duration;
 
 const STATEMENT: Duration = Duration::from_secs(60);
-/// Between two looks at whether sessions have ended.
+/// The pause between two checks whether sessions have ended.
 const POLL_MILLISECONDS: Duration = Duration::from_millis(10);
 
-/// Opens what will become live, and looks whether it still is what was captured.
+/// Opens the database that will become live, and checks that its content is still the captured one.
 pub fn check(psql: &Psql, incoming: &Entry) -> Result<()> {
     let name = &incoming.name;
     let sql = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true;", identifier(name));
@@ -88,8 +88,8 @@ pub fn swap(psql: &Psql, task: &Task, goal: &Goal) -> Result<()> {
     record_swap(task, goal)
 }
 
-/// Until nobody is in these databases. Whoever is on the way in holds a lock on the database until it can be seen
-/// among the sessions, so the locks are looked at first.
+/// Waits until nobody is connected to these databases. A session that is connecting holds a lock on the database until it
+/// is listed, so the locks are read first.
 fn end_sessions(
     door: &mut Session,
     name: &str,
@@ -124,7 +124,7 @@ fn end_sessions(
     }
 }
 
-/// No number is given out twice: nobody else is in either database now.
+/// Advances the sequences, so that no number is returned twice; nobody else is connected to either database now.
 fn catch_up(old: &mut Session, new: &mut Session, deadline: Deadline) -> Result<()> {
     let raw: Vec<Sequence> = serde_json::from_str(&old.ask(SEQUENCES, deadline)?)?;
     new.ask(&survey::catching_up(&raw)?, deadline)?;

@@ -1,7 +1,7 @@
-//! What a killed run has noted: what it was about to make, or which names it was about to swap.
+//! The notes of an unfinished run: the database that it was about to make, or the names that it was about to swap.
 //!
-//! Invariant: each is noted before the first change that it is about, and says all that is needed to tell afterwards
-//! how far that came.
+//! Invariant: a note is written before the first change that it is about, and has all that is needed to find out how far
+//! that change came.
 
 use crate::options::{TASK, Task, Wanted};
 use crate::record::Entry;
@@ -10,37 +10,37 @@ use change::RunNotes;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Keys of notes.
+/// The keys of the notes.
 pub const GOAL: &str = "goal";
 pub const MAKING: &str = "making";
 pub const WORK: &str = "work";
 
-/// A swap that was begun.
+/// A swap that may have been begun.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Goal {
-    /// What the task asked for, in words; the same task has the same.
+    /// The request in words; the same task has the same words.
     pub what: String,
-    /// What it is done once under.
+    /// The id under which the rollback is done only once.
     pub key: Option<String>,
-    /// What becomes live.
+    /// The database that becomes live.
     pub incoming: Entry,
-    /// What is live and will be parked, as it will be recorded.
+    /// The record of the live database that will be parked.
     pub outgoing: Entry,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Making {
     pub name: String,
-    /// What it says of itself soon after it was made.
+    /// The comment that it gets soon after it was made.
     pub comment: String,
 }
 
 #[derive(Debug, Default)]
 pub struct UnfinishedRun {
-    /// Empty when there is none.
+    /// When the run began; empty if there is no unfinished run.
     pub since: String,
     pub goal: Option<Goal>,
-    /// What was being made; no database had its name before.
+    /// The database that was being made; none had its name before.
     pub making: Option<Making>,
     /// The folder of the dump; it did not exist before.
     pub work: Option<PathBuf>,
@@ -64,7 +64,7 @@ impl UnfinishedRun {
     }
 }
 
-/// What the task asks for: what makes it the same task when it is run again.
+/// Describes the request; the same task has the same words when it is run again.
 pub fn what(task: &Task) -> String {
     match &task.wanted {
         Wanted::RolledBack(id) => {
