@@ -36,7 +36,7 @@ options:
         required: true
       pidfile:
         description:
-          - Where its process id is kept; when it began stands beside it, in a file ending in C(.began).
+          - The file with its process id. A second file, ending in C(.began), has the time of its start.
           - >-
             Its folder, and all above it, must be such that only root can change them: who can write to it
             could have any process ended.
@@ -80,7 +80,7 @@ options:
     description:
       - V(restarted) ends what runs, all of it, and starts it again.
       - V(stopped) only ends it.
-      - "V(observed) changes nothing: it tells what runs and, with O(log_lines), what was printed last."
+      - "V(observed) changes nothing: it returns which processes run and, with O(log_lines), their last output."
     type: str
     default: restarted
     choices:

@@ -150,7 +150,7 @@ backups:
       returned: always
       type: str
     ready_to_restore:
-      description: Whether it can be restored, as far as its manifest and its files tell.
+      description: Whether it can be restored, judging by its manifest and its files.
       returned: always
       type: bool
     release:

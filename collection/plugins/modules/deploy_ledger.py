@@ -231,7 +231,7 @@ options:
     type: str
   guid:
     description:
-      - What tells it from another one of the same name. For O(state=restore_point).
+      - What distinguishes it from another one of the same name. For O(state=restore_point).
     type: str
   digest:
     description:

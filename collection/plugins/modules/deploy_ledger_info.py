@@ -10,14 +10,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: deploy_ledger_info
-short_description: Read the record of deploys, and tell where one can go back to
+short_description: Read the record of deploys, and which restore points a rollback can use
 version_added: "0.1.0"
 author:
   - The reversible.deploy authors (!UNKNOWN)
 description:
   - >-
-    Tells who holds the lease of an app and environment, lists its deploys with their restore points, the
-    newest first, and names the current and the last good release. Changes nothing.
+    Returns the holder of the lease of an app and environment, lists its deploys with their restore points,
+    the newest first, and names the current and the last good release. Changes nothing.
   - >-
     With O(layers) it also says of each restore point whether one can go back to it now, and with O(deploy_id)
     whether to all of that deploy.
@@ -51,8 +51,8 @@ options:
   keep_deploys:
     description:
       - >-
-        Of how many of the newest deploys the restore points are listed in RV(keep), beside those of the open,
-        the current and the last good one.
+        The number of newest deploys whose restore points are listed in RV(keep), in addition to those of the
+        open, the current and the last good one.
     type: int
     default: 2
   layers:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: haproxy_color_switch_info
-short_description: Tell which colour is active in HAProxy, and whether one can go back
+short_description: Read which colour is active in HAProxy, and whether a rollback is possible
 version_added: "0.1.0"
 author:
   - The reversible.deploy authors (!UNKNOWN)

@@ -76,8 +76,8 @@ options:
   deploy_id:
     description:
       - >-
-        The id of the deploy. It stands in the map beside the hold, and a run with an older id than the last
-        one seen is refused.
+        The id of the deploy. It is written into the map with the hold, and a run with an older id than the
+        last one seen is refused.
     type: str
   state_dir:
     description:

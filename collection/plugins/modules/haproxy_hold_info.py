@@ -10,7 +10,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: haproxy_hold_info
-short_description: Tell which apps are held in HAProxy, until when, and how many requests wait
+short_description: List the apps that are held in HAProxy, until when, and how many requests wait
 version_added: "0.1.0"
 author:
   - The reversible.deploy authors (!UNKNOWN)

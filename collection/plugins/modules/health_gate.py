@@ -24,7 +24,7 @@ options:
   probes:
     description:
       - What must hold. The probes run side by side, at most 32 at once.
-      - Which options a probe takes, beside those that all have, goes by its kind; any other is refused.
+      - Besides the options of all probes, each kind has its own; any other option is refused.
     type: list
     elements: dict
     required: true

@@ -16,7 +16,7 @@ author:
   - The reversible.deploy authors (!UNKNOWN)
 description:
   - >-
-    Writes what differs, each file in one exchange: whoever reads it meanwhile finds the old one or the new.
+    Writes what differs, each file atomically: a program that reads it meanwhile gets the old or the new one.
     All of a host in one round trip, and without Python there.
   - >-
     A folder may be another user's, such as a Compose project that belongs to its developer. Nothing is
@@ -100,7 +100,9 @@ options:
         type: str
       replace:
         description:
-          - Whether a file that is there is replaced. With V(false) it stays as it is, whatever it holds.
+          - >-
+            Whether a file that is there is replaced. With V(false) it stays as it is, whatever its content
+            is.
         type: bool
         default: true
       validate:

@@ -16,8 +16,8 @@ author:
   - The reversible.deploy authors (!UNKNOWN)
 description:
   - >-
-    Tells what has a name, who else than root could change it, and what is in it; and how units are. Changes
-    nothing, follows no link in the place of what is looked at, and needs no Python on the target.
+    Returns what exists at a path, who other than root could change it, and its content; and the state of
+    units. Changes nothing, does not follow a link at the path itself, and needs no Python on the target.
 options:
   paths:
     description:

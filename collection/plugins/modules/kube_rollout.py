@@ -10,23 +10,24 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: kube_rollout
-short_description: Roll an image of a Kubernetes workload out until it is really out, and go back
+short_description: Roll out an image of a Kubernetes workload, wait until it is complete, and roll it back
 version_added: "0.1.0"
 author:
   - The reversible.deploy authors (!UNKNOWN)
 description:
   - >-
-    Sets an image and waits until all pods run it and are available. When they do not, it says which pod and
-    why as soon as the kubelet knows, and goes back.
+    Sets an image and waits until all pods run it and are available. If they fail, it reports the pod and the
+    reason as soon as the kubelet does, and rolls back.
   - >-
-    Goes back to a revision that was good, and says before what that changes and whether that revision can
-    run: what holds it is there, and so is each ConfigMap, Secret, ServiceAccount and claim that it names.
+    Rolls back to a revision that was good. Check mode shows what that changes and whether that revision can
+    run: its ReplicaSet or ControllerRevision exists, and each ConfigMap, Secret, ServiceAccount and claim
+    that it needs.
   - >-
-    Refuses what another tool would undo: Argo CD, Flux, Helm, or an operator; the refusal says what to type
-    there.
+    Refuses a workload of another tool that would undo the change: Argo CD, Flux, Helm, or an operator. The
+    message names the commands to use instead.
   - >-
-    A run that was killed is finished by the next one; an older run changes nothing that a newer one has
-    written.
+    A run that was killed is finished by the next one; an older run is refused once a newer one has changed
+    the workload.
 options:
   name:
     description:
@@ -35,18 +36,18 @@ options:
     required: true
   namespace:
     description:
-      - "Its namespace. There is no default: the one of a kubeconfig may be another today."
+      - "Its namespace. There is no default: the one in a kubeconfig may change."
     type: str
     required: true
   context:
     description:
-      - The context of the kubeconfig, which says which cluster this is about and as whom.
-      - "There is no default: the current context is whatever somebody has switched to last."
+      - The context of the kubeconfig, which names the cluster and the account.
+      - "There is no default: the current context depends on what somebody used last."
     type: str
     required: true
   kind:
     description:
-      - What kind of workload it is.
+      - The kind of the workload.
     type: str
     default: Deployment
     choices:
@@ -55,22 +56,20 @@ options:
       - DaemonSet
   kubeconfig:
     description:
-      - >-
-        The kubeconfig. Without it kubectl takes that of its environment (E(KUBECONFIG)) or of the account's
-        home.
+      - The kubeconfig. The default is that of the environment (E(KUBECONFIG)) or of the account's home.
     type: path
   kubectl:
     description:
-      - The program, 1.20 or newer. It is found on PATH without it.
+      - The program, 1.20 or newer. The default is the one on C(PATH).
     type: path
   state:
     description:
       - >-
-        V(present) rolls O(image) out, and ends when it is out: all pods are of the new revision and
-        available, and no old one is left.
+        V(present) rolls O(image) out, and waits until the rollout is complete: all pods are of the new
+        revision and available, and no old one is left.
       - >-
         V(rolled_back) goes back to O(to_revision), to the revision of O(deploy_id), or without both to the
-        newest other one that was good.
+        newest other revision that was good.
     type: str
     default: present
     choices:
@@ -82,17 +81,17 @@ options:
     type: str
   container:
     description:
-      - Whose image it is. It must be given where a pod has several containers.
+      - The container whose image is set. It is required if a pod has several containers.
     type: str
   to_revision:
     description:
-      - The number of a revision, as C(kubectl rollout history) has it.
+      - The number of a revision, as C(kubectl rollout history) shows it.
     type: int
   deploy_id:
     description:
       - >-
         The id of the deploy. With O(state=present) a run with an older id than the last one seen is refused;
-        the id is noted on the revision.
+        the id is recorded on the revision.
       - With O(state=rolled_back) it names the deploy whose revision to go back to.
     type: str
   cause:
@@ -101,8 +100,8 @@ options:
     type: str
   on_failure:
     description:
-      - V(undo) goes back in the same run when the new revision does not come up, and fails then.
-      - V(none) leaves it as it is. So does a rollback that does not come up.
+      - V(undo) rolls a new revision that does not come up back in the same run, and then fails.
+      - V(none) leaves it as it is. A rollback that does not come up is always left as it is.
     type: str
     default: undo
     choices:
@@ -110,28 +109,28 @@ options:
       - none
   crash_restarts:
     description:
-      - After how many restarts a container that crashes has failed.
+      - The number of restarts after which a crashing container counts as failed.
     type: int
     default: 3
   delete_stuck_pods:
     description:
       - >-
-        Whether a pod of a StatefulSet may be deleted that is of another revision and does not get ready.
-        Until then its controller gives no pod the new template, also on the way back. It is deleted with the
-        time that it has for that, never by force; its claims and their volumes stay.
+        Whether to delete a pod of a StatefulSet that belongs to another revision and does not get ready.
+        Until it is gone the controller updates no pod, also in a rollback. It is deleted with its grace
+        period, never by force; its claims and their volumes stay.
       - Without it the task fails, and names the pod.
     type: bool
     default: false
   progress_timeout:
     description:
-      - For how many seconds to wait until it is out. Going back may take as long once more.
+      - For how many seconds to wait until the rollout is complete. Rolling back may take as long again.
     type: float
     default: 600.0
   owner:
     description:
       - >-
-        The other tool that the workload belongs to, when it was told to leave the workload alone. Without it
-        such a workload is refused, since that tool would undo the change.
+        The other tool that owns the workload, if it is configured to leave the workload alone. Without this
+        option such a workload is refused, since that tool would undo the change.
     type: str
     choices:
       - argocd
@@ -160,20 +159,20 @@ attributes:
       - Linux on x86_64 and aarch64
 notes:
   - >-
-    Runs C(kubectl), which does the login, wherever the task runs: usually C(delegate_to: localhost). It needs
-    no root.
+    Runs C(kubectl), which does the login, on the target of the task: usually with C(delegate_to: localhost).
+    It needs no root.
   - >-
-    What it knows of earlier runs stands in annotations of the workload (C(reversible.deploy/...)). There is
-    no other state.
-  - In check mode the server judges the change, admission included, without doing it.
+    Earlier runs are recorded in annotations of the workload (C(reversible.deploy/...)). There is no other
+    state.
+  - In check mode the server checks the change with a dry run, admission included.
   - >-
-    ConfigMaps and Secrets are no part of a revision: their content does not go back. A warning says which
-    were written since.
+    ConfigMaps and Secrets are not part of a revision, so a rollback does not restore their content. A warning
+    names those that were changed since.
   - >-
-    A Deployment that is paused is refused, and so is an update strategy by which not all pods would get the
-    new template: V(OnDelete), or a partition.
+    A paused Deployment is refused, and so is an update strategy that does not update all pods: V(OnDelete),
+    or a partition.
   - >-
-    The data of a StatefulSet is no part of a revision: what the newer release has written to its volumes
+    The data of a StatefulSet is not part of a revision: what the newer release has written to its volumes
     stays there.
   - The rights that it needs are in the collection's C(docs/examples/kube/rbac.yml).
 seealso:
@@ -216,7 +215,7 @@ context:
   returned: success
   type: str
 log:
-  description: The last lines that it wrote before it ended.
+  description: The last lines of its log.
   returned: when a container crashes
   type: list
   elements: str
@@ -260,7 +259,7 @@ reason:
   type: str
   sample: superseded
 reverted:
-  description: Whether it has gone back to what was there before.
+  description: Whether the earlier revision was restored.
   returned: when a rollout does not come up
   type: bool
 steps:

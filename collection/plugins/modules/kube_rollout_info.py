@@ -10,14 +10,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: kube_rollout_info
-short_description: Tell which revisions of a Kubernetes workload there are, and which could run
+short_description: List the revisions of a Kubernetes workload, and which of them could run
 version_added: "0.1.0"
 author:
   - The reversible.deploy authors (!UNKNOWN)
 description:
   - >-
-    Tells the history of a workload, which of its revisions one could go back to and why not, and how its pods
-    are. Changes nothing.
+    Lists the revisions of a workload, whether a rollback to each is possible or why not, and the state of its
+    pods. Changes nothing.
 options:
   name:
     description:
@@ -26,18 +26,18 @@ options:
     required: true
   namespace:
     description:
-      - "Its namespace. There is no default: the one of a kubeconfig may be another today."
+      - "Its namespace. There is no default: the one in a kubeconfig may change."
     type: str
     required: true
   context:
     description:
-      - The context of the kubeconfig, which says which cluster this is about and as whom.
-      - "There is no default: the current context is whatever somebody has switched to last."
+      - The context of the kubeconfig, which names the cluster and the account.
+      - "There is no default: the current context depends on what somebody used last."
     type: str
     required: true
   kind:
     description:
-      - What kind of workload it is.
+      - The kind of the workload.
     type: str
     default: Deployment
     choices:
@@ -46,13 +46,11 @@ options:
       - DaemonSet
   kubeconfig:
     description:
-      - >-
-        The kubeconfig. Without it kubectl takes that of its environment (E(KUBECONFIG)) or of the account's
-        home.
+      - The kubeconfig. The default is that of the environment (E(KUBECONFIG)) or of the account's home.
     type: path
   kubectl:
     description:
-      - The program, 1.20 or newer. It is found on PATH without it.
+      - The program, 1.20 or newer. The default is the one on C(PATH).
     type: path
 attributes:
   check_mode:
@@ -90,7 +88,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 out:
-  description: Whether the current revision is out.
+  description: Whether the rollout of the current revision is complete.
   returned: success
   type: bool
 owner:
@@ -99,7 +97,7 @@ owner:
   type: dict
   contains:
     name:
-      description: What it is part of there.
+      description: The name of the application or release there.
       returned: always
       type: str
     owner:
@@ -137,7 +135,7 @@ pods:
       returned: always
       type: int
     revision:
-      description: The revision that it is of.
+      description: Its revision.
       returned: always
       type: int
 revisions:
@@ -155,7 +153,7 @@ revisions:
       returned: always
       type: str
     current:
-      description: Whether it is the one that is asked for now.
+      description: Whether it has the current template.
       returned: always
       type: bool
     deploy_id:
@@ -163,7 +161,7 @@ revisions:
       returned: always
       type: str
     good:
-      description: Whether it was seen to be out, and was not left by a rollback since.
+      description: Whether its rollout was seen to be complete, and no rollback has left it since.
       returned: always
       type: bool
     images:
@@ -171,24 +169,24 @@ revisions:
       returned: always
       type: dict
     name:
-      description: "What holds it: its ReplicaSet or ControllerRevision."
+      description: The name of its ReplicaSet or ControllerRevision.
       returned: always
       type: str
     ready_to_roll_back:
-      description: Whether all that it names is there.
+      description: Whether all objects that it needs exist.
       returned: always
       type: bool
     revision:
-      description: Its number. A rollback gives it a new one.
+      description: Its number. A rollback to it gives it a new one.
       returned: always
       type: int
     warnings:
-      description: What was written since it was made, or cannot be told.
+      description: Objects that were changed since it was made, or that the account may not read.
       returned: always
       type: list
       elements: str
     why:
-      description: What is not.
+      description: Those that do not exist.
       returned: always
       type: list
       elements: str
@@ -197,7 +195,7 @@ run:
   returned: success
   type: str
 unfinished:
-  description: Whether a run has begun a change and not ended.
+  description: Whether there is an unfinished run.
   returned: success
   type: bool
 why:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: pct_snapshot_info
-short_description: Tell which snapshots a Proxmox container has, and whether one can go back to them
+short_description: List the snapshots of a Proxmox container, and whether a rollback to each is possible
 version_added: "0.1.0"
 author:
   - The reversible.deploy authors (!UNKNOWN)

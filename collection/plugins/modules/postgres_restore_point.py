@@ -16,8 +16,8 @@ author:
   - The reversible.deploy authors (!UNKNOWN)
 description:
   - >-
-    Copies a database while it is used: it is dumped from one snapshot and restored at once into a database
-    beside it, which refuses connections. That database is the restore point.
+    Copies a database while it is used: it is dumped from one snapshot and restored at once into another
+    database of the cluster, which refuses connections. That database is the restore point.
   - >-
     Going back is a swap of two names. What was live is parked under another name, so that going back destroys
     nothing and can be undone.
@@ -78,8 +78,8 @@ options:
   state:
     description:
       - >-
-        V(present) makes a restore point, unless it is there: a copy of the database beside it, from one
-        snapshot, checked, and closed to everybody.
+        V(present) makes a restore point, unless it is there: a copy of the database in the same cluster, from
+        one snapshot, checked, and closed to everybody.
       - >-
         V(rolled_back) makes the restore point of O(deploy_id) live by a swap of names, or with O(parked) a
         parked state. What was live is parked as a whole.
@@ -100,8 +100,8 @@ options:
   parked:
     description:
       - >-
-        The id of a parked state: the O(rollback_id) of the rollback that parked it, as the result and
-        M(reversible.deploy.postgres_restore_point_info) tell it.
+        The id of a parked state: the O(rollback_id) of the rollback that parked it, which the result and
+        M(reversible.deploy.postgres_restore_point_info) show.
     type: str
   release:
     description:
@@ -123,8 +123,8 @@ options:
         How many restore points of this database are kept, and how many parked states. Older ones are removed,
         after the new one was seen to be there.
       - >-
-        Only what this module has made counts and is removed: told by its comment and by our record of its
-        OID. What somebody is connected to is left, with a warning.
+        Only databases that this module has made count and are removed: recognised by their comment and our
+        record of their OID. One with connections is kept, with a warning.
     type: int
   keep:
     description:
@@ -155,15 +155,15 @@ options:
         How RV(ignore:written) is found. V(estimate) takes PostgreSQL's own counters, at once. V(none) does
         without.
       - >-
-        V(exact) compares the rows of the live database with those that lie beside it, and tells by table how
-        many were inserted, updated and deleted. Rows of a table without a primary key are compared as a
-        whole: one that was updated counts as one deleted and one inserted.
+        V(exact) compares the rows of the live database with those of the copy, and counts by table how many
+        were inserted, updated and deleted. Rows of a table without a primary key are compared as a whole: one
+        that was updated counts as one deleted and one inserted.
       - >-
         Columns that only one of the two has are not compared: a column that was added since makes no row an
         updated one.
       - >-
-        For that what lies beside is opened for the moment in which our sessions connect. No task on this
-        database runs at the same time.
+        For that the copy accepts connections for the moment in which our sessions connect. No other task on
+        this database runs meanwhile.
     type: str
     default: estimate
     choices:
@@ -394,7 +394,7 @@ undo:
   returned: always
   type: str
 written:
-  description: What was written since the restore point, which is parked; null when it cannot be told.
+  description: What was written since the restore point, which is parked; null if that is unknown.
   returned: for a rollback
   type: dict
   contains:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: postgres_restore_point_info
-short_description: Tell which restore points of a PostgreSQL database there are
+short_description: List the restore points of a PostgreSQL database
 version_added: "0.1.0"
 author:
   - The reversible.deploy authors (!UNKNOWN)
 description:
   - >-
-    Tells the restore points and parked states of a database, whether one can go back to each, and an estimate
-    of what that would cost.
+    Lists the restore points and parked states of a database, whether a rollback to each is possible, and an
+    estimate of what it would cost.
 options:
   database:
     description:
@@ -74,15 +74,15 @@ options:
         How RV(ignore:written) is found. V(estimate) takes PostgreSQL's own counters, at once. V(none) does
         without.
       - >-
-        V(exact) compares the rows of the live database with those that lie beside it, and tells by table how
-        many were inserted, updated and deleted. Rows of a table without a primary key are compared as a
-        whole: one that was updated counts as one deleted and one inserted.
+        V(exact) compares the rows of the live database with those of the copy, and counts by table how many
+        were inserted, updated and deleted. Rows of a table without a primary key are compared as a whole: one
+        that was updated counts as one deleted and one inserted.
       - >-
         Columns that only one of the two has are not compared: a column that was added since makes no row an
         updated one.
       - >-
-        For that what lies beside is opened for the moment in which our sessions connect. No task on this
-        database runs at the same time.
+        For that the copy accepts connections for the moment in which our sessions connect. No other task on
+        this database runs meanwhile.
     type: str
     default: estimate
     choices:
@@ -99,13 +99,13 @@ options:
   rows_dir:
     description:
       - >-
-        A new folder, root's alone, for the rows that differ between the live database and what lies beside
-        it, so that they can be given back. Nothing is written in check mode.
+        A new folder, accessible to root only, for the rows that differ between the live database and a copy,
+        so that they can be restored. Nothing is written in check mode.
       - >-
         By table and kind a CSV file: V(inserted) and V(updated) as they are in the live database,
-        V(updated_before) and V(deleted) as they are beside it. C(COPY ... FROM) reads one with C(FORMAT csv,
-        HEADER, NULL '\N') and the columns that C(manifest.json) names, which is written last: without it the
-        folder is not whole.
+        V(updated_before) and V(deleted) as they are in the copy. C(COPY ... FROM) reads one with C(FORMAT
+        csv, HEADER, NULL '\N') and the columns that C(manifest.json) names, which is written last: without it
+        the folder is incomplete.
       - >-
         O(count_timeout) limits it. Tables that are not compared by then, and those of which more than a
         million rows differ, are named and not written.

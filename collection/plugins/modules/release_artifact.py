@@ -16,7 +16,7 @@ author:
   - The reversible.deploy authors (!UNKNOWN)
 description:
   - >-
-    Fetches a release, checks its sum, unpacks it, makes it current, and removes old ones; tells whether the
+    Fetches a release, checks its sum, unpacks it, makes it current, and removes old ones; checks whether the
     registry still has one; and pushes one that was built by hand.
   - >-
     A release is an archive in C(tar.zst), C(tar.gz) or C(tar). It is fetched, checked and unpacked at the
@@ -409,7 +409,7 @@ registry:
       returned: always
       type: str
     sha256:
-      description: The sum that it tells, or null.
+      description: The sum in the registry, or null.
       returned: O(state=available)
       type: str
     status:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release_artifact_info
-short_description: Tell which releases of an app are there
+short_description: List the releases of an app on a host
 version_added: "0.1.0"
 author:
   - The reversible.deploy authors (!UNKNOWN)
@@ -102,7 +102,7 @@ options:
     type: path
   dests:
     description:
-      - "Several such folders, told in RV(folders): those of an app's components in one task."
+      - Several such folders, as those of an app's components, whose releases are returned in RV(folders).
     type: list
     elements: path
   sha:
@@ -130,7 +130,7 @@ attributes:
     platforms:
       - Linux on x86_64 and aarch64
 notes:
-  - "A registry that cannot be asked is no failure: C(available) is then null, and C(why) tells."
+  - "A registry that cannot be asked is no failure: C(available) is then null, and C(why) has the reason."
   - Proxies are those of the task's C(environment), as M(reversible.deploy.release_artifact) says.
 seealso:
   - module: reversible.deploy.release_artifact
@@ -168,7 +168,7 @@ dest:
   returned: with O(dest)
   type: str
 folders:
-  description: For each of them, in their order, what is told of O(dest) otherwise.
+  description: For each of them, in their order, what is returned for O(dest) otherwise.
   returned: with O(dests)
   type: list
   elements: str

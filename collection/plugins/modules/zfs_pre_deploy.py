@@ -19,11 +19,11 @@ description:
     Takes a snapshot of all datasets of an app, atomically in each pool, and holds it. Goes back to it with
     all of them or with none.
   - >-
-    By default the failed state is parked beside the restored one, so that going back destroys nothing and can
-    be undone.
+    By default the failed state is parked under another name, so that going back destroys nothing and can be
+    undone.
   - >-
-    What would stop half way is refused before the first change: a busy mount in whatever mount namespace, a
-    clone, a foreign hold, a missing key, children that the snapshot does not cover.
+    A task that would fail half way is refused before the first change: because of a busy mount in any mount
+    namespace, a clone, a foreign hold, a missing key, children that the snapshot does not cover.
   - A run that was killed is finished by the next one.
 options:
   datasets:
@@ -34,7 +34,7 @@ options:
     required: true
   recursive:
     description:
-      - Whether the datasets below them belong to it too. Parked states never do.
+      - Whether the datasets below them are included. Parked states never are.
     type: bool
     default: false
   exclude:
@@ -46,7 +46,7 @@ options:
   missing:
     description:
       - >-
-        What to do when one of O(datasets) is not there. V(skip) goes on without it, and names it in the
+        What to do if one of O(datasets) does not exist. V(skip) goes on without it, and names it in the
         result.
     type: str
     default: fail
@@ -75,7 +75,7 @@ options:
     type: str
   prefix:
     description:
-      - What the name of a snapshot begins with; the deploy id follows.
+      - The beginning of a snapshot's name; the deploy id follows.
     type: str
     default: pre-deploy-
   app:
@@ -101,8 +101,8 @@ options:
         How many restore points are kept, and how many parked states. Older ones are removed, after the new
         one was seen to be there.
       - >-
-        Only what this module has taken counts and is removed: told by its properties, never by its name. What
-        others need (a clone, a hold) is left, with a warning.
+        Only snapshots that this module has taken count and are removed: recognised by their properties, never
+        by their names. One that others need (a clone, a hold) is kept, with a warning.
     type: int
   keep:
     description:
@@ -128,8 +128,8 @@ options:
   parked:
     description:
       - >-
-        The id of a parked state: the O(rollback_id) of the swap that parked it, as the result and
-        M(reversible.deploy.zfs_pre_deploy_info) tell it.
+        The id of a parked state: the O(rollback_id) of the swap that parked it, which the result and
+        M(reversible.deploy.zfs_pre_deploy_info) show.
     type: str
   lock_timeout:
     description:
@@ -288,12 +288,12 @@ before:
   returned: success
   type: dict
 busy:
-  description: What uses them, in sentences. A run fails with it, check mode tells it.
+  description: What uses them, in sentences. A run fails because of it, check mode reports it.
   returned: when something uses the datasets
   type: list
   elements: str
 datasets:
-  description: The datasets that this was about.
+  description: The datasets of the task.
   returned: success
   type: list
   elements: str
@@ -323,7 +323,7 @@ loss:
       returned: always
       type: str
 missing:
-  description: Those of O(datasets) that are not there, with O(missing=skip).
+  description: Those of O(datasets) that do not exist, with O(missing=skip).
   returned: success
   type: list
   elements: str
@@ -392,7 +392,7 @@ set_aside:
       returned: always
       type: int
 snapshot:
-  description: The short name of the snapshot that this was about, or null.
+  description: The short name of the snapshot of the task, or null.
   returned: success
   type: str
   sample: pre-deploy-20261121t084500z-7f3a

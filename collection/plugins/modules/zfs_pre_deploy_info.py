@@ -10,7 +10,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: zfs_pre_deploy_info
-short_description: Tell which restore points ZFS datasets have, and whether one can go back to them
+short_description: List the restore points of ZFS datasets, and whether a rollback to each is possible
 version_added: "0.1.0"
 author:
   - The reversible.deploy authors (!UNKNOWN)
@@ -27,7 +27,7 @@ options:
     default: []
   recursive:
     description:
-      - Whether the datasets below them belong to it too.
+      - Whether the datasets below them are included.
     type: bool
     default: true
   app:
@@ -37,8 +37,8 @@ options:
   state_dir:
     description:
       - >-
-        The folder of the module's own records, as in M(reversible.deploy.zfs_pre_deploy). It tells of a run
-        that was killed.
+        The folder of the module's own records, as in M(reversible.deploy.zfs_pre_deploy). It has the record
+        of a run that was killed.
     type: path
 attributes:
   check_mode:

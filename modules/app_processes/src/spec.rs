@@ -5,7 +5,7 @@ use ansible_module::{Default, Kind, Module, Opt, Return, Rule, Support};
 const PROCESS: &[Opt] = &[
     Opt::new("name", Kind::Str).required().about(&["How it is called in the result."]),
     Opt::new("pidfile", Kind::AbsolutePath).required().about(&[
-        "Where its process id is kept; when it began stands beside it, in a file ending in C(.began).",
+        "The file with its process id. A second file, ending in C(.began), has the time of its start.",
         "Its folder, and all above it, must be such that only root can change them: who can write to it could have any process ended.",
         "A process of another user than O(processes[].user), or that began at another time, is not touched, whatever the file says.",
     ]),
@@ -38,7 +38,7 @@ const RUN: &[Opt] = &[
         .about(&[
             "V(restarted) ends what runs, all of it, and starts it again.",
             "V(stopped) only ends it.",
-            "V(observed) changes nothing: it tells what runs and, with O(log_lines), what was printed last.",
+            "V(observed) changes nothing: it returns which processes run and, with O(log_lines), their last output.",
         ]),
     Opt::new("kept_logs", Kind::AbsolutePath).about(&[
         "For O(state=stopped): a folder into which the logs are copied first, as C(<name>.log); a copy that is there already stays.",

@@ -266,7 +266,7 @@ const SEEN: &[Return] = &[
             "ready_to_restore",
             Kind::Bool,
             "always",
-            "Whether it can be restored, as far as its manifest and its files tell.",
+            "Whether it can be restored, judging by its manifest and its files.",
         ),
         Return::new("why", Kind::List, "always", "Why not, in sentences."),
     ]),

@@ -117,7 +117,7 @@ const RESTORE_POINT: &[Opt] = &[
         "Where it was captured: V(container), V(dataset), V(compose), V(database), V(color), V(release) or a word of your own. For O(state=restore_point).",
     ]),
     Opt::new("name", Kind::Str).about(&["The name of the restore point. For O(state=restore_point)."]),
-    Opt::new("guid", Kind::Str).about(&["What tells it from another one of the same name. For O(state=restore_point)."]),
+    Opt::new("guid", Kind::Str).about(&["What distinguishes it from another one of the same name. For O(state=restore_point)."]),
     Opt::new("digest", Kind::Str).about(&["The digest of what was captured. For O(state=restore_point)."]),
     Opt::new("host", Kind::Str).about(&["The host that it lies on. For O(state=restore_point)."]),
     Opt::new("cost", Kind::Dict).about(&[

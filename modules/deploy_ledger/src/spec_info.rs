@@ -5,9 +5,9 @@ use ansible_module::{Default, Kind, Module, Opt, Return, Support};
 
 pub const INFO: Module = Module {
     name: "deploy_ledger_info",
-    short: "Read the record of deploys, and tell where one can go back to",
+    short: "Read the record of deploys, and which restore points a rollback can use",
     about: &[
-        "Tells who holds the lease of an app and environment, lists its deploys with their restore points, the newest first, and names the current and the last good release. Changes nothing.",
+        "Returns the holder of the lease of an app and environment, lists its deploys with their restore points, the newest first, and names the current and the last good release. Changes nothing.",
         "With O(layers) it also says of each restore point whether one can go back to it now, and with O(deploy_id) whether to all of that deploy.",
     ],
     version_added: "0.1.0",
@@ -19,7 +19,7 @@ pub const INFO: Module = Module {
                 .default(Default::Int(20))
                 .about(&["At most so many deploys; V(0) for all."]),
             Opt::new("keep_deploys", Kind::Int).default(Default::Int(2)).about(&[
-                "Of how many of the newest deploys the restore points are listed in RV(keep), beside those of the open, the current and the last good one.",
+                "The number of newest deploys whose restore points are listed in RV(keep), in addition to those of the open, the current and the last good one.",
             ]),
         ],
         LAYERS,

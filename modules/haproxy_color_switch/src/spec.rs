@@ -214,7 +214,7 @@ pub const MODULE: Module = Module {
 
 pub const INFO: Module = Module {
     name: "haproxy_color_switch_info",
-    short: "Tell which colour is active in HAProxy, and whether one can go back",
+    short: "Read which colour is active in HAProxy, and whether a rollback is possible",
     about: &[
         "Reads the live HAProxy, the map file or the configuration, and our own record. Changes nothing.",
     ],

@@ -40,7 +40,7 @@ const HOLD: &[Opt] = &[
         "For how many seconds V(state=released) waits for servers, and never longer than the hold lasts. Requests are released after it, whatever came of it; a warning says which backend has no server.",
     ]),
     Opt::new("deploy_id", Kind::Str).about(&[
-        "The id of the deploy. It stands in the map beside the hold, and a run with an older id than the last one seen is refused.",
+        "The id of the deploy. It is written into the map with the hold, and a run with an older id than the last one seen is refused.",
     ]),
     Opt::new("state_dir", Kind::AbsolutePath).about(&[
         "The folder that keeps the newest O(deploy_id). It must be root's, on a path that no one else can write to.",
@@ -80,7 +80,7 @@ pub const MODULE: Module = Module {
 
 pub const INFO: Module = Module {
     name: "haproxy_hold_info",
-    short: "Tell which apps are held in HAProxy, until when, and how many requests wait",
+    short: "List the apps that are held in HAProxy, until when, and how many requests wait",
     about: &["Reads HAProxy's map and what its script has counted. Changes nothing."],
     version_added: "0.1.0",
     options: &[INFO_ONLY, WHERE],

@@ -8,7 +8,7 @@ use ansible_module::{Default, Kind, Module, Opt, Return, Support};
 const GATE: &[Opt] = &[
     Opt::new("probes", Kind::List).elements(Kind::Dict).required().options(PROBE).about(&[
         "What must hold. The probes run side by side, at most 32 at once.",
-        "Which options a probe takes, beside those that all have, goes by its kind; any other is refused.",
+        "Besides the options of all probes, each kind has its own; any other option is refused.",
     ]),
     Opt::new("require", Kind::Str).default(Default::Str("all")).about(&[
         "How many of the probes must hold: V(all), or a number.",

@@ -31,7 +31,7 @@ const FILE: &[Opt] = &[
     ]),
     Opt::new("group", Kind::Str).about(&["The same of its group, in F(/etc/group)."]),
     Opt::new("replace", Kind::Bool).default(Default::Bool(true)).about(&[
-        "Whether a file that is there is replaced. With V(false) it stays as it is, whatever it holds.",
+        "Whether a file that is there is replaced. With V(false) it stays as it is, whatever its content is.",
     ]),
     Opt::new("validate", Kind::List).elements(Kind::Str).about(&[
         "A program and its arguments, which must end with 0 before the file is replaced. C(%s) stands for the path of a copy that only root can read.",
@@ -87,7 +87,7 @@ pub const MODULE: Module = Module {
     name: "host_files",
     short: "Have files, folders, links and systemd units as they are to be",
     about: &[
-        "Writes what differs, each file in one exchange: whoever reads it meanwhile finds the old one or the new. All of a host in one round trip, and without Python there.",
+        "Writes what differs, each file atomically: a program that reads it meanwhile gets the old or the new one. All of a host in one round trip, and without Python there.",
         "A folder may be another user's, such as a Compose project that belongs to its developer. Nothing is written, read or waited for where that user could lead root elsewhere: a symbolic link on the way to a file, or in its place, is refused unless it is root's in a folder of root's; so are pipes and devices.",
     ],
     version_added: "0.1.0",
@@ -146,7 +146,7 @@ pub const INFO: Module = Module {
     name: "host_files_info",
     short: "Look at files and systemd units",
     about: &[
-        "Tells what has a name, who else than root could change it, and what is in it; and how units are. Changes nothing, follows no link in the place of what is looked at, and needs no Python on the target.",
+        "Returns what exists at a path, who other than root could change it, and its content; and the state of units. Changes nothing, does not follow a link at the path itself, and needs no Python on the target.",
     ],
     version_added: "0.1.0",
     options: &[INFO_OPTIONS],

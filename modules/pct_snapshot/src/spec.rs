@@ -140,7 +140,7 @@ const DONE: &[Return] = &[
 
 pub const INFO: Module = Module {
     name: "pct_snapshot_info",
-    short: "Tell which snapshots a Proxmox container has, and whether one can go back to them",
+    short: "List the snapshots of a Proxmox container, and whether a rollback to each is possible",
     about: &[
         "Without O(vmid): the containers of this node. With it: one container and its snapshots. Changes nothing.",
     ],

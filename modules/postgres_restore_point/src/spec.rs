@@ -36,9 +36,9 @@ const WHERE: &[Opt] = &[
 const COUNT: &[Opt] = &[
     Opt::new("count", Kind::Str).default(Default::Str("estimate")).choices(&["exact", "estimate", "none"]).about(&[
         "How RV(ignore:written) is found. V(estimate) takes PostgreSQL's own counters, at once. V(none) does without.",
-        "V(exact) compares the rows of the live database with those that lie beside it, and tells by table how many were inserted, updated and deleted. Rows of a table without a primary key are compared as a whole: one that was updated counts as one deleted and one inserted.",
+        "V(exact) compares the rows of the live database with those of the copy, and counts by table how many were inserted, updated and deleted. Rows of a table without a primary key are compared as a whole: one that was updated counts as one deleted and one inserted.",
         "Columns that only one of the two has are not compared: a column that was added since makes no row an updated one.",
-        "For that what lies beside is opened for the moment in which our sessions connect. No task on this database runs at the same time.",
+        "For that the copy accepts connections for the moment in which our sessions connect. No other task on this database runs meanwhile.",
     ]),
     Opt::new("count_timeout", Kind::Seconds).default(Default::Float(60.0)).about(&[
         "For how many seconds rows may be compared with O(count=exact). The smallest tables come first, and what is not compared by then is named, with an estimate.",
@@ -47,8 +47,8 @@ const COUNT: &[Opt] = &[
 
 const ROWS: &[Opt] = &[
     Opt::new("rows_dir", Kind::AbsolutePath).about(&[
-        "A new folder, root's alone, for the rows that differ between the live database and what lies beside it, so that they can be given back. Nothing is written in check mode.",
-        "By table and kind a CSV file: V(inserted) and V(updated) as they are in the live database, V(updated_before) and V(deleted) as they are beside it. C(COPY ... FROM) reads one with C(FORMAT csv, HEADER, NULL '\\N') and the columns that C(manifest.json) names, which is written last: without it the folder is not whole.",
+        "A new folder, accessible to root only, for the rows that differ between the live database and a copy, so that they can be restored. Nothing is written in check mode.",
+        "By table and kind a CSV file: V(inserted) and V(updated) as they are in the live database, V(updated_before) and V(deleted) as they are in the copy. C(COPY ... FROM) reads one with C(FORMAT csv, HEADER, NULL '\\N') and the columns that C(manifest.json) names, which is written last: without it the folder is incomplete.",
         "O(count_timeout) limits it. Tables that are not compared by then, and those of which more than a million rows differ, are named and not written.",
     ]),
     Opt::new("rows_of", Kind::Str).about(&[
@@ -59,7 +59,7 @@ const ROWS: &[Opt] = &[
 
 const WHAT: &[Opt] = &[
     Opt::new("state", Kind::Str).default(Default::Str("present")).choices(&["present", "rolled_back", "absent"]).about(&[
-        "V(present) makes a restore point, unless it is there: a copy of the database beside it, from one snapshot, checked, and closed to everybody.",
+        "V(present) makes a restore point, unless it is there: a copy of the database in the same cluster, from one snapshot, checked, and closed to everybody.",
         "V(rolled_back) makes the restore point of O(deploy_id) live by a swap of names, or with O(parked) a parked state. What was live is parked as a whole.",
         "V(absent) removes the restore point of O(deploy_id), or the state named by O(parked). With O(retain) alone it only prunes.",
     ]),
@@ -68,7 +68,7 @@ const WHAT: &[Opt] = &[
         "Without it a restore point is given an id.",
     ]),
     Opt::new("parked", Kind::Str).about(&[
-        "The id of a parked state: the O(rollback_id) of the rollback that parked it, as the result and M(reversible.deploy.postgres_restore_point_info) tell it.",
+        "The id of a parked state: the O(rollback_id) of the rollback that parked it, which the result and M(reversible.deploy.postgres_restore_point_info) show.",
     ]),
     Opt::new("release", Kind::Str).about(&["The release that is live when the restore point is made. It is recorded."]),
     Opt::new("jobs", Kind::Positive).default(Default::Int(2)).about(&[
@@ -79,7 +79,7 @@ const WHAT: &[Opt] = &[
     ]),
     Opt::new("retain", Kind::Positive).about(&[
         "How many restore points of this database are kept, and how many parked states. Older ones are removed, after the new one was seen to be there.",
-        "Only what this module has made counts and is removed: told by its comment and by our record of its OID. What somebody is connected to is left, with a warning.",
+        "Only databases that this module has made count and are removed: recognised by their comment and our record of their OID. One with connections is kept, with a warning.",
     ]),
     Opt::new("keep", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
         "Deploy ids of restore points and ids of parked states that are never removed.",
@@ -99,7 +99,7 @@ pub const MODULE: Module = Module {
     name: "postgres_restore_point",
     short: "Make a restore point of a PostgreSQL database before a deploy, and go back to it",
     about: &[
-        "Copies a database while it is used: it is dumped from one snapshot and restored at once into a database beside it, which refuses connections. That database is the restore point.",
+        "Copies a database while it is used: it is dumped from one snapshot and restored at once into another database of the cluster, which refuses connections. That database is the restore point.",
         "Going back is a swap of two names. What was live is parked under another name, so that going back destroys nothing and can be undone.",
         "What would stop half way is refused before the first change: no room, programs of another major version, what a dump cannot carry, prepared transactions, a server in recovery.",
         "A run that was killed is finished or taken back by the next one.",
@@ -156,7 +156,7 @@ const DONE: &[Return] = &[
         "written",
         Kind::Dict,
         "for a rollback",
-        "What was written since the restore point, which is parked; null when it cannot be told.",
+        "What was written since the restore point, which is parked; null if that is unknown.",
     )
     .contains(WRITTEN),
     Return::new(
@@ -216,9 +216,9 @@ const WRITTEN: &[Return] = &[
 
 pub const INFO: Module = Module {
     name: "postgres_restore_point_info",
-    short: "Tell which restore points of a PostgreSQL database there are",
+    short: "List the restore points of a PostgreSQL database",
     about: &[
-        "Tells the restore points and parked states of a database, whether one can go back to each, and an estimate of what that would cost.",
+        "Lists the restore points and parked states of a database, whether a rollback to each is possible, and an estimate of what it would cost.",
     ],
     version_added: "0.1.0",
     options: &[WHERE, COUNT, ROWS],

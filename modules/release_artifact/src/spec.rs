@@ -104,7 +104,7 @@ pub const MODULE: Module = Module {
     name: "release_artifact",
     short: "Have a release of an app from the forge's package registry",
     about: &[
-        "Fetches a release, checks its sum, unpacks it, makes it current, and removes old ones; tells whether the registry still has one; and pushes one that was built by hand.",
+        "Fetches a release, checks its sum, unpacks it, makes it current, and removes old ones; checks whether the registry still has one; and pushes one that was built by hand.",
         "A release is an archive in C(tar.zst), C(tar.gz) or C(tar). It is fetched, checked and unpacked at the same time and never stored as an archive.",
         "A release gets its name only when its sum and its end are right and all of it is on the disk; C(current) is switched by a rename.",
     ],
@@ -156,13 +156,13 @@ const RETURNS: &[Return] = &[
         Return::new("registry", Kind::Str, "always", "Its host and port."),
         Return::new("status", Kind::Int, "O(state=available)", "The status of its answer."),
         Return::new("bytes", Kind::Int, "O(state=available)", "The length of the archive, or null."),
-        Return::new("sha256", Kind::Str, "O(state=available)", "The sum that it tells, or null."),
+        Return::new("sha256", Kind::Str, "O(state=available)", "The sum in the registry, or null."),
     ]),
 ];
 
 pub const INFO: Module = Module {
     name: "release_artifact_info",
-    short: "Tell which releases of an app are there",
+    short: "List the releases of an app on a host",
     about: &[
         "Lists the releases in a folder, which is current and which was before, their sums, and whether the registry still has them. Changes nothing.",
     ],
@@ -174,7 +174,7 @@ pub const INFO: Module = Module {
                 "The folder that holds C(releases/<sha>), and the links C(current) and C(previous).",
             ]),
             Opt::new("dests", Kind::List).elements(Kind::AbsolutePath).about(&[
-                "Several such folders, told in RV(folders): those of an app's components in one task.",
+                "Several such folders, as those of an app's components, whose releases are returned in RV(folders).",
             ]),
             Opt::new("sha", Kind::Str)
                 .about(&["A release to ask the registry for although it is not here. For O(url)."]),
@@ -187,7 +187,7 @@ pub const INFO: Module = Module {
     check_mode: Support::Full,
     diff_mode: Support::None,
     notes: &[
-        "A registry that cannot be asked is no failure: C(available) is then null, and C(why) tells.",
+        "A registry that cannot be asked is no failure: C(available) is then null, and C(why) has the reason.",
         "Proxies are those of the task's C(environment), as M(reversible.deploy.release_artifact) says.",
     ],
     seealso: &["reversible.deploy.release_artifact"],
@@ -197,7 +197,7 @@ pub const INFO: Module = Module {
             "folders",
             Kind::List,
             "with O(dests)",
-            "For each of them, in their order, what is told of O(dest) otherwise.",
+            "For each of them, in their order, what is returned for O(dest) otherwise.",
         ),
         Return::new("dest", Kind::Str, "with O(dest)", "The folder."),
         Return::new("current", Kind::Str, "with O(dest)", "The current release, or null."),

@@ -8,13 +8,13 @@ const WHICH: &[Opt] = &[
         "The datasets (filesystems and volumes), by their exact names.",
     ]),
     Opt::new("recursive", Kind::Bool).default(Default::Bool(false)).about(&[
-        "Whether the datasets below them belong to it too. Parked states never do.",
+        "Whether the datasets below them are included. Parked states never are.",
     ]),
     Opt::new("exclude", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
         "Datasets that are left out, by their exact names, each with all that is below it.",
     ]),
     Opt::new("missing", Kind::Str).default(Default::Str("fail")).choices(&["fail", "skip"]).about(&[
-        "What to do when one of O(datasets) is not there. V(skip) goes on without it, and names it in the result.",
+        "What to do if one of O(datasets) does not exist. V(skip) goes on without it, and names it in the result.",
     ]),
     Opt::new("state", Kind::Str).default(Default::Str("present")).choices(&["present", "rolled_back", "absent"]).about(&[
         "V(present) takes a snapshot of all the datasets, atomically in each pool, unless it is there.",
@@ -26,7 +26,7 @@ const WHICH: &[Opt] = &[
         "Without it a snapshot is given an id.",
     ]),
     Opt::new("prefix", Kind::Str).default(Default::Str("pre-deploy-")).about(&[
-        "What the name of a snapshot begins with; the deploy id follows.",
+        "The beginning of a snapshot's name; the deploy id follows.",
     ]),
     Opt::new("app", Kind::Str).about(&[
         "The app (with its environment, such as V(shop-prod)) that the datasets belong to: it is recorded, O(retain) counts its own only, and it names O(state_dir).",
@@ -42,7 +42,7 @@ const TAKE: &[Opt] = &[
     ]),
     Opt::new("retain", Kind::Positive).about(&[
         "How many restore points are kept, and how many parked states. Older ones are removed, after the new one was seen to be there.",
-        "Only what this module has taken counts and is removed: told by its properties, never by its name. What others need (a clone, a hold) is left, with a warning.",
+        "Only snapshots that this module has taken count and are removed: recognised by their properties, never by their names. One that others need (a clone, a hold) is kept, with a warning.",
     ]),
     Opt::new("keep", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
         "Restore points, by deploy id or by the name of the snapshot, and parked states by their id, that are never removed.",
@@ -55,7 +55,7 @@ const BACK: &[Opt] = &[
         "V(rollback) is C(zfs rollback): what was written since is gone, newer snapshots too. It needs no space and keeps the datasets' identity.",
     ]),
     Opt::new("parked", Kind::Str).about(&[
-        "The id of a parked state: the O(rollback_id) of the swap that parked it, as the result and M(reversible.deploy.zfs_pre_deploy_info) tell it.",
+        "The id of a parked state: the O(rollback_id) of the swap that parked it, which the result and M(reversible.deploy.zfs_pre_deploy_info) show.",
     ]),
     Opt::new("lock_timeout", Kind::Seconds).default(Default::Float(60.0)).about(&[
         "For how many seconds to wait for another task of this module on the same pools.",
@@ -74,8 +74,8 @@ pub const MODULE: Module = Module {
     short: "Take snapshots of ZFS datasets before a deploy, and go back to them",
     about: &[
         "Takes a snapshot of all datasets of an app, atomically in each pool, and holds it. Goes back to it with all of them or with none.",
-        "By default the failed state is parked beside the restored one, so that going back destroys nothing and can be undone.",
-        "What would stop half way is refused before the first change: a busy mount in whatever mount namespace, a clone, a foreign hold, a missing key, children that the snapshot does not cover.",
+        "By default the failed state is parked under another name, so that going back destroys nothing and can be undone.",
+        "A task that would fail half way is refused before the first change: because of a busy mount in any mount namespace, a clone, a foreign hold, a missing key, children that the snapshot does not cover.",
         "A run that was killed is finished by the next one.",
     ],
     version_added: "0.1.0",
@@ -100,12 +100,12 @@ pub const MODULE: Module = Module {
 };
 
 const DONE: &[Return] = &[
-    Return::new("snapshot", Kind::Str, "success", "The short name of the snapshot that this was about, or null.")
+    Return::new("snapshot", Kind::Str, "success", "The short name of the snapshot of the task, or null.")
         .sample(r#""pre-deploy-20261121t084500z-7f3a""#),
     Return::new("deploy_id", Kind::Str, "success", "The deploy id of that snapshot, or null."),
-    Return::new("datasets", Kind::List, "success", "The datasets that this was about.")
+    Return::new("datasets", Kind::List, "success", "The datasets of the task.")
         .sample(r#"["tank/shop", "tank/shop/db"]"#),
-    Return::new("missing", Kind::List, "success", "Those of O(datasets) that are not there, with O(missing=skip)."),
+    Return::new("missing", Kind::List, "success", "Those of O(datasets) that do not exist, with O(missing=skip)."),
     Return::new("parked", Kind::List, "after a swap", "The parked trees.").contains(&[
         Return::new("dataset", Kind::Str, "always", "The name that it was live under."),
         Return::new("parked", Kind::Str, "always", "The name that it has now."),
@@ -117,13 +117,13 @@ const DONE: &[Return] = &[
         Return::new("written", Kind::Int, "always", "How many bytes were written since the snapshot, or null. Parked, they go on taking space."),
         Return::new("newer_snapshots", Kind::List, "always", "Snapshots and bookmarks that are parked with it."),
     ]),
-    Return::new("busy", Kind::List, "when something uses the datasets", "What uses them, in sentences. A run fails with it, check mode tells it."),
+    Return::new("busy", Kind::List, "when something uses the datasets", "What uses them, in sentences. A run fails because of it, check mode reports it."),
     Return::new("put_back", Kind::Bool, "when a rollback failed after it had begun", "Whether everything is as it was before. Else the same task must be run again, and nothing should be started until then."),
 ];
 
 pub const INFO: Module = Module {
     name: "zfs_pre_deploy_info",
-    short: "Tell which restore points ZFS datasets have, and whether one can go back to them",
+    short: "List the restore points of ZFS datasets, and whether a rollback to each is possible",
     about: &[
         "Reads the restore points and the parked states that M(reversible.deploy.zfs_pre_deploy) has made, from the properties of ZFS alone. Changes nothing.",
     ],
@@ -146,11 +146,11 @@ const INFO_OPTIONS: &[Opt] = &[
         "Which datasets, by their exact names. All of all pools without it.",
     ]),
     Opt::new("recursive", Kind::Bool).default(Default::Bool(true)).about(&[
-        "Whether the datasets below them belong to it too.",
+        "Whether the datasets below them are included.",
     ]),
     Opt::new("app", Kind::Str).about(&["The app whose restore points are wanted. All without it."]),
     Opt::new("state_dir", Kind::AbsolutePath).about(&[
-        "The folder of the module's own records, as in M(reversible.deploy.zfs_pre_deploy). It tells of a run that was killed.",
+        "The folder of the module's own records, as in M(reversible.deploy.zfs_pre_deploy). It has the record of a run that was killed.",
     ]),
 ];
 
