@@ -100,31 +100,8 @@ impl Backup<'_> {
         )?;
         manifest.dumps = dumps::take(task, self.tools, project, &mut writer, &mut progress)?;
         self.save_images(&mut writer, &mut manifest, &mut progress)?;
-        let mut data =
-            Data::new(stored, &survey.found.mounts, task.compression.into(), &mut writer)?;
-        let copied_live = task.mode != Mode::Live && survey.to_copy >= LIVE_FROM;
-        if copied_live {
-            data.pass(Pass::Live, true, &mut writer, &mut progress)?;
-        }
-        let (guard, last) = match survey.frozen.is_empty() {
-            true => (None, if task.mode == Mode::Live { Pass::OnlyLive } else { Pass::Quiet }),
-            false => {
-                let docker = &self.tools.docker;
-                let guard = freeze::freeze(docker, intent, &survey.frozen, task.stop_timeout)?;
-                (Some(guard), if survey.frozen.paused { Pass::Paused } else { Pass::Quiet })
-            }
-        };
-        data.pass(last, !survey.foreign_writers.is_empty(), &mut writer, &mut progress)?;
-        let times = guard.map_or(Ok(Times::default()), |guard| guard.thaw())?;
-        manifest.not_data.extend(data.sockets());
-        let (mounts, changed) = data.finish(&mut writer)?;
-        manifest.mounts = mounts;
+        self.copy_data(stored, &mut writer, &mut manifest, &mut progress, intent)?;
         manifest.files = files;
-        manifest.consistency = self.consistency(&times, changed);
-        if !manifest.consistency.changed_while_read.is_empty() {
-            let names = manifest.consistency.changed_while_read.join(", ");
-            manifest.warnings.push(format!("changed while they were read: {names}"));
-        }
         writer.sync()?;
         progress.begin("verifying the backup", None);
         manifest.verify.checksums = Some(sums::verify_new(&writer, &mut progress)?);
@@ -146,6 +123,41 @@ impl Backup<'_> {
             false => return Err(not_verified(&manifest).into()),
         }
         Ok(manifest)
+    }
+
+    /// Copies the data of the mounts. The containers that write are frozen for the last pass.
+    fn copy_data(
+        &self,
+        stored: &BackupDir,
+        writer: &mut BackupWriter,
+        manifest: &mut Manifest,
+        progress: &mut Progress,
+        intent: &Intent,
+    ) -> Result<()> {
+        let (task, survey) = (self.task, self.survey);
+        let mut data = Data::new(stored, &survey.found.mounts, task.compression.into(), writer)?;
+        if task.mode != Mode::Live && survey.to_copy >= LIVE_FROM {
+            data.pass(Pass::Live, true, writer, progress)?;
+        }
+        let (guard, last) = match survey.frozen.is_empty() {
+            true => (None, if task.mode == Mode::Live { Pass::OnlyLive } else { Pass::Quiet }),
+            false => {
+                let docker = &self.tools.docker;
+                let guard = freeze::freeze(docker, intent, &survey.frozen, task.stop_timeout)?;
+                (Some(guard), if survey.frozen.paused { Pass::Paused } else { Pass::Quiet })
+            }
+        };
+        data.pass(last, !survey.foreign_writers.is_empty(), writer, progress)?;
+        let times = guard.map_or(Ok(Times::default()), |guard| guard.thaw())?;
+        manifest.not_data.extend(data.sockets());
+        let (mounts, changed) = data.finish(writer)?;
+        manifest.mounts = mounts;
+        manifest.consistency = self.consistency(&times, changed);
+        if !manifest.consistency.changed_while_read.is_empty() {
+            let names = manifest.consistency.changed_while_read.join(", ");
+            manifest.warnings.push(format!("changed while they were read: {names}"));
+        }
+        Ok(())
     }
 
     fn begin_manifest(&self, stored: &BackupDir, name: &str) -> Result<Manifest> {

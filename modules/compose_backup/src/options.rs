@@ -139,67 +139,16 @@ pub struct Task {
 impl Task {
     pub fn parse(options: &Options) -> Result<Task, Failure> {
         let deploy: Option<DeployId> = options.get("deploy_id")?;
-        let name: Option<String> = options.get("name")?;
-        if let Some(odd) = name.as_ref().filter(|name| !crate::backup_dir::is_name(name)) {
-            return Err(Failure::bad_option(
-                "name",
-                format!("expected backup-YYYYMMDD-HHMMSS, got {odd:?}"),
-            ));
-        }
-        let latest = options.get::<Option<bool>>("latest")?.unwrap_or(false);
-        let which = match (name, &deploy, latest) {
-            (Some(name), _, _) => Some(Which::Named(name)),
-            (None, Some(id), false) => Some(Which::Deploy(id.clone())),
-            (None, _, true) => Some(Which::Latest),
-            (None, None, false) => None,
-        };
-        let undo: Option<String> = options.get("undo")?;
-        let state: String = options.get("state")?;
-        let wanted = match state.as_str() {
-            "restored" => match (undo, which) {
-                (Some(id), _) => Wanted::Undone(restore_id("undo", id)?),
-                (None, Some(which)) => Wanted::Restored(which),
-                (None, None) => {
-                    return Err(Failure::bad_option(
-                        "latest",
-                        "expected true, or give name or deploy_id",
-                    ));
-                }
-            },
-            "thawed" => Wanted::Thawed,
-            "absent" => {
-                let parked: Vec<String> = options.get("parked")?;
-                let parked = parked
-                    .into_iter()
-                    .map(|id| restore_id("parked", id))
-                    .collect::<Result<_, _>>()?;
-                Wanted::Absent { which, parked }
-            }
-            _ => Wanted::Present,
-        };
-        let dumps: Vec<Dump> = options.get("dumps")?;
-        for dump in &dumps {
-            if !is_file_name(&dump.name) || dump.command.is_empty() {
-                let msg = format!("dump {:?} needs a plain file name and a command", dump.name);
-                return Err(Failure::bad_option("dumps", msg));
-            }
-            if dumps.iter().filter(|one| one.name == dump.name).count() > 1 {
-                return Err(Failure::bad_option(
-                    "dumps",
-                    format!("two dumps have the name {:?}", dump.name),
-                ));
-            }
-        }
         Ok(Task {
             subject: Subject::parse(options)?,
-            wanted,
+            wanted: wanted(options, which(options, deploy.as_ref())?)?,
             deploy,
             rollback: options.get("rollback_id")?,
             services: options.get("services")?,
             release: options.get("release")?,
             exclude: options.get("exclude")?,
             mode: options.get("consistency")?,
-            dumps,
+            dumps: dumps(options)?,
             logs: options.get("logs")?,
             retain: options.get("retain")?,
             keep: options.get("keep")?,
@@ -224,6 +173,57 @@ impl Task {
     pub fn is_restore(&self) -> bool {
         matches!(self.wanted, Wanted::Restored(_) | Wanted::Undone(_))
     }
+}
+
+/// Parses the options that name a backup.
+fn which(options: &Options, deploy: Option<&DeployId>) -> Result<Option<Which>, Failure> {
+    let name: Option<String> = options.get("name")?;
+    if let Some(odd) = name.as_ref().filter(|name| !crate::backup_dir::is_name(name)) {
+        let why = format!("expected backup-YYYYMMDD-HHMMSS, got {odd:?}");
+        return Err(Failure::bad_option("name", why));
+    }
+    let latest = options.get::<Option<bool>>("latest")?.unwrap_or(false);
+    Ok(match (name, deploy, latest) {
+        (Some(name), _, _) => Some(Which::Named(name)),
+        (None, Some(id), false) => Some(Which::Deploy(id.clone())),
+        (None, _, true) => Some(Which::Latest),
+        (None, None, false) => None,
+    })
+}
+
+fn wanted(options: &Options, which: Option<Which>) -> Result<Wanted, Failure> {
+    let state: String = options.get("state")?;
+    let undo: Option<String> = options.get("undo")?;
+    Ok(match (state.as_str(), undo, which) {
+        ("restored", Some(id), _) => Wanted::Undone(restore_id("undo", id)?),
+        ("restored", None, Some(which)) => Wanted::Restored(which),
+        ("restored", None, None) => {
+            let why = "expected true, or give name or deploy_id";
+            return Err(Failure::bad_option("latest", why));
+        }
+        ("thawed", _, _) => Wanted::Thawed,
+        ("absent", _, which) => {
+            let ids: Vec<String> = options.get("parked")?;
+            let parked = ids.into_iter().map(|id| restore_id("parked", id));
+            Wanted::Absent { which, parked: parked.collect::<Result<_, _>>()? }
+        }
+        _ => Wanted::Present,
+    })
+}
+
+fn dumps(options: &Options) -> Result<Vec<Dump>, Failure> {
+    let dumps: Vec<Dump> = options.get("dumps")?;
+    for dump in &dumps {
+        if !is_file_name(&dump.name) || dump.command.is_empty() {
+            let why = format!("dump {:?} needs a plain file name and a command", dump.name);
+            return Err(Failure::bad_option("dumps", why));
+        }
+        if dumps.iter().filter(|one| one.name == dump.name).count() > 1 {
+            let why = format!("two dumps have the name {:?}", dump.name);
+            return Err(Failure::bad_option("dumps", why));
+        }
+    }
+    Ok(dumps)
 }
 
 fn plain(name: &str, path: PathBuf) -> Result<PathBuf, Failure> {

@@ -2,17 +2,16 @@
 
 use crate::backup_dir::BackupDir;
 use crate::data::{self, EarlierCopy};
+use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::freeze::Frozen;
 use crate::images::{self, Earlier, FileRecord, Wanted};
 use crate::manifest::{Kind, Manifest, Mount, ServiceRecord};
-use crate::mounts::{self, Found};
-use crate::mounts::{is_of, mounted_at};
+use crate::mounts::{self, Found, is_of, mounted_at};
 use crate::options::{Mode, Task};
 use crate::state::{Project, Tools};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
-use host::mounts::Mounts as HostMounts;
 use host::mounts::Mounts;
 use host::space::{Space, human};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,23 +64,11 @@ pub fn survey(
     }
     let image_bytes = images::estimate(docker, &wanted, &earlier)?;
     require_space(task, to_copy, image_bytes)?;
-    if image_bytes > 0 {
-        // EarlierCopy it streams an image, the engine unpacks it once more in its own folder.
-        let root = &docker.engine()?.docker_root_dir;
-        if root.exists() {
-            let needed = Space { bytes: image_bytes, inodes: None };
-            Space::require("the engine's own copy of the images that are saved", root, needed)?;
-        }
-    }
+    require_engine_space(docker, image_bytes)?;
     let mut warnings = warnings(&records, &found);
     let mounts = Mounts::read()?;
     warnings.extend(found.mounts.iter().filter_map(|mount| mounted_at(&mounts, &mount.source)));
-    let all = docker.all_containers()?;
-    let foreign_writers: Vec<String> = (all.iter())
-        .filter(|one| one.project() != Some(project.name()) || one.is_one_off())
-        .filter(|one| one.state.running && found.mounts.iter().any(|mount| writes_to(one, mount)))
-        .map(|one| one.name().to_owned())
-        .collect();
+    let foreign_writers = foreign_writers(docker, project, &found.mounts)?;
     if !foreign_writers.is_empty() {
         warnings.push(format!(
             "{} is not a service of project {}, but writes to the same data; it is not frozen",
@@ -109,6 +96,28 @@ pub fn survey(
         to_copy,
         warnings,
     })
+}
+
+/// Returns the names of running containers of other projects that can write to the data.
+fn foreign_writers(docker: &Docker, project: &Project, mounts: &[Mount]) -> Result<Vec<String>> {
+    let all = docker.all_containers()?;
+    let foreign = (all.iter())
+        .filter(|one| one.project() != Some(project.name()) || one.is_one_off())
+        .filter(|one| one.state.running && mounts.iter().any(|mount| writes_to(one, mount)));
+    Ok(foreign.map(|one| one.name().to_owned()).collect())
+}
+
+/// Requires space in the engine's own folder, where it unpacks an image once more before it streams it.
+fn require_engine_space(docker: &Docker, image_bytes: u64) -> Result<()> {
+    if image_bytes == 0 {
+        return Ok(());
+    }
+    let root = &docker.engine()?.docker_root_dir;
+    if root.exists() {
+        let needed = Space { bytes: image_bytes, inodes: None };
+        Space::require("the engine's own copy of the images that are saved", root, needed)?;
+    }
+    Ok(())
 }
 
 /// Whether a container can write to the data of a mount, or to a part of it.
@@ -163,7 +172,7 @@ pub fn earlier_of(path: &Path, manifest: &Manifest) -> Earlier {
 /// Refuses folders of this module that are inside of what is backed up, or the other way round, by whatever
 /// path.
 fn refuse_inside(own: &[(&PathBuf, &str)], mounts: &[Mount]) -> Result<()> {
-    let host = HostMounts::read()?;
+    let host = Mounts::read()?;
     for (path, option) in own {
         for mount in mounts {
             let inside = mount.kind != Kind::File && is_inside(&host, path, &mount.source)?;
@@ -184,12 +193,12 @@ fn refuse_inside(own: &[(&PathBuf, &str)], mounts: &[Mount]) -> Result<()> {
 
 /// Whether a path is inside of a folder, by device and path on it, so that a second mount of the same folder
 /// is recognised.
-fn is_inside(host: &HostMounts, path: &Path, folder: &Path) -> Result<bool> {
+fn is_inside(host: &Mounts, path: &Path, folder: &Path) -> Result<bool> {
     let (one, other) = (device_and_path(host, path)?, device_and_path(host, folder)?);
     Ok(one.0 == other.0 && one.1.starts_with(&other.1))
 }
 
-fn device_and_path(host: &HostMounts, path: &Path) -> Result<((u32, u32), PathBuf)> {
+fn device_and_path(host: &Mounts, path: &Path) -> Result<((u32, u32), PathBuf)> {
     let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
     let real =
         existing.canonicalize().with_context(|| format!("looking at {}", existing.display()))?;
@@ -243,7 +252,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(temp.path().join("data/x")).unwrap();
         std::os::unix::fs::symlink(temp.path().join("data"), temp.path().join("alias")).unwrap();
-        let host = HostMounts::read().unwrap();
+        let host = Mounts::read().unwrap();
         let inside = |path: &str, folder: &str| {
             is_inside(&host, &temp.path().join(path), &temp.path().join(folder)).unwrap()
         };

@@ -3,7 +3,7 @@
 use crate::color::{Color, Pattern};
 use crate::config::Config;
 use crate::history::Verdict;
-use crate::options::{Method, Task, Wanted};
+use crate::options::{Method, Subject, Task, Wanted};
 use crate::reload::ReloadMethod;
 use crate::state::State;
 use ansible_module::Failure;
@@ -59,26 +59,8 @@ pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>,
     let loads = switch.content.as_ref().is_some_and(|new| unfinished || *new != state.text);
     let held = switch.release.as_ref().map(|sha| format!(" (release {sha})")).unwrap_or_default();
     if flips || loads {
-        let text = match &subject.method {
-            Method::Map(map) => format!(
-                "set {} from {} to {} in the live map {} of {} and in its file{held}",
-                subject.key,
-                said(state.live.first()),
-                state.pattern.name(to),
-                map.display(),
-                match state.sockets.len() {
-                    1 => "HAProxy".to_owned(),
-                    several => format!("{several} HAProxy processes"),
-                },
-            ),
-            Method::Reload => format!(
-                "replace {} ({} is active) by one in which {to} is active, and reload HAProxy {}{held}",
-                subject.config.display(),
-                state.active.map_or("no known colour", Color::word),
-                switch.reload.as_ref().map(ReloadMethod::title).unwrap_or_default(),
-            ),
-        };
-        plan.steps.push(Step::new(Action::Flip, text));
+        let text = flip_text(state, subject, switch);
+        plan.steps.push(Step::new(Action::Flip, text + &held));
     }
     let newest = state.history.newest();
     let known = newest.is_some_and(|entry| {
@@ -117,6 +99,29 @@ pub fn plan(state: &State, task: &Task, switch: &Switch) -> Result<Plan<Action>,
     };
     plan.after = after(state, switch);
     Ok(plan)
+}
+
+fn flip_text(state: &State, subject: &Subject, switch: &Switch) -> String {
+    let to = switch.to;
+    match &subject.method {
+        Method::Map(map) => format!(
+            "set {} from {} to {} in the live map {} of {} and in its file",
+            subject.key,
+            said(state.live.first()),
+            state.pattern.name(to),
+            map.display(),
+            match state.sockets.len() {
+                1 => "HAProxy".to_owned(),
+                several => format!("{several} HAProxy processes"),
+            },
+        ),
+        Method::Reload => format!(
+            "replace {} ({} is active) by one in which {to} is active, and reload HAProxy {}",
+            subject.config.display(),
+            state.active.map_or("no known colour", Color::word),
+            switch.reload.as_ref().map(ReloadMethod::title).unwrap_or_default(),
+        ),
+    }
 }
 
 fn title(task: &Task) -> String {

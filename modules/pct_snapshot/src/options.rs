@@ -91,6 +91,9 @@ impl Task {
         let rollback: Option<DeployId> = raw.get("rollback_id")?;
         let app = word(raw, "app")?;
         let latest = raw.get::<Option<bool>>("latest")?.unwrap_or(false);
+        if latest && state != "rolled_back" {
+            return Err(Failure::bad_option("latest", "only state: rolled_back takes it"));
+        }
         let name = match (raw.get::<Option<SnapshotName>>("name")?, &deploy) {
             (Some(name), _) => Some(name),
             (None, Some(id)) => Some(name_for(id)?),
@@ -99,27 +102,10 @@ impl Task {
         let wanted = match state.as_str() {
             "present" => present(raw, name, deploy.clone(), app.clone())?,
             "rolled_back" => {
-                let which = match (name, latest) {
-                    (Some(name), false) => Which::Named(name),
-                    (None, true) => Which::Latest,
-                    (Some(_), true) => {
-                        return Err(Failure::bad_option(
-                            "latest",
-                            "name or deploy_id is given as well",
-                        ));
-                    }
-                    (None, false) => {
-                        let msg = "the snapshot to roll back to must be given by name, deploy_id or latest";
-                        return Err(Failure::new("bad_options", msg));
-                    }
-                };
-                Wanted::RolledBack { which, deploy: deploy.clone() }
+                Wanted::RolledBack { which: which(name, latest)?, deploy: deploy.clone() }
             }
             _ => Wanted::Absent { name },
         };
-        if latest && state != "rolled_back" {
-            return Err(Failure::bad_option("latest", "it goes with state: rolled_back"));
-        }
         let retain = match raw.get::<Option<usize>>("retain")? {
             Some(_) if state == "rolled_back" => {
                 return Err(Failure::bad_option("retain", "a rollback prunes nothing"));
@@ -154,6 +140,19 @@ impl Task {
 
     pub fn is_rollback(&self) -> bool {
         matches!(self.wanted, Wanted::RolledBack { .. })
+    }
+}
+
+/// Parses which snapshot to roll back to.
+fn which(name: Option<SnapshotName>, latest: bool) -> Result<Which, Failure> {
+    match (name, latest) {
+        (Some(name), false) => Ok(Which::Named(name)),
+        (None, true) => Ok(Which::Latest),
+        (Some(_), true) => Err(Failure::bad_option("latest", "name or deploy_id is given as well")),
+        (None, false) => {
+            let msg = "the snapshot to roll back to must be given by name, deploy_id or latest";
+            Err(Failure::new("bad_options", msg))
+        }
     }
 }
 

@@ -103,25 +103,9 @@ pub fn plan(
     names.retain(|name| Some(*name) != repaired);
     let reach = state.reach(&survey.target.mounts);
     if reach == Reach::Newest {
-        for newer in state.snapshots.newer_than(target) {
-            if Some(newer.name.as_str()) == repaired {
-                continue;
-            }
-            if is_kept(newer, task) {
-                let msg = format!(
-                    "ZFS goes back to the newest snapshot only, and keep names {}, which is newer; \
-                     nothing was changed",
-                    newer.title()
-                );
-                return Err(Failure::new("kept", msg));
-            }
-            let text = format!("remove the newer snapshot {}", newer.title());
-            let mut loss = Loss::accepted_as(NEWER, format!("the snapshot {}", newer.title()));
-            // Its content was written since the target, and is counted there if the size is known.
-            if let Some(bytes) = survey.written.map(|_| 0).or(newer.bytes) {
-                loss = loss.bytes(bytes);
-            }
-            plan.steps.push(Step::new(delete(newer), text).loses(loss));
+        let newer = state.snapshots.newer_than(target);
+        for newer in newer.into_iter().filter(|one| Some(one.name.as_str()) != repaired) {
+            plan.steps.push(remove_newer(newer, survey, task)?);
             names.retain(|name| *name != newer.name);
         }
     }
@@ -138,6 +122,23 @@ pub fn plan(
     }
     plan.after = view(goal.starts, Some(&target.name), &names);
     Ok((plan, goal))
+}
+
+/// Plans the removal of a snapshot that is newer than the target.
+fn remove_newer(newer: &Snapshot, survey: &Survey, task: &Task) -> Result<Step<Action>, Failure> {
+    let title = newer.title();
+    if is_kept(newer, task) {
+        let msg = format!(
+            "ZFS goes back to the newest snapshot only, and keep names {title}, which is newer; nothing was changed"
+        );
+        return Err(Failure::new("kept", msg));
+    }
+    let mut loss = Loss::accepted_as(NEWER, format!("the snapshot {title}"));
+    // Its content was written since the target, and is counted there if the size is known.
+    if let Some(bytes) = survey.written.map(|_| 0).or(newer.bytes) {
+        loss = loss.bytes(bytes);
+    }
+    Ok(Step::new(delete(newer), format!("remove the newer snapshot {title}")).loses(loss))
 }
 
 fn names(state: &State) -> Vec<&str> {

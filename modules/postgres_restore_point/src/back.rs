@@ -6,7 +6,7 @@ use crate::plan::{
     Action, SLOTS, nothing, refuse_server, refuse_unusable, refused, sessions, used, warnings,
 };
 use crate::record::Entry;
-use crate::state::State;
+use crate::state::{Database, State};
 use crate::unfinished::{Goal, what};
 use anyhow::Result;
 use change::{Loss, Plan, Step, Undo};
@@ -119,36 +119,17 @@ pub fn plan(
             format!("there is a database {parked} already: pass another rollback_id"),
         ));
     }
+    let shown_id = task.rollback.as_ref().map_or(ID_PLACEHOLDER, |id| id.as_str());
+    let shown = names::ours(&live.name, Kind::Parked, shown_id);
     let mut plan = nothing(state);
     plan.identities.push(format!("{} oid {}", live.name, live.oid));
     plan.identities.push(format!("{} oid {}", incoming.name, incoming.oid));
-    let shown = names::ours(
-        &live.name,
-        Kind::Parked,
-        task.rollback.as_ref().map_or(ID_PLACEHOLDER, |id| id.as_str()),
-    );
-    let mut swap = Step::new(
-        Action::Swap,
-        format!(
-            "end the sessions of {}, set the sequences, and swap names: {} becomes {shown}, {} becomes {}",
-            live.name, live.name, incoming.name, live.name
-        ),
-    );
-    for slot in &live.slots {
-        let what = format!(
-            "the place of the logical slot {slot}: it stays with {shown}, and whoever reads it gets nothing that is written from then on"
-        );
-        swap = swap.loses(Loss::accepted_as(SLOTS, what).bytes(0));
-    }
     plan.steps.push(Step::new(
         Action::CheckIncoming,
         format!("check that {} is unchanged since it was made", incoming.name),
     ));
-    plan.steps.push(swap);
-    plan.undo = Undo::By(format!(
-        "state: rolled_back with parked: {}",
-        task.rollback.as_ref().map_or(ID_PLACEHOLDER, |id| id.as_str())
-    ));
+    plan.steps.push(swap_step(live, incoming, &shown));
+    plan.undo = Undo::By(format!("state: rolled_back with parked: {shown_id}"));
     if !state.cluster.replicas.is_empty() {
         plan.warnings.push(format!(
             "sessions on replicas ({}) do not notice the swap: they read what is parked until they connect again",
@@ -156,12 +137,7 @@ pub fn plan(
         ));
     }
     plan.warnings.extend(warnings(state, live));
-    plan.after = after_swap(
-        state,
-        incoming,
-        task.rollback.as_ref().map_or(ID_PLACEHOLDER, |id| id.as_str()),
-        &shown,
-    );
+    plan.after = after_swap(state, incoming, shown_id, &shown);
     let goal = Goal {
         what: what(task),
         key,
@@ -180,6 +156,21 @@ pub fn plan(
         },
     };
     Ok((plan, goal))
+}
+
+/// Plans the swap. A logical slot stays with the database that is parked as `parked`, which the task must accept.
+fn swap_step(live: &Database, incoming: &Entry, parked: &str) -> Step<Action> {
+    let text = format!(
+        "end the sessions of {0}, set the sequences, and swap names: {0} becomes {parked}, {1} becomes {0}",
+        live.name, incoming.name
+    );
+    let losses = live.slots.iter().map(|slot| {
+        let what = format!(
+            "the position of the logical slot {slot}: it stays with {parked}, and its reader gets nothing that is written afterwards"
+        );
+        Loss::accepted_as(SLOTS, what).bytes(0)
+    });
+    losses.fold(Step::new(Action::Swap, text), Step::loses)
 }
 
 fn after_swap(state: &State, incoming: &Entry, id: &str, parked: &str) -> serde_json::Value {

@@ -113,52 +113,11 @@ impl Task {
         let state: String = raw.get("state")?;
         let deploy: Option<DeployId> = raw.get("deploy_id")?;
         let rollback: Option<DeployId> = raw.get("rollback_id")?;
-        let parked = parked(raw)?;
-        let prefix: String = raw.get("prefix")?;
-        let point = |deploy: DeployId| -> Result<Point, Failure> {
-            let snapshot = snapshot_name(&prefix, deploy.as_str())
-                .map_err(|why| Failure::bad_option("prefix", why))?;
-            Ok(Point { deploy, snapshot })
-        };
-        let method: Method = raw.get("method")?;
         let retain: Option<usize> = raw.get("retain")?;
         if retain.is_some() && state == "rolled_back" {
             return Err(Failure::bad_option("retain", "a rollback prunes nothing"));
         }
-        let wanted = match (state.as_str(), deploy.clone(), parked) {
-            ("present", _, Some(_)) => {
-                return Err(Failure::bad_option(
-                    "parked",
-                    "it goes with state: rolled_back or absent",
-                ));
-            }
-            ("present", Some(id), None) => Wanted::Present(point(id)?),
-            ("present", None, None) => Wanted::Present(point(new_id()?)?),
-            ("rolled_back", Some(id), None) => Wanted::RolledBack(point(id)?, method),
-            ("rolled_back", None, Some(id)) => match method {
-                Method::Swap => Wanted::Undone(id),
-                Method::Rollback => {
-                    return Err(Failure::bad_option(
-                        "method",
-                        "a parked state comes back by swap only",
-                    ));
-                }
-            },
-            ("absent", Some(id), None) => Wanted::Absent(point(id)?),
-            ("absent", None, Some(id)) => Wanted::AbsentParked(id),
-            ("absent", None, None) if retain.is_some() => Wanted::Pruned,
-            (_, Some(_), Some(_)) => {
-                return Err(Failure::bad_option(
-                    "parked",
-                    "expected either deploy_id or parked, got both",
-                ));
-            }
-            _ => {
-                let msg =
-                    "expected deploy_id (a restore point) or parked (a parked state), got neither";
-                return Err(Failure::new("bad_options", msg));
-            }
-        };
+        let wanted = wanted(raw, &state, deploy.clone(), retain)?;
         // In a rollback the deploy id names the restore point and not this run.
         let run_id = rollback.clone().or(deploy.filter(|_| state == "present"));
         Ok(Task {
@@ -198,6 +157,47 @@ impl Task {
 fn new_id() -> Result<DeployId, Failure> {
     DeployId::generate()
         .map_err(|why| Failure::new("failed", "cannot generate a deploy id").caused_by(why))
+}
+
+fn wanted(
+    raw: &RawOptions,
+    state: &str,
+    deploy: Option<DeployId>,
+    retain: Option<usize>,
+) -> Result<Wanted, Failure> {
+    let method: Method = raw.get("method")?;
+    let prefix: String = raw.get("prefix")?;
+    let point = |deploy: DeployId| -> Result<Point, Failure> {
+        let snapshot = snapshot_name(&prefix, deploy.as_str())
+            .map_err(|why| Failure::bad_option("prefix", why))?;
+        Ok(Point { deploy, snapshot })
+    };
+    Ok(match (state, deploy, parked(raw)?) {
+        ("present", _, Some(_)) => {
+            let why = "only state: rolled_back and state: absent take it";
+            return Err(Failure::bad_option("parked", why));
+        }
+        ("present", Some(id), None) => Wanted::Present(point(id)?),
+        ("present", None, None) => Wanted::Present(point(new_id()?)?),
+        ("rolled_back", Some(id), None) => Wanted::RolledBack(point(id)?, method),
+        ("rolled_back", None, Some(id)) if method == Method::Swap => Wanted::Undone(id),
+        ("rolled_back", None, Some(_)) => {
+            let why = "a parked state is made live by swap only";
+            return Err(Failure::bad_option("method", why));
+        }
+        ("absent", Some(id), None) => Wanted::Absent(point(id)?),
+        ("absent", None, Some(id)) => Wanted::AbsentParked(id),
+        ("absent", None, None) if retain.is_some() => Wanted::Pruned,
+        (_, Some(_), Some(_)) => {
+            let why = "expected either deploy_id or parked, got both";
+            return Err(Failure::bad_option("parked", why));
+        }
+        _ => {
+            let msg =
+                "expected deploy_id (a restore point) or parked (a parked state), got neither";
+            return Err(Failure::new("bad_options", msg));
+        }
+    })
 }
 
 /// The id of a parked state is part of a dataset's name.

@@ -12,24 +12,14 @@ use std::collections::BTreeMap;
 /// Plans all steps of a goal, also of an unfinished one: each step finds out what of it is done.
 pub fn plan(state: &State, task: &Task, goal: &Goal, shown_id: &str) -> Plan<Action> {
     let mut plan = nothing(state, task);
-    let text = |tree: &Tree| tree.parked.replace(&tree.id, shown_id);
-    for tree in &goal.trees {
-        let guids =
-            tree.outgoing.iter().map(|one| format!("{}{} guid {}", tree.live, one.below, one.guid));
-        plan.identities.extend(guids);
-        let into =
-            tree.incoming.iter().map(|one| format!("{}{} from {}", tree.live, one.below, one.guid));
-        plan.identities.extend(into);
-        plan.identities
-            .extend(tree.uncovered.iter().map(|one| format!("stays {} {}", one.below, one.guid)));
-    }
+    plan.identities.extend(goal.trees.iter().flat_map(identities));
     let mounted: Vec<String> = goal.trees.iter().flat_map(mounted).collect();
     if !mounted.is_empty() {
         let names = listed(mounted.iter().map(String::as_str));
         plan.steps.push(Step::new(Action::Unmount, format!("unmount {names}")));
     }
     for (number, tree) in goal.trees.iter().enumerate() {
-        let parked = text(tree);
+        let parked = tree.parked.replace(&tree.id, shown_id);
         let along: Vec<String> = along(tree);
         let with = if along.is_empty() {
             String::new()
@@ -40,37 +30,7 @@ pub fn plan(state: &State, task: &Task, goal: &Goal, shown_id: &str) -> Plan<Act
             .push(Step::new(Action::Park(number), format!("park {} as {parked}{with}", tree.live)));
     }
     for (number, tree) in goal.trees.iter().enumerate() {
-        let count = tree.incoming.len();
-        let with = if count > 1 { format!(" with {} below it", count - 1) } else { String::new() };
-        match (&tree.from, &tree.snapshot) {
-            (Some(from), _) => {
-                plan.steps
-                    .push(Step::new(Action::Promote(number), format!("promote {from}{with}")));
-                plan.steps.push(Step::new(
-                    Action::MakeLive(number),
-                    format!("rename {from} to {}", tree.live),
-                ));
-            }
-            (None, snapshot) => {
-                let snapshot = snapshot.as_deref().unwrap_or_default();
-                let made = format!("make {}{with} again from @{snapshot}", tree.live);
-                plan.steps.push(Step::new(Action::Recreate(number), made));
-                plan.steps.push(Step::new(
-                    Action::Promote(number),
-                    format!("promote {}{with}", tree.live),
-                ));
-            }
-        }
-        if !tree.uncovered.is_empty() {
-            let uncovered: Vec<String> = tree
-                .uncovered
-                .iter()
-                .map(|other| format!("{}{}", tree.live, other.below))
-                .collect();
-            let names = listed(uncovered.iter().map(String::as_str));
-            let text = format!("move {names} (not covered) back below {}", tree.live);
-            plan.steps.push(Step::new(Action::ReturnUncovered(number), text));
-        }
+        plan.steps.extend(incoming_steps(number, tree));
     }
     let all = listed(goal.trees.iter().map(|tree| tree.live.as_str()));
     plan.steps.push(Step::new(
@@ -82,6 +42,43 @@ pub fn plan(state: &State, task: &Task, goal: &Goal, shown_id: &str) -> Plan<Act
     plan.after = after(state, goal, shown_id);
     plan.warnings = warnings(state, goal);
     plan
+}
+
+fn identities(tree: &Tree) -> Vec<String> {
+    let live = &tree.live;
+    let outgoing = tree.outgoing.iter().map(|one| format!("{live}{} guid {}", one.below, one.guid));
+    let incoming = tree.incoming.iter().map(|one| format!("{live}{} from {}", one.below, one.guid));
+    let uncovered = tree.uncovered.iter().map(|one| format!("stays {} {}", one.below, one.guid));
+    outgoing.chain(incoming).chain(uncovered).collect()
+}
+
+/// Plans the steps after which the incoming tree has the live name.
+fn incoming_steps(number: usize, tree: &Tree) -> Vec<Step<Action>> {
+    let live = &tree.live;
+    let count = tree.incoming.len();
+    let with = if count > 1 { format!(" with {} below it", count - 1) } else { String::new() };
+    let mut steps = match (&tree.from, &tree.snapshot) {
+        (Some(from), _) => vec![
+            Step::new(Action::Promote(number), format!("promote {from}{with}")),
+            Step::new(Action::MakeLive(number), format!("rename {from} to {live}")),
+        ],
+        (None, snapshot) => {
+            let snapshot = snapshot.as_deref().unwrap_or_default();
+            let text = format!("make {live}{with} again from @{snapshot}");
+            vec![
+                Step::new(Action::Recreate(number), text),
+                Step::new(Action::Promote(number), format!("promote {live}{with}")),
+            ]
+        }
+    };
+    if !tree.uncovered.is_empty() {
+        let uncovered: Vec<String> =
+            tree.uncovered.iter().map(|other| format!("{live}{}", other.below)).collect();
+        let names = listed(uncovered.iter().map(String::as_str));
+        let text = format!("move {names} (not covered) back below {live}");
+        steps.push(Step::new(Action::ReturnUncovered(number), text));
+    }
+    steps
 }
 
 fn mounted(tree: &Tree) -> Vec<String> {
