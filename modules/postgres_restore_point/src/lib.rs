@@ -39,7 +39,6 @@ use change::{Consent, Plan, RunNotes, Session};
 use contents::Contents;
 use host::deadline::Deadline;
 use host::deploy_id::DeployId;
-use host::folder::SafeFolder;
 use host::interrupt;
 use host::lock::Lock;
 use host::record::Intent;
@@ -79,13 +78,10 @@ fn require_root() -> Result<(), Failure> {
     }
 }
 
-fn lock(subject: &Subject, run: Option<&DeployId>, patience: Duration) -> Result<Vec<Lock>> {
-    // Not in the state folder: a run that is refused leaves nothing behind there.
-    let folder = SafeFolder::ensure(Path::new(LOCKS), 0o700)?;
-    let path = folder.join(format!("{}.lock", subject.name));
-    let lock = Lock::acquire(&path, TASK, run, patience);
-    lock.map(|lock| vec![lock])
-        .with_context(|| format!("waiting for another task on {}", subject.database))
+fn lock(subject: &Subject, run: Option<&DeployId>, timeout: Duration) -> Result<Vec<Lock>> {
+    let name = &subject.name;
+    Lock::acquire_in(Path::new(LOCKS), name, &subject.database, TASK, run, timeout)
+        .map(|it| vec![it])
 }
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
