@@ -260,13 +260,7 @@ impl Link {
 
     pub fn to(&self, release: &str, at: &LedgerId) -> Option<String> {
         // A release should be a commit; anything else must not change the rest of the URL.
-        let safe = |byte: u8| match byte {
-            byte if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) => {
-                char::from(byte).to_string()
-            }
-            byte => format!("%{byte:02X}"),
-        };
-        let sha: String = release.bytes().map(safe).collect();
+        let sha = host::percent_encode(release, b"");
         self.0.as_ref().map(|template| {
             let filled = template.replace("{app}", &at.app.0).replace("{env}", &at.env.0);
             filled.replace("{sha}", &sha)

@@ -38,6 +38,7 @@ pub mod lock;
 pub mod meta;
 mod missing;
 pub mod mounts;
+mod percent;
 pub mod program;
 pub mod reason;
 pub mod record;
@@ -50,4 +51,5 @@ pub mod walk;
 
 pub use hex::hex;
 pub use missing::none_if_missing;
+pub use percent::percent_encode;
 pub use reason::reason;

@@ -165,14 +165,7 @@ fn server_reason(stderr: &str) -> Option<&str> {
 
 /// Percent-encodes a part of a path of the API, or a value of its query.
 pub fn encoded(text: &str) -> String {
-    let mut path = String::new();
-    for byte in text.bytes() {
-        match byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            true => path.push(char::from(byte)),
-            false => path.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    path
+    host::percent_encode(text, b"")
 }
 
 #[cfg(test)]

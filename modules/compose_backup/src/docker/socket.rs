@@ -122,11 +122,7 @@ fn said(body: &[u8]) -> String {
 
 /// Percent-encodes a name for a path; the slashes of an image's name are kept.
 pub fn escaped(name: &str) -> String {
-    name.bytes().fold(String::new(), |text, byte| match byte {
-        b'-' | b'.' | b'_' | b'~' | b'/' | b':' | b'@' => text + &char::from(byte).to_string(),
-        _ if byte.is_ascii_alphanumeric() => text + &char::from(byte).to_string(),
-        _ => format!("{text}%{byte:02X}"),
-    })
+    host::percent_encode(name, b"/:@")
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ impl Server {
         let mut url = format!("{}/api/v1/{call}", base.trim_end_matches('/'));
         for (index, (name, value)) in parameters.iter().enumerate() {
             url += if index == 0 { "?" } else { "&" };
-            url += &format!("{name}={}", percent_encoded(value));
+            url += &format!("{name}={}", host::percent_encode(value, b""));
         }
         request.url = Url::try_from(url)?;
         let answer = web::ask(&request, deadline.remaining())?;
@@ -81,15 +81,6 @@ impl Server {
         let text = data["result"][1].as_str().and_then(|text| text.parse::<f64>().ok());
         text.ok_or_else(|| "it does not tell its time: is it a Prometheus server?".to_owned())
     }
-}
-
-fn percent_encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let encode = |byte: u8| match plain(byte) {
-        true => char::from(byte).to_string(),
-        false => format!("%{byte:02X}"),
-    };
-    text.bytes().map(encode).collect()
 }
 
 pub struct Prometheus {
@@ -258,8 +249,8 @@ mod tests {
 
     #[test]
     fn queries_are_encoded() {
-        assert_eq!(percent_encoded("up{a=\"b\"}"), "up%7Ba%3D%22b%22%7D");
-        assert_eq!(percent_encoded("a+b é"), "a%2Bb%20%C3%A9");
+        assert_eq!(host::percent_encode("up{a=\"b\"}", b""), "up%7Ba%3D%22b%22%7D");
+        assert_eq!(host::percent_encode("a+b é", b""), "a%2Bb%20%C3%A9");
     }
 
     #[test]
