@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import typing as t
 
+from .run_progress import notes_of
+
 Facts = t.Mapping[str, t.Mapping[str, t.Any]]
 Seen = t.Mapping[str, t.Any]
 
@@ -121,12 +123,12 @@ def _host(host: str, app: Seen, run: str, seen: Seen) -> tuple[list[str], list[s
     for port, use in sorted(app_ports(app["components"]).items()) if seen.get("check_listens") and host in app["app_hosts"] else []:
         lines.append(f"port {port} ({use}): {'free' if port not in there else 'held by ' + there[port]}")
     if host in app["app_hosts"]:
-        if seen.get("flow_may") == run:
+        notes = notes_of(seen.get("flow"), run)
+        if notes.get("can_be_deployed_to"):
             lines.append(f"ready: {seen.get('check_asked_for') or 'room and what the role needs'}")
         elif seen.get("check_left_out"):
             lines.append(f"NOT LOOKED AT: {seen['check_left_out']}")
         else:
-            why = seen.get("flow_failure") if seen.get("flow_failed_in") == run else None
-            refusals.append(str(why or "its look did not come to its end"))
+            refusals.append(str(notes.get("failure") or "its look did not come to its end"))
             lines.append(f"NOT READY: {refusals[-1]}")
     return lines, refusals

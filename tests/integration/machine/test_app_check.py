@@ -21,7 +21,7 @@ LISTEN 0      4096       127.0.0.1:8081       0.0.0.0:*    users:(("shop",pid=81
 LISTEN 0      128             [::]:22            [::]:*    users:(("sshd",pid=640,fd=4))
 LISTEN 0      511                *:8083             *:*
 """
-READY = {"check_in": RUN, "check_user": "root\n", "check_apart": 0, "flow_may": RUN}
+READY = {"check_in": RUN, "check_user": "root\n", "check_apart": 0, "flow": {"run": RUN, "can_be_deployed_to": True}}
 LOOKED = {"results": [{"color_switch_host": "lb1", "active": "blue", "drift": []}]}
 ONCE = {"check_ledger": {"deploys": [], "holder": None, "locked": None}, "color_switch_looked": LOOKED, "flow_color": "green", "flow_before": "blue",
         "check_haproxy": {"results": [{"check_host": "lb1", "stdout": "HAProxy version 2.6.12-1 2023/12/16 - https://haproxy.org/\n"}]}}
@@ -56,8 +56,8 @@ def test_each_refusal_says_by_what() -> None:
     lost = app_check(app(), RUN, ONCE, {"app1": {**READY, "check_in": "20261120t084500z-7f3a"}})
     assert lost["refusals"] == ["app1: it does not answer"], "what an earlier run has seen does not count"
     assert refusals(host={"check_in": "", "check_failed_in": RUN, "check_failure": "sudo: a password is required"}) == ["app1: sudo: a password is required"]
-    assert refusals(host={"flow_may": "", "flow_failed_in": RUN, "flow_failure": "the disk is full"}) == ["app1: the disk is full"]
-    assert refusals(host={"flow_may": ""}) == ["app1: its look did not come to its end"]
+    assert refusals(host={"flow": {"run": RUN, "failure": "the disk is full"}}) == ["app1: the disk is full"]
+    assert refusals(host={"flow": {"run": "of an earlier run", "can_be_deployed_to": True}}) == ["app1: its look did not come to its end"]
     assert "a day ahead" in refusals(host={"check_apart": -90000})[0] and not refusals(host={"check_apart": 90000})
     assert refusals({"check_active_failure": "The load balancers do not serve the same colour."}) == [
         "what is active: The load balancers do not serve the same colour."]
@@ -68,5 +68,5 @@ def test_each_refusal_says_by_what() -> None:
 
 
 def test_nothing_was_deployed_yet() -> None:
-    told = app_check(app(), RUN, ONCE, {"app1": {**READY, "flow_may": "", "check_left_out": "nothing was deployed yet"}})
+    told = app_check(app(), RUN, ONCE, {"app1": {**READY, "flow": {}, "check_left_out": "nothing was deployed yet"}})
     assert "app1: NOT LOOKED AT: nothing was deployed yet" in told["lines"] and told["refusals"] == []
