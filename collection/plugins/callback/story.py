@@ -8,21 +8,13 @@ changed nothing, skipped tasks and banners; with -v all is printed by the defaul
 """
 from __future__ import annotations
 
-import copy
-import re
-import time
-import typing as t
-
-from ansible import constants as C
-from ansible.module_utils.common.text.converters import to_text
-from ansible.plugins.callback.default import CallbackModule as Default
-
 DOCUMENTATION = """
 name: story
 type: stdout
 short_description: A deploy as a story instead of a list of tasks
 version_added: 0.1.0
-author: the reversible.deploy authors
+author:
+  - The reversible.deploy authors (!UNKNOWN)
 description:
   - Prints the phases of a run with their times, one line for each task that changed something on a host, what playbooks say, and each failure once, as text
     with its host, its cause and what to do.
@@ -42,6 +34,15 @@ ansible.cfg: |
   [defaults]
   stdout_callback = reversible.deploy.story
 """
+
+import copy
+import re
+import time
+import typing as t
+
+from ansible import constants as C
+from ansible.module_utils.common.text.converters import to_text
+from ansible.plugins.callback.default import CallbackModule as Default
 
 # The two hosts that stand for a run: `whole_run` refuses an inventory that has such names.
 STANDS_FOR_A_RUN = re.compile(r"(?:deploy|way-back)@(.+)")

@@ -129,6 +129,8 @@ def test_a_component_under_systemd(machine: Incus, shop: IncusShop, one_core: st
     wait_for(lambda: unit("NRestarts") == "1" and page() == f"green {sha(1)}", "systemd to start it again", 60)
     machine.ask("restart", "--force", GREEN)
     wait_for(lambda: page() == f"green {sha(1)}", "it runs after a restart of the container", 60)
+    # It answers before the journal of this start has been written.
+    wait_for(lambda: "Started shop-web" in machine.inside(GREEN, "journalctl", "--no-pager", "--unit", "shop-web"), "the journal of the start", 60)
     gone = doors.play("retire", deploy_id=NEWER)
     assert gone.code == 0 and GREEN not in machine.status(), gone.output
     journal = (shop.folder / "kept" / f"{FIRST}-green" / "web/journal.log").read_text(encoding="utf-8")

@@ -123,7 +123,7 @@ def test_what_an_old_revision_needs_is_looked_for(place: Namespace) -> None:
     assert not place.do(check=True, state="rolled_back").get("warnings")
     place.kubectl("patch", "configmap", "web", "-p", json.dumps({"data": {"a": "2"}}))
     [warning] = place.do(check=True, state="rolled_back")["warnings"]
-    assert "ConfigMap web was written at" in warning
+    assert "ConfigMap web was changed at" in warning
     place.kubectl("delete", "configmap", "web")
     assert "ConfigMap web does not exist" in place.refused("revision_unreachable", state="rolled_back")["msg"]
     assert [one["ready_to_roll_back"] for one in place.info()["revisions"]] == [False, False]
