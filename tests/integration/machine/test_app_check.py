@@ -4,16 +4,14 @@
 """By what a deploy would be refused, from what the playbook `check` has seen. The playbook itself runs in test_flows.py."""
 from __future__ import annotations
 
-import importlib.util
+import sys
 import typing as t
 
 from harness import ROOT
 
-SPEC = importlib.util.spec_from_file_location("app_check", ROOT / "collection/plugins/plugin_utils/app_check.py")
-assert SPEC and SPEC.loader
-check = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(check)
-app_check, app_ports, listeners = check.app_check, check.app_ports, check.listeners
+sys.path.insert(0, str(ROOT / "collection/plugins"))
+from plugin_utils.app_check import app_check, app_ports, listeners  # noqa: E402  (the path comes first)
+
 RUN = "20261121t084500z-7f3a"
 # iproute2 6.1, as root and as another user
 SS = """\
