@@ -48,7 +48,7 @@ from ansible.plugins.callback.default import CallbackModule as Default
 STANDS_FOR_A_RUN = re.compile(r"(?:deploy|way-back)@(.+)")
 # What tells more about a failure than its message, in this order.
 EVIDENCE = ("reason", "cmd", "rc", "stdout", "stderr", "module_stdout", "module_stderr", "censored")
-WORTH_TELLING = 1.0   # seconds that a task takes
+WORTH_SHOWING = 1.0   # seconds that a task takes
 # Before ansible-core 2.19 the result of a loop has the warnings of its items, and those of a skipped task are not shown.
 WARNS_OF_EACH = hasattr(Default, "_handle_warnings_and_exception")
 
@@ -63,9 +63,9 @@ class CallbackModule(Default):
         self._begun = self._phase_begun = time.monotonic()
         self._phases: list[tuple[str, float]] = []
         self._phase = ""
-        self._announced = False   # a phase in which nothing is to be told has no heading
+        self._announced = False   # a phase in which there is nothing to show has no heading
         self._since: dict[tuple[str, str], float] = {}
-        self._told: dict[str, str] = {}   # of each failure's text, where it was told
+        self._shown_at: dict[str, str] = {}   # where each text of a failure stands
 
     def _as_default(self) -> bool:
         return self._display.verbosity > 0
@@ -111,7 +111,7 @@ class CallbackModule(Default):
     def _took(self, result: t.Any) -> str:
         host, task, _data = _parts(result)
         seconds = time.monotonic() - self._since.get((host.get_name(), task._uuid), time.monotonic())
-        return f" ({_span(seconds)})" if seconds >= WORTH_TELLING else ""
+        return f" ({_span(seconds)})" if seconds >= WORTH_SHOWING else ""
 
     # ---------------------------------------------------------------- what went well
 
@@ -174,10 +174,10 @@ class CallbackModule(Default):
             return super().v2_runner_on_failed(result, ignore_errors)
         _host, task, data = _parts(result)
         self._warn(result)
-        if task.loop and data.get("results"):   # each item has told its own
+        if task.loop and data.get("results"):   # each item has shown its own
             self._say(f"       FAILED: {self.host_label(result)}: {_name(result)}: see its items above", color=C.COLOR_ERROR, stderr=self._to_stderr())
         else:
-            self._tell_failure("FAILED", result, _name(result))
+            self._show_failure("FAILED", result, _name(result))
         if ignore_errors:
             self._say("       ... ignored, as its task says", color=C.COLOR_SKIP)
 
@@ -185,17 +185,17 @@ class CallbackModule(Default):
         if self._as_default():
             return super().v2_runner_item_on_failed(result)
         self._warn(result)
-        self._tell_failure("FAILED", result, f"{_name(result)} (item={self._get_item_label(_parts(result)[2])})")
+        self._show_failure("FAILED", result, f"{_name(result)} (item={self._get_item_label(_parts(result)[2])})")
 
     def v2_runner_on_unreachable(self, result: t.Any) -> None:
         if self._as_default():
             return super().v2_runner_on_unreachable(result)
         self._warn(result)
-        self._tell_failure("UNREACHABLE", result, _name(result))
+        self._show_failure("UNREACHABLE", result, _name(result))
         if _parts(result)[1].ignore_unreachable:
             self._say("       ... ignored, as its task says", color=C.COLOR_SKIP)
 
-    def _tell_failure(self, word: str, result: t.Any, name: str) -> None:
+    def _show_failure(self, word: str, result: t.Any, name: str) -> None:
         data, where = _parts(result)[2], f"{self.host_label(result)}: {name}"
         lines = [to_text(data["msg"])] if data.get("msg") else []
         lines += [f"{key}: {_plain(data[key])}" for key in EVIDENCE if data.get(key) not in (None, "", [])]
@@ -203,7 +203,7 @@ class CallbackModule(Default):
         if traceback and traceback[-1] not in "\n".join(lines) and not traceback[-1].startswith("(traceback unavailable"):
             lines.append(f"exception: {traceback[-1]} (-vvv shows all of it)")
         text = "\n".join(lines) if lines else self._dump_results(data)
-        before = where if "censored" in data else self._told.setdefault(text, where)
+        before = where if "censored" in data else self._shown_at.setdefault(text, where)
         self._say(f"\n{word}: {where}{self._took(result)}", color=C.COLOR_ERROR, stderr=self._to_stderr())
         # An earlier host, or the same error once more when a play gives it on: where it stands is enough.
         self._say(_indented(f"the same as on {before}" if before != where else text), color=C.COLOR_ERROR, stderr=self._to_stderr())
@@ -226,7 +226,7 @@ class CallbackModule(Default):
         self._end_phase()
         self._display.display("")
         for name, seconds in self._phases:
-            if seconds >= WORTH_TELLING:
+            if seconds >= WORTH_SHOWING:
                 self._display.display(f"{_span(seconds):>10}  {name}")
         self._display.display(f"{_span(time.monotonic() - self._begun):>10}  in all")
         shown, failed = copy.copy(stats), set()
