@@ -120,6 +120,8 @@ def _host(host: str, app: Seen, run: str, seen: Seen) -> tuple[list[str], list[s
     if docker := str(seen.get("check_docker") or "").strip():
         lines.append(f"Docker {docker}")
     there = listeners(str(seen.get("check_listening") or ""))
+    if app["strategy"] == "host" and host in app["app_hosts"] and app_ports(app["components"]) and not seen.get("check_listens"):
+        lines.append("ports: NOT LOOKED AT: ss cannot be run there")
     for port, use in sorted(app_ports(app["components"]).items()) if seen.get("check_listens") and host in app["app_hosts"] else []:
         lines.append(f"port {port} ({use}): {'free' if port not in there else 'held by ' + there[port]}")
     if host in app["app_hosts"]:

@@ -68,3 +68,7 @@ def test_each_refusal_says_by_what() -> None:
 def test_nothing_was_deployed_yet() -> None:
     told = app_check(app(), RUN, ONCE, {"app1": {**READY, "flow": {}, "check_left_out": "nothing was deployed yet"}})
     assert "app1: NOT LOOKED AT: nothing was deployed yet" in told["lines"] and told["refusals"] == []
+
+
+def test_what_cannot_be_looked_at_is_said() -> None:
+    assert "app1: ports: NOT LOOKED AT: ss cannot be run there" in app_check(app(), RUN, ONCE, {"app1": READY})["lines"]
