@@ -18,17 +18,18 @@ LONGEST_LINE = 500       # characters
 MOST = 64 * 1024         # characters of each log, its end
 
 
-def newest_logs(results: t.Sequence[Result], lines: int, *hidden: t.Any) -> list[str]:
-    """Of what each reading task has returned: a heading for each log, then its lines. A log that cannot be read says why. `hidden`: variables that
-    hold secrets, as dictionaries."""
+def newest_logs(results: t.Sequence[Result], lines: int, *hidden: t.Any) -> dict[str, list[str]]:
+    """Of what each reading task has returned: `lines`, a heading for each log and then its lines, and `unread`, the names of the logs that cannot be
+    read; their headings say why. `hidden`: variables that hold secrets, as dictionaries."""
     given = {str(number): each for number, each in enumerate(hidden)}
     secrets = Secrets({name: {"no_log": True, "type": "dict"} for name in given}, given, lambda: b"")
     shown: list[str] = []
-    for one in results:
-        for name, text, failure in _logs(one):
-            shown.append(f"== {name}" + (f": CANNOT BE READ: {secrets.hide(failure)}" if failure else "" if text.strip() else ": empty"))
-            shown += _newest(secrets.hide(text), lines)
-    return shown
+    unread: list[str] = []
+    for name, text, failure in (log for one in results for log in _logs(one)):
+        shown.append(f"== {name}" + (f": CANNOT BE READ: {secrets.hide(failure)}" if failure else "" if text.strip() else ": empty"))
+        shown += _newest(secrets.hide(text), lines)
+        unread += [name] if failure else []
+    return {"lines": shown, "unread": unread}
 
 
 def _logs(one: Result) -> t.Iterator[tuple[str, str, str]]:

@@ -49,6 +49,8 @@ def back_to_the_snapshot_and_forth_again(pair: Pair) -> None:
     """Both hold version 2.0 since the first deploy."""
     logs = pair.run("logs", lines=5)
     assert logs.code == 0 and "== CT " in logs.output and "CANNOT BE READ" not in logs.output, logs.output
+    unread = pair.run("logs", pct_app_vmid=999)
+    assert unread.code == 2 and "== CT 999: CANNOT BE READ: " in unread.output and "These logs cannot be read: CT 999." in unread.output, unread.output
     looked = pair.run("check")
     assert looked.code == 0 and "would refuse a deploy" in looked.output, looked.output
     closed = pair.run("rollback", mode="fast")

@@ -25,8 +25,9 @@ def test_what_is_shown_of_logs(edge_core: str, tmp_path: Path) -> None:
     task = {"name": "shown", "ansible.builtin.debug": {"msg": "{{ results | reversible.deploy.newest_logs(2, hidden, {}) }}"},
             "vars": {"results": RESULTS, "hidden": hidden}}
     shown = Ansible(edge_core, tmp_path, LOCAL).play([task], "local").named("shown").result["msg"]
-    assert shown[:-1] == [
+    assert shown["unread"] == ["gone", "shop-blue"]
+    assert shown["lines"][:-1] == [
         "== shop-web-blue", "three", "four", "== shop-web-green", "opened postgres://shop:********@db/shop as ********",
         "== gone: CANNOT BE READ: No such container: ********", "== shop-blue: CANNOT BE READ: the host went away",
         "== shop-job-green", "?[2Ja", "b", "== silent: empty", "== long"]
-    assert shown[-1] == "x" * 500 + " ..."
+    assert shown["lines"][-1] == "x" * 500 + " ..."
