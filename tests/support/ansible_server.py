@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Has ansible-core loaded and forks for each run: loading takes most of the time of a short run. A program, which ansible_forks.py starts by the
 Python of one ansible-core: `ansible_server.py CONTROL PROGRAMS KEPT`, the number of a socket, the folder of ansible-playbook, and a folder for
-templates that were compiled.
+what was compiled.
 
 Invariant: a run finds what a new process finds. Its environment is that of the server but for PER_RUN; files, folder, network, arguments,
 handling of SIGINT, temporary folder and random numbers are its own; and what runs is the very script that a shell would have started.
@@ -30,7 +30,7 @@ import threading
 import typing as t
 
 import ansible_inline
-import ansible_templates
+import ansible_compiled
 
 # Where runs of one server may differ: variables by how they begin. Of these only ANSIBLE_LOCAL_TEMP is read when ansible-core is loaded; see
 # `Request.become`. DEPLOY_ are the inputs of the workflows.
@@ -56,10 +56,10 @@ def load(programs: str) -> None:
             importlib.import_module(found.name)
     from ansible import constants
     from ansible.config import manager
-    from ansible.plugins.loader import filter_loader, test_loader
+    from ansible.plugins.loader import become_loader, connection_loader, filter_loader, shell_loader, test_loader
 
     read_routing()
-    for loader in (filter_loader, test_loader):
+    for loader in (filter_loader, test_loader, become_loader, connection_loader, shell_loader):
         import_plugins(loader)
     atexit.unregister(manager.cleanup_tmp_file)   # each run makes its own
     shutil.rmtree(constants.DEFAULT_LOCAL_TMP)
@@ -68,9 +68,10 @@ def load(programs: str) -> None:
 
 
 def import_plugins(loader: t.Any) -> None:
-    """Of filters and tests ansible-core imports all, under names of its own, as soon as one is asked for. Which there are, each run finds itself."""
+    """Of filters and tests ansible-core imports all, under names of its own, as soon as one is asked for; of those for connections, each task reads
+    the options. Which there are, each run finds itself."""
     before = {name: copy.copy(value) for name, value in vars(loader).items()}
-    list(loader.all())
+    list(loader.all(class_only=True))
     vars(loader).update(before)
 
 
@@ -118,6 +119,7 @@ class Request:
         with open("/proc/self/comm", "w", encoding="utf-8") as name:
             name.write(os.path.basename(self.is_to_be["argv"][0]))
         constants.DEFAULT_LOCAL_TMP = constants.config.get_config_value("DEFAULT_LOCAL_TMP")
+        ansible_compiled.take_archives(sys.argv[3], constants.DEFAULT_LOCAL_TMP)
         unique.random_int = f"{secrets.randbelow(2**32):08x}"   # part of every id that ansible-core makes
         return self.is_to_be["argv"]
 
@@ -192,10 +194,13 @@ class Server:
         self.control.close()
 
 
-def leave(code: object) -> None:
+def leave(code: object, kept: str) -> None:
     """End as Python does, but leave the memory to the kernel: taking apart what the server has loaded would first copy it."""
+    from ansible import constants
+
     if not isinstance(code, int | None):
         raise SystemExit(code)
+    ansible_compiled.keep_archives(kept, constants.DEFAULT_LOCAL_TMP)
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -207,17 +212,17 @@ def main() -> None:
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is meant for the tests and for the runs
     control = socket.socket(fileno=int(sys.argv[1]))
     load(sys.argv[2])
-    ansible_templates.keep(sys.argv[3])
+    ansible_compiled.keep(sys.argv[3])
     ansible_inline.install()
     control.send(READY)
     request = Server(control).serve()
     signal.signal(signal.SIGINT, handler)
-    sys.argv = request.become()
+    kept, sys.argv = sys.argv[3], request.become()
     del control, request
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
-        leave(end.code)
+        leave(end.code, kept)
 
 
 if __name__ == "__main__":
