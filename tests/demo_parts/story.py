@@ -119,7 +119,7 @@ class Teller:
             wrong.append(f"it does not say {step.says}")
         else:
             self.words |= found.groupdict()
-        self.words["last"] = run.named("List the two hosts of the tasks that run once").result["results"][0]["add_host"]["host_vars"]["flow_run_id"]
+        self.words["last"] = run.named("List the two hosts of the tasks that run once").result["results"][0]["add_host"]["host_vars"]["flow"]["run"]
         if step.version:
             self.words[f"v{step.version}"] = self.words["last"]
         return wrong

@@ -94,7 +94,8 @@ def _ledger(app: Seen, once: Seen) -> tuple[list[str], list[str]]:
 
 def _colors(app: Seen, once: Seen) -> tuple[list[str], list[str]]:
     """The load balancers, or in place the release that is there."""
-    lines, refusals = [], [f"what is active: {once['check_active_failure']}"] if once.get("check_active_failure") else []
+    flow = once.get("flow") or {}
+    lines, refusals = [], [f"what is active: {flow['active_failure']}"] if flow.get("active_failure") else []
     versions = {str(one.get("check_host")): one for one in (once.get("check_haproxy") or {}).get("results") or []}
     for one in (once.get("color_switch_looked") or {}).get("results") or [] if app["has_colors"] else []:
         host = str(one.get("color_switch_host"))
@@ -104,9 +105,9 @@ def _colors(app: Seen, once: Seen) -> tuple[list[str], list[str]]:
         lines.append(f"{host}: {program}: {state}")
         lines += [f"{host}: DRIFT: {drift}" for drift in one.get("drift") or []]
     if not refusals:
-        target = f"; a deploy goes into {once.get('flow_color')}" if app["has_colors"] else ""
-        lines.append(f"active: {once.get('flow_before') or 'nothing'}, release {once.get('flow_release_before') or 'not known'}{target}"
-                     if app["has_colors"] else f"release: {once.get('flow_release_before') or 'not known'}")
+        target = f"; a deploy goes into {flow.get('color')}" if app["has_colors"] else ""
+        lines.append(f"active: {flow.get('before') or 'nothing'}, release {flow.get('release_before') or 'not known'}{target}"
+                     if app["has_colors"] else f"release: {flow.get('release_before') or 'not known'}")
     return lines, refusals
 
 

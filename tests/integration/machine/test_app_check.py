@@ -21,7 +21,7 @@ LISTEN 0      511                *:8083             *:*
 """
 READY = {"check_in": RUN, "check_user": "root\n", "check_apart": 0, "flow": {"run": RUN, "can_be_deployed_to": True}}
 LOOKED = {"results": [{"color_switch_host": "lb1", "active": "blue", "drift": []}]}
-ONCE = {"check_ledger": {"deploys": [], "holder": None, "locked": None}, "color_switch_looked": LOOKED, "flow_color": "green", "flow_before": "blue",
+ONCE = {"check_ledger": {"deploys": [], "holder": None, "locked": None}, "color_switch_looked": LOOKED, "flow": {"color": "green", "before": "blue"},
         "check_haproxy": {"results": [{"check_host": "lb1", "stdout": "HAProxy version 2.6.12-1 2023/12/16 - https://haproxy.org/\n"}]}}
 
 
@@ -57,7 +57,7 @@ def test_each_refusal_says_by_what() -> None:
     assert refusals(host={"flow": {"run": RUN, "failure": "the disk is full"}}) == ["app1: the disk is full"]
     assert refusals(host={"flow": {"run": "of an earlier run", "can_be_deployed_to": True}}) == ["app1: its look did not come to its end"]
     assert "a day ahead" in refusals(host={"check_apart": -90000})[0] and not refusals(host={"check_apart": 90000})
-    assert refusals({"check_active_failure": "The load balancers do not serve the same colour."}) == [
+    assert refusals({"flow": {"active_failure": "The load balancers do not serve the same colour."}}) == [
         "what is active: The load balancers do not serve the same colour."]
     assert refusals({"check_ledger": {"msg": "no such host"}}) == ["the ledger on lb1: no such host"]
     assert "take_over=x" in refusals({"check_ledger": {"deploys": [], "holder": {"deploy_id": "x", "by": "y"}}})[0]

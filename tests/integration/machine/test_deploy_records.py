@@ -12,7 +12,7 @@ import pytest
 from harness import ROOT
 
 sys.path.insert(0, str(ROOT / "collection/plugins"))
-from plugin_utils import app_status, color_flips, deploy_records, run_progress  # noqa: E402  (the path comes first)
+from plugin_utils import app_status, color_flips, deploy_records, run_goal, run_progress  # noqa: E402  (the path comes first)
 
 A, B, C = (f"20261121t08450{number}z-7f3a" for number in range(3))
 RUN = "20261121t090000z-0001"
@@ -195,6 +195,71 @@ def test_only_what_was_reached_in_this_run_counts() -> None:
     assert run_progress.notes_of(facts["app3"]["flow"], RUN) == run_progress.notes_of(facts["app5"]["flow"], RUN) == {"run": RUN}
     assert run_progress.seen(["app1"], {"app1": {"flow": {"run": RUN, "data": 1}}}, "data", RUN) == {"app1": 1}
     assert run_progress.seen(["app1"], {"app1": {"flow": {"run": A, "data": 1}}}, "data", RUN) == {"app1": None}
+
+# Where a run goes, and whether it is back
+
+ASKED = {"name": "shop prod", "release": "new", "target_color": "", "again": False, "has_colors": True}
+BLUE = {"active": "blue", "release": "old", "previous": {"color": "green", "release": "older", "open": True}}
+READING = {**BLUE, "goal": "green", "goal_release": "older", "ends_split": False, "back_refused": "", "void": False, "silent": {"lb2": "no route"},
+           "history": [{"color": "blue", "deploy_id": B}, {"color": "green", "deploy_id": A}]}
+
+
+def test_where_a_deploy_goes() -> None:
+    goal = run_goal.deploy_goal(BLUE, ASKED)
+    assert (goal["color"], goal["before"], goal["release_before"], goal["nothing_to_do"], goal["refused"]) == ("green", "blue", "old", False, "")
+    assert goal["says"] == ("new goes into green. The way back from it is blue, which serves old. It takes the place of older, to which the fast way back "
+                            "leads until then; afterwards mode=full leads there.")
+    assert "leave target_color out" in run_goal.deploy_goal(BLUE, {**ASKED, "target_color": "blue"})["refused"]
+    first = run_goal.deploy_goal({"active": "", "release": "", "previous": {}}, ASKED)
+    assert first["color"] == "blue" and "no way back from it" in first["says"]
+    again = run_goal.deploy_goal(BLUE, {**ASKED, "release": "old"})
+    assert again["nothing_to_do"] and again["says"] == "shop prod: old is active already (blue); -e again=true deploys it again into green."
+    assert not run_goal.deploy_goal(BLUE, {**ASKED, "release": "old", "again": True})["nothing_to_do"]
+    in_place = run_goal.deploy_goal({"active": "", "release": "old", "previous": {}}, {**ASKED, "has_colors": False})
+    assert in_place["color"] == "" and in_place["refused"] == "" and in_place["says"].startswith("In place")
+
+
+def test_where_a_fast_rollback_goes() -> None:
+    way = run_goal.fast_way(READING, "", False)
+    assert way == {"refused": "", "left_out": {"lb2": "no route"}, "color": "green", "release": "older", "before": "blue", "release_before": "old", "void": True}
+    closed = {**READING, "previous": {"color": "green", "open": False, "why": "it is void"}}
+    assert run_goal.fast_way(closed, "", False)["refused"] == "The fast way back is closed: it is void."
+    assert run_goal.fast_way(closed, "green", False)["refused"] == "", "whoever names the colour goes forward again"
+    named = {**READING, "goal": "blue"}
+    assert run_goal.fast_way(named, "blue", False)["refused"] == "blue is active already." and not run_goal.fast_way(named, "blue", True)["refused"]
+    assert run_goal.fast_way({**READING, "goal": "", "active": "", "previous": {}}, "", False)["refused"].endswith("no earlier colour is known.")
+    assert run_goal.fast_way({**READING, "back_refused": "No load balancer answers."}, "green", True)["refused"] == "No load balancer answers."
+    split = run_goal.fast_way({**READING, "ends_split": True, "back_refused": "split", "void": False}, "green", False)
+    assert (split["refused"], split["before"], split["release_before"], split["void"]) == ("", "", "", False)
+
+
+def test_a_colour_that_has_got_another_release_since_is_refused() -> None:
+    assert run_goal.fast_opened({}, READING) == {"refused": "", "stays": [], "unrecorded": ""}
+    assert run_goal.fast_opened({"taken": None, "unrecorded": "no route"}, READING)["unrecorded"] == "no route"
+    taken = {"taken": {"green": {"release": "newer", "deploy_id": C}}}
+    assert run_goal.fast_opened(taken, READING)["refused"] == f"The fast way back is closed: green served older, and since then {C} has put newer there."
+    older = {"taken": {"green": {"release": "newer", "deploy_id": A}}}
+    assert run_goal.fast_opened(older, READING)["refused"] == run_goal.fast_opened(taken, {**READING, "goal_release": "newer"})["refused"] == ""
+
+
+def test_where_a_rollback_to_a_restore_point_goes() -> None:
+    layers = {"color": [point("blue", digest="old")], "database": [point("d")]}
+    way = run_goal.restore_way({"id": B, "layers": layers}, {"active": "green", "release": "new"}, [deploy(B)], True, [])
+    assert (way["before"], way["color"], way["stops"], way["goal"]["release"], way["goal"]["flips"]) == ("green", "blue", "green", "old", True)
+    in_place = {"id": B, "layers": {"compose": [point("c", digest="old")], "database": [point("d")]}}
+    assert run_goal.restore_way(in_place, {"active": "", "release": "new"}, [deploy(B)], False, [])["stops"] == "app"
+    assert run_goal.restore_way(in_place, {"active": "", "release": "new"}, [deploy(B)], False, ["web"])["goal"]["release"] == ""
+
+
+def test_whether_a_run_is_back() -> None:
+    facts = {"app1": {"flow": {"run": RUN, "changes": True, "reverted": True}}, "app2": {"flow": {"run": RUN, "changes": True}},
+             "app3": {"flow": {"run": A, "changes": True}}}
+    assert run_goal.came_back(list(facts), facts, RUN, [], [], None) == {"serves": {}, "now": "", "astray": ["app2"], "is_back": False}
+    assert run_goal.came_back(["app1", "app3"], facts, RUN, [], [], None)["is_back"]
+    looked = [{"active": "blue"}, {"msg": "no route"}]
+    split = run_goal.came_back([], {}, RUN, looked, ["lb1", "lb2"], "blue")
+    assert split == {"serves": {"lb1": "blue", "lb2": "unknown"}, "now": "blue and unknown", "astray": [], "is_back": False}
+    assert run_goal.came_back([], {}, RUN, looked[:1], ["lb1"], "blue")["is_back"] and run_goal.came_back([], {}, RUN, looked, ["lb1", "lb2"], None)["is_back"]
 
 # What status shows
 

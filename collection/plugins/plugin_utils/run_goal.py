@@ -1,0 +1,90 @@
+# Copyright: the reversible.deploy authors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where a run goes, what it leaves, and whether it is back: what `deploy@<app>-<env>` and `way-back@<app>-<env>` note in their fact `flow`. Pure: no I/O,
+no Ansible.
+"""
+from __future__ import annotations
+
+import typing as t
+
+from .databases import color_stopped
+from .deploy_records import restore_goal
+from .run_progress import Facts, hosts_reached
+
+Seen = t.Mapping[str, t.Any]
+OTHER = {"blue": "green", "green": "blue"}
+UNKNOWN = "a release that nobody recorded"
+
+
+def deploy_goal(read: Seen, app: Seen) -> dict[str, t.Any]:
+    """`color` that the release goes into, `before` and `release_before` of what is active, `nothing_to_do` when that is this release already. `refused` says
+    why it cannot go there, and `says` what it takes. In place there is no colour."""
+    active, serves, release = read["active"], read["release"], app["release"]
+    color = (app["target_color"] or OTHER.get(active, "blue")) if app["has_colors"] else ""
+    notes = {"color": color, "before": active, "release_before": serves, "nothing_to_do": serves == release and not app["again"], "refused": ""}
+    if app["has_colors"] and color == active:
+        notes["refused"] = f"{color} is active and serves {serves or UNKNOWN}; a deploy goes to the idle colour: leave target_color out."
+    if notes["nothing_to_do"]:
+        says = (f"{app['name']}: {release} is active already{f' ({active})' if color else ''}; -e again=true deploys it again"
+                f"{f' into {color}' if color else ''}.")
+    elif color:
+        says = f"{release} goes into {color}. " + (f"The way back from it is {active}, which serves {serves or UNKNOWN}." if active
+                                                   else "Nothing serves yet, so there is no way back from it.")
+        previous = read["previous"]
+        if previous.get("open") and previous.get("color") == color and previous.get("release"):
+            says += (f" It takes the place of {previous['release']}, to which the fast way back leads until then; afterwards mode=full leads there.")
+    else:
+        says = "In place: the restore point of this deploy is the way back."
+    return {**notes, "says": says}
+
+
+def fast_way(reading: Seen, target: str, goes_on: bool) -> dict[str, t.Any]:
+    """`color` and `release` that a fast rollback goes to by what the load balancers say together (`load_balancers`), and what it leaves; `left_out` are those
+    that do not answer. `refused` says why there is no such way. A run that goes on with what an earlier one has not finished may go to what is active."""
+    goal, previous, split = reading["goal"], reading["previous"], reading["ends_split"]
+    refused = ""
+    if not split and (reading["back_refused"] or (goal == reading["active"] and not goes_on) or not (target or previous.get("open"))):
+        closed = f"The fast way back is closed: {previous.get('why') or 'no earlier colour is known'}."
+        refused = reading["back_refused"] or (f"{goal} is active already." if goal and goal == reading["active"] else closed)
+    return {
+        "refused": refused, "left_out": reading["silent"], "color": goal, "release": reading["goal_release"],
+        # Out of a split there is no colour to go back to, and nothing says which side is bad.
+        "before": "" if split else reading["active"], "release_before": "" if split else reading["release"],
+        "void": reading["void"] if split else bool(previous.get("open")),
+    }
+
+
+def fast_opened(recorded: Seen, reading: Seen) -> dict[str, t.Any]:
+    """What the ledger adds to it when the lease is taken: migrations that stay, why it could not record the run. `refused` when it says that the colour has
+    another release now, newer than what the load balancers remember: a deploy whose controller was killed has left it there, and it may well answer."""
+    goal, release = reading["goal"], reading["goal_release"]
+    taken = (recorded.get("taken") or {}).get(goal) or {}
+    known = next((one.get("deploy_id") for one in reading["history"] if one.get("color") == goal), "") or ""
+    refused = ""
+    if release and (taken.get("release") or "") not in ("", release) and taken["deploy_id"] > known:
+        refused = f"The fast way back is closed: {goal} served {release}, and since then {taken['deploy_id']} has put {taken['release']} there."
+    return {"refused": refused, "stays": recorded.get("stays") or [], "unrecorded": recorded.get("unrecorded") or ""}
+
+
+def restore_way(point: Seen, read: Seen, deploys: t.Sequence[Seen], has_colors: bool, services: t.Sequence[str]) -> dict[str, t.Any]:
+    """What is active, what serves at the end (`goal`), and what is stopped (`stops`: a colour, or in place `app`) since it must not meet databases that come
+    back. Of which release a project is of which only some services went back, nobody could say."""
+    layers = point["layers"]
+    goal = {**restore_goal(layers, read["active"], read["release"], has_colors), **({"release": ""} if services else {})}
+    if has_colors:
+        stops = color_stopped(deploys, point["id"], layers, goal, read["active"])
+    else:
+        stops = "app" if "database" in layers and ("container" in layers or "compose" in layers) else ""
+    return {"before": read["active"], "release_before": read["release"], "color": goal["color"], "goal": goal, "stops": stops}
+
+
+def came_back(hosts: t.Sequence[str], facts: Facts, run: str, looked: t.Sequence[Seen], load_balancers: t.Sequence[str],
+              before: str | None) -> dict[str, t.Any]:
+    """`is_back`: what served before serves on every load balancer (`before`; None where nobody was asked yet, so that nothing was touched, or in place).
+    `now`: what they serve, `serves`: each. `astray`: hosts that were changed in place and are not back."""
+    says = [one.get("active", "unknown") or "" for one in looked]
+    reverted = hosts_reached(hosts, facts, "reverted", run)
+    astray = [host for host in hosts_reached(hosts, facts, "changes", run) if host not in reverted]
+    return {"serves": dict(zip(load_balancers, says)), "now": " and ".join(dict.fromkeys(says)), "astray": astray,
+            "is_back": (before is None or set(says) == {before}) and not astray}
