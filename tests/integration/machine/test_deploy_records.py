@@ -221,7 +221,8 @@ def test_where_a_deploy_goes() -> None:
 
 def test_where_a_fast_rollback_goes() -> None:
     way = run_goal.fast_way(READING, "", False)
-    assert way == {"refused": "", "left_out": {"lb2": "no route"}, "color": "green", "release": "older", "before": "blue", "release_before": "old", "void": True}
+    assert way == {"refused": "", "left_out": {"lb2": "no route"}, "color": "green", "release": "older", "before": "blue", "release_before": "old",
+                   "void": True}
     closed = {**READING, "previous": {"color": "green", "open": False, "why": "it is void"}}
     assert run_goal.fast_way(closed, "", False)["refused"] == "The fast way back is closed: it is void."
     assert run_goal.fast_way(closed, "green", False)["refused"] == "", "whoever names the colour goes forward again"
