@@ -11,7 +11,7 @@ import hashlib
 import json
 import typing as t
 
-from .databases import held_by_another_layer
+from .databases import color_stopped, held_by_another_layer
 
 Deploy = t.Mapping[str, t.Any]
 
@@ -140,6 +140,19 @@ def restore_goal(layers: t.Mapping[str, t.Any], active: str, release: str, has_c
         then = release if has_colors or not places else places[-1].get("digest") or ""
     return {"release": then, "color": to.get("name", active), "color_release": digest,
             "flips": "name" in to and (to["name"], digest) != (active, release)}
+
+
+def restore_way(point: t.Mapping[str, t.Any], read: t.Mapping[str, t.Any], deploys: t.Sequence[Deploy], has_colors: bool,
+                services: t.Sequence[str]) -> dict[str, t.Any]:
+    """What is active, what serves at the end (`goal`), and what is stopped (`stops`: a colour, or in place `app`) since it must not meet databases that come
+    back. Of which release a project is of which only some services went back, nobody could say."""
+    layers = point["layers"]
+    goal = {**restore_goal(layers, read["active"], read["release"], has_colors), **({"release": ""} if services else {})}
+    if has_colors:
+        stops = color_stopped(deploys, point["id"], layers, goal, read["active"])
+    else:
+        stops = "app" if "database" in layers and ("container" in layers or "compose" in layers) else ""
+    return {"before": read["active"], "release_before": read["release"], "color": goal["color"], "goal": goal, "stops": stops}
 
 
 def layers_here(layers: t.Mapping[str, t.Any], host: str) -> list[dict[str, t.Any]]:

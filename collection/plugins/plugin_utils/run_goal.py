@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import typing as t
 
-from .databases import color_stopped
-from .deploy_records import restore_goal
 from .run_progress import Facts, hosts_reached
 
 Seen = t.Mapping[str, t.Any]
@@ -65,18 +63,6 @@ def fast_opened(recorded: Seen, reading: Seen) -> dict[str, t.Any]:
     if release and (taken.get("release") or "") not in ("", release) and taken["deploy_id"] > known:
         refused = f"The fast way back is closed: {goal} served {release}, and since then {taken['deploy_id']} has put {taken['release']} there."
     return {"refused": refused, "stays": recorded.get("stays") or [], "unrecorded": recorded.get("unrecorded") or ""}
-
-
-def restore_way(point: Seen, read: Seen, deploys: t.Sequence[Seen], has_colors: bool, services: t.Sequence[str]) -> dict[str, t.Any]:
-    """What is active, what serves at the end (`goal`), and what is stopped (`stops`: a colour, or in place `app`) since it must not meet databases that come
-    back. Of which release a project is of which only some services went back, nobody could say."""
-    layers = point["layers"]
-    goal = {**restore_goal(layers, read["active"], read["release"], has_colors), **({"release": ""} if services else {})}
-    if has_colors:
-        stops = color_stopped(deploys, point["id"], layers, goal, read["active"])
-    else:
-        stops = "app" if "database" in layers and ("container" in layers or "compose" in layers) else ""
-    return {"before": read["active"], "release_before": read["release"], "color": goal["color"], "goal": goal, "stops": stops}
 
 
 def came_back(hosts: t.Sequence[str], facts: Facts, run: str, looked: t.Sequence[Seen], load_balancers: t.Sequence[str],
