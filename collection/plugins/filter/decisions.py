@@ -24,7 +24,7 @@ DECISIONS = {
     "engines": ("compose_clashes", "compose_containers", "incus_datasets", "incus_instances", "last_lines", "pct_datasets", "running_users",
                 "worker_faults"),
     "failures": ("failure_reason", "hook_failure"),
-    "incus_app": ("container_contents", "container_logs", "container_sides"),
+    "incus_app": ("container_contents", "container_logs", "container_sides", "instance_proofs"),
     "inputs": ("wrong_env", "wrong_inputs"),
     "kube_app": ("revision_named", "workloads_captured", "workloads_seen"),
     "load_balancers": ("load_balancers",),

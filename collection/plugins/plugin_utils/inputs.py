@@ -23,7 +23,7 @@ PROBES = ("gitlab", "metrics", "nextcloud", "traefik")
 # What a component of kind static may not say.
 OF_A_PROCESS = ("port", "command", "unit", "probe", "proof", "health", "env", "user", "listens", "release_field", "release_header")
 # Those whose role can start a component with the flip.
-WITH_WORKERS = ("host", "compose_colors")
+WITH_WORKERS = ("host", "incus", "compose_colors")
 FLIP_HOOKS = ("before_flip", "after_flip")
 HOOKS = ("before", "migrate", *FLIP_HOOKS, "smoke", "verify", "after_rollback", "downgrade")
 NAME = r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?\Z"
@@ -204,13 +204,17 @@ def wrong_workers(given: Given) -> list[str]:
         if component.get("kind") != "worker":
             if given["strategy"] == "host" and component.get("kind") != "static" and not component.get("port"):
                 found.append(f"{at} port is missing: a port for each colour, such as {{blue: 8081, green: 8082}}; only kind worker and static have none")
+            if given["strategy"] == "incus" and component.get("kind") != "static" and not component.get("port"):
+                found.append(f"{at} port is missing: the one on which it listens in its container, such as 8080; only kind worker has none")
             continue
         if given["strategy"] not in WITH_WORKERS:
-            found.append(f"{at} kind worker is for the strategies {' and '.join(WITH_WORKERS)}, and app_strategy is {typed(given['strategy'])}")
+            found.append(f"{at} kind worker is for the strategies {', '.join(WITH_WORKERS[:-1])} and {WITH_WORKERS[-1]}, and app_strategy is {typed(given['strategy'])}")
         if component.get("port"):
             found.append(f"{at} a worker has no port: leave it out, or say kind http or tcp")
+        if given["strategy"] == "incus" and (early := [name for name in ("tasks", "inside") if name in component]):
+            found.append(f"{at} the container of a worker does not run before the flip, so it has no {', '.join(early)}: take files, and proof")
         if given["strategy"] == "compose_colors" and isinstance(proof, t.Mapping) and "file" in proof:
-            found.append(f"{at} proof by file is for the strategy host alone: take command, which is run in the worker's container, or log")
+            found.append(f"{at} proof by file is not for the strategy compose_colors: take command, which is run in the worker's container, or log")
         elif proof is not None and not is_proof(proof):
             found.append(f"{at} proof is {typed(proof)}: expected command, a list of words that begins with the absolute path of a program or with "
                          "{current}; or file, an absolute path or one in {current}; or log, a text that a line of its log has")
@@ -234,7 +238,7 @@ def wrong_static(given: Given) -> list[str]:
         if files is not None and (not listed(files) or not all(is_below(file) for file in files)):
             found.append(f"{at} static_files is {typed(files)}: expected a list of paths in the release, such as [index.html, assets/shop.js]")
     kinds = {one.get("kind") for one in components}
-    needs_port = given["strategy"] == "host" and "static" in kinds or given["strategy"] == "compose_colors" and "worker" in kinds
+    needs_port = given["strategy"] == "host" and "static" in kinds or given["strategy"] in ("incus", "compose_colors") and "worker" in kinds
     if needs_port and not kinds - {"static", "worker"}:
         found.append("app_components has no component with a port: the colour that HAProxy leads to is the active one, and workers and static files follow it")
     return found

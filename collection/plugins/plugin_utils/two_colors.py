@@ -225,14 +225,22 @@ def host_colors(wanted: t.Sequence[Side], folders: t.Sequence[t.Mapping[str, t.A
 
 
 def incus_colors(wanted: t.Sequence[Side], instances: t.Mapping[str, t.Any], answers: t.Sequence[t.Mapping[str, t.Any]], mark: str) -> dict[str, t.Any]:
-    """What the colours hold that are containers, by what Incus says of them. Only what bears the app's mark, and was made to its end, counts."""
+    """What the colours hold that are containers, by what Incus says of them. Only what bears the app's mark, and was made to its end, counts. A worker's
+    container that is whole is well while it is stopped; a colour from before the app had that worker has none. Of each worker in which colours its container
+    runs (`workers`)."""
     def seen(side: Side) -> dict[str, t.Any]:
         instance, answer = instances.get(side["instance"], {}), answer_of(answers, side["instance"])
         ours = instance.get("app") == mark and instance["is_whole"]
-        return {"release": (instance["release"] or None) if ours else None, "well": bool(ours and answer.get("ok")),
+        return {"release": (instance["release"] or None) if ours else None, "well": bool(ours and (side.get("is_worker") or answer.get("ok"))),
                 "state": instance.get("status", "absent").lower(),
                 "why": answer.get("why") or "" if ours or not instance else "it was not made by this role, or not to its end"}
-    return by_color((side["color"], side["component"]["name"], seen(side)) for side in wanted)
+    workers: dict[str, list[str]] = {}
+    for side in wanted:
+        if side.get("is_worker"):
+            running = workers.setdefault(side["component"]["name"], [])
+            running += [side["color"]] if instances.get(side["instance"], {}).get("status") == "Running" else []
+    return {**by_color((side["color"], side["component"]["name"], seen(side)) for side in wanted
+                       if not side.get("is_worker") or side["instance"] in instances), "workers": workers}
 
 
 def compose_colors(wanted: t.Mapping[str, Side], components: t.Sequence[t.Mapping[str, t.Any]], containers: t.Mapping[str, t.Any],

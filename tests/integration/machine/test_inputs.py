@@ -116,8 +116,8 @@ WORKER = {"name": "mail", "kind": "worker"}
 def test_what_a_worker_may_be(given: dict[str, t.Any], said: list[str]) -> None:
     found = inputs.wrong_inputs(GOOD | {"app_components": [WORKER | given]}, [], GROUPS)
     assert len(found) == len(said) and all(map(str.startswith, found, said)), found
-    [elsewhere] = inputs.wrong_inputs(GOOD | {"app_components": [WORKER], "strategy": "incus"}, [], GROUPS)
-    assert elsewhere.startswith("app_components, mail: kind worker is for the strategies host and compose_colors, and app_strategy is incus")
+    [elsewhere] = inputs.wrong_inputs(GOOD | {"app_components": [WORKER], "strategy": "pct"}, [], GROUPS)
+    assert elsewhere.startswith("app_components, mail: kind worker is for the strategies host, incus and compose_colors, and app_strategy is pct")
 
 
 def test_what_a_worker_of_a_compose_project_may_be() -> None:
@@ -126,10 +126,24 @@ def test_what_a_worker_of_a_compose_project_may_be() -> None:
 
     web = {"name": "web", "port": {"blue": 1, "green": 2}}
     assert said(web, WORKER) == said(web, WORKER | {"proof": {"log": "ready"}}) == []
-    assert [one[:48] for one in said(web, WORKER | {"proof": {"file": "/done"}})] == ["app_components, mail: proof by file is for the s"]
+    assert [one[:48] for one in said(web, WORKER | {"proof": {"file": "/done"}})] == ["app_components, mail: proof by file is not for t"]
     assert [one[:44] for one in said(WORKER)] == ["app_components has no component with a port:"]
     assert [one[:67] for one in said(web, {"name": "site", "kind": "static"})] == [
         "app_components, site: kind static is for the strategy host alone, a"]
+
+
+def test_what_a_worker_in_an_incus_container_may_be() -> None:
+    def said(*components: dict[str, t.Any]) -> list[str]:
+        return inputs.wrong_inputs(GOOD | {"app_components": list(components), "strategy": "incus"}, [], GROUPS)
+
+    web = {"name": "web", "port": 8080}
+    assert said(web, WORKER) == said(web, WORKER | {"proof": {"file": "{current}/done"}}) == []
+    assert said({"name": "web"}) == ["app_components, web: port is missing: the one on which it listens in its container, such as 8080; only kind worker has none"]
+    assert said(web, WORKER | {"tasks": "/srv/mail.yml"}) == [
+        "app_components, mail: the container of a worker does not run before the flip, so it has no tasks: take files, and proof"]
+    assert [one[:44] for one in said(WORKER)] == ["app_components has no component with a port:"]
+    assert [one[:90] for one in said(web, {"name": "site", "kind": "static"})] == [
+        "app_components, site: kind static is for the strategy host alone, and app_strategy is incu"]
 
 
 SITE = {"name": "site", "kind": "static"}
