@@ -147,6 +147,34 @@ def test_only_what_the_role_has_made_to_its_end_counts() -> None:
     assert two_colors.incus_colors(sides, {}, [], "shop-prod")["colors"]["blue"]["components"]["web"] == {"release": None, "well": False, "state": "absent", "why": ""}
 
 
+def test_workers_in_incus_containers() -> None:
+    components = [{"name": "web", "port": 80}, {"name": "mail", "kind": "worker", "proof": {"log": "is (ready)"}}]
+    sides = two_colors.color_sides(components, LAYOUT | {"instance": "{component}-{color}", "stamp": "/opt/{component}/started"}, "")
+    web = {"app": "shop-prod", "is_whole": True, "release": "4f2a", "status": "Running", "supervisor": "process"}
+    instances = {"web-blue": web, "web-green": web, "mail-green": web | {"status": "Stopped"}}
+    seen = two_colors.incus_colors(sides, instances, [{"name": f"web-{color}", "ok": True} for color in ("blue", "green")], "shop-prod")
+    # Blue is from before the app had a worker; that of green does not run.
+    assert seen["ways_back"] == {"blue": True, "green": True} and seen["workers"] == {"mail": []} and "mail" not in seen["colors"]["blue"]["components"]
+    half = instances | {"mail-blue": web | {"is_whole": False}}
+    seen = two_colors.incus_colors(sides, half, [{"name": "web-blue", "ok": True}], "shop-prod")
+    assert seen["ways_back"]["blue"] is False and seen["workers"] == {"mail": ["blue"]}
+
+    def proofs(supervisor: str, **proof: t.Any) -> list[dict[str, t.Any]]:
+        [mail] = [side for side in sides if side["is_worker"] and side["color"] == "green"]
+        mail = mail | {"component": mail["component"] | ({"proof": proof} if proof else {})}
+        held = {"mail-green": web | {"supervisor": supervisor}}
+        return incus_app.instance_proofs([mail], held, ["incus", "exec", "{instance}", "--"], "default", {"tries": 3})
+
+    whole, process, log = proofs("process")
+    assert whole == {"name": "mail-green", "kind": "incus", "instance": "mail-green", "project": "default", "tries": 3}
+    assert process["argv"] == ["incus", "exec", "mail-green", "--", "start-stop-daemon", "-K", "-t", "-p", "/run/mail"]
+    assert (log["kind"], log["path"], log["instance"], log["min"]) == ("logs", "/var/log/mail", "mail-green", 1)
+    _, unit, journal = proofs("systemd")
+    assert unit["argv"][4:] == ["systemctl", "is-active", "shop-mail-green.service"] and journal["argv"][-1] == r"--grep=is\ \(ready\)"
+    _, file = proofs("image", file="{current}/done")
+    assert file["argv"][4:] == ["find", "/opt/mail/green/current/done", "-newer", "/opt/mail/started"] and file["stdout"] == "/opt/mail/green/current/done"
+
+
 def test_the_colours_of_a_project() -> None:
     layout = {"project": "shop-{color}", "folder": "/srv/{color}"}
     sides = two_colors.compose_sides([{"name": "my-web", "port": {"blue": 1, "green": 2}}], layout, "4f2a", ["a", "b"])
