@@ -98,6 +98,12 @@ def test_requests_wait_while_it_changes(pair: Pair) -> None:
             # So they do while it goes back.
             back = pair.good("rollback", mode="snapshot", confirm=True)
             assert pair.versions == ["1.0", "1.0"] and waited(back) > 0, back.output
+            # And while a deploy that failed takes itself back: they have waited for its change, and once more for the way back.
+            pair.behave({"pve2": {"ready": 22}})
+            bad = pair.deploy("3.0", sha(3))
+            assert bad.code == 2 and (pair.outcome, pair.versions) == ("failed_reverted", ["1.0", "1.0"]), bad.output
+            told = [one["hold"] for task in bad.tasks for one in task.result.get("results", []) if (one.get("hold") or {}).get("waited")]
+            assert len(told) >= 2 and all((one["expired"], one["refused"]) == (0, 0) for one in told), told
         assert load.report["failed"] == 0, load.report["kinds"]
         nothing_is_held(edge)
         assert waited(run) == 20
