@@ -80,8 +80,8 @@ def instance_proofs(workers: t.Sequence[Side], instances: t.Mapping[str, t.Any],
             made.append(own | {"kind": "command", "argv": [*words, "find", file, "-newer", side["stamp"]], "stdout": file})
         if proof.get("log") and supervisor == "systemd":
             # A container has a boot of its own, and its journal as well. A pattern in lower case alone would find other letters, too.
-            made.append(own | {"kind": "command", "argv": [*words, "journalctl", "--quiet", "--no-pager", "--boot", f"--unit={side['unit']}.service", "--lines=1",
-                                                           "--case-sensitive=yes", f"--grep={re.escape(proof['log'])}"]})
+            argv = [*words, "journalctl", "--quiet", "--no-pager", "--boot", f"--unit={side['unit']}.service", "--lines=1"]
+            made.append(own | {"kind": "command", "argv": [*argv, "--case-sensitive=yes", f"--grep={re.escape(proof['log'])}"]})
         elif proof.get("log"):
             made.append(own | {"kind": "logs", "instance": name, "project": project, "path": side["log"], "text": proof["log"], "min": 1})
     return made

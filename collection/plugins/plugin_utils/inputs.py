@@ -208,7 +208,8 @@ def wrong_workers(given: Given) -> list[str]:
                 found.append(f"{at} port is missing: the one on which it listens in its container, such as 8080; only kind worker has none")
             continue
         if given["strategy"] not in WITH_WORKERS:
-            found.append(f"{at} kind worker is for the strategies {', '.join(WITH_WORKERS[:-1])} and {WITH_WORKERS[-1]}, and app_strategy is {typed(given['strategy'])}")
+            found.append(f"{at} kind worker is for the strategies {', '.join(WITH_WORKERS[:-1])} and {WITH_WORKERS[-1]}, and app_strategy is "
+                         f"{typed(given['strategy'])}")
         if component.get("port"):
             found.append(f"{at} a worker has no port: leave it out, or say kind http or tcp")
         if given["strategy"] == "incus" and (early := [name for name in ("tasks", "inside") if name in component]):
