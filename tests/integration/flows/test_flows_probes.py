@@ -57,6 +57,9 @@ def test_in_place(pair: Pair) -> None:
         bad = pair.deploy("3.0", sha(3), app_hooks={"migrate": [str(touching(pair.folder, stop))]}, **asked)
         assert bad.code == 2 and (pair.outcome, pair.versions) == ("failed_reverted", ["2.0", "2.0"]), bad.output
         assert said(bad, "1 of 4 probes failed: our own") and len(pair.calls("snapshot")) > taken, bad.output
+        # Back, they are asked again, and what they say is said.
+        again = "APP_PROBES DO NOT ALL HOLD, although it is back:"
+        assert said(bad, f"pve1: {again}") and said(bad, f"pve2: {again}"), bad.output
         stop.unlink()
         checked = pair.deploy("3.0", sha(3), "--check", **asked)
         assert checked.code == 0 and pair.versions == ["2.0", "2.0"], checked.output
@@ -102,6 +105,9 @@ def test_in_two_colors(tmp_path: Path) -> None:
         assert first.code == 0 and shop.serves() == ("green", sha(1)), first.output
         bad = shop.deploy(2, app_hooks={"after_flip": [["touch", str(stop)]]})
         assert bad.code == 2 and said(bad, "1 of 1 probe failed: our own") and shop.serves() == ("green", sha(1)), bad.output
-        stop.unlink()
+        # Back, they are asked again: what has touched it is not taken back by a flip.
+        assert said(bad, "shop staging: APP_PROBES DO NOT ALL HOLD, although it is back: 1 of 1 probe failed: our own"), bad.output
+        bad = shop.deploy(2, app_hooks={"after_flip": [["touch", str(stop)]], "after_rollback": [["rm", str(stop)]]})
+        assert bad.code == 2 and shop.serves() == ("green", sha(1)) and said(bad, "shop staging: app_probes hold again."), bad.output
         good = shop.deploy(2)
         assert good.code == 0 and shop.serves() == ("blue", sha(2)), good.output
