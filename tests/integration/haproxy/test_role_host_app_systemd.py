@@ -220,6 +220,14 @@ def test_a_colour_that_was_never_there(shop: OnSystemd) -> None:
     refused = run.named("Check that the registry has the release")
     assert retired.status == "ok" and not retired.result["changed"] and refused.status == "failed" and "does not have" in str(refused.result), run.output
     assert "Gr%nn" not in run.output, run.output
+    # Nor one for which there is no room: the folder of a component is a mount of its own.
+    place = "/opt/shop-staging/stream"
+    shop.on(f"mkdir -p {place} && mount -t tmpfs -o size=64k none {place} && head -c 64k /dev/zero > {place}/full")
+    try:
+        full = shop.within.play([door("preflight")], "app1", vars=shop.vars | {"app_release_sha": shop.publish(1)})
+    finally:
+        shop.on(f"umount {place}")
+    assert full.code == 2 and f"1 of 2 probes failed: room for releases of stream" in " ".join(full.output.split()), full.output
 
 
 class OnTwoMachines(OnSystemd):
@@ -231,7 +239,7 @@ class OnTwoMachines(OnSystemd):
         ports = {color: f"{{{{ (own_ports | default({{}})).{color} | default(0) }}}}" for color in ("blue", "green")}
         self.beside = self.folder / "beside"
         (self.beside / "run_dir").mkdir(parents=True)
-        works = 'test "$2" = @BAD@ && echo "$2 waits" || echo "$2 is ready"; exec sleep 600'.replace("@BAD@", sha(5))
+        works = 'test "$2" = @BAD@ || { echo "$2 is ready"; : > /run/shop-mail-$1; }; exec sleep 600'.replace("@BAD@", sha(5))
         self.vars |= {"app_hosts": ["app1", "app2"], "host_app_user": "root", "app_components": [
             web | {"port": ports}, stream | {"kind": "tcp", "port": {color: port.replace("own_ports", "own_tcp") for color, port in ports.items()}},
             {"name": "mail", "kind": "worker", "package": "shop-web", "command": ["/bin/sh", "-c", works, "mail", "{color}", "{release}"],
@@ -284,10 +292,13 @@ def test_every_kind_on_two_machines(tmp_path: Path) -> None:
         shop.publish_all(2)
         shop.publish_all(3, web="dead")
         shop.publish_all(4, stream="silent")
-        shop.publish_all(5)   # its worker is never ready
+        shop.publish_all(5)   # its worker is never ready, and a file of before is no proof
         shop.publish_all(6, lacks="index.html")
         done(shop.deploy(1))
         are("green", 1)
+        shop.on("touch /run/shop-mail-blue")
+        Path("/run/shop-mail-blue").touch()
+        shop.vars["app_components"][2]["proof"] = {"file": "/run/shop-mail-{color}"}
         for number, words in ((3, "shop-staging-web-blue"), (4, "shop-staging-stream-blue"), (5, "shop-staging-mail-blue proof"), (6, "No such file")):
             bad = shop.deploy(number, host_app_probe_tries=4)
             assert bad.code == 2 and words in bad.output, bad.output
