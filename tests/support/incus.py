@@ -160,7 +160,7 @@ class IncusShop(Shop):
         return text + f"\nresolvers bridge\n    nameserver bridge {server}\n    timeout resolve 200ms\n    hold valid 200ms\n"
 
     def close(self) -> None:
-        self.machine.remove(*(self.instance(color, component) for color in ("blue", "green") for component in self.shape.components))
+        self.machine.remove(*(self.instance(color, one["name"]) for color in ("blue", "green") for one in self.vars["app_components"]))
         super().close()
 
 

@@ -37,10 +37,6 @@ class WithWorker(IncusShop):
     def prove(self, **proof: t.Any) -> None:
         self.vars["app_components"][-1]["proof"] = proof
 
-    def close(self) -> None:
-        self.machine.remove(*(self.instance(color, "mail") for color in ("blue", "green")))
-        super().close()
-
     def working(self) -> list[str]:
         """The colour of each worker whose container runs."""
         return [name.rpartition("-")[2] for name, status in self.machine.status().items() if "-mail-" in name and status == "Running"]

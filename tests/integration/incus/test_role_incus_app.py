@@ -111,9 +111,14 @@ def test_a_component_under_systemd(machine: Incus, shop: IncusShop, one_core: st
     shop.vars["incus_app_image"] = machine.image_with_systemd()
     [component] = shop.vars["app_components"]
     component |= {"user": "nobody", "env": {"SECRET": 'a "$secret" of \\ours'}}
-    made = doors.play("install", "probe")
+    shop.vars["app_components"].append({"name": "mail", "kind": "worker", "package": "shop-web", "proof": {"log": "is (ready)"},
+                                        "command": ["/bin/sh", "-c", "echo mail is '(ready)'; exec sleep 600"]})
+    made = doors.play("install", "probe", "start_workers", "start_workers")
     assert made.code == 0 and "$secret" not in made.output, made.output
     assert machine.marks(GREEN)["supervisor"] == "systemd"
+    # What it has written before this start is no proof.
+    said = machine.inside("shop-staging-mail-green", "journalctl", "--no-pager", "--quiet", "--boot", "--unit=shop-mail", "--grep=mail is", "--output=cat")
+    assert said == "mail is (ready)\n", said
 
     def unit(name: str) -> str:
         return machine.inside(GREEN, "systemctl", "show", "--value", "--property", name, "shop-web.service").strip()
