@@ -93,6 +93,12 @@ def play_the_workflows(machines: Machines) -> None:
     good, output = dispatch("cleanup-failed", env="staging", color="green", confirm="false")
     # Nobody but the ledger and the machines can say how it is when a run says nothing.
     assert not good and "outcome: not known" in output and "-e confirm=true" in output and "PLAY [Report the status]" in output, output
+    good, output = dispatch("status", env="staging")
+    assert good and SECOND in output, output
+    good, output = dispatch("check", env="staging", release_sha=SECOND)
+    assert not good and "would be refused by the lock of" in output and "held by web" in output, output
+    good, output = dispatch("logs", env="staging", color="blue", lines="3")
+    assert good and "backend-blue" in output and "backend-green" not in output, output
     assert not list(machines.place.glob("deploy-*")), "the key is removed"
 
 

@@ -17,7 +17,7 @@ from test_inputs import GOOD, inputs
 EXAMPLES = DOCS / "examples"
 WITH_COLORS = ("host", "incus", "compose_colors")
 WORKFLOWS = {
-    "forgejo": {".forgejo/workflows/deploy.yml", ".forgejo/workflows/rollback.yml"}, "github": {".github/workflows/deploy.yml", ".github/workflows/rollback.yml"},
+    **{forge: {f".{forge}/workflows/{name}.yml" for name in ("deploy", "rollback", "status", "check", "logs")} for forge in ("forgejo", "github")},
     "gitlab": {".gitlab-ci.yml"}, "none": set(),
 }
 

@@ -75,7 +75,7 @@ def test_every_input_is_by_name_and_nothing_but_a_lookup() -> None:
     import yaml
 
     inputs = yaml.safe_load(TYPED.read_text(encoding="utf-8"))
-    assert set(inputs) == BY_NAME | {"outcome_file", "services"}
+    assert set(inputs) == BY_NAME | {"outcome_file", "services", "lines"}
     lists = {"accept": " | split(',') | map('trim') | select | list"}
     for name, template in inputs.items():
         assert template == "{{ lookup('ansible.builtin.env', 'DEPLOY_" + name.upper() + "')" + lists.get(name, "") + " }}"
@@ -86,7 +86,7 @@ def test_every_input_is_by_name_and_nothing_but_a_lookup() -> None:
 @pytest.mark.parametrize("run", RUNS)
 def test_nothing_that_is_typed_is_run(runner: Runner, run: str, text: str) -> None:
     hostile = TEXTS[text].format(marker=runner.marker)
-    typed = dict.fromkeys(BY_NAME | {"services"}, hostile) | RUNS[run]
+    typed = dict.fromkeys(BY_NAME | {"services", "lines"}, hostile) | RUNS[run]
     code, output = runner.play(run.split()[0], typed)
     assert not runner.marker.exists(), output
     assert code == 2 and "Nothing was changed." in output and "Traceback" not in output, output
@@ -97,7 +97,7 @@ def test_nothing_that_is_typed_is_run(runner: Runner, run: str, text: str) -> No
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("name", ["deploy", "rollback", "cleanup-failed", "restore-test"])
+@pytest.mark.parametrize("name", ["deploy", "rollback", "cleanup-failed", "restore-test", "status", "check", "logs"])
 def test_nothing_that_is_typed_into_a_workflow_is_run(one_core: str, tmp_path: Path, name: str, text: str) -> None:
     """Also where a form has a choice: who asks the forge by its interface may send anything."""
     runner = Runner(tmp_path, one_core)
@@ -109,6 +109,11 @@ def test_nothing_that_is_typed_into_a_workflow_is_run(one_core: str, tmp_path: P
     good, output = play(workflow, tmp_path, runner.environment(), says, str)
     assert not good and not runner.marker.exists(), output
     assert "Nothing was changed." in output and ("unlock" if name == "deploy" else "env") in named_in(output) and "Traceback" not in output, output
+
+
+def test_lines_of_the_logs_are_a_number(runner: Runner) -> None:
+    code, output = runner.play("logs", {"env": "staging", "lines": TEXTS["template"].format(marker=runner.marker)})
+    assert code == 2 and "Nothing was changed. lines is not a number from 1 to 1000." in output and not runner.marker.exists(), output
 
 
 WRONG = {

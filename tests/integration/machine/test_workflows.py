@@ -20,6 +20,7 @@ COPIED = ROOT / "collection/docs/workflows"
 FORGES = ("forgejo", "github")
 FLOWS = sorted(path for forge in FORGES for path in (COPIED / forge).iterdir())
 # What runs for this project itself.
+LOOKS = ("check", "logs", "status")
 OWN = sorted((ROOT / ".forgejo/workflows").iterdir())
 
 
@@ -28,7 +29,7 @@ def named(path: Path) -> str:
 
 
 def test_there_are_those_that_the_documents_name() -> None:
-    names = ["cleanup-failed", "deploy", "restore-test", "rollback"]
+    names = ["check", "cleanup-failed", "deploy", "logs", "restore-test", "rollback", "status"]
     assert [named(path) for path in FLOWS] == [f"{forge} {name}" for forge in FORGES for name in names]
     assert [path.name for path in OWN] == ["ci.yml", "release.yml", "renew.yml"]
 
@@ -64,6 +65,9 @@ def test_secrets_reach_the_steps_that_need_them_alone(path: Path) -> None:
 @pytest.mark.parametrize("path", FLOWS, ids=named)
 def test_runs_of_one_environment_wait_for_each_other(path: Path) -> None:
     workflow = load(path)
+    if path.stem in LOOKS:
+        assert "concurrency" not in workflow, "a look is wanted most while a deploy hangs"
+        return
     assert workflow["concurrency"]["group"].startswith("deploy-${{") and workflow["concurrency"]["cancel-in-progress"] == "false"
 
 
@@ -75,6 +79,9 @@ def test_they_are_started_as_the_runbook_says() -> None:
     assert asked["rollback"] == {"env", "mode", "target_color", "release_sha", "to", "services", "confirm", "accept", "reason", "take_over",
                                  "config"}
     assert asked["cleanup-failed"] == {"env", "color", "confirm", "reason", "take_over"}
+    assert {name: set(events[name]["workflow_dispatch"]["inputs"]) for name in LOOKS} == {
+        "check": {"env", "release_sha"}, "logs": {"env", "color", "lines"}, "status": {"env"}}
+    assert all(set(events[name]) == {"workflow_dispatch"} for name in LOOKS)
     assert set(events["rollback"]) == set(events["cleanup-failed"]) == {"workflow_dispatch"}
     assert set(events["restore-test"]) == {"schedule", "workflow_dispatch"}
     modes = events["rollback"]["workflow_dispatch"]["inputs"]["mode"]["options"]
@@ -115,24 +122,26 @@ def test_gitlab_does_the_same() -> None:
     """Its jobs are the workflows of Forgejo: the same inputs and choices, playbooks and limits of time. One list of inputs serves all jobs."""
     pipeline = load(COPIED / "gitlab/gitlab-ci.yml")
     flows = {path.stem: load(path) for path in FLOWS if path.parent.name == "forgejo"}
-    jobs = {name: job for name, job in pipeline.items() if name not in ("variables", "workflow", ".run")}
+    jobs = {name: job for name, job in pipeline.items() if name not in ("variables", "workflow", ".run", ".look")}
     assert set(jobs) == set(flows)
     known = {"extends", "timeout", "rules", "script", "image", "stage", "interruptible", "resource_group", "environment", "before_script",
              "after_script", "artifacts"}
-    assert {key for job in (pipeline[".run"], *jobs.values()) for key in job} <= known
-    asked: dict[str, list[str]] = {}
+    assert {name: job["extends"] for name, job in jobs.items()} == {name: ".look" if name in LOOKS else ".run" for name in flows}
+    assert pipeline[".look"]["resource_group"] != pipeline[".run"]["resource_group"] and pipeline[".look"]["environment"]["action"] == "access"
+    assert {key for job in (pipeline[".run"], pipeline[".look"], *jobs.values()) for key in job} <= known
+    asked: dict[str, list[list[str]]] = {}
     for name, flow in flows.items():
         [job] = flow["jobs"].values()
         [command] = [step["run"].strip() for step in job["steps"] if step.get("run", "").startswith("ansible-playbook")]
         assert jobs[name]["script"][-1] == command and jobs[name]["timeout"] == f"{job['timeout-minutes']} minutes", name
         for given, spec in (flow["on"].get("workflow_dispatch") or {}).get("inputs", {}).items():
-            asked[f"DEPLOY_{given.upper()}"] = spec.get("options", [])
-    # What can be typed is a text as it stands, and nothing that can be chosen has another choice.
+            asked.setdefault(f"DEPLOY_{given.upper()}", []).append(spec.get("options", []))
+    # What can be typed is a text as it stands, also where only one of the forms has a choice; and nothing that can be chosen has another choice.
     offered = dict(pipeline["variables"])
-    assert offered.pop("DEPLOY_ACTION")["options"] == ["none", "deploy", "rollback", "cleanup-failed", "restore-test"]
-    assert {name: spec.get("options", []) for name, spec in offered.items()} == asked
+    assert offered.pop("DEPLOY_ACTION")["options"] == ["none", "deploy", "rollback", "cleanup-failed", "restore-test", "status", "check", "logs"]
+    assert {name: spec.get("options", []) for name, spec in offered.items()} == {name: min(choices) for name, choices in asked.items()}
     assert all("options" in spec or spec["expand"] == "false" for spec in offered.values())
-    assert not re.search(r"\$DEPLOY_(MODE|TARGET|RELEASE|TO|SERVICES|COLOR|CONFIRM|ACCEPT|REASON|TAKE|UNLOCK)", str([job["script"] for job in jobs.values()]))
+    assert not re.search(r"\$DEPLOY_(MODE|TARGET|RELEASE|TO|SERVICES|COLOR|LINES|CONFIRM|ACCEPT|REASON|TAKE|UNLOCK)", str([job["script"] for job in jobs.values()]))
     assert "StrictHostKeyChecking=yes" in str(pipeline[".run"]["before_script"])
 
 
