@@ -313,9 +313,8 @@ impl<'a> Apply<'a> {
             ),
             false => format!("removing the snapshot {name}"),
         };
-        if !self.unsettled
-            && let Err(why) = self.release("snapshot-delete")
-        {
+        let released = if self.unsettled { Ok(()) } else { self.release("snapshot-delete") };
+        if let Err(why) = released {
             // The incomplete snapshot stays: forcing it would leave volume snapshots that no one finds again.
             self.unsettled = true;
             msg = format!("{msg}, and its lock could not be removed ({why:#})");

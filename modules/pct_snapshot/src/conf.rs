@@ -18,12 +18,9 @@ impl ConfFile {
         let heading = |line: &str| {
             line.strip_prefix('[').and_then(|line| line.strip_suffix(']')).map(str::to_owned)
         };
-        let mut sections = lines.chunk_by(|_, next| heading(next).is_none());
-        let current = match sections.clone().next() {
-            Some(first) if heading(first[0]).is_none() => {
-                sections.next();
-                config(first)
-            }
+        let mut sections = lines.chunk_by(|_, next| heading(next).is_none()).peekable();
+        let current = match sections.next_if(|first| heading(first[0]).is_none()) {
+            Some(first) => config(first),
             _ => Config::default(),
         };
         let kept =
