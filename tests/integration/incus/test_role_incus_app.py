@@ -55,7 +55,6 @@ def test_the_doors(machine: Incus, shop: IncusShop, one_core: str) -> None:
     assert seen["colors"] == {"green": {"components": {"web": well}, "release": sha(1), "well": True},
                               "blue": {"components": {"web": none}, "release": None, "well": False}}
     assert "$secret" not in made.output
-
     again = doors.play("install", "probe")
     assert again.code == 0 and "changed=0" in again.output, again.output
     shop.withdraw(1)   # what lies whole on the host needs no registry
@@ -136,6 +135,9 @@ def test_a_component_under_systemd(machine: Incus, shop: IncusShop, one_core: st
     wait_for(lambda: page() == f"green {sha(1)}", "it runs after a restart of the container", 60)
     # It answers before the journal of this start has been written.
     wait_for(lambda: "Started shop-web" in machine.inside(GREEN, "journalctl", "--no-pager", "--unit", "shop-web"), "the journal of the start", 60)
+    logs = shop.run("logs", color="green")
+    assert logs.code == 0 and f"== {GREEN}" in logs.output and "Started shop-web.service" in logs.output, logs.output
+    assert "$secret" not in logs.output and "systemd-tmpfiles" not in logs.output, "of its unit alone"
     gone = doors.play("retire", deploy_id=NEWER)
     assert gone.code == 0 and GREEN not in machine.status(), gone.output
     journal = (shop.folder / "kept" / f"{FIRST}-green" / "web/journal.log").read_text(encoding="utf-8")

@@ -23,6 +23,10 @@ def test_deployed_broken_back_and_forth(shop: KubeShop) -> None:
         run = shop.deploy(number)
         assert run.code == 0 and (shop.outcome, shop.images()) == ("done", shop.both(f"shop:{sha(number)}")), run.output
 
+    logs = shop.run("logs", lines=2)
+    assert logs.code == 0 and "== web" in logs.output and "== worker" in logs.output and logs.output.count("reads its schema") == 2, logs.output
+    assert "[pod/web-" in logs.output and "Found 2 pods" not in logs.output and "CANNOT BE READ" not in logs.output, logs.output
+
     # The second workload does not come up: the first one goes back as well.
     broken = [{"name": "web", "image": "shop:{release}"}, {"name": "worker", "image": "shop:crash"}]
     bad = shop.deploy(3, kube_app_workloads=broken)
