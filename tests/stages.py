@@ -26,6 +26,7 @@ sys.path.insert(0, str(LAB))
 
 from labkit import CACHE, Fail as LabFail, apt  # noqa: E402  (the path comes first)
 from labkit.cache import entry  # noqa: E402, F401  (run.py takes it from here)
+from labkit.rust import check_rust  # noqa: E402
 
 CANDIDATES = {"2.22"}   # not released yet
 CORES = ("2.16", "2.17", "2.18", "2.19", "2.20", "2.21", "2.22")
@@ -54,8 +55,10 @@ def needs() -> str:
 
 def prepare() -> None:
     """What cargo itself needs, before it is called at all."""
-    if not shutil.which("cargo"):
-        sys.exit("cargo is not on the PATH: install Rust first")
+    try:
+        check_rust()
+    except LabFail as fail:
+        sys.exit(f"make test: {fail}")
     if not shutil.which("cc"):
         try:
             apt.install("gcc", "libc6-dev")

@@ -102,6 +102,15 @@ def play_the_workflows(machines: Machines) -> None:
     assert not list(machines.place.glob("deploy-*")), "the key is removed"
 
 
+def test_the_rust_that_the_readme_promises_is_enough() -> None:
+    """Debian 13 has 1.85. clippy finds a newer function by `rust-version`, and not the one newer grammar that is easily written."""
+    [promised] = re.findall(r"Rust \((\S+) or newer\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert f'rust-version = "{promised}"' in (ROOT / "Cargo.toml").read_text(encoding="utf-8")
+    sources = [path for folder in ("modules", "tests/fakes") for path in (ROOT / folder).rglob("*.rs") if "target" not in path.parts]
+    chains = [str(path.relative_to(ROOT)) for path in sources if re.search(r"&&\s*let\b", path.read_text(encoding="utf-8"))]
+    assert len(sources) > 100 and not chains, "a condition joined with a `let` wants Rust 1.88"
+
+
 def test_an_existing_setup_is_adopted(machines: Machines) -> None:
     """A HAProxy that was configured by hand, before an app that was started by hand; both are there before the first command."""
     snippet = next(block for block in blocks(DOCS / "adopting.md") if block.language == "haproxy")
