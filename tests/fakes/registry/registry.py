@@ -77,6 +77,7 @@ class Registry:
         folder: Path | None = None,
         port: int = 0,
         certificate: tuple[Path, Path] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.tokens, self.faults, self.lock = set(tokens), Faults(), threading.Lock()
         self.folder = folder or Path(tempfile.mkdtemp(prefix="registry-"))
@@ -84,7 +85,7 @@ class Registry:
         self.log: list[dict[str, t.Any]] = []
         self.closing = threading.Event()
         handler = type("Handler", (Handler,), {"registry": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+        self.server = ThreadingHTTPServer((host, port), handler)
         self.server.daemon_threads = True
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -106,7 +107,7 @@ class Registry:
 
     @property
     def origin(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.server.server_address[1]}"
+        return f"{self.scheme}://{self.server.server_address[0]}:{self.server.server_address[1]}"
 
     @property
     def template(self) -> str:

@@ -19,7 +19,8 @@ from . import HERE, Fail, Skip, apt, must_be_root, say
 FETCHED = ("pytest", "ansible-2.16", "systemd", "python-3.13", "ansible-2.22", "bare", "ssh", "haproxy-2.6", "haproxy-3.0", "haproxy-3.2", "haproxy",
            "docker-20.10", "docker-images", "docker-registry", "docker", "strace", "incus", "incus-image", "incus-image-systemd", "molecule",
            "ansible-2.17", "ansible-2.18", "ansible-2.19", "ansible-2.20", "linters", "ansible-test-pip", "aarch64-toolchain", "qemu-aarch64",
-           "bare-aarch64", "postgres-15", "postgres-17", "postgres", "kubectl-1.20", "kubectl-1.32", "prometheus", "busybox", "shells", "shellcheck")
+           "bare-aarch64", "postgres-15", "postgres-17", "postgres", "kubectl-1.20", "kubectl-1.32", "prometheus", "busybox", "shells", "shellcheck",
+           "tinyproxy")
 BUILT = ("web", "fake-pve", "qemu-system-x86", "zfs-machine", "kubernetes-programs", "kubernetes", "zfs", "cargo-deny")
 # With REVERSIBLE_LONG=1, as in the tests.
 LONG = ("docker-26.1", "docker-28")
