@@ -161,7 +161,7 @@ def databases_reverted(done: Results, host: str, rollback: str) -> dict[str, t.A
 def closed_points(databases: Results) -> list[str]:
     """The newest restore points that one cannot go back to, and why, in sentences."""
     newest = [(one["database"], newest_point(one)) for one in databases]
-    return [f"the newest restore point of {name}, {point['database']}, is no way back: {', '.join(point['why'])}"
+    return [f"the newest restore point of {name}, {point['database']}, cannot be restored: {', '.join(point['why'])}"
             for name, point in newest if point and not point["ready_to_roll_back"]]
 
 

@@ -12,7 +12,7 @@ from .run_progress import Facts, hosts_reached
 
 Seen = t.Mapping[str, t.Any]
 OTHER = {"blue": "green", "green": "blue"}
-UNKNOWN = "a release that nobody recorded"
+UNKNOWN = "an unrecorded release"
 
 
 def deploy_goal(read: Seen, app: Seen) -> dict[str, t.Any]:
@@ -27,13 +27,13 @@ def deploy_goal(read: Seen, app: Seen) -> dict[str, t.Any]:
         says = (f"{app['name']}: {release} is active already{f' ({active})' if color else ''}; -e again=true deploys it again"
                 f"{f' into {color}' if color else ''}.")
     elif color:
-        says = f"{release} goes into {color}. " + (f"The way back from it is {active}, which serves {serves or UNKNOWN}." if active
+        says = f"{release} goes into {color}. " + (f"A rollback returns to {active}, which serves {serves or UNKNOWN}." if active
                                                    else "Nothing serves yet, so there is no way back from it.")
         previous = read["previous"]
         if previous.get("open") and previous.get("color") == color and previous.get("release"):
             says += (f" It takes the place of {previous['release']}, to which the fast way back leads until then; afterwards mode=full leads there.")
     else:
-        says = "In place: the restore point of this deploy is the way back."
+        says = "In place: a rollback uses the restore point of this deploy."
     return {**notes, "says": says}
 
 
@@ -43,7 +43,7 @@ def fast_way(reading: Seen, target: str, goes_on: bool) -> dict[str, t.Any]:
     goal, previous, split = reading["goal"], reading["previous"], reading["ends_split"]
     refused = ""
     if not split and (reading["back_refused"] or (goal == reading["active"] and not goes_on) or not (target or previous.get("open"))):
-        closed = f"The fast way back is closed: {previous.get('why') or 'no earlier colour is known'}."
+        closed = f"A fast rollback is not possible: {previous.get('why') or 'no earlier colour is known'}."
         refused = reading["back_refused"] or (f"{goal} is active already." if goal and goal == reading["active"] else closed)
     return {
         "refused": refused, "left_out": reading["silent"], "color": goal, "release": reading["goal_release"],
@@ -61,7 +61,7 @@ def fast_opened(recorded: Seen, reading: Seen) -> dict[str, t.Any]:
     known = next((one.get("deploy_id") for one in reading["history"] if one.get("color") == goal), "") or ""
     refused = ""
     if release and (taken.get("release") or "") not in ("", release) and taken["deploy_id"] > known:
-        refused = f"The fast way back is closed: {goal} served {release}, and since then {taken['deploy_id']} has put {taken['release']} there."
+        refused = f"A fast rollback is not possible: {goal} served {release}, and since then {taken['deploy_id']} has put {taken['release']} there."
     return {"refused": refused, "stays": recorded.get("stays") or [], "unrecorded": recorded.get("unrecorded") or ""}
 
 

@@ -45,7 +45,7 @@ def needed_color(found: Seen, color: str, deploys: t.Sequence[Seen]) -> str:
     to = [(one["deploy_id"], point.get("digest")) for one in deploys for point in points_of(one, "color") if point["name"] == color and point.get("open")]
     if held is None and not to:
         return ""
-    release = (held or {}).get("digest") or (to[0][1] if to else "") or "a release that nobody recorded"
+    release = (held or {}).get("digest") or (to[0][1] if to else "") or "an unrecorded release"
     before = f", to before {to[0][0]}" if to else ""
     return f"{color} holds {release} and is well: it is the last way back{before}. The next deploy takes its place."
 

@@ -202,7 +202,7 @@ def test_what_goes_wrong_while_a_release_is_made(shop: BuiltShop) -> None:
     with shop.on.stopped():
         shop.broken(1, "Cannot connect to the Docker daemon")
         status = shop.run("status")
-        assert status.code == 0 and "shop1: CANNOT BE TOLD: shop staging on shop1: " in status.output, status.output
+        assert status.code == 0 and "shop1: NOT KNOWN: shop staging on shop1: " in status.output, status.output
         assert "Cannot connect to the Docker daemon" in status.output and not shop.root.exists()
     shop.good("deploy_app", release_sha=sha(1))
     assert shop.serves() == ("green", sha(1)) and not (shop.root / "green/Dockerfile").exists()
@@ -221,9 +221,9 @@ def killed_while_it_is_built_and_while_it_starts(shop: BuiltShop) -> None:
     """Blue is what a failed deploy has left. What the killed run had begun goes on without its controller."""
     first = shop.killed_while_it_builds()
     status = shop.run("status")
-    words = (f"Under way: {first}", f"shop1: green holds {sha(1)}, well", f"shop1: blue holds {sha(2)}, NOT well")
+    words = (f"Under way: {first}", f"shop1: green holds {sha(1)}, healthy", f"shop1: blue holds {sha(2)}, NOT healthy")
     assert status.code == 0 and all(word in status.output for word in words), status.output
-    for book, inputs, words in (("rollback", {"mode": "fast"}, "The fast way back is closed: shop-web-blue/web-blue is DOWN"),
+    for book, inputs, words in (("rollback", {"mode": "fast"}, "A fast rollback is not possible: shop-web-blue/web-blue is DOWN"),
                                 ("cleanup_failed", {"color": "blue", "confirm": True}, f"take_over: {first}")):
         refused = shop.run(book, **inputs)
         assert refused.code == 2 and words in refused.output, refused.output

@@ -87,7 +87,7 @@ def test_a_hook_fails_before_the_change(shop: Shop, name: str) -> None:
     # What a migration has begun nobody takes back.
     assert ("Nothing was lost." in said) == (name == "before") and marker.exists() == (name == "migrate"), run.output
     if name == "migrate":
-        assert "stay when this deploy is taken back" in said and "ITS MIGRATIONS HAVE BEGUN AND DID NOT COME TO THEIR END" in said, run.output
+        assert "stay when this deploy is rolled back" in said and "ITS MIGRATIONS WERE STARTED AND DID NOT FINISH" in said, run.output
 
 
 def test_the_new_release_does_not_start(shop: Shop) -> None:
@@ -135,8 +135,8 @@ def test_nobody_is_moved_back_to_a_colour_that_was_worse(shop: Shop) -> None:
     shop.switch("green", "web", "ok")
     said = " ".join(run.output.split())
     assert run.code == 2 and outcome.read_text() == "failed_not_reverted\n" and shop.live() == "blue", run.output
-    assert "NOT BACK, since green was worse" in said and "had failed on green just before the flip" in said, run.output
-    assert "No load balancer was moved back" in said and "target_color=green" in said, run.output
+    assert "NOT ROLLED BACK, since green was worse" in said and "had failed on green just before the flip" in said, run.output
+    assert "No load balancer was flipped back" in said and "target_color=green" in said, run.output
     back = shop.run("rollback", mode="fast", target_color="green")
     assert back.code == 0 and shop.serves() == OLD, back.output
 
@@ -157,7 +157,7 @@ def test_the_load_balancer_is_lost_after_the_flip(shop: Shop) -> None:
         run = shop.deploy(2, outcome_file=str(outcome), app_hooks={"smoke": [str(book)]})
     finally:
         lost.unlink(missing_ok=True)
-    assert run.code != 0 and "NOT BACK" in run.output, run.output
+    assert run.code != 0 and "NOT ROLLED BACK" in run.output, run.output
     assert outcome.read_text().strip() == "failed_not_reverted"
     # The ledger was there, too: the run could not be closed, and the next one is told so.
     refused = shop.run("rollback", mode="fast")
@@ -177,8 +177,8 @@ def test_the_host_of_the_app_was_rebooted(shop: Shop) -> None:
     shop.reboot()
     closed = shop.run("rollback", mode="fast")
     way = f"to={shop.last_deploy()}"
-    assert closed.code == 2 and "The fast way back is closed: " in closed.output, closed.output
-    assert f"What is open: {way} (green with {sha(1)} is started again); an older release" in " ".join(closed.output.split()), closed.output
+    assert closed.code == 2 and "A fast rollback is not possible: " in closed.output, closed.output
+    assert f"Possible are: {way} (green with {sha(1)} is started again); an older release" in " ".join(closed.output.split()), closed.output
     back = shop.run("rollback", "-e", way, confirm=True)
     assert back.code == 0 and shop.serves() == OLD, back.output
 
@@ -208,7 +208,7 @@ def test_what_somebody_else_flips_meanwhile_is_left_to_him(deployed: Shop) -> No
         "name": "Flip by hand", "ansible.builtin.include_role": {"name": "reversible.deploy.color_switch", "tasks_from": "once"},
         "vars": {"color_switch_color": "blue", "color_switch_prove": {}}}]))
     run = shop.deploy(2, outcome_file=str(outcome), app_hooks={"migrate": [str(book)]})
-    assert run.code != 0 and "somebody made blue active; before it was green" in run.output and "NOT BACK: lb1 serves blue" in run.output, run.output
+    assert run.code != 0 and "somebody made blue active; before it was green" in run.output and "NOT ROLLED BACK: lb1 serves blue" in run.output, run.output
     assert outcome.read_text().strip() == "failed_not_reverted" and shop.serves() == NEW
     back = shop.run("rollback", mode="fast", target_color="green")
     assert back.code == 0 and shop.serves() == OLD, back.output

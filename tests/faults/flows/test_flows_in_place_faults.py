@@ -44,7 +44,7 @@ def test_a_host_is_lost_while_it_is_changed(pair: Pair) -> None:
     pair.behave(back_to="2.0")
     run = pair.deploy("3.0", sha(3), app_hooks={"migrate": lose(pair)})
     assert run.code != 0 and (pair.outcome, pair.versions) == ("failed_not_reverted", ["2.0", "3.0"]), run.output
-    assert "NOT BACK: pve2" in run.output, run.output
+    assert "NOT ROLLED BACK: pve2" in run.output, run.output
     pair.lost("pve2").unlink()
     # Its restore point is in the ledger: one command puts both where they were.
     back = pair.good("rollback", mode="snapshot", confirm=True)
@@ -54,7 +54,7 @@ def test_a_host_is_lost_while_it_is_changed(pair: Pair) -> None:
 def test_a_host_is_lost_in_a_rollback(pair: Pair) -> None:
     run = pair.run("rollback", mode="snapshot", confirm=True, app_hooks={"after_rollback": lose(pair)})
     assert run.code != 0 and pair.outcome == "failed_not_reverted", run.output
-    assert "HALF WAY" in run.output and "pve1 is back, pve2 IS NOT BACK" in run.output, run.output
+    assert "PARTLY ROLLED BACK" in run.output and "pve1 is rolled back, pve2 IS NOT ROLLED BACK" in run.output, run.output
     pair.lost("pve2").unlink()
     # The same command goes on where it stood; nothing is taken back twice.
     pair.good("rollback", mode="snapshot", confirm=True)
@@ -96,7 +96,7 @@ def test_the_controller_is_killed_in_a_deploy(pair: Pair) -> None:
     failed = pair.deploy("3.0", sha(3), take_over=killed)
     said = " ".join(failed.output.split())
     assert failed.code == 2 and (pair.outcome, pair.versions) == ("failed_reverted", ["3.0", "2.0"]), failed.output
-    assert f"Every host is back at what {killed} has left" in said and f"-e to={killed}" in said, failed.output
+    assert f"Every host is rolled back to the state that {killed} has left" in said and f"-e to={killed}" in said, failed.output
     found = [call[2] for call in pair.calls("rollback")]
     assert len(found) == 2 and f"pre-deploy-{killed}" not in found, found
 

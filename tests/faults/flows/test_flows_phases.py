@@ -114,7 +114,7 @@ def test_the_table_is_true(shop: Struck, phase: str, fault: str) -> None:
     if promise.outcome == "failed_reverted":
         assert f"green serves {sha(1)}, as before" in run.output, run.output
     elif promise.outcome:
-        assert "lb1" in run.output and ("NOT BACK" in run.output or "does not say what it serves" in run.output), run.output
+        assert "lb1" in run.output and ("NOT ROLLED BACK" in run.output or "does not say what it serves" in run.output), run.output
 
 
 def test_the_controller_is_killed_in_each_phase(shop: Struck) -> None:

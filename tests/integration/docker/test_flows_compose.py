@@ -51,7 +51,7 @@ def test_deployed_broken_back_and_forth(shop: Shop) -> None:
         assert run.code == 0 and (shop.outcome, shop.app.version) == ("done", str(number)), run.output
     bad = shop.deploy(3)
     assert bad.code == 2 and (shop.outcome, shop.app.version) == ("failed_reverted", "2"), bad.output
-    assert "cannot open the database" in bad.output and f"Every host is back at {sha(2)}" in bad.output, bad.output
+    assert "cannot open the database" in bad.output and f"Every host is rolled back to {sha(2)}" in bad.output, bad.output
 
     logs = shop.run("logs", lines=20)
     assert logs.code == 0 and "CANNOT BE READ" not in logs.output and logs.output.count("== ") == 1, logs.output
@@ -76,7 +76,7 @@ def test_deployed_broken_back_and_forth(shop: Shop) -> None:
     assert not call("deploy_ledger", {**run, "state": "closed", "outcome": "failed_reverted"}).get("failed")
     proven = shop.good("restore_test")
     assert shop.ledger()["current"]["release"] == sha(2) and shop.ledger()["deploys"][0]["purpose"] == "maintenance", shop.ledger()
-    assert "was restored apart, ran, and was removed again" in proven.output and shop.app.version == "2", proven.output
+    assert "was restored as a separate project, ran, and was removed again" in proven.output and shop.app.version == "2", proven.output
 
 
 WORKER = """\

@@ -32,8 +32,8 @@ def test_the_example_deployed_and_taken_back(shop: ColorsShop) -> None:
         assert bad.code == 2 and (shop.outcome, shop.serves()) == ("failed_reverted", ("green", sha(1))), bad.output
         assert f"{shop.name}-blue-web-1 is unhealthy" in bad.output and "green serves" in bad.output, bad.output
         status = shop.run("status")
-        assert status.code == 0 and f"shop1: green holds {sha(1)}, well" in status.output, status.output
-        assert f"shop1: blue holds {sha(3)}, NOT well" in status.output, status.output
+        assert status.code == 0 and f"shop1: green holds {sha(1)}, healthy" in status.output, status.output
+        assert f"shop1: blue holds {sha(3)}, NOT healthy" in status.output, status.output
         logs = shop.run("logs", color="blue", lines=20)
         assert logs.code == 0 and f"== {shop.name}-blue-web-1" in logs.output and "cannot open the database" in logs.output, logs.output
         assert "CANNOT BE READ" not in logs.output and SECRET not in logs.output and "-green-" not in logs.output, logs.output
@@ -54,7 +54,7 @@ def test_the_example_deployed_and_taken_back(shop: ColorsShop) -> None:
         whose = shop.root / "blue/compose.reversible.yaml"
         whose.write_text(whose.read_text().replace(shop.container("blue")["Config"]["Labels"]["reversible.deploy_id"], NEWER))
         [said] = shop.doors(("revert", {}))
-        assert said.startswith("Nothing was changed. blue on shop1 was stopped by a deploy that did not come to its end"), said
+        assert said.startswith("Nothing was changed. blue on shop1 was stopped by a deploy that did not finish"), said
     assert load.report["failed"] == 0 and load.report["requests"] > 0, load.report
     logs = sorted((shop.folder / "kept").rglob("*.log"))
     texts = [path.read_text() for path in logs]

@@ -61,7 +61,7 @@ def test_from_the_first_deploy_to_a_failed_one_and_back(each: Ansible, app: App)
     before, inside = tree(app.folder), tree(box)
     bad = app.deploy(each, "3", deploy_id=BACK)
     said = failure(bad)
-    assert "went back to backup-" in said and "was seen to run" in said and "cannot open the database" in said, said
+    assert "rolled back to backup-" in said and "was seen to run" in said and "cannot open the database" in said, said
     assert (app.version, app.outcome, bad.named("app_reverted")["app_reverted"]) == ("2", "failed_reverted", True)
     assert app.images() == ids
     after, again_inside = tree(app.folder), tree(box)
@@ -81,7 +81,7 @@ def test_a_way_back_that_fails_is_told_apart(newest: Ansible, app: App) -> None:
     app.begin("1")
     run = app.deploy(newest, "3", deploy_id=SECOND, hooks={"migrate": [["python3", "-c", DAMAGE, str(app.backups)]]})
     said = failure(run)
-    assert "IT DID NOT GO BACK" in said and "damaged" in said and "state=restored" in said, said
+    assert "NOT ROLLED BACK" in said and "damaged" in said and "state=restored" in said, said
     assert (app.outcome, run.named("app_reverted")["app_reverted"]) == ("failed_not_reverted", False)
 
 

@@ -103,7 +103,7 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     assert clean.code == 0, clean.output
     assert {path.name.split("-")[-2] for path in (shop.folder / "kept").glob("*-blue/*-blue.log")} == {"web"}
     closed = shop.run("rollback", mode="fast")
-    assert closed.code == 2 and "The fast way back is closed" in closed.output, closed.output
+    assert closed.code == 2 and "A fast rollback is not possible" in closed.output, closed.output
 
 
 def commit(shop: Shop, text: str) -> str:

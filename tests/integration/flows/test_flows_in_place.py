@@ -38,7 +38,7 @@ def test_deployed_broken_and_taken_back(pair: Pair) -> None:
     bad = pair.deploy("3.0", sha(3))
     assert bad.code == 2, bad.output
     assert (pair.outcome, pair.versions) == ("failed_reverted", ["2.0", "2.0"]), bad.output
-    assert "curl: (22) 500" in bad.output and f"Every host is back at {sha(2)}" in bad.output, bad.output
+    assert "curl: (22) 500" in bad.output and f"Every host is rolled back to {sha(2)}" in bad.output, bad.output
     assert [one["outcome"] for one in pair.ledger()["deploys"]] == ["failed_reverted", "done", "done"], pair.ledger()
 
     pair.reset()

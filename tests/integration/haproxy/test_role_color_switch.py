@@ -226,7 +226,7 @@ def test_a_split_is_named_when_going_back_fails(balancers: Pair) -> None:
     assert "what it never says" in lines[0]
     assert "split: lb1 serves green, lb2 serves blue. Run" in lines
     assert f"  ansible lb1 -b -m reversible.deploy.haproxy_color_switch -a 'color=blue map={one.map} map_key={KEY}'" in lines
-    assert [line for line in lines if line.startswith("lb1, on the way back: ")]
+    assert [line for line in lines if line.startswith("lb1, during the rollback: ")]
     assert balancers.serves() == ["green", "blue"]
 
 

@@ -279,7 +279,7 @@ def test_a_configuration_that_is_not_taken_over_is_replaced_by_the_old_one(site:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         run = site.play(http_binds=[f"127.0.0.1:{taken.getsockname()[1]}"], reload_timeout=10)
     assert run.code != 0
-    assert re.match("HAProxy did not take over .*was put back, and HAProxy serves it[.]$", run.tasks[-1].msg), run.output
+    assert re.match("HAProxy did not take over .*was restored, and HAProxy serves it[.]$", run.tasks[-1].msg), run.output
     assert (site.config.read_bytes(), site.files()) == (before, names)
     assert site.ask()[:2] == (200, "web-blue-1")
     assert not [task for task in site.good().tasks if task.result.get("changed")]

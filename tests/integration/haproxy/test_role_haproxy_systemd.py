@@ -95,7 +95,7 @@ def test_from_an_empty_machine(edge: Edge) -> None:
     before = edge.on("sha256sum /etc/haproxy/*")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         back = edge.play(http_binds=[f"127.0.0.1:{taken.getsockname()[1]}"])
-    assert back.code != 0 and re.search("HAProxy did not take over .*was put back, and HAProxy serves it[.]$", back.tasks[-1].msg), back.output
+    assert back.code != 0 and re.search("HAProxy did not take over .*was restored, and HAProxy serves it[.]$", back.tasks[-1].msg), back.output
     assert edge.on("sha256sum /etc/haproxy/*") == before and edge.ask() == "blue 1111111"
     assert good(edge.play(retries=2)) == []
 

@@ -133,7 +133,7 @@ def test_deploys_into_units(shop: OnSystemd, monkeypatch: pytest.MonkeyPatch) ->
         # The idle colour has ended, and is cleaned up: what it was is still there.
         shop.on("systemctl stop 'shop-staging-*-green.service'")
         closed = shop.run("rollback", mode="fast")
-        assert closed.code == 2 and f"What is open: to={point}" in " ".join(closed.output.split()), closed.output
+        assert closed.code == 2 and f"Possible are: to={point}" in " ".join(closed.output.split()), closed.output
         done(shop.run("cleanup_failed", color="green", confirm=True))
         assert shop.units("green") == DOWN and shop.units("blue") == UP
         logs_are_kept(shop, "green")

@@ -77,7 +77,7 @@ def test_the_doors(machine: Incus, shop: IncusShop, one_core: str) -> None:
         "Nothing was changed. green of shop staging on app1 is active", "Nothing was changed. green of shop staging on app1 is active",
         f"was changed by {FIRST}, which is newer than {OLDER}", f"was changed by {FIRST}, which is newer than {OLDER}",
         f"{BLUE} on app1 was not made for shop-staging", f"{BLUE} on app1 was not made for shop-staging",
-        "the way back to it is a deploy of that release",
+        "to return to it, deploy that release again",
         sha(9), "observe the profiles: incus query /1.0/profiles/nowhere?project=default: Fetch profile: Profile not found",
         'observe the images: incus image info nowhere --project default: Image "nowhere" not found',
         "Nothing was changed. The pool default on app1 has", f"keeping logs in {theirs}/kept: ",
@@ -183,7 +183,7 @@ def test_the_example_deployed_and_taken_back(machine: Incus, example: IncusShop,
         assert clean.code == 0 and machine.status() == {GREEN: "Running"}, clean.output
     assert load.report["failed"] == 0 and load.report["requests"] > 0, load.report
     status = shop.run("status")
-    assert status.code == 0 and f"incus1: green holds {sha(1)}, well" in status.output, status.output
+    assert status.code == 0 and f"incus1: green holds {sha(1)}, healthy" in status.output, status.output
     assert "incus1: blue holds no release" in status.output, status.output
     logs = shop.run("logs")
     assert logs.code == 0 and f"== {GREEN}" in logs.output and "CANNOT BE READ" not in logs.output and BLUE not in logs.output, logs.output

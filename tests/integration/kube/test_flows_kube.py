@@ -31,7 +31,7 @@ def test_deployed_broken_back_and_forth(shop: KubeShop) -> None:
     broken = [{"name": "web", "image": "shop:{release}"}, {"name": "worker", "image": "shop:crash"}]
     bad = shop.deploy(3, kube_app_workloads=broken)
     assert bad.code == 2 and (shop.outcome, shop.images()) == ("failed_reverted", shop.both(f"shop:{sha(2)}")), bad.output
-    assert "fatal: schema 41 is not known" in bad.output and f"Every host is back at {sha(2)}" in bad.output, bad.output
+    assert "fatal: schema 41 is not known" in bad.output and f"Every host is rolled back to {sha(2)}" in bad.output, bad.output
     # A hook that fails after all of them are out.
     smoke = shop.deploy(3, app_hooks={"smoke": [["/bin/false"]]})
     assert smoke.code == 2 and (shop.outcome, shop.images()) == ("failed_reverted", shop.both(f"shop:{sha(2)}")), smoke.output

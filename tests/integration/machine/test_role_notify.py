@@ -96,7 +96,7 @@ def test_a_server_that_does_not_want_it(ansible: Ansible, hook: Hook) -> None:
         hook.answers = [status]
         run = notify(ansible, "-vvv", url=hook.url, token=TOKEN)
         assert str(status) in failure(run), run.output
-        assert "Nobody was told that: Deploy of shop in prod begins" in run.named("Warn that the message was not sent").msg
+        assert "This message was not sent: Deploy of shop in prod begins" in run.named("Warn that the message was not sent").msg
     assert len(hook.got) == 3, "a redirect is not followed: the token would go elsewhere"
 
 

@@ -60,7 +60,7 @@ def test_a_change_that_fails_goes_back_and_fails(each: Ansible, node: Node, how:
     assert run.named("app_reverted")["app_reverted"] is True
     assert version(node) == "1.0" and len(node.calls("rollback")) == 1
     assert node.show()["containers"]["301"]["running"] is True
-    assert f"went back to the snapshot {NAME}" in said and f"failed-{FIRST}" in said, said
+    assert f"rolled back to the snapshot {NAME}" in said and f"failed-{FIRST}" in said, said
     # Evidence of the failed state, which the rollback has taken away.
     assert LOG in said and f"{UNIT}: Active: {'active' if 'active' not in broken else 'failed'}" in said, said
     assert ("curl: (22) 500" if "ready" in broken else f"Job for {UNIT} failed." if "restart" in broken else "rc: 3") in said, said
@@ -82,8 +82,8 @@ def test_what_does_not_run_even_after_going_back_is_said(pve: Ansible, node: Nod
     run = deploy(pve)
     said = failure(run)
     # How it is now, and how it was when it failed.
-    assert "IT WENT BACK, BUT WAS NOT SEEN TO RUN" in said and said.count(LOG) == 2, said
-    now, then = said.split("When it failed, before it went back:")
+    assert "ROLLED BACK, BUT WAS NOT SEEN TO RUN" in said and said.count(LOG) == 2, said
+    now, then = said.split("When it failed, before the rollback:")
     assert LOG in now and LOG in then, said
     assert run.named("app_reverted")["app_reverted"] is False
 
@@ -92,7 +92,7 @@ def test_a_downgrade_that_does_not_help_shows_the_log_once(pve: Ansible, node: N
     node.faults([upgrade(ready=22)[0], becomes("pct exec", f"{PACKAGE}=1.0", answers("1.0", ready=22))])
     said = failure(deploy(pve, way="downgrade"))
     # The log goes on, and what it says now has all that it said before.
-    assert "IT WENT BACK, BUT WAS NOT SEEN TO RUN" in said and said.count(LOG) == 1, said
+    assert "ROLLED BACK, BUT WAS NOT SEEN TO RUN" in said and said.count(LOG) == 1, said
 
 
 def asked(node: Node, until: str) -> int:
@@ -106,7 +106,7 @@ def test_a_unit_that_has_failed_is_not_waited_for(pve: Ansible, node: Node) -> N
     node.faults(upgrade(active=False))
     said = failure(deploy(pve, probe_retries=30))
     # Before the change, and once after it.
-    assert "went back" in said and asked(node, until="rollback") == 2, said
+    assert "was rolled back" in said and asked(node, until="rollback") == 2, said
 
 
 def test_a_unit_that_is_restarted_is_waited_for(pve: Ansible, node: Node) -> None:
@@ -130,7 +130,7 @@ def test_a_way_back_that_fails_is_said(pve: Ansible, node: Node) -> None:
     run = deploy(pve)
     said = failure(run)
     assert run.named("app_reverted")["app_reverted"] is False
-    assert "IT DID NOT GO BACK" in said and "start_failed" in said and "curl: (22) 500" in said and LOG in said, said
+    assert "NOT ROLLED BACK" in said and "start_failed" in said and "curl: (22) 500" in said and LOG in said, said
 
 
 def test_the_change_can_be_a_task_file(pve: Ansible, node: Node, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_downgrade_needs_no_snapshot(pve: Ansible, node: Node) -> None:
     run = deploy(pve, way="downgrade", hooks={"downgrade": [["shop-admin", "migrate", "down"]]})
     said = failure(run)
     assert run.named("app_reverted")["app_reverted"] is True
-    assert f"went back to {PACKAGE} 1.0" in said and version(node) == "1.0", said
+    assert f"rolled back to {PACKAGE} 1.0" in said and version(node) == "1.0", said
     assert node.snapshots() == [] and node.calls("rollback") == [] and node.calls("snapshot") == []
     # The migrations go down while the new version, which knows them, is there.
     calls = node.calls("exec")

@@ -84,7 +84,7 @@ def test_a_hook_that_fails_leads_back(pve: Ansible, node: Node, hook: str) -> No
     said = failure(run)
     assert f"entry 1 of the hook {hook} (shop-admin; its arguments are not shown) ended with 3" in said, said
     assert "refused: *** is bad" in said and SECRET not in run.output, said
-    assert f"went back to the snapshot {NAME}" in said and version(node) == "1.0" and LOG in said, said
+    assert f"rolled back to the snapshot {NAME}" in said and version(node) == "1.0" and LOG in said, said
     assert run.named("app_reverted")["app_reverted"] is True
     # What the migration did elsewhere is still there; before it there was none.
     assert ("stays behind" in said) == (hook != "before"), said
@@ -96,7 +96,7 @@ def test_a_hook_that_fails_leads_back(pve: Ansible, node: Node, hook: str) -> No
 def test_after_the_rollback(pve: Ansible, node: Node) -> None:  # noqa: F811
     ready(node, failing="after_rollback", ready=22)
     said = failure(deploy(pve, hooks={"after_rollback": [command("after_rollback")]}))
-    words = ("IT WENT BACK, BUT WAS NOT SEEN TO RUN", "entry 1 of the hook after_rollback", "curl: (22) 500")
+    words = ("ROLLED BACK, BUT WAS NOT SEEN TO RUN", "entry 1 of the hook after_rollback", "curl: (22) 500")
     assert not [word for word in words if word not in said], said
     assert version(node) == "1.0"
 
@@ -108,7 +108,7 @@ def test_a_container_that_is_left_stopped(pve: Ansible, node: Node, tmp_path: Pa
     tell.write_text(json.dumps([{"name": "tells somebody", "ansible.builtin.debug": {"msg": "{{ pct_app_hook }}"}}]))
     run = deploy(pve, start="never", hooks={"after_rollback": [str(tell), command("after_rollback")]})
     said = failure(run)
-    assert "left stopped, as pct_app_start is never; it was not seen to run" in said and "IT WENT BACK, BUT" not in said, said
+    assert "left stopped, as pct_app_start is never; it was not seen to run" in said and "ROLLED BACK, BUT" not in said, said
     assert node.show()["containers"]["301"]["running"] is False
     # What runs outside of the container does; what cannot run in it is said.
     assert run.named("tells somebody").msg == "after_rollback" and hooks_run(node) == []
@@ -120,7 +120,7 @@ def test_a_reconfiguration_that_fails(pve: Ansible, node: Node) -> None:  # noqa
     bad = [{"argv": RECONFIGURE, "rc": 1, "stderr": "no such key: shop.port\n"}]
     node.faults([becomes("pct exec", f"{PACKAGE}=2.0", answers("2.0", more=bad)), becomes("pct rollback", "301", answers("1.0"), at="end")])
     said = failure(deploy(pve, reconfigure=[RECONFIGURE]))
-    assert "no such key: shop.port" in said and f"went back to the snapshot {NAME}" in said, said
+    assert "no such key: shop.port" in said and f"rolled back to the snapshot {NAME}" in said, said
     assert ["exec", "301", "--", "systemctl", "restart", UNIT] not in node.calls()
 
 
@@ -154,7 +154,7 @@ def test_the_door_downgrade(each: Ansible, node: Node) -> None:  # noqa: F811
     assert checked.code == 0 and changes(node) == [], checked.output
     assert "would go from 1.0 to 2.0" in checked.output and "Of what the hook migrate changes" in checked.output
     said = failure(deploy(each, **given))
-    words = (f"went back to {PACKAGE} 1.0", "Of what the hook migrate changes, only what the hook downgrade undoes goes back")
+    words = (f"rolled back to {PACKAGE} 1.0", "Of what the hook migrate changes, only what the hook downgrade undoes goes back")
     assert not [word for word in words if word not in said], said
     calls = node.calls("exec")
     back = calls[at(calls, *command("downgrade")):]
@@ -184,7 +184,7 @@ def test_a_downgrade_hook_that_fails_stops_there(pve: Ansible, node: Node) -> No
     """The package of before would meet data that it does not know."""
     ready(node, failing="downgrade", ready=22)
     said = failure(deploy(pve, way="downgrade", hooks=all_hooks()))
-    assert "IT DID NOT GO BACK" in said and "entry 1 of the hook downgrade" in said and SECRET not in said, said
+    assert "NOT ROLLED BACK" in said and "entry 1 of the hook downgrade" in said and SECRET not in said, said
     assert version(node) == "2.0" and install("1.0") not in [argv[3:] for argv in node.calls("exec")]
 
 
@@ -196,7 +196,7 @@ def test_a_version_that_is_gone_from_the_newest_lists_closes_the_door(pve: Ansib
     # Gone after the change: then the migrations are not taken down, either.
     ready(node, ready=22, offered=["2.0"])
     said = failure(deploy(pve, way="downgrade", hooks=all_hooks()))
-    words = ("IT DID NOT GO BACK: ", "Nothing was taken back", "1.0 is not offered")
+    words = ("NOT ROLLED BACK: ", "Nothing was rolled back", "1.0 is not offered")
     assert not [word for word in words if word not in said] and "downgrade" not in hooks_run(node), said
 
 

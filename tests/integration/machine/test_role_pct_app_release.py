@@ -82,7 +82,7 @@ def test_releases_come_and_a_broken_one_goes_back(each: Ansible, shop: Node, reg
     assert again.code == 0 and "changed=0" in again.output, again.output
     said = failure(release(each, registry, 3, deploy_id=FIRST))
     # The whole container went back, with what was unpacked in it.
-    assert f"went back to the snapshot {NAME}" in said and "rc: 4" in said, said
+    assert f"rolled back to the snapshot {NAME}" in said and "rc: 4" in said, said
     assert current(shop) == sha(1) and releases(shop) == [sha(1)]
     # The node keeps nothing of what it packed for the way.
     assert list(shop.at("/var/lib/reversible/pct-301-releases").glob("*.tar")) == []
@@ -98,7 +98,7 @@ def test_a_release_goes_back_without_a_snapshot(pve: Ansible, shop: Node, regist
     # What a killed run has left is no release, and no hindrance.
     (shop.at(f"{GUEST_ROOT}/opt/shop/releases") / f"{sha(3)}.partial/old").mkdir(parents=True)
     said = failure(release(pve, registry, 3, deploy_id=FIRST, way="downgrade"))
-    assert f"went back to shop {sha(1)} and was seen to run" in said, said
+    assert f"rolled back to shop {sha(1)} and was seen to run" in said, said
     assert current(shop) == sha(1) and sha(3) in releases(shop) and shop.calls("rollback") == []
     assert not (shop.at(f"{GUEST_ROOT}/opt/shop/releases") / sha(3) / "old").exists()
     # After a good one only those stay that a way leads to.
@@ -107,7 +107,7 @@ def test_a_release_goes_back_without_a_snapshot(pve: Ansible, shop: Node, regist
     back = release(pve, registry, 2, deploy_id=SECOND, way="downgrade", door="revert", version_before=sha(1), rollback_id=SECOND)
     assert back.code == 0 and current(shop) == sha(1), back.output
     gone = release(pve, registry, 2, deploy_id=SECOND, way="downgrade", door="revert", version_before=sha(9), rollback_id=SECOND)
-    assert "Nothing was taken back" in failure(gone) and current(shop) == sha(1), gone.output
+    assert "Nothing was rolled back" in failure(gone) and current(shop) == sha(1), gone.output
 
 
 def test_what_is_wrong_is_said_before_anything_changes(pve: Ansible, shop: Node, registry: Registry) -> None:  # noqa: F811

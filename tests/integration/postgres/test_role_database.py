@@ -101,7 +101,7 @@ def test_the_plan_a_drill_and_what_is_kept(shop: Shop, ansible: Ansible) -> None
     shop.server.sql("BEGIN; INSERT INTO orders (word) VALUES ('late'); PREPARE TRANSACTION 'late'", "shop")
     closed = enter(ansible, shop, "drill", deploy_id=DRILL)
     assert closed.code == 2, closed.output
-    assert f"the newest restore point of shop, shop__before_{SECOND}, is no way back: shop has prepared transactions" in closed.output
+    assert f"the newest restore point of shop, shop__before_{SECOND}, cannot be restored: shop has prepared transactions" in closed.output
     assert set(shop.server.databases()) == {"shop", f"shop__before_{SECOND}"}
 
 
