@@ -207,7 +207,7 @@ READING = {**BLUE, "goal": "green", "goal_release": "older", "ends_split": False
 def test_where_a_deploy_goes() -> None:
     goal = run_goal.deploy_goal(BLUE, ASKED)
     assert (goal["color"], goal["before"], goal["release_before"], goal["nothing_to_do"], goal["refused"]) == ("green", "blue", "old", False, "")
-    assert goal["says"] == ("new goes into green. The way back from it is blue, which serves old. It takes the place of older, to which the fast way back "
+    assert goal["says"] == ("new goes into green. A rollback returns to blue, which serves old. It takes the place of older, to which the fast way back "
                             "leads until then; afterwards mode=full leads there.")
     assert "leave target_color out" in run_goal.deploy_goal(BLUE, {**ASKED, "target_color": "blue"})["refused"]
     first = run_goal.deploy_goal({"active": "", "release": "", "previous": {}}, ASKED)
@@ -224,7 +224,7 @@ def test_where_a_fast_rollback_goes() -> None:
     assert way == {"refused": "", "left_out": {"lb2": "no route"}, "color": "green", "release": "older", "before": "blue", "release_before": "old",
                    "void": True}
     closed = {**READING, "previous": {"color": "green", "open": False, "why": "it is void"}}
-    assert run_goal.fast_way(closed, "", False)["refused"] == "The fast way back is closed: it is void."
+    assert run_goal.fast_way(closed, "", False)["refused"] == "A fast rollback is not possible: it is void."
     assert run_goal.fast_way(closed, "green", False)["refused"] == "", "whoever names the colour goes forward again"
     named = {**READING, "goal": "blue"}
     assert run_goal.fast_way(named, "blue", False)["refused"] == "blue is active already." and not run_goal.fast_way(named, "blue", True)["refused"]
@@ -238,7 +238,7 @@ def test_a_colour_that_has_got_another_release_since_is_refused() -> None:
     assert run_goal.fast_opened({}, READING) == {"refused": "", "stays": [], "unrecorded": ""}
     assert run_goal.fast_opened({"taken": None, "unrecorded": "no route"}, READING)["unrecorded"] == "no route"
     taken = {"taken": {"green": {"release": "newer", "deploy_id": C}}}
-    assert run_goal.fast_opened(taken, READING)["refused"] == f"The fast way back is closed: green served older, and since then {C} has put newer there."
+    assert run_goal.fast_opened(taken, READING)["refused"] == f"A fast rollback is not possible: green served older, and since then {C} has put newer there."
     older = {"taken": {"green": {"release": "newer", "deploy_id": A}}}
     assert run_goal.fast_opened(older, READING)["refused"] == run_goal.fast_opened(taken, {**READING, "goal_release": "newer"})["refused"] == ""
 
