@@ -70,7 +70,7 @@ def with_green(the_shop: WithWorker) -> WithWorker:
 
 
 def test_forth_and_back(shop: WithWorker) -> None:
-    order = ["End the processes of the workers", "Flip this load balancer", "Start the processes of the workers", "See that they work"]
+    order = ["End the processes of the workers", "Flip this load balancer", "Start the processes of the workers", "Check that the workers work"]
     said = "Workers (mail): those of {} end; flip; those of {} start; their proof."
     forth = shop.deploy(2)
     assert forth.code == 0 and shop.serves() == ("blue", sha(2)) and shop.working() == ["blue"], forth.output
