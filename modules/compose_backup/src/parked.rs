@@ -5,7 +5,7 @@
 
 use crate::restore::work::Work;
 use anyhow::{Context, Result};
-use host::atomic::Replace;
+use host::atomic::{Replace, read_json};
 use host::folder::SafeFolder;
 use host::none_if_missing;
 use host::spot::Spot;
@@ -63,12 +63,6 @@ impl RestoreFile {
     pub fn read<T: DeserializeOwned>(self, state_dir: &Path, id: &str) -> Result<T> {
         read_json(&self.path(state_dir, id)?)
     }
-}
-
-/// Reads a JSON file of the state folder or of a backup.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let content = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_slice(&content).with_context(|| format!("parsing {}", path.display()))
 }
 
 #[derive(Clone, Debug)]

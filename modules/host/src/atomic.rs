@@ -32,7 +32,7 @@ use location::{LastLink, Location, Old};
 use temp_file::TempFile;
 
 pub(crate) use lines::open_to_append;
-pub use lines::{End, append_line, whole_lines};
+pub use lines::{End, append_json, append_line, parse_lines, read_json, whole_lines};
 pub use links::{Entry, entry, remove, write_link};
 
 use crate::beneath::Dir;

@@ -19,7 +19,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::atomic::{Replace, append_line, sweep, sync_folder, whole_lines, write_new};
+use crate::atomic::{
+    Replace, append_json, parse_lines, sweep, sync_folder, whole_lines, write_new,
+};
 use crate::clock::{self, Utc};
 use crate::lock::Lock;
 use crate::missing::read_in;
@@ -100,7 +102,7 @@ impl Intent {
             "cannot note {key}: somebody has removed the intent {}",
             self.path.display()
         );
-        append_line(&self.path, serde_json::to_string(&note)?.as_bytes()).map(drop)
+        append_json(&self.path, &note)
     }
 
     /// Removes the record: the change is done or reverted.
@@ -190,10 +192,9 @@ impl Done {
         let (path, at) = (dir.join(DONE_FILE), clock::now());
         let done =
             Done { rollback_id: rollback_id.to_owned(), at, value: serde_json::to_value(value)? };
-        let line = serde_json::to_string(&done)?;
         let _lock =
             Lock::acquire(&dir.join(DONE_LOCK), "rollback record", None, DONE_LOCK_PATIENCE)?;
-        append_line(&path, line.as_bytes())?;
+        append_json(&path, &done)?;
         let all = Self::all(dir)?;
         if all.len() > DONE_MOST {
             let mut content = Vec::new();
@@ -211,23 +212,9 @@ impl Done {
     pub fn all(dir: &Path) -> Result<Vec<Done>> {
         let path = dir.join(DONE_FILE);
         let content = read_in(dir, &path)
-            .with_context(|| {
-                format!("cannot read which rollbacks are done from {}", path.display())
-            })?
+            .with_context(|| format!("cannot read {}", path.display()))?
             .unwrap_or_default();
-        let (lines, _torn) = whole_lines(&content);
-        lines
-            .enumerate()
-            .map(|(n, line)| {
-                serde_json::from_slice(line).with_context(|| {
-                    format!(
-                        "cannot read which rollbacks are done: line {} of {} is broken; correct it",
-                        n + 1,
-                        path.display()
-                    )
-                })
-            })
-            .collect()
+        parse_lines(&path, &content).context("cannot read which rollbacks are done")
     }
 }
 

@@ -6,10 +6,10 @@
 use crate::names::Kind;
 use crate::survey::Counters;
 use anyhow::{Context, Result};
-use host::atomic::{append_line, whole_lines};
+use host::atomic::{append_json, parse_lines};
 use host::folder::SafeFolder;
+use host::none_if_missing;
 use serde::{Deserialize, Serialize};
-use std::io::ErrorKind;
 use std::path::Path;
 
 const FILE: &str = "databases";
@@ -60,24 +60,18 @@ impl Default for Entry {
 }
 
 pub fn add(state_dir: &Path, entry: &Entry) -> Result<()> {
-    append_line(&state_dir.join(FILE), serde_json::to_string(entry)?.as_bytes()).map(drop)
+    append_json(&state_dir.join(FILE), entry)
 }
 
 /// Reads the entries in their order; a later line about the same database replaces an earlier one.
 pub fn read(state_dir: &Path) -> Result<Vec<Entry>> {
     let Some(folder) = SafeFolder::find(state_dir)? else { return Ok(Vec::new()) };
     let path = folder.join(FILE);
-    let content = match std::fs::read(&path) {
-        Ok(content) => content,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    let (lines, _torn) = whole_lines(&content);
+    let content = none_if_missing(std::fs::read(&path))
+        .with_context(|| format!("cannot read {}", path.display()))?
+        .unwrap_or_default();
     let mut all: Vec<Entry> = Vec::new();
-    for (number, line) in lines.enumerate() {
-        let entry: Entry = serde_json::from_slice(line).with_context(|| {
-            format!("line {} of {} is invalid; remove it", number + 1, path.display())
-        })?;
+    for entry in parse_lines::<Entry>(&path, &content)? {
         all.retain(|known| known.oid != entry.oid);
         all.push(entry);
     }

@@ -4,7 +4,7 @@
 //! snapshot.
 
 use anyhow::{Context, Result};
-use host::atomic::{append_line, whole_lines};
+use host::atomic::{append_json, parse_lines};
 use host::none_if_missing;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -23,8 +23,7 @@ struct Taken {
 
 pub fn note(state_dir: &Path, deploy_id: &str, guids: Guids) -> Result<()> {
     let taken = Taken { deploy_id: deploy_id.to_owned(), guids };
-    let line = serde_json::to_string(&taken)?;
-    append_line(&state_dir.join(FILE), line.as_bytes()).map(drop)
+    append_json(&state_dir.join(FILE), &taken)
 }
 
 /// Reads the record; the last entry of a snapshot counts.
@@ -33,15 +32,8 @@ pub fn noted(state_dir: &Path) -> Result<Guids> {
     let content = none_if_missing(std::fs::read(&path))
         .with_context(|| format!("cannot read {}", path.display()))?
         .unwrap_or_default();
-    let (lines, _torn) = whole_lines(&content);
-    let mut all = Guids::new();
-    for (number, line) in lines.enumerate() {
-        let taken: Taken = serde_json::from_slice(line).with_context(|| {
-            format!("line {} of {} cannot be parsed; remove that line", number + 1, path.display())
-        })?;
-        all.extend(taken.guids);
-    }
-    Ok(all)
+    let taken: Vec<Taken> = parse_lines(&path, &content)?;
+    Ok(taken.into_iter().flat_map(|taken| taken.guids).collect())
 }
 
 #[cfg(test)]

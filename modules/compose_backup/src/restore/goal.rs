@@ -12,6 +12,7 @@ use crate::state::Tools;
 use crate::{backup_writer, freeze::Frozen};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
+use host::atomic::read_json;
 use host::clock;
 use host::deploy_id::DeployId;
 use host::regular::{self, Links};
@@ -155,7 +156,6 @@ fn of_backup(observed: &Observed, key: Option<&str>, which: &Which) -> Result<Go
     let path = kept.path.join("config/compose.json");
     let damaged =
         || Failure::new("damaged", format!("cannot read {}: use another backup", path.display()));
-    let config = std::fs::read(&path).map_err(|why| damaged().caused_by(why.into()))?;
     Ok(Goal {
         title: manifest.name.clone(),
         project: observed.project.clone(),
@@ -164,7 +164,7 @@ fn of_backup(observed: &Observed, key: Option<&str>, which: &Which) -> Result<Go
         config_before: observed.now.as_ref().ok().map(|now| now.resolved.value.clone()),
         work,
         contents,
-        config: serde_json::from_slice(&config).map_err(|why| damaged().caused_by(why.into()))?,
+        config: read_json(&path).map_err(|why| damaged().caused_by(why))?,
         compose: manifest.compose.clone(),
         services,
         is_partial,

@@ -19,6 +19,7 @@ use crate::restore::up;
 use crate::restore::work::Work;
 use crate::state::Tools;
 use anyhow::{Context, Result};
+use host::atomic::read_json;
 use host::deploy_id::DeployId;
 use host::record::Intent;
 use std::path::{Path, PathBuf};
@@ -139,7 +140,7 @@ impl Revert<'_> {
 
     /// Uses the project's files if they resolve to the noted configuration, else that configuration.
     fn compose(&self, work: &Work, noted: PathBuf) -> Result<Compose> {
-        let value = parked::read_json(&noted)?;
+        let value = read_json(&noted)?;
         let record = work.compose_before.clone().unwrap_or_default();
         let dir = &work.project_dir;
         let (mut compose, same) = self.tools.recorded(&work.project, dir, &record, &value);

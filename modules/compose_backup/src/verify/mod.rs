@@ -19,7 +19,7 @@ use crate::survey::earlier_of;
 use anyhow::{Context, Error, Result};
 use config::{Inputs, Proof};
 use engine::Trouble;
-use host::atomic::Replace;
+use host::atomic::{Replace, read_json};
 use host::clock;
 use host::deadline::Deadline;
 use scratch::Scratch;
@@ -80,10 +80,8 @@ fn attempt(
         &mut |_| {},
     )?;
     let scratch = Scratch::fill(backup_dir, folder, manifest)?;
-    let text = std::fs::read(folder.join("config/compose.json"))
-        .context("reading the recorded configuration")?;
-    let recorded: Value =
-        serde_json::from_slice(&text).context("parsing the recorded configuration")?;
+    let recorded: Value = read_json(&folder.join("config/compose.json"))
+        .context("cannot read the recorded configuration")?;
     let inputs = Inputs { manifest, loaded: &loaded, scratch: &scratch };
     let proof = config::make(&recorded, &inputs)?;
     if proof.services.is_empty() {

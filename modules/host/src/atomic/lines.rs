@@ -12,6 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{folder_of, sync_folder};
 use crate::deadline::{Deadline, poll_until};
@@ -35,6 +37,11 @@ pub enum End {
 pub fn append_line(path: &Path, line: &[u8]) -> Result<End> {
     reserve::writing(path, || append(path, line))
         .with_context(|| format!("cannot append a line to {}", path.display()))
+}
+
+/// Adds a value as a line of JSON, as [`append_line`] does.
+pub fn append_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    append_line(path, serde_json::to_string(value)?.as_bytes()).map(drop)
 }
 
 fn append(path: &Path, line: &[u8]) -> Result<End> {
@@ -113,6 +120,24 @@ fn whole_length(file: &mut File) -> Result<(u64, Vec<u8>)> {
         torn.splice(..0, block.iter().copied());
     }
     Ok((0, torn))
+}
+
+/// Reads a file that is one JSON document.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let content = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_slice(&content).with_context(|| format!("parsing {}", path.display()))
+}
+
+/// Reads all lines of JSON of a file's content. A line that cannot be parsed is an error; a torn last
+/// one is skipped.
+pub fn parse_lines<T: DeserializeOwned>(path: &Path, content: &[u8]) -> Result<Vec<T>> {
+    let (lines, _torn) = whole_lines(content);
+    let parsed = lines.enumerate().map(|(n, line)| {
+        serde_json::from_slice(line).with_context(|| {
+            format!("line {} of {} cannot be parsed: correct or remove it", n + 1, path.display())
+        })
+    });
+    parsed.collect()
 }
 
 /// Splits a file's content into its complete lines and a torn last one. A torn line was never
