@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What ansible-playbook prints, as the story of a run: phases with their times, what changed on which host, and each failure once, as text.
+"""What ansible-playbook prints of a run: phases with their times, what changed on which host, and each failure once, as text.
 
 Invariant: no failure and no warning is left out, and nothing is shown that Ansible's default callback would not show. What is left out are tasks that
 changed nothing, skipped tasks and banners; with -v all is printed by the default callback itself.
@@ -11,7 +11,7 @@ from __future__ import annotations
 DOCUMENTATION = """
 name: story
 type: stdout
-short_description: A deploy as a story instead of a list of tasks
+short_description: Print the phases and changes of a deploy instead of a list of tasks
 version_added: 0.1.0
 author:
   - The reversible.deploy authors (!UNKNOWN)

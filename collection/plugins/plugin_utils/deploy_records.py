@@ -125,7 +125,7 @@ def services_refusal(point: t.Mapping[str, t.Any], services: t.Sequence[str]) ->
     if point["resumes"] and sorted(services) != sorted(point["services"]):
         of = f"of {', '.join(point['services'])} alone: go on with -e services={','.join(point['services'])}" if point["services"] else \
             "of the whole project: go on without services"
-        return f"The rollback to {point['id']} that stands half way is {of}."
+        return f"The unfinished rollback to {point['id']} is {of}."
     return ""
 
 

@@ -222,7 +222,7 @@ class ActionModule(ActionBase):
         res = self._low_level_execute_command(system_script(nonce), sudoable=False)
         answer = read_answer(nonce, res["stdout"])
         if answer is None:
-            raise NoBinary(f"the target does not tell what it is (uname -sm): {_last_words(res)}")
+            raise NoBinary(f"the target does not say what it is (uname -sm): {_last_words(res)}")
         for binary in binaries.values():
             if answer.text == f"Linux {binary.arch}":
                 return binary

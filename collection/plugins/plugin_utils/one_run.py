@@ -34,7 +34,7 @@ def objections(command_line: t.Mapping[str, t.Any], settings: t.Mapping[str, t.A
     if command_line.get("step"):
         partly.append("--step")
     if partly:
-        found.append(f"{' and '.join(partly)} would leave out tasks, and the checks and the way back with them: leave it out (of ansible.cfg as well).")
+        found.append(f"{' and '.join(partly)} would leave out tasks, and with them checks and the rollback: leave it out (of ansible.cfg as well).")
     if settings.get("error_on_undefined") is False:
         found.append("error_on_undefined_vars is false (ansible.cfg, or ANSIBLE_ERROR_ON_UNDEFINED_VARS): a variable that is missing would be taken for "
                      "text. Set it to true.")

@@ -46,8 +46,8 @@ def needed_color(found: Seen, color: str, deploys: t.Sequence[Seen]) -> str:
     if held is None and not to:
         return ""
     release = (held or {}).get("digest") or (to[0][1] if to else "") or "an unrecorded release"
-    before = f", to before {to[0][0]}" if to else ""
-    return f"{color} holds {release} and is well: it is the last way back{before}. The next deploy takes its place."
+    before = f", for the state before {to[0][0]}" if to else ""
+    return f"{color} holds {release} and is healthy: it is the last restore point{before}. The next deploy takes its place."
 
 
 def _color(reading: Seen, hosts: t.Mapping[str, Seen | None]) -> dict[str, t.Any]:

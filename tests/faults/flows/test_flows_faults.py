@@ -251,7 +251,7 @@ def test_a_release_that_was_never_active_is_no_way_back(deployed: Shop) -> None:
     events = [json.loads(line) for line in (shop.folder / "ledger/ledger.jsonl").read_text().splitlines()]
     # Not always the last run: one that was refused has no restore point.
     newest = [event["deploy"] for event in events if event["event"].get("restore_point", {}).get("name") == "green"][-1]
-    assert needed.code != 0 and f"green holds {sha(1)} and is well: it is the last way back, to before {newest}." in said, needed.output
+    assert needed.code != 0 and f"green holds {sha(1)} and is healthy: it is the last restore point, for the state before {newest}." in said, needed.output
     holder = shop.killed("Check that each component of the colour answers", release_sha=sha(4))
     wait_for(lambda: {row["status"] for row in shop.rows() if row["svname"].endswith("green")} == {"UP"}, "HAProxy has seen it")
     file = shop.folder / "status.json"

@@ -315,7 +315,7 @@ def test_a_shell_that_cannot_run_the_script(edge: Ansible) -> None:
     edge.hosts["local"] = edge.hosts["local"] | {"ansible_shell_executable": str(shell)}
     run = edge.one("specimen", {"text": "x"}, "local")
     assert "the shell of the target ended with 127 and no answer: shell: what is this" in run.reason
-    assert "does not tell what it is" in run.only.msg
+    assert "does not say what it is" in run.only.msg
 
 
 @pytest.mark.parametrize("status", [0, 1, 3])

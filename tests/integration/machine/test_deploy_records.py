@@ -124,9 +124,9 @@ def test_a_rollback_that_did_not_come_to_its_end_is_gone_on_with(outcome: str | 
     (["compose"], None, [], ""), (["compose"], None, ["web"], ""), (["dataset", "compose"], None, [], ""),
     (["dataset", "compose"], None, ["web"], f"The restore point of {A} has dataset as well"),
     (["compose"], ["web", "db"], ["db", "web"], ""), (["compose"], [], [], ""),
-    (["compose"], ["web"], [], f"The rollback to {A} that stands half way is of web alone: go on with -e services=web."),
-    (["compose"], ["web"], ["db"], f"The rollback to {A} that stands half way is of web alone"),
-    (["compose"], [], ["web"], f"The rollback to {A} that stands half way is of the whole project: go on without services."),
+    (["compose"], ["web"], [], f"The unfinished rollback to {A} is of web alone: go on with -e services=web."),
+    (["compose"], ["web"], ["db"], f"The unfinished rollback to {A} is of web alone"),
+    (["compose"], [], ["web"], f"The unfinished rollback to {A} is of the whole project: go on without services."),
 ])
 def test_which_services_may_go_back_alone(layers: list[str], earlier: list[str] | None, services: list[str], said: str) -> None:
     phases = [{"phase": "plan", "data": {"rollback": {"id": B, "plan_id": "plan-1", "services": earlier}}}]

@@ -44,8 +44,8 @@ def test_the_colour_that_is_needed() -> None:
     other = [{"deploy_id": "b", "restore_points": {"color": [{"name": "green", "digest": sha(1), "open": False}]}}]
     for hosts in (app(sha(1)), {"app1": None}, {"app1": {"failure": "no python"}}):
         found = ways_back.layers(OPEN, "", hosts, {})
-        assert ways_back.needed_color(found, "green", recorded).startswith(f"green holds {sha(1)} and is well: it is the last way back, to before b.")
-        assert ways_back.needed_color(found, "green", []).startswith(f"green holds {sha(1)} and is well: it is the last way back.")
+        assert ways_back.needed_color(found, "green", recorded).startswith(f"green holds {sha(1)} and is healthy: it is the last restore point, for the state before b.")
+        assert ways_back.needed_color(found, "green", []).startswith(f"green holds {sha(1)} and is healthy: it is the last restore point.")
         assert not ways_back.needed_color(found, "blue", recorded)
     assert not ways_back.needed_color(ways_back.layers(OPEN, "", app(sha(4)), {}), "green", other)
     closed = OPEN | {"previous": OPEN["previous"] | {"open": False, "why": "it is void"}}
