@@ -24,7 +24,7 @@ description:
     A restore parks what it replaces, starts the recorded images, compares them, and restores the parked state
     when it fails. The restored data is then parked too, since services may have written to it.
   - >-
-    Containers are put back as they were too: what was stopped, or had ended, is made where it is missing and
+    Containers are restored as they were too: what was stopped, or had ended, is made where it is missing and
     not started, what was paused is paused again, and each replica has its own anonymous volumes.
   - >-
     Data is exchanged in one call of the kernel for each folder, so that none is ever missing: on ext4, xfs,
@@ -496,12 +496,12 @@ reason:
   type: str
   sample: superseded
 restored:
-  description: What was put back.
+  description: What was restored.
   returned: after a restore
   type: list
   elements: str
 restored_back:
-  description: Whether the state before it was put back.
+  description: Whether the previous state was restored.
   returned: when a restore failed
   type: bool
 rollback_id:

@@ -42,7 +42,7 @@ pub fn cleanup_steps(stored: &BackupDir, unfinished: Option<&UnfinishedRun>) -> 
             steps.push(Step::new(Action::Finish(Box::new(work.clone())), text));
         }
         Some(UnfinishedRun { work: Some(work), .. }) => {
-            let text = format!("put back what the killed restore {} had replaced", work.id);
+            let text = format!("restore what the killed restore {} had replaced", work.id);
             steps.push(Step::new(Action::RestorePrevious(Box::new(work.clone())), text));
         }
         Some(UnfinishedRun { frozen: Some(frozen), .. }) => {

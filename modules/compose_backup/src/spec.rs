@@ -123,7 +123,7 @@ pub const MODULE: Module = Module {
         "A backup holds what a project is: its images (pulled ones and built ones), its resolved configuration with every compose and env file, its bind mounts and volumes, dumps, the state of its containers and their last log lines.",
         "What did not change since the last backup is kept once: unchanged images and files cost nothing.",
         "A restore parks what it replaces, starts the recorded images, compares them, and restores the parked state when it fails. The restored data is then parked too, since services may have written to it.",
-        "Containers are put back as they were too: what was stopped, or had ended, is made where it is missing and not started, what was paused is paused again, and each replica has its own anonymous volumes.",
+        "Containers are restored as they were too: what was stopped, or had ended, is made where it is missing and not started, what was paused is paused again, and each replica has its own anonymous volumes.",
         "Data is exchanged in one call of the kernel for each folder, so that none is ever missing: on ext4, xfs, btrfs, tmpfs, f2fs, and OpenZFS 2.2 or newer. Restart policies are V(no) meanwhile. What cannot be exchanged is refused before anything is stopped.",
         "A killed run is finished or reverted by the next one, and what it has stopped is started.",
     ],
@@ -198,7 +198,7 @@ const DONE: &[Return] = &[
         "after a restore, also a failed one",
         "The paths of what was replaced.",
     ),
-    Return::new("restored", Kind::List, "after a restore", "What was put back."),
+    Return::new("restored", Kind::List, "after a restore", "What was restored."),
     Return::new("images", Kind::List, "after a restore", "The images that run now.").contains(&[
         Return::new("service", Kind::Str, "always", "The service."),
         Return::new("image_id", Kind::Str, "always", "The id of its image."),
@@ -207,7 +207,7 @@ const DONE: &[Return] = &[
         "restored_back",
         Kind::Bool,
         "when a restore failed",
-        "Whether the state before it was put back.",
+        "Whether the previous state was restored.",
     ),
     Return::new(
         "thawed",

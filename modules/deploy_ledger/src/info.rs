@@ -63,7 +63,7 @@ fn ready(state: &State, options: &InfoOptions, outcome: Outcome) -> Result<Outco
     let Some(deploy) = state.ledger.deploy(id) else {
         return Err(Failure::new(
             "unknown_deploy",
-            format!("deploy {id} is not in {}: there is no way back by it", state.file),
+            format!("deploy {id} is not in {}: it cannot be rolled back", state.file),
         )
         .into());
     };

@@ -139,7 +139,7 @@ fn summary(deploy: &Deploy, at: &LedgerId, recorded: &Recorded) -> Vec<String> {
     }
     all.extend(deploy.opening.reason.as_ref().map(|why| format!("Reason: {why}")));
     if let Some((_, Some(why))) = &deploy.reverted {
-        all.push(format!("Reason for the way back: {why}"));
+        all.push(format!("Reason for the rollback: {why}"));
     }
     all.extend(deploy.void.as_ref().map(|(_, why)| format!("It is void: {why}")));
     all.extend(exposure(deploy, recorded));

@@ -157,7 +157,7 @@ const FILES: &[Opt] = &[
 const CONTROLLER: &[Opt] = &[
     Opt::new("required", Kind::Bool).default(Default::Bool(true)).about(&[
         "Whether a ledger that cannot be reached, read or written fails the task.",
-        "With V(false), for a rescue, it is a warning: a way back must not be stopped by its own record.",
+        "With V(false), for a rescue, it is a warning: a rollback must not be stopped by its own record.",
         "With O(state=open) and V(false) a run that the ledger refuses fails all the same: another one holds the lease, has superseded it, or has ended under its id.",
     ]),
     Opt::new("config_dir", Kind::Str).about(&[

@@ -389,7 +389,7 @@ impl<'a> Restore<'a> {
         match revert.run(work, intent) {
             Ok(_) => {
                 let msg = format!(
-                    "{} could not be restored, so the previous state was put back: {services}; {}why: {why}",
+                    "{} could not be restored, so the previous state was restored: {services}; {}why: {why}",
                     self.goal.title,
                     revert::kept_warning(&self.goal.work)
                         .map(|text| text + "; ")
@@ -399,7 +399,7 @@ impl<'a> Restore<'a> {
             }
             Err(failed) => {
                 let msg = format!(
-                    "{} could not be restored, and the previous state could NOT be put back either ({failed:#}); it is \
+                    "{} could not be restored, and the previous state could NOT be restored either ({failed:#}); it is \
                      parked at {}; fix that and run state: thawed, which tries again; why the restore failed: {why}",
                     self.goal.title,
                     work.parked_paths().join(", ")
