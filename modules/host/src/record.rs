@@ -214,7 +214,8 @@ impl Done {
         let content = read_in(dir, &path)
             .with_context(|| format!("cannot read {}", path.display()))?
             .unwrap_or_default();
-        parse_lines(&path, &content).context("cannot read which rollbacks are done")
+        // Without its line a rollback would be done again.
+        parse_lines(&path, &content, "correct it")
     }
 }
 

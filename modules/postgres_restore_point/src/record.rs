@@ -71,7 +71,7 @@ pub fn read(state_dir: &Path) -> Result<Vec<Entry>> {
         .with_context(|| format!("cannot read {}", path.display()))?
         .unwrap_or_default();
     let mut all: Vec<Entry> = Vec::new();
-    for entry in parse_lines::<Entry>(&path, &content)? {
+    for entry in parse_lines::<Entry>(&path, &content, "remove it")? {
         all.retain(|known| known.oid != entry.oid);
         all.push(entry);
     }

@@ -32,7 +32,7 @@ pub fn noted(state_dir: &Path) -> Result<Guids> {
     let content = none_if_missing(std::fs::read(&path))
         .with_context(|| format!("cannot read {}", path.display()))?
         .unwrap_or_default();
-    let taken: Vec<Taken> = parse_lines(&path, &content)?;
+    let taken: Vec<Taken> = parse_lines(&path, &content, "remove it")?;
     Ok(taken.into_iter().flat_map(|taken| taken.guids).collect())
 }
 

@@ -128,13 +128,13 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_slice(&content).with_context(|| format!("parsing {}", path.display()))
 }
 
-/// Reads all lines of JSON of a file's content. A line that cannot be parsed is an error; a torn last
-/// one is skipped.
-pub fn parse_lines<T: DeserializeOwned>(path: &Path, content: &[u8]) -> Result<Vec<T>> {
+/// Reads all lines of JSON of a file's content. A line that cannot be parsed is an error, which says
+/// what to do with it; a torn last one is skipped.
+pub fn parse_lines<T: DeserializeOwned>(path: &Path, content: &[u8], fix: &str) -> Result<Vec<T>> {
     let (lines, _torn) = whole_lines(content);
     let parsed = lines.enumerate().map(|(n, line)| {
         serde_json::from_slice(line).with_context(|| {
-            format!("line {} of {} cannot be parsed: correct or remove it", n + 1, path.display())
+            format!("line {} of {} cannot be parsed: {fix}", n + 1, path.display())
         })
     });
     parsed.collect()
