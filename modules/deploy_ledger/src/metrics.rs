@@ -59,23 +59,26 @@ pub fn render(ledger: &Ledger, options: &Options, was: Option<&[u8]>) -> String 
         "After how much silence the open deploy counts as abandoned.",
         holder.map(|deploy| i64::try_from(deploy.opening.lease).unwrap_or(i64::MAX)),
     );
-    if let Some(current) = ledger.current() {
-        let color = current.closed.as_ref().and_then(|closed| closed.color.as_deref());
-        let release = current.opening.release.as_deref().unwrap_or_default();
-        head(&mut text, "reversible_deploy_info", "The active colour and release.");
-        let _ = writeln!(
-            text,
-            "reversible_deploy_info{{{labels},color=\"{}\",release=\"{}\"}} 1",
-            escaped(color.unwrap_or_default()),
-            escaped(release)
-        );
-    }
+    active(ledger, &labels, &mut text);
     let ways = ways_back(ledger, options, &labels, was);
     if !ways.is_empty() {
         head(&mut text, WAY_BACK, "Whether one can go back, by layer.");
         text.push_str(&ways);
     }
     text
+}
+
+fn active(ledger: &Ledger, labels: &str, text: &mut String) {
+    let Some(current) = ledger.current() else { return };
+    let color = current.closed.as_ref().and_then(|closed| closed.color.as_deref());
+    let release = current.opening.release.as_deref().unwrap_or_default();
+    head(text, "reversible_deploy_info", "The active colour and release.");
+    let _ = writeln!(
+        text,
+        "reversible_deploy_info{{{labels},color=\"{}\",release=\"{}\"}} 1",
+        escaped(color.unwrap_or_default()),
+        escaped(release)
+    );
 }
 
 fn ways_back(ledger: &Ledger, options: &Options, labels: &str, was: Option<&[u8]>) -> String {

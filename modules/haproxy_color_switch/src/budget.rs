@@ -133,9 +133,7 @@ impl Apply<'_> {
             }
             last = now;
             let ended = deadline.passed();
-            // The minimum in proportion to the time that has passed.
-            let gone = began.elapsed().as_secs_f64() / budget.watch.as_secs_f64();
-            let due = (budget.min_requests as f64 * gone.min(1.0)).ceil() as u64;
+            let due = requests_due(budget, began);
             if let Some(prove) = &task.prove {
                 while seen.requests() < due {
                     host::interrupt::check()?;
@@ -153,17 +151,26 @@ impl Apply<'_> {
                 if seen.requests() >= budget.min_requests {
                     return Ok(());
                 }
-                let watched = seconds(budget.watch);
-                let why = format!(
-                    "only {} requests in {watched}, but {} are needed to judge; with prove the task makes the missing ones",
-                    seen.requests(),
-                    budget.min_requests
-                );
-                return break_off(why, seen, self);
+                return break_off(too_few(budget, seen), seen, self);
             }
             deadline.sleep(POLL)?;
         }
     }
+}
+
+/// Returns the minimum of requests in proportion to the time that has passed.
+fn requests_due(budget: &Budget, began: Instant) -> u64 {
+    let gone = began.elapsed().as_secs_f64() / budget.watch.as_secs_f64();
+    (budget.min_requests as f64 * gone.min(1.0)).ceil() as u64
+}
+
+fn too_few(budget: &Budget, seen: Watched) -> String {
+    format!(
+        "only {} requests in {}, but {} are needed to judge; with prove the task makes the missing ones",
+        seen.requests(),
+        seconds(budget.watch),
+        budget.min_requests
+    )
 }
 
 fn refusal(why: String) -> anyhow::Error {

@@ -73,17 +73,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let nothing_to_do = plan.steps.is_empty();
     let mut apply = Apply::new(&task, &state, &switch);
     if flips && !invocation.check_mode {
-        if let Err(error) = gate::file(&state, &task) {
-            return Err(if switch.resumes { apply.revert(error) } else { error });
-        }
-        let began = Instant::now();
-        if let Err(error) = gate::target(&state, &task, &switch) {
-            return Err(match switch.resumes {
-                true => apply.revert(error),
-                false => Failure::new("target_down", "nothing was changed").caused_by(error).into(),
-            });
-        }
-        apply.numbers.took("target", began);
+        pass_gates(&mut apply)?;
     }
     if !nothing_to_do && !invocation.check_mode {
         SafeFolder::ensure(&task.subject.state_dir, 0o755)?.keep_reserve();
@@ -116,6 +106,23 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let now =
         if invocation.check_mode || nothing_to_do { state } else { state::observe(&task.subject)? };
     Ok(now.facts(outcome))
+}
+
+/// Checks the map's file and the target before the flip; an unfinished run is reverted if a check fails.
+fn pass_gates(apply: &mut Apply<'_>) -> Result<()> {
+    let (task, state, switch) = (apply.task, apply.state, apply.switch);
+    if let Err(error) = gate::file(state, task) {
+        return Err(if switch.resumes { apply.revert(error) } else { error });
+    }
+    let began = Instant::now();
+    if let Err(error) = gate::target(state, task, switch) {
+        return Err(match switch.resumes {
+            true => apply.revert(error),
+            false => Failure::new("target_down", "nothing was changed").caused_by(error).into(),
+        });
+    }
+    apply.numbers.took("target", began);
+    Ok(())
 }
 
 /// Verifies that the servers answer, if nothing had to be changed.

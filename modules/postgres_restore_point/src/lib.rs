@@ -206,23 +206,8 @@ fn capture(
     let mut capture = None;
     let mut warned = None;
     if is_new {
-        present::refuse(state, id)?;
-        let contents: Contents =
-            psql.ask(&format!("looking into {}", live.name), &live.name, contents::CARRIED)?;
-        contents::refuse(live, &contents)?;
-        let major = state.cluster.major();
-        let new = Capture {
-            task,
-            psql,
-            live,
-            id: id.to_owned(),
-            name: name.clone(),
-            pg_dump: psql.tool("pg_dump", major)?,
-            pg_restore: psql.tool("pg_restore", major)?,
-            seen: None,
-        };
+        capture = Some(prepare(task, psql, state, id)?);
         warned = require_room(task, state, live.bytes)?;
-        capture = Some(new);
     }
     let mut plan = present::plan(state, task, id)?;
     plan.warnings.extend(warned);
@@ -255,6 +240,26 @@ fn capture(
     let outcome = done.map_err(|error| recover(error, psql, task))?;
     let storage = json!(storage::find(&state.cluster));
     Ok(outcome.fact("deploy_id", id).fact("restore_point", name).fact("storage", storage))
+}
+
+/// Refuses what cannot be captured, and finds the programs.
+fn prepare<'a>(task: &'a Task, psql: &'a Psql, state: &'a State, id: &str) -> Result<Capture<'a>> {
+    present::refuse(state, id)?;
+    let live = state.live()?;
+    let contents: Contents =
+        psql.ask(&format!("looking into {}", live.name), &live.name, contents::CARRIED)?;
+    contents::refuse(live, &contents)?;
+    let major = state.cluster.major();
+    Ok(Capture {
+        task,
+        psql,
+        live,
+        id: id.to_owned(),
+        name: names::ours(&live.name, Kind::RestorePoint, id),
+        pg_dump: psql.tool("pg_dump", major)?,
+        pg_restore: psql.tool("pg_restore", major)?,
+        seen: None,
+    })
 }
 
 /// Requires space for the dump, the copy and the WAL of the copy. Returns a warning about what cannot be checked.

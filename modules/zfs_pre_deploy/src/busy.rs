@@ -92,23 +92,32 @@ pub fn find(datasets: &[&Data], purpose: Purpose) -> Result<Busy> {
         .collect();
     users(&mut busy, &devs)?;
     if purpose == Purpose::Unmount {
-        for mount in mounts.iter().filter(|mount| !ours(mount) && !is_snapshot_of(mount, &by_name))
-        {
-            if let Some(on) = mounts.above(mount).find(|above| ours(above)) {
-                busy.who.push(format!(
-                    "{} has {} ({}) mounted below it, at {}",
-                    on.source.to_string_lossy(),
-                    mount.source.to_string_lossy(),
-                    mount.fstype,
-                    mount.mountpoint.display()
-                ));
-            }
-        }
+        mounted_below(&mut busy, &mounts, &ours, &by_name);
     }
     kernel_files(&mut busy, &mounts, &ours)?;
     let volumes: Vec<&Data> = datasets.iter().filter(|data| data.is_volume).copied().collect();
     volume_users(&mut busy, &volumes)?;
     Ok(busy)
+}
+
+/// Finds other file systems that are mounted below the datasets.
+fn mounted_below(
+    busy: &mut Busy,
+    mounts: &Mounts,
+    ours: &dyn Fn(&Mount) -> bool,
+    by_name: &BTreeMap<&str, &Data>,
+) {
+    for mount in mounts.iter().filter(|mount| !ours(mount) && !is_snapshot_of(mount, by_name)) {
+        if let Some(on) = mounts.above(mount).find(|above| ours(above)) {
+            busy.who.push(format!(
+                "{} has {} ({}) mounted below it, at {}",
+                on.source.to_string_lossy(),
+                mount.source.to_string_lossy(),
+                mount.fstype,
+                mount.mountpoint.display()
+            ));
+        }
+    }
 }
 
 /// Mounted by the kernel itself when somebody looks into `.zfs/snapshot`, and unmounted likewise.
