@@ -1,4 +1,4 @@
-//! Makes the crate of a new module from `skeleton`.
+//! Makes the crate of a new module from `skeleton`, a crate of this workspace: it compiles, and its test passes.
 //!
 //! Invariant: no existing file is overwritten.
 

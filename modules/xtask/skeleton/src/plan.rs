@@ -11,7 +11,7 @@ pub enum Action {
 
 pub fn plan(options: &Options, seen: &State) -> Plan<Action> {
     let path = options.path.display().to_string();
-    let mut plan = Plan::nothing(&path, seen.view());
+    let mut plan = Plan::nothing(&path, json!(seen));
     if seen.line != options.line {
         plan.steps.push(Step::new(Action::Write, format!("write {path}")));
         plan.undo = Undo::None("the old line is not kept".into());

@@ -2,17 +2,12 @@
 
 use crate::options::Options;
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde::Serialize;
 
+#[derive(Serialize)]
 pub struct State {
     /// The line in the file; empty if there is no file.
     pub line: String,
-}
-
-impl State {
-    pub fn view(&self) -> Value {
-        json!({ "line": self.line })
-    }
 }
 
 pub fn observe(options: &Options) -> Result<State> {
