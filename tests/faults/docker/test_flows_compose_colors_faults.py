@@ -193,7 +193,7 @@ def test_workers_run_in_the_active_colour_alone(on: Engine, place: Path) -> None
         killed = shop.killed("Flip this load balancer", release_sha=sha(2))
         assert shop.live() == "blue" and shop.working() == []
         status = shop.run("status")
-        assert f"shop1: blue holds {sha(2)}, well" in status.output and "shop1: worker mail DOES NOT RUN" in status.output, status.output
+        assert f"shop1: blue holds {sha(2)}, healthy" in status.output and "shop1: worker mail DOES NOT RUN" in status.output, status.output
         back = shop.run("rollback", mode="fast", take_over=killed)
         assert back.code == 0 and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], back.output
 

@@ -42,7 +42,7 @@ class Promise:
 
     @classmethod
     def read(cls, cell: str) -> "Promise":
-        found = re.fullmatch("(old|new)(, nothing begun)?(, `([a-z_]+)`)?(, lease held)?", cell)
+        found = re.fullmatch("(old|new)(, not started)?(, `([a-z_]+)`)?(, lease held)?", cell)
         assert found and found[0] != found[1], f"{PAGE}: {cell!r}"
         return cls(SERVES[found[1]], found[4] or "", bool(found[5]))
 

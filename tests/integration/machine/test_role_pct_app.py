@@ -249,7 +249,7 @@ def test_a_deploy_that_went_back_needs_a_new_id(pve: Ansible, node: Node) -> Non
     node.faults(upgrade(ready=22))
     assert deploy(pve).code == 2 and len(node.calls("rollback")) == 1
     said = failure(deploy(pve))
-    assert "under a new id" in said and version(node) == "1.0" and len(node.calls("rollback")) == 1, said
+    assert "with a new deploy_id" in said and version(node) == "1.0" and len(node.calls("rollback")) == 1, said
     node.faults(upgrade())
     run = deploy(pve, deploy_id=SECOND)
     assert run.code == 0 and version(node) == "2.0", run.output
