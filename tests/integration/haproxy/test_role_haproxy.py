@@ -209,7 +209,7 @@ def test_a_colour_that_only_the_live_map_has_is_not_lost(site: Site) -> None:
     before = site.config.read_bytes()
     run = site.play(retries=2)
     assert run.code != 0
-    assert f"HAProxy serves {KEY} green, which {site.map} does not say" in run.tasks[-1].msg
+    assert f"HAProxy serves {KEY} green, which {site.map} does not contain" in run.tasks[-1].msg
     assert (site.config.read_bytes(), site.ask()[1]) == (before, "web-green-1")
     site.tell(f"set map {site.map} {KEY} blue")
 
