@@ -143,6 +143,6 @@ def test_what_is_not_of_its_form_is_refused(runner: Runner) -> None:
         code, output = runner.play("status", {"env": "staging"} | typed)
         assert code == 2 and named_in(output) == set(typed), output
     code, output = runner.play("restore_test", RIGHT)
-    assert code == 2 and "app_strategy is host and app_databases is empty: only compose" in output, output
+    assert code == 2 and "app_strategy is host and app_databases is empty: only backups of the strategy compose" in output, output
     code, output = runner.play("restore_test", {"env": "staging"})
-    assert code == 2 and "app_strategy is host and app_databases is empty: only compose" in output, "what is empty counts as not given"
+    assert code == 2 and "app_strategy is host and app_databases is empty: only backups of the strategy compose" in output, "what is empty counts as not given"
