@@ -111,17 +111,20 @@ def test_what_stays_compiled_is_computed_each_time(both: BothWays, tmp_path: Pat
 
 def test_values_are_those_of_a_new_process(both: BothWays) -> None:
     """Of what was printed and parsed before, each task gets a value of its own, and what is no value stays text."""
-    texts = ["[1, 'two', {'three': None}]", '{"json": [true, false, null], "n": 1.5}', "{broken", "[unknown]", "{'a': f(2)}", "{{ '{{' }} x }}", "True"]
+    texts = ["[1, 'two', {'three': None}]", '{"json": [true, false, null], "n": 1.5}', "{broken", "[unknown]", "{'a': f(2)}", "True"]
     steps: list[dict[str, t.Any]] = [
         {"name": "text", "ansible.builtin.set_fact": {"value": "{{ item }}"}, "loop": texts},
         {"name": "kinds", "ansible.builtin.debug": {"msg": "{{ item | type_debug }}: {{ item }}"}, "loop": [*texts, *texts]},
         {"name": "printed", "ansible.builtin.command": {"argv": ["printf", "%s", "{{ item }}"]}, "loop": [*texts, *texts], "changed_when": False},
         {"name": "one", "ansible.builtin.set_fact": {"one": "{{ start + [1] }}"}, "vars": {"start": "{{ [{'a': [1]}] }}"}},
         {"name": "two", "ansible.builtin.set_fact": {"two": "{{ start | combine({'a': [2]}) }}"}, "vars": {"start": "{{ one[0] }}"}},
-        {"name": "filters", "ansible.builtin.debug": {"msg": "{{ '-x' | reversible.deploy.short_id is defined }}"}, "ignore_errors": True},
+        {"name": "filters", "ansible.builtin.debug": {"msg": "{{ ['{a}', '{b}'] | reversible.deploy.filled(item) }}"}, "loop": [{"a": "1"}, {"b": "2"}]},
+        # There is no such filter. What is said of it must be the same, and so must what comes after it.
+        {"name": "no filter", "ansible.builtin.debug": {"msg": "{{ 'x' | reversible.deploy.nothing }}"}, "ignore_errors": True},
         {"name": "both", "ansible.builtin.debug": {"msg": "{{ one }} {{ two }} {{ hostvars[inventory_hostname].one }}"}},
     ]
     new, forked = both.play(steps, "-vv")
+    assert [task.task for task in new.tasks if task.status == "failed"] == ["no filter"]
     assert [task.result for task in new.tasks if task.task == "both"] == [task.result for task in forked.tasks if task.task == "both"]
 
 
