@@ -128,15 +128,17 @@ def main() -> int:
         work = changed(work, seconds, workers)
     elif asked.only:
         work = chosen(asked.only, work)
-    crates = Crates.here(CACHE) if any(isinstance(one, Stage) and one.cargo for one in work) else None
-    if crates and crates.take(entry):
-        print("the registry's crates are in the lab's cache, built\n", flush=True)
+    groups = Crates.here(CACHE) if any(isinstance(one, Stage) and one.cargo for one in work) else []
+    for crates in groups:
+        if crates.take(entry):
+            print(f"the registry's crates are in the lab's cache, built: {crates.name}", flush=True)
     runner = Runner(work, asked.long, seconds, setting)
     started, load = time.monotonic(), os.getloadavg()[0]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     runner.run(workers)
-    if crates and all(runner.outcomes.get(name) == "ok" for name in ("cargo-test", "clippy")):
-        crates.keep(entry)
+    for crates in groups:
+        if all(runner.outcomes.get(name) == "ok" for name in crates.stages):
+            crates.keep(entry)
     minutes, processor = (time.monotonic() - started) / 60, sum(job.processor for job in runner.jobs.values())
     print(f"\n{minutes:.1f} minutes, {processor:.0f} s of processor; load before {load:.1f}; logs in {LOGS.relative_to(ROOT)}/")
     if asked.record:

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -251,6 +252,13 @@ fn check(workspace: &Workspace, binary: &Found) -> Result<()> {
         arch.name()
     );
     ensure!(elf.is_static, "not static: it asks for a program interpreter");
+    for folder in [&workspace.root, &toolchain.target_dir] {
+        ensure!(
+            !contains(content, folder.as_os_str().as_bytes()),
+            "it names {}: another checkout would build another binary",
+            folder.display()
+        );
+    }
     let (size, limit) = (content.len() as u64, module.max_bytes + LIBC);
     ensure!(
         size <= limit || !toolchain.ships(),
@@ -262,6 +270,10 @@ fn check(workspace: &Workspace, binary: &Found) -> Result<()> {
         ensure!(version.trim_end() == expected, "--version prints {version:?}, not {expected:?}");
     }
     Ok(())
+}
+
+fn contains(content: &[u8], part: &[u8]) -> bool {
+    content.windows(part.len()).any(|window| window == part)
 }
 
 /// Writes a file atomically, and only if it differs, so that a program that runs it meanwhile has the old or the new one.

@@ -136,17 +136,14 @@ impl Toolchain {
         self.profile == RELEASE
     }
 
-    /// Returns the command of a build of static binaries without any path of this machine, so that every machine builds the same.
+    /// Returns the command of a build of static binaries without any path of this machine, so that every machine builds the same. Cargo names
+    /// the workspace's own sources relative to its root; that no path of the checkout is left, [`crate::binaries`] checks. None may be in
+    /// the flags: what was built of the registry's crates with them could not be used in another clone.
     pub fn cargo_build(&self, workspace: &Workspace) -> Command {
         let mut flags =
             vec!["-Ctarget-feature=+crt-static".to_owned(), "-Crelocation-model=static".to_owned()];
-        let mut remap = |from: &Path, to: &str| {
-            flags.push(format!("--remap-path-prefix={}={to}", from.display()))
-        };
-        remap(&workspace.root, "/reversible.deploy");
-        remap(&self.target_dir, "/target");
         if let Some(cargo_home) = cargo_home() {
-            remap(&cargo_home, "/cargo");
+            flags.push(format!("--remap-path-prefix={}=/cargo", cargo_home.display()));
         }
         let mut command =
             self.cargo.as_ref().map_or_else(cargo, |(wrapper, _)| Command::new(wrapper));

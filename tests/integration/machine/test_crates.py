@@ -13,11 +13,13 @@ from harness import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from crates import Crates  # noqa: E402  pylint: disable=wrong-import-position,import-error
+from crates import KEPT as KEPT_ENTRIES, Crates  # noqa: E402  pylint: disable=wrong-import-position,import-error
 
 BUILT = {".fingerprint/serde-aa11/lib-serde": "how", ".fingerprint/host-bb22/lib-host": "how", "build/ring-sys-cc33/out/ring.a": "C",
          "deps/libserde-aa11.rlib": "code", "deps/serde-aa11.d": "files", "deps/libhost-bb22.rlib": "ours", "deps/folder-dd44": "a test of ours"}
 KEPT = {".fingerprint/serde-aa11/lib-serde", "build/ring-sys-cc33/out/ring.a", "deps/libserde-aa11.rlib", "deps/serde-aa11.d"}
+FOLDERS = {"debug": ["debug"], "release": ["release", "x86_64-unknown-linux-gnu/release"],
+           "draft": ["lab-toolchain/draft", "lab-toolchain/aarch64-unknown-linux-gnu/draft"]}
 
 
 @pytest.fixture(name="cache")
@@ -29,35 +31,41 @@ def a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def clone(cache: Path, name: str, settings: str = "crates-1") -> Crates:
-    return Crates(cache.parent / name / "target/debug", {"host"}, cache, settings)
+def clone(cache: Path, name: str, key: str = "1", group: str = "debug") -> Crates:
+    return Crates(cache.parent / name / "target", group, {"host"}, cache, key)
 
 
-def build(crates: Crates) -> None:
-    for number, (name, text) in enumerate(BUILT.items()):
-        (crates.debug / name).parent.mkdir(parents=True, exist_ok=True)
-        (crates.debug / name).write_text(text)
-        os.utime(crates.debug / name, ns=(0, 1_700_000_000_123_456_789 + number))
+def build(crates: Crates, folders: list[str] = FOLDERS["debug"]) -> None:
+    for folder in folders:
+        for number, (name, text) in enumerate(BUILT.items()):
+            file = crates.target / folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+            os.utime(file, ns=(0, 1_700_000_000_123_456_789 + number))
 
 
 def files(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_fresh_clone_gets_the_crates_of_the_registry_alone(cache: Path) -> None:
+@pytest.mark.parametrize("group", FOLDERS)
+def test_a_fresh_clone_gets_the_crates_of_the_registry_alone(cache: Path, group: str) -> None:
     from labkit.cache import entry
 
-    first, second = clone(cache, "first"), clone(cache, "second")
+    first, second = clone(cache, "first", group=group), clone(cache, "second", group=group)
     assert not first.take(entry)
-    build(first)
+    build(first, FOLDERS[group])
     first.keep(entry)
     assert second.take(entry)
     # cargo goes by the times of files.
-    assert files(second.debug) == {name: when for name, when in files(first.debug).items() if name in KEPT}
-    other = clone(cache, "third", "crates-2")
-    assert not other.take(entry) and not other.debug.exists()
-    # Whoever has built something goes on with it.
-    assert not clone(cache, "first").take(entry)
+    kept = {f"{folder}/{name}" for folder in FOLDERS[group] for name in KEPT}
+    assert files(second.target) == {name: when for name, when in files(first.target).items() if name in kept}
+    other = clone(cache, "third", "2", group)
+    assert not other.take(entry) and not other.target.exists()
+    # Whoever has built something goes on with it; what is of another group does not count.
+    assert not clone(cache, "first", group=group).take(entry)
+    build(clone(cache, "fourth"), [name for names in FOLDERS.values() for name in names if names != FOLDERS[group]])
+    assert clone(cache, "fourth", group=group).take(entry)
 
 
 def test_what_is_damaged_is_not_used_and_kept_once_more(cache: Path) -> None:
@@ -66,21 +74,21 @@ def test_what_is_damaged_is_not_used_and_kept_once_more(cache: Path) -> None:
     first = clone(cache, "first")
     build(first)
     first.keep(entry)
-    (cache / "crates-1/deps/libserde-aa11.rlib").write_text("cod")
+    (cache / "crates-1-debug/debug/deps/libserde-aa11.rlib").write_text("cod")
     second = clone(cache, "second")
-    assert not second.take(entry) and not second.debug.parent.exists()
+    assert not second.take(entry) and not files(second.target)
     build(second)
     second.keep(entry)
     assert clone(cache, "third").take(entry)
 
 
-def test_two_are_kept(cache: Path) -> None:
+def test_a_few_are_kept(cache: Path) -> None:
     from labkit.cache import entry
 
-    for number in range(3):
-        crates = clone(cache, f"clone {number}", f"crates-{number}")
+    for number in range(KEPT_ENTRIES + 1):
+        crates = clone(cache, f"clone {number}", str(number))
         build(crates)
         crates.keep(entry)
-        os.utime(cache / f"crates-{number}.manifest", (number, number))
-    assert sorted(path.name for path in cache.iterdir() if path.is_dir()) == ["crates-1", "crates-2"]
-    assert [clone(cache, f"other {number}", f"crates-{number}").take(entry) for number in range(3)] == [False, True, True]
+        os.utime(cache / f"crates-{number}-debug.manifest", (number, number))
+    assert sorted(path.name for path in cache.iterdir() if path.is_dir()) == [f"crates-{number}-debug" for number in range(1, KEPT_ENTRIES + 1)]
+    assert [clone(cache, f"other {number}", str(number)).take(entry) for number in range(3)] == [False, True, True]
