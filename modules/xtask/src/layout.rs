@@ -19,3 +19,23 @@ pub const FOLDERS: [(&str, &str); 7] = [
     ("playbooks", "playbooks"),
     ("roles", "roles"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Ansible finds the checkout as a collection through `.dev`; a playbook must find there what it finds in the archive. The collection's
+    /// `tests` are for `ansible-test` alone.
+    #[test]
+    fn the_checkout_used_in_place_has_the_folders_of_the_archive() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let in_place = root.join(".dev/ansible_collections/reversible/deploy");
+        for (folder, place) in FOLDERS.into_iter().filter(|(_, place)| *place != "tests") {
+            let found = fs::canonicalize(in_place.join(place)).ok();
+            assert_eq!(found, fs::canonicalize(root.join(folder)).ok(), "{place}");
+        }
+    }
+}
