@@ -5,6 +5,7 @@
 colour that serves run at the end, and never those of both."""
 from __future__ import annotations
 
+import contextlib
 import os
 import typing as t
 from pathlib import Path
@@ -39,14 +40,16 @@ class WithWorker(Shop):
         self.vars["app_components"][-1]["proof"] = proof or {"file": f"{self.folder}/done-{{color}}"}
 
     def working(self) -> list[str]:
-        """The colour of each worker that runs."""
-        found = []
+        """The colour of each worker that runs. What it starts has its command line as well, for a moment."""
+        colors, parents = {}, {}
         for pid in self.app_pids():
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if os.fsencode(self.script) in words:
-                found.append(words[2].decode())
+            with contextlib.suppress(OSError):   # it has ended since
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                if os.fsencode(self.script) in words:
+                    colors[pid] = words[2].decode()
         assert not (self.folder / "clash").exists(), (self.folder / "clash").read_text()
-        return found
+        return [color for pid, color in colors.items() if parents[pid] not in colors]
 
 
 @pytest.fixture(name="the_shop", scope="module")
