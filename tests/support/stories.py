@@ -21,7 +21,7 @@ def must_be_told(result: dict[str, t.Any], failed: bool) -> t.Iterator[str]:
     """Of a task, and of each of its items."""
     items = result.get("results") or []
     if failed and result.get("msg") and not items:
-        yield str(result["msg"])
+        yield from map(str, result["msg"] if isinstance(result["msg"], list) else [result["msg"]])
     yield from (str(text) for text in result.get("warnings") or [])
     for item in items:
         if isinstance(item, dict):

@@ -65,7 +65,8 @@ class CallbackModule(Default):
         self._phase = ""
         self._announced = False   # a phase in which there is nothing to show has no heading
         self._since: dict[tuple[str, str], float] = {}
-        self._shown_at: dict[str, str] = {}   # where each text of a failure stands
+        self._shown_at: dict[str, str] = {}   # where each message of a failure stands, and all that was shown of one
+        self._warned: set[str] = set()
 
     def _as_default(self) -> bool:
         return self._display.verbosity > 0
@@ -197,21 +198,26 @@ class CallbackModule(Default):
 
     def _show_failure(self, word: str, result: t.Any, name: str) -> None:
         data, where = _parts(result)[2], f"{self.host_label(result)}: {name}"
-        lines = [to_text(data["msg"])] if data.get("msg") else []
+        message = "\n".join(map(to_text, data["msg"])) if isinstance(data.get("msg"), (list, tuple)) else to_text(data.get("msg") or "")
+        lines = [message] if message else []
         lines += [f"{key}: {_plain(data[key])}" for key in EVIDENCE if data.get(key) not in (None, "", [])]
         traceback = to_text(data.get("exception") or "").strip().splitlines()
         if traceback and traceback[-1] not in "\n".join(lines) and not traceback[-1].startswith("(traceback unavailable"):
             lines.append(f"exception: {traceback[-1]} (-vvv shows all of it)")
         text = "\n".join(lines) if lines else self._dump_results(data)
         before = where if "censored" in data else self._shown_at.setdefault(text, where)
+        if message and text != message:   # what gives a failure on has its message alone
+            self._shown_at[message] = before
         self._say(f"\n{word}: {where}{self._took(result)}", color=C.COLOR_ERROR, stderr=self._to_stderr())
         # An earlier host, or the same error once more when a play gives it on: where it stands is enough.
         self._say(_indented(f"the same as on {before}" if before != where else text), color=C.COLOR_ERROR, stderr=self._to_stderr())
 
     def _warn(self, result: t.Any) -> None:
-        """As the default callback, after the host and the task. An exception stands once, with its failure."""
+        """As the default callback, which shows each warning once, after the host and the task. An exception stands once, with its failure."""
         data = _parts(result)[2]
-        if C.ACTION_WARNINGS and (data.get("warnings") or data.get("deprecations")):
+        warnings = {repr(one) for one in [*(data.get("warnings") or []), *(data.get("deprecations") or [])]}
+        if C.ACTION_WARNINGS and warnings - self._warned:
+            self._warned |= warnings
             self._say(f"       warned: {self.host_label(result)}: {_name(result)}", color=C.COLOR_WARN)
         self._handle_warnings(data)
 

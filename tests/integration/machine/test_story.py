@@ -21,6 +21,11 @@ TASKS = [
     {"name": "some fail", "ansible.builtin.command": "/bin/sh -c 'echo because of {{ item }} >&2; exit {{ item }}'", "loop": [0, 7], "ignore_errors": True},
     {"name": "goes back", "block": [{"name": "fails", "ansible.builtin.fail": {"msg": "The reason is plain.\nDo this: nothing."}}],
      "rescue": [{"name": "all is well again", "ansible.builtin.debug": {"msg": "rescued {{ ansible_failed_task.name }}"}}]},
+    {"name": "warns of each", SPECIMEN: {"text": "x", "warning": "no sum was given"}, "loop": [1, 2, 3]},
+    {"name": "several lines", "ansible.builtin.assert": {"that": "false", "fail_msg": ["Nothing was changed.", "color is missing"], "quiet": True},
+     "ignore_errors": True},
+    {"name": "given on", "block": [{"name": "with a reason", "ansible.builtin.command": "/bin/sh -c 'exit 5'"}],
+     "rescue": [{"name": "gives it on", "ansible.builtin.fail": {"msg": "{{ ansible_failed_result.msg }}"}, "ignore_errors": True}]},
     {"name": "undefined", "ansible.builtin.debug": {"msg": "{{ nowhere.to_be_found }}"}},
 ]
 
@@ -39,7 +44,10 @@ def test_each_failure_and_warning_is_told_once_and_nothing_else(edge_core: str, 
     assert output.count("The reason is plain.") == 1 and "the same as on app1: fails" in output and "\n       Do this: nothing." in output, output
     assert "changed: app1: changes, 1 of 2" in output and "app1: two\n       lines" in output, output
     assert "stderr: because of 7" in output and "FAILED: app1: some fail (item=7)" in output, output
-    assert output.count("ignored, as its task says") == 4, output
+    assert "\n       Nothing was changed.\n       color is missing" in output, output
+    assert output.count("the same as on app1: with a reason") == 3, output   # of app2, and where each host gives it on
+    assert output.count("warned: app1: warns of each") == 1, output
+    assert output.count("ignored, as its task says") == 8, output
 
 
 def test_with_v_it_is_what_the_default_prints(edge_core: str, tmp_path: Path) -> None:
