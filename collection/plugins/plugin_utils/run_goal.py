@@ -6,6 +6,7 @@ no Ansible.
 """
 from __future__ import annotations
 
+import re
 import typing as t
 
 from .run_progress import Facts, hosts_reached
@@ -13,6 +14,7 @@ from .run_progress import Facts, hosts_reached
 Seen = t.Mapping[str, t.Any]
 OTHER = {"blue": "green", "green": "blue"}
 UNKNOWN = "an unrecorded release"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def deploy_goal(read: Seen, app: Seen) -> dict[str, t.Any]:
@@ -74,3 +76,39 @@ def came_back(hosts: t.Sequence[str], facts: Facts, run: str, looked: t.Sequence
     astray = [host for host in hosts_reached(hosts, facts, "changes", run) if host not in reverted]
     return {"serves": dict(zip(load_balancers, says)), "now": " and ".join(dict.fromkeys(says)), "astray": astray,
             "is_back": (before is None or set(says) == {before}) and not astray}
+
+
+def run_summary(noted: Seen, run: Seen) -> list[str]:
+    """What a run that is done ends with, for a person: what serves now, how to go back from it, and what that costs."""
+    color, before = noted.get("color") or "", noted.get("before") or ""
+    rollback = f"ansible-playbook reversible.deploy.rollback -e @... -e env={run['env']}"
+    if run["kind"] == "clean-up":
+        return [f"{run['name']}: {run['color']} is stopped, and its logs are kept. A rollback to its release is a whole deploy now: {rollback} -e mode=full"]
+    serves = f"{color} serves {short(run['release']) or UNKNOWN}" if color else f"{short(run['release']) or UNKNOWN} serves"
+    whole = f"{rollback} -e to={run['deploy_id']}"
+    if point := noted.get("point"):
+        return [f"{run['name']} is in the state before {point['id']} again{f': {serves}' if color else ''}.", f"To undo this: {whole}"]
+    says = [f"{run['name']}: {serves} ({run['kind']} {run['deploy_id']})."]
+    if run["kind"] == "rollback":
+        if color and before:
+            says.append(f"To undo this: {rollback} -e mode=fast -e target_color={before}")
+        return says
+    older = short(noted.get("release_before") or "")
+    if color and older:
+        says.append(f"To go back to {before} ({older}): {rollback} -e mode=fast. No data is lost."
+                    + (" The migrations of this release stay in the database." if noted.get("migrations") else ""))
+    elif color:
+        says.append("There is no earlier release to go back to: " + (f"none is recorded for {before}." if before else "nothing served before."))
+    if run["captured"] or not color:
+        says.append(f"To restore {'the data as it was' if color else 'the state'} before it{f' ({older})' if older and not color else ''}: {whole}. "
+                    "With --check this shows what has been written since and would be lost.")
+    return says
+
+
+def short(release: str) -> str:
+    """A commit by its first twelve characters; a version as it is.
+
+    >>> short("4f2a9c1e0b7d63f58a2c9e4d1b6f7a8c9d0e1f2a"), short("2026.11.21-1")
+    ('4f2a9c1e0b7d', '2026.11.21-1')
+    """
+    return release[:12] if COMMIT.fullmatch(release) else release

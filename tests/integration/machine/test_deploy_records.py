@@ -301,3 +301,31 @@ def test_after_a_failure_the_result_is_what_is_there() -> None:
     assert told == {"before": "blue", "after": "green", "release": "4f2a", "changed": True, "milliseconds": {"live": 3}, "plan": ["flip"]}
     assert color_flips.flip_results(["lb1"], before, done, {"lb1": {"active": "blue", "release": "old"}}, "lb1")["lb1"]["changed"] is False
     assert color_flips.flip_results(["lb1"], before, {}, {"lb1": {"msg": "no route"}}, "lb1")["lb1"]["after"] is None
+
+
+RELEASES = ("4f2a9c1e0b7d63f58a2c9e4d1b6f7a8c9d0e1f2a", "0b7d63f58a2c9e4d1b6f7a8c9d0e1f2a4f2a9c1e")
+ENDED = {"name": "shop staging", "env": "staging", "kind": "deploy", "release": RELEASES[0], "deploy_id": "this", "color": "", "captured": False}
+BACK = "ansible-playbook reversible.deploy.rollback -e @... -e env=staging"
+GREEN = {"color": "green", "before": "blue", "release_before": RELEASES[1]}
+COST = "With --check this shows what has been written since and would be lost."
+
+
+@pytest.mark.parametrize(("noted", "run", "says"), [
+    (GREEN, {}, ["shop staging: green serves 4f2a9c1e0b7d (deploy this).", f"To go back to blue (0b7d63f58a2c): {BACK} -e mode=fast. No data is lost."]),
+    ({**GREEN, "release_before": ""}, {}, ["shop staging: green serves 4f2a9c1e0b7d (deploy this).",
+                                           "There is no earlier release to go back to: none is recorded for blue."]),
+    ({**GREEN, "migrations": "done"}, {"captured": True},
+     ["shop staging: green serves 4f2a9c1e0b7d (deploy this).",
+      f"To go back to blue (0b7d63f58a2c): {BACK} -e mode=fast. No data is lost. The migrations of this release stay in the database.",
+      f"To restore the data as it was before it: {BACK} -e to=this. {COST}"]),
+    ({"release_before": "1.2.3"}, {"release": "1.3.0"},
+     ["shop staging: 1.3.0 serves (deploy this).", f"To restore the state before it (1.2.3): {BACK} -e to=this. {COST}"]),
+    ({"color": "blue", "before": "green"}, {"kind": "rollback"},
+     ["shop staging: blue serves 4f2a9c1e0b7d (rollback this).", f"To undo this: {BACK} -e mode=fast -e target_color=green"]),
+    ({"color": "blue", "point": {"id": "old"}}, {"kind": "rollback"},
+     ["shop staging is in the state before old again: blue serves 4f2a9c1e0b7d.", f"To undo this: {BACK} -e to=this"]),
+    ({}, {"kind": "clean-up", "color": "blue"},
+     [f"shop staging: blue is stopped, and its logs are kept. A rollback to its release is a whole deploy now: {BACK} -e mode=full"]),
+])
+def test_a_run_ends_with_what_serves_and_how_to_go_back(noted: dict[str, t.Any], run: dict[str, t.Any], says: list[str]) -> None:
+    assert run_goal.run_summary(noted, ENDED | run) == says
