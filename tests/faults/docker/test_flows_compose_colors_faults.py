@@ -193,7 +193,7 @@ def test_workers_run_in_the_active_colour_alone(on: Engine, place: Path) -> None
         killed = shop.killed("Flip this load balancer", release_sha=sha(2))
         assert shop.live() == "blue" and shop.working() == []
         status = shop.run("status")
-        assert f"shop1: blue holds {sha(2)}, healthy" in status.output and "shop1: worker mail DOES NOT RUN" in status.output, status.output
+        assert f"shop1: blue holds {sha(2)[:12]}, healthy" in status.output and "shop1: worker mail DOES NOT RUN" in status.output, status.output
         back = shop.run("rollback", mode="fast", take_over=killed)
         assert back.code == 0 and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], back.output
 
@@ -221,7 +221,7 @@ def killed_while_it_is_built_and_while_it_starts(shop: BuiltShop) -> None:
     """Blue is what a failed deploy has left. What the killed run had begun goes on without its controller."""
     first = shop.killed_while_it_builds()
     status = shop.run("status")
-    words = (f"Under way: {first}", f"shop1: green holds {sha(1)}, healthy", f"shop1: blue holds {sha(2)}, NOT healthy")
+    words = (f"Under way: {first}", f"shop1: green holds {sha(1)[:12]}, healthy", f"shop1: blue holds {sha(2)[:12]}, NOT healthy")
     assert status.code == 0 and all(word in status.output for word in words), status.output
     for book, inputs, words in (("rollback", {"mode": "fast"}, "A fast rollback is not possible: shop-web-blue/web-blue is DOWN"),
                                 ("cleanup_failed", {"color": "blue", "confirm": True}, f"take_over: {first}")):

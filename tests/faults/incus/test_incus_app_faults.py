@@ -141,7 +141,7 @@ def test_killed_when_workers_have_ended_and_when_they_have_started(with_worker: 
     killed = shop.killed("See that none of them runs", release_sha=sha(2))
     assert shop.live() == "green" and shop.working() == []
     status = shop.run("status")
-    assert f"app1: green holds {sha(1)}, healthy" in status.output and "app1: worker mail DOES NOT RUN" in status.output, status.output
+    assert f"app1: green holds {sha(1)[:12]}, healthy" in status.output and "app1: worker mail DOES NOT RUN" in status.output, status.output
     killed = shop.killed("Start the containers of the workers", release_sha=sha(2), take_over=killed)
     assert shop.live() == "blue" and shop.working() == ["blue"]
     again = shop.deploy(2, take_over=killed)
