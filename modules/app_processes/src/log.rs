@@ -9,8 +9,10 @@ use host::account::Account;
 use host::beneath::Dir;
 use host::folder::{SafeFolder, Unsafe};
 use host::none_if_missing;
+use rustix::fs::{Mode, OFlags};
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -30,7 +32,7 @@ pub fn open(log: &Path, account: &Account) -> Result<File> {
         LogFolder::Safe(None) => open_in(SafeFolder::ensure(folder, FOLDER_MODE)?.dir(), log),
         LogFolder::Theirs => with_rights_of(account, || {
             DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
-            open_in(&Dir::of(File::open(folder)?.into()), log)
+            open_in(&open_folder(folder)?, log)
         }),
     };
     opened.with_context(|| format!("opening the log {}", log.display()))
@@ -43,8 +45,8 @@ pub fn open_to_read(log: &Path, account: &Account) -> Result<Option<File>> {
         Ok(LogFolder::Safe(Some(found))) => read_in(found.dir(), log),
         Ok(LogFolder::Safe(None)) => Ok(None),
         Ok(LogFolder::Theirs) => {
-            with_rights_of(account, || match none_if_missing(File::open(folder))? {
-                Some(opened) => read_in(&Dir::of(opened.into()), log),
+            with_rights_of(account, || match none_if_missing(open_folder(folder))? {
+                Some(opened) => read_in(&opened, log),
                 None => Ok(None),
             })
         }
@@ -69,6 +71,12 @@ fn place(folder: &Path, account: &Account) -> Result<LogFolder> {
 
 fn folder_of(log: &Path) -> &Path {
     log.parent().unwrap_or(log)
+}
+
+/// Opens a folder of the account. A pipe that was put in its place is refused, and not waited for.
+fn open_folder(folder: &Path) -> io::Result<Dir> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(Dir::of(rustix::fs::open(folder, flags, Mode::empty())?))
 }
 
 fn open_in(folder: &Dir, log: &Path) -> Result<File> {
@@ -123,6 +131,12 @@ mod tests {
         ] {
             let error = format!("{:#}", open(&theirs.join(name), &SHOP).unwrap_err());
             assert!(error.starts_with("opening the log ") && error.contains(words), "{error}");
+        }
+        // The pipe as a folder: nobody writes to it, so that whoever opens it waits for ever.
+        for log in ["pipe.log/web.log", "pipe.log/new/web.log"] {
+            assert!(open(&theirs.join(log), &SHOP).is_err());
+            let error = format!("{:#}", open_to_read(&theirs.join(log), &SHOP).unwrap_err());
+            assert!(error.contains("Not a directory"), "{error}");
         }
         // Processes of root do not use folders of other users, not even missing ones.
         for name in ["web.log", "new/web.log"] {
