@@ -85,7 +85,7 @@ pub fn plan(state: &State, unfinished: &UnfinishedRun) -> Plan<Fix> {
 
 pub fn act(fix: &Fix, psql: &Psql, task: &Task) -> Result<()> {
     let change = |what: &str, sql: String| {
-        psql.change(what, psql.maintenance(), &sql, Deadline::after(CHANGE)).map(drop)
+        psql.change(what, psql.maintenance(), &sql, Deadline::after(CHANGE))
     };
     match fix {
         Fix::Open(name) => change(
@@ -110,7 +110,6 @@ pub fn act(fix: &Fix, psql: &Psql, task: &Task) -> Result<()> {
 pub fn close(psql: &Psql, name: &str) -> Result<()> {
     let sql = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false;", identifier(name));
     psql.change(&format!("closing {name}"), psql.maintenance(), &sql, Deadline::after(CHANGE))
-        .map(drop)
 }
 
 /// Records that this rollback is done, so that it is not done again, and then what was parked: if the second record

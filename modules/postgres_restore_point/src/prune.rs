@@ -158,7 +158,7 @@ pub fn drop_database(psql: &Psql, task: &Task, removal: &Removal) -> Result<()> 
         &sql,
         Deadline::after(task.task_timeout),
     );
-    done.map(drop).with_context(|| "the database is unchanged")
+    done.context("the database is unchanged")
 }
 
 #[cfg(test)]

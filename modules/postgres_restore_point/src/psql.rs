@@ -43,6 +43,11 @@ pub struct Connection {
     pub maintenance: String,
 }
 
+/// Makes a commit durable before it is answered, where the cluster does not: what our record says must not be lost in a
+/// crash of the server. It waits for no replica, as before.
+pub const DURABLE: &str = "SELECT set_config(name, 'local', false) FROM pg_settings \
+    WHERE name = 'synchronous_commit' AND setting = 'off'";
+
 pub struct Psql {
     pub connection: Connection,
     psql: PathBuf,
@@ -164,14 +169,9 @@ impl Psql {
     }
 
     /// Runs statements that change something, each in a transaction of its own unless they begin one.
-    pub fn change(
-        &self,
-        what: &str,
-        database: &str,
-        sql: &str,
-        deadline: Deadline,
-    ) -> Result<String> {
-        self.run(what, database, sql, deadline, IfWeDie::GoesOn)
+    pub fn change(&self, what: &str, database: &str, sql: &str, deadline: Deadline) -> Result<()> {
+        let sql = format!("{DURABLE};\n{sql}");
+        self.run(what, database, &sql, deadline, IfWeDie::GoesOn).map(drop)
     }
 
     pub fn maintenance(&self) -> &str {

@@ -10,7 +10,7 @@
 use crate::names;
 use crate::options::Task;
 use crate::order::{commenting, record_swap};
-use crate::psql::Psql;
+use crate::psql::{DURABLE, Psql};
 use crate::quote::identifier;
 use crate::record::Entry;
 use crate::session::Session;
@@ -61,6 +61,7 @@ pub fn swap(psql: &Psql, task: &Task, goal: &Goal) -> Result<()> {
         [&mut old, &mut new].map(|session| session.ask("SELECT pg_backend_pid()", STATEMENT));
     let mine: Vec<String> = mine.into_iter().collect::<Result<_>>()?;
 
+    door.ask(DURABLE, STATEMENT)?;
     let deadline = Deadline::after(task.swap_timeout);
     door.ask(&format!("ALTER DATABASE {live} WITH ALLOW_CONNECTIONS false"), deadline)?;
     let oids = [goal.outgoing.oid, goal.incoming.oid];

@@ -262,3 +262,26 @@ def test_a_client_that_is_killed_in_a_capture(tmp_path: Path) -> None:
             done = running.wait()
             assert done.get("failed") and "as it was before" in done["msg"], done
             nothing_is_left(shop, {shop.name})
+
+
+def test_a_server_that_answers_before_it_has_written(tmp_path: Path) -> None:
+    """With `synchronous_commit = off` a crash loses what was answered last. What our record says is not among it."""
+    with shop_on("15", tmp_path) as shop:
+        server = shop.server
+        server.sql("ALTER SYSTEM SET synchronous_commit = off")
+        server.sql("SELECT pg_reload_conf()")
+        try:
+            for options in ({"deploy_id": DEPLOY}, ROLLBACK):
+                writer = int(server.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"))
+                os.kill(writer, signal.SIGSTOP)
+                shop.do(**options)
+                there = server.databases()
+                server.kill()
+                server.start()
+                assert server.databases() == there
+                nothing_is_left(shop, set(there))
+                assert shop.open() and not shop.do(**options)["changed"]
+            assert shop.info()["parked"][0]["id"] == BACK
+        finally:
+            server.sql("ALTER SYSTEM RESET synchronous_commit")
+            server.sql("SELECT pg_reload_conf()")
