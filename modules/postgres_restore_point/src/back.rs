@@ -74,6 +74,28 @@ pub fn obstacles(state: &State, entry: &Entry) -> Vec<(&'static str, String)> {
     why
 }
 
+/// Refuses to call a rollback done whose swap the server does not have: it was restored from a backup of before, or a replica
+/// took over that had not received it. After a rollback that was taken back by another one, what was live is recorded later.
+pub fn refuse_lost(state: &State, rollback: &str) -> Result<()> {
+    let at = |wanted: &dyn Fn(&Entry) -> bool| state.entries.iter().position(wanted);
+    let parked = at(&|entry| {
+        (entry.kind, entry.id.as_str(), &entry.database)
+            == (Kind::Parked, rollback, &state.database)
+    });
+    let Some(parked) = parked else { return Ok(()) };
+    let entry = &state.entries[parked];
+    let later = at(&|other| other.oid == entry.live_oid).is_some_and(|other| other > parked);
+    if state.live()?.oid != entry.oid || later {
+        return Ok(());
+    }
+    let msg = format!(
+        "the rollback {rollback} was done, and {} is again what it was before: the server was restored from an older backup, or a \
+         replica without the rollback has become the primary; to do it once more, pass another rollback_id",
+        state.database
+    );
+    Err(refused("rollback_lost", msg))
+}
+
 /// Finds the record of the restore point or parked state to roll back to.
 pub fn incoming<'a>(state: &'a State, wanted: &Wanted) -> Result<&'a Entry> {
     let (kind, id) = match wanted {
@@ -223,6 +245,31 @@ mod tests {
 
     fn reasons(state: &State) -> Vec<&'static str> {
         obstacles(state, &state.entries[0]).into_iter().map(|(reason, _)| reason).collect()
+    }
+
+    #[test]
+    fn a_rollback_that_the_server_has_lost_is_not_done() {
+        let mut state = state();
+        let first = live(&mut state).oid;
+        let point = state.entries[0].clone();
+        state.entries.push(Entry {
+            kind: Kind::Parked,
+            id: "back".into(),
+            name: "f".into(),
+            oid: first,
+            live_oid: point.oid,
+            ..point.clone()
+        });
+        assert!(refuse_lost(&state, "back").is_err());
+        assert!(refuse_lost(&state, "other").is_ok());
+        live(&mut state).oid = point.oid;
+        assert!(refuse_lost(&state, "back").is_ok(), "it is there");
+        // Taken back: the restore point was live, and is parked now.
+        live(&mut state).oid = first;
+        state.entries.remove(0);
+        let undone = Entry { kind: Kind::Parked, id: "undo".into(), live_oid: first, ..point };
+        state.entries.push(undone);
+        assert!(refuse_lost(&state, "back").is_ok());
     }
 
     #[test]

@@ -119,7 +119,12 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         }
     }
     let outcome = match session.done_before(&state.view())? {
-        Some(done) => done,
+        Some(done) => {
+            if let Some(id) = session.rollback() {
+                back::refuse_lost(&state, id)?;
+            }
+            done
+        }
         None => run_planned(&session, invocation, &task, &psql, &state, &unfinished)?,
     };
     Ok(with_recovery(outcome, ordered, &unfinished))

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
+import subprocess
 import typing as t
 from pathlib import Path
 
@@ -285,3 +287,28 @@ def test_a_server_that_answers_before_it_has_written(tmp_path: Path) -> None:
         finally:
             server.sql("ALTER SYSTEM RESET synchronous_commit")
             server.sql("SELECT pg_reload_conf()")
+
+
+def test_a_server_that_has_lost_a_rollback(tmp_path: Path) -> None:
+    """It was restored from a backup of before: the same rollback does not say that it is done."""
+    with shop_on("15", tmp_path) as shop:
+        server = shop.server
+        backup = server.data.with_name("older")
+        shop.do(deploy_id=DEPLOY)
+        first = shop.oid()
+        server.kill()
+        subprocess.run(["cp", "-a", server.data, backup], check=True)
+        server.start()
+        try:
+            shop.do(**ROLLBACK)
+            assert not shop.do(**ROLLBACK)["changed"]
+            server.kill()
+            shutil.rmtree(server.data)
+            backup.rename(server.data)
+            server.start()
+            assert shop.oid() == first
+            shop.refused("rollback_lost", **ROLLBACK)
+            shop.do(**{**ROLLBACK, "rollback_id": UNDO})
+            assert shop.oid() != first
+        finally:
+            shutil.rmtree(backup, ignore_errors=True)
