@@ -227,6 +227,11 @@ notes:
     While it is dumped, an C(ALTER TABLE) waits for the dump, and whatever uses that table waits behind it.
     The dump has ended when this module has.
   - >-
+    A restore runs what checks rows, and a query what is constant in an index: a database in which a
+    constraint, a generated column, a partition key, an index, statistics or an implicit cast call a function
+    of a role that is no superuser is refused, since that role would become one. A superuser can take such a
+    function over.
+  - >-
     A database with extensions other than those that come with PostgreSQL, with foreign servers, event
     triggers or subscriptions is refused by name: they have not been tested with this.
   - >-

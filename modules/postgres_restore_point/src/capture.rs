@@ -1,8 +1,10 @@
 //! Carries out `state: present`: a dump from one snapshot, restored at once into another database of the cluster.
 //!
-//! Invariants: the application can write meanwhile; the copy has the content of the snapshot, counted in both; only a
-//! copy that was checked and closed is recorded.
+//! Invariants: the application can write meanwhile; the copy has the content of the snapshot, counted in dump and copy;
+//! only a copy that was checked and closed is recorded.
 
+use crate::contents::{self, CARRIED};
+use crate::dumped;
 use crate::names::{self, Kind};
 use crate::options::Task;
 use crate::order::{close, commenting};
@@ -12,7 +14,7 @@ use crate::quote::{identifier, literal};
 use crate::record::{self, Entry};
 use crate::session::Session;
 use crate::state::Database;
-use crate::survey::{self, COUNTERS, Counters, Counts, SEQUENCES, SURVEY, Sequence, Survey};
+use crate::survey::{self, COUNTERS, Counters, Counts, OIDS, SEQUENCES, SURVEY, Sequence, Survey};
 use crate::unfinished::{MAKING, Making, WORK};
 use ansible_module::Failure;
 use anyhow::{Context, Result};
@@ -26,6 +28,8 @@ use std::time::{Duration, Instant};
 
 /// The timeout of one statement on catalogs.
 const STATEMENT: Duration = Duration::from_secs(120);
+/// The maximum size of the listing of a dump.
+const MAX_LISTING: usize = 64 << 20;
 /// How many differences a message names.
 const MAX_NAMED: usize = 5;
 
@@ -89,11 +93,12 @@ impl Capture<'_> {
         )?;
         ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
         let snapshot = ask("SELECT pg_export_snapshot()")?;
+        // Again, in the snapshot of the dump: it may have been changed since the plan was made.
+        contents::refuse(self.live, &serde_json::from_str(&ask(CARRIED)?)?)?;
         let sequences = serde_json::from_str(&ask(SEQUENCES)?)?;
         let counters = serde_json::from_str(&ask(COUNTERS)?)?;
         let survey = Survey::parse(&ask(SURVEY)?)?;
-        // The rows are counted while they are dumped.
-        session.begin(&survey::counting(&survey.tables))?;
+        let tables = serde_json::from_str(&ask(OIDS)?)?;
         let command = self.psql.command(&self.pg_dump, Some(database)).args([
             "--format=directory",
             "--compress=0",
@@ -102,11 +107,16 @@ impl Capture<'_> {
             &format!("--snapshot={snapshot}"),
             &format!("--jobs={}", self.task.jobs),
         ]);
-        self.run(&format!("dumping {database}"), command.arg("--file").arg(work.join("dump")))?;
-        let counts =
-            serde_json::from_str(&session.answer(Deadline::after(self.task.task_timeout))?)?;
+        let dump = work.join("dump");
+        self.run(&format!("dumping {database}"), command.arg("--file").arg(&dump))?;
         session.ask("COMMIT", STATEMENT)?;
         session.end()?;
+        let what = "listing what was dumped";
+        let listing = self.psql.command(&self.pg_restore, None).arg("--list").arg(&dump);
+        let listing = listing.output_limit(MAX_LISTING).deadline(self.task.task_timeout);
+        let listing = listing.if_we_die(IfWeDie::DiesToo).run();
+        let listing = listing.map_err(|failed| explained(failed, what))?.stdout_shown();
+        let counts = dumped::rows(&dump, &listing, &tables)?;
         self.seen = Some(Seen { began, survey, counts, sequences, counters });
         Ok(())
     }
@@ -134,13 +144,6 @@ impl Capture<'_> {
             &format!("--jobs={}", self.task.jobs),
         ]);
         self.run(&format!("restoring into {}", self.name), command.arg(self.work().join("dump")))?;
-        let statements = properties::statements(self.live, &self.name);
-        if !statements.is_empty() {
-            self.change(
-                &format!("giving {} its rights and settings", self.name),
-                &format!("{};", statements.join(";\n")),
-            )?;
-        }
         Spot::of(&self.work())?.remove_all()?;
         intent.note(WORK, &())
     }
@@ -150,9 +153,12 @@ impl Capture<'_> {
     }
 
     fn change(&self, what: &str, sql: &str) -> Result<()> {
-        self.psql
-            .change(what, self.psql.maintenance(), sql, Deadline::after(self.task.task_timeout))
-            .map(drop)
+        self.psql.change(
+            what,
+            self.psql.maintenance(),
+            sql,
+            Deadline::after(self.task.task_timeout),
+        )
     }
 
     pub fn check(&self) -> Result<()> {
@@ -189,6 +195,12 @@ impl Capture<'_> {
         );
         self.change(&format!("closing {}", self.name), &limit)?;
         close(self.psql, &self.name)?;
+        // Not before it was checked: whoever owns it could change what our queries run.
+        let statements = properties::statements(self.live, &self.name);
+        self.change(
+            &format!("giving {} its owner, rights and settings", self.name),
+            &format!("{};", statements.join(";\n")),
+        )?;
         let sql =
             format!("SELECT oid::bigint FROM pg_database WHERE datname = {}", literal(&self.name));
         let oid = self.psql.ask("looking at the restore point", self.psql.maintenance(), &sql)?;

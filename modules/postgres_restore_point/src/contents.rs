@@ -1,4 +1,11 @@
-//! Refuses databases with contents that a dump does not carry, or that were not tested with this module.
+//! Refuses databases with contents that a dump does not carry, that were not tested with this module, or with which a
+//! restore would run what somebody else has written.
+//!
+//! Invariant: a superuser restores, so no function may run in a restore that another role could have written: whoever
+//! owns a table could make itself a superuser. Rows are checked while they are written, by constraints, generated columns
+//! and partition keys; foreign keys are checked afterwards, through casts. Whoever plans a query of a table evaluates what
+//! is constant in its indexes and statistics. Materialized views are filled with their owner's rights, and triggers do not
+//! exist yet.
 
 use crate::plan::refused;
 use crate::state::Database;
@@ -50,6 +57,18 @@ pub struct Contents {
     pub extensions: Vec<Extension>,
     pub servers: Vec<String>,
     pub event_triggers: Vec<String>,
+    pub calls: Vec<Call>,
+}
+
+/// A function that a restore would run.
+#[derive(Debug, Deserialize)]
+pub struct Call {
+    /// What calls it.
+    pub what: String,
+    pub function: String,
+    pub owner: String,
+    /// Whether it comes with PostgreSQL, and has effects or runs queries.
+    pub is_builtin: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -60,10 +79,7 @@ pub struct Extension {
     pub default: Option<String>,
 }
 
-pub const CARRIED: &str = "SELECT json_build_object('extensions', (SELECT json_agg(json_build_object('name', e.extname, 'version', \
-    e.extversion, 'default', a.default_version)) FROM pg_extension e LEFT JOIN pg_available_extensions a ON a.name = e.extname), \
-    'servers', (SELECT coalesce(json_agg(srvname), '[]'::json) FROM pg_foreign_server), \
-    'event_triggers', (SELECT coalesce(json_agg(evtname), '[]'::json) FROM pg_event_trigger))";
+pub const CARRIED: &str = include_str!("contents.sql");
 
 /// Refuses contents that cannot be captured.
 pub fn refuse(live: &Database, contents: &Contents) -> Result<()> {
@@ -82,6 +98,7 @@ pub fn refuse(live: &Database, contents: &Contents) -> Result<()> {
             format!("{name} has event triggers ({triggers}), which have not been tested with this"),
         ));
     }
+    refuse_functions(name, contents)?;
     for one in &contents.extensions {
         if !EXTENSIONS.contains(&one.name.as_str()) && !MORE_EXTENSIONS.contains(&one.name.as_str())
         {
@@ -99,6 +116,24 @@ pub fn refuse(live: &Database, contents: &Contents) -> Result<()> {
             );
             return Err(refused("extension", msg));
         }
+    }
+    Ok(())
+}
+
+/// Refuses a database in which a query of ours would run what another role could have written.
+pub fn refuse_functions(name: &str, contents: &Contents) -> Result<()> {
+    if let Some(call) = contents.calls.first() {
+        let Call { what, function, owner, is_builtin } = call;
+        let why = match is_builtin {
+            true => "which can run any query or have effects".to_owned(),
+            false => format!(
+                "which {owner} can change: if you trust it, make a superuser its owner (ALTER FUNCTION ... OWNER TO)"
+            ),
+        };
+        let msg = format!(
+            "{what} of {name} calls {function}, and a restore or a query would run that with the rights of a superuser, {why}"
+        );
+        return Err(refused("untrusted_function", msg));
     }
     Ok(())
 }
@@ -124,5 +159,14 @@ mod tests {
         let servers = Contents { servers: vec!["other".into()], ..Contents::default() };
         let triggers = Contents { event_triggers: vec!["audit".into()], ..Contents::default() };
         assert!(refuse(live, &servers).is_err() && refuse(live, &triggers).is_err());
+        let call = Call {
+            what: "the constraint c".into(),
+            function: "public.f()".into(),
+            owner: "app".into(),
+            is_builtin: false,
+        };
+        let calls = Contents { calls: vec![call], ..Contents::default() };
+        let error = refuse(live, &calls).unwrap_err().to_string();
+        assert!(error.contains("which app can change"), "{error}");
     }
 }

@@ -8,6 +8,7 @@
 //! while it is compared; no statement runs longer than the time limit. Tables that were not counted are named.
 
 use crate::compare::{self, Both, Change, Hashes, Pair, Rows, SETTINGS, Side, TABLES, Table};
+use crate::contents::{self, CARRIED};
 use crate::order;
 use crate::psql::Psql;
 use crate::quote::identifier;
@@ -50,6 +51,8 @@ impl Comparison {
             let what = format!("counting what was written to {live}");
             let mut session = Session::open(psql, &what, live, longest)?;
             snapshot = Some(begin(&mut session, snapshot.as_deref())?);
+            let carried = session.ask(CARRIED, STATEMENT)?;
+            contents::refuse_functions(live, &serde_json::from_str(&carried)?)?;
             live_sessions.push(session);
         }
         let mut before_sessions = connect_to_closed(psql, before, longest)?;

@@ -12,6 +12,7 @@ mod capture;
 mod compare;
 mod contents;
 mod count;
+mod dumped;
 mod info;
 mod names;
 mod options;

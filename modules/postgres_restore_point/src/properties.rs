@@ -16,12 +16,12 @@ const LISTS: [&str; 6] = [
     "unix_socket_directories",
 ];
 
-/// Makes the statement that creates an empty database like the original. Until it is complete, only superusers can connect.
+/// Makes the statement that creates an empty database like the original. Until it is complete, only superusers can connect:
+/// it is owned by the one who makes it, since the owner could let others in, and they could change what a restore runs.
 pub fn creation(original: &Database, name: &str) -> String {
     let mut sql = format!(
-        "CREATE DATABASE {} WITH TEMPLATE template0 OWNER {} ENCODING {} LC_COLLATE {} LC_CTYPE {} TABLESPACE {} CONNECTION LIMIT 0",
+        "CREATE DATABASE {} WITH TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {} TABLESPACE {} CONNECTION LIMIT 0",
         identifier(name),
-        identifier(&original.owner),
         literal(&original.encoding),
         literal(&original.collate),
         literal(&original.ctype),
@@ -43,10 +43,11 @@ pub fn creation(original: &Database, name: &str) -> String {
     sql
 }
 
-/// Makes the statements that set rights and settings.
+/// Makes the statements that set owner, rights and settings.
 pub fn statements(original: &Database, name: &str) -> Vec<String> {
     let database = identifier(name);
-    let mut all = Vec::new();
+    let mut all =
+        vec![format!("ALTER DATABASE {database} OWNER TO {}", identifier(&original.owner))];
     if let Some(grants) = &original.grants {
         all.push(format!("REVOKE ALL ON DATABASE {database} FROM PUBLIC"));
         all.push(format!("REVOKE ALL ON DATABASE {database} FROM {}", identifier(&original.owner)));
@@ -165,6 +166,7 @@ mod tests {
         assert_eq!(
             statements(&original, "x\"y"),
             [
+                "ALTER DATABASE \"x\"\"y\" OWNER TO \"the owner\"",
                 "REVOKE ALL ON DATABASE \"x\"\"y\" FROM PUBLIC",
                 "REVOKE ALL ON DATABASE \"x\"\"y\" FROM \"the owner\"",
                 "GRANT CONNECT ON DATABASE \"x\"\"y\" TO PUBLIC",
@@ -173,6 +175,8 @@ mod tests {
                 "ALTER ROLE \"app\" IN DATABASE \"x\"\"y\" SET \"my\".\"setting\" TO 'it''s'",
             ]
         );
-        assert!(statements(&Database { grants: None, ..Database::default() }, "x").is_empty());
+        let plain = Database { owner: "o".into(), grants: None, ..Database::default() };
+        assert_eq!(statements(&plain, "x"), ["ALTER DATABASE \"x\" OWNER TO \"o\""]);
+        assert!(!creation(&plain, "x").contains("OWNER"), "the owner could let others in");
     }
 }

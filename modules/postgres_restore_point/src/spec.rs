@@ -117,6 +117,7 @@ pub const MODULE: Module = Module {
         "Needs root and PostgreSQL 15 or newer on the target, and a superuser of it.",
         "Capturing takes as much disk as the database for the dump in O(work_dir), and twice as much where the server has its data: for the copy and for its WAL, which goes to replicas and archives as well.",
         "While it is dumped, an C(ALTER TABLE) waits for the dump, and whatever uses that table waits behind it. The dump has ended when this module has.",
+        "A restore runs what checks rows, and a query what is constant in an index: a database in which a constraint, a generated column, a partition key, an index, statistics or an implicit cast call a function of a role that is no superuser is refused, since that role would become one. A superuser can take such a function over.",
         "A database with extensions other than those that come with PostgreSQL, with foreign servers, event triggers or subscriptions is refused by name: they have not been tested with this.",
         "In a swap all sessions of the database are ended, and new ones refused for a moment. Applications must connect again by themselves.",
         "No sequence of what becomes live stands before that of what is parked, so no number is given out twice.",

@@ -14,6 +14,10 @@ pub const SURVEY: &str = include_str!("survey.sql");
 pub const SEQUENCES: &str = "SELECT coalesce(json_agg(json_build_object('schema', schemaname, 'name', sequencename, \
     'last', last_value, 'increment', increment_by, 'cycle', cycle) ORDER BY schemaname, sequencename), '[]'::json) \
     FROM pg_sequences WHERE last_value IS NOT NULL AND schemaname !~ '^pg_temp'";
+/// The query of the OIDs of the tables whose rows are counted, with their names quoted for SQL.
+pub const OIDS: &str = "SELECT coalesce(json_object_agg(c.oid::bigint, quote_ident(n.nspname) || '.' || quote_ident(c.relname)), '{}'::json) \
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' \
+    AND n.nspname <> 'information_schema'";
 /// The query of the [`Counters`].
 pub const COUNTERS: &str = "SELECT json_build_object('reset', (SELECT stats_reset FROM pg_stat_database WHERE datname = \
     current_database()), 'wal', pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::text, 'tables', (SELECT \
