@@ -40,6 +40,12 @@ def test_deploys_are_locked_until_they_are_unlocked(tmp_path: Path) -> None:
         assert why.code == 2 and told["deploy_id"] != lock["deploy_id"] and f"-e unlock={told['deploy_id']}" in " ".join(why.output.split()), why.output
         wrong = shop.run("unlock", unlock=lock["deploy_id"])
         assert wrong.code == 2 and shop.ledger()["locked"] == told, wrong.output
+        # The lock by anna is named as well, and does not end with that of the rollback.
+        assert "the index is built by hand" in told["why"], told
+        both = shop.run("deploy_app", release_sha=sha(2), again=True, unlock=told["deploy_id"])
+        assert both.code == 2 and "are locked by several runs" in " ".join(both.output.split()) and shop.serves() == ("green", sha(1)), both.output
         done = shop.run("unlock", unlock=told["deploy_id"])
+        assert done.code == 0 and shop.ledger()["locked"]["deploy_id"] == lock["deploy_id"], done.output
+        done = shop.run("unlock", unlock=lock["deploy_id"])
         assert done.code == 0 and not shop.ledger()["locked"], done.output
         assert shop.deploy(2).code == 0

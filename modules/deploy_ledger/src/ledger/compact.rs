@@ -59,23 +59,45 @@ fn keep(ledger: &Ledger, retain: usize) -> HashMap<DeployId, Extent> {
         kept.insert(special.id.clone(), Extent::Whole);
     }
     // What locks deploys, and what has unlocked them.
-    let verdicts: [fn(&Deploy) -> bool; 4] = [
-        Deploy::is_done,
-        |deploy| deploy.failed().is_some(),
-        Deploy::locks,
-        |deploy| deploy.opening.unlock.is_some(),
+    let unlocks_rollbacks =
+        |deploy: &Deploy| deploy.opening.unlock.as_ref().is_some_and(|id| !ledger.is_by_person(id));
+    let verdicts: [&dyn Fn(&Deploy) -> bool; 5] = [
+        &Deploy::is_done,
+        &|deploy| deploy.failed().is_some(),
+        &Deploy::locks,
+        &|deploy| deploy.opening.unlock.is_some(),
+        &unlocks_rollbacks,
     ];
-    for dated in verdicts {
-        if let Some(deploy) = ledger.newest_that(dated) {
-            kept.entry(deploy.id.clone()).or_insert(Extent::Verdict);
+    let dated = verdicts.into_iter().filter_map(|dated| ledger.newest_that(dated));
+    for deploy in dated.chain(ledger.locks()) {
+        kept.entry(deploy.id.clone()).or_insert(Extent::Verdict);
+    }
+    loop {
+        let before = kept.len();
+        // Without the run that took over from it, a dead one would hold the lease again.
+        for deploy in &ledger.deploys {
+            if let (Some((by, _)), true) = (&deploy.superseded, kept.contains_key(&deploy.id)) {
+                kept.entry(by.clone()).or_insert(Extent::Verdict);
+            }
+        }
+        keep_unlocked(ledger, &mut kept);
+        if kept.len() == before {
+            return kept;
         }
     }
-    // Without the run that took over from it, a dead one would hold the lease again. Only later runs
-    // take over from earlier ones, so one pass is enough.
+}
+
+/// A lock of a person is kept with what has unlocked it: without that it would lock deploys again, and without
+/// the lock the other would be taken for one that unlocks rollbacks.
+fn keep_unlocked(ledger: &Ledger, kept: &mut HashMap<DeployId, Extent>) {
     for deploy in &ledger.deploys {
-        if let (Some((by, _)), true) = (&deploy.superseded, kept.contains_key(&deploy.id)) {
-            kept.entry(by.clone()).or_insert(Extent::Verdict);
+        let named = deploy.opening.unlock.as_ref().filter(|id| ledger.is_by_person(id));
+        let Some(lock) = named else { continue };
+        let pair = [lock, &deploy.id];
+        if pair.iter().any(|id| kept.contains_key(id)) {
+            for id in pair {
+                kept.entry(id.clone()).or_insert(Extent::Verdict);
+            }
         }
     }
-    kept
 }

@@ -1,11 +1,13 @@
 //! What locks deploys until a person unlocks them: a person, for a reason of their own; a rollback, since
 //! the next push would deploy the bad release again; and several deploys that rolled back by themselves.
 //!
-//! Invariant: only opening a deploy is refused. A lock never keeps a bad release active: a rollback is
-//! always opened, and a run may always roll back by itself.
+//! Invariants: only opening a deploy is refused. A lock never keeps a bad release active: a rollback is
+//! always opened, and a run may always roll back by itself. A person's lock ends only when it is named: a
+//! rollback that is unlocked later does not end it.
 
 use super::{Deploy, Ledger, Outcome, Purpose};
 use host::clock;
+use host::deploy_id::DeployId;
 
 /// How many deploys may roll back by themselves before another one is refused; none for no limit.
 #[derive(Clone, Copy, Debug)]
@@ -26,19 +28,61 @@ pub struct Locked<'a> {
 const UNTIL_FIXED: &str = "what was bad is fixed";
 
 impl Ledger {
-    /// The present lock. A run that was opened with `unlock` ends all earlier ones.
-    pub fn locked(&self, cap: Cap) -> Option<Locked<'_>> {
-        let since = self.deploys.iter().rposition(|deploy| deploy.opening.unlock.is_some());
-        let after = &self.deploys[since.unwrap_or(0)..];
-        let newest = after.iter().rev().find(|deploy| deploy.locks()).map(|by| {
-            let (what, until) = match by.opening.purpose {
-                Purpose::Lock => ("locked them", "this is over"),
-                _ => ("was a rollback", UNTIL_FIXED),
-            };
-            Locked { by, why: format!("{} {what}{}", by.id, said(by)), until }
-        });
-        newest.or_else(|| too_many(after, cap))
+    /// The present locks, the oldest first. Unlocking a rollback unlocks the rollbacks before it as well,
+    /// and a lock of a person only itself.
+    pub fn locks(&self) -> Vec<&Deploy> {
+        let mut present: Vec<&Deploy> = Vec::new();
+        for deploy in &self.deploys {
+            if let Some(named) = &deploy.opening.unlock {
+                match self.is_by_person(named) {
+                    true => present.retain(|lock| lock.id != *named),
+                    false => present.retain(|lock| lock.opening.purpose == Purpose::Lock),
+                }
+            }
+            if deploy.locks() {
+                present.push(deploy);
+            }
+        }
+        present
     }
+
+    pub fn is_by_person(&self, id: &DeployId) -> bool {
+        self.deploy(id).is_some_and(|deploy| deploy.opening.purpose == Purpose::Lock)
+    }
+
+    /// The newest lock, which is to be unlocked first; its reason names the others, too.
+    pub fn locked(&self, cap: Cap) -> Option<Locked<'_>> {
+        let locks = self.locks();
+        let Some((by, others)) = locks.split_last() else {
+            let since = self.deploys.iter().rposition(|deploy| deploy.opening.unlock.is_some());
+            return too_many(&self.deploys[since.unwrap_or(0)..], cap);
+        };
+        let others = others.iter().filter(|lock| lock.opening.purpose == Purpose::Lock);
+        let each: Vec<String> = [*by].into_iter().chain(others.copied()).map(described).collect();
+        let until = match by.opening.purpose {
+            Purpose::Lock => "this is over",
+            _ => UNTIL_FIXED,
+        };
+        Some(Locked { by, why: each.join("; and "), until })
+    }
+
+    /// The locks that are left when this one is unlocked.
+    pub fn locks_without(&self, id: &DeployId) -> Vec<&Deploy> {
+        let is_by_person = self.is_by_person(id);
+        let mut left = self.locks();
+        left.retain(|lock| {
+            lock.id != *id && (is_by_person || lock.opening.purpose == Purpose::Lock)
+        });
+        left
+    }
+}
+
+fn described(by: &Deploy) -> String {
+    let what = match by.opening.purpose {
+        Purpose::Lock => "locked them",
+        _ => "was a rollback",
+    };
+    format!("{} {what}{}", by.id, said(by))
 }
 
 impl Deploy {

@@ -141,6 +141,15 @@ fn may_deploy(ledger: &Ledger, id: &DeployId, opening: &Opening, cap: Cap) -> Re
         return Ok(());
     };
     if opening.unlock.as_ref() == Some(&by.id) {
+        let left = ledger.locks_without(&by.id);
+        if let Some(other) = left.last().filter(|_| opening.is_deploy()) {
+            let msg = format!(
+                "deploys of {} in {} are locked by several runs, and {id} was not opened: {why}; unlock {} by the playbook \
+                 reversible.deploy.unlock, and then {}",
+                opening.app, opening.env, by.id, other.id
+            );
+            return Err(Failure::new("locked", msg).with("locked_by", by.id.as_str()));
+        }
         return Ok(());
     }
     let named = match &opening.unlock {

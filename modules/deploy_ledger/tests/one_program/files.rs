@@ -226,6 +226,41 @@ fn a_person_locks_and_unlocks_deploys() {
 }
 
 #[test]
+fn a_rollback_that_is_unlocked_leaves_the_lock_of_a_person() {
+    let ledger = Ledger::new();
+    run(&ledger, FIRST, "done");
+    let purpose = |id: &str, more: Value| {
+        assert!(changed(&ledger.task("open", id, more)));
+        ledger.task("closed", id, json!({"outcome": "done"}));
+    };
+    purpose(SECOND, json!({"purpose": "lock", "by": "anna", "reason": "inventory by hand"}));
+    purpose(THIRD, json!({"purpose": "rollback", "by": "ben", "reason": "p99"}));
+    let [next, after, last] = [1, 2, 3].map(|n| format!("20261121t10000{n}z-0000"));
+    // Both are named, the newest first. Whoever unlocks it does not know of the other by that.
+    let refused = ledger.task("open", &next, json!({}));
+    let msg = refused["msg"].as_str().unwrap();
+    assert_eq!((reason(&refused), &refused["locked_by"]), ("locked", &json!(THIRD)));
+    assert!(msg.contains("p99") && msg.contains("inventory by hand"), "{msg}");
+    let refused = ledger.task("open", &next, json!({"unlock": THIRD}));
+    assert_eq!(reason(&refused), "locked", "{refused}");
+    assert!(refused["msg"].as_str().unwrap().contains("inventory by hand"), "{refused}");
+    purpose(&next, json!({"purpose": "maintenance", "unlock": THIRD}));
+    assert_eq!(ledger.info()["locked"]["deploy_id"], json!(SECOND));
+    assert_eq!(reason(&ledger.task("open", &after, json!({}))), "locked");
+    // Neither does a short ledger forget it, nor who has unlocked it.
+    for unlock in [None, Some(SECOND)] {
+        if let Some(by) = unlock {
+            purpose(&after, json!({"purpose": "maintenance", "unlock": by}));
+        }
+        let compacted = ledger.ask("deploy_ledger", json!({"state": "compacted", "retain": 1}));
+        assert_ne!(compacted["failed"], json!(true), "{compacted}");
+        let locked = ledger.info()["locked"].clone();
+        assert_eq!(locked.is_null(), unlock.is_some(), "{locked}");
+    }
+    run(&ledger, &last, "done");
+}
+
+#[test]
 fn maintenance_leaves_the_release_as_it_is() {
     let ledger = Ledger::new();
     run(&ledger, FIRST, "done");
