@@ -84,13 +84,18 @@ options:
         V(rolled_back) makes the restore point of O(deploy_id) live by a swap of names, or with O(parked) a
         parked state. What was live is parked as a whole.
       - >-
-        V(absent) removes the restore point of O(deploy_id), or the state named by O(parked). With O(retain)
-        alone it only prunes.
+        V(cloned) makes a clone of the restore point of O(deploy_id), unless it is there: a database of its
+        own, C(<database>__rehearsal_<id>), to try a migration in. It belongs to O(clone_owner), and so does
+        all that is in it. Clones of other restore points, which killed runs have left, are removed first.
+      - >-
+        V(absent) removes the restore point of O(deploy_id), the state named by O(parked), or the clone named
+        by O(clone). With O(retain) alone it only prunes.
     type: str
     default: present
     choices:
       - present
       - rolled_back
+      - cloned
       - absent
   deploy_id:
     description:
@@ -102,6 +107,22 @@ options:
       - >-
         The id of a parked state: the O(rollback_id) of the rollback that parked it, which the result and
         M(reversible.deploy.postgres_restore_point_info) show.
+    type: str
+  clone:
+    description:
+      - >-
+        With O(state=absent) the id of a clone, which is that of its restore point. Its sessions are ended. It
+        needs no consent.
+    type: str
+  clone_owner:
+    description:
+      - >-
+        For O(state=cloned) the role that the clone is for. It must exist, may log in, and cannot connect to
+        O(database): the task is refused if it can, also because everybody can (C(PUBLIC)), and says what to
+        revoke.
+      - >-
+        A role with C(SUPERUSER), C(CREATEROLE), C(CREATEDB), C(REPLICATION) or C(BYPASSRLS), or which is a
+        member of another one, is refused as well.
     type: str
   release:
     description:
@@ -121,7 +142,7 @@ options:
     description:
       - >-
         How many restore points of this database are kept, and how many parked states. Older ones are removed,
-        after the new one was seen to be there.
+        after the new one was seen to be there. Clones that nobody is connected to are removed as well.
       - >-
         Only databases that this module has made count and are removed: recognised by their comment and our
         record of their OID. One with connections is kept, with a warning.
@@ -224,6 +245,9 @@ notes:
     Capturing takes as much disk as the database for the dump in O(work_dir), and twice as much where the
     server has its data: for the copy and for its WAL, which goes to replicas and archives as well.
   - >-
+    A clone takes as much disk as the restore point, and as much again for its WAL, where the server has its
+    data.
+  - >-
     While it is dumped, an C(ALTER TABLE) waits for the dump, and whatever uses that table waits behind it.
     The dump has ended when this module has.
   - >-
@@ -289,6 +313,11 @@ before:
   description: The state before.
   returned: success
   type: dict
+clone:
+  description: The database that is the clone.
+  returned: for O(state=cloned)
+  type: str
+  sample: shop__rehearsal_20261121t084500z-7f3a
 deploy_id:
   description: The id of the restore point that this was about, or null.
   returned: success
@@ -474,12 +503,18 @@ MODULE_SPEC = {
         "state": {
             "type": "str",
             "default": "present",
-            "choices": ["present", "rolled_back", "absent"],
+            "choices": ["present", "rolled_back", "cloned", "absent"],
         },
         "deploy_id": {
             "type": "str",
         },
         "parked": {
+            "type": "str",
+        },
+        "clone": {
+            "type": "str",
+        },
+        "clone_owner": {
             "type": "str",
         },
         "release": {
@@ -538,10 +573,11 @@ MODULE_SPEC = {
             "type": "bytes",
         },
     },
-    "mutually_exclusive": [["deploy_id", "parked"]],
+    "mutually_exclusive": [["deploy_id", "parked", "clone"]],
     "required_if": [
         ("state", "rolled_back", ["deploy_id", "parked"], True),
-        ("state", "absent", ["deploy_id", "parked", "retain"], True),
+        ("state", "cloned", ["deploy_id", "clone_owner"], False),
+        ("state", "absent", ["deploy_id", "parked", "clone", "retain"], True),
     ],
     "supports_check_mode": True,
 }

@@ -119,6 +119,57 @@ options:
         After a rollback its V(deleted) and V(updated_before) of the parked state are what was written before
         it.
     type: str
+  compare_schema:
+    description:
+      - >-
+        Two databases whose schemas are compared: O(database), or one of its restore points, parked states and
+        clones by their names.
+      - >-
+        Compared are schemas, extensions, tables, columns, constraints, indexes, sequences, functions,
+        triggers, policies and types, by PostgreSQL's own definitions, and the rows of the tables in which the
+        usual tools note which migrations were run, such as C(alembic_version) and C(django_migrations).
+      - >-
+        A view, a check or a default can be written differently in a restore point than in the database that
+        was dumped. A clone has the same text as its restore point.
+      - >-
+        A restore point or parked state accepts connections for the moment in which our session connects. No
+        other task on this database runs meanwhile.
+    type: list
+    elements: str
+  checks:
+    description:
+      - >-
+        Queries whose results are expected. Each runs in a transaction of its own that is read only, as the
+        owner of the database, and with an empty C(search_path): name tables with their schema.
+      - "A check that fails does not fail the task: see RV(checks)."
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description:
+          - What is checked, for the result.
+        type: str
+        required: true
+      sql:
+        description:
+          - One query. The first column of its first row counts, as text.
+        type: str
+        required: true
+      expect:
+        description:
+          - The text that is expected. V(null) stands for NULL, and for no row.
+        type: str
+        default: "true"
+  checks_on:
+    description:
+      - "The database in which O(checks) run: a clone, by its name. O(database) without it."
+    type: str
+  checks_timeout:
+    description:
+      - For how many seconds each of O(checks) may run.
+    type: float
+    default: 60.0
 attributes:
   check_mode:
     support: full
@@ -145,6 +196,66 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+checks:
+  description: With O(checks) what became of each, or null.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    error:
+      description: Why there is no result, or null.
+      returned: always
+      type: str
+    expected:
+      description: What was expected.
+      returned: always
+      type: str
+    got:
+      description: The result, or null.
+      returned: always
+      type: str
+    milliseconds:
+      description: How long it took.
+      returned: always
+      type: int
+    name:
+      description: Its name.
+      returned: always
+      type: str
+    passed:
+      description: Whether the result is what was expected.
+      returned: always
+      type: bool
+clones:
+  description: The clones, the oldest first.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    bytes:
+      description: The disk that it takes.
+      returned: always
+      type: int
+    database:
+      description: The database that it is.
+      returned: always
+      type: str
+    deploy_id:
+      description: The restore point that it was made of, and its id for C(clone).
+      returned: always
+      type: str
+    oid:
+      description: Its OID.
+      returned: always
+      type: int
+    owner:
+      description: The role that it belongs to.
+      returned: always
+      type: str
+    time:
+      description: When it was made, in UTC.
+      returned: always
+      type: str
 live:
   description: The database itself, or null.
   returned: success
@@ -293,6 +404,37 @@ rows:
       description: By table its files, each with C(file), C(kind), C(rows), C(columns), C(key) and C(sha256).
       returned: always
       type: dict
+schema:
+  description: With O(compare_schema) how the two differ, or null.
+  returned: success
+  type: dict
+  contains:
+    databases:
+      description: The names of both.
+      returned: always
+      type: list
+      elements: str
+    differences:
+      description: >-
+        What differs, 200 at most: C(kind), C(name), and the definition in the C(first) and in the C(second)
+        database, null where it does not exist. Those of functions and views, and the rows that note
+        migrations, are digests.
+      returned: always
+      type: list
+      elements: str
+    digests:
+      description: A digest of the schema of each.
+      returned: always
+      type: list
+      elements: str
+    more:
+      description: How many more differ.
+      returned: always
+      type: int
+    same:
+      description: Whether nothing differs.
+      returned: always
+      type: bool
 server_version:
   description: The server's version, as PostgreSQL numbers it.
   returned: success
@@ -380,6 +522,36 @@ MODULE_SPEC = {
         "rows_of": {
             "type": "str",
         },
+        "compare_schema": {
+            "type": "list",
+            "elements": "str",
+        },
+        "checks": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {
+                "name": {
+                    "type": "str",
+                    "required": True,
+                },
+                "sql": {
+                    "type": "str",
+                    "required": True,
+                },
+                "expect": {
+                    "type": "str",
+                    "default": "true",
+                },
+            },
+        },
+        "checks_on": {
+            "type": "str",
+        },
+        "checks_timeout": {
+            "type": "float",
+            "default": 60.0,
+        },
     },
     "required_by": {
         "rows_of": ["rows_dir"],
@@ -394,6 +566,7 @@ FORMS = {
     "state_dir": "absolute_path",
     "count_timeout": "seconds",
     "rows_dir": "absolute_path",
+    "checks_timeout": "seconds",
 }
 
 

@@ -55,7 +55,7 @@ impl Comparison {
             contents::refuse_functions(live, &serde_json::from_str(&carried)?)?;
             live_sessions.push(session);
         }
-        let mut before_sessions = connect_to_closed(psql, before, longest)?;
+        let mut before_sessions = connect_to_closed(psql, before, longest, PARALLEL)?;
         for session in &mut before_sessions {
             begin(session, None)?;
         }
@@ -124,7 +124,12 @@ fn begin(session: &mut Session, snapshot: Option<&str>) -> Result<String> {
 }
 
 /// Opens sessions in a database that refuses connections. It refuses them again as soon as these are connected.
-fn connect_to_closed(psql: &Psql, name: &str, longest: Duration) -> Result<Vec<Session>> {
+pub fn connect_to_closed(
+    psql: &Psql,
+    name: &str,
+    longest: Duration,
+    many: usize,
+) -> Result<Vec<Session>> {
     let quoted = identifier(name);
     let close = [format!("ALTER DATABASE {quoted} WITH ALLOW_CONNECTIONS false")];
     let what = format!("opening {name} for a moment");
@@ -133,7 +138,7 @@ fn connect_to_closed(psql: &Psql, name: &str, longest: Duration) -> Result<Vec<S
     opener.ask(&format!("ALTER DATABASE {quoted} WITH ALLOW_CONNECTIONS true"), STATEMENT)?;
     let what = format!("counting what is in {name}");
     let sessions: Result<Vec<Session>> =
-        (0..PARALLEL).map(|_| Session::open(psql, &what, name, longest)).collect();
+        (0..many).map(|_| Session::open(psql, &what, name, longest)).collect();
     // The database is also closed here, since nobody reads the result of the client's final statement.
     let (ended, closed) = (opener.end(), order::close(psql, name));
     closed.and(ended)?;

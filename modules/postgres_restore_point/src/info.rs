@@ -2,16 +2,19 @@
 //! writes only the rows that the task asks for.
 
 use crate::back::obstacles;
+use crate::checks::{self, Checked};
 use crate::compare::Rows;
 use crate::count::{self, Comparison};
 use crate::names::Kind;
-use crate::options::{Count, Counting, RowsWanted, Subject};
+use crate::options::{Count, Counting, LookingInto, RowsWanted, Subject};
 use crate::plan::refuse_server;
 use crate::plan::refused;
 use crate::psql::Psql;
 use crate::record::Entry;
 use crate::rows::{self, Written};
-use crate::state::{self, State};
+use crate::schema::{self, Compared, Schema};
+use crate::session::Session;
+use crate::state::{self, Database, State};
 use crate::storage;
 use crate::survey::{self, COUNTERS, Counters};
 use crate::unfinished::UnfinishedRun;
@@ -25,6 +28,8 @@ use std::time::Duration;
 
 /// How long to wait for another task on the same database before rows are compared.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// The timeout of reading a schema.
+const SCHEMA_TIMEOUT: Duration = Duration::from_secs(60);
 /// Stands for all tables among those that were not counted.
 const EVERY_TABLE: &str = "*";
 
@@ -33,9 +38,10 @@ pub fn of(
     subject: &Subject,
     counting: &Counting,
     rows: Option<&RowsWanted>,
+    into: &LookingInto,
 ) -> Result<Outcome> {
     // The holder of the lock may be about to swap or remove the copy that would be opened here.
-    let needs_lock = counting.count == Count::Exact || rows.is_some();
+    let needs_lock = counting.count == Count::Exact || rows.is_some() || into.schemas.is_some();
     let held = needs_lock.then(|| crate::lock(subject, None, LOCK_TIMEOUT));
     let held = held.transpose().map_err(|error| format!("{error:#}"));
     let unfinished = UnfinishedRun::read(&subject.state_dir)?;
@@ -58,6 +64,15 @@ pub fn of(
             json!({ "id": entry.id, "database": found.name, "oid": found.oid, "time": entry.at, "bytes": found.bytes })
         })
         .collect();
+    let clones: Vec<Value> = (state.ours(Kind::Clone).iter())
+        .map(|(entry, found)| {
+            json!({
+                "deploy_id": entry.id, "database": found.name, "oid": found.oid, "time": entry.at, "bytes": found.bytes, "owner": found.owner,
+            })
+        })
+        .collect();
+    let schema = into.schemas.as_ref().map(|both| compare(psql, &state, both, busy.as_deref()));
+    let checks = check(psql, &state, into)?;
     let live = state.cluster.find(&subject.database);
     let live = live.map(
         |live| json!({ "oid": live.oid, "bytes": live.bytes, "sessions": live.sessions.len() }),
@@ -67,10 +82,60 @@ pub fn of(
         .fact("rows", json!(rows.transpose()?))
         .fact("restore_points", points)
         .fact("parked", parked)
+        .fact("clones", clones)
+        .fact("schema", json!(schema.transpose()?))
+        .fact("checks", json!(checks))
         .fact("live", json!(live))
         .fact("server_version", state.cluster.version)
         .fact("storage", json!(storage::find(&state.cluster)))
         .fact("unfinished", json!(unfinished.is_waiting().then_some(&unfinished.since))))
+}
+
+/// Compares the schemas of two databases, each the live one or one of ours.
+fn compare(psql: &Psql, state: &State, both: &[String; 2], busy: Option<&str>) -> Result<Compared> {
+    refuse_server(state)?;
+    let read = |name: &String| -> Result<Schema> {
+        if known(state, name)?.allow {
+            return Schema::read(psql, name);
+        }
+        if let Some(why) = busy {
+            return Err(refused("lock_held", format!("{name} cannot be opened now: {why}")));
+        }
+        let mut sessions = count::connect_to_closed(psql, name, SCHEMA_TIMEOUT, 1)?;
+        let Some(session) = sessions.first_mut() else { anyhow::bail!("no session of {name}") };
+        let schema = Schema::parse(&session.ask(&schema::query(), SCHEMA_TIMEOUT)?)?;
+        sessions.into_iter().try_for_each(Session::end)?;
+        Ok(schema)
+    };
+    Ok(schema::compare(both.clone(), [read(&both[0])?, read(&both[1])?]))
+}
+
+/// Runs the checks, if there are any.
+fn check(psql: &Psql, state: &State, into: &LookingInto) -> Result<Option<Vec<Checked>>> {
+    if into.checks.is_empty() {
+        return Ok(None);
+    }
+    refuse_server(state)?;
+    let name = into.checked.as_ref().unwrap_or(&state.database);
+    let found = known(state, name)?;
+    if !found.allow {
+        return Err(refused("not_accepting", format!("{name} refuses connections")));
+    }
+    checks::run(psql, name, &found.owner, &into.checks, into.timeout).map(Some)
+}
+
+/// Finds the live database, or one of ours by its name.
+fn known<'a>(state: &'a State, name: &str) -> Result<&'a Database> {
+    let kinds = [Kind::RestorePoint, Kind::Parked, Kind::Clone];
+    let ours = kinds.into_iter().flat_map(|kind| state.ours(kind)).map(|(_, found)| found);
+    let all = state.cluster.find(&state.database).into_iter().chain(ours);
+    all.into_iter().find(|found| found.name == *name).ok_or_else(|| {
+        let msg = format!(
+            "{name} is not {}, nor a restore point, a parked state or a clone of it",
+            state.database
+        );
+        refused("no_database", msg)
+    })
 }
 
 fn write_rows(

@@ -9,6 +9,8 @@
 
 mod back;
 mod capture;
+mod checks;
+mod clone;
 mod compare;
 mod contents;
 mod count;
@@ -24,7 +26,9 @@ mod prune;
 mod psql;
 mod quote;
 mod record;
+mod role;
 mod rows;
+mod schema;
 mod session;
 mod spec;
 mod state;
@@ -37,6 +41,7 @@ use ansible_module::{Failure, Invocation, Outcome, Served};
 use anyhow::{Context, Error, Result};
 use capture::Capture;
 use change::{Consent, Plan, RunNotes, Session};
+use clone::Cloning;
 use contents::Contents;
 use host::deadline::Deadline;
 use host::deploy_id::DeployId;
@@ -45,7 +50,7 @@ use host::lock::Lock;
 use host::record::Intent;
 use host::space::Space;
 use names::Kind;
-use options::{Count, Counting, RowsWanted, Subject, TASK, Task, Wanted, new_id};
+use options::{Count, Counting, LookingInto, RowsWanted, Subject, TASK, Task, Wanted, new_id};
 use plan::Action;
 use psql::Psql;
 use serde_json::{Value, json};
@@ -66,7 +71,8 @@ fn info(invocation: &Invocation) -> Result<Outcome> {
     let subject = Subject::parse(&invocation.options)?;
     let counting = Counting::parse(&invocation.options)?;
     let rows = RowsWanted::parse(&invocation.options, invocation.check_mode)?;
-    info::of(&Psql::find(&subject.connection)?, &subject, &counting, rows.as_ref())
+    let into = LookingInto::parse(&invocation.options)?;
+    info::of(&Psql::find(&subject.connection)?, &subject, &counting, rows.as_ref(), &into)
 }
 
 fn require_root() -> Result<(), Failure> {
@@ -89,7 +95,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     require_root()?;
     let task = Task::parse(&invocation.options)?;
     let consent = match &task.wanted {
-        Wanted::Present(_) => Consent::none(),
+        Wanted::Present(_) | Wanted::Cloned { .. } => Consent::none(),
         _ => Consent::from(invocation)?,
     };
     let psql = Psql::find(&task.subject.connection)?;
@@ -115,6 +121,9 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         }
         if !invocation.check_mode {
             let _shield = interrupt::shield();
+            order::end_creation(&psql, &unfinished)?;
+            state = state::observe(&psql, &task.subject)?;
+            let plan = order::plan(&state, &unfinished);
             ordered = session.recover(plan, |fix, _| order::act(fix, &psql, &task))?;
             state = state::observe(&psql, &task.subject)?;
         }
@@ -175,6 +184,7 @@ fn run_planned(
                 None => go_back(session, invocation, task, psql, state),
             }
         }
+        Wanted::Cloned { id, role } => make_clone(session, task, psql, state, id.as_str(), role),
         _ => {
             let plan = prune::absent(state, task)?;
             let outcome = session.carry_out(
@@ -213,7 +223,13 @@ fn capture(
     let mut warned = None;
     if is_new {
         capture = Some(prepare(task, psql, state, id)?);
-        warned = require_room(task, state, live.bytes)?;
+        let what = format!("a restore point of {}", live.name);
+        warned = require_room(
+            &what,
+            task,
+            state,
+            Room { work: live.bytes, data: live.bytes.saturating_mul(2) },
+        )?;
     }
     let mut plan = present::plan(state, task, id)?;
     plan.warnings.extend(warned);
@@ -268,25 +284,72 @@ fn prepare<'a>(task: &'a Task, psql: &'a Psql, state: &'a State, id: &str) -> Re
     })
 }
 
-/// Requires space for the dump, the copy and the WAL of the copy. Returns a warning about what cannot be checked.
-fn require_room(task: &Task, state: &State, bytes: u64) -> Result<Option<String>> {
+fn make_clone(
+    session: &Session<'_>,
+    task: &Task,
+    psql: &Psql,
+    state: &State,
+    id: &str,
+    role: &str,
+) -> Result<Outcome> {
+    let (point, found) = clone::point(state, id)?;
+    let live = state.live()?;
+    role::refuse(psql, live, role)?;
+    let mut plan = clone::plan(state, id, role, point);
+    if !clone::is_cloned(state, id) {
+        let freed = state.ours(names::Kind::Clone).iter().map(|(_, clone)| clone.bytes).sum();
+        let data = found.bytes.saturating_mul(2).saturating_sub(freed);
+        let what = format!("a clone of {}", found.name);
+        plan.warnings.extend(require_room(&what, task, state, Room { work: 0, data })?);
+    }
+    let name = names::ours(&live.name, Kind::Clone, id);
+    let cloning = Cloning { task, psql, live, point, role, name: name.clone() };
+    let done = session.carry_out(
+        plan,
+        |action, intent| match action {
+            Action::Remove(_) => act_removal(action, psql, task),
+            Action::Clone => cloning.create(intent.context("a change needs a recorded intent")?),
+            Action::GiveClone => cloning.give(),
+            Action::KeepClone => cloning.keep(intent.context("a change needs a recorded intent")?),
+            _ => anyhow::bail!("a clone needs nothing else"),
+        },
+        || {
+            let now = state::observe(psql, &task.subject)?;
+            anyhow::ensure!(clone::is_cloned(&now, id), "{name} is not there, or not ours");
+            Ok(now.view())
+        },
+    );
+    let outcome = done.map_err(|error| recover(error, psql, task))?;
+    Ok(outcome.fact("deploy_id", id).fact("restore_point", json!(point.name)).fact("clone", name))
+}
+
+/// The bytes that are needed in `work_dir`, and where the server has its data.
+struct Room {
+    work: u64,
+    data: u64,
+}
+
+/// Requires space: for the dump, for the copy and for the WAL of the copy. Returns a warning about what cannot be checked.
+fn require_room(what: &str, task: &Task, state: &State, room: Room) -> Result<Option<String>> {
     let is_here = task.subject.connection.host.as_ref().is_none_or(|host| host.starts_with('/'));
     let data = state.cluster.data_directory.as_deref().filter(|_| is_here);
     let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
     let data = data.filter(|path| device(path).is_some());
-    let space = |times: u64| Space { bytes: bytes.saturating_mul(times), inodes: None };
-    let what = format!("a restore point of {}", state.database);
+    let require = |path: &Path, bytes: u64| match bytes {
+        0 => Ok(()),
+        bytes => Space::require(what, path, Space { bytes, inodes: None }),
+    };
     let Some(data) = data else {
-        Space::require(&what, &task.work_dir, space(1))?;
+        require(&task.work_dir, room.work)?;
         let warning =
             "the disk of the server is not visible from this machine, so the free space is unknown";
         return Ok(Some(warning.into()));
     };
     if device(data) == device(&task.work_dir) {
-        Space::require(&what, data, space(3))?;
+        require(data, room.work.saturating_add(room.data))?;
     } else {
-        Space::require(&what, &task.work_dir, space(1))?;
-        Space::require(&what, data, space(2))?;
+        require(&task.work_dir, room.work)?;
+        require(data, room.data)?;
     }
     Ok(None)
 }
@@ -396,6 +459,7 @@ fn finish_killed_run(psql: &Psql, task: &Task) -> Result<Option<String>> {
     if !unfinished.is_waiting() {
         return Ok(None);
     }
+    order::end_creation(psql, &unfinished)?;
     let state = state::observe(psql, &task.subject)?;
     let plan: Plan<order::Fix> = order::plan(&state, &unfinished);
     plan.steps.iter().try_for_each(|step| order::act(&step.action, psql, task))?;

@@ -15,6 +15,8 @@ pub const MAX_NAME: usize = 63;
 pub enum Kind {
     RestorePoint,
     Parked,
+    /// A throwaway copy of a restore point.
+    Clone,
 }
 
 impl Kind {
@@ -22,6 +24,7 @@ impl Kind {
         match self {
             Kind::RestorePoint => "restore point",
             Kind::Parked => "parked state",
+            Kind::Clone => "clone",
         }
     }
 
@@ -29,6 +32,7 @@ impl Kind {
         match self {
             Kind::RestorePoint => "__before_",
             Kind::Parked => "__failed_",
+            Kind::Clone => "__rehearsal_",
         }
     }
 }
@@ -89,6 +93,8 @@ mod tests {
         let name = ours(&long, Kind::Parked, ID);
         assert_eq!(name.len(), MAX_NAME);
         assert_ne!(name, ours(&"a".repeat(62), Kind::Parked, ID));
+        assert_eq!(ours("shop", Kind::Clone, ID), format!("shop__rehearsal_{ID}"));
+        assert_eq!(ours(&long, Kind::Clone, ID).len(), MAX_NAME);
         let wide = ours(&"ü".repeat(31), Kind::Parked, ID);
         assert!(wide.len() <= MAX_NAME && wide.starts_with('ü') && wide.ends_with(ID), "{wide}");
     }

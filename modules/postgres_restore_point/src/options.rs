@@ -5,6 +5,7 @@ use crate::psql::Connection;
 use ansible_module::{Failure, Options as RawOptions};
 use host::account::Accounts;
 use host::deploy_id::DeployId;
+use serde::Deserialize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -81,6 +82,12 @@ pub enum Wanted {
     Undone(String),
     Absent(DeployId),
     AbsentParked(String),
+    /// A clone of the restore point with this id, which belongs to `role`.
+    Cloned {
+        id: DeployId,
+        role: String,
+    },
+    AbsentClone(String),
     /// Prune only.
     Pruned,
 }
@@ -152,12 +159,24 @@ impl Task {
         let state: String = raw.get("state")?;
         let deploy: Option<DeployId> = raw.get("deploy_id")?;
         let rollback: Option<DeployId> = raw.get("rollback_id")?;
-        let parked = parked(raw)?;
+        let parked = id_of(raw, "parked", "a parked state")?;
+        let clone = id_of(raw, "clone", "a clone")?;
+        let owner: Option<String> = raw.get("clone_owner")?;
         let retain: Option<usize> = raw.get("retain")?;
         if retain.is_some() && state == "rolled_back" {
             return Err(Failure::bad_option("retain", "a rollback prunes nothing"));
         }
+        if clone.is_some() && state != "absent" {
+            return Err(Failure::bad_option("clone", "it goes with state: absent"));
+        }
+        if owner.is_some() && state != "cloned" {
+            return Err(Failure::bad_option("clone_owner", "it goes with state: cloned"));
+        }
         let wanted = match (state.as_str(), deploy.clone(), parked) {
+            ("absent", None, None) if clone.is_some() => {
+                Wanted::AbsentClone(clone.unwrap_or_default())
+            }
+            ("cloned", Some(id), None) => Wanted::Cloned { id, role: role(owner)? },
             ("present", _, Some(_)) => {
                 return Err(Failure::bad_option(
                     "parked",
@@ -172,7 +191,7 @@ impl Task {
             ("absent", None, Some(id)) => Wanted::AbsentParked(id),
             ("absent", None, None) if retain.is_some() => Wanted::Pruned,
             _ => {
-                let msg = "expected deploy_id (a restore point) or parked (a parked state)";
+                let msg = "expected deploy_id (a restore point), parked (a parked state) or clone (a clone)";
                 return Err(Failure::new("bad_options", msg));
             }
         };
@@ -209,14 +228,72 @@ pub fn new_id() -> Result<DeployId, Failure> {
     DeployId::generate().map_err(|why| Failure::new("failed", "no id for it").caused_by(why))
 }
 
-fn parked(raw: &RawOptions) -> Result<Option<String>, Failure> {
+fn id_of(raw: &RawOptions, option: &'static str, what: &str) -> Result<Option<String>, Failure> {
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    match raw.get::<Option<String>>("parked")? {
+    match raw.get::<Option<String>>(option)? {
         Some(text) if text.is_empty() || text.len() > 32 || !text.bytes().all(sound) => {
-            let expected = "expected the id of a parked state, such as 20261121t090000z-1c2d";
-            Err(Failure::bad_option("parked", format!("{expected}, got {text:?}")))
+            let expected = format!("expected the id of {what}, such as 20261121t090000z-1c2d");
+            Err(Failure::bad_option(option, format!("{expected}, got {text:?}")))
         }
         other => Ok(other),
+    }
+}
+
+/// Checks the name of the role that a clone belongs to.
+fn role(owner: Option<String>) -> Result<String, Failure> {
+    match owner {
+        Some(name)
+            if !name.is_empty()
+                && name.len() <= names::MAX_NAME
+                && !name.contains(['\0', '\n', '\r']) =>
+        {
+            Ok(name)
+        }
+        Some(name) => {
+            Err(Failure::bad_option("clone_owner", format!("{name:?} is no name of a role")))
+        }
+        None => Err(Failure::bad_option("clone_owner", "expected the role that the clone is for")),
+    }
+}
+
+/// A query, and the result that is expected of it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Check {
+    pub name: String,
+    pub sql: String,
+    pub expect: String,
+}
+
+/// What `postgres_restore_point_info` is to look into.
+#[derive(Debug)]
+pub struct LookingInto {
+    /// Two databases whose schemas are compared.
+    pub schemas: Option<[String; 2]>,
+    pub checks: Vec<Check>,
+    /// The database that is checked; `None` for the live one.
+    pub checked: Option<String>,
+    pub timeout: Duration,
+}
+
+impl LookingInto {
+    pub fn parse(raw: &RawOptions) -> Result<LookingInto, Failure> {
+        let schemas = match raw.get::<Option<Vec<String>>>("compare_schema")? {
+            None => None,
+            Some(names) => Some(<[String; 2]>::try_from(names).map_err(|names| {
+                let why = format!("expected the names of two databases, got {}", names.len());
+                Failure::bad_option("compare_schema", why)
+            })?),
+        };
+        let checks: Vec<Check> = raw.get("checks")?;
+        if checks.iter().any(|check| check.sql.contains('\0') || check.sql.trim().is_empty()) {
+            return Err(Failure::bad_option("checks", "sql must be a query, without NUL"));
+        }
+        Ok(LookingInto {
+            schemas,
+            checks,
+            checked: raw.get("checks_on")?,
+            timeout: raw.seconds("checks_timeout")?,
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use crate::quote::{identifier, literal};
 use crate::record::{self, Entry};
 use crate::state::State;
 use crate::unfinished::{Goal, Making, UnfinishedRun};
+use ansible_module::Failure;
 use anyhow::Result;
 use change::{Plan, Step};
 use host::deadline::Deadline;
@@ -20,6 +21,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const CHANGE: Duration = Duration::from_secs(60);
+/// The pause between two checks whether a statement has ended.
+const POLL_MILLISECONDS: Duration = Duration::from_millis(50);
 
 pub enum Fix {
     /// Lets the database accept connections again.
@@ -29,6 +32,28 @@ pub enum Fix {
     RemoveWork(PathBuf),
     /// Records a swap that was done and not recorded.
     RecordSwap(Box<Goal>),
+}
+
+/// Ends a `CREATE DATABASE` of the killed run. The server goes on with it when its client is gone, and the database is
+/// seen only when it is complete.
+pub fn end_creation(psql: &Psql, unfinished: &UnfinishedRun) -> Result<()> {
+    let Some(making) = &unfinished.making else { return Ok(()) };
+    let beginning = format!("CREATE DATABASE {} ", identifier(&making.name));
+    let sql = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
+         AND application_name = 'reversible.deploy' AND state = 'active' AND starts_with(query, {})",
+        literal(&beginning)
+    );
+    let deadline = Deadline::after(CHANGE);
+    let what = format!("ending what makes {}", making.name);
+    while psql.ask::<u64>(&what, psql.maintenance(), &sql)? > 0 {
+        if deadline.passed() {
+            let msg = format!("{}: CREATE DATABASE of the killed run did not end", making.name);
+            return Err(Failure::new("sessions", msg).into());
+        }
+        deadline.sleep(POLL_MILLISECONDS)?;
+    }
+    Ok(())
 }
 
 pub fn plan(state: &State, unfinished: &UnfinishedRun) -> Plan<Fix> {

@@ -21,6 +21,9 @@ pub enum Action {
     CheckIncoming,
     Swap,
     Remove(Box<Removal>),
+    Clone,
+    GiveClone,
+    KeepClone,
 }
 
 /// A database of ours that is dropped.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a dropped database is ours by comment and OID, checked again right before; nobody is connected to it; it
 //! is not the one of the task, not the newest, not in `keep`. An obstacle refuses a requested removal, and makes
-//! retention skip the database with a warning.
+//! retention skip the database with a warning. A clone is nobody's data: its sessions are ended, and it needs no consent.
 
 use crate::names::Kind;
 use crate::options::{Task, Wanted};
@@ -31,6 +31,11 @@ pub fn absent(state: &State, task: &Task) -> Result<Plan<Action>> {
         // Already absent.
         if let Some((entry, found)) = all.iter().find(|(entry, _)| entry.id == id) {
             remove(state, task, entry, found, &mut plan)?;
+        }
+    }
+    if let Wanted::AbsentClone(id) = &task.wanted {
+        for (entry, _) in state.ours(Kind::Clone).iter().filter(|(entry, _)| entry.id == *id) {
+            drop_clone(entry, &mut plan);
         }
     }
     retention(state, task, about.map(|(_, id)| id), 0, &mut plan);
@@ -80,11 +85,18 @@ fn step(entry: &Entry, text: String) -> Step<Action> {
 }
 
 fn gone(plan: &mut Plan<Action>, name: &str) {
-    for list in ["restore_points", "parked"] {
+    for list in ["restore_points", "parked", "clones"] {
         if let Some(all) = plan.after[list].as_array_mut() {
             all.retain(|one| one["database"] != name);
         }
     }
+}
+
+/// Plans the removal of a clone.
+pub fn drop_clone(entry: &Entry, plan: &mut Plan<Action>) {
+    plan.identities.push(format!("{} oid {}", entry.name, entry.oid));
+    plan.steps.push(step(entry, format!("drop the database {}, a clone", entry.name)));
+    gone(plan, &entry.name);
 }
 
 /// Returns why the database cannot be dropped.
@@ -108,6 +120,13 @@ pub fn retention(
     plan: &mut Plan<Action>,
 ) {
     let Some(retain) = task.retain else { return };
+    for (entry, found) in state.ours(Kind::Clone) {
+        // Left by a run that was killed. One that somebody looks into stays.
+        let is_planned = matches!(&task.wanted, Wanted::AbsentClone(id) if *id == entry.id);
+        if found.sessions.is_empty() && !is_planned {
+            drop_clone(entry, plan);
+        }
+    }
     for (kind, coming) in [(Kind::RestorePoint, coming), (Kind::Parked, 0)] {
         let all = state.ours(kind);
         let surplus = (all.len() + coming).saturating_sub(retain);
@@ -148,10 +167,12 @@ pub fn drop_database(psql: &Psql, task: &Task, removal: &Removal) -> Result<()> 
         let msg = format!("{name} does not exist any more, or was not made by this module");
         return Err(Failure::new("moved", msg).into());
     };
-    if let Some(why) = needed(found) {
+    let is_clone = removal.entry.kind == Kind::Clone;
+    if let Some(why) = needed(found).filter(|_| !is_clone) {
         return Err(Failure::new("sessions", why).into());
     }
-    let sql = format!("DROP DATABASE {};", identifier(name));
+    let force = if is_clone { " WITH (FORCE)" } else { "" };
+    let sql = format!("DROP DATABASE {}{force};", identifier(name));
     let done = psql.change(
         &format!("dropping {name}"),
         psql.maintenance(),

@@ -168,6 +168,17 @@ impl Psql {
         serde_json::from_str(&text).with_context(|| format!("{what}: the result cannot be parsed"))
     }
 
+    /// Runs statements that make a database; they end with this process.
+    pub fn create(
+        &self,
+        what: &str,
+        database: &str,
+        sql: &str,
+        deadline: Deadline,
+    ) -> Result<String> {
+        self.run(what, database, sql, deadline, IfWeDie::DiesToo)
+    }
+
     /// Runs statements that change something, each in a transaction of its own unless they begin one.
     pub fn change(&self, what: &str, database: &str, sql: &str, deadline: Deadline) -> Result<()> {
         let sql = format!("{DURABLE};\n{sql}");

@@ -57,11 +57,41 @@ const ROWS: &[Opt] = &[
     ]),
 ];
 
+const INTO: &[Opt] = &[
+    Opt::new("compare_schema", Kind::List).elements(Kind::Str).about(&[
+        "Two databases whose schemas are compared: O(database), or one of its restore points, parked states and clones by their names.",
+        "Compared are schemas, extensions, tables, columns, constraints, indexes, sequences, functions, triggers, policies and types, by PostgreSQL's own definitions, and the rows of the tables in which the usual tools note which migrations were run, such as C(alembic_version) and C(django_migrations).",
+        "A view, a check or a default can be written differently in a restore point than in the database that was dumped. A clone has the same text as its restore point.",
+        "A restore point or parked state accepts connections for the moment in which our session connects. No other task on this database runs meanwhile.",
+    ]),
+    Opt::new("checks", Kind::List).elements(Kind::Dict).options(CHECK).default(Default::List(&[])).about(&[
+        "Queries whose results are expected. Each runs in a transaction of its own that is read only, as the owner of the database, and with an empty C(search_path): name tables with their schema.",
+        "A check that fails does not fail the task: see RV(checks).",
+    ]),
+    Opt::new("checks_on", Kind::Str).about(&[
+        "The database in which O(checks) run: a clone, by its name. O(database) without it.",
+    ]),
+    Opt::new("checks_timeout", Kind::Seconds).default(Default::Float(60.0)).about(&[
+        "For how many seconds each of O(checks) may run.",
+    ]),
+];
+
+const CHECK: &[Opt] = &[
+    Opt::new("name", Kind::Str).required().about(&["What is checked, for the result."]),
+    Opt::new("sql", Kind::Str)
+        .required()
+        .about(&["One query. The first column of its first row counts, as text."]),
+    Opt::new("expect", Kind::Str)
+        .default(Default::Str("true"))
+        .about(&["The text that is expected. V(null) stands for NULL, and for no row."]),
+];
+
 const WHAT: &[Opt] = &[
-    Opt::new("state", Kind::Str).default(Default::Str("present")).choices(&["present", "rolled_back", "absent"]).about(&[
+    Opt::new("state", Kind::Str).default(Default::Str("present")).choices(&["present", "rolled_back", "cloned", "absent"]).about(&[
         "V(present) makes a restore point, unless it is there: a copy of the database in the same cluster, from one snapshot, checked, and closed to everybody.",
         "V(rolled_back) makes the restore point of O(deploy_id) live by a swap of names, or with O(parked) a parked state. What was live is parked as a whole.",
-        "V(absent) removes the restore point of O(deploy_id), or the state named by O(parked). With O(retain) alone it only prunes.",
+        "V(cloned) makes a clone of the restore point of O(deploy_id), unless it is there: a database of its own, C(<database>__rehearsal_<id>), to try a migration in. It belongs to O(clone_owner), and so does all that is in it. Clones of other restore points, which killed runs have left, are removed first.",
+        "V(absent) removes the restore point of O(deploy_id), the state named by O(parked), or the clone named by O(clone). With O(retain) alone it only prunes.",
     ]),
     Opt::new("deploy_id", Kind::Str).about(&[
         "The id of the deploy. For O(state=present) a run with an older id than the last one seen is refused.",
@@ -69,6 +99,13 @@ const WHAT: &[Opt] = &[
     ]),
     Opt::new("parked", Kind::Str).about(&[
         "The id of a parked state: the O(rollback_id) of the rollback that parked it, which the result and M(reversible.deploy.postgres_restore_point_info) show.",
+    ]),
+    Opt::new("clone", Kind::Str).about(&[
+        "With O(state=absent) the id of a clone, which is that of its restore point. Its sessions are ended. It needs no consent.",
+    ]),
+    Opt::new("clone_owner", Kind::Str).about(&[
+        "For O(state=cloned) the role that the clone is for. It must exist, may log in, and cannot connect to O(database): the task is refused if it can, also because everybody can (C(PUBLIC)), and says what to revoke.",
+        "A role with C(SUPERUSER), C(CREATEROLE), C(CREATEDB), C(REPLICATION) or C(BYPASSRLS), or which is a member of another one, is refused as well.",
     ]),
     Opt::new("release", Kind::Str).about(&["The release that is live when the restore point is made. It is recorded."]),
     Opt::new("jobs", Kind::Positive).default(Default::Int(2)).about(&[
@@ -78,7 +115,7 @@ const WHAT: &[Opt] = &[
         "Where the dump lies until it is restored, in a folder that only O(os_user) can enter.",
     ]),
     Opt::new("retain", Kind::Positive).about(&[
-        "How many restore points of this database are kept, and how many parked states. Older ones are removed, after the new one was seen to be there.",
+        "How many restore points of this database are kept, and how many parked states. Older ones are removed, after the new one was seen to be there. Clones that nobody is connected to are removed as well.",
         "Only databases that this module has made count and are removed: recognised by their comment and our record of their OID. One with connections is kept, with a warning.",
     ]),
     Opt::new("keep", Kind::List).elements(Kind::Str).default(Default::List(&[])).about(&[
@@ -108,14 +145,16 @@ pub const MODULE: Module = Module {
     options: &[WHERE, WHAT, COUNT, change::ROLLBACK_ID, change::CONSENT],
     rules: &[
         Rule::RequiredIfAny("state", "rolled_back", &["deploy_id", "parked"]),
-        Rule::RequiredIfAny("state", "absent", &["deploy_id", "parked", "retain"]),
-        Rule::MutuallyExclusive(&["deploy_id", "parked"]),
+        Rule::RequiredIf("state", "cloned", &["deploy_id", "clone_owner"]),
+        Rule::RequiredIfAny("state", "absent", &["deploy_id", "parked", "clone", "retain"]),
+        Rule::MutuallyExclusive(&["deploy_id", "parked", "clone"]),
     ],
     check_mode: Support::Full,
     diff_mode: Support::Full,
     notes: &[
         "Needs root and PostgreSQL 15 or newer on the target, and a superuser of it.",
         "Capturing takes as much disk as the database for the dump in O(work_dir), and twice as much where the server has its data: for the copy and for its WAL, which goes to replicas and archives as well.",
+        "A clone takes as much disk as the restore point, and as much again for its WAL, where the server has its data.",
         "While it is dumped, an C(ALTER TABLE) waits for the dump, and whatever uses that table waits behind it. The dump has ended when this module has.",
         "A restore runs what checks rows, and a query what is constant in an index: a database in which a constraint, a generated column, a partition key, an index, statistics or an implicit cast call a function of a role that is no superuser is refused, since that role would become one. A superuser can take such a function over.",
         "A database with extensions other than those that come with PostgreSQL, with foreign servers, event triggers or subscriptions is refused by name: they have not been tested with this.",
@@ -147,6 +186,8 @@ const DONE: &[Return] = &[
         "The database that is, or was, this restore point, or null.",
     )
     .sample(r#""shop__before_20261121t084500z-7f3a""#),
+    Return::new("clone", Kind::Str, "for O(state=cloned)", "The database that is the clone.")
+        .sample(r#""shop__rehearsal_20261121t084500z-7f3a""#),
     Return::new("parked", Kind::Dict, "for a rollback", "What is parked, or would be.").contains(
         &[
             Return::new("id", Kind::Str, "always", "Its id, for O(parked)."),
@@ -222,7 +263,7 @@ pub const INFO: Module = Module {
         "Lists the restore points and parked states of a database, whether a rollback to each is possible, and an estimate of what it would cost.",
     ],
     version_added: "0.1.0",
-    options: &[WHERE, COUNT, ROWS],
+    options: &[WHERE, COUNT, ROWS, INTO],
     rules: &[Rule::RequiredBy("rows_of", &["rows_dir"])],
     check_mode: Support::Full,
     diff_mode: Support::None,
@@ -268,6 +309,29 @@ const SEEN: &[Return] = &[
             Return::new("bytes", Kind::Int, "always", "The disk that it takes."),
         ],
     ),
+    Return::new("clones", Kind::List, "success", "The clones, the oldest first.").contains(&[
+        Return::new("deploy_id", Kind::Str, "always", "The restore point that it was made of, and its id for C(clone)."),
+        Return::new("database", Kind::Str, "always", "The database that it is."),
+        Return::new("oid", Kind::Int, "always", "Its OID."),
+        Return::new("time", Kind::Str, "always", "When it was made, in UTC."),
+        Return::new("bytes", Kind::Int, "always", "The disk that it takes."),
+        Return::new("owner", Kind::Str, "always", "The role that it belongs to."),
+    ]),
+    Return::new("schema", Kind::Dict, "success", "With O(compare_schema) how the two differ, or null.").contains(&[
+        Return::new("databases", Kind::List, "always", "The names of both."),
+        Return::new("same", Kind::Bool, "always", "Whether nothing differs."),
+        Return::new("differences", Kind::List, "always", "What differs, 200 at most: C(kind), C(name), and the definition in the C(first) and in the C(second) database, null where it does not exist. Those of functions and views, and the rows that note migrations, are digests."),
+        Return::new("more", Kind::Int, "always", "How many more differ."),
+        Return::new("digests", Kind::List, "always", "A digest of the schema of each."),
+    ]),
+    Return::new("checks", Kind::List, "success", "With O(checks) what became of each, or null.").contains(&[
+        Return::new("name", Kind::Str, "always", "Its name."),
+        Return::new("passed", Kind::Bool, "always", "Whether the result is what was expected."),
+        Return::new("expected", Kind::Str, "always", "What was expected."),
+        Return::new("got", Kind::Str, "always", "The result, or null."),
+        Return::new("error", Kind::Str, "always", "Why there is no result, or null."),
+        Return::new("milliseconds", Kind::Int, "always", "How long it took."),
+    ]),
     Return::new("live", Kind::Dict, "success", "The database itself, or null.").contains(&[
         Return::new("oid", Kind::Int, "always", "Its OID."),
         Return::new("bytes", Kind::Int, "always", "The disk that it takes."),

@@ -158,6 +158,7 @@ impl State {
             "oid": live.map(|live| live.oid),
             "restore_points": list(Kind::RestorePoint),
             "parked": list(Kind::Parked),
+            "clones": list(Kind::Clone),
         })
     }
 }

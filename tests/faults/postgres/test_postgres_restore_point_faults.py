@@ -88,6 +88,67 @@ def test_a_capture_that_is_killed(version: str, tmp_path: Path) -> None:
                 nothing_is_left(shop, {shop.name, *whole})
 
 
+@pytest.mark.parametrize("version", ("15", "17") if LONG else ("17",))
+def test_a_clone_that_is_killed(version: str, tmp_path: Path) -> None:
+    """Whole or not there, whatever runs next; the live database and the restore point are never touched."""
+    with shop_on(version, tmp_path) as shop:
+        shop.server.sql("CREATE ROLE rehearsal LOGIN")
+        shop.do(deploy_id=DEPLOY)
+        both, clone = shop.server.databases(), f"shop__rehearsal_{DEPLOY}"
+        wanted = {"state": "cloned", "deploy_id": DEPLOY, "clone_owner": "rehearsal"}
+
+        def removed() -> None:
+            shop.do(state="absent", clone=DEPLOY)
+            assert shop.server.databases() == both and not shop.unfinished()
+
+        for number, moment in enumerate(killed_at_changes(shop, shop.options(**wanted), removed, many=12)):
+            assert both.items() <= shop.server.databases().items() and shop.open() and shop.closed(f"shop__before_{DEPLOY}"), moment
+            match number % 3:
+                case 0:
+                    shop.do(**wanted)
+                    assert [told["database"] for told in shop.info()["clones"]] == [clone], moment
+                    assert shop.server.rows("SELECT count(*) FROM public.orders", clone) == ["200"], moment
+                case 1:
+                    shop.do(state="absent", clone=DEPLOY)
+                    assert shop.server.databases() == both, moment
+                case 2:
+                    # Whatever deploys next, without a rehearsal: nothing is left of it.
+                    shop.do(state="absent", retain=9)
+                    assert shop.server.databases() == both, moment
+            assert not shop.unfinished()
+
+
+def test_a_clone_that_the_server_goes_on_with(tmp_path: Path) -> None:
+    """A CREATE DATABASE does not end with its client: the next run ends it, and no clone appears later."""
+    with shop_on("17", tmp_path) as shop:
+        shop.server.sql("CREATE ROLE rehearsal LOGIN")
+        shop.do(deploy_id=DEPLOY)
+        both, wanted = shop.server.databases(), {"state": "cloned", "deploy_id": DEPLOY, "clone_owner": "rehearsal"}
+        making = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE %' AND state = 'active'"
+        # It waits for the lock of its template, as it would with a large one for the disk.
+        with held_database(shop.server, f"shop__before_{DEPLOY}"):
+            running = shop.start(**wanted)
+            wait_for(lambda: shop.server.rows(making), "the clone is being made")
+            running.kill()
+            assert shop.unfinished() and shop.server.rows(making)
+            shop.do(state="absent", clone=DEPLOY)
+            assert not shop.server.rows(making) and not shop.unfinished()
+        assert shop.server.databases() == both
+
+
+@contextlib.contextmanager
+def held_database(server: Server, name: str) -> t.Iterator[None]:
+    """A lock on a database, as whoever renames it has it."""
+    client = subprocess.Popen(server.client("postgres", "-f", "-"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
+    client.stdin.write(f"BEGIN; ALTER DATABASE {quoted(name)} RENAME TO held; ALTER DATABASE held RENAME TO {quoted(name)}; SELECT 'held';\n")
+    client.stdin.flush()
+    assert client.stdout.readline() == "held\n"
+    try:
+        yield
+    finally:
+        client.communicate("ROLLBACK;\n")
+
+
 @pytest.mark.parametrize("version", ("15", "17") if LONG else ("15",))
 def test_a_rollback_that_is_killed(version: str, tmp_path: Path) -> None:
     """The application writes on; in the end each acknowledged order is in one of both databases, and no number was given out twice."""
