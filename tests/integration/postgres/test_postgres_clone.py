@@ -28,8 +28,10 @@ def test_a_clone_of_its_own(version: str, tmp_path: Path) -> None:
     with shop_on(version, tmp_path, ODD_NAME) as shop:
         server = shop.server
         server.sql(f"CREATE ROLE {QUOTED} LOGIN")
-        server.sql("CREATE SCHEMA deep; CREATE DOMAIN deep.price AS numeric; CREATE AGGREGATE deep.total(int) (SFUNC = int4pl, STYPE = int); "
-                   "CREATE TYPE deep.pair AS (a int, b int); CREATE PROCEDURE deep.work() LANGUAGE sql AS ''; CREATE STATISTICS deep.st ON id, word FROM orders",
+        server.sql("CREATE SCHEMA deep; CREATE DOMAIN deep.price AS numeric; "
+                   "CREATE AGGREGATE deep.total(int) (SFUNC = int4pl, STYPE = int); "
+                   "CREATE TYPE deep.pair AS (a int, b int); CREATE PROCEDURE deep.work() LANGUAGE sql AS ''; "
+                   "CREATE STATISTICS deep.st ON id, word FROM orders",
                    shop.name)
         point = shop.do(deploy_id=DEPLOY)["restore_point"]
         before, hanging = server.databases(), shop.hanging_on(shop.name)
