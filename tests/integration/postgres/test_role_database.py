@@ -120,3 +120,23 @@ def test_what_is_refused(shop: Shop, ansible: Ansible) -> None:
     gone = enter(ansible, shop, "capture", database_each=[{**shop.place, "database": "shoq"}])
     assert gone.code == 2 and "shoq" in gone.output, gone.output
     assert shop.server.databases() == there
+
+
+def test_a_clone_is_compared_and_removed(shop: Shop, ansible: Ansible) -> None:
+    shop.server.sql("CREATE ROLE rehearsal LOGIN")
+    made = enter(ansible, shop, "capture", deploy_id=FIRST)
+    assert made.code == 0, made.output
+    there, clone = shop.server.databases(), f"shop__rehearsal_{FIRST}"
+    check = {"name": "orders", "sql": "SELECT count(*) > 0 FROM public.orders"}
+    each = [{**shop.place, "work_dir": str(shop.work), "clone_owner": "rehearsal", "checks": [check]}]
+    done = enter(ansible, shop, "clone", fact="database_cloned", database_each=each)
+    assert done.code == 0, done.output
+    cloned = done.named("the fact")["database_cloned"]
+    assert cloned == [{"database": "shop", "point": f"shop__before_{FIRST}", "clone": clone}] and clone in shop.server.databases()
+    shop.server.sql("ALTER TABLE public.orders ADD COLUMN paid boolean", clone, "rehearsal")
+    looked = enter(ansible, shop, "check_clone", fact="database_compared", database_each=each, database_cloned=cloned)
+    assert looked.code == 0, looked.output
+    [one] = looked.named("the fact")["database_compared"]
+    assert [part["name"] for part in one["differences"]] == ["public.orders.paid"] and [part["passed"] for part in one["checks"]] == [True], one
+    gone = enter(ansible, shop, "remove_clone", database_each=each)
+    assert gone.code == 0 and shop.server.databases() == there, gone.output
