@@ -15,9 +15,10 @@ STRATEGIES = ("host", "incus", "compose_colors", "pct", "compose", "kube")
 MODES = ("fast", "full", "snapshot", "data", "database", "backup", "rollout")
 COLORS = ("blue", "green")
 CAPTURES = ("always", "migrations")
+REHEARSALS = ("migrations", "always", "never")
 # What an entry of app_databases may say; but for on_host, options of postgres_restore_point.
 OF_A_DATABASE = ("database", "on_host", "host", "port", "user", "os_user", "programs", "maintenance_database", "jobs", "work_dir", "swap_timeout",
-                 "task_timeout", "state_dir")
+                 "task_timeout", "state_dir", "clone_owner", "checks")
 # The lists of the role health_probes, by what stands behind `health_probes_`.
 PROBES = ("gitlab", "metrics", "nextcloud", "traefik")
 # What a component of kind static may not say.
@@ -35,8 +36,8 @@ Given = t.Mapping[str, t.Any]
 # The variables of an app's file, and what the playbooks and roles make of them.
 OF_AN_APP = (
     "app_name", "app_hosts", "app_components", "app_envs", "app_strategy", "app_datasets", "app_data_hosts", "app_databases", "app_database_capture",
-    "app_load_balancers", "app_ledger_host", "app_ledger_path", "app_map", "app_prove", "app_error_budget", "app_target_timeout", "app_outside",
-    "app_outside_host", "app_probes", "app_probes_deadline", "app_hooks", "app_hooks_host", "app_hook_timeout", "app_hold", "app_hold_hosts",
+    "app_rehearse", "app_rehearse_env", "app_load_balancers", "app_ledger_host", "app_ledger_path", "app_map", "app_prove",
+    "app_error_budget", "app_target_timeout", "app_outside", "app_outside_host", "app_probes", "app_probes_deadline", "app_hooks", "app_hooks_host", "app_hook_timeout", "app_hold", "app_hold_hosts",
     "app_hold_backends", "app_hold_stats_socket", "app_metrics_file", "app_release_url")
 MADE = ("app_active", "app_captured", "app_color", "app_env", "app_observed", "app_outcome", "app_release_previous", "app_release_sha", "app_reverted",
         "app_unpacked")
@@ -58,6 +59,8 @@ def wrong_inputs(given: Given, wanted: t.Sequence[str], groups: t.Mapping[str, t
           if host not in groups["all"] and host != "localhost"),
         *wrong_strategy(given),
         *wrong_databases(given["app_databases"], given["gaps"].get("app_databases", "")),
+        *one_of("app_rehearse", given["app_rehearse"], REHEARSALS, "migrations (if it can be), always (or no deploy), or never"),
+        *wrong_rehearse_env(given["app_rehearse_env"]),
         *one_of("app_database_capture", given["app_database_capture"], CAPTURES, "always, or migrations (only by a deploy that has some)"),
         *wrong_workers(given),
         *wrong_static(given),
@@ -192,6 +195,12 @@ def wrong_databases(value: t.Any, gap: str) -> list[str]:
             found.append(f"app_databases has {typed(name)} twice on {key[0] or 'the first of app_hosts'}: expected each database of a host once")
         seen.add(key)
     return found
+
+
+def wrong_rehearse_env(value: t.Any) -> list[str]:
+    if not value or isinstance(value, t.Mapping) and all(re.match(r"[A-Za-z_][A-Za-z0-9_]*\Z", str(name)) for name in value):
+        return []
+    return ["app_rehearse_env is no dictionary of variables of the environment: expected such as {PGDATABASE: '{shop}'}, where {shop} stands for the clone"]
 
 
 def wrong_workers(given: Given) -> list[str]:

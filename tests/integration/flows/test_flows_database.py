@@ -72,6 +72,8 @@ def test_back_with_its_plan_and_forth_again(store: Store) -> None:
     before = store.now
     number, run = store.next_release("ALTER TABLE orders ADD COLUMN paid boolean DEFAULT false")
     assert run.code == 0 and store.serves()[1] == sha(number), run.output
+    told = " ".join(run.output.split())
+    assert "WARNING: The migrations are not rehearsed on a copy of the data first. Set app_rehearse_env" in told, run.output
     deploy = store.newest()
     [point] = deploy["restore_points"]["database"]
     assert point["name"] in store.copies() and point["data"]["database"] == "shop", point
@@ -93,6 +95,90 @@ def test_back_with_its_plan_and_forth_again(store: Store) -> None:
     # What was live then is all there, and comes back with its release.
     store.good("rollback", core=NEWEST, to=store.newest()["deploy_id"], confirm=True)
     assert store.now == ("c", sha(number)) and "paid" in store.columns()
+
+
+def psql_told_by_its_environment(store: Store, statement: str, *words: str) -> list[str]:
+    """A migration as an app's own tool is: it connects to where the environment says, and to the live database otherwise."""
+    client = store.data.server.client("x")
+    at = client.index("-U")
+    return [*client[:at], *words, "-c", statement] if words else [
+        "/bin/sh", "-c", 'PGDATABASE="${TRY:-shop}" PGUSER="${TRY_AS:-postgres}" exec "$@"', "migrate", *client[:at], "-c", statement]
+
+
+@pytest.fixture(name="rehearsing")
+def a_store_that_rehearses(store: Store) -> t.Iterator[Store]:
+    store.data.server.sql("CREATE ROLE try LOGIN")
+    [entry] = store.vars["app_databases"]
+    entry["clone_owner"] = "try"
+    store.vars["app_rehearse_env"] = {"TRY": "{shop}", "TRY_AS": "try"}
+    yield store
+    del entry["clone_owner"], store.vars["app_rehearse_env"]
+    entry.pop("checks", None)
+    store.data.server.sql("DROP ROLE try")
+
+
+def clones(store: Store) -> list[str]:
+    return [name for name in store.data.server.databases() if "__rehearsal_" in name]
+
+
+def test_a_migration_is_rehearsed_on_a_copy(rehearsing: Store) -> None:
+    store, there, back = rehearsing, "ALTER TABLE public.orders ADD COLUMN sent boolean", "ALTER TABLE public.orders DROP COLUMN sent"
+    hooks = {"migrate": [psql_told_by_its_environment(store, there)], "downgrade": [psql_told_by_its_environment(store, back)]}
+    store.vars["app_databases"][0]["checks"] = [{"name": "sent is there", "sql": "SELECT count(sent) FROM public.orders", "expect": 0}]
+    number, run = store.next_release(app_hooks=hooks)
+    said = " ".join(run.output.split())
+    assert run.code == 0 and "The migration works on your data: " in said and "the downgrade is proven: " in said, run.output
+    assert store.serves()[1] == sha(number) and "sent" in store.columns() and not clones(store)
+    phases = [phase["phase"] for phase in store.newest()["phases"]]
+    assert phases.index("rehearse") < phases.index("migrate"), phases
+
+    # Now it fails on what is in the data, not with what an empty database holds.
+    before, columns = store.now, store.columns()
+    migration = "ALTER TABLE public.orders ADD COLUMN later int; ALTER TABLE public.orders ADD CHECK (length(word) > 100)"
+    _number, run = store.next_release(app_hooks={"migrate": [psql_told_by_its_environment(store, migration)]})
+    said = " ".join(run.output.split())
+    assert run.code == 2 and "is violated by some row" in said and "the live databases were not touched" in said, run.output
+    assert "ITS MIGRATIONS" not in said and "as before. Nothing was lost." in said, said
+    assert store.now == before and store.columns() == columns and not clones(store) and store.newest()["outcome"] == "failed_reverted"
+
+    # A downgrade that does not lead back, and a check that does not hold.
+    idle = {"downgrade": [psql_told_by_its_environment(store, "SELECT 1")]}
+    for more, words in (idle, "columns: public.orders.later is additional"), ({}, "sent is there: expected 1"):
+        store.vars["app_databases"][0]["checks"][0]["expect"] = 0 if more else 1
+        migrate = [psql_told_by_its_environment(store, "ALTER TABLE public.orders ADD COLUMN later int")]
+        _number, run = store.next_release(app_hooks={"migrate": migrate, **more})
+        said = " ".join(run.output.split())
+        assert run.code == 2 and words in said and store.columns() == columns and not clones(store), run.output
+
+
+def test_a_hook_that_connects_to_the_live_database(rehearsing: Store) -> None:
+    """As the role of the clone it cannot; as somebody else it is seen, and the deploy stops."""
+    store = rehearsing
+    before, columns = store.now, store.columns()
+    statement = "ALTER TABLE public.orders ADD COLUMN astray int"
+    as_role = psql_told_by_its_environment(store, statement, "-U", "try", "-d", "shop")
+    _number, run = store.next_release(app_hooks={"migrate": [as_role]})
+    said = " ".join(run.output.split())
+    assert run.code == 2 and "permission denied for database" in said and "were not touched" in said and store.columns() == columns, run.output
+    as_other = psql_told_by_its_environment(store, statement, "-U", "postgres", "-d", "shop")
+    _number, run = store.next_release(app_hooks={"migrate": [as_other]})
+    said = " ".join(run.output.split())
+    assert run.code == 2 and "A HOOK HAS CHANGED THE LIVE DATABASE shop on db1" in said and "were not touched" not in said, run.output
+    assert store.now == before and not clones(store)
+    store.data.server.sql("ALTER TABLE orders DROP COLUMN astray", "shop")
+
+
+def test_a_rehearsal_that_is_killed(rehearsing: Store) -> None:
+    store = rehearsing
+    store.number += 1
+    store.publish(store.number)
+    hooks = {"migrate": [psql_told_by_its_environment(store, "ALTER TABLE public.orders ADD COLUMN killed int")]}
+    columns = store.columns()
+    killed = store.killed("Note when it begins", "deploy_app", release_sha=sha(store.number), app_hooks=hooks)
+    assert len(clones(store)) == 1 and store.columns() == columns
+    run = store.deploy(store.number, app_hooks=hooks, take_over=killed)
+    said = " ".join(run.output.split())
+    assert run.code == 0 and "Irreversible" in said and "killed" in store.columns() and not clones(store), run.output
 
 
 def test_a_rollback_that_is_killed_is_finished(store: Store) -> None:

@@ -20,7 +20,7 @@ GROUPS = {"all": ["app1", "lb1"]}
 ID = "20261121t084500z-7f3a"
 GOOD = dict.fromkeys(("release_sha", "target_color", "color", "mode", "deploy_id", "to", "take_over", "unlock", "confirm", "accept", "reason", "by"), "") | {
     "env": "staging", "app_name": "shop", "app_hosts": ["app1"], "app_components": [{"name": "web", "port": 80}], "app_load_balancers": ["lb1"],
-    "app_data_hosts": [], "app_databases": [], "app_database_capture": "",
+    "app_data_hosts": [], "app_databases": [], "app_database_capture": "", "app_rehearse": "", "app_rehearse_env": {},
     "app_ledger_host": "", "strategy": "host", "has_colors": True, "taken": [], "has_own_id": False, "hooks": [], "names": [],
     "gaps": {"app_hosts": "", "app_components": ""}}
 
@@ -30,7 +30,8 @@ GOOD = dict.fromkeys(("release_sha", "target_color", "color", "mode", "deploy_id
     {"confirm": "plan-3f9a0c5512de"}, {"accept": ["newer_snapshots"]}, {"reason": "x" * 500}, {"target_color": "green", "color": "blue"},
     {"strategy": "pct", "has_colors": False, "app_components": [], "app_load_balancers": []}, {"app_ledger_host": "lb1"},
     {"app_databases": [{"database": "My \"Shop\""}, {"database": "bill", "on_host": "lb1", "port": 5433}, {"database": "shop", "on_host": "lb1"}]},
-    {"app_database_capture": "migrations", "mode": "database"}, {"env": "a", "app_name": "a.b_c-d" + "e" * 56 + "9"}], ids=str)
+    {"app_database_capture": "migrations", "mode": "database"},
+    {"app_rehearse": "always", "app_rehearse_env": {"DATABASE_URL": "postgres:///{shop}"}}, {"env": "a", "app_name": "a.b_c-d" + "e" * 56 + "9"}], ids=str)
 def test_what_is_right(given: dict[str, t.Any]) -> None:
     assert inputs.wrong_inputs(GOOD | given, [], GROUPS) == []
 
@@ -85,6 +86,9 @@ def test_no_name_of_our_own_is_taken_for_a_typo() -> None:
     ({"app_databases": [{"database": "shop"}, {"database": "shop", "port": 1}]}, "app_databases has shop twice on the first of app_hosts: expected"),
     ({"app_databases": [{"database": "shop", "on_host": "db9"}]}, "db9 is not in the inventory"),
     ({"gaps": {"app_hosts": "", "app_components": "", "app_databases": "'port' is undefined"}}, "app_databases cannot be read: 'port' is undefined"),
+    ({"app_rehearse": "sometimes"}, "app_rehearse is sometimes: expected migrations (if it can be), always (or no deploy), or never"),
+    ({"app_rehearse_env": ["DATABASE_URL"]}, "app_rehearse_env is no dictionary"),
+    ({"app_rehearse_env": {"A-B": "x"}}, "app_rehearse_env is no dictionary"),
     ({"app_database_capture": "migration"}, "app_database_capture is migration: expected always, or migrations"),
     ({"deploy_id": "now"}, "deploy_id is now: expected an id"),
     ({"to": ID + "0"}, f"to is {ID}0: expected the id of a deploy"),
