@@ -94,6 +94,13 @@ pub(crate) fn remember_urls(value: &Value) {
     }
 }
 
+/// Hides a secret that a module has read, and the password in it if it is a URL, in everything that is printed from now on. A short one is
+/// not hidden: it is often also a word.
+pub fn hide_secret(text: &str) {
+    remember_long(text);
+    secret::password_of_url(text).into_iter().for_each(remember_long);
+}
+
 fn remember_long(text: &str) {
     if text.chars().count() >= SHORTEST_INSIDE {
         remember_text(text);

@@ -24,6 +24,7 @@ mod serve;
 mod spec;
 mod validate;
 
+pub use censor::hide_secret;
 pub use failure::{Failure, reason};
 pub use invocation::{Invocation, Options};
 pub use outcome::{Diff, Outcome, StepDone};

@@ -24,6 +24,7 @@
 
 pub mod account;
 pub mod atomic;
+mod base64;
 pub mod beneath;
 pub mod clock;
 pub mod command;
@@ -49,6 +50,7 @@ pub mod space;
 pub mod spot;
 pub mod walk;
 
+pub use base64::from_base64;
 pub use hex::hex;
 pub use missing::none_if_missing;
 pub use percent::percent_encode;

@@ -22,7 +22,7 @@ impl Sum {
     }
 
     fn from_base64(text: &str) -> Option<Sum> {
-        Sum::from_bytes(&base64(text)?)
+        Sum::from_bytes(&host::from_base64(text)?)
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Sum> {
@@ -103,27 +103,6 @@ pub fn in_headers(headers: &[(String, String)]) -> Option<(&str, Sum)> {
         };
         sum.map(|sum| (name.as_str(), sum))
     })
-}
-
-/// Decodes Base64 of RFC 4648 with padding.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let (mut bits, mut known, mut bytes) = (0_u32, 0, Vec::new());
-    for c in text.trim_end_matches('=').bytes() {
-        let value = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        (bits, known) = (bits << 6 | u32::from(value), known + 6);
-        if known >= 8 {
-            known -= 8;
-            bytes.push((bits >> known) as u8);
-        }
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]
