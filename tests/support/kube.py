@@ -96,8 +96,8 @@ class Namespace:
 
     def versions(self) -> dict[str, int]:
         """What somebody has written of it: status is none of that."""
-        kinds = "deployments,statefulsets,daemonsets"
-        return {f"{one['kind']}/{one['metadata']['name']}": one["metadata"]["generation"] for one in self.get(kinds)}
+        kinds = "deployments,statefulsets,daemonsets,jobs"
+        return {f"{one['kind']}/{one['metadata']['name']}": one["metadata"].get("generation", 0) for one in self.get(kinds)}
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: kube_rollout
-short_description: Roll out an image of a Kubernetes workload, wait until it is complete, and roll it back
+short_description: Roll out an image of a Kubernetes workload, wait until it is complete, roll it back, and run its migrations
 version_added: "0.1.0"
 author:
   - The reversible.deploy authors (!UNKNOWN)
@@ -70,19 +70,42 @@ options:
       - >-
         V(rolled_back) goes back to O(to_revision), to the revision of O(deploy_id), or without both to the
         newest other revision that was good.
+      - >-
+        V(migrated) runs O(command) in O(image) as a Job, waits until it has ended, and changes no pod of the
+        workload: it is for the migrations of a release, before V(present). It runs once for each
+        O(deploy_id): one that has ended well is not run again, one that runs still is waited for, and one
+        that has failed fails again.
     type: str
     default: present
     choices:
       - present
       - rolled_back
+      - migrated
   image:
     description:
-      - The image, for O(state=present).
+      - The image, for O(state=present) and O(state=migrated).
     type: str
   container:
     description:
       - The container whose image is set. It is required if a pod has several containers.
+      - >-
+        With O(state=migrated) the one whose environment, volume mounts, resources and security context the
+        Job has.
     type: str
+  command:
+    description:
+      - >-
+        For O(state=migrated), which needs it: the program and its arguments. No shell. It replaces the
+        entrypoint of the image.
+    type: list
+    elements: str
+  deadline:
+    description:
+      - >-
+        For O(state=migrated): for how many seconds the migration may run. Then it is ended, and the task
+        fails. If the task is killed, the server ends it 30 seconds later.
+    type: float
+    default: 600.0
   to_revision:
     description:
       - The number of a revision, as C(kubectl rollout history) shows it.
@@ -92,7 +115,9 @@ options:
       - >-
         The id of the deploy. With O(state=present) a run with an older id than the last one seen is refused;
         the id is recorded on the revision.
-      - With O(state=rolled_back) it names the deploy whose revision to go back to.
+      - >-
+        With O(state=rolled_back) it names the deploy whose revision to go back to. O(state=migrated) needs
+        it.
     type: str
   cause:
     description:
@@ -174,6 +199,16 @@ notes:
   - >-
     The data of a StatefulSet is not part of a revision: what the newer release has written to its volumes
     stays there.
+  - >-
+    The Job of a migration is called C(<name>-migrate-<deploy_id>). Its pod has the service account, volumes,
+    pull secrets and placement of the workload's, and of its containers the one; no probes, ports, init
+    containers and sidecars, and none of its labels, so no Service sends requests to it. A NetworkPolicy must
+    allow C(reversible.deploy/job=migrate) where it needs the network.
+  - >-
+    The Job stays until somebody deletes it: C(kubectl delete jobs -l
+    app.kubernetes.io/managed-by=reversible.deploy). While that of a deploy is there, the same O(deploy_id)
+    runs no migration twice. It has no retries, but Kubernetes starts a pod again that was deleted from
+    outside, so a migration must be safe to be interrupted.
   - The rights that it needs are in the collection's C(docs/examples/kube/rbac.yml).
 seealso:
   - module: reversible.deploy.kube_rollout_info
@@ -182,6 +217,17 @@ seealso:
 """
 
 EXAMPLES = r"""
+- name: Run the migrations of the release before any pod has it
+  reversible.deploy.kube_rollout:
+    context: prod
+    namespace: shop
+    name: web
+    state: migrated
+    image: registry.example/shop/web:2
+    command: [alembic, upgrade, head]
+    deploy_id: 20261121t084500z-7f3a
+  delegate_to: localhost
+
 - name: Roll the release out, and go back when it does not come up
   reversible.deploy.kube_rollout:
     context: prod
@@ -214,9 +260,13 @@ context:
   description: The context.
   returned: success
   type: str
+job:
+  description: The name of the Job.
+  returned: with O(state=migrated)
+  type: str
 log:
-  description: The last lines of its log.
-  returned: when a container crashes
+  description: The last lines of its log. Values of the container's Secrets are hidden, if the account may read them.
+  returned: when a container crashes, and after a migration
   type: list
   elements: str
 loss:
@@ -312,13 +362,21 @@ MODULE_SPEC = {
         "state": {
             "type": "str",
             "default": "present",
-            "choices": ["present", "rolled_back"],
+            "choices": ["present", "rolled_back", "migrated"],
         },
         "image": {
             "type": "str",
         },
         "container": {
             "type": "str",
+        },
+        "command": {
+            "type": "list",
+            "elements": "str",
+        },
+        "deadline": {
+            "type": "float",
+            "default": 600.0,
         },
         "to_revision": {
             "type": "int",
@@ -361,6 +419,7 @@ MODULE_SPEC = {
 FORMS = {
     "kubeconfig": "absolute_path",
     "kubectl": "absolute_path",
+    "deadline": "seconds",
     "to_revision": "positive",
     "crash_restarts": "positive",
     "progress_timeout": "seconds",

@@ -194,6 +194,11 @@ run:
   description: The newest run that has changed it, or null.
   returned: success
   type: str
+strategy:
+  description: The type of its update strategy.
+  returned: success
+  type: str
+  sample: RollingUpdate
 unfinished:
   description: Whether there is an unfinished run.
   returned: success

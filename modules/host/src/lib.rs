@@ -35,6 +35,7 @@ pub mod fence;
 pub mod folder;
 mod hex;
 pub mod interrupt;
+pub mod kubectl;
 pub mod lock;
 pub mod meta;
 mod missing;

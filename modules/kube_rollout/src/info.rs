@@ -40,6 +40,7 @@ pub fn of(kubectl: &Kubectl, subject: &Subject) -> Result<Outcome> {
         .fact("out", verdict == Verdict::Out)
         .fact("why", json!(waits_for))
         .fact("paused", seen.is_paused())
+        .fact("strategy", seen.strategy())
         .fact("owner", json!(owner))
         .fact("run", json!(annotations::read(&seen.workload, annotations::RUN)))
         .fact("unfinished", seen.is_unfinished()))

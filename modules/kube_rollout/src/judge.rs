@@ -117,7 +117,8 @@ fn condition(workload: &Value) -> Option<Fault> {
     None
 }
 
-fn fault_of(pod: &Value, crash_restarts: u64) -> Option<Fault> {
+/// Finds a container of a pod that will not start, or crashes again and again.
+pub fn fault_of(pod: &Value, crash_restarts: u64) -> Option<Fault> {
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
     let list = |key: &str| pod["status"][key].as_array().into_iter().flatten();
     list("initContainerStatuses").chain(list("containerStatuses")).find_map(|one| {

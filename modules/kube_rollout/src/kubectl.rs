@@ -1,51 +1,13 @@
-//! Runs `kubectl` and explains its failures; no other file runs it. kubectl does the login.
+//! Runs `kubectl` and explains its failures; no other file of this crate runs it.
 //!
-//! Invariants: it is called only with paths of the API (`--raw`), whose answers do not depend on its version; objects are passed on stdin,
-//! since everybody on the machine can read its arguments; the context is always named, the current one is never used.
+//! Invariant: objects are passed on stdin, since everybody on the machine can read its arguments.
 
 use ansible_module::Failure;
 use anyhow::{Error, Result};
 use host::command::{Cause, Command, Failed, IfWeDie};
-use host::program;
+pub use host::kubectl::Access;
 use serde_json::Value;
 use std::path::PathBuf;
-use std::time::Duration;
-
-/// The deadline of one call; the program that logs in for kubectl may be slow.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// The largest answer, for lists.
-const MAX_ANSWER: usize = 64 << 20;
-/// Variables for proxies and for the programs that log in for kubectl.
-const PASSED_ON: &[&str] = &[
-    "KUBECONFIG",
-    "XDG_CONFIG_HOME",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "AWS_PROFILE",
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_ROLE_ARN",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "CLOUDSDK_CONFIG",
-    "GOOGLE_APPLICATION_CREDENTIALS",
-    "AZURE_CONFIG_DIR",
-];
-/// Such variables whose values are secret.
-const SECRETS: &[&str] = &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
-
-/// How the cluster is reached: the context names the cluster and the account.
-#[derive(Clone, Debug)]
-pub struct Access {
-    /// The program; `None` to find it on `PATH`.
-    pub kubectl: Option<PathBuf>,
-    /// The kubeconfig; `None` for the account's own.
-    pub kubeconfig: Option<PathBuf>,
-    pub context: String,
-}
 
 pub struct Kubectl {
     program: PathBuf,
@@ -54,28 +16,11 @@ pub struct Kubectl {
 
 impl Kubectl {
     pub fn find(access: &Access) -> Result<Kubectl> {
-        let program = match &access.kubectl {
-            Some(path) => path.clone(),
-            None => program::find("kubectl")?,
-        };
-        Ok(Kubectl { program, access: access.clone() })
+        Ok(Kubectl { program: access.program()?, access: access.clone() })
     }
 
     fn command(&self, verb: &str, path: &str) -> Command {
-        let mut command = Command::new(&self.program).cwd("/").inherit_env(PASSED_ON);
-        for name in SECRETS {
-            if let Some(value) = std::env::var_os(name) {
-                command = command.secret_env(name, value);
-            }
-        }
-        if let Some(kubeconfig) = &self.access.kubeconfig {
-            command = command.arg("--kubeconfig").arg(kubeconfig);
-        }
-        let context = &self.access.context;
-        command
-            .args(["--context", context, verb, "--raw", path])
-            .deadline(CALL_TIMEOUT)
-            .output_limit(MAX_ANSWER)
+        self.access.command(&self.program, verb, path)
     }
 
     /// Reads an object or a list of objects.
@@ -107,6 +52,14 @@ impl Kubectl {
         done.map_err(|failed| explained(failed, &format!("writing {path}")))?.json()
     }
 
+    /// Creates an object; with `dry_run` the server only judges it, admission included.
+    pub fn create(&self, path: &str, object: &Value, dry_run: bool) -> Result<Value> {
+        let dry = if dry_run { "&dryRun=All" } else { "" };
+        let path = format!("{path}?fieldManager={MANAGER}{dry}");
+        let done = self.command("create", &path).args(["-f", "-"]).stdin(object.to_string()).run();
+        done.map_err(|failed| explained(failed, &format!("creating {path}")))?.json()
+    }
+
     /// Deletes an object, with its own grace period; a missing one is no error.
     pub fn delete(&self, path: &str) -> Result<()> {
         let done = self.command("delete", path).run();
@@ -134,6 +87,7 @@ fn explained(failed: Failed, doing: &str) -> Error {
         Some("Forbidden") => "forbidden",
         Some("Unauthorized") => "unauthorized",
         Some("Conflict") => "conflict",
+        Some("AlreadyExists") => "already_exists",
         Some("Invalid" | "BadRequest") => "refused_by_server",
         _ if failed.stderr.contains("You must be logged in") => "unauthorized",
         _ if failed.stderr.contains("admission webhook") => "refused_by_server",

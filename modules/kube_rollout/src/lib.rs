@@ -6,13 +6,17 @@
 //! (`apply.rs`). So a killed run has either changed nothing, or left a rollout that Kubernetes continues, annotated with the revision
 //! to go back to; the next run waits for it. Of two runs at once the older one is refused, or stops where it finds the newer one's
 //! annotations.
+//!
+//! A migration is a Job of the new image (`job.rs`, `migrate.rs`); it is its own record, by its name.
 
 mod annotations;
 mod apply;
 mod findings;
 mod info;
+mod job;
 mod judge;
 mod kubectl;
+mod migrate;
 mod options;
 mod owner;
 mod plan;
@@ -28,7 +32,7 @@ use change::{Consent, Session};
 use findings::{Findings, Objects};
 use host::fence::Fence;
 use kubectl::Kubectl;
-use options::Task;
+use options::{Task, Wanted};
 use plan::Action;
 use serde_json::json;
 use subject::Subject;
@@ -52,6 +56,9 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let seen = state::observe(&kubectl, &task.subject)?;
     plan::refuse(&task, &seen)?;
     owner::refuse(owner::find(&seen.workload, &task.subject).as_ref(), task.owner, &task.subject)?;
+    if let Wanted::Migrated(migration) = &task.wanted {
+        return migrate::run(&kubectl, &session, &task, migration, &seen, invocation.check_mode);
+    }
     let plan = match task.is_rollback() {
         false => plan::present(&task, &seen)?,
         true => {

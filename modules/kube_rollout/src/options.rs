@@ -18,6 +18,17 @@ pub enum Target {
 pub enum Wanted {
     Image { container: Option<String>, image: String },
     RolledBack(Target),
+    Migrated(Migration),
+}
+
+/// A command of the new image that runs once, before any pod has that image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migration {
+    pub container: Option<String>,
+    pub image: String,
+    pub command: Vec<String>,
+    pub id: DeployId,
+    pub deadline: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +60,18 @@ impl Task {
         let rollback: Option<DeployId> = raw.get("rollback_id")?;
         let image: Option<String> = raw.get("image")?;
         let revision: Option<u64> = raw.get("to_revision")?;
+        let command: Option<Vec<String>> = raw.get("command")?;
+        if command.is_some() && state != "migrated" {
+            return Err(Failure::bad_option("command", "only state: migrated takes it"));
+        }
         let (wanted, run) = match (state.as_str(), image) {
+            ("migrated", Some(image)) => {
+                let migration = migration(raw, self::image(image)?, command, deploy.clone())?;
+                (Wanted::Migrated(migration), deploy)
+            }
+            ("migrated", None) => {
+                return Err(Failure::bad_option("image", "state: migrated needs it"));
+            }
             ("present", Some(image)) => {
                 if revision.is_some() {
                     return Err(Failure::bad_option(
@@ -69,7 +91,7 @@ impl Task {
                 (Wanted::RolledBack(target), rollback)
             }
             ("rolled_back", Some(_)) => {
-                return Err(Failure::bad_option("image", "only state: present takes it"));
+                return Err(Failure::bad_option("image", "state: rolled_back does not take it"));
             }
             _ => return Err(Failure::bad_option("image", "state: present needs it")),
         };
@@ -98,6 +120,27 @@ impl Task {
     pub fn is_rollback(&self) -> bool {
         matches!(self.wanted, Wanted::RolledBack(_))
     }
+}
+
+fn migration(
+    raw: &RawOptions,
+    image: String,
+    command: Option<Vec<String>>,
+    id: Option<DeployId>,
+) -> Result<Migration, Failure> {
+    let command = command.unwrap_or_default();
+    if command.first().is_none_or(String::is_empty) {
+        return Err(Failure::bad_option("command", "expected a program and its arguments"));
+    }
+    // Without an id nothing would tell a migration that was run from one that is to be run.
+    let id = id.ok_or_else(|| Failure::bad_option("deploy_id", "state: migrated needs it"))?;
+    Ok(Migration {
+        container: raw.get("container")?,
+        image,
+        command,
+        id,
+        deadline: raw.seconds("deadline")?,
+    })
 }
 
 /// Checks an image's reference: the API server accepts spaces, which no kubelet can pull.

@@ -286,7 +286,7 @@ fn good_so_far(seen: &State, is_out: bool) -> Vec<Good> {
 }
 
 /// Finds the container; returns its index, name and image.
-fn find_container(
+pub fn find_container(
     task: &Task,
     seen: &State,
     wanted: Option<&str>,

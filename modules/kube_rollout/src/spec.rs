@@ -19,16 +19,26 @@ const WHERE: &[Opt] = &[
 ];
 
 const WHAT: &[Opt] = &[
-    Opt::new("state", Kind::Str).default(Default::Str("present")).choices(&["present", "rolled_back"]).about(&[
+    Opt::new("state", Kind::Str).default(Default::Str("present")).choices(&["present", "rolled_back", "migrated"]).about(&[
         "V(present) rolls O(image) out, and waits until the rollout is complete: all pods are of the new revision and available, and no old one is left.",
         "V(rolled_back) goes back to O(to_revision), to the revision of O(deploy_id), or without both to the newest other revision that was good.",
+        "V(migrated) runs O(command) in O(image) as a Job, waits until it has ended, and changes no pod of the workload: it is for the migrations of a release, before V(present). It runs once for each O(deploy_id): one that has ended well is not run again, one that runs still is waited for, and one that has failed fails again.",
     ]),
-    Opt::new("image", Kind::Str).about(&["The image, for O(state=present)."]),
-    Opt::new("container", Kind::Str).about(&["The container whose image is set. It is required if a pod has several containers."]),
+    Opt::new("image", Kind::Str).about(&["The image, for O(state=present) and O(state=migrated)."]),
+    Opt::new("container", Kind::Str).about(&[
+        "The container whose image is set. It is required if a pod has several containers.",
+        "With O(state=migrated) the one whose environment, volume mounts, resources and security context the Job has.",
+    ]),
+    Opt::new("command", Kind::List).elements(Kind::Str).about(&[
+        "For O(state=migrated), which needs it: the program and its arguments. No shell. It replaces the entrypoint of the image.",
+    ]),
+    Opt::new("deadline", Kind::Seconds).default(Default::Float(600.0)).about(&[
+        "For O(state=migrated): for how many seconds the migration may run. Then it is ended, and the task fails. If the task is killed, the server ends it 30 seconds later.",
+    ]),
     Opt::new("to_revision", Kind::Positive).about(&["The number of a revision, as C(kubectl rollout history) shows it."]),
     Opt::new("deploy_id", Kind::Str).about(&[
         "The id of the deploy. With O(state=present) a run with an older id than the last one seen is refused; the id is recorded on the revision.",
-        "With O(state=rolled_back) it names the deploy whose revision to go back to.",
+        "With O(state=rolled_back) it names the deploy whose revision to go back to. O(state=migrated) needs it.",
     ]),
     Opt::new("cause", Kind::Str).about(&[
         "The change cause that C(kubectl rollout history) shows. The default names the deploy and the image.",
@@ -52,7 +62,7 @@ const WHAT: &[Opt] = &[
 
 pub const MODULE: Module = Module {
     name: "kube_rollout",
-    short: "Roll out an image of a Kubernetes workload, wait until it is complete, and roll it back",
+    short: "Roll out an image of a Kubernetes workload, wait until it is complete, roll it back, and run its migrations",
     about: &[
         "Sets an image and waits until all pods run it and are available. If they fail, it reports the pod and the reason as soon as the kubelet does, and rolls back.",
         "Rolls back to a revision that was good. Check mode shows what that changes and whether that revision can run: its ReplicaSet or ControllerRevision exists, and each ConfigMap, Secret, ServiceAccount and claim that it needs.",
@@ -71,6 +81,8 @@ pub const MODULE: Module = Module {
         "ConfigMaps and Secrets are not part of a revision, so a rollback does not restore their content. A warning names those that were changed since.",
         "A paused Deployment is refused, and so is an update strategy that does not update all pods: V(OnDelete), or a partition.",
         "The data of a StatefulSet is not part of a revision: what the newer release has written to its volumes stays there.",
+        "The Job of a migration is called C(<name>-migrate-<deploy_id>). Its pod has the service account, volumes, pull secrets and placement of the workload's, and of its containers the one; no probes, ports, init containers and sidecars, and none of its labels, so no Service sends requests to it. A NetworkPolicy must allow C(reversible.deploy/job=migrate) where it needs the network.",
+        "The Job stays until somebody deletes it: C(kubectl delete jobs -l app.kubernetes.io/managed-by=reversible.deploy). While that of a deploy is there, the same O(deploy_id) runs no migration twice. It has no retries, but Kubernetes starts a pod again that was deleted from outside, so a migration must be safe to be interrupted.",
         "The rights that it needs are in the collection's C(docs/examples/kube/rbac.yml).",
     ],
     seealso: &[
@@ -91,7 +103,13 @@ const DONE: &[Return] = &[
         "when a rollout does not come up",
         "Whether the earlier revision was restored.",
     ),
-    Return::new("log", Kind::List, "when a container crashes", "The last lines of its log."),
+    Return::new(
+        "log",
+        Kind::List,
+        "when a container crashes, and after a migration",
+        "The last lines of its log. Values of the container's Secrets are hidden, if the account may read them.",
+    ),
+    Return::new("job", Kind::Str, "with O(state=migrated)", "The name of the Job."),
 ];
 
 pub const INFO: Module = Module {
@@ -168,6 +186,8 @@ const SEEN: &[Return] = &[
     ),
     Return::new("why", Kind::Str, "success", "Why it is not, or null."),
     Return::new("paused", Kind::Bool, "success", "Whether it is paused."),
+    Return::new("strategy", Kind::Str, "success", "The type of its update strategy.")
+        .sample(r#""RollingUpdate""#),
     Return::new("owner", Kind::Dict, "success", "The other tool that it belongs to, or null.")
         .contains(&[
             Return::new(

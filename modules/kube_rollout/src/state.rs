@@ -130,6 +130,12 @@ impl State {
         self.workload["spec"]["paused"] == true
     }
 
+    /// Returns the type of its update strategy, which the server has filled in.
+    pub fn strategy(&self) -> &str {
+        let key = if self.kind == Kind::Deployment { "strategy" } else { "updateStrategy" };
+        self.workload["spec"][key]["type"].as_str().unwrap_or("RollingUpdate")
+    }
+
     /// Returns what is shown as `before` and `after`.
     pub fn view(&self) -> Value {
         json!({

@@ -79,10 +79,32 @@ fn containers(template: &Value) -> impl Iterator<Item = &Value> {
 
 /// Collects the objects that a pod of this template needs; optional ones are left out.
 pub fn needs(template: &Value) -> BTreeSet<Needed> {
+    references(template)
+        .into_iter()
+        .filter_map(|(needed, optional)| (!optional).then_some(needed))
+        .collect()
+}
+
+/// Returns the names of all Secrets that a pod of this template reads, optional ones included.
+pub fn secrets(template: &Value) -> BTreeSet<String> {
+    let name = |needed| match needed {
+        Needed::Secret(name) => Some(name),
+        _ => None,
+    };
+    references(template).into_iter().filter_map(|(needed, _)| name(needed)).collect()
+}
+
+/// Returns the entries of `env` of all containers.
+pub fn variables(template: &Value) -> impl Iterator<Item = &Value> {
+    containers(template).flat_map(|one| list(&one["env"]))
+}
+
+/// Collects the objects that a pod of this template names, each with whether it is optional.
+fn references(template: &Value) -> BTreeSet<(Needed, bool)> {
     let mut found = BTreeSet::new();
     let mut note = |make: fn(String) -> Needed, reference: &Value, key: &str| {
-        if let (Some(name), false) = (reference[key].as_str(), reference["optional"] == true) {
-            found.insert(make(name.to_owned()));
+        if let Some(name) = reference[key].as_str() {
+            found.insert((make(name.to_owned()), reference["optional"] == true));
         }
     };
     for container in containers(template) {

@@ -207,6 +207,9 @@ def test_the_rights_of_the_example_are_enough() -> None:
         place.create(*objects)
         place.create(place.workload())
         place.settled("deployments", "shop:1")
+        migration = {"state": "migrated", "command": ["migrate"]}
+        place.do(**migration, image="shop:2", deploy_id=FIRST)
+        place.fails("image_pull", **migration, image="shop:bad", deploy_id=SECOND)
         place.do(image="shop:2", deploy_id=FIRST)
         assert "schema 41" in place.fails("crash_loop", image="shop:crash", deploy_id=SECOND)["msg"]
         place.do(state="rolled_back", rollback_id=BACK)

@@ -13,6 +13,8 @@ It binds pods, says of them what a kubelet would, and lets those go that are del
     unconfigured  a ConfigMap that it names is not there (CreateContainerConfigError)
     any other  it runs and is ready
 
+A pod that is not restarted (of a Job) ends: well, or as `crash` and `oom` say, or with `slow` only when it is deleted.
+
 A pod with the node selector `lab: nowhere` is never bound.
 """
 from __future__ import annotations
@@ -116,6 +118,8 @@ class Kubelet:
             self.run(pod)
 
     def run(self, pod: dict, crashes: int = 0) -> None:
+        if pod["spec"].get("restartPolicy") == "Never" and self.end(pod):
+            return
         containers = [self.container(one, crashes) for one in pod["spec"]["containers"]]
         ready = all(one["ready"] for one in containers)
         runs = all("running" in one["state"] or one["restartCount"] for one in containers)
@@ -128,6 +132,18 @@ class Kubelet:
                        "podIP": f"10.9.{self.addresses // 250 % 250}.{self.addresses % 250 + 1}"})
         if any(tag(one) == "unready" for one in pod["spec"]["containers"]):
             self.tell(pod, "Unhealthy", WHY_UNREADY)
+
+    def end(self, pod: dict) -> bool:
+        """What becomes of a pod that is not restarted; whether it has ended."""
+        kinds = {tag(one) for one in pod["spec"]["containers"]}
+        if kinds & {"bad", "unconfigured", "slow"}:
+            return False
+        how = {"reason": "OOMKilled", "exitCode": 137} if "oom" in kinds else {"reason": "Error", "exitCode": 3} if "crash" in kinds else \
+            {"reason": "Completed", "exitCode": 0}
+        containers = [{"name": one["name"], "image": one["image"], "imageID": "", "ready": False, "started": False, "restartCount": 0,
+                       "state": {"terminated": {**how, "startedAt": now(), "finishedAt": now()}}} for one in pod["spec"]["containers"]]
+        self.say(pod, {"phase": "Failed" if how["exitCode"] else "Succeeded", "containerStatuses": containers, "startTime": now()})
+        return True
 
     def container(self, spec: dict, crashes: int) -> dict:
         said = {"name": spec["name"], "image": spec["image"], "imageID": "", "ready": False, "started": False, "restartCount": crashes}

@@ -18,7 +18,7 @@ HELP = "API server 1.20 and its controllers; a stand-in for the kubelet makes po
 PACKAGES = ["openssl"]
 CACHES: list[str] = []   # see things/kubernetes.py
 
-CONTROLLERS = ("deployment", "replicaset", "statefulset", "daemonset", "garbagecollector", "namespace", "resourcequota")
+CONTROLLERS = ("deployment", "replicaset", "statefulset", "daemonset", "job", "garbagecollector", "namespace", "resourcequota")
 # Accounts by their tokens: one may do everything, one what the test's roles give it.
 ACCOUNTS = {"lab": "system:masters", "deployer": "deployers"}
 NAMES = ("etcd", "kube-apiserver", "kube-controller-manager", "kubelet")
