@@ -23,8 +23,9 @@ description:
     run: its ReplicaSet or ControllerRevision exists, and each ConfigMap, Secret, ServiceAccount and claim
     that it needs.
   - >-
-    Refuses a workload of another tool that would undo the change: Argo CD, Flux, Helm, or an operator. The
-    message names the commands to use instead.
+    Refuses a workload of another tool that would undo the change: Argo CD, Flux, Helm, an Argo Rollout whose
+    C(workloadRef) it is, a Flagger Canary whose C(targetRef) it is, or an operator. The message names the
+    commands to use instead.
   - >-
     A run that was killed is finished by the next one; an older run is refused once a newer one has changed
     the workload.
@@ -161,6 +162,8 @@ options:
       - argocd
       - flux
       - helm
+      - argo_rollouts
+      - flagger
       - controller
   rollback_id:
     description:
@@ -406,7 +409,7 @@ MODULE_SPEC = {
         },
         "owner": {
             "type": "str",
-            "choices": ["argocd", "flux", "helm", "controller"],
+            "choices": ["argocd", "flux", "helm", "argo_rollouts", "flagger", "controller"],
         },
         "rollback_id": {
             "type": "str",

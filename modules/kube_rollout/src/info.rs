@@ -1,6 +1,7 @@
 //! `kube_rollout_info`: the workload's revisions, which of them a rollback could reach, and its pods. Reads only.
 
 use crate::annotations;
+use crate::canary;
 use crate::findings::Objects;
 use crate::judge::{Verdict, judge};
 use crate::kubectl::Kubectl;
@@ -32,9 +33,12 @@ pub fn of(kubectl: &Kubectl, subject: &Subject) -> Result<Outcome> {
         Verdict::NotYet(what) => Some(format!("waits for {what}")),
         Verdict::Failed(fault) => Some(fault.msg.clone()),
     };
-    let owner = owner::find(&seen.workload, subject)
-        .map(|found| json!({ "owner": found.owner.word(), "name": found.of }));
-    Ok(Outcome::default()
+    let (owner, warnings) = match owner::find(&seen.workload, subject) {
+        Some(found) => (Some(found), Vec::new()),
+        None => canary::find(kubectl, subject)?,
+    };
+    let owner = owner.map(|found| json!({ "owner": found.owner.word(), "name": found.of }));
+    Ok(Outcome { warnings, ..Outcome::default() }
         .fact("revisions", revisions)
         .fact("pods", pods.iter().map(|pod| shown(pod, &seen)).collect::<Vec<_>>())
         .fact("out", verdict == Verdict::Out)

@@ -11,6 +11,7 @@
 
 mod annotations;
 mod apply;
+mod canary;
 mod findings;
 mod info;
 mod job;
@@ -33,8 +34,10 @@ use findings::{Findings, Objects};
 use host::fence::Fence;
 use kubectl::Kubectl;
 use options::{Task, Wanted};
+use owner::Found;
 use plan::Action;
 use serde_json::json;
+use state::State;
 use subject::Subject;
 
 /// The modules that this crate serves.
@@ -55,11 +58,13 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let session = Session::new(invocation, Consent::none());
     let seen = state::observe(&kubectl, &task.subject)?;
     plan::refuse(&task, &seen)?;
-    owner::refuse(owner::find(&seen.workload, &task.subject).as_ref(), task.owner, &task.subject)?;
+    let (owner, warnings) = owner(&kubectl, &task.subject, &seen)?;
+    owner::refuse(owner.as_ref(), task.owner, &task.subject)?;
     if let Wanted::Migrated(migration) = &task.wanted {
-        return migrate::run(&kubectl, &session, &task, migration, &seen, invocation.check_mode);
+        return migrate::run(&kubectl, &session, &task, migration, &seen, invocation.check_mode)
+            .map(|outcome| with(outcome, warnings));
     }
-    let plan = match task.is_rollback() {
+    let mut plan = match task.is_rollback() {
         false => plan::present(&task, &seen)?,
         true => {
             let target = plan::target(&task, &seen)?;
@@ -83,6 +88,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
             }
         }
     }
+    plan.warnings.extend(warnings);
     let outcome = session.carry_out(
         plan,
         |action, _| apply.act(action),
@@ -92,4 +98,21 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     Ok(outcome
         .fact("context", json!(subject.access.context))
         .fact("namespace", json!(subject.namespace)))
+}
+
+/// Finds another tool that manages the workload, by the marks on it or by an object that refers to it.
+fn owner(
+    kubectl: &Kubectl,
+    subject: &Subject,
+    seen: &State,
+) -> Result<(Option<Found>, Vec<String>)> {
+    match owner::find(&seen.workload, subject) {
+        Some(found) => Ok((Some(found), Vec::new())),
+        None => canary::find(kubectl, subject),
+    }
+}
+
+fn with(mut outcome: Outcome, warnings: Vec<String>) -> Outcome {
+    outcome.warnings.extend(warnings);
+    outcome
 }

@@ -9,16 +9,25 @@ pub enum Owner {
     ArgoCd,
     Flux,
     Helm,
-    /// An object of another kind that controls it, such as Flagger's Canary.
+    ArgoRollouts,
+    Flagger,
+    /// An object of another kind that controls it, such as that of an operator.
     Controller,
 }
 
 /// The values of the option, in the order of [`Owner`].
-pub const WORDS: &[&str] = &["argocd", "flux", "helm", "controller"];
+pub const WORDS: &[&str] = &["argocd", "flux", "helm", "argo_rollouts", "flagger", "controller"];
 
 impl Owner {
     pub fn parse(word: &str) -> Option<Owner> {
-        let all = [Owner::ArgoCd, Owner::Flux, Owner::Helm, Owner::Controller];
+        let all = [
+            Owner::ArgoCd,
+            Owner::Flux,
+            Owner::Helm,
+            Owner::ArgoRollouts,
+            Owner::Flagger,
+            Owner::Controller,
+        ];
         all.into_iter().find(|owner| owner.word() == word)
     }
 
@@ -81,8 +90,15 @@ pub fn find(workload: &Value, subject: &Subject) -> Option<Found> {
         by["kind"].as_str().unwrap_or_default(),
         by["name"].as_str().unwrap_or_default()
     );
-    let instead = format!("a change of {of} itself");
-    Some(Found { owner: Owner::Controller, of, instead })
+    // Flagger makes the workload that serves, and controls it: `web-primary` for the target `web`.
+    let is_flagger =
+        by["apiVersion"].as_str().is_some_and(|version| version.starts_with("flagger.app/"));
+    let owner = if is_flagger { Owner::Flagger } else { Owner::Controller };
+    let instead = match is_flagger {
+        true => format!("a change of the target of {of}, which Flagger copies to this workload"),
+        false => format!("a change of {of} itself"),
+    };
+    Some(Found { owner, of, instead })
 }
 
 /// Refuses a workload with an owner, unless the option `owner` names it.
@@ -125,6 +141,8 @@ mod tests {
         let canary =
             json!({ "ownerReferences": [{ "kind": "Canary", "name": "web", "controller": true }] });
         assert_eq!(found(canary), Some((Owner::Controller, "Canary web".into())));
+        let primary = json!({ "ownerReferences": [{ "apiVersion": "flagger.app/v1beta1", "kind": "Canary", "name": "web", "controller": true }] });
+        assert_eq!(found(primary), Some((Owner::Flagger, "Canary web".into())));
         assert_eq!(found(json!({ "labels": { "app.kubernetes.io/instance": "web" } })), None);
         assert_eq!(found(json!({ "ownerReferences": [{ "kind": "App", "name": "x" }] })), None);
     }

@@ -66,7 +66,7 @@ pub const MODULE: Module = Module {
     about: &[
         "Sets an image and waits until all pods run it and are available. If they fail, it reports the pod and the reason as soon as the kubelet does, and rolls back.",
         "Rolls back to a revision that was good. Check mode shows what that changes and whether that revision can run: its ReplicaSet or ControllerRevision exists, and each ConfigMap, Secret, ServiceAccount and claim that it needs.",
-        "Refuses a workload of another tool that would undo the change: Argo CD, Flux, Helm, or an operator. The message names the commands to use instead.",
+        "Refuses a workload of another tool that would undo the change: Argo CD, Flux, Helm, an Argo Rollout whose C(workloadRef) it is, a Flagger Canary whose C(targetRef) it is, or an operator. The message names the commands to use instead.",
         "A run that was killed is finished by the next one; an older run is refused once a newer one has changed the workload.",
     ],
     version_added: "0.1.0",

@@ -214,3 +214,32 @@ def test_the_rights_of_the_example_are_enough() -> None:
         assert "schema 41" in place.fails("crash_loop", image="shop:crash", deploy_id=SECOND)["msg"]
         place.do(state="rolled_back", rollback_id=BACK)
         assert place.is_out("deployments", "shop:1") and call("kube_rollout_info", {**place.options, "name": "web"})["out"]
+
+
+def definition(group: str, version: str, kind: str, plural: str) -> dict[str, t.Any]:
+    """What an installed tool has told the API server of its objects."""
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": f"{plural}.{group}"},
+            "spec": {"group": group, "scope": "Namespaced", "names": {"kind": kind, "plural": plural},
+                     "versions": [{"name": version, "served": True, "storage": True, "schema": schema}]}}
+
+
+@pytest.mark.parametrize("group, version, kind, plural, reference, owner, words", [
+    ("argoproj.io", "v1alpha1", "Rollout", "rollouts", "workloadRef", "argo_rollouts", "kubectl argo rollouts abort shop --context lab"),
+    ("flagger.app", "v1beta1", "Canary", "canaries", "targetRef", "flagger", "wait canary/shop --for=condition=promoted")])
+def test_what_shifts_traffic_by_itself_is_refused(place: Namespace, group: str, version: str, kind: str, plural: str, reference: str, owner: str,
+                                                  words: str) -> None:
+    place.kubectl("apply", "-f", "-", given=json.dumps(definition(group, version, kind, plural)))
+    place.kubectl("wait", "--for=condition=Established", f"crd/{plural}.{group}", "--timeout=60s")
+    place.create(place.workload())
+    place.settled("deployments", "shop:1")
+    # The kind is there, and no object refers to the workload: it is nobody else's.
+    place.do(check=True, image="shop:2")
+    of = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
+    made = {"apiVersion": f"{group}/{version}", "kind": kind, "metadata": {"name": "shop"}, "spec": {reference: of}}
+    place.kubectl("create", "-f", "-", given=json.dumps(made))
+    refused = place.refused("owned_by_other", image="shop:2")
+    assert refused["owner"] == owner and words in refused["msg"] and f"-n {place.name} rollout undo deployment/web" in refused["msg"], refused["msg"]
+    assert place.info()["owner"] == {"owner": owner, "name": "shop"}
+    assert "belongs to" in place.refused("owned_by_other", state="migrated", image="shop:2", command=["x"], deploy_id=FIRST)["msg"]
+    place.do(image="shop:2", owner=owner)
