@@ -97,7 +97,8 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     assert unasked.code == 2 and "-e confirm=true" in unasked.output, unasked.output
     shop.vars["notify_url"] = told.url
     clean = shop.run("cleanup_failed", core=NEWEST, color="blue", confirm=True)
-    assert ["Clean-up of shop in staging begins." in told.bodies[2]["text"], len(told.bodies)] == [True, 4]
+    assert ["Clean-up of shop in staging begins." in told.bodies[2]["text"], len(told.bodies)] == [True, 5]
+    assert "a way back is closed. Reason: no fast rollback leads to blue any more" in told.bodies[4]["text"], told.bodies
     told.close()
     del shop.vars["notify_url"]
     assert clean.code == 0, clean.output

@@ -91,6 +91,22 @@ def test_the_templates_of_the_readme(ansible: Ansible, hook: Hook, service: str,
     assert "shop in prod ended" in str(body)
 
 
+def test_each_shape_says_each_event(ansible: Ansible, hook: Hook) -> None:
+    reason = 'say "yes" & \u2603'
+    for shape in ("slack", "pagerduty", "json"):
+        for event, outcome in (("start", ""), ("rollback", ""), ("end", "done"), ("closed", "")):
+            run = notify(ansible, url=hook.url, shape=shape, event=event, outcome=outcome, reason=reason, routing_key=TOKEN)
+            assert failure(run) == "", run.output
+    slack, pagerduty, plain = hook.bodies[:4], hook.bodies[4:-4], hook.bodies[-4:]
+    titles = ["begins", "failed, and its rollback begins", "ended: done", ": a way back is closed"]
+    assert all(title in body["text"] and list(body) == ["text"] for title, body in zip(titles, slack)), slack
+    assert [(body["event_action"], body["dedup_key"], body["payload"]["severity"]) for body in pagerduty] == [
+        ("trigger", "shop-prod", "error"), ("resolve", "shop-prod", "error")], pagerduty
+    assert pagerduty[0]["routing_key"] == TOKEN and reason in pagerduty[0]["payload"]["summary"], pagerduty
+    assert [(body["event"], body["failed"], body["reason"]) for body in plain] == [
+        ("start", False, reason), ("rollback", True, reason), ("end", False, reason), ("closed", False, reason)], plain
+
+
 def test_a_server_that_does_not_want_it(ansible: Ansible, hook: Hook) -> None:
     for status in (500, 403, 302):
         hook.answers = [status]
@@ -140,5 +156,5 @@ def test_a_mistyped_event_is_refused(ansible: Ansible, hook: Hook) -> None:
     tasks = [{"ansible.builtin.include_role": {"name": "reversible.deploy.notify"},
               "vars": {"notify_event": "begin", "notify_app": "shop", "notify_env": "prod", "notify_url": hook.url, "notify_token": TOKEN}}]
     run = ansible.play(tasks, "local", "-vvv")
-    assert run.code == 2 and "start, end" in run.output
+    assert run.code == 2 and "start, rollback, end, closed" in run.output
     assert SECRET_PATH not in run.output and TOKEN not in run.output, run.output
