@@ -54,6 +54,10 @@ options:
             V(logs): new lines in the journal of O(probes[].unit), the log of O(probes[].container), or the
             file O(probes[].path).
           - "V(restarts): how often O(probes[].containers) or O(probes[].unit) are restarted."
+          - >-
+            V(pods): whether the Kubernetes pods with O(probes[].labels) in O(probes[].namespace) are ready,
+            how often their containers are restarted, and with O(probes[].regex) or O(probes[].text) which new
+            lines their logs have. It runs C(kubectl).
         type: str
         required: true
         choices:
@@ -71,6 +75,7 @@ options:
           - alerts
           - logs
           - restarts
+          - pods
       tries:
         description:
           - How often to ask before it counts as failed.
@@ -149,7 +154,7 @@ options:
         type: dict
       text:
         description:
-          - "For V(http): what the body must contain. For V(logs): what a line that counts contains."
+          - "For V(http): what the body must contain. For V(logs), V(pods): what a line that counts contains."
         type: str
       return_content:
         description:
@@ -270,6 +275,9 @@ options:
           - >-
             For V(unit): how often systemd may have restarted it since O(baseline). The default is not to
             look.
+          - >-
+            For V(pods): how often their containers may be restarted, together, since O(baseline), and those
+            of a newer pod at all; without a baseline in O(probes[].window). The default is V(0).
         type: int
       query:
         description:
@@ -295,8 +303,9 @@ options:
             For V(disk): the share of the space, and of the inodes, that may be used, from V(0) to V(1). The
             default is V(0.9).
           - >-
-            For V(logs): how many new lines may match. For V(restarts): how many there may be. The default is
-            V(0).
+            For V(logs): how many new lines may match. For V(restarts): how many there may be. For V(pods):
+            how many new lines of their logs may match; a pod that is newer than O(baseline) has only new
+            lines. The default is V(0).
         type: float
       max_rise:
         description:
@@ -317,8 +326,8 @@ options:
         description:
           - "For V(prometheus): ask for the value at each step of the last so many seconds, not just now."
           - >-
-            For V(logs) without O(probes[].min), V(restarts): watch for so many seconds, in each try. The
-            default is V(10).
+            For V(logs) without O(probes[].min), V(restarts), V(pods): watch for so many seconds, in each try.
+            The default is V(10).
         type: float
       for:
         description:
@@ -337,20 +346,40 @@ options:
         type: int
       labels:
         description:
-          - "For V(alerts): only alerts with these labels count."
+          - >-
+            For V(alerts): only alerts with these labels count. For V(pods): the labels of the pods; none is a
+            failure.
         type: dict
       ignore_alerts:
         description:
           - "For V(alerts): names of alerts that do not count, such as V(Watchdog)."
         type: list
         elements: str
+      namespace:
+        description:
+          - "For V(pods): their namespace."
+        type: str
+      context:
+        description:
+          - "For V(pods): the context of the kubeconfig. There is no default."
+        type: str
+      kubeconfig:
+        description:
+          - >-
+            For V(pods): the kubeconfig. The default is that of the environment (E(KUBECONFIG)) or of the
+            account's home.
+        type: path
+      kubectl:
+        description:
+          - "For V(pods): the program. The default is the one on C(PATH)."
+        type: path
       regex:
         description:
-          - "For V(logs): what a line that counts matches. C(\\w), C(\\d) and C(\\b) are about ASCII."
+          - "For V(logs), V(pods): what a line that counts matches. C(\\w), C(\\d) and C(\\b) are about ASCII."
         type: str
       ignore:
         description:
-          - "For V(logs): lines that match this do not count."
+          - "For V(logs), V(pods): lines that match this do not count."
         type: str
   require:
     description:
@@ -553,6 +582,7 @@ MODULE_SPEC = {
                         "alerts",
                         "logs",
                         "restarts",
+                        "pods",
                     ],
                 },
                 "tries": {
@@ -720,6 +750,18 @@ MODULE_SPEC = {
                 "ignore_alerts": {
                     "type": "list",
                     "elements": "str",
+                },
+                "namespace": {
+                    "type": "str",
+                },
+                "context": {
+                    "type": "str",
+                },
+                "kubeconfig": {
+                    "type": "path",
+                },
+                "kubectl": {
+                    "type": "path",
                 },
                 "regex": {
                     "type": "str",

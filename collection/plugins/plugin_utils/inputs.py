@@ -20,7 +20,7 @@ REHEARSALS = ("migrations", "always", "never")
 OF_A_DATABASE = ("database", "on_host", "host", "port", "user", "os_user", "programs", "maintenance_database", "jobs", "work_dir", "swap_timeout",
                  "task_timeout", "state_dir", "clone_owner", "checks")
 # The lists of the role health_probes, by what stands behind `health_probes_`.
-PROBES = ("gitlab", "metrics", "nextcloud", "traefik")
+PROBES = ("gitlab", "kubernetes", "metrics", "metrics_after_rollback", "nextcloud", "traefik", "web")
 # What a component of kind static may not say.
 OF_A_PROCESS = ("port", "command", "unit", "probe", "proof", "health", "env", "user", "listens", "release_field", "release_header")
 # Those whose role can start a component with the flip.

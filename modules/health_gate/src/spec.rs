@@ -34,6 +34,7 @@ const PROBE: &[Opt] = &[
         "V(prometheus): what O(probes[].query) gives. V(alerts): which alerts of a Prometheus fire.",
         "V(logs): new lines in the journal of O(probes[].unit), the log of O(probes[].container), or the file O(probes[].path).",
         "V(restarts): how often O(probes[].containers) or O(probes[].unit) are restarted.",
+        "V(pods): whether the Kubernetes pods with O(probes[].labels) in O(probes[].namespace) are ready, how often their containers are restarted, and with O(probes[].regex) or O(probes[].text) which new lines their logs have. It runs C(kubectl).",
     ]),
     Opt::new("tries", Kind::Int).default(Default::Int(3)).about(&["How often to ask before it counts as failed."]),
     Opt::new("delay", Kind::Float).default(Default::Float(2.0)).about(&["Seconds between two tries."]),
@@ -73,7 +74,7 @@ const PROBE: &[Opt] = &[
         "For V(http): fields that the JSON answer must have, and their values, such as C(status.db: up). Types count: C(\"1\") is not C(1).",
     ]),
     Opt::new("text", Kind::Str).about(&[
-        "For V(http): what the body must contain. For V(logs): what a line that counts contains.",
+        "For V(http): what the body must contain. For V(logs), V(pods): what a line that counts contains.",
     ]),
     Opt::new("return_content", Kind::Bool).about(&[
         "For V(http): whether to return the body of the last answer, of which 1 MiB is read. The default is V(false).",
@@ -141,6 +142,7 @@ const PROBE: &[Opt] = &[
     ]),
     Opt::new("max_restarts", Kind::Int).about(&[
         "For V(unit): how often systemd may have restarted it since O(baseline). The default is not to look.",
+        "For V(pods): how often their containers may be restarted, together, since O(baseline), and those of a newer pod at all; without a baseline in O(probes[].window). The default is V(0).",
     ]),
     // prometheus
     Opt::new("query", Kind::Str).about(&[
@@ -154,7 +156,7 @@ const PROBE: &[Opt] = &[
         "For V(prometheus): the greatest value that is good.",
         "For V(http): how many milliseconds the answer may take. The default is whatever O(probes[].timeout) allows.",
         "For V(disk): the share of the space, and of the inodes, that may be used, from V(0) to V(1). The default is V(0.9).",
-        "For V(logs): how many new lines may match. For V(restarts): how many there may be. The default is V(0).",
+        "For V(logs): how many new lines may match. For V(restarts): how many there may be. For V(pods): how many new lines of their logs may match; a pod that is newer than O(baseline) has only new lines. The default is V(0).",
     ]),
     Opt::new("max_rise", Kind::Float).about(&[
         "For V(prometheus), V(http), V(disk): by how much the value may be above that of O(baseline). Without one there is nothing to compare with yet.",
@@ -168,7 +170,7 @@ const PROBE: &[Opt] = &[
     ]),
     Opt::new("window", Kind::Float).about(&[
         "For V(prometheus): ask for the value at each step of the last so many seconds, not just now.",
-        "For V(logs) without O(probes[].min), V(restarts): watch for so many seconds, in each try. The default is V(10).",
+        "For V(logs) without O(probes[].min), V(restarts), V(pods): watch for so many seconds, in each try. The default is V(10).",
     ]),
     Opt::new("for", Kind::Float).about(&[
         "For V(prometheus): fail only when the value was out of bounds for so many seconds without a break. Without it, every step of O(probes[].window) must hold.",
@@ -181,15 +183,24 @@ const PROBE: &[Opt] = &[
         "For V(prometheus): how many values O(probes[].window) must have at least. The default is V(1).",
     ]),
     // alerts
-    Opt::new("labels", Kind::Dict).about(&["For V(alerts): only alerts with these labels count."]),
+    Opt::new("labels", Kind::Dict).about(&[
+        "For V(alerts): only alerts with these labels count. For V(pods): the labels of the pods; none is a failure.",
+    ]),
     Opt::new("ignore_alerts", Kind::List).elements(Kind::Str).about(&[
         "For V(alerts): names of alerts that do not count, such as V(Watchdog).",
     ]),
+    // pods
+    Opt::new("namespace", Kind::Str).about(&["For V(pods): their namespace."]),
+    Opt::new("context", Kind::Str).about(&["For V(pods): the context of the kubeconfig. There is no default."]),
+    Opt::new("kubeconfig", Kind::Path).about(&[
+        "For V(pods): the kubeconfig. The default is that of the environment (E(KUBECONFIG)) or of the account's home.",
+    ]),
+    Opt::new("kubectl", Kind::Path).about(&["For V(pods): the program. The default is the one on C(PATH)."]),
     // logs
     Opt::new("regex", Kind::Str).about(&[
-        "For V(logs): what a line that counts matches. C(\\w), C(\\d) and C(\\b) are about ASCII.",
+        "For V(logs), V(pods): what a line that counts matches. C(\\w), C(\\d) and C(\\b) are about ASCII.",
     ]),
-    Opt::new("ignore", Kind::Str).about(&["For V(logs): lines that match this do not count."]),
+    Opt::new("ignore", Kind::Str).about(&["For V(logs), V(pods): lines that match this do not count."]),
 ];
 
 pub const MODULE: Module = Module {

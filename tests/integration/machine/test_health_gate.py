@@ -348,7 +348,7 @@ def test_the_way_a_person_asks(bare: Ansible) -> None:
 
 PROBES = "health_probes"
 HAVE = {"name": "have", "ansible.builtin.include_role": {"name": f"reversible.deploy.{PROBES}", "public": True}}
-SERVICES = {"gitlab": 3, "nextcloud": 3, "traefik": 2, "metrics": 3}
+SERVICES = {"gitlab": 3, "kubernetes": 1, "metrics": 3, "metrics_after_rollback": 2, "nextcloud": 3, "traefik": 2, "web": 3}
 INPUTS = {
     "gitlab_url": "https://gitlab.example.com",
     "gitlab_vmid": 2050,
@@ -357,6 +357,12 @@ INPUTS = {
     "nextcloud_insecure": True,
     "metrics_prometheus": "http://127.0.0.1:9090",
     "metrics_labels": 'job="shop"',
+    "kubernetes_context": "prod",
+    "kubernetes_namespace": "shop",
+    "kubernetes_labels": {"app": "shop"},
+    "web_url": "https://shop.example.com",
+    "web_needs": [{"name": "database", "host": "db1", "port": 5432}],
+    "web_ready_json": {"database": "up"},
 }
 
 
@@ -405,6 +411,7 @@ def test_installed_or_from_a_checkout_they_are_the_same(edge_core: str, tmp_path
      '{"installed":true,"maintenance":true,"needsDbUpgrade":false}'),
     ("traefik", "api", "traefik_api", "/api/overview", '{"http":{"routers":{"errors":0},"services":{"errors":0}}}',
      '{"http":{"routers":{"errors":1},"services":{"errors":0}}}'),
+    ("web", "ready", "web_url", "/ready", '{"database":"up"}', '{"database":"down"}'),
 ])
 def test_what_they_ask(serve: Servers, bare: Ansible, name: str, only: str, variable: str, path: str, good: str, bad: str) -> None:
     for body, code in ((good, 0), (bad, 2)):

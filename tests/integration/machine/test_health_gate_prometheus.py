@@ -281,3 +281,25 @@ def test_the_queries_of_the_role(server: Prometheus, edge_core: str, tmp_path: P
     why = {row["name"]: row["why"] for row in run.named("gate")["probes"]}
     assert why["alerts"] is None and why["p99"].startswith("no data: the query gives no series"), why
     assert why["error ratio"].startswith("no data: the query gives no series"), why
+
+
+def test_shares_are_of_all_requests(server: Prometheus, edge_core: str, tmp_path: Path) -> None:
+    """One that has never failed has no series of errors, and is well; so is one after a rollback, and one with too many errors is not."""
+    for job, failing in (("calm", 0), ("back", 3), ("bad", 8)):
+        server.write("http_requests_total", counted(100 - failing), job=job, code="200")
+        if failing:
+            server.write("http_requests_total", counted(failing), job=job, code="500")
+        for le, count in (("0.5", 100), ("+Inf", 100)):
+            server.write("http_request_duration_seconds_bucket", counted(count), job=job, le=le)
+    names = {"before": "health_probes_metrics", "after": "health_probes_metrics_after_rollback"}
+    tasks: list[dict[str, t.Any]] = [{"ansible.builtin.include_role": {"name": "reversible.deploy.health_probes", "public": True}}]
+    for job in ("calm", "back", "bad"):
+        for when, name in names.items():
+            probes = f"{{{{ {name} | rejectattr('name', 'equalto', 'alerts') | map('combine', once) | list }}}}"
+            tasks.append({"name": f"{job} {when}", "reversible.deploy.health_gate": {"probes": probes}, "ignore_errors": True,
+                          "vars": {"health_probes_metrics_labels": f'job="{job}"'}})
+    inputs = {"once": {"tries": 1, "consecutive": 1, "timeout": 60}, "health_probes_metrics_prometheus": server.url, "health_probes_metrics_before": "3m"}
+    run = Ansible(edge_core, tmp_path, LOCAL).play(tasks, "local", vars=inputs)
+    failed = {task: run.named(task)["failed_probes"] for task in (f"{job} {when}" for job in ("calm", "back", "bad") for when in names)}
+    assert failed == {"calm before": [], "calm after": [], "back before": [], "back after": ["error ratio after the rollback"],
+                      "bad before": ["error ratio"], "bad after": ["error ratio after the rollback"]}, run.output

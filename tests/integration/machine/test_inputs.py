@@ -176,8 +176,8 @@ def test_what_static_files_may_be(given: dict[str, t.Any], said: list[str]) -> N
 @pytest.mark.parametrize("given, said", [
     ([], []), (["gitlab", {"name": "own", "kind": "tcp", "port": 22}], []), (list(inputs.PROBES), []),
     ("gitlab", ["app_probes is gitlab: expected a list"]),
-    (["nextclod"], ["app_probes has nextclod: there are gitlab, metrics, nextcloud, traefik; or a probe of your own, with name and kind. Did you mean "
-                    "nextcloud?"]),
+    (["nextclod"], ["app_probes has nextclod: there are gitlab, kubernetes, metrics, metrics_after_rollback, nextcloud, traefik, web; or a "
+                    "probe of your own, with name and kind. Did you mean nextcloud?"]),
     ([{"name": "own"}], ["app_probes has {'name': 'own'}: expected name and kind"]), ([7], ["app_probes has 7: there are gitlab"]),
 ], ids=str)
 def test_what_probes_there_are(given: t.Any, said: list[str]) -> None:

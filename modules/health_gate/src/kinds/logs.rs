@@ -35,7 +35,7 @@ enum Wanted {
 }
 
 /// Which lines are counted.
-struct LinePattern {
+pub(super) struct LinePattern {
     pattern: Regex,
     ignore: Option<Regex>,
 }
@@ -43,15 +43,8 @@ struct LinePattern {
 impl Logs {
     pub fn parse(options: &mut ProbeOptions) -> Result<Logs, Failure> {
         let source = Source::parse(options)?;
-        let (text, pattern) = (options.text("text")?, options.text("regex")?);
-        let pattern = match (text, pattern) {
-            (Some(text), None) => compile(options, "text", &regex::escape(&text))?,
-            (None, Some(pattern)) => compile(options, "regex", &pattern)?,
-            _ => return Err(options.refuse("kind logs needs either text or regex".to_owned())),
-        };
-        let ignore = match options.text("ignore")? {
-            Some(ignore) => Some(compile(options, "ignore", &ignore)?),
-            None => None,
+        let Some(pattern) = LinePattern::parse(options)? else {
+            return Err(options.refuse("kind logs needs either text or regex".to_owned()));
         };
         let wanted = match (whole_number(options, "max", 0)?, whole_number(options, "min", 1)?) {
             (Some(_), Some(_)) => {
@@ -73,7 +66,6 @@ impl Logs {
             (Wanted::AtLeast(_), None) => Duration::ZERO,
             (Wanted::AtMost(_), window) => window.unwrap_or(WINDOW),
         };
-        let pattern = LinePattern { pattern, ignore };
         Ok(Logs { source, pattern, wanted, window })
     }
 
@@ -105,7 +97,32 @@ impl Logs {
     }
 }
 
-fn whole_number(options: &mut ProbeOptions, key: &str, min: u64) -> Result<Option<u64>, Failure> {
+impl LinePattern {
+    /// Parses the options `text`, `regex` and `ignore`; `None` without the first two.
+    pub(super) fn parse(options: &mut ProbeOptions) -> Result<Option<LinePattern>, Failure> {
+        let (text, pattern) = (options.text("text")?, options.text("regex")?);
+        let ignore = match options.text("ignore")? {
+            Some(ignore) => Some(compile(options, "ignore", &ignore)?),
+            None => None,
+        };
+        let pattern = match (text, pattern) {
+            (Some(text), None) => compile(options, "text", &regex::escape(&text))?,
+            (None, Some(pattern)) => compile(options, "regex", &pattern)?,
+            (None, None) if ignore.is_none() => return Ok(None),
+            _ => {
+                let kind = &options.kind;
+                return Err(options.refuse(format!("kind {kind} needs either text or regex")));
+            }
+        };
+        Ok(Some(LinePattern { pattern, ignore }))
+    }
+}
+
+pub(super) fn whole_number(
+    options: &mut ProbeOptions,
+    key: &str,
+    min: u64,
+) -> Result<Option<u64>, Failure> {
     let Some(number) = options.take::<f64>(key)? else { return Ok(None) };
     match number >= min as f64 && number.fract() == 0.0 {
         true => Ok(Some(number as u64)),
@@ -123,14 +140,14 @@ fn compile(options: &ProbeOptions, key: &str, pattern: &str) -> Result<Regex, Fa
 
 /// The number of new lines, and of those that match.
 #[derive(Debug, Default, PartialEq)]
-struct Matches {
-    lines: u64,
-    matching: u64,
-    first: Option<String>,
+pub(super) struct Matches {
+    pub(super) lines: u64,
+    pub(super) matching: u64,
+    pub(super) first: Option<String>,
 }
 
 impl Matches {
-    fn count(&mut self, pattern: &LinePattern, line: &[u8]) {
+    pub(super) fn count(&mut self, pattern: &LinePattern, line: &[u8]) {
         self.lines += 1;
         let ignored = pattern.ignore.as_ref().is_some_and(|ignore| ignore.is_match(line));
         if pattern.pattern.is_match(line) && !ignored {

@@ -11,6 +11,7 @@ mod http;
 mod listener;
 mod logs;
 mod machines;
+mod pods;
 mod program;
 mod prometheus;
 mod restarts;
@@ -33,6 +34,7 @@ pub const NAMES: &[&str] = &[
     "alerts",
     "logs",
     "restarts",
+    "pods",
 ];
 
 pub fn parse(options: &mut ProbeOptions) -> Result<Box<dyn Ask>, Failure> {
@@ -51,6 +53,7 @@ pub fn parse(options: &mut ProbeOptions) -> Result<Box<dyn Ask>, Failure> {
         "alerts" => Box::new(prometheus::Alerts::parse(options)?),
         "logs" => Box::new(logs::Logs::parse(options)?),
         "restarts" => Box::new(restarts::Restarts::parse(options)?),
+        "pods" => Box::new(pods::Pods::parse(options)?),
         kind => return Err(options.refuse(format!("there is no kind {kind}"))),
     })
 }
