@@ -60,3 +60,32 @@ def test_what_cannot_be_done_changes_nothing(shop: KubeShop) -> None:
     fast = shop.run("rollback", mode="fast")
     assert fast.code == 2 and "Nothing was changed." in fast.output, fast.output
     assert shop.place.versions() == before
+
+
+def test_migrated_before_anything_rolls_out(shop: KubeShop) -> None:
+    migrating: dict[str, t.Any] = {"kube_app_migrate": {"command": ["migrate", "{release}"], "deadline": 60}}
+    before = shop.place.versions()
+    refused = shop.deploy(1, **migrating)
+    assert refused.code == 2 and "web, worker roll out" in refused.output and "-e compatible_back_to=" in refused.output, refused.output
+    assert shop.place.versions() == before
+    good = shop.deploy(1, **migrating, compatible_back_to=sha(0))
+    assert good.code == 0 and shop.images() == shop.both(f"shop:{sha(1)}"), good.output
+    [job] = shop.place.get("jobs")
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    assert (container["image"], container["command"]) == (f"shop:{sha(1)}", ["migrate", sha(1)]) and "reads its schema" in good.output
+    # One that fails ends the deploy before a pod has changed.
+    crash = [{"name": "web", "image": "shop:crash"}]
+    bad = shop.deploy(2, **migrating, compatible_back_to=sha(0), kube_app_workloads=crash)
+    assert bad.code == 2 and shop.images() == shop.both(f"shop:{sha(1)}"), bad.output
+    assert "schema 41 is not known" in bad.output and "MIGRATIONS WERE STARTED AND DID NOT FINISH" in bad.output, bad.output
+
+
+def test_its_pods_are_asked_by_name(shop: KubeShop) -> None:
+    asked = {"app_probes": ["kubernetes"], "health_probes_kubernetes_labels": {"app": "web"}}
+    assert shop.deploy(1).code == 0
+    # The stand-in's logs have a line of an error.
+    bad = shop.deploy(2, **asked)
+    assert bad.code == 2 and (shop.outcome, shop.images()) == ("failed_reverted", shop.both(f"shop:{sha(1)}")), bad.output
+    assert "new lines match, the first: fatal: schema 41" in bad.output, bad.output
+    good = shop.deploy(3, **asked, health_probes_kubernetes_errors="no such line")
+    assert good.code == 0 and shop.images() == shop.both(f"shop:{sha(3)}"), good.output
