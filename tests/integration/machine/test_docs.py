@@ -150,7 +150,7 @@ def all_of(pattern: str) -> list[Path]:
 def test_commands_elsewhere_exist() -> None:
     """app.md, databases.md, the README, the workflows, and the playbooks' own heads name playbooks, modules and inputs that there are."""
     known, commands = words_that_are_known(), []
-    for path in [DOCS / "app.md", DOCS / "databases.md", ROOT / "README.md", *all_of("roles/*/README.md")]:
+    for path in [DOCS / "app.md", DOCS / "databases.md", DOCS / "kubernetes.md", ROOT / "README.md", *all_of("roles/*/README.md")]:
         commands += [(path, command) for command in indented(path)]
     for path in all_of("playbooks/*.yml"):
         commands += [(path, line.lstrip("# ")) for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#   ansible")]
@@ -223,7 +223,7 @@ def test_every_document_is_told_apart() -> None:
     """A block that the tests would not notice is a mistake: a language without a meaning, or a document that no test knows."""
     known = {"bash": {"", "refused"}, "haproxy": {"", "hold"}, "yaml": {"", "inventory.yml", "edge.yml", "shop.yml"}}
     pages = {path.name for path in DOCS.glob("*.md")}
-    others = {"adopting.md", "app.md", "databases.md", "numbers.md", "when-it-fails.md", "workflows.md"}
+    others = {"adopting.md", "app.md", "databases.md", "kubernetes.md", "numbers.md", "when-it-fails.md", "workflows.md"}
     assert pages == {*STORY, *others}, "say in STORY when the commands of a new page are run"
     found = [(name, block.language, block.word) for name in pages for block in blocks(DOCS / name)]
     assert not [each for each in found if each[2] not in known.get(each[1], ())]
