@@ -48,8 +48,8 @@ class Namespace:
                 "spec": {"selector": {"matchLabels": labels}, "template": pod, **({} if kind == "DaemonSet" else {"replicas": replicas}), **spec}}
 
     def images(self) -> list[str]:
-        """Of the pods that are there, each once."""
-        return sorted({one["image"] for pod in self.get("pods") if not pod["metadata"].get("deletionTimestamp")
+        """Of the pods of workloads that are there, each once."""
+        return sorted({one["image"] for pod in self.get("pods", "", "-l", "!job-name") if not pod["metadata"].get("deletionTimestamp")
                        for one in pod["spec"]["containers"]})
 
     def is_out(self, kind: str, image: str) -> bool:
