@@ -9,7 +9,7 @@ use crate::plan::Action;
 use crate::restore::goal::Goal;
 use crate::restore::revert::{self, Revert};
 use crate::restore::run::Restore;
-use crate::restore::work;
+use crate::restore::work::{self, Work};
 use crate::state::TASK;
 use crate::unfinished::{self, UnfinishedRun};
 use crate::{backup_dir, verify};
@@ -48,7 +48,7 @@ impl<'a> Apply<'a> {
 
     pub fn act(&mut self, action: &Action, intent: Option<&Intent>) -> Result<()> {
         let intent = intent.context("a step without an intent")?;
-        let Observed { task, tools, project, state_dir, stored, .. } = self.observed;
+        let Observed { tools, project, state_dir, stored, .. } = self.observed;
         match action {
             Action::Thaw(frozen) => {
                 let _shield = host::interrupt::shield();
@@ -56,21 +56,11 @@ impl<'a> Apply<'a> {
                 intent.note(freeze::NOTE, &Frozen::default())
             }
             Action::RestorePrevious(work) => {
-                let revert = Revert { tools, state_dir };
-                let mut work = work.clone();
-                self.thawed.extend(revert.run(&mut work, intent)?);
-                self.warnings.extend(work.set_aside_warning());
-                self.warnings.extend(revert::kept_warning(&work));
+                self.restore_previous(work, intent)?;
                 intent.note(work::NOTE, &Value::Null)
             }
             Action::Finish(work) => {
-                let goal = Goal::resume(state_dir, work, true)?;
-                let mut restore = Restore::new(task, tools, state_dir, &stored.dir, goal);
-                restore
-                    .finish(intent)
-                    .with_context(|| format!("cannot finish the killed restore {}", work.id))?;
-                self.thawed.extend(restore.goal.to_run());
-                self.warnings.extend(restore.into_warnings());
+                self.finish(work, intent)?;
                 intent.note(work::NOTE, &Value::Null)
             }
             Action::Clear(name) => {
@@ -106,6 +96,29 @@ impl<'a> Apply<'a> {
                 restore.act(action, intent)
             }
         }
+    }
+
+    /// Reverts the restore of a killed run.
+    fn restore_previous(&mut self, work: &Work, intent: &Intent) -> Result<()> {
+        let Observed { tools, state_dir, .. } = self.observed;
+        let mut work = work.clone();
+        self.thawed.extend(Revert { tools, state_dir }.run(&mut work, intent)?);
+        self.warnings.extend(work.set_aside_warning());
+        self.warnings.extend(revert::kept_warning(&work));
+        Ok(())
+    }
+
+    /// Finishes the restore of a killed run.
+    fn finish(&mut self, work: &Work, intent: &Intent) -> Result<()> {
+        let Observed { task, tools, state_dir, stored, .. } = self.observed;
+        let goal = Goal::resume(state_dir, work, true)?;
+        let mut restore = Restore::new(task, tools, state_dir, &stored.dir, goal);
+        restore
+            .finish(intent)
+            .with_context(|| format!("cannot finish the killed restore {}", work.id))?;
+        self.thawed.extend(restore.goal.to_run());
+        self.warnings.extend(restore.into_warnings());
+        Ok(())
     }
 
     /// Cleans up after a failed step. If everything could be reverted, no intent is left for the next run.

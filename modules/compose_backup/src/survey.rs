@@ -57,11 +57,11 @@ pub fn survey(
     let wanted = wanted(tools, project, &records)?;
     let earlier: Vec<Earlier> =
         stored.valid().map(|(kept, manifest)| earlier_of(&kept.path, manifest)).collect();
-    let mut to_copy = 0;
-    for mount in &found.mounts {
+    let sizes = found.mounts.iter().map(|mount| {
         let before = EarlierCopy::of(stored, mount);
-        to_copy += data::estimate(mount, before.as_ref(), scratch)?;
-    }
+        data::estimate(mount, before.as_ref(), scratch)
+    });
+    let to_copy = sizes.sum::<Result<u64>>()?;
     let image_bytes = images::estimate(docker, &wanted, &earlier)?;
     require_space(task, to_copy, image_bytes)?;
     require_engine_space(docker, image_bytes)?;
@@ -76,15 +76,7 @@ pub fn survey(
             project.name()
         ));
     }
-    // A paused container cannot write, and is not touched.
-    let writers: Vec<&Container> = (project.containers.iter())
-        .filter(|one| !one.state.paused)
-        .filter(|one| found.mounts.iter().any(|mount| writes_to(one, mount)))
-        .collect();
-    let frozen = match task.mode {
-        Mode::Live => Frozen::default(),
-        mode => Frozen::of(&writers, &project.resolved.levels(), mode),
-    };
+    let frozen = to_freeze(task.mode, project, &found.mounts);
     Ok(Survey {
         services,
         records,
@@ -96,6 +88,19 @@ pub fn survey(
         to_copy,
         warnings,
     })
+}
+
+/// Returns the containers that are frozen while the data is copied: those that can write to it.
+fn to_freeze(mode: Mode, project: &Project, mounts: &[Mount]) -> Frozen {
+    if let Mode::Live = mode {
+        return Frozen::default();
+    }
+    // A paused container cannot write, and is not touched.
+    let writers: Vec<&Container> = (project.containers.iter())
+        .filter(|one| !one.state.paused)
+        .filter(|one| mounts.iter().any(|mount| writes_to(one, mount)))
+        .collect();
+    Frozen::of(&writers, &project.resolved.levels(), mode)
 }
 
 /// Returns the names of running containers of other projects that can write to the data.

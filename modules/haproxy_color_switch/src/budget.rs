@@ -6,12 +6,13 @@
 use crate::apply::Apply;
 use crate::color::Color;
 use crate::options::Budget;
+use crate::question::Question;
 use crate::servers::Fleet;
 use ansible_module::Failure;
-use anyhow::Result;
+use anyhow::{Error, Result};
 use haproxy::stat::Count;
 use host::deadline::{Deadline, seconds};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(200);
@@ -91,70 +92,89 @@ fn exceeded(budget: &Budget, before: f64, seen: Watched) -> Option<String> {
     ))
 }
 
+/// One watch over the new colour, from before the flip on.
+struct Watch<'a> {
+    budget: &'a Budget,
+    began: Instant,
+    /// Requests to the old colour just before the flip, and the share of them that failed.
+    left: Count,
+    before: f64,
+    seen: Watched,
+}
+
+impl Watch<'_> {
+    fn to_json(&self) -> Value {
+        json!({
+            "seconds": (self.began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+            "requests": self.seen.requests(),
+            "failed": self.seen.failed(),
+            "share": self.seen.share(),
+            "share_before": self.before,
+            "requests_before": self.left.requests,
+            "own_requests": self.seen.own,
+        })
+    }
+
+    fn exceeded(&self) -> Option<String> {
+        exceeded(self.budget, self.before, self.seen)
+    }
+
+    /// Makes the requests that are missing until now; ends early when the budget is exceeded.
+    fn make_missing(&mut self, prove: &Question, release: Option<&str>) -> Result<()> {
+        let due = requests_due(self.budget, self.began);
+        while self.seen.requests() < due && self.exceeded().is_none() {
+            host::interrupt::check()?;
+            let answer = prove.ask_once(None, release);
+            self.seen.own += 1;
+            self.seen.own_failed += u64::from(answer.is_err());
+        }
+        Ok(())
+    }
+}
+
 impl Apply<'_> {
     pub fn watch(&mut self) -> Result<()> {
         let (task, state, switch) = (self.task, self.state, self.switch);
         let Some(budget) = &task.budget else { return Ok(()) };
-        let left = self.left;
-        let before = old_share(budget, left);
-        let observe = || Fleet::observe(&state.groups, switch.to, &state.sockets);
+        let (left, before) = (self.left, old_share(budget, self.left));
         let (began, deadline) = (Instant::now(), Deadline::after(budget.watch));
+        let mut watch = Watch { budget, began, left, before, seen: Watched::default() };
         // Counted from before the flip, so that failures in the first moment are included.
         let mut last = state.fleet(switch.to).clone();
-        let mut seen = Watched::default();
-        let show = |seen: Watched, apply: &mut Apply<'_>| {
-            apply.numbers.budget = Some(json!({
-                "seconds": (began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
-                "requests": seen.requests(),
-                "failed": seen.failed(),
-                "share": seen.share(),
-                "share_before": before,
-                "requests_before": left.requests,
-                "own_requests": seen.own,
-            }));
-        };
-        // Compared after every failure by shares, but not when a component has lost its servers.
-        let break_off = |why: String, seen: Watched, apply: &mut Apply<'_>| {
-            let old = switch.from.unwrap_or(switch.to.other());
-            apply.stays = old_color_was_worse(budget, left, seen, old);
-            Err(refusal(why))
-        };
         loop {
-            let now = observe()?;
+            let now = Fleet::observe(&state.groups, switch.to, &state.sockets)?;
             let more = now.since(&last);
-            seen.count.requests += more.requests;
-            seen.count.failed += more.failed;
-            show(seen, self);
+            watch.seen.count.requests += more.requests;
+            watch.seen.count.failed += more.failed;
+            self.numbers.budget = Some(watch.to_json());
             if let Some(part) = now.lost() {
                 return Err(refusal(format!("{part} has no server of {} that is up", switch.to)));
             }
-            if let Some(why) = exceeded(budget, before, seen) {
-                return break_off(why, seen, self);
-            }
             last = now;
             let ended = deadline.passed();
-            let due = requests_due(budget, began);
             if let Some(prove) = &task.prove {
-                while seen.requests() < due {
-                    host::interrupt::check()?;
-                    let answer = prove.ask_once(None, switch.release.as_deref());
-                    seen.own += 1;
-                    seen.own_failed += u64::from(answer.is_err());
-                    if let Some(why) = exceeded(budget, before, seen) {
-                        show(seen, self);
-                        return break_off(why, seen, self);
-                    }
-                }
+                watch.make_missing(prove, switch.release.as_deref())?;
+                self.numbers.budget = Some(watch.to_json());
+            }
+            if let Some(why) = watch.exceeded() {
+                return Err(self.break_off(&watch, why));
+            }
+            if ended && watch.seen.requests() >= budget.min_requests {
+                return Ok(());
             }
             if ended {
-                show(seen, self);
-                if seen.requests() >= budget.min_requests {
-                    return Ok(());
-                }
-                return break_off(too_few(budget, seen), seen, self);
+                return Err(self.break_off(&watch, too_few(budget, watch.seen)));
             }
             deadline.sleep(POLL)?;
         }
+    }
+
+    /// Fails the flip. The shares of both colours decide whether it is reverted; if the new colour has lost its
+    /// servers, it always is.
+    fn break_off(&mut self, watch: &Watch<'_>, why: String) -> Error {
+        let old = self.switch.from.unwrap_or(self.switch.to.other());
+        self.stays = old_color_was_worse(watch.budget, watch.left, watch.seen, old);
+        refusal(why)
     }
 }
 
@@ -173,7 +193,7 @@ fn too_few(budget: &Budget, seen: Watched) -> String {
     )
 }
 
-fn refusal(why: String) -> anyhow::Error {
+fn refusal(why: String) -> Error {
     Failure::new("budget_broken", why).into()
 }
 

@@ -1,7 +1,7 @@
 //! The options as typed values, with the checks that a spec cannot express.
 
 use crate::color::{Color, Pattern};
-use crate::history;
+use crate::history::MIN_KEPT;
 use crate::question::Question;
 use crate::reload::Reloader;
 use crate::servers::{Group, ServerName};
@@ -172,52 +172,16 @@ impl Task {
     pub fn parse(raw: &RawOptions) -> Result<Task, Failure> {
         let subject = Subject::parse(raw)?;
         let wanted: String = raw.get("color")?;
-        let release: Option<String> = raw.get("release")?;
-        if let Some(release) = release.as_ref().filter(|release| !is_word(release)) {
-            let expected = "one word of letters, digits and any of . _ : @ / -";
-            return Err(Failure::bad_option(
-                "release",
-                format!("expected {expected}, got {release:?}"),
-            ));
-        }
-        let (text, file): (Option<String>, Option<PathBuf>) =
-            (raw.get("content")?, raw.get("src")?);
-        if subject.method != Method::Reload && (text.is_some() || file.is_some()) {
-            let msg =
-                "a new configuration goes with method: reload; with a map the configuration stays";
-            return Err(Failure::bad_option("content", msg.to_owned()));
-        }
-        let content = match (text, file) {
-            (Some(text), _) => Content::Text(text),
-            (_, Some(file)) => Content::File(command_path("src", file)?),
-            _ => Content::Kept,
-        };
-        let validate: Vec<String> = raw.get("validate")?;
-        if !validate.iter().any(|word| word.contains("%s")) {
-            let msg = "expected a program and its arguments, one of them with %s for the file";
-            return Err(Failure::bad_option("validate", msg.to_owned()));
-        }
-        let keep: usize = raw.get("history")?;
-        if keep < history::MIN_KEPT {
-            let msg = format!(
-                "expected at least {}: the active one and the one to roll back to",
-                history::MIN_KEPT
-            );
-            return Err(Failure::bad_option("history", msg));
-        }
+        let release = release(raw)?;
+        let content = content(raw, &subject.method)?;
+        let validate = validate(raw)?;
+        let keep = history(raw)?;
         let (drift, since): (String, Option<String>) = (raw.get("drift")?, raw.get("since")?);
         Ok(Task {
             wanted: Color::parse(&wanted).map_or(Wanted::Previous, Wanted::Color),
             content,
             validate,
-            reloader: Reloader {
-                master: match raw.get::<Option<PathBuf>>("master_socket")? {
-                    Some(path) => Some(Socket::Unix(command_path("master_socket", path)?)),
-                    None => None,
-                },
-                unit: raw.get("unit")?,
-                pidfile: raw.get("pidfile")?,
-            },
+            reloader: reloader(raw)?,
             deploy: raw.get("deploy_id")?,
             rollback: raw.get("rollback_id")?,
             target_timeout: raw.seconds("target_timeout")?,
@@ -239,6 +203,59 @@ impl Task {
     pub fn run(&self) -> Option<&DeployId> {
         self.rollback.as_ref().or(self.deploy.as_ref())
     }
+}
+
+fn release(raw: &RawOptions) -> Result<Option<String>, Failure> {
+    let release: Option<String> = raw.get("release")?;
+    match release.as_ref().filter(|release| !is_word(release)) {
+        None => Ok(release),
+        Some(odd) => {
+            let expected = "one word of letters, digits and any of . _ : @ / -";
+            Err(Failure::bad_option("release", format!("expected {expected}, got {odd:?}")))
+        }
+    }
+}
+
+fn content(raw: &RawOptions, method: &Method) -> Result<Content, Failure> {
+    let (text, file): (Option<String>, Option<PathBuf>) = (raw.get("content")?, raw.get("src")?);
+    if *method != Method::Reload && (text.is_some() || file.is_some()) {
+        let msg =
+            "a new configuration goes with method: reload; with a map the configuration stays";
+        return Err(Failure::bad_option("content", msg.to_owned()));
+    }
+    Ok(match (text, file) {
+        (Some(text), _) => Content::Text(text),
+        (_, Some(file)) => Content::File(command_path("src", file)?),
+        _ => Content::Kept,
+    })
+}
+
+fn validate(raw: &RawOptions) -> Result<Vec<String>, Failure> {
+    let validate: Vec<String> = raw.get("validate")?;
+    if validate.iter().any(|word| word.contains("%s")) {
+        return Ok(validate);
+    }
+    let msg = "expected a program and its arguments, one of them with %s for the file";
+    Err(Failure::bad_option("validate", msg.to_owned()))
+}
+
+fn history(raw: &RawOptions) -> Result<usize, Failure> {
+    let keep: usize = raw.get("history")?;
+    if keep >= MIN_KEPT {
+        return Ok(keep);
+    }
+    let msg = format!("expected at least {MIN_KEPT}: the active one and the one to roll back to");
+    Err(Failure::bad_option("history", msg))
+}
+
+fn reloader(raw: &RawOptions) -> Result<Reloader, Failure> {
+    let master: Option<PathBuf> = raw.get("master_socket")?;
+    let master = master.map(|path| command_path("master_socket", path).map(Socket::Unix));
+    Ok(Reloader {
+        master: master.transpose()?,
+        unit: raw.get("unit")?,
+        pidfile: raw.get("pidfile")?,
+    })
 }
 
 fn group(name: &str, server_name: &ServerName) -> Result<Group, Failure> {

@@ -113,25 +113,13 @@ pub fn observe(subject: &Subject) -> Result<State> {
         Method::Map(map) => {
             state.observe_map(subject, map)?;
             let config = parsed.as_ref();
-            let fallback = config.and_then(|it| it.fallback(&map.to_string_lossy(), &subject.key));
-            state.notes.extend(fallback.map(|backend| {
-                format!(
-                    "while {} has no colour for {}, its requests go to {backend}: let map() name a \
-                     backend that answers with 503 (http-request deny deny_status 503)",
-                    map.display(),
-                    subject.key
-                )
-            }));
+            state.notes.extend(config.and_then(|config| fallback_note(config, map, &subject.key)));
         }
         Method::Reload => state.text = config.unwrap_or_default(),
     }
-    state.groups = match (groups, &subject.method) {
-        (Some(Found::Groups(groups)), _) => groups,
-        (Some(Found::Around(parts)), _) => {
-            let within = |(before, after): &(String, String)| state.pattern.within(before, after);
-            parts.iter().map(|part| Group::OneEach(within(part))).collect()
-        }
-        (None, _) => subject.groups.clone(),
+    state.groups = match groups {
+        Some(found) => state.groups_of(found),
+        None => subject.groups.clone(),
     };
     state.fleets = Fleet::both(&state.groups, &state.sockets)?;
     if subject.method == Method::Reload {
@@ -139,6 +127,16 @@ pub fn observe(subject: &Subject) -> Result<State> {
     }
     state.compare(subject);
     Ok(state)
+}
+
+/// Returns a warning if requests go to some backend while the map has no colour for the key.
+fn fallback_note(config: &Config, map: &Path, key: &str) -> Option<String> {
+    let backend = config.fallback(&map.to_string_lossy(), key)?;
+    Some(format!(
+        "while {} has no colour for {key}, its requests go to {backend}: let map() name a backend that \
+         answers with 503 (http-request deny deny_status 503)",
+        map.display()
+    ))
 }
 
 pub fn digest(bytes: &[u8]) -> String {
@@ -152,6 +150,15 @@ enum Found {
 }
 
 impl State {
+    fn groups_of(&self, found: Found) -> Vec<Group> {
+        let group =
+            |(before, after): &(String, String)| Group::OneEach(self.pattern.within(before, after));
+        match found {
+            Found::Groups(groups) => groups,
+            Found::Around(parts) => parts.iter().map(group).collect(),
+        }
+    }
+
     fn observe_map(&mut self, subject: &Subject, file: &Path) -> Result<()> {
         for socket in &self.sockets {
             self.live.push(map::live_value(socket, file, &subject.key)?);

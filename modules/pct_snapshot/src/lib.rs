@@ -88,25 +88,13 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let key = session.rollback().map(str::to_owned);
     let mut state = state::observe(&reader, &task.subject)?;
     if let Some(done) = session.done_before(&state.snapshots.view())? {
-        let (name, deploy) = match &task.wanted {
-            Wanted::RolledBack { which: Which::Named(name), deploy } => {
-                (Some(name), deploy.as_ref())
-            }
-            _ => (None, None),
-        };
-        return Ok(done
-            .fact("vmid", task.subject.vmid.number())
-            .fact("snapshot", json!(name))
-            .fact("deploy_id", json!(deploy))
-            .fact("running", state.runs()));
+        return Ok(facts_of_done(done, &task, &state));
     }
     let mut decided = decide(&task, &reader, &mut state, &key)?;
     let mut warnings = Vec::new();
     if let (Some(lock), false) = (state.foreign_lock(), decided.plan.steps.is_empty()) {
         if invocation.check_mode {
-            let most = host::deadline::seconds(task.lock_timeout);
-            let locked = state.locked(lock, None);
-            warnings.push(format!("{locked}; a run would wait for it, {most} at most"));
+            warnings.push(would_wait(&task, &state, lock));
         } else {
             state = wait(&task, &reader, &state)?;
             decided = decide(&task, &reader, &mut state, &key)?;
@@ -132,6 +120,23 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         true => outcome.fact("safety_snapshot", json!(apply.safety)),
         false => outcome,
     })
+}
+
+/// Adds the facts about a rollback that was done before.
+fn facts_of_done(done: Outcome, task: &Task, state: &State) -> Outcome {
+    let (name, deploy) = match &task.wanted {
+        Wanted::RolledBack { which: Which::Named(name), deploy } => (Some(name), deploy.as_ref()),
+        _ => (None, None),
+    };
+    done.fact("vmid", task.subject.vmid.number())
+        .fact("snapshot", json!(name))
+        .fact("deploy_id", json!(deploy))
+        .fact("running", state.runs())
+}
+
+fn would_wait(task: &Task, state: &State, lock: &str) -> String {
+    let most = host::deadline::seconds(task.lock_timeout);
+    format!("{}; a run would wait for it, {most} at most", state.locked(lock, None))
 }
 
 struct Decided {

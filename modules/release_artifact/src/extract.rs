@@ -115,29 +115,11 @@ struct Extracting<'a> {
 
 impl Extracting<'_> {
     fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), UnpackError> {
-        let kind = entry.header().entry_type();
-        if kind.is_pax_global_extensions() {
+        if entry.header().entry_type().is_pax_global_extensions() {
             return Ok(());
         }
-        if kind.is_pax_local_extensions() {
-            // Headers that belong to an entry come before it and are not seen here.
-            return Err(refused(&entry.path_bytes(), "is of an unsupported type"));
-        }
-        let sparse = sparse_of(entry)?;
-        let name = match &sparse {
-            Ok(Some(sparse)) => sparse.name.as_bytes().to_owned(),
-            _ => entry.path_bytes().into_owned(),
-        };
+        let Head { kind, sparse, name, parts, mode, target } = Head::read(entry)?;
         let refuse = |why: &str| refused(&name, why);
-        if name.len() >= MAX_NAME {
-            return Err(refuse("has a name that is too long for any file"));
-        }
-        let sparse = sparse.map_err(refuse)?;
-        let parts = parts(&name).map_err(refuse)?;
-        if parts.len() > MAX_DEPTH {
-            return Err(refuse("is in too many folders"));
-        }
-        let mode = entry.header().mode().map_err(|_| refuse("has an invalid mode"))?;
         if kind.is_dir() {
             return self.folder(&parts, mode & 0o777 & !self.attributes.umask, &name);
         }
@@ -148,7 +130,6 @@ impl Extracting<'_> {
             return Err(refuse("would run with the rights of its owner or group (setuid, setgid)"));
         }
         let path: PathBuf = parts.iter().collect();
-        let target = entry.link_name_bytes().map(|target| target.into_owned());
         if target.as_ref().is_some_and(|target| target.len() >= MAX_NAME) {
             return Err(refuse("leads to a name that is too long for any file"));
         }
@@ -388,6 +369,46 @@ fn leads_out(root: &Dir, link: &Path) -> bool {
     let mut answers = (0..100).map(|_| openat2(root, link, flags, Mode::empty(), inside).err());
     let answer = answers.find(|error| !matches!(error, Some(Errno::AGAIN | Errno::INTR)));
     matches!(answer, None | Some(Some(Errno::XDEV)))
+}
+
+/// The headers of an entry.
+struct Head {
+    kind: EntryType,
+    sparse: Option<Sparse>,
+    name: Vec<u8>,
+    /// The name, split into plain parts.
+    parts: Vec<OsString>,
+    mode: u32,
+    /// The target of a link.
+    target: Option<Vec<u8>>,
+}
+
+impl Head {
+    /// Reads the headers, and refuses a name or a mode that no entry may have.
+    fn read<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Head, UnpackError> {
+        let kind = entry.header().entry_type();
+        if kind.is_pax_local_extensions() {
+            // Headers that belong to an entry come before it and are not seen here.
+            return Err(refused(&entry.path_bytes(), "is of an unsupported type"));
+        }
+        let sparse = sparse_of(entry)?;
+        let name = match &sparse {
+            Ok(Some(sparse)) => sparse.name.as_bytes().to_owned(),
+            _ => entry.path_bytes().into_owned(),
+        };
+        let refuse = |why: &str| refused(&name, why);
+        if name.len() >= MAX_NAME {
+            return Err(refuse("has a name that is too long for any file"));
+        }
+        let sparse = sparse.map_err(refuse)?;
+        let parts = parts(&name).map_err(refuse)?;
+        if parts.len() > MAX_DEPTH {
+            return Err(refuse("is in too many folders"));
+        }
+        let mode = entry.header().mode().map_err(|_| refuse("has an invalid mode"))?;
+        let target = entry.link_name_bytes().map(|target| target.into_owned());
+        Ok(Head { kind, sparse, name, parts, mode, target })
+    }
 }
 
 struct What {

@@ -1,6 +1,7 @@
 //! Plans `state: present`: the snapshots of a restore point, and their holds. Pure.
 
 use crate::listing::by_pool;
+use crate::names::LONGEST;
 use crate::options::{Point, Task};
 use crate::plan::{Action, after, nothing};
 use crate::prune;
@@ -13,71 +14,82 @@ use change::{Plan, Step, Undo};
 
 pub fn plan(state: &State, task: &Task, point: &Point) -> Result<Plan<Action>> {
     let mut plan = nothing(state, task);
-    let mut takes = Vec::new();
-    let mut holds = Vec::new();
-    for dataset in &state.covered {
-        let name = format!("{dataset}@{}", point.snapshot);
-        match state.find(dataset, &point.snapshot) {
-            Some(snap) => {
-                refuse_foreign(state, snap, point).map_err(as_name_taken)?;
-                if task.hold && !state.own_hold(snap) {
-                    holds.push(name);
-                }
-            }
-            None => {
-                if name.len() > crate::names::LONGEST {
-                    let msg = format!(
-                        "{name} has {} characters, and ZFS allows {}; nothing was changed",
-                        name.len(),
-                        crate::names::LONGEST
-                    );
-                    return Err(Failure::new("name_too_long", msg).into());
-                }
-                takes.push(name.clone());
-                if task.hold {
-                    holds.push(name);
-                }
-            }
-        }
-    }
+    let (takes, holds) = missing(state, task, point)?;
     if !takes.is_empty() {
         refuse_readonly(state, &takes)?;
         fits_one_call(&takes)?;
     }
-    let pools = by_pool(takes.iter().map(String::as_str));
-    if takes.len() < state.covered.len() && !takes.is_empty() {
-        plan.warnings.push(format!(
-            "{} of {} datasets have {} already; the others are taken now, at another time",
-            state.covered.len() - takes.len(),
-            state.covered.len(),
-            point.snapshot
-        ));
-    } else if pools.len() > 1 {
-        let names = listed(pools.iter().map(|(pool, _)| *pool));
-        plan.warnings.push(format!("atomic in each pool, not across pools: {names}"));
-    }
-    for (pool, names) in pools {
-        let text =
-            format!("take {} of {} of {pool} in one call", point.snapshot, counted(names.len()));
-        let names = names.into_iter().map(str::to_owned).collect();
-        plan.steps.push(Step::new(Action::Take(names), text));
-    }
-    for (pool, names) in by_pool(holds.iter().map(String::as_str)) {
-        let text = format!(
-            "hold {} of {} of {pool} with the tag reversible",
-            point.snapshot,
-            counted(names.len())
-        );
-        let names = names.into_iter().map(str::to_owned).collect();
-        plan.steps.push(Step::new(Action::Hold(names), text));
-    }
+    plan.warnings.extend(not_atomic(state, point, &takes));
+    let snapshot = &point.snapshot;
+    plan.steps
+        .extend(steps(&takes, Action::Take, |of| format!("take {snapshot} of {of} in one call")));
+    plan.steps.extend(steps(&holds, Action::Hold, |of| {
+        format!("hold {snapshot} of {of} with the tag reversible")
+    }));
     if !plan.steps.is_empty() {
         plan.undo = Undo::By(format!("state: absent with deploy_id: {}", point.deploy));
     }
     let taken = usize::from(!state.covered.is_empty());
-    let pruned = prune::retention(state, task, Some(point), taken, &mut plan)?;
+    let pruned = prune::retention(state, task, Some(point), taken, &mut plan);
     plan.after = after(state, &takes, &pruned);
     Ok(plan)
+}
+
+/// Returns the names of the snapshots that have to be taken, and of those that have to be held.
+fn missing(state: &State, task: &Task, point: &Point) -> Result<(Vec<String>, Vec<String>)> {
+    let (mut takes, mut holds) = (Vec::new(), Vec::new());
+    for dataset in &state.covered {
+        let name = format!("{dataset}@{}", point.snapshot);
+        let there = state.find(dataset, &point.snapshot);
+        match there {
+            Some(snap) => refuse_foreign(state, snap, point).map_err(as_name_taken)?,
+            None => {
+                refuse_too_long(&name)?;
+                takes.push(name.clone());
+            }
+        }
+        if task.hold && !there.is_some_and(|snap| state.own_hold(snap)) {
+            holds.push(name);
+        }
+    }
+    Ok((takes, holds))
+}
+
+fn refuse_too_long(name: &str) -> Result<(), Failure> {
+    if name.len() <= LONGEST {
+        return Ok(());
+    }
+    let count = name.len();
+    let msg =
+        format!("{name} has {count} characters, and ZFS allows {LONGEST}; nothing was changed");
+    Err(Failure::new("name_too_long", msg))
+}
+
+/// Returns a warning if the snapshots of the restore point are not taken at one time.
+fn not_atomic(state: &State, point: &Point, takes: &[String]) -> Option<String> {
+    let pools = by_pool(takes.iter().map(String::as_str));
+    let (all, there) = (state.covered.len(), state.covered.len() - takes.len());
+    if there > 0 && !takes.is_empty() {
+        return Some(format!(
+            "{there} of {all} datasets have {} already; the others are taken now, at another time",
+            point.snapshot
+        ));
+    }
+    let names = listed(pools.iter().map(|(pool, _)| *pool));
+    (pools.len() > 1).then(|| format!("atomic in each pool, not across pools: {names}"))
+}
+
+/// Returns one step for each pool, since one call of `zfs` is atomic in one pool.
+fn steps(
+    names: &[String],
+    action: fn(Vec<String>) -> Action,
+    text: impl Fn(&str) -> String,
+) -> Vec<Step<Action>> {
+    let step = |(pool, names): (&str, Vec<&str>)| {
+        let text = text(&format!("{} of {pool}", counted(names.len())));
+        Step::new(action(names.into_iter().map(str::to_owned).collect()), text)
+    };
+    by_pool(names.iter().map(String::as_str)).into_iter().map(step).collect()
 }
 
 fn counted(count: usize) -> String {

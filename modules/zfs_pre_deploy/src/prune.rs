@@ -25,7 +25,7 @@ pub fn absent(state: &State, task: &Task) -> Result<Plan<Action>> {
         _ => {}
     }
     let target = task.point();
-    gone.extend(retention(state, task, target, 0, &mut plan)?);
+    gone.extend(retention(state, task, target, 0, &mut plan));
     refuse_readonly_if_any(state, &gone)?;
     if !plan.steps.is_empty() {
         plan.undo = Undo::None("what was destroyed is gone".into());
@@ -129,7 +129,7 @@ fn remove_parked(
         return Err(Failure::new("kept", format!("keep names {id}; nothing was changed")).into());
     }
     for tree in &trees {
-        let foreign = stands_in_way(state, tree)?;
+        let foreign = check_removable(state, tree)?;
         let mut loss =
             Loss::plain(format!("the state of {} that is parked as {}", tree.live, tree.root));
         loss = loss.bytes(tree.used);
@@ -169,7 +169,7 @@ fn identities(state: &State, tree: &Tree) -> Vec<String> {
 }
 
 /// Refuses to remove a parked tree that something needs; returns the snapshots in it that are not ours.
-fn stands_in_way<'a>(state: &'a State, tree: &Tree) -> Result<Vec<&'a Snap>, Failure> {
+fn check_removable<'a>(state: &'a State, tree: &Tree) -> Result<Vec<&'a Snap>, Failure> {
     for name in &tree.members {
         if state.datasets.get(name).is_some_and(|data| data.mounted) {
             let msg = format!(
@@ -209,11 +209,24 @@ pub fn retention(
     target: Option<&Point>,
     coming: usize,
     plan: &mut Plan<Action>,
-) -> Result<Vec<String>> {
-    let Some(retain) = task.retain else { return Ok(Vec::new()) };
+) -> Vec<String> {
+    let Some(retain) = task.retain else { return Vec::new() };
+    let target = target.map(|point| point.deploy.as_str());
+    let mut gone = retain_points(state, task, target, coming, retain, plan);
+    gone.extend(retain_parked(state, task, retain, plan));
+    gone
+}
+
+fn retain_points(
+    state: &State,
+    task: &Task,
+    target: Option<&str>,
+    coming: usize,
+    retain: usize,
+    plan: &mut Plan<Action>,
+) -> Vec<String> {
     let mut gone = Vec::new();
     let points = points(state, task);
-    let target = target.map(|point| point.deploy.as_str());
     let is_there = points.iter().any(|point| Some(point.deploy) == target);
     let coming = if is_there { 0 } else { coming };
     let surplus = (points.len() + coming).saturating_sub(retain);
@@ -233,6 +246,16 @@ pub fn retention(
         plan.steps.push(Step::new(Action::Remove(removal), text));
         gone.extend(point.snaps.iter().map(|snap| snap.name()));
     }
+    gone
+}
+
+fn retain_parked(
+    state: &State,
+    task: &Task,
+    retain: usize,
+    plan: &mut Plan<Action>,
+) -> Vec<String> {
+    let mut gone = Vec::new();
     // The oldest first; trees of one swap go together.
     let trees = state.parked();
     let mut ids: Vec<&str> = trees.iter().map(|tree| tree.id.as_str()).collect();
@@ -245,13 +268,7 @@ pub fn retention(
             continue;
         }
         let of: Vec<&Tree> = trees.iter().filter(|tree| tree.id == id).collect();
-        let why = of.iter().find_map(|tree| match stands_in_way(state, tree) {
-            Err(failure) => Some(failure.msg.replace("; nothing was changed", "")),
-            Ok(foreign) => foreign
-                .first()
-                .map(|snap| format!("the snapshot {} in it is not ours", snap.name())),
-        });
-        if let Some(why) = why {
+        if let Some(why) = of.iter().find_map(|tree| prevents_removal(state, tree)) {
             plan.warnings.push(format!("retain leaves the parked state {id}: {why}"));
             continue;
         }
@@ -262,7 +279,18 @@ pub fn retention(
             gone.push(tree.root.clone());
         }
     }
-    Ok(gone)
+    gone
+}
+
+/// Returns why `retain` may not remove a parked tree, if there is a reason.
+fn prevents_removal(state: &State, tree: &Tree) -> Option<String> {
+    match check_removable(state, tree) {
+        Err(failure) => Some(failure.msg.replace("; nothing was changed", "")),
+        Ok(foreign) => {
+            let snap = foreign.first()?;
+            Some(format!("the snapshot {} in it is not ours", snap.name()))
+        }
+    }
 }
 
 struct Found<'a> {

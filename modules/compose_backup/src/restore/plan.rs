@@ -20,33 +20,12 @@ pub fn plan(
     losses: Losses,
 ) -> Result<Plan<Action>> {
     let title = &goal.title;
-    let names: Vec<&str> = goal.services.keys().map(String::as_str).collect();
-    let services = names.join(", ");
+    let services = goal.services.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let mut steps = match goal.resumes {
         true => Vec::new(),
         false => cleanup_steps(stored, unfinished),
     };
-    let mut step = |action: Action, text: String| steps.push(Step::new(action, text));
-    match &goal.manifest {
-        Some(_) => {
-            step(Action::Check, format!("check {title}"));
-            step(Action::Load, format!("load the images of {services}"));
-            step(Action::Stage, "stage the restored data, with its sums checked".to_owned());
-        }
-        None => {
-            step(Action::Check, format!("check {title}"));
-            step(Action::Load, format!("find the images of {services}"));
-        }
-    }
-    step(Action::Stop, format!("stop {services}, and the services that share their data"));
-    let text = match goal.manifest.is_some() {
-        true => format!("park the current data, and put {title} in its place"),
-        false => format!("park the current data, and put {title} back in its place"),
-    };
-    let lossy = |step, losses: Vec<Loss>| losses.into_iter().fold(step, Step::loses);
-    steps.push(lossy(Step::new(Action::Swap, text), losses.data));
-    let start = start(&goal.services);
-    steps.push(lossy(Step::new(Action::Start, start), losses.layers));
+    steps.extend(goal_steps(goal, &services, losses));
     let before = state::view(stored);
     let mut after = before.clone();
     after["restored"] = json!(title);
@@ -75,6 +54,27 @@ pub fn plan(
         warnings,
         ..Plan::nothing(format!("project {}", goal.project), before)
     })
+}
+
+/// The steps from the stored or parked data to running services.
+fn goal_steps(goal: &Goal, services: &str, losses: Losses) -> Vec<Step<Action>> {
+    let title = &goal.title;
+    let mut steps = vec![Step::new(Action::Check, format!("check {title}"))];
+    let swap = if goal.manifest.is_some() {
+        let stage = "stage the restored data, with its sums checked";
+        steps.push(Step::new(Action::Load, format!("load the images of {services}")));
+        steps.push(Step::new(Action::Stage, stage.to_owned()));
+        format!("park the current data, and put {title} in its place")
+    } else {
+        steps.push(Step::new(Action::Load, format!("find the images of {services}")));
+        format!("park the current data, and put {title} back in its place")
+    };
+    let stop = format!("stop {services}, and the services that share their data");
+    steps.push(Step::new(Action::Stop, stop));
+    let lossy = |step, losses: Vec<Loss>| losses.into_iter().fold(step, Step::loses);
+    steps.push(lossy(Step::new(Action::Swap, swap), losses.data));
+    steps.push(lossy(Step::new(Action::Start, start(&goal.services)), losses.layers));
+    steps
 }
 
 /// Names the services of the backup, and those that it left out, that are not restored.

@@ -13,69 +13,70 @@ pub(super) fn sentence(
     cap: Cap,
     unopened: bool,
 ) -> Result<Option<String>, Failure> {
+    let recorded = is_recorded(ledger, id, event, cap, unopened)?;
+    Ok((!recorded).then(|| describe(id, event)))
+}
+
+/// Returns whether the event is recorded already, and refuses one that may not be recorded.
+fn is_recorded(
+    ledger: &Ledger,
+    id: &DeployId,
+    event: &Event,
+    cap: Cap,
+    unopened: bool,
+) -> Result<bool, Failure> {
     let known = ledger.deploy(id);
-    let text = match event {
-        Event::Open(opening) => {
-            match known {
-                Some(deploy) if deploy.is_open() => return Ok(None),
-                Some(deploy) => return Err(ended(deploy)),
-                None => {
-                    may_open(ledger, id, opening.take_over.as_ref())?;
-                    may_deploy(ledger, id, opening, cap)?;
-                }
+    let open = || open_deploy(ledger, known, id, unopened);
+    Ok(match event {
+        Event::Open(opening) => match known {
+            Some(deploy) if deploy.is_open() => true,
+            Some(deploy) => return Err(ended(deploy)),
+            None => {
+                may_open(ledger, id, opening.take_over.as_ref())?;
+                may_deploy(ledger, id, opening, cap)?;
+                false
             }
-            opened(id, opening)
-        }
+        },
         Event::Phase(phase) => {
-            let last = open_deploy(ledger, known, id, unopened)?.and_then(|it| it.phases.last());
-            if last.is_some_and(|(_, last)| last == phase) {
-                return Ok(None);
-            }
+            let last = open()?.and_then(|deploy| deploy.phases.last());
+            last.is_some_and(|(_, last)| last == phase)
+        }
+        Event::RestorePoint(point) => {
+            open()?.and_then(|deploy| deploy.restore_point(point)) == Some(point)
+        }
+        Event::Heartbeat {} => open().map(|_| false)?,
+        Event::Revert { .. } => open()?.is_some_and(|deploy| deploy.reverted.is_some()),
+        Event::Close { outcome, .. } => match known {
+            Some(deploy) if deploy.outcome() == Some(*outcome) => true,
+            Some(deploy) if deploy.closed.is_some() => return Err(ended(deploy)),
+            _ => open().map(|_| false)?,
+        },
+        Event::Void { reason } => match known {
+            Some(deploy) => deploy.void.as_ref().is_some_and(|(_, why)| why == reason),
+            None if unopened => false,
+            None => return Err(unknown(ledger, id)),
+        },
+    })
+}
+
+fn describe(id: &DeployId, event: &Event) -> String {
+    match event {
+        Event::Open(opening) => opened(id, opening),
+        Event::Phase(phase) => {
             format!("record that phase {} of deploy {id} is {}", phase.phase, phase.status.word())
         }
         Event::RestorePoint(point) => {
-            let deploy = open_deploy(ledger, known, id, unopened)?;
-            if deploy.and_then(|deploy| deploy.restore_point(point)) == Some(point) {
-                return Ok(None);
-            }
             let host = point.host.as_ref().map(|host| format!(" on {host}")).unwrap_or_default();
             format!(
                 "record the restore point {} of {}{host} for deploy {id}",
                 point.name, point.layer
             )
         }
-        Event::Heartbeat {} => {
-            open_deploy(ledger, known, id, unopened)?;
-            format!("record that deploy {id} is alive")
-        }
-        Event::Revert { .. } => {
-            let deploy = open_deploy(ledger, known, id, unopened)?;
-            if deploy.is_some_and(|deploy| deploy.reverted.is_some()) {
-                return Ok(None);
-            }
-            format!("record that deploy {id} goes back by itself")
-        }
-        Event::Close { outcome, .. } => {
-            match known {
-                Some(deploy) if deploy.outcome() == Some(*outcome) => return Ok(None),
-                Some(deploy) if deploy.closed.is_some() => return Err(ended(deploy)),
-                _ => open_deploy(ledger, known, id, unopened)?,
-            };
-            format!("close deploy {id} as {}", outcome.word())
-        }
-        Event::Void { reason } => {
-            match known {
-                Some(deploy) if deploy.void.as_ref().is_some_and(|(_, why)| why == reason) => {
-                    return Ok(None);
-                }
-                Some(_) => {}
-                None if unopened => {}
-                None => return Err(unknown(ledger, id)),
-            }
-            format!("mark deploy {id} as void: {reason}")
-        }
-    };
-    Ok(Some(text))
+        Event::Heartbeat {} => format!("record that deploy {id} is alive"),
+        Event::Revert { .. } => format!("record that deploy {id} goes back by itself"),
+        Event::Close { outcome, .. } => format!("close deploy {id} as {}", outcome.word()),
+        Event::Void { reason } => format!("mark deploy {id} as void: {reason}"),
+    }
 }
 
 fn opened(id: &DeployId, opening: &Opening) -> String {

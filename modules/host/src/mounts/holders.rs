@@ -86,73 +86,89 @@ pub fn holders(what: Filesystem<'_>) -> Result<Census> {
 
 /// Finds the mounts of several filesystems in one pass over the processes.
 pub fn holders_where(wanted: &dyn Fn(&Mount) -> bool) -> Result<Census> {
-    let mut census = Census::default();
-    let mut seen_views = HashSet::new();
-    let mut seen_spaces = HashSet::new();
-    let mut kept_spaces = Vec::new();
+    let mut pass = Pass::default();
     for pid in pids()? {
         for task in tasks(pid) {
-            let space = match task.join("ns/mnt").metadata() {
-                Ok(metadata) => metadata.ino(),
-                Err(error) => {
-                    unseen(&mut census, &task, &error);
-                    continue;
-                }
-            };
-            // Within a namespace, a process with its own root folder sees only the mounts below it.
-            let root = task
-                .join("root")
-                .metadata()
-                .map(|root| (root.dev(), root.ino()))
-                .unwrap_or_default();
-            if !seen_views.insert((space, root)) {
-                continue;
+            pass.examine(pid, &task, wanted)?;
+        }
+    }
+    Ok(pass.finish())
+}
+
+/// What was seen so far in one pass over the processes.
+#[derive(Default)]
+struct Pass {
+    census: Census,
+    /// Each namespace together with a root folder that some process has in it.
+    views: HashSet<(u64, (u64, u64))>,
+    namespaces: HashSet<u64>,
+    /// The namespaces that a file keeps alive, and that file.
+    kept_alive: Vec<(u64, PathBuf)>,
+}
+
+impl Pass {
+    fn examine(&mut self, pid: u32, task: &Path, wanted: &dyn Fn(&Mount) -> bool) -> Result<()> {
+        let namespace = match task.join("ns/mnt").metadata() {
+            Ok(metadata) => metadata.ino(),
+            Err(error) => {
+                unseen(&mut self.census, task, &error);
+                return Ok(());
             }
-            let mounts = match std::fs::read(task.join("mountinfo")) {
-                Ok(bytes) => Mounts::parse(&bytes)
-                    .with_context(|| format!("cannot understand {}/mountinfo", task.display()))?,
-                Err(error) => {
-                    seen_views.remove(&(space, root));
-                    unseen(&mut census, &task, &error);
-                    continue;
-                }
-            };
-            seen_spaces.insert(space);
-            kept_spaces.extend(mounts.iter().filter_map(kept_space));
-            let found = mounts.iter().filter(|mount| wanted(mount)).map(|mount| Holder {
-                pid,
-                comm: comm(pid),
-                mount_ns: space,
-                mount_id: mount.id,
-                mountpoint: mount.mountpoint.clone(),
-                source: mount.source.clone(),
-                dev: mount.dev,
-                parent_groups: mounts
-                    .above(mount)
-                    .next()
-                    .map(|on| (on.shares, on.follows.clone()))
-                    .unwrap_or_default(),
-            });
-            census.holders.extend(found);
+        };
+        // Within a namespace, a process with its own root folder sees only the mounts below it.
+        let root = task.join("root").metadata();
+        let root = root.map(|root| (root.dev(), root.ino())).unwrap_or_default();
+        if self.views.contains(&(namespace, root)) {
+            return Ok(());
         }
+        let mounts = match std::fs::read(task.join("mountinfo")) {
+            Ok(bytes) => Mounts::parse(&bytes)
+                .with_context(|| format!("cannot understand {}/mountinfo", task.display()))?,
+            Err(error) => {
+                unseen(&mut self.census, task, &error);
+                return Ok(());
+            }
+        };
+        self.views.insert((namespace, root));
+        self.namespaces.insert(namespace);
+        self.kept_alive.extend(mounts.iter().filter_map(kept_alive));
+        let found = mounts.iter().filter(|mount| wanted(mount));
+        self.census.holders.extend(found.map(|mount| holder(pid, namespace, mount, &mounts)));
+        Ok(())
     }
-    // A mount that is seen from several root folders is listed once.
-    let mut once = HashSet::new();
-    census.holders.retain(|holder| once.insert((holder.mount_ns, holder.mount_id)));
-    for (space, at) in kept_spaces {
-        if seen_spaces.insert(space) {
-            census.unseen.push(Unseen {
-                at,
-                why: format!("it keeps the mount namespace {space} alive, which has no process"),
-            });
+
+    fn finish(mut self) -> Census {
+        // A mount that is seen from several root folders is listed once.
+        let mut once = HashSet::new();
+        self.census.holders.retain(|holder| once.insert((holder.mount_ns, holder.mount_id)));
+        for (namespace, at) in self.kept_alive {
+            if self.namespaces.insert(namespace) {
+                let why =
+                    format!("it keeps the mount namespace {namespace} alive, which has no process");
+                self.census.unseen.push(Unseen { at, why });
+            }
         }
+        self.census
     }
-    Ok(census)
+}
+
+fn holder(pid: u32, mount_ns: u64, mount: &Mount, mounts: &Mounts) -> Holder {
+    let parent = mounts.above(mount).next();
+    Holder {
+        pid,
+        comm: comm(pid),
+        mount_ns,
+        mount_id: mount.id,
+        mountpoint: mount.mountpoint.clone(),
+        source: mount.source.clone(),
+        dev: mount.dev,
+        parent_groups: parent.map(|on| (on.shares, on.follows.clone())).unwrap_or_default(),
+    }
 }
 
 /// A mount namespace that a file keeps alive (`unshare --mount=FILE`) shows as a mount of nsfs with
 /// the root `mnt:[4026532177]`.
-fn kept_space(mount: &Mount) -> Option<(u64, PathBuf)> {
+fn kept_alive(mount: &Mount) -> Option<(u64, PathBuf)> {
     let inode = mount.root.to_str()?.strip_prefix("mnt:[")?.strip_suffix(']')?;
     (mount.fstype == "nsfs").then_some((inode.parse().ok()?, mount.mountpoint.clone()))
 }
