@@ -1,6 +1,7 @@
 //! The failure of a module, for people and for programs.
 
 use anyhow::Error;
+use host::command::Failed;
 use serde_json::{Map, Value, json};
 use std::fmt;
 
@@ -23,6 +24,12 @@ impl Failure {
     /// Makes the failure for a bad option that a spec could not detect.
     pub fn bad_option(name: &str, why: impl fmt::Display) -> Failure {
         Failure::new("bad_options", format!("argument '{name}': {why}"))
+    }
+
+    /// Makes the failure for a failed command: what was tried, and what helps, which may be empty.
+    pub fn of_command(failed: Failed, what: &str, reason: &'static str, help: &str) -> Failure {
+        let msg = if help.is_empty() { what.to_owned() } else { format!("{what} ({help})") };
+        Failure::new(reason, msg).caused_by(failed.into())
     }
 
     /// Adds a key to the failed result.
@@ -72,7 +79,7 @@ pub(crate) fn to_result(error: &Error) -> Map<String, Value> {
                 result.insert(key.clone(), value.clone());
             }
         }
-        if let Some(command) = cause.downcast_ref::<host::command::Failed>() {
+        if let Some(command) = cause.downcast_ref::<Failed>() {
             result.insert("cmd".into(), json!(command.cmd));
             result.insert("rc".into(), json!(command.rc));
             result.insert("stdout".into(), json!(command.stdout));

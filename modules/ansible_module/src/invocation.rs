@@ -43,6 +43,21 @@ impl Options {
         self.get(name).map(Duration::from_secs_f64)
     }
 
+    /// Returns an optional text, and refuses one that is not valid; the failure names what is `expected`.
+    pub fn checked(
+        &self,
+        name: &str,
+        expected: &str,
+        is_valid: impl Fn(&str) -> bool,
+    ) -> Result<Option<String>, Failure> {
+        match self.get::<Option<String>>(name)? {
+            Some(text) if !is_valid(&text) => {
+                Err(Failure::bad_option(name, format!("expected {expected}, got {text:?}")))
+            }
+            other => Ok(other),
+        }
+    }
+
     /// Returns the options as the result shows them, censored.
     pub(crate) fn shown(&self, module: &Module) -> Value {
         let options: Vec<&Opt> = module.all_options().collect();

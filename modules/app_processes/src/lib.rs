@@ -42,11 +42,9 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
         return Ok(Outcome::default().fact("systemd", true));
     }
     // The lock also waits for start-stop-daemon of a killed run.
-    let mut session =
-        Session::new(invocation, Consent::none()).lock(|| lock(options.stop_timeout))?;
-    if let Some((id, state_dir)) = &options.fence {
-        session = session.fence(Some(id), state_dir)?;
-    }
+    let session = Session::new(invocation, Consent::none())
+        .lock(|| lock(options.stop_timeout))?
+        .optional_fence(options.fence.as_ref())?;
     if options.state == State::Restarted {
         process::check_logs(&options.processes)?;
     }

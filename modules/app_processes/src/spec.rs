@@ -54,12 +54,6 @@ const RUN: &[Opt] = &[
     Opt::new("unless_systemd", Kind::Bool).default(Default::Bool(false)).about(&[
         "Whether to do nothing on a machine where systemd runs. RV(systemd) says which it is.",
     ]),
-    Opt::new("deploy_id", Kind::Str).about(&[
-        "The id of the run. One that is older than the last id seen in O(state_dir) is refused.",
-    ]),
-    Opt::new("state_dir", Kind::AbsolutePath).about(&[
-        "The folder of the fence, for O(deploy_id). It must be root's, on a path that no one else can write to.",
-    ]),
 ];
 
 pub const MODULE: Module = Module {
@@ -70,7 +64,7 @@ pub const MODULE: Module = Module {
         "They are started by C(start-stop-daemon) and go on without the connection. Nobody starts one again when it ends: where systemd runs, use units.",
     ],
     version_added: "0.1.0",
-    options: &[RUN],
+    options: &[RUN, change::FENCE],
     rules: &[Rule::RequiredTogether(&["deploy_id", "state_dir"])] as &[Rule],
     check_mode: Support::Full,
     diff_mode: Support::Full,

@@ -20,4 +20,4 @@ pub use consent::{CONSENT, Consent};
 pub use notes::RunNotes;
 pub use plan::{Loss, Plan, Step, Undo};
 pub use result::RESULT;
-pub use session::{ROLLBACK_ID, Session};
+pub use session::{FENCE, ROLLBACK_ID, Session};

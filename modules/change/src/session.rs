@@ -29,6 +29,16 @@ pub const ROLLBACK_ID: &[Opt] = &[Opt::new("rollback_id", Kind::Str).about(&[
     "A rollback that was done under this id is not done again, whatever was written since.",
 ])];
 
+/// The options of the fence, for modules that keep no other records.
+pub const FENCE: &[Opt] = &[
+    Opt::new("deploy_id", Kind::Str).about(&[
+        "The id of the run. One that is older than the last id seen in O(state_dir) is refused.",
+    ]),
+    Opt::new("state_dir", Kind::AbsolutePath).about(&[
+        "The folder of the fence, for O(deploy_id). It must be root's, on a path that no one else can write to.",
+    ]),
+];
+
 pub struct Session<'a> {
     invocation: &'a Invocation,
     consent: Consent,
@@ -80,6 +90,14 @@ impl<'a> Session<'a> {
             self.fence = Some((run.clone(), state_dir.to_owned()));
         }
         Ok(self)
+    }
+
+    /// Does the same for a task with an id and a folder, and nothing for others.
+    pub fn optional_fence(self, fence: Option<&(DeployId, PathBuf)>) -> Result<Session<'a>> {
+        match fence {
+            Some((run, state_dir)) => self.fence(Some(run), state_dir),
+            None => Ok(self),
+        }
     }
 
     /// Records an intent in this folder before the first step, and removes it after the last. A module whose

@@ -172,7 +172,8 @@ impl Task {
     pub fn parse(raw: &RawOptions) -> Result<Task, Failure> {
         let subject = Subject::parse(raw)?;
         let wanted: String = raw.get("color")?;
-        let release = release(raw)?;
+        let expected = "one word of letters, digits and any of . _ : @ / -";
+        let release = raw.checked("release", expected, is_word)?;
         let content = content(raw, &subject.method)?;
         let validate = validate(raw)?;
         let keep = history(raw)?;
@@ -202,17 +203,6 @@ impl Task {
     /// The id of the run itself, which is the fence.
     pub fn run(&self) -> Option<&DeployId> {
         self.rollback.as_ref().or(self.deploy.as_ref())
-    }
-}
-
-fn release(raw: &RawOptions) -> Result<Option<String>, Failure> {
-    let release: Option<String> = raw.get("release")?;
-    match release.as_ref().filter(|release| !is_word(release)) {
-        None => Ok(release),
-        Some(odd) => {
-            let expected = "one word of letters, digits and any of . _ : @ / -";
-            Err(Failure::bad_option("release", format!("expected {expected}, got {odd:?}")))
-        }
     }
 }
 

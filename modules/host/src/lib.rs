@@ -51,7 +51,7 @@ pub mod space;
 pub mod spot;
 pub mod walk;
 
-pub use base64::from_base64;
+pub use base64::{base64, from_base64};
 pub use hex::hex;
 pub use missing::none_if_missing;
 pub use percent::percent_encode;

@@ -4,7 +4,6 @@
 //! Invariants: each file is whole at any moment, the old one or the new, and was checked before where the task says how; nothing is
 //! read, written or waited for where another user could lead elsewhere (`host::atomic`).
 
-mod accounts;
 mod apply;
 mod info;
 mod options;
@@ -34,10 +33,9 @@ pub const MODULES: &[Served] = &[
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let options = Options::parse(&invocation.options)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    let mut session = Session::new(invocation, Consent::none()).lock(|| apply::lock(&options))?;
-    if let Some((id, state_dir)) = &options.fence {
-        session = session.fence(Some(id), state_dir)?;
-    }
+    let session = Session::new(invocation, Consent::none())
+        .lock(|| apply::lock(&options))?
+        .optional_fence(options.fence.as_ref())?;
     let seen = state::observe(&options).map_err(untouched)?;
     plan::refuse_masked(&options, &seen)?;
     let plan = plan::plan(&options, &seen);

@@ -1,7 +1,7 @@
 //! The options as typed values, with the checks that a spec cannot express.
 
-use crate::accounts::Accounts;
 use ansible_module::{Failure, Options as RawOptions};
+use host::account::Accounts;
 use host::deploy_id::DeployId;
 use serde::Deserialize;
 use serde_json::Value;
@@ -201,6 +201,20 @@ fn is_below(path: &Path) -> bool {
         && path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
+fn number(
+    option: &str,
+    name: Option<&str>,
+    file: &str,
+    find: impl Fn(&str) -> Option<u32>,
+) -> Result<Option<u32>, Failure> {
+    let Some(name) = name else { return Ok(None) };
+    find(name).map(Some).ok_or_else(|| {
+        let why =
+            format!("{option} {name} is neither a number nor a name in /etc/{file} of the target");
+        Failure::bad_option("files", why)
+    })
+}
+
 fn entry(one: One, dest: Option<&Path>, accounts: &Accounts) -> Result<Entry, Failure> {
     let path = match dest {
         Some(dest) if is_below(&one.path) => dest.join(&one.path),
@@ -213,8 +227,8 @@ fn entry(one: One, dest: Option<&Path>, accounts: &Accounts) -> Result<Entry, Fa
     };
     let is_secret = one.secret_content.is_some();
     let owner = (
-        one.owner.as_deref().map(|name| accounts.uid(name)).transpose()?,
-        one.group.as_deref().map(|name| accounts.gid(name)).transpose()?,
+        number("owner", one.owner.as_deref(), "passwd", |name| accounts.uid(name))?,
+        number("group", one.group.as_deref(), "group", |name| accounts.gid(name))?,
     );
     let mode = one.mode.as_deref().map(mode).transpose()?;
     let takes_file = one.validate.is_some() || !one.replace;
@@ -346,7 +360,7 @@ mod tests {
             one.as_object_mut().unwrap().entry(key).or_insert(value.clone());
         }
         let one = serde_json::from_value(one).unwrap();
-        entry(one, dest.map(Path::new), &Accounts::of("shop:x:998:", "web:x:997:998::/:"))
+        entry(one, dest.map(Path::new), &Accounts::of("web:x:997:998::/:", "shop:x:998:"))
     }
 
     #[test]

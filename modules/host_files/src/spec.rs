@@ -75,12 +75,6 @@ const RUN: &[Opt] = &[
     Opt::new("unit_timeout", Kind::Seconds)
         .default(Default::Float(300.0))
         .about(&["Seconds that systemd may take for each of these calls."]),
-    Opt::new("deploy_id", Kind::Str).about(&[
-        "The id of the run. One that is older than the last id seen in O(state_dir) is refused.",
-    ]),
-    Opt::new("state_dir", Kind::AbsolutePath).about(&[
-        "The folder of the fence, for O(deploy_id). It must be root's, on a path that no one else can write to.",
-    ]),
 ];
 
 pub const MODULE: Module = Module {
@@ -91,7 +85,7 @@ pub const MODULE: Module = Module {
         "A folder may be another user's, such as a Compose project that belongs to its developer. Nothing is written, read or waited for where that user could lead root elsewhere: a symbolic link on the way to a file, or in its place, is refused unless it is root's in a folder of root's; so are pipes and devices.",
     ],
     version_added: "0.1.0",
-    options: &[RUN],
+    options: &[RUN, change::FENCE],
     rules: &[
         Rule::RequiredBy("variables", &["dest"]),
         Rule::RequiredTogether(&["deploy_id", "state_dir"]),

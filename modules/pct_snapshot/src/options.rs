@@ -204,13 +204,8 @@ fn ready(raw: &RawOptions) -> Result<Vec<String>, Failure> {
 
 /// Parses an option that is one word of the marker.
 fn word(raw: &RawOptions, name: &'static str) -> Result<Option<String>, Failure> {
-    let value: Option<String> = raw.get(name)?;
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/+-".contains(&byte);
-    match value {
-        Some(text) if text.is_empty() || text.len() > 128 || !text.bytes().all(sound) => {
-            let expected = "one word of letters, digits and any of . _ : @ / + -";
-            Err(Failure::bad_option(name, format!("expected {expected}, got {text:?}")))
-        }
-        other => Ok(other),
-    }
+    raw.checked(name, "one word of letters, digits and any of . _ : @ / + -", |text| {
+        !text.is_empty() && text.len() <= 128 && text.bytes().all(sound)
+    })
 }

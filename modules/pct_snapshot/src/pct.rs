@@ -248,11 +248,7 @@ pub fn explained(failed: Failed, what: &str) -> Failure {
         return Failure::new(failed.reason(), what).caused_by(failed.into());
     }
     let pve_error = PveError::of(&failed);
-    let msg = match pve_error.cure() {
-        cure if cure.is_empty() => what.to_owned(),
-        cure => format!("{what} ({cure})"),
-    };
-    Failure::new(pve_error.reason(), msg).caused_by(failed.into())
+    Failure::of_command(failed, what, pve_error.reason(), &pve_error.cure())
 }
 
 #[cfg(test)]

@@ -230,13 +230,9 @@ pub fn new_id() -> Result<DeployId, Failure> {
 
 fn id_of(raw: &RawOptions, option: &'static str, what: &str) -> Result<Option<String>, Failure> {
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    match raw.get::<Option<String>>(option)? {
-        Some(text) if text.is_empty() || text.len() > 32 || !text.bytes().all(sound) => {
-            let expected = format!("expected the id of {what}, such as 20261121t090000z-1c2d");
-            Err(Failure::bad_option(option, format!("{expected}, got {text:?}")))
-        }
-        other => Ok(other),
-    }
+    raw.checked(option, &format!("the id of {what}, such as 20261121t090000z-1c2d"), |text| {
+        !text.is_empty() && text.len() <= 32 && text.bytes().all(sound)
+    })
 }
 
 /// Checks the name of the role that a clone belongs to.
@@ -298,20 +294,11 @@ impl LookingInto {
 }
 
 fn word(raw: &RawOptions, name: &'static str) -> Result<Option<String>, Failure> {
-    let value: Option<String> = raw.get(name)?;
     let sound = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@+-".contains(&byte);
-    match value {
-        Some(text)
-            if text.is_empty()
-                || text.len() > 100
-                || text.starts_with(['-', '.'])
-                || !text.bytes().all(sound) =>
-        {
-            let expected = "one word of letters, digits and any of . _ : @ + -";
-            Err(Failure::bad_option(name, format!("expected {expected}, got {text:?}")))
-        }
-        other => Ok(other),
-    }
+    raw.checked(name, "one word of letters, digits and any of . _ : @ + -", |text| {
+        let is_short = !text.is_empty() && text.len() <= 100;
+        is_short && !text.starts_with(['-', '.']) && text.bytes().all(sound)
+    })
 }
 
 #[cfg(test)]

@@ -224,11 +224,7 @@ pub fn explained(failed: Failed, what: &str) -> Failure {
         Cause::NonZero => meaning(&failed.stderr.to_lowercase()),
         _ => (failed.reason(), ""),
     };
-    let msg = match cure {
-        "" => what.to_owned(),
-        cure => format!("{what} ({cure})"),
-    };
-    Failure::new(reason, msg).caused_by(failed.into())
+    Failure::of_command(failed, what, reason, cure)
 }
 
 pub fn meaning(text: &str) -> (&'static str, &'static str) {

@@ -34,13 +34,11 @@ pub const MODULES: &[Served] =
 
 fn run(invocation: &Invocation) -> Result<Outcome> {
     let task = Task::parse(&invocation.options)?;
-    let mut session = Session::new(invocation, Consent::none()).lock(|| match &task.wanted {
+    let session = Session::new(invocation, Consent::none()).lock(|| match &task.wanted {
         Wanted::Available | Wanted::Pushed(_) => Ok(Vec::new()),
         Wanted::Present | Wanted::Current | Wanted::Absent => apply::lock(&task, task.folder()?),
     })?;
-    if let Some((id, state_dir)) = &task.fence {
-        session = session.fence(Some(id), state_dir)?;
-    }
+    let session = session.optional_fence(task.fence.as_ref())?;
     let mut outcome = match &task.wanted {
         Wanted::Available => available(&task)?,
         Wanted::Pushed(src) => push::run(&session, &task, src, invocation.check_mode)?,

@@ -203,35 +203,18 @@ fn wanted(
 /// The id of a parked state is part of a dataset's name.
 fn parked(raw: &RawOptions) -> Result<Option<String>, Failure> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    match raw.get::<Option<String>>("parked")? {
-        Some(text) if text.is_empty() || text.len() > 64 || !text.bytes().all(is_allowed) => {
-            Err(Failure::bad_option(
-                "parked",
-                format!(
-                    "expected the id of a parked state, such as 20261121t090000z-1c2d, got {text:?}"
-                ),
-            ))
-        }
-        other => Ok(other),
-    }
+    raw.checked("parked", "the id of a parked state, such as 20261121t090000z-1c2d", |text| {
+        !text.is_empty() && text.len() <= 64 && text.bytes().all(is_allowed)
+    })
 }
 
 /// One word, as it is recorded in a property. `-` is how ZFS says that there is none.
 fn word(raw: &RawOptions, name: &'static str) -> Result<Option<String>, Failure> {
-    let value: Option<String> = raw.get(name)?;
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@+-".contains(&byte);
-    match value {
-        Some(text)
-            if text.is_empty()
-                || text.len() > 128
-                || text.starts_with(['-', '.'])
-                || !text.bytes().all(is_allowed) =>
-        {
-            let expected = "one word of letters, digits and any of . _ : @ + -";
-            Err(Failure::bad_option(name, format!("expected {expected}, got {text:?}")))
-        }
-        other => Ok(other),
-    }
+    raw.checked(name, "one word of letters, digits and any of . _ : @ + -", |text| {
+        let is_short = !text.is_empty() && text.len() <= 128;
+        is_short && !text.starts_with(['-', '.']) && text.bytes().all(is_allowed)
+    })
 }
 
 #[cfg(test)]

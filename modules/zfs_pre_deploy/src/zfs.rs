@@ -203,11 +203,7 @@ fn explain(failed: Failed, what: &str) -> Failure {
         Cause::NonZero => meaning(&text),
         _ => (failed.reason(), ""),
     };
-    let msg = match cure {
-        "" => what.to_owned(),
-        cure => format!("{what} ({cure})"),
-    };
-    Failure::new(reason, msg).caused_by(failed.into())
+    Failure::of_command(failed, what, reason, cure)
 }
 
 fn meaning(text: &str) -> (&'static str, &'static str) {

@@ -68,7 +68,7 @@ impl Page {
     }
 
     fn head(&mut self, report: &Report) {
-        let hash = base64(&Sha256::digest(STYLE.as_bytes()));
+        let hash = host::base64(&Sha256::digest(STYLE.as_bytes()));
         let _ = write!(
             self.0,
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -313,34 +313,9 @@ fn class(verdict: Verdict) -> &'static str {
     }
 }
 
-/// Encodes as base64, for the content security policy.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for three in bytes.chunks(3) {
-        let at = |index: usize| u32::from(three.get(index).copied().unwrap_or(0));
-        let all = at(0) << 16 | at(1) << 8 | at(2);
-        for letter in 0..4 {
-            let index = (all >> (18 - 6 * letter)) & 63;
-            let pad = letter as usize > three.len();
-            text.push(if pad { '=' } else { char::from(LETTERS[index as usize]) });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_standard() {
-        for (bytes, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("\u{ff}", "w78=")]
-        {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
 
     #[test]
     fn text_is_no_markup() {
