@@ -169,7 +169,7 @@ options:
     type: str
   status:
     description:
-      - How the phase stands. For O(state=phase).
+      - The status of the phase. For O(state=phase).
     type: str
     default: done
     choices:

@@ -20,7 +20,7 @@ description:
     HAProxy does it by a script, which the role P(reversible.deploy.haproxy#role) brings. Without it the task
     is refused, and nothing is changed.
   - >-
-    The end of a hold stands in HAProxy's map from the beginning, so a controller that dies holds nobody for
+    The end of a hold is in HAProxy's map from the beginning, so a controller that dies holds nobody for
     longer.
   - Of each app a number of requests can wait at once; the next ones get 503 with C(Retry-After).
 options:
@@ -103,8 +103,8 @@ options:
     description:
       - The socket of HAProxy's master process.
       - >-
-        By it the workers that a reload has left behind hear of a release: the requests that they hold would
-        wait until the hold ends by itself.
+        Through it the workers that a reload has left behind are notified of a release: the requests that they
+        hold would wait until the hold ends by itself.
       - It is used where it is there.
     type: path
     default: /run/haproxy-master.sock

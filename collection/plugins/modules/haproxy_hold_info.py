@@ -33,8 +33,8 @@ options:
     description:
       - The socket of HAProxy's master process.
       - >-
-        By it the workers that a reload has left behind hear of a release: the requests that they hold would
-        wait until the hold ends by itself.
+        Through it the workers that a reload has left behind are notified of a release: the requests that they
+        hold would wait until the hold ends by itself.
       - It is used where it is there.
     type: path
     default: /run/haproxy-master.sock

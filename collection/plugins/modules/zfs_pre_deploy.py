@@ -148,7 +148,7 @@ options:
         and not on a dataset that is rolled back.
       - >-
         The default is C(/var/lib/reversible/zfs-<app>), and without O(app) the first of O(datasets) by name
-        stands in its place, with C(+) for C(/).
+        takes its place, with C(+) for C(/).
     type: path
   rollback_id:
     description:

@@ -276,9 +276,9 @@ mod tests {
                 RunningProcess { name: "web".into(), pid: child.id() as Pid, pidfile }
             })
             .collect();
-        let begun = Instant::now();
+        let began = Instant::now();
         end(&to_stop, Duration::from_millis(500), &[]).unwrap();
-        assert!(begun.elapsed() >= Duration::from_millis(500));
+        assert!(began.elapsed() >= Duration::from_millis(500));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "pid files are left");
         for child in &mut children {
             child.wait().unwrap();

@@ -1,7 +1,7 @@
 //! Copies what a scan has found into a segment, and writes the index of the tree.
 //!
 //! After [`Pass::First`] another capture follows, when nobody writes any more: files that must be copied
-//! then in any case are skipped now and do not stand in this index, and no file is read twice. With
+//! then in any case are skipped now and are not in this index, and no file is read twice. With
 //! [`Pass::Last`] the index is complete; a file that changes while it is read is read again, and named
 //! in the result when it never comes to rest.
 //!
@@ -57,7 +57,7 @@ pub struct Captured {
     pub copied: Used,
     /// What the index refers to in each segment.
     pub used: BTreeMap<u32, Used>,
-    /// Sockets: they stand in the index, and their content is not copied.
+    /// Sockets: they are in the index, and their content is not copied.
     pub sockets: PathSample,
     /// Files that changed each time they were read.
     pub unstable: PathSample,

@@ -66,7 +66,7 @@ impl Extents {
         self.0.iter().map(|(_, length)| length).sum()
     }
 
-    /// The map as it stands in the archive, before the data.
+    /// The map as it is in the archive, before the data.
     pub fn map(&self) -> Vec<u8> {
         let mut text = format!("{}\n", self.0.len());
         for (from, length) in &self.0 {

@@ -65,7 +65,7 @@ impl Head {
         out
     }
 
-    /// Encodes the ustar block. What does not fit is truncated or zero there, and stands in a record.
+    /// Encodes the ustar block. What does not fit is truncated or zero there, and is in a PAX record.
     fn block(&self, kind: EntryType, name: &[u8], size: u64) -> [u8; BLOCK] {
         let mut header = Header::new_ustar();
         let put = |field: &mut [u8], bytes: &[u8]| {

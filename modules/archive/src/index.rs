@@ -35,7 +35,7 @@ impl IndexWriter {
 
     pub fn write(&mut self, line: &Line) -> Result<()> {
         let follows = self.last.as_ref().is_none_or(|last| order(last, &line.path).is_lt());
-        ensure!(follows, "{} stands twice in the index, or out of order", line.path.display());
+        ensure!(follows, "{} is twice in the index, or out of order", line.path.display());
         self.last = Some(line.path.clone());
         self.count += 1;
         self.text.clear();

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub enum EntryKind {
     Folder,
     File,
-    /// A further name of a file, link or device whose first name stands earlier in the same segment.
+    /// A further name of a file, link or device whose first name comes earlier in the same segment.
     HardLink,
     Link,
     Pipe,

@@ -25,7 +25,7 @@ pub struct Segment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadOutcome {
     Complete,
-    /// The file was truncated meanwhile: zeros stand for the rest.
+    /// The file was truncated meanwhile: the rest is zeros.
     Truncated,
 }
 

@@ -1,7 +1,7 @@
 //! Unpacks sparse files: what the archive leaves out stays a hole on the disk.
 //!
 //! The old GNU form is read by the tar crate, which gives the holes as zeros. The PAX form 1.0 (GNU
-//! tar with `--format=posix`, bsdtar) is read here: its map stands before the data, as decimal lines
+//! tar with `--format=posix`, bsdtar) is read here: its map comes before the data, as decimal lines
 //! in a block of zeros. The forms 0.0 and 0.1, which hardly anything has written since 2007, are
 //! refused.
 

@@ -1,6 +1,6 @@
 //! Consent: a step that destroys data runs only if somebody agreed to exactly that.
 
-use crate::notes::Begun;
+use crate::notes::ConfirmedPlan;
 use crate::plan::Plan;
 use ansible_module::{Default, Failure, Invocation, Kind, Opt};
 use host::space::human;
@@ -74,11 +74,15 @@ impl Consent {
     ///
     /// The consent to a run that was then killed also covers the rest of its plan, as long as that
     /// destroys nothing else.
-    pub(crate) fn check<A>(&self, plan: &Plan<A>, begun: Option<&Begun>) -> Result<(), Failure> {
+    pub(crate) fn check<A>(
+        &self,
+        plan: &Plan<A>,
+        unfinished: Option<&ConfirmedPlan>,
+    ) -> Result<(), Failure> {
         let id = plan.id();
         if let Confirm::Plan(seen) = &self.confirm {
-            let is_the_rest = begun.is_some_and(|begun| {
-                begun.plan_id == *seen && plan.losses().all(|loss| begun.loss.contains(&loss.what))
+            let is_the_rest = unfinished.is_some_and(|known| {
+                known.plan_id == *seen && plan.losses().all(|loss| known.loss.contains(&loss.what))
             });
             if *seen != id && !is_the_rest {
                 return Err(refusal(

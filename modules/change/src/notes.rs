@@ -11,7 +11,7 @@ use std::path::Path;
 /// The content of an intent: the confirmed plan, so that a killed run can be finished under the same
 /// consent although the state has changed.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Begun {
+pub(crate) struct ConfirmedPlan {
     pub(crate) plan_id: String,
     pub(crate) subject: String,
     pub(crate) plan: Vec<String>,
@@ -25,14 +25,14 @@ pub struct RunNotes {
 }
 
 impl RunNotes {
-    /// Finds the intent of this module in a state folder. Without a folder nothing was ever begun.
+    /// Finds the intent of this module in a state folder. Without a folder there is none.
     pub fn find(state_dir: &Path, module: &str) -> Result<Option<RunNotes>> {
         let Some(folder) = SafeFolder::find(state_dir)? else { return Ok(None) };
         let found = Intent::unfinished::<Value>(folder.path(), module)?;
         Ok(found.map(|found| RunNotes { found }))
     }
 
-    /// Removes the intent of this module, if there is one: what was begun has been reverted.
+    /// Removes the intent of this module, if there is one: its changes have been reverted.
     pub fn close(state_dir: &Path, module: &str) -> Result<()> {
         match RunNotes::find(state_dir, module)? {
             Some(run) => run.found.intent.finish(),

@@ -8,7 +8,7 @@
 //! Invariant: a refused run, for whatever reason, has raised no fence and made no folder.
 
 use crate::consent::Consent;
-use crate::notes::Begun;
+use crate::notes::ConfirmedPlan;
 use crate::plan::Plan;
 use crate::result::step_failure;
 use ansible_module::{Diff, Invocation, Kind, Opt, Outcome, StepDone, progress};
@@ -131,9 +131,9 @@ impl<'a> Session<'a> {
         let Some(done) = Done::recorded(folder.path(), id)? else { return Ok(None) };
         if !self.invocation.check_mode {
             // The run was killed between its two last writes: its intent is done as well.
-            let same = |begun: &Found<Begun>| begun.value.rollback.as_ref() == Some(id);
-            if let Some(begun) = records.unfinished()?.filter(same) {
-                begun.intent.finish()?;
+            let same = |found: &Found<ConfirmedPlan>| found.value.rollback.as_ref() == Some(id);
+            if let Some(done) = records.unfinished()?.filter(same) {
+                done.intent.finish()?;
             }
         }
         let mut outcome = Plan::<()>::nothing(id, state.clone()).describe();
@@ -185,25 +185,25 @@ impl<'a> Session<'a> {
         if self.invocation.check_mode {
             return Ok(outcome);
         }
-        let begun = self.records.as_ref().map(Records::unfinished).transpose()?.flatten();
-        if let Some(begun) = &begun {
-            // What was begun is finished even on a full disk.
+        let unfinished = self.records.as_ref().map(Records::unfinished).transpose()?.flatten();
+        if let Some(found) = &unfinished {
+            // An unfinished run is finished even on a full disk.
             reserve::open();
             outcome.warnings.push(format!(
                 "a run at {} was stopped half way through {} ({}); this run goes on from there",
-                begun.since, begun.value.plan_id, begun.value.subject
+                found.since, found.value.plan_id, found.value.subject
             ));
         }
         if plan.steps.is_empty() {
             self.record_done(&plan.after)?;
-            begun.map_or(Ok(()), |begun| begun.intent.finish())?;
+            unfinished.map_or(Ok(()), |found| found.intent.finish())?;
             return Ok(outcome);
         }
-        self.consent.check(&plan, begun.as_ref().map(|begun| &begun.value))?;
+        self.consent.check(&plan, unfinished.as_ref().map(|found| &found.value))?;
         self.raise_fence()?;
-        let intent = match (begun, &self.records) {
-            (Some(begun), _) => Some(begun.intent),
-            (None, Some(records)) => Some(records.begin(Begun::of(&plan, self))?),
+        let intent = match (unfinished, &self.records) {
+            (Some(found), _) => Some(found.intent),
+            (None, Some(records)) => Some(records.begin(ConfirmedPlan::of(&plan, self))?),
             (None, None) => None,
         };
         for (n, step) in plan.steps.iter().enumerate() {
@@ -249,21 +249,21 @@ impl<'a> Session<'a> {
 }
 
 impl Records {
-    fn unfinished(&self) -> Result<Option<Found<Begun>>> {
+    fn unfinished(&self) -> Result<Option<Found<ConfirmedPlan>>> {
         match SafeFolder::find(&self.state_dir)? {
-            Some(folder) => Intent::unfinished::<Begun>(folder.path(), self.module),
+            Some(folder) => Intent::unfinished::<ConfirmedPlan>(folder.path(), self.module),
             None => Ok(None),
         }
     }
 
-    fn begin(&self, begun: Begun) -> Result<Intent> {
-        Intent::begin(state_folder(&self.state_dir)?.path(), self.module, &begun)
+    fn begin(&self, plan: ConfirmedPlan) -> Result<Intent> {
+        Intent::begin(state_folder(&self.state_dir)?.path(), self.module, &plan)
     }
 }
 
-impl Begun {
-    fn of<A>(plan: &Plan<A>, session: &Session<'_>) -> Begun {
-        Begun {
+impl ConfirmedPlan {
+    fn of<A>(plan: &Plan<A>, session: &Session<'_>) -> ConfirmedPlan {
+        ConfirmedPlan {
             plan_id: plan.id(),
             subject: plan.subject.clone(),
             plan: plan.sentences(),

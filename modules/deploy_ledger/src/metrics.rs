@@ -6,12 +6,12 @@
 
 use crate::ledger::{Deploy, Ledger};
 use crate::options::{Options, Task};
-use crate::readiness::newest_ways;
+use crate::readiness::rollback_possible;
 use std::fmt::Write;
 
-const WAY_BACK: &str = "reversible_deploy_way_back";
+const ROLLBACK_POSSIBLE: &str = "reversible_deploy_way_back";
 
-/// `was` is the present file: its lines about ways back are kept until these are observed again.
+/// `was` is the present file: its lines about restore points are kept until these are observed again.
 pub fn render(ledger: &Ledger, options: &Options, was: Option<&[u8]>) -> String {
     let labels = format!("app=\"{}\",env=\"{}\"", options.at.app, options.at.env);
     let mut text = String::new();
@@ -62,7 +62,7 @@ pub fn render(ledger: &Ledger, options: &Options, was: Option<&[u8]>) -> String 
     active(ledger, &labels, &mut text);
     let ways = ways_back(ledger, options, &labels, was);
     if !ways.is_empty() {
-        head(&mut text, WAY_BACK, "Whether one can go back, by layer.");
+        head(&mut text, ROLLBACK_POSSIBLE, "Whether one can go back, by layer.");
         text.push_str(&ways);
     }
     text
@@ -86,13 +86,13 @@ fn ways_back(ledger: &Ledger, options: &Options, labels: &str, was: Option<&[u8]
         (Some(layers), Task::Report { .. }) => {
             let line = |(layer, open): (String, bool)| {
                 let open = u8::from(open);
-                format!("{WAY_BACK}{{{labels},layer=\"{}\"}} {open}\n", escaped(&layer))
+                format!("{ROLLBACK_POSSIBLE}{{{labels},layer=\"{}\"}} {open}\n", escaped(&layer))
             };
-            newest_ways(ledger, layers).into_iter().map(line).collect()
+            rollback_possible(ledger, layers).into_iter().map(line).collect()
         }
         _ => {
             let was = String::from_utf8_lossy(was.unwrap_or_default());
-            let ours = format!("{WAY_BACK}{{{labels},");
+            let ours = format!("{ROLLBACK_POSSIBLE}{{{labels},");
             let whole = |line: &&str| {
                 line.starts_with(&ours) && (line.ends_with("} 0") || line.ends_with("} 1"))
             };

@@ -238,7 +238,7 @@ pub fn closed(deploy: &Deploy, point: &RestorePoint, layers: &Layers) -> Option<
 
 /// By layer, whether going back to its newest restore point is possible. Only deploys count, not what a
 /// killed run has left.
-pub fn newest_ways(ledger: &Ledger, layers: &Layers) -> BTreeMap<String, bool> {
+pub fn rollback_possible(ledger: &Ledger, layers: &Layers) -> BTreeMap<String, bool> {
     let known = ledger.deploys.iter().flat_map(|deploy| &deploy.restore_points);
     let mut names: Vec<&String> = known.map(|(_, point)| &point.layer).collect();
     names.extend(layers.0.keys());
@@ -247,18 +247,18 @@ pub fn newest_ways(ledger: &Ledger, layers: &Layers) -> BTreeMap<String, bool> {
     let holds = |deploy: &Deploy, layer: &str| {
         deploy.restore_points.iter().any(|(_, it)| it.layer == layer)
     };
-    let way = |name: &String| {
+    let possible = |name: &String| {
         let newest = ledger.newest_that(|deploy| {
             let is_deploy = deploy.opening.back_to.is_none();
             // A deploy that went back by itself has taken back all but its databases, and a restore point
             // of a database that was made live is none any more.
-            let stands = match name.as_str() {
+            let is_valid = match name.as_str() {
                 "database" => !ledger.deploys.iter().any(|later| {
                     later.opening.back_to.as_ref() == Some(&deploy.id) && holds(later, "database")
                 }),
                 _ => deploy.outcome() != Some(Outcome::FailedReverted),
             };
-            is_deploy && stands && {
+            is_deploy && is_valid && {
                 let mut points = deploy.restore_points.iter().map(|(_, point)| point);
                 points.any(|it| it.layer == *name && !it.data.map().contains_key("half_way"))
             }
@@ -267,7 +267,7 @@ pub fn newest_ways(ledger: &Ledger, layers: &Layers) -> BTreeMap<String, bool> {
             newest.is_some_and(|deploy| check(name, deploy, layers.0.get(name)).why.is_empty());
         (name.clone(), open)
     };
-    names.into_iter().map(way).collect()
+    names.into_iter().map(possible).collect()
 }
 
 /// The readiness of each recorded or observed layer, by name.
@@ -370,7 +370,7 @@ mod tests {
             let ledger = Ledger::parse(text.as_bytes(), crate::ledger::Scope::All).ok().unwrap();
             let seen = json!({ "database": { "open": true, "holds": [there] } });
             let Value::Object(seen) = seen else { unreachable!() };
-            newest_ways(&ledger, &Layers::parse(seen).ok().unwrap())["database"]
+            rollback_possible(&ledger, &Layers::parse(seen).ok().unwrap())["database"]
         };
         let text = run("0z-0000", "", "done") + &run("1z-0000", "", "failed_reverted");
         assert!(open(&text, "of 1z-0000") && !open(&text, "of 0z-0000"));

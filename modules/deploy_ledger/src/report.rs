@@ -48,7 +48,7 @@ pub(super) struct Bar {
     pub phase: String,
     pub from: i64,
     pub to: i64,
-    /// None: it has begun, and recorded nothing more.
+    /// `None` if only its start was recorded.
     pub status: Option<Status>,
 }
 
@@ -275,9 +275,9 @@ fn bars(deploy: &Deploy) -> Vec<Bar> {
     let mut last = 0;
     for (at, phase) in &deploy.phases {
         let now = since(*at);
-        let begun =
+        let running =
             bars.iter_mut().rev().find(|bar| bar.phase == phase.phase && bar.status.is_none());
-        match (phase.status, begun) {
+        match (phase.status, running) {
             (Status::Started, _) => {
                 bars.push(Bar { phase: phase.phase.clone(), from: now, to: now, status: None });
             }

@@ -94,7 +94,7 @@ const RUN: &[Opt] = &[
     ]),
     Opt::new("phase", Kind::Str).about(&["The name of the phase. For O(state=phase)."]),
     Opt::new("status", Kind::Str).default(Default::Str("done")).choices(&["started", "done", "failed"]).about(&[
-        "How the phase stands. For O(state=phase).",
+        "The status of the phase. For O(state=phase).",
     ]),
     Opt::new("data", Kind::Dict).about(&[
         "What belongs to the record of the phase or restore point. No secrets.",

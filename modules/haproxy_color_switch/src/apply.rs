@@ -34,7 +34,7 @@ pub struct Apply<'a> {
     pub switch: &'a Switch,
     pub numbers: Numbers,
     /// Requests to the old colour from the beginning of the run until the flip.
-    pub left: Count,
+    pub old_requests: Count,
     /// Why the new colour stays active although the run fails.
     pub stays: Option<String>,
     /// Whether something was changed, or may have been.
@@ -81,13 +81,13 @@ impl<'a> Apply<'a> {
     pub fn new(task: &'a Task, state: &'a State, switch: &'a Switch) -> Apply<'a> {
         // A killed run may have flipped already: a failure from here on reverts that too.
         let flipped = switch.resumes;
-        let left = state.noted.as_ref().filter(|_| flipped).map(|noted| noted.left);
+        let old_requests = state.noted.as_ref().filter(|_| flipped).map(|noted| noted.old_requests);
         Apply {
             task,
             state,
             switch,
             numbers: Numbers::default(),
-            left: left.unwrap_or_default(),
+            old_requests: old_requests.unwrap_or_default(),
             stays: None,
             flipped,
             reloaded: flipped,
@@ -119,8 +119,8 @@ impl<'a> Apply<'a> {
         if let Some(intent) = intent {
             let Switch { from, to, release, .. } = self.switch;
             let unproven = self.state.unproven(to.other());
-            let (release, left) = (release.clone(), self.left);
-            let noted = SwitchNote { from: *from, to: *to, release, unproven, left };
+            let (release, old_requests) = (release.clone(), self.old_requests);
+            let noted = SwitchNote { from: *from, to: *to, release, unproven, old_requests };
             intent.note(SwitchNote::NOTE, &noted)?;
         }
         match &task.subject.method {
@@ -136,9 +136,9 @@ impl<'a> Apply<'a> {
         // A killed run has flipped already, and has noted these counts.
         let flipped_before = switch.resumes && state.active == Some(switch.to);
         if self.task.budget.is_some() && !flipped_before {
-            let left = switch.from.unwrap_or(switch.to.other());
-            let now = Fleet::observe(&state.groups, left, &state.sockets)?;
-            self.left = now.since(state.fleet(left));
+            let old = switch.from.unwrap_or(switch.to.other());
+            let now = Fleet::observe(&state.groups, old, &state.sockets)?;
+            self.old_requests = now.since(state.fleet(old));
         }
         Ok(())
     }

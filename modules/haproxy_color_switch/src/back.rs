@@ -32,11 +32,11 @@ impl Apply<'_> {
         let old = self.switch.from;
         if !self.flipped {
             // The unfinished work of an older run stays recorded.
-            let left = match self.state.noted {
+            let intent = match self.state.noted {
                 Some(_) => Ok(()),
                 None => self.close(),
             };
-            return match left {
+            return match intent {
                 Ok(()) => error,
                 Err(why) => why.context(error.to_string()),
             };

@@ -46,18 +46,18 @@ fn is_enough(budget: &Budget, requests: u64) -> bool {
 }
 
 /// The share of failed requests on the old colour; 0 when there were too few requests.
-fn old_share(budget: &Budget, left: Count) -> f64 {
-    if is_enough(budget, left.requests) { left.share() } else { 0.0 }
+fn old_share(budget: &Budget, old: Count) -> f64 {
+    if is_enough(budget, old.requests) { old.share() } else { 0.0 }
 }
 
 /// Returns why not to flip back, if a larger share had failed on the old colour than on the new one.
-fn old_color_was_worse(budget: &Budget, left: Count, seen: Watched, old: Color) -> Option<String> {
-    let worse = is_enough(budget, left.requests) && left.share() > seen.share();
-    let Count { requests, failed } = left;
+fn old_color_was_worse(budget: &Budget, old: Count, seen: Watched, color: Color) -> Option<String> {
+    let worse = is_enough(budget, old.requests) && old.share() > seen.share();
+    let Count { requests, failed } = old;
     (worse && seen.requests() > 0).then(|| {
         format!(
-            "{failed} of {requests} requests ({:.1} %) had failed on {old} just before the flip",
-            left.share() * 100.0
+            "{failed} of {requests} requests ({:.1} %) had failed on {color} just before the flip",
+            old.share() * 100.0
         )
     })
 }
@@ -97,7 +97,7 @@ struct Watch<'a> {
     budget: &'a Budget,
     began: Instant,
     /// Requests to the old colour just before the flip, and the share of them that failed.
-    left: Count,
+    old: Count,
     before: f64,
     seen: Watched,
 }
@@ -110,7 +110,7 @@ impl Watch<'_> {
             "failed": self.seen.failed(),
             "share": self.seen.share(),
             "share_before": self.before,
-            "requests_before": self.left.requests,
+            "requests_before": self.old.requests,
             "own_requests": self.seen.own,
         })
     }
@@ -136,9 +136,9 @@ impl Apply<'_> {
     pub fn watch(&mut self) -> Result<()> {
         let (task, state, switch) = (self.task, self.state, self.switch);
         let Some(budget) = &task.budget else { return Ok(()) };
-        let (left, before) = (self.left, old_share(budget, self.left));
+        let (old, before) = (self.old_requests, old_share(budget, self.old_requests));
         let (began, deadline) = (Instant::now(), Deadline::after(budget.watch));
-        let mut watch = Watch { budget, began, left, before, seen: Watched::default() };
+        let mut watch = Watch { budget, began, old, before, seen: Watched::default() };
         // Counted from before the flip, so that failures in the first moment are included.
         let mut last = state.fleet(switch.to).clone();
         loop {
@@ -172,8 +172,8 @@ impl Apply<'_> {
     /// Fails the flip. The shares of both colours decide whether it is reverted; if the new colour has lost its
     /// servers, it always is.
     fn break_off(&mut self, watch: &Watch<'_>, why: String) -> Error {
-        let old = self.switch.from.unwrap_or(self.switch.to.other());
-        self.stays = old_color_was_worse(watch.budget, watch.left, watch.seen, old);
+        let color = self.switch.from.unwrap_or(self.switch.to.other());
+        self.stays = old_color_was_worse(watch.budget, watch.old, watch.seen, color);
         refusal(why)
     }
 }
@@ -235,7 +235,7 @@ mod tests {
     fn no_flip_back_to_a_worse_colour() {
         let count = |requests, failed| Count { requests, failed };
         let worse =
-            |left, seen| old_color_was_worse(&budget(None), left, seen, Color::Blue).is_some();
+            |old, seen| old_color_was_worse(&budget(None), old, seen, Color::Blue).is_some();
         assert!(worse(count(10, 6), seen(10, 5)));
         assert!(!worse(count(10, 5), seen(10, 5)));
         assert!(!worse(count(9, 9), seen(10, 5)));

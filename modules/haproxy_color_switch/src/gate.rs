@@ -117,7 +117,7 @@ fn unproven(fleet: &Fleet, task: &Task) -> Vec<String> {
         .ok()
         .and_then(|bytes| Config::parse(&String::from_utf8_lossy(&bytes)).longest_interval())
         .unwrap_or(INTER);
-    // A check that began before the recreation may end after it; the next one cannot have begun before.
+    // A check that began before the recreation may end after it; the next one cannot have started before.
     if now.saturating_sub(since.at) > inter * 2 {
         return Vec::new();
     }

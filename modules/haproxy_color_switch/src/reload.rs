@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// The minimum age of a worker before the next reload.
 const MIN_AGE: Duration = Duration::from_millis(150);
-/// The timeout of a reload that has begun; a long configuration takes long.
+/// The timeout of a reload that has started; a long configuration takes long.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const TRIES: u32 = 3;
 const POLL: Duration = Duration::from_millis(4);

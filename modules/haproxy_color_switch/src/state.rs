@@ -51,7 +51,7 @@ pub struct State {
     pub notes: Vec<String>,
     /// The begin of an unfinished run.
     pub unfinished: Option<String>,
-    /// The goal of the unfinished run, if it had begun to change something.
+    /// The goal of the unfinished run, if it had started to change something.
     pub noted: Option<SwitchNote>,
 }
 
@@ -64,8 +64,8 @@ pub struct SwitchNote {
     /// The release that an older killed run had made active and not proven.
     pub unproven: Option<Unproven>,
     /// Requests to the old colour just before the flip.
-    #[serde(default)]
-    pub left: Count,
+    #[serde(default, rename = "left")]
+    pub old_requests: Count,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

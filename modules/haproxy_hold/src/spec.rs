@@ -12,7 +12,7 @@ const WHERE: &[Opt] = &[
         ]),
     Opt::new("master_socket", Kind::AbsolutePath).default(Default::Str("/run/haproxy-master.sock")).about(&[
         "The socket of HAProxy's master process.",
-        "By it the workers that a reload has left behind hear of a release: the requests that they hold would wait until the hold ends by itself.",
+        "Through it the workers that a reload has left behind are notified of a release: the requests that they hold would wait until the hold ends by itself.",
         "It is used where it is there.",
     ]),
 ];
@@ -60,7 +60,7 @@ pub const MODULE: Module = Module {
     about: &[
         "Requests of an app wait in HAProxy for a bounded time, instead of failing while its only server restarts.",
         "HAProxy does it by a script, which the role P(reversible.deploy.haproxy#role) brings. Without it the task is refused, and nothing is changed.",
-        "The end of a hold stands in HAProxy's map from the beginning, so a controller that dies holds nobody for longer.",
+        "The end of a hold is in HAProxy's map from the beginning, so a controller that dies holds nobody for longer.",
         "Of each app a number of requests can wait at once; the next ones get 503 with C(Retry-After).",
     ],
     version_added: "0.1.0",

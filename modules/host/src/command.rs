@@ -296,12 +296,12 @@ impl Secrets {
     }
 
     /// Returns how many bytes at the end of `head` could be the beginning of a secret that was cut there.
-    fn begun_at_end(&self, head: &[u8]) -> usize {
+    fn cut_at_end(&self, head: &[u8]) -> usize {
         self.longest(|secret, n| head.ends_with(&secret[..n]))
     }
 
     /// Returns how many bytes at the beginning of `tail` could be the rest of a secret that was cut there.
-    fn ended_at_start(&self, tail: &[u8]) -> usize {
+    fn cut_at_start(&self, tail: &[u8]) -> usize {
         self.longest(|secret, n| tail.starts_with(&secret[secret.len() - n..]))
     }
 
@@ -328,9 +328,9 @@ mod tests {
         assert_eq!(secrets.censor_text("xabcdefghyabcdefz abcdeg"), "x********y********z abcdeg");
         assert_eq!(secrets.censor_text("a sentence of five5 words"), "a sentence of five5 words");
         assert_eq!(secrets.censor_text(" five5\n"), " ********\n");
-        assert_eq!(secrets.begun_at_end(b"...abcde"), 5);
-        assert_eq!(secrets.ended_at_start(b"gh..."), 2);
-        assert_eq!(secrets.begun_at_end(b"...five"), 0);
+        assert_eq!(secrets.cut_at_end(b"...abcde"), 5);
+        assert_eq!(secrets.cut_at_start(b"gh..."), 2);
+        assert_eq!(secrets.cut_at_end(b"...five"), 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The signal handler calls [`note`]; every wait in this crate (commands, locks, sleeps) asks
 //! [`pending`] and ends with [`Interrupted`]. Invariant: while a [`Shield`] exists, `pending()` returns
-//! `None`, so that a rollback that has begun is not cut short; the signal is seen again when the last
+//! `None`, so that a rollback that has started is not cut short; the signal is seen again when the last
 //! shield is dropped.
 
 use std::fmt;

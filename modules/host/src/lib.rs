@@ -5,7 +5,7 @@
 //! | find and run a program                        | [`program`], [`command`] |
 //! | wait until a deadline or a signal             | [`deadline`], [`interrupt`] |
 //! | keep others out                               | [`lock`] (one machine, one task), [`fence`] (older deploys) |
-//! | know after kill -9 what was begun             | [`record`]   |
+//! | know after kill -9 what was started           | [`record`]   |
 //! | change a file and lose nothing                | [`atomic`]   |
 //! | roll back on a full disk                      | [`reserve`]  |
 //! | use a folder that nobody else can replace     | [`folder`]   |

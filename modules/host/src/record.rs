@@ -1,9 +1,9 @@
-//! Records that survive a kill -9: which change was begun ([`Intent`]), and which rollbacks are done
+//! Records that survive a kill -9: which change was started ([`Intent`]), and which rollbacks are done
 //! ([`Done`]).
 //!
 //! Invariants: an intent is on the disk before the first change and stays until the change is finished
 //! or reverted; a note is on the disk when `note` returns, so write it before its step; an unreadable
-//! record is an error, never "nothing was begun". Order at the end of a rollback: `Done::record`, then
+//! record is an error, never "nothing was started". Order at the end of a rollback: `Done::record`, then
 //! `Intent::finish`; after a kill between them the next run finds both.
 //!
 //! The folder is the target's state folder ([`crate::folder::SafeFolder`]), which no rollback touches;
@@ -32,7 +32,7 @@ pub const DONE_KEPT: usize = 200;
 const DONE_MOST: usize = 250;
 const DONE_LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The record of a change that was begun. Dropping it keeps the file, for the next run.
+/// The record of a change that was started. Dropping it keeps the file, for the next run.
 #[derive(Debug)]
 #[must_use = "an intent must be finished once its change is done or reverted"]
 pub struct Intent {
@@ -40,8 +40,9 @@ pub struct Intent {
     path: PathBuf,
 }
 
+/// The first line of an intent; its notes follow.
 #[derive(Serialize, Deserialize)]
-struct Begun {
+struct FirstLine {
     task: String,
     since: Utc,
     value: Value,
@@ -82,9 +83,11 @@ impl Intent {
 
     fn begin_value(dir: &Path, task: &str, value: Value) -> Result<Intent> {
         let path = path_of(dir, task)?;
-        let line =
-            serde_json::to_string(&Begun { task: task.to_owned(), since: clock::now(), value })?
-                + "\n";
+        let line = serde_json::to_string(&FirstLine {
+            task: task.to_owned(),
+            since: clock::now(),
+            value,
+        })? + "\n";
         sweep(&path)?;
         match write_new(&path, line.as_bytes(), 0o600) {
             Ok(()) => Ok(Intent { task: task.to_owned(), path }),
@@ -133,13 +136,13 @@ impl Intent {
         let content = read_in(dir, &path)
             .with_context(|| format!("cannot read the intent {}", path.display()))?;
         let Some(content) = content else { return Ok(None) };
-        let parsed = || -> Result<(Begun, Vec<Note>)> {
-            // A torn last line is a note whose step was not begun: `note` had not returned.
+        let parsed = || -> Result<(FirstLine, Vec<Note>)> {
+            // A torn last line is a note whose step was not started: `note` had not returned.
             let (mut lines, _torn) = whole_lines(&content);
-            let begun = serde_json::from_slice(lines.next().context("it is empty or cut off")?)?;
-            Ok((begun, lines.map(serde_json::from_slice).collect::<Result<_, _>>()?))
+            let first = serde_json::from_slice(lines.next().context("it is empty or cut off")?)?;
+            Ok((first, lines.map(serde_json::from_slice).collect::<Result<_, _>>()?))
         };
-        let (Begun { task: of, since, value }, notes) = parsed().with_context(|| {
+        let (FirstLine { task: of, since, value }, notes) = parsed().with_context(|| {
             format!("cannot read the intent {}: find out what {task} was doing, repair that by hand, then remove the file", path.display())
         })?;
         ensure!(

@@ -3,7 +3,7 @@
 //!
 //! A state folder has a file of allocated blocks
 //! ([`SafeFolder::keep_reserve`](crate::folder::SafeFolder::keep_reserve)). A run that rolls back, or
-//! closes what was begun, calls [`open`]; from then on a write of [`crate::atomic`] that finds the disk
+//! closes an unfinished run, calls [`open`]; from then on a write of [`crate::atomic`] that finds the disk
 //! full frees a piece of the reserve and tries again. Invariants: a deploy never uses the reserve, so on
 //! a full disk it is refused before it has changed anything; a reserve that cannot be made is no error;
 //! the next run that finds room makes it complete again.
@@ -45,7 +45,7 @@ pub(crate) fn ensure(folder: &Path) {
     }
 }
 
-/// Allows this run to use the reserve from now on: it rolls back, or closes what was begun.
+/// Allows this run to use the reserve from now on: it rolls back, or closes an unfinished run.
 pub fn open() {
     OPEN.store(true, Ordering::Relaxed);
 }

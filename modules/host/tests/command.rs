@@ -77,10 +77,10 @@ fn cannot_be_started() {
 
 #[test]
 fn hanging_child_is_ended_at_the_deadline() {
-    let begun = Instant::now();
+    let began = Instant::now();
     let failed =
         sh("echo $$; echo working >&2; exec sleep 1000").deadline(ms(3000)).run().unwrap_err();
-    assert!(begun.elapsed() < ms(60_000), "{:?}", begun.elapsed());
+    assert!(began.elapsed() < ms(60_000), "{:?}", began.elapsed());
     assert_eq!(
         (&failed.cause, failed.signal),
         (&Cause::TimedOut { after: ms(3000), stuck: None }, Some(15))
@@ -94,13 +94,13 @@ fn hanging_child_is_ended_at_the_deadline() {
 
 #[test]
 fn a_child_that_ignores_sigterm_is_killed_with_its_group() {
-    let begun = Instant::now();
+    let began = Instant::now();
     let failed = sh("trap '' TERM; sleep 1000 & echo $!; wait; wait")
         .deadline(ms(3000))
         .grace(ms(300))
         .run()
         .unwrap_err();
-    assert!(begun.elapsed() >= ms(3300), "{:?}", begun.elapsed());
+    assert!(began.elapsed() >= ms(3300), "{:?}", began.elapsed());
     assert_eq!(failed.reason(), "timed_out");
     assert!(soon(|| !alive(pid_in(&failed.stdout))), "the child's child lives");
 }
@@ -157,19 +157,19 @@ fn a_grandchild_that_holds_the_pipes_does_not_hold_us() {
         ("other session", "setsid sleep 600 & echo $!"),
         ("flooding", "yes >&2 & echo $!"),
     ] {
-        let begun = Instant::now();
+        let began = Instant::now();
         let output = sh(script).run().unwrap();
-        assert!(begun.elapsed() < ms(60_000), "{name}: {:?}", begun.elapsed());
+        assert!(began.elapsed() < ms(60_000), "{name}: {:?}", began.elapsed());
         end(pid_in(&String::from_utf8_lossy(&output.stdout)));
     }
 }
 
 #[test]
 fn a_grandchild_in_another_session_does_not_hold_the_deadline() {
-    let begun = Instant::now();
+    let began = Instant::now();
     let failed =
         sh("setsid sleep 600 & echo $!; exec sleep 600").deadline(ms(3000)).run().unwrap_err();
-    assert!(begun.elapsed() < ms(60_000), "{:?}", begun.elapsed());
+    assert!(began.elapsed() < ms(60_000), "{:?}", began.elapsed());
     let pid = pid_in(&failed.stdout);
     assert!(alive(pid), "what has left the group on purpose is not ours to kill");
     end(pid);

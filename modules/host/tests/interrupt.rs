@@ -19,7 +19,7 @@ fn a_signal_ends_every_wait_but_not_behind_a_shield() {
     let dir = tempfile::tempdir().unwrap();
     let touch = |name: &str| Command::new(Path::new("/bin/touch")).arg(dir.path().join(name));
     assert!(interrupt::check().is_ok());
-    let begun = Instant::now();
+    let began = Instant::now();
     let ready = dir.path().join("ready");
     let is_there = ready.clone();
     let signal = std::thread::spawn(move || {
@@ -32,7 +32,7 @@ fn a_signal_ends_every_wait_but_not_behind_a_shield() {
         Command::new(Path::new("/bin/sh")).args(["-c", script]).arg(&ready).run().unwrap_err();
     signal.join().unwrap();
     std::fs::remove_file(ready).unwrap();
-    assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
+    assert!(began.elapsed() < LONG, "{:?}", began.elapsed());
     assert_eq!(failed.cause, Cause::Interrupted { signal: Signal::SIGTERM, stuck: None });
     assert_eq!(
         (failed.reason(), failed.rc),
@@ -54,7 +54,7 @@ fn a_signal_ends_every_wait_but_not_behind_a_shield() {
     let holder = Lock::acquire(&dir.path().join("lock"), "holder", None, LONG).unwrap();
     drop(shielded);
 
-    let begun = Instant::now();
+    let began = Instant::now();
     let is_interrupted = |error: anyhow::Error| {
         assert_eq!(
             error.downcast_ref::<Interrupted>(),
@@ -68,7 +68,7 @@ fn a_signal_ends_every_wait_but_not_behind_a_shield() {
     );
     is_interrupted(sleep(LONG).unwrap_err().into());
     assert_eq!(touch("never").run().unwrap_err().reason(), "interrupted");
-    assert!(begun.elapsed() < LONG);
+    assert!(began.elapsed() < LONG);
     drop(holder);
     assert_eq!(common::names(dir.path()), ["lock", "restored"]);
 }

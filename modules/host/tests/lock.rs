@@ -70,9 +70,9 @@ fn says_who_holds_it() {
     let path = dir.path().join("lock");
     let mut holder = Player::new("part", "hold", "haproxy_color_switch", dir.path());
     holder.says("held");
-    let begun = Instant::now();
+    let began = Instant::now();
     let error = Lock::acquire(&path, "us", None, Duration::from_millis(300)).unwrap_err();
-    assert!(begun.elapsed() >= Duration::from_millis(300));
+    assert!(began.elapsed() >= Duration::from_millis(300));
     let text = error.to_string();
     let start = format!(
         "cannot lock {}: held by pid {} (haproxy_color_switch, deploy 20261121t080000z-7f3a, since 20",

@@ -114,7 +114,7 @@ fn parse(text: &str, names: &[&str]) -> Result<Vec<Unit>> {
     let blocks: Vec<&str> = text.split("\n\n").filter(|block| !block.trim().is_empty()).collect();
     ensure!(
         blocks.len() == names.len(),
-        "systemctl show told of {} units, and was asked for {}",
+        "systemctl show listed {} units, and was asked for {}",
         blocks.len(),
         names.len()
     );
@@ -122,7 +122,7 @@ fn parse(text: &str, names: &[&str]) -> Result<Vec<Unit>> {
         let properties: BTreeMap<&str, &str> =
             block.lines().filter_map(|line| line.split_once('=')).collect();
         let text = |key: &str| properties.get(key).copied().unwrap_or_default().to_owned();
-        ensure!(!text("LoadState").is_empty(), "systemctl show told no LoadState of {name}");
+        ensure!(!text("LoadState").is_empty(), "systemctl show listed no LoadState of {name}");
         Ok(Unit {
             name: (*name).to_owned(),
             kind: text("Type"),

@@ -1,4 +1,4 @@
-//! Carries out the steps. Each step is recorded before it is begun, and the state is read again after it:
+//! Carries out the steps. Each step is recorded before it is started, and the state is read again after it:
 //! exit codes and output of Proxmox are not proof of anything.
 //!
 //! Invariant: a snapshot that Proxmox lists as complete was committed in one write with the removal
@@ -45,8 +45,8 @@ pub struct Apply<'a> {
     pub goal: Option<Goal>,
     /// The snapshots as they were last read.
     pub seen: Snapshots,
-    /// Whether a step was begun.
-    pub begun: bool,
+    /// Whether a step was started.
+    pub started: bool,
     /// Whether this run has stopped the container.
     pub stopped: bool,
     /// Whether a command of Proxmox may have been interrupted, which only the next run can see.
@@ -67,7 +67,7 @@ impl<'a> Apply<'a> {
             task,
             reader,
             seen: state.snapshots.clone(),
-            begun: false,
+            started: false,
             stopped: false,
             unsettled: unfinished.touched_volumes(),
             rolled_back: goal.as_ref().is_some_and(|goal| goal.rolled_back),
@@ -86,7 +86,7 @@ impl<'a> Apply<'a> {
 
     pub fn act(&mut self, action: &Action, intent: Option<&Intent>) -> Result<()> {
         let intent = intent.context("a change needs a recorded intent")?;
-        if !self.begun {
+        if !self.started {
             self.begin(intent)?;
         }
         match action {
@@ -134,7 +134,7 @@ impl<'a> Apply<'a> {
             intent.note(unfinished::ROLLBACK, &goal.rollback)?;
             intent.note(unfinished::ROLLED_BACK, &goal.rolled_back)?;
         }
-        self.begun = true;
+        self.started = true;
         Ok(())
     }
 

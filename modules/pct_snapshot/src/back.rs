@@ -1,7 +1,7 @@
 //! After a failure: starts the container again where that is safe, and reports where it is not.
 //!
 //! Invariant: a container whose volumes may be half rolled back is never started, and the record of
-//! what was begun stays as long as the next run needs it.
+//! the record of the run stays as long as the next run needs it.
 
 use crate::apply::Apply;
 use crate::boot;
@@ -16,7 +16,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Apply<'_> {
     pub fn recover(&mut self, error: Error) -> Error {
-        if !self.begun {
+        if !self.started {
             return error;
         }
         let _shield = interrupt::shield();
@@ -30,7 +30,7 @@ impl Apply<'_> {
             false => None,
         };
         let vmid = self.task.subject.vmid;
-        let told = match restarted {
+        let container_state = match restarted {
             None if was_running => {
                 Some(format!("CT {vmid} was not rolled back, and was not stopped"))
             }
@@ -43,8 +43,8 @@ impl Apply<'_> {
         // The failed run is over: the next one plans again from the observed state.
         let closed = RunNotes::close(&self.task.subject.state_dir, TASK);
         match closed {
-            Ok(()) => self.with_facts(error, told),
-            Err(why) => self.with_facts(why.context(error.to_string()), told),
+            Ok(()) => self.with_facts(error, container_state),
+            Err(why) => self.with_facts(why.context(error.to_string()), container_state),
         }
     }
 
@@ -62,10 +62,10 @@ impl Apply<'_> {
         }
     }
 
-    fn with_facts(&self, error: Error, told: Option<String>) -> Error {
+    fn with_facts(&self, error: Error, container_state: Option<String>) -> Error {
         let reason = reason(&error);
-        let failure = match (told, self.rolled_back) {
-            (Some(told), _) => Failure::new(reason, told),
+        let failure = match (container_state, self.rolled_back) {
+            (Some(container_state), _) => Failure::new(reason, container_state),
             (None, true) => {
                 let undone = self.safety.as_ref().map(|name| {
                     format!(

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// How long a started container may take to be reported as running, on an overloaded node.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// For how long `systemctl` must say `offline` to count as a container without systemd: it also says so before
-/// systemd has begun.
+/// systemd has started.
 const OFFLINE_FOR: Duration = Duration::from_secs(3);
 const LOG_LINES: &str = "20";
 const MAX_LINES: usize = 20;
@@ -58,7 +58,7 @@ enum Answer {
     Ready,
     /// Not ready yet, with its output.
     NotYet(String),
-    /// There is no systemd, or it has not begun yet.
+    /// There is no systemd, or it has not started yet.
     Offline,
     /// The container has stopped.
     Gone,
@@ -74,7 +74,7 @@ pub fn wait_until_ready(reader: &Reader, ready: &[String], patience: Duration) -
         let output = match pct.exec(argv, deadline) {
             Ok(output) => output,
             Err(failed) if failed.reason() == "timed_out" => {
-                // What it said before tells more, but for this.
+                // Its earlier output says more, unless the container is frozen.
                 if freezer::is_frozen(pct.vmid)? {
                     said = Some(format!(
                         "it is frozen, and `{}` thaws it",

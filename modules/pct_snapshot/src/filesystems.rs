@@ -150,7 +150,8 @@ fn init_of(vmid: Vmid) -> Result<Option<u32>> {
     }
 }
 
-/// Of ext4's superblock, which lies 1024 bytes from the start: what tells (ext4's documentation).
+/// The superblock of ext4 is 1024 bytes from the start of the file system; the fields are those of ext4's
+/// documentation.
 const SUPERBLOCK: u64 = 1024;
 const MAGIC: (usize, u16) = (0x38, 0xEF53);
 /// `s_feature_compat` with HAS_JOURNAL, `s_feature_incompat` with RECOVER.

@@ -54,8 +54,8 @@ fn is_frozen_below(root: &Path, vmid: impl Display) -> Result<bool> {
                         return Err(error).with_context(|| format!("reading {}", path.display()));
                     }
                 };
-                let told = text.lines().find(|line| line.starts_with(begin));
-                if told.is_some_and(|line| line != thawed) {
+                let line = text.lines().find(|line| line.starts_with(begin));
+                if line.is_some_and(|line| line != thawed) {
                     return Ok(true);
                 }
             }
@@ -82,7 +82,7 @@ pub fn thaw(vmid: Vmid) -> Result<()> {
         poll_until(Deadline::after(THAW_TIMEOUT), FIRST_PAUSE, "the container to thaw", || {
             match (is_frozen(vmid)?, &done) {
                 (false, _) => Ok(Some(true)),
-                // What it could not do now it has not begun.
+                // A command that could not be run has started nothing.
                 (true, Err(_)) => Ok(Some(false)),
                 (true, Ok(_)) => Ok(None),
             }

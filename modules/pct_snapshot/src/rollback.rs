@@ -175,7 +175,7 @@ fn resumes(state: &State, goal: &Goal) -> bool {
     state.unfinished.rollback.as_ref() == Some(&goal.rollback)
 }
 
-/// Refuses to repeat a rollback that Proxmox had begun if the container runs without a lock: it was done, or
+/// Refuses to repeat a rollback that Proxmox had started if the container runs without a lock: it was done, or
 /// someone has started the container. Repeating it could destroy what was written since.
 fn refuse_unclear(state: &State, goal: &Goal) -> Result<(), Failure> {
     let Some(key) = &goal.rollback.key else { return Ok(()) };

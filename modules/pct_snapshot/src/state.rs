@@ -1,5 +1,5 @@
 //! Observe: the container, its snapshots, what a killed run left, and, for a rollback, all that
-//! could stand in its way. Reads only.
+//! could prevent it. Reads only.
 
 use crate::cluster::{Reach, Storages};
 use crate::container::{Config, Mount, Snapshot, Snapshots, Source};
@@ -66,7 +66,7 @@ pub fn observe(reader: &Reader, subject: &Subject) -> Result<State> {
         vmid: subject.vmid,
         config,
         snapshots: reader.snapshots()?,
-        // Before its lock was read and after it: a snapshot that has just begun or ended is none that
+        // Before its lock was read and after it: a snapshot that has just started or ended is none that
         // broke off.
         frozen: was_frozen && freezer::is_frozen(subject.vmid)?,
         frozen_mounts,

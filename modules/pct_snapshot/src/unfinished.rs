@@ -64,7 +64,7 @@ pub struct UnfinishedRun {
     /// When the last run that changed anything began: a run that continues another one adds to its record.
     pub since: Option<String>,
     pub doing: Option<StepNote>,
-    /// A rollback that was begun and is not known to be completed.
+    /// A rollback that was started and is not known to be completed.
     pub rollback: Option<Rollback>,
     pub was_running: Option<bool>,
     /// The snapshot of the state before the rollback.

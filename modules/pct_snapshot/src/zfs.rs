@@ -65,7 +65,7 @@ fn parse(text: &str) -> Result<Vec<Row>> {
 }
 
 /// What is newer than the snapshot `name` in any of the datasets, and in nobody's list of `known`
-/// ones: it stands in the way of a rollback. Proxmox counts the snapshots of datasets below as well,
+/// ones: it prevents a rollback. Proxmox counts the snapshots of datasets below as well,
 /// and ZFS counts bookmarks, which Proxmox finds out half way. `replicated`: a job of it is configured.
 pub fn outside(
     rows: &[Row],

@@ -124,12 +124,12 @@ pub struct Answer {
 /// Sends a request on a new connection and reads the answer. `deadline` covers everything together:
 /// name, connection, TLS, head, body, redirects.
 pub fn ask(request: &Request, deadline: Duration) -> Result<Answer, Unanswered> {
-    let (begun, deadline) = (Instant::now(), Deadline::after(deadline));
+    let (began, deadline) = (Instant::now(), Deadline::after(deadline));
     let mut exchange = Exchange::new(request, request.method, deadline)?;
     let (url, head, mut incoming) = exchange.follow()?;
     let (body, truncated) = exchange.body(&url, &head, &mut incoming)?;
     let Head { status, headers, .. } = head;
-    Ok(Answer { status, headers, body, truncated, took: begun.elapsed() })
+    Ok(Answer { status, headers, body, truncated, took: began.elapsed() })
 }
 
 /// A request and the redirects that it leads to.
@@ -206,7 +206,7 @@ impl<'a> Exchange<'a> {
         let peer = url.authority();
         let of_tls = |why| Unanswered::new(Kind::Tls, why);
         // Before anything is sent: an unreadable file of authorities is an error in any case.
-        let begun = if url.is_https() {
+        let client = if url.is_https() {
             let config = match self.tls.take() {
                 Some(config) => config,
                 None => tls::config(&self.request.tls).map_err(of_tls)?,
@@ -217,7 +217,7 @@ impl<'a> Exchange<'a> {
             None
         };
         let mut wire = self.wire(url, &peer)?;
-        let Some(mut client) = begun else {
+        let Some(mut client) = client else {
             return Ok(Connection::Plain(wire));
         };
         while client.is_handshaking() {

@@ -346,9 +346,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let good = listener.local_addr().unwrap();
         let span = Duration::from_secs(4);
-        let begun = Instant::now();
+        let began = Instant::now();
         Wire::open(&[silent, good], "shop", Deadline::after(span)).unwrap();
-        let took = begun.elapsed();
+        let took = began.elapsed();
         assert!(took >= span / 2, "{took:?}");
 
         drop(listener);
@@ -359,9 +359,9 @@ mod tests {
         assert!(share.parse::<f64>().unwrap() <= 2.0, "more than its share: {error}");
         assert_eq!(rest, format!("s ({silent}), connection refused ({good})"));
 
-        let begun = Instant::now();
+        let began = Instant::now();
         let error = Wire::open(&[silent, silent], "shop", Deadline::after(span)).err().unwrap();
-        let took = begun.elapsed();
+        let took = began.elapsed();
         assert!(took >= span && took < Duration::from_secs(60), "{took:?}");
         assert_eq!(error.kind, Kind::Timeout, "{error}");
     }

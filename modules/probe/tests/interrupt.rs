@@ -58,7 +58,7 @@ fn a_signal_ends_every_wait_but_not_behind_a_shield() {
     assert_eq!(ask(&at(good), AMPLE).unwrap_err().kind, Kind::Interrupted);
     assert_eq!(tcp::connect("127.0.0.1", good.port(), AMPLE).unwrap_err().kind, Kind::Interrupted);
     assert_eq!(name::resolve("shop.example", 1, AMPLE).unwrap_err().kind, Kind::Interrupted);
-    // A way back is proved too.
+    // A rollback is proved too.
     let shielded = shield();
     assert_eq!(answered(&at(good)).status, 200);
     drop(shielded);

@@ -47,7 +47,7 @@ pub struct Install<'a> {
 impl Install<'_> {
     /// Returns the `download` of the result.
     pub fn run(&self) -> Result<Value> {
-        let begun = Instant::now();
+        let began = Instant::now();
         let from_sums = match &self.source.sums_url {
             Some(url) => Some(("sums_url", published_sum(self.source, url, self.sha)?)),
             None => None,
@@ -72,7 +72,7 @@ impl Install<'_> {
                     "resumed": downloaded.resumed,
                     "entries": record.entries,
                     "unpacked_bytes": record.bytes,
-                    "seconds": (begun.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+                    "seconds": (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
                 }))
             });
         done.map_err(|error| {

@@ -284,8 +284,9 @@ mod tests {
         // The present previous release stays, even if another one becomes the previous one.
         let switched = Task { wanted: Wanted::Current, ..kept };
         assert_eq!(steps(&state(), &switched), [Action::Switch, Action::Remove(sha(4))]);
-        let astray = State { current: Pointer::Foreign("current leads to /etc".into()), ..state() };
-        let plan = plan(&astray, &Task { wanted: Wanted::Present, ..switched }, None).unwrap();
+        let foreign =
+            State { current: Pointer::Foreign("current leads to /etc".into()), ..state() };
+        let plan = plan(&foreign, &Task { wanted: Wanted::Present, ..switched }, None).unwrap();
         assert!(plan.steps.is_empty() && plan.warnings[0].contains("current leads to /etc"));
     }
 
@@ -298,8 +299,9 @@ mod tests {
         assert_eq!(reason(&state(), &kept), "release_in_use");
         let removed = Task { keep: Vec::new(), ..kept };
         assert_eq!(steps(&state(), &removed), [Action::Remove(sha(1))]);
-        let astray = State { current: Pointer::Foreign("current leads to /etc".into()), ..state() };
-        assert_eq!(reason(&astray, &removed), "current_foreign");
+        let foreign =
+            State { current: Pointer::Foreign("current leads to /etc".into()), ..state() };
+        assert_eq!(reason(&foreign, &removed), "current_foreign");
     }
 
     #[test]
@@ -313,11 +315,10 @@ mod tests {
         let damage = Some("app/run is missing".to_owned());
         let error = plan(&state(), &Task::of(Wanted::Current, sha(1)), damage).unwrap_err();
         assert_eq!(error.reason, "release_damaged");
-        for astray in ["current", "previous"] {
+        for name in ["current", "previous"] {
             let mut state = state();
-            let pointer =
-                if astray == "current" { &mut state.current } else { &mut state.previous };
-            *pointer = Pointer::Foreign(format!("{astray} leads to /etc"));
+            let pointer = if name == "current" { &mut state.current } else { &mut state.previous };
+            *pointer = Pointer::Foreign(format!("{name} leads to /etc"));
             assert_eq!(reason(&state, &Task::of(Wanted::Current, sha(1))), "current_foreign");
         }
     }

@@ -192,8 +192,8 @@ pub fn availability(source: &Source, sha: &ReleaseSha) -> Result<Availability> {
         let (status, headers) = match answer.status {
             // Some registries do not answer HEAD, and a storage behind one may sign each method separately.
             400 | 401 | 403 | 405 | 501 => {
-                let begun = http::fetch(&source.request, 0, source.patience)?;
-                (begun.status, begun.headers)
+                let fetched = http::fetch(&source.request, 0, source.patience)?;
+                (fetched.status, fetched.headers)
             }
             status => (status, answer.headers),
         };

@@ -1,4 +1,4 @@
-//! What a build prints while it runs. Cargo is silent while it links, which is most of the time: a line tells every half minute what still
+//! What a build prints while it runs. Cargo is silent while it links, which is most of the time: a line says every half minute what still
 //! runs, for how long, and how long it took the last time. How long it took is kept in the target folder, a file for each kind of build.
 
 use std::fs;
@@ -34,7 +34,7 @@ impl Progress {
 
     /// Waits for all, and returns of which architectures cargo has failed.
     pub fn wait<'a>(&mut self, mut running: Vec<(&'a str, String, Child)>) -> Result<Vec<&'a str>> {
-        let (mut failed, mut told) = (Vec::new(), self.started);
+        let (mut failed, mut reported) = (Vec::new(), self.started);
         while !running.is_empty() {
             let mut left = Vec::new();
             for (arch, what, mut cargo) in running {
@@ -45,8 +45,8 @@ impl Progress {
                 }
             }
             running = left;
-            if !running.is_empty() && told.elapsed() >= BETWEEN_LINES {
-                told = Instant::now();
+            if !running.is_empty() && reported.elapsed() >= BETWEEN_LINES {
+                reported = Instant::now();
                 for (_, what, _) in &running {
                     let spent = text(self.started.elapsed());
                     println!("still building {what}: {spent}, {}", self.expectation(what));

@@ -43,8 +43,8 @@ pub struct Apply<'a> {
     pub goal: Option<Goal>,
     /// The datasets rolled back in place so far, those of a killed run included.
     pub rolled: Vec<String>,
-    /// Whether a step was begun.
-    pub begun: bool,
+    /// Whether a step was started.
+    pub started: bool,
     /// Whether something was destroyed before a rollback.
     pub destroyed: bool,
 }
@@ -58,13 +58,13 @@ impl<'a> Apply<'a> {
         rolled: Vec<String>,
     ) -> Apply<'a> {
         let destroyed = !rolled.is_empty();
-        Apply { task, zfs, state, goal, rolled, begun: false, destroyed }
+        Apply { task, zfs, state, goal, rolled, started: false, destroyed }
     }
 
     pub fn act(&mut self, action: &Action, intent: Option<&Intent>) -> Result<()> {
         let intent = intent.context("a change needs an intent record")?;
         let _shield = interrupt::shield();
-        if !self.begun {
+        if !self.started {
             self.begin(intent)?;
         }
         match action {
@@ -88,7 +88,7 @@ impl<'a> Apply<'a> {
             intent.note(unfinished::GOAL, goal)?;
             intent.note(unfinished::ROLLED, &self.rolled)?;
         }
-        self.begun = true;
+        self.started = true;
         Ok(())
     }
 

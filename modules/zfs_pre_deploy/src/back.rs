@@ -15,7 +15,7 @@ use host::interrupt;
 
 impl Apply<'_> {
     pub fn undo_after(&mut self, error: Error) -> Error {
-        if !self.begun {
+        if !self.started {
             return error;
         }
         let _shield = interrupt::shield();

@@ -28,7 +28,7 @@ pub struct Decided {
     pub busy: Vec<String>,
 }
 
-/// Stands in a plan for an id that is known only when the run begins.
+/// The placeholder in a plan for an id that is known only when the run begins.
 const ID_OF_RUN: &str = "<time>";
 
 /// Everything but the state that a decision depends on.

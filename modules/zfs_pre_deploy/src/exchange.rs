@@ -297,11 +297,11 @@ pub fn verify(trees: &[Tree], now: &State) -> Result<Value> {
             let Some(data) = now.datasets.get(&name) else {
                 return Err(wrong(format!("{name} is not there")));
             };
-            let stands = match &tree.snapshot {
+            let is_as_planned = match &tree.snapshot {
                 Some(short) => now.find(&name, short).is_some_and(|snap| snap.guid == one.guid),
                 None => data.guid == one.guid,
             };
-            if !stands {
+            if !is_as_planned {
                 return Err(wrong(format!(
                     "{name} was not made from the snapshot that was planned"
                 )));

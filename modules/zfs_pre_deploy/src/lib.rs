@@ -1,4 +1,4 @@
-//! `zfs_pre_deploy`: snapshots of ZFS datasets before a deploy, and the way back to them, all or
+//! `zfs_pre_deploy`: snapshots of ZFS datasets before a deploy, and rollback to them, all or
 //! nothing. `zfs_pre_deploy_info` lists them, and says whether a rollback to each is possible.
 //!
 //! The module goes back by parking: a tree is unmounted, renamed as a whole, recreated from its

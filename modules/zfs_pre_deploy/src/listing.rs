@@ -337,9 +337,9 @@ mod tests {
         let parked = find(PARKED);
         assert_eq!(parked.origin.as_deref(), Some("a1/enc@pre-deploy-20261121t084500z-7f3a"));
         assert_eq!(parked.encryption_root.as_deref(), Some(LIVE));
-        let told = parked.parked.as_ref().unwrap();
-        assert_eq!((told.id.as_str(), told.live.as_str()), ("20261121t090003z-1c2d", LIVE));
-        assert_eq!(told.canmount.as_deref(), Some("on"));
+        let found = parked.parked.as_ref().unwrap();
+        assert_eq!((found.id.as_str(), found.live.as_str()), ("20261121t090003z-1c2d", LIVE));
+        assert_eq!(found.canmount.as_deref(), Some("on"));
         let volume = find("a1/v");
         assert!(volume.is_volume && !volume.mounted && volume.mountpoint.is_empty());
         assert_eq!((volume.used, volume.available), (10485760, Some(346820096)));

@@ -65,7 +65,7 @@ const BACK: &[Opt] = &[
     ]),
     Opt::new("state_dir", Kind::AbsolutePath).about(&[
         "The folder of this module's own records. It must be root's, on a path that no one else can write to, and not on a dataset that is rolled back.",
-        "The default is C(/var/lib/reversible/zfs-<app>), and without O(app) the first of O(datasets) by name stands in its place, with C(+) for C(/).",
+        "The default is C(/var/lib/reversible/zfs-<app>), and without O(app) the first of O(datasets) by name takes its place, with C(+) for C(/).",
     ]),
 ];
 

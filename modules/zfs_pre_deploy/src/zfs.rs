@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// The deadline of commands that only read; a machine under load may need long.
 const READ: Duration = Duration::from_secs(60);
-/// The deadline of `zpool list`, which tells whether a pool hangs.
+/// The deadline of `zpool list`, which shows whether a pool hangs.
 const HEALTH: Duration = Duration::from_secs(20);
 /// How many names are passed to one command that reads.
 const CHUNK: usize = 1000;

@@ -77,7 +77,7 @@ impl Kept {
         let scan = Scan::new(source, before, Writers::Running, self.folder.path())?;
         let next = self.folder.path().join("next");
         let mut segment = Segment::new(Self::new_file(&self.segment(number)), self.form, number)?;
-        // The reader tells a form by its first bytes, and plain text is none.
+        // The reader recognises a form by its first bytes, and plain text is none.
         let form = if self.form == Form::Tar { Form::Zstd } else { self.form };
         let mut index = IndexWriter::new(Self::new_file(&next), form)?;
         let captured = scan.copy(source, pass, &mut segment, &mut index, &mut |_| {})?;

@@ -1,4 +1,4 @@
-//! Indexes, segments and compressed data that nobody wrote: each is put back or is an error, and nothing outside is touched.
+//! Indexes, segments and compressed data that nobody wrote: each is restored or is an error, and nothing outside is touched.
 
 use crate::common::*;
 use archive::{Encoder, Form, Pass, decode};
@@ -77,8 +77,11 @@ fn whatever_an_index_and_its_segment_hold() {
             _ => with_right_sums(random.changed(&segment, &OF_TAR)),
         };
         if let Err(error) = restore(&index, &segment) {
-            let told = format!("{error:#}");
-            assert!(!told.is_empty() && !told.contains("a worker thread panicked"), "{told}");
+            let message = format!("{error:#}");
+            assert!(
+                !message.is_empty() && !message.contains("a worker thread panicked"),
+                "{message}"
+            );
         }
     });
 }

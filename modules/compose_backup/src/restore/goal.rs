@@ -244,7 +244,7 @@ fn current_state(observed: &Observed, project_dir: PathBuf, id: String, parts: V
         undo_of: None,
         at: clock::now(),
         parts,
-        begun: false,
+        touched: false,
         stopped: Frozen::default(),
         policies: Vec::new(),
         exchanged_after: None,

@@ -1,7 +1,7 @@
 //! Reverts a restore: puts the parked data back and starts the services on it.
 //!
 //! Invariants: each step looks at the current state and may be repeated; services are stopped before
-//! anything is exchanged, and started after everything was put back; the restored data is kept, with a
+//! anything is exchanged, and started after everything was exchanged back; the restored data is kept, with a
 //! record of its own, since something may have been written to it.
 
 use crate::compose::Compose;
@@ -36,13 +36,13 @@ impl Revert<'_> {
     /// Reverts the restore; returns the names of the containers that were started.
     pub fn run(&self, work: &mut Work, intent: &Intent) -> Result<Vec<String>> {
         let _shield = host::interrupt::shield();
-        if !work.begun {
+        if !work.touched {
             remove_staged(work)?;
             self.forget(work)?;
             return Ok(Vec::new());
         }
         let docker = &self.tools.docker;
-        // Noted once: later, the names do not tell any more which parts were exchanged.
+        // Noted once: later, the names do not show any more which parts were exchanged.
         if work.kept.is_none() && work.exchanged_after.is_some() {
             for part in &mut work.parts {
                 part.was_in_place = swap::is_exchanged(part)?;

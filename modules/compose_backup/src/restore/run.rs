@@ -256,9 +256,9 @@ impl<'a> Restore<'a> {
         let affected: Vec<_> = affected.collect();
         let frozen = Frozen::of(&affected, &up::levels(&self.goal.services), Mode::Stop);
         // If a killed run has already noted what ran, that is not changed.
-        if !self.goal.work.begun {
+        if !self.goal.work.touched {
             self.goal.work.stopped = frozen.clone();
-            self.goal.work.begun = true;
+            self.goal.work.touched = true;
             self.note(intent)?;
         }
         self.goal.work.disable_policies(&self.tools.docker, &affected, intent)?;
@@ -363,7 +363,7 @@ impl<'a> Restore<'a> {
         let _shield = host::interrupt::shield();
         let work = &mut self.goal.work;
         let revert = Revert { tools: self.tools, state_dir: self.state_dir };
-        if !work.begun {
+        if !work.touched {
             return match revert.run(work, intent) {
                 Ok(_) => Ok(error.context("no service was stopped, and no data was changed")),
                 Err(why) => Err(error.context(format!(

@@ -32,7 +32,8 @@ pub struct Work {
     pub at: Utc,
     pub parts: Vec<Part>,
     /// Whether services may be stopped, and parts exchanged.
-    pub begun: bool,
+    #[serde(rename = "begun")]
+    pub touched: bool,
     /// The containers that ran before.
     pub stopped: Frozen,
     /// Restart policies that are disabled meanwhile: otherwise the engine would start containers when it starts.
@@ -44,7 +45,7 @@ pub struct Work {
     /// Whether services may have been started on the restored data.
     #[serde(default)]
     pub started: bool,
-    /// The id under which the restored data is kept, once a revert has begun.
+    /// The id under which the restored data is kept, once a revert has started.
     #[serde(default)]
     pub kept: Option<String>,
     /// Whether this is the record of the data of a reverted restore.

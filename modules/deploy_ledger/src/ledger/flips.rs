@@ -70,7 +70,7 @@ pub struct ImportedFlip {
 
 impl Ledger {
     /// Adds the missing flips, the oldest first, and returns them. An empty ledger gets none, since it was
-    /// begun after them.
+    /// started after them.
     pub fn import_flips(&mut self, flips: &[Flip], app: &str, env: &str) -> Vec<ImportedFlip> {
         let newest = self.deploys.iter().map(|deploy| &deploy.id).max().cloned();
         let Some(newest) = newest else { return Vec::new() };

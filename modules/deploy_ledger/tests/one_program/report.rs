@@ -57,7 +57,7 @@ fn failed_deploy(ledger: &Ledger) {
 fn it_tells_what_happened() {
     let ledger = Ledger::new();
     failed_deploy(&ledger);
-    let told = report(&ledger, SECOND);
+    let printed = report(&ledger, SECOND);
     let link = format!("https://forge.example/shop/commit/{SHA}?e=prod");
     for part in [
         "# shop rollback - 20",
@@ -84,7 +84,7 @@ fn it_tells_what_happened() {
         "Users had it for 8003 ms, until what served before was active again.",
         "Flipped in 12.3 ms, and back: users had it for 8003 ms",
     ] {
-        assert!(told.markdown.contains(part), "{part} in {}", told.markdown);
+        assert!(printed.markdown.contains(part), "{part} in {}", printed.markdown);
     }
     for part in [
         "<title>shop rollback",
@@ -103,7 +103,7 @@ fn it_tells_what_happened() {
         "prefers-color-scheme:dark",
         &format!("href=\"{link}\""),
     ] {
-        assert!(told.html.contains(part), "{part} in {}", told.html);
+        assert!(printed.html.contains(part), "{part} in {}", printed.html);
     }
 }
 
@@ -126,24 +126,24 @@ fn nothing_in_it_is_markup_or_comes_from_elsewhere() {
     });
     ledger.task("phase", FIRST, json!({"phase": EVIL, "status": "failed", "data": data}));
     ledger.task("void", FIRST, json!({"reason": EVIL}));
-    let told = report(&ledger, FIRST);
-    let (_, body) = told.html.split_once("</style>").unwrap();
+    let printed = report(&ledger, FIRST);
+    let (_, body) = printed.html.split_once("</style>").unwrap();
     for part in ["<script", "<img", "</style", "javascript:1\"", "\u{1b}", "\u{202e}"] {
         assert!(!body.contains(part), "{part} in {body}");
     }
     assert!(body.contains("&lt;script&gt;alert(1)"));
     // The only address is where the release is; nothing is loaded.
     for part in ["src=", "url(", "@import", "<link", "<iframe", "<base"] {
-        assert!(!told.html.replace("img src=x", "").contains(part), "{part}");
+        assert!(!printed.html.replace("img src=x", "").contains(part), "{part}");
     }
-    assert_eq!(told.html.matches(" href=\"").count(), 1);
-    assert!(told.html.contains("commit/%3C%2Fpre%3E"));
-    for line in told.markdown.lines().filter(|line| !line.starts_with("    ")) {
+    assert_eq!(printed.html.matches(" href=\"").count(), 1);
+    assert!(printed.html.contains("commit/%3C%2Fpre%3E"));
+    for line in printed.markdown.lines().filter(|line| !line.starts_with("    ")) {
         assert!(!line.contains("<script") && !line.contains("<img"), "{line}");
         assert!(!line.contains("[x](") && line != "# head", "{line}");
     }
     // The policy names the hash of this very style sheet and allows nothing else.
-    let policy = told.html.split_once("Content-Security-Policy\" content=\"").unwrap().1;
+    let policy = printed.html.split_once("Content-Security-Policy\" content=\"").unwrap().1;
     assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
 }
 
@@ -153,17 +153,21 @@ fn a_run_that_died_has_one_too() {
     ledger.task("open", FIRST, json!({"release": SHA, "lease": 0}));
     ledger.task("phase", FIRST, json!({"phase": "migrations", "status": "started"}));
     std::thread::sleep(std::time::Duration::from_millis(2100));
-    let told = report(&ledger, FIRST);
+    let printed = report(&ledger, FIRST);
     for part in
         ["has not ended", "last heard of", "never ended", "The run did not say how it ended"]
     {
-        assert!(told.markdown.contains(part), "{part} in {}", told.markdown);
+        assert!(printed.markdown.contains(part), "{part} in {}", printed.markdown);
     }
-    assert!(told.html.contains(">abandoned<") && told.html.contains("never ended"));
+    assert!(printed.html.contains(">abandoned<") && printed.html.contains("never ended"));
     ledger.task("open", SECOND, json!({"take_over": FIRST}));
-    let told = report(&ledger, FIRST);
-    assert!(told.markdown.contains(&format!("deploy {SECOND} took over")), "{}", told.markdown);
-    assert!(told.html.contains("died, taken over"));
+    let printed = report(&ledger, FIRST);
+    assert!(
+        printed.markdown.contains(&format!("deploy {SECOND} took over")),
+        "{}",
+        printed.markdown
+    );
+    assert!(printed.html.contains("died, taken over"));
 }
 
 #[test]

@@ -37,9 +37,9 @@ impl Capture {
         let cut = self.total - (self.head.len() + self.tail.len()) as u64;
         if cut > 0 {
             // A secret that was cut in half would not be recognised any more: remove its rest.
-            let begun = secrets.begun_at_end(&self.head);
-            self.head.truncate(self.head.len() - begun);
-            self.tail.drain(..secrets.ended_at_start(&self.tail));
+            let partial = secrets.cut_at_end(&self.head);
+            self.head.truncate(self.head.len() - partial);
+            self.tail.drain(..secrets.cut_at_start(&self.tail));
             self.head.extend_from_slice(format!("\n[... {cut} bytes cut ...]\n").as_bytes());
         }
         self.head.append(&mut self.tail);

@@ -33,7 +33,7 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 const WITHOUT_PIDFD: Duration = Duration::from_millis(10);
 
 pub(super) fn run(command: &Command) -> Result<Output, Failed> {
-    let begun = Instant::now();
+    let began = Instant::now();
     if let Some(signal) = interrupt::pending() {
         return Err(Failed::new(command.shown(), Cause::Interrupted { signal, stuck: None }));
     }
@@ -59,7 +59,7 @@ pub(super) fn run(command: &Command) -> Result<Output, Failed> {
     let (rc, signal) = (exit.and_then(|exit| exit.code()), exit.and_then(|exit| exit.signal()));
     let cause = match ended {
         Ok(()) if rc.is_some_and(|rc| command.accepted.contains(&rc)) => {
-            let (cmd, rc, took) = (command.shown(), rc.unwrap_or_default(), begun.elapsed());
+            let (cmd, rc, took) = (command.shown(), rc.unwrap_or_default(), began.elapsed());
             return Ok(Output {
                 cmd,
                 rc,

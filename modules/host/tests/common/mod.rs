@@ -106,8 +106,8 @@ pub fn end(pid: i32) {
 
 /// Waits for a minute at most.
 pub fn soon(mut is: impl FnMut() -> bool) -> bool {
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(60) {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(60) {
         if is() {
             return true;
         }

@@ -1,4 +1,4 @@
-//! What is kept for the way back: used by what goes back and by nothing else, a piece at a time, and made
+//! The reserve for a rollback: used by what goes back and by nothing else, a piece at a time, and made
 //! whole when there is room again.
 
 use std::fs;

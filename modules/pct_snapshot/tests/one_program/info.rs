@@ -1,4 +1,4 @@
-//! What is told of containers and snapshots, against the fake Proxmox.
+//! What is reported of containers and snapshots, against the fake Proxmox.
 
 use crate::common::{FIRST, SECOND, World, changed, name, on, reason};
 use serde_json::{Value, json};

@@ -89,7 +89,7 @@ fn what_retain_gives_up_is_ours_and_old() {
     });
     assert_eq!(world.names().len(), 6);
     assert!(!changed(&world.run(options)));
-    // The chain was thinned out: what stood on the removed one stands on that one's parent.
+    // The chain was thinned out: snapshots of which the removed one was the parent have its parent now.
     let parent = world.container()["snapshots"][name(THIRD)]["config"]["parent"].take();
     assert_eq!(parent, name(FIRST));
 }

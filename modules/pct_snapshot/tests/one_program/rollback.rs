@@ -1,4 +1,4 @@
-//! The way back, against the fake Proxmox: what it costs, what it refuses, what it verifies.
+//! Rollbacks against the fake Proxmox: what it costs, what it refuses, what it verifies.
 
 use crate::common::{FIRST, SECOND, THIRD, World, changed, name, on, reason, says};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! The proxies through which requests leave a network that has no other way out: what `http_proxy`, `https_proxy` and `no_proxy` say.
 //!
 //! Invariants: nothing that is asked on this machine itself goes through a proxy. The password of a proxy is sent to that proxy alone, and
-//! stands in no message. A value that cannot be read is an error, never a way around the proxy.
+//! is in no message. A value that cannot be read is an error, and never bypasses the proxy.
 
 use std::fmt;
 use std::net::IpAddr;

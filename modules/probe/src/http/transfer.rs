@@ -194,7 +194,7 @@ pub fn put(
     length: u64,
     patience: Patience,
 ) -> Result<Answer, Unanswered> {
-    let begun = Instant::now();
+    let began = Instant::now();
     let mut exchange = Exchange::new(request, Method::Get, patience.next())?;
     exchange.own_headers = vec![
         ("Content-Type", "application/octet-stream".to_owned()),
@@ -224,7 +224,7 @@ pub fn put(
     };
     let (body, truncated) = exchange.body(url, &head, &mut incoming)?;
     let Head { status, headers, .. } = head;
-    Ok(Answer { status, headers, body, truncated, took: begun.elapsed() })
+    Ok(Answer { status, headers, body, truncated, took: began.elapsed() })
 }
 
 /// Waits a moment for "100 Continue". Returns the final answer if that came instead.

@@ -98,19 +98,19 @@ pub fn at(address: SocketAddr) -> Request {
 
 /// An answer, long before the deadline.
 pub fn answered(request: &Request) -> Answer {
-    let begun = Instant::now();
+    let began = Instant::now();
     let answer = ask(request, AMPLE).unwrap_or_else(|error| panic!("{error}"));
-    assert!(begun.elapsed() < SLACK, "{:?}", begun.elapsed());
-    assert!(answer.took <= begun.elapsed());
+    assert!(began.elapsed() < SLACK, "{:?}", began.elapsed());
+    assert!(answer.took <= began.elapsed());
     answer
 }
 
-/// No answer, at once, and a sentence that tells why and no secret.
+/// No answer, at once, and a sentence that says why, without any secret.
 pub fn refused(request: &Request, kind: Kind, sentence: &str) -> Unanswered {
-    let begun = Instant::now();
+    let began = Instant::now();
     let error = ask(request, AMPLE).unwrap_err();
-    println!("{:?} after {:?}: {error}", error.kind, begun.elapsed());
-    assert!(begun.elapsed() < SLACK, "{error} after {:?}", begun.elapsed());
+    println!("{:?} after {:?}: {error}", error.kind, began.elapsed());
+    assert!(began.elapsed() < SLACK, "{error} after {:?}", began.elapsed());
     judge(error, kind, sentence)
 }
 
@@ -120,9 +120,9 @@ pub fn timed_out(request: &Request, sentence: &str) {
 }
 
 pub fn timed_out_after(span: Duration, request: &Request, sentence: &str) {
-    let begun = Instant::now();
+    let began = Instant::now();
     let error = ask(request, span).unwrap_err();
-    let took = begun.elapsed();
+    let took = began.elapsed();
     println!("{:?} after {took:?}: {error}", error.kind);
     assert!(took >= span && took < span + SLACK, "{error} after {took:?}");
     judge(error, Kind::Timeout, sentence);

@@ -8,7 +8,7 @@ use crate::common::*;
 use probe::http::{Kind, Request};
 use probe::tcp;
 
-/// Reads the request, sends the beginning of an answer, and goes on as told.
+/// Reads the request, sends the beginning of an answer, and goes on as the test says.
 fn begins(answer: &'static str, then: fn(TcpStream)) -> Request {
     at(serve(move |mut stream| {
         request_of(&mut stream);
@@ -112,7 +112,7 @@ fn speaks_something_else() {
         ),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nsecret", "that was not requested"),
     ] {
-        // They keep the connection: only what they sent can tell.
+        // They keep the connection: only what they sent can show it.
         refused(&begins(bytes, hang), Kind::Protocol, sentence);
     }
 }
@@ -138,7 +138,7 @@ fn a_port_without_http() {
     drop(listener);
     let error = tcp::connect("127.0.0.1", port, AMPLE).unwrap_err();
     assert_eq!(error.msg, format!("cannot connect to 127.0.0.1:{port}: connection refused"));
-    let begun = Instant::now();
+    let began = Instant::now();
     assert_eq!(tcp::connect("a b", port, AMPLE).unwrap_err().kind, Kind::Name);
-    assert!(begun.elapsed() < SLACK);
+    assert!(began.elapsed() < SLACK);
 }

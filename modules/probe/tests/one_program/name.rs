@@ -79,9 +79,9 @@ fn play() {
     // The second address answers, and the name stays in what is sent.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let begun = Instant::now();
+    let began = Instant::now();
     probe::tcp::connect("shop.example", port, AMPLE).unwrap();
-    assert!(begun.elapsed() < SLACK);
+    assert!(began.elapsed() < SLACK);
     let address = replying(|request| {
         let host = request.lines().nth(1).unwrap().to_owned();
         format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{host}", host.len())

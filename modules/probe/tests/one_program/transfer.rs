@@ -99,15 +99,15 @@ fn pauses_have_an_end_and_so_has_the_whole() {
             }
         })
     };
-    let begun = Instant::now();
+    let began = Instant::now();
     assert_eq!(fetched(slow(450), 0).unwrap().2, BODY);
-    assert!(begun.elapsed() > PATIENCE, "longer in all than any pause may be");
+    assert!(began.elapsed() > PATIENCE, "longer in all than any pause may be");
     let drips = patience(PATIENCE, Duration::from_secs(1));
     let error = fetched_with(slow(450), 0, drips).unwrap_err();
     assert_eq!(error.kind, Kind::Timeout, "{error}");
-    let begun = Instant::now();
+    let began = Instant::now();
     assert_eq!(fetched(slow(600_000), 0).unwrap_err().kind, Kind::Timeout);
-    assert!(begun.elapsed() < PATIENCE + SLACK, "{:?}", begun.elapsed());
+    assert!(began.elapsed() < PATIENCE + SLACK, "{:?}", began.elapsed());
 }
 
 #[test]
@@ -145,11 +145,11 @@ fn a_server_that_does_not_want_it_is_heard() {
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
         hang(stream);
     });
-    let begun = Instant::now();
+    let began = Instant::now();
     let error =
         put(&at(silent), &mut std::io::repeat(0), 1 << 30, patience(PATIENCE, AMPLE)).unwrap_err();
     assert_eq!(error.kind, Kind::Timeout, "{error}");
-    assert!(begun.elapsed() < PATIENCE + SLACK, "{:?}", begun.elapsed());
+    assert!(began.elapsed() < PATIENCE + SLACK, "{:?}", began.elapsed());
     let short = replying(|_| "HTTP/1.1 100 x\r\n\r\n".into());
     let error = put(&at(short), &mut &b"abc"[..], 5, patience(AMPLE, AMPLE)).unwrap_err();
     assert!(error.msg.contains("cannot be read") || error.kind == Kind::Closed, "{error}");
