@@ -71,8 +71,7 @@ fn answer(own: &str, modules: &[Served], source: &str) -> Result<Map<String, Val
     let asked = request.module_name();
     let name = if asked.is_empty() { own } else { asked };
     let served = modules.iter().find(|served| served.spec.name == name).ok_or_else(|| {
-        let names: Vec<&str> = modules.iter().map(|served| served.spec.name).collect();
-        let names = names.join(", ");
+        let names = host::joined(modules.iter().map(|served| served.spec.name));
         let msg = match asked {
             "" => format!("_ansible_module_name is missing: expected one of {names}"),
             _ => format!("this program has no module {asked}, only {names}"),

@@ -45,22 +45,18 @@ pub fn plan(
         })
         .collect();
     if !to_stop.is_empty() {
-        let text = format!("end {}", names(to_stop.iter().map(|one| one.name.as_str())));
+        let text = format!("end {}", host::joined(to_stop.iter().map(|one| one.name.as_str())));
         plan.steps.push(Step::new(Action::End(to_stop), text));
     }
     let all = || options.processes.iter().map(|one| one.name.as_str());
     let mut after: Vec<&str> = Vec::new();
     if options.state == State::Restarted && !options.processes.is_empty() {
-        plan.steps.push(Step::new(Action::Start, format!("start {}", names(all()))));
+        plan.steps.push(Step::new(Action::Start, format!("start {}", host::joined(all()))));
         after = all().collect();
     }
     plan.undo = Undo::None("stopped processes are started by a task with their argv".into());
     plan.after = json!({ "running": after });
     plan
-}
-
-fn names<'a>(all: impl Iterator<Item = &'a str>) -> String {
-    all.collect::<Vec<_>>().join(", ")
 }
 
 pub fn running(processes: &[Process], seen: &[Option<Pid>]) -> Value {

@@ -127,48 +127,28 @@ impl Consent {
 
     fn check_amount<A>(&self, plan: &Plan<A>) -> Result<(), Failure> {
         let Some(most) = self.max_loss else { return Ok(()) };
-        let mut total = 0_u64;
-        for loss in plan.losses() {
-            let Some(bytes) = loss.bytes else {
-                return Err(refusal(
-                    "over_max_loss",
-                    plan,
-                    format!(
-                        "max_loss is {}, and how much is lost with {} cannot be measured; nothing \
-                         was changed",
-                        human(most),
-                        loss.what
-                    ),
-                ));
-            };
-            total = total.saturating_add(bytes);
-        }
-        if total > most {
-            return Err(refusal(
-                "over_max_loss",
-                plan,
-                format!(
-                    "this would destroy {} ({}), which is more than max_loss {}; nothing was changed",
-                    human(total),
-                    listed(plan),
-                    human(most)
-                ),
-            ));
-        }
-        Ok(())
+        let most_shown = human(most);
+        let total = plan.losses().filter_map(|loss| loss.bytes).fold(0, u64::saturating_add);
+        let why = if let Some(loss) = plan.losses().find(|loss| loss.bytes.is_none()) {
+            let what = &loss.what;
+            format!("max_loss is {most_shown}, and how much is lost with {what} cannot be measured")
+        } else if total > most {
+            let (total, all) = (human(total), listed(plan));
+            format!("this would destroy {total} ({all}), which is more than max_loss {most_shown}")
+        } else {
+            return Ok(());
+        };
+        Err(refusal("over_max_loss", plan, format!("{why}; nothing was changed")))
     }
 }
 
 fn listed<A>(plan: &Plan<A>) -> String {
-    let parts: Vec<String> = (plan.losses())
-        .map(|loss| match loss.bytes {
-            // Something without data, such as a hold or a mount point.
-            Some(0) if loss.accept.is_some() => loss.what.clone(),
-            Some(bytes) => format!("{} ({})", loss.what, human(bytes)),
-            None => loss.what.clone(),
-        })
-        .collect();
-    parts.join(", ")
+    host::joined(plan.losses().map(|loss| match loss.bytes {
+        // Something without data, such as a hold or a mount point.
+        Some(0) if loss.accept.is_some() => loss.what.clone(),
+        Some(bytes) => format!("{} ({})", loss.what, human(bytes)),
+        None => loss.what.clone(),
+    }))
 }
 
 fn refusal<A>(reason: &'static str, plan: &Plan<A>, msg: String) -> Failure {

@@ -159,7 +159,7 @@ pub fn thaw(docker: &Docker, frozen: &Frozen) -> Result<Vec<String>> {
             let names = which.iter().map(|one| one.name().to_owned());
             match done {
                 Ok(()) => started.extend(names),
-                Err(error) => failed.push((names.collect::<Vec<_>>().join(", "), error)),
+                Err(error) => failed.push((host::joined(names), error)),
             }
         }
         if n + 1 < frozen.levels.len() && !down.is_empty() {

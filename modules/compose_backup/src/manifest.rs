@@ -380,8 +380,8 @@ impl Manifest {
                 mount.entries,
                 mount.bytes
             );
-            let files: Vec<&str> = mount.segments.iter().map(|one| one.file.as_str()).collect();
-            text += &format!("     source {}; in {}\n", mount.source.display(), files.join(", "));
+            let files = host::joined(mount.segments.iter().map(|one| &one.file));
+            text += &format!("     source {}; in {files}\n", mount.source.display());
         }
         for one in &self.excluded {
             text += &format!("  not backed up, excluded by {:?}: {}\n", one.by, one.what);

@@ -167,13 +167,9 @@ impl Project {
     pub fn chosen(&self, asked: &[String]) -> Result<BTreeSet<String>, Failure> {
         let all = self.all_services();
         if let Some(odd) = asked.iter().find(|name| !all.contains(*name)) {
-            let names: Vec<&str> = all.iter().map(String::as_str).collect();
-            let msg = format!(
-                "argument 'services': project {} has no service {odd:?}; it has {}",
-                self.name(),
-                names.join(", ")
-            );
-            return Err(Failure::new("bad_options", msg));
+            let (project, names) = (self.name(), host::joined(&all));
+            let why = format!("project {project} has no service {odd:?}; it has {names}");
+            return Err(Failure::bad_option("services", why));
         }
         Ok(if asked.is_empty() { all } else { asked.iter().cloned().collect() })
     }

@@ -60,9 +60,9 @@ pub fn stored(folder: &Path, manifest: &Manifest, mount: &Mount) -> Result<Vec<S
 
 /// Makes the failure for data that was found to be damaged while it was restored.
 pub fn damaged(folder: &Path, mount: &Mount, why: anyhow::Error) -> anyhow::Error {
-    let names: Vec<&str> = mount.segments.iter().map(|one| one.file.as_str()).collect();
+    let names = host::joined(mount.segments.iter().map(|one| &one.file));
     let what = format!("the data of {} in {}", mount.title(), folder.display());
-    let how = format!("{what} ({}, {}) is damaged", names.join(", "), mount.index);
+    let how = format!("{what} ({}, {}) is damaged", names, mount.index);
     unusable(&how).caused_by(why).into()
 }
 

@@ -229,13 +229,12 @@ fn require_space(task: &Task, data: u64, images: u64) -> Result<()> {
 
 fn warnings(records: &BTreeMap<String, ServiceRecord>, found: &Found) -> Vec<String> {
     let mut warnings = Vec::new();
-    let drifted: Vec<&str> =
-        records.iter().filter(|(_, one)| one.drift).map(|(name, _)| name.as_str()).collect();
+    let drifted = records.iter().filter(|(_, one)| one.drift).map(|(name, _)| name);
+    let drifted = host::joined(drifted);
     if !drifted.is_empty() {
         warnings.push(format!(
-            "the compose or env files have changed since the containers of {} were created: the backup has the current \
-             files, but the images and data of the running containers; make backups before files are changed",
-            drifted.join(", ")
+            "the compose or env files have changed since the containers of {drifted} were created: the backup has the current \
+             files, but the images and data of the running containers; make backups before files are changed"
         ));
     }
     for mount in found.mounts.iter().filter(|mount| !mount.restorable) {

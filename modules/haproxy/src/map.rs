@@ -38,14 +38,10 @@ pub fn live_value(socket: &Socket, map: &Path, key: &str) -> Result<Option<Strin
 fn unknown_map(socket: &Socket, map: &Path) -> Result<Failure> {
     // `2 (/etc/haproxy/active.map) pattern loaded from file ...`
     let known = socket.ask("show map")?;
-    let known: Vec<&str> = (known.lines())
+    let known = (known.lines())
         .filter_map(|line| Some(line.split_once('(')?.1.split_once(')')?.0))
-        .filter(|name| !name.is_empty() && *name != "file")
-        .collect();
-    let known = match known.as_slice() {
-        [] => "it has no maps".to_owned(),
-        names => format!("it has {}", names.join(", ")),
-    };
+        .filter(|name| !name.is_empty() && *name != "file");
+    let known = format!("it has {}", host::joined_or(known, "no maps"));
     Ok(Failure::new(
         "unknown_map",
         format!(

@@ -338,7 +338,7 @@ fn is_master_of(pid: i32, workers: &[u32]) -> Result<()> {
     let msg = format!(
         "process {pid} of the pid file is not the master of HAProxy's worker {}: is the file old, \
          or does HAProxy run without -W?",
-        workers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+        host::joined(workers)
     );
     Err(Failure::new("no_master", msg).into())
 }

@@ -92,11 +92,7 @@ fn verify(task: &Task) -> Result<Value> {
                 "{} is not {} everywhere: HAProxy or {} says something else",
                 task.key,
                 if task.wanted == Wanted::Held { "held" } else { "released" },
-                now.files
-                    .keys()
-                    .map(|path| path.display().to_string())
-                    .collect::<Vec<_>>()
-                    .join(", ")
+                host::joined(now.files.keys().map(|path| path.display()))
             );
             Err(Failure::new("not_verified", msg).into())
         }

@@ -35,6 +35,7 @@ pub mod fence;
 pub mod folder;
 mod hex;
 pub mod interrupt;
+mod joined;
 pub mod kubectl;
 pub mod lock;
 pub mod meta;
@@ -53,6 +54,7 @@ pub mod walk;
 
 pub use base64::{base64, from_base64};
 pub use hex::hex;
+pub use joined::{joined, joined_or};
 pub use missing::none_if_missing;
 pub use percent::percent_encode;
 pub use reason::reason;

@@ -351,14 +351,11 @@ impl fmt::Display for Held {
                 f.write_str("held by another process, which has not written who it is")?
             }
             By::Orphans(orphans) => {
-                let names: Vec<_> = orphans
-                    .iter()
-                    .map(|orphan| format!("pid {} ({})", orphan.pid, orphan.comm))
-                    .collect();
+                let name = |orphan: &Orphan| format!("pid {} ({})", orphan.pid, orphan.comm);
+                let names = crate::joined(orphans.iter().map(name));
                 write!(
                     f,
-                    "an earlier run was killed, but one of its commands still runs: {}",
-                    names.join(", ")
+                    "an earlier run was killed, but one of its commands still runs: {names}"
                 )?;
             }
         }

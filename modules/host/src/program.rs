@@ -101,12 +101,11 @@ impl fmt::Display for Missing {
                 self.name
             );
         }
-        let folders: Vec<_> = self.folders.iter().map(|folder| folder.to_string_lossy()).collect();
+        let folders = crate::joined(self.folders.iter().map(|folder| folder.to_string_lossy()));
         write!(
             f,
-            "cannot run {}: not found in {}; install it, or add its folder to PATH",
-            self.name,
-            folders.join(", ")
+            "cannot run {}: not found in {folders}; install it, or add its folder to PATH",
+            self.name
         )
     }
 }

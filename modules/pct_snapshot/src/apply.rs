@@ -35,7 +35,8 @@ const LOCKS: &str = "/run/reversible-pct";
 pub fn lock(task: &Task) -> Result<Vec<Lock>> {
     let name = task.subject.vmid.to_string();
     let (locks, subject) = (Path::new(LOCKS), format!("CT {name}"));
-    let lock = Lock::acquire_in(locks, &name, &subject, TASK, task.run(), task.lock_timeout)?;
+    let lock =
+        Lock::acquire_in(locks, &name, &subject, TASK, task.run.as_ref(), task.lock_timeout)?;
     Ok(vec![lock])
 }
 

@@ -80,7 +80,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let reader = connect(task.subject.vmid, task.task_timeout)?;
     let mut session = Session::new(invocation, consent)
         .lock(|| apply::lock(&task))?
-        .fence(task.run(), &task.subject.state_dir)?
+        .fence(task.run.as_ref(), &task.subject.state_dir)?
         .intent_in(&task.subject.state_dir, TASK);
     if task.is_rollback() {
         session = session.as_rollback(task.rollback.as_ref());

@@ -79,7 +79,8 @@ pub struct Task {
     pub lock_timeout: Duration,
     pub task_timeout: Duration,
     pub rollback: Option<DeployId>,
-    fence: Option<DeployId>,
+    /// The id of the run itself, which is the fence.
+    pub run: Option<DeployId>,
 }
 
 impl Task {
@@ -115,7 +116,7 @@ impl Task {
         let graceful = raw.seconds("shutdown_timeout")?;
         let shutdown: String = raw.get("shutdown")?;
         // In a rollback the deploy id names the restore point and not the run.
-        let fence = rollback.clone().or(deploy.filter(|_| state == "present"));
+        let run = rollback.clone().or(deploy.filter(|_| state == "present"));
         Ok(Task {
             subject,
             wanted,
@@ -129,13 +130,8 @@ impl Task {
             lock_timeout: raw.seconds("lock_timeout")?,
             task_timeout: raw.seconds("task_timeout")?,
             rollback,
-            fence,
+            run,
         })
-    }
-
-    /// The id of the run itself, which is the fence.
-    pub fn run(&self) -> Option<&DeployId> {
-        self.fence.as_ref()
     }
 
     pub fn is_rollback(&self) -> bool {

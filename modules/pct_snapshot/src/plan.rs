@@ -41,11 +41,10 @@ pub fn repairs(state: &State) -> Vec<Step<Action>> {
     let mut steps = Vec::new();
     if state.own_freeze() {
         // First, since a frozen container serves nobody.
-        let mounts: Vec<_> =
-            state.frozen_mounts.iter().map(|one| one.path.display().to_string()).collect();
-        let what = match mounts.as_slice() {
-            [] => String::new(),
-            some => format!(" with its file systems {}", some.join(", ")),
+        let mounts = host::joined(state.frozen_mounts.iter().map(|one| one.path.display()));
+        let what = match mounts.as_str() {
+            "" => String::new(),
+            some => format!(" with its file systems {some}"),
         };
         let text = format!(
             "thaw CT {}{what}, which the run of {since} left frozen when it was killed",
@@ -91,18 +90,22 @@ fn refuse_unfinished_rollback(state: &State) -> Result<(), Failure> {
     Err(Failure::new("unfinished", msg))
 }
 
+/// Begins a plan with the repairs, unless something prevents any change.
+fn begin(state: &State, task: &Task) -> Result<Plan<Action>, Failure> {
+    if let Some(first) = to_any(state).into_iter().next() {
+        return Err(first.into());
+    }
+    refuse_unfinished_rollback(state)?;
+    Ok(Plan { steps: repairs(state), ..nothing(state, task) })
+}
+
 pub fn present(
     state: &State,
     task: &Task,
     name: &str,
     marker: &Marker,
 ) -> Result<Plan<Action>, Failure> {
-    if let Some(first) = to_any(state).into_iter().next() {
-        return Err(first.into());
-    }
-    refuse_unfinished_rollback(state)?;
-    let mut plan = nothing(state, task);
-    plan.steps = repairs(state);
+    let mut plan = begin(state, task)?;
     let mut names: Vec<&str> = state.snapshots.all.iter().map(|one| one.name.as_str()).collect();
     let takes = match state.snapshots.find(name) {
         None => true,
@@ -168,12 +171,7 @@ fn refuse_taken(there: &Snapshot, wanted: &Marker) -> Result<(), Failure> {
 }
 
 pub fn absent(state: &State, task: &Task, name: Option<&str>) -> Result<Plan<Action>, Failure> {
-    if let Some(first) = to_any(state).into_iter().next() {
-        return Err(first.into());
-    }
-    refuse_unfinished_rollback(state)?;
-    let mut plan = nothing(state, task);
-    plan.steps = repairs(state);
+    let mut plan = begin(state, task)?;
     let repaired = state.own_incomplete().map(|broken| broken.name.clone());
     let mut gone: Vec<&Snapshot> = Vec::new();
     if let Some(there) = name.and_then(|name| state.snapshots.find(name)) {

@@ -31,7 +31,7 @@ pub fn lock(task: &Task) -> Result<Vec<Lock>> {
         task.subject.datasets.iter().map(|name| pool_of(name.as_str())).collect();
     let locks = pools.into_iter().map(|pool| {
         let (folder, subject) = (Path::new(LOCKS), format!("the pool {pool}"));
-        Lock::acquire_in(folder, pool, &subject, TASK, task.run_id(), task.lock_timeout)
+        Lock::acquire_in(folder, pool, &subject, TASK, task.run_id.as_ref(), task.lock_timeout)
     });
     locks.collect()
 }

@@ -73,7 +73,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let zfs = Zfs::find(task.task_timeout)?;
     let mut session = Session::new(invocation, consent)
         .lock(|| apply::lock(&task))?
-        .fence(task.run_id(), &task.state_dir)?
+        .fence(task.run_id.as_ref(), &task.state_dir)?
         .intent_in(&task.state_dir, TASK);
     if task.is_rollback() {
         session = session.as_rollback(task.rollback.as_ref());

@@ -98,7 +98,8 @@ pub struct Task {
     pub lock_timeout: Duration,
     pub task_timeout: Duration,
     pub rollback: Option<DeployId>,
-    run_id: Option<DeployId>,
+    /// The id of this run, which the fence compares.
+    pub run_id: Option<DeployId>,
 }
 
 impl Task {
@@ -133,11 +134,6 @@ impl Task {
             rollback,
             run_id,
         })
-    }
-
-    /// The id of this run, which the fence compares.
-    pub fn run_id(&self) -> Option<&DeployId> {
-        self.run_id.as_ref()
     }
 
     pub fn is_rollback(&self) -> bool {

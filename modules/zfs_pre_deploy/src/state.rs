@@ -99,11 +99,9 @@ impl State {
             let Some(pool) = self.pools.iter().find(|pool| pool.name == *name) else {
                 // Where datasets may be missing, each of them is reported later.
                 if !subject.skip_missing && consistency != Consistency::Lenient {
-                    let known: Vec<&str> =
-                        self.pools.iter().map(|pool| pool.name.as_str()).collect();
+                    let known = host::joined_or(self.pools.iter().map(|pool| &pool.name), "none");
                     let msg = format!(
-                        "there is no pool {name} on this machine (there are: {}); is it imported? nothing was changed",
-                        if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+                        "there is no pool {name} on this machine (there are: {known}); is it imported? nothing was changed"
                     );
                     return Err(Failure::new("no_pool", msg).into());
                 }
@@ -168,18 +166,8 @@ impl State {
         {
             (Some(tree), _) => format!("its state is parked as {} ({})", tree.root, tree.id),
             (None, Some(parent)) => {
-                let of = |data: &&Data| parent_of(&data.name) == Some(parent);
-                let siblings: Vec<&str> = self
-                    .datasets
-                    .values()
-                    .filter(of)
-                    .map(|data| data.name.as_str())
-                    .take(8)
-                    .collect();
-                format!(
-                    "{parent} holds: {}",
-                    if siblings.is_empty() { "none".into() } else { siblings.join(", ") }
-                )
+                let siblings = self.datasets.keys().filter(|name| parent_of(name) == Some(parent));
+                format!("{parent} holds: {}", host::joined_or(siblings.take(8), "none"))
             }
             (None, None) => "nor the one above it".to_owned(),
         };

@@ -59,10 +59,7 @@ pub fn targets<'a>(state: &'a State, task: &Task, point: &Point) -> Result<Targe
 
 fn no_snapshot(state: &State, dataset: &str, point: &Point) -> Failure {
     let ours = state.of(dataset).iter().filter(|snap| state.ours(snap).is_some());
-    let mut names: Vec<&str> = ours.map(|snap| snap.short.as_str()).collect();
-    names.reverse();
-    names.truncate(5);
-    let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let known = host::joined_or(ours.rev().take(5).map(|snap| &snap.short), "none");
     let msg = format!(
         "{dataset} has no snapshot {} to go back to (of ours it has, the newest first: {known}); nothing was changed",
         point.snapshot

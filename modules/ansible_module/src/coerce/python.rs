@@ -35,15 +35,11 @@ pub(super) fn repr(value: &Value) -> String {
         Value::Bool(false) => "False".into(),
         Value::Number(number) => repr_number(number),
         Value::String(text) => repr_text(text),
-        Value::Array(list) => {
-            let items: Vec<String> = list.iter().map(repr).collect();
-            format!("[{}]", items.join(", "))
-        }
+        Value::Array(list) => format!("[{}]", host::joined(list.iter().map(repr))),
         Value::Object(map) => {
-            let items: Vec<String> = (map.iter())
-                .map(|(key, value)| format!("{}: {}", repr_text(key), repr(value)))
-                .collect();
-            format!("{{{}}}", items.join(", "))
+            let item =
+                |(key, value): (&String, &Value)| format!("{}: {}", repr_text(key), repr(value));
+            format!("{{{}}}", host::joined(map.iter().map(item)))
         }
     }
 }

@@ -52,11 +52,10 @@ pub fn load(
             .filter(|file| missing.iter().any(|(record, _)| record.files.contains(&file.name)));
         files::check(from, &of_missing.cloned().collect::<Vec<_>>(), &mut *progress)?;
         let command = docker.command().deadline(deadline).args(["image", "load", "--quiet"]);
-        let names: Vec<&str> =
-            missing.iter().flat_map(|(record, _)| &record.references).map(String::as_str).collect();
+        let names = host::joined(missing.iter().flat_map(|(record, _)| &record.references));
         pipe::writing(command, |end| outgoing::send(end, &missing, from, progress))
             .map_err(|error| pipe::explained(docker, error))
-            .with_context(|| format!("cannot load the images {}", names.join(", ")))?;
+            .with_context(|| format!("cannot load the images {names}"))?;
     }
     let loaded = (records.iter().zip(there)).map(|(record, there)| {
         let was_missing = there.is_none();

@@ -252,10 +252,10 @@ impl Folder<'_> {
         let ids = images.iter().map(|image| image.id());
         let command = docker.command().deadline(deadline).args(["image", "save", "--"]).args(ids);
         let mut reader = LayerReader { folder: self.path, form, known_heads, progress, seen: 0 };
-        let names: Vec<String> = images.iter().flat_map(|one| one.references.clone()).collect();
+        let names = host::joined(images.iter().flat_map(|one| &one.references));
         pipe::reading(command, |end| receive(end, &mut reader))
             .map_err(|error| pipe::explained(docker, error))
-            .with_context(|| format!("cannot save the images {}", names.join(", ")))
+            .with_context(|| format!("cannot save the images {names}"))
     }
 
     /// Stores what was received; returns an image and what it lacks, if one is incomplete.

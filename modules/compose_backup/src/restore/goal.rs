@@ -95,9 +95,8 @@ impl Goal {
 
 pub fn find<'a>(stored: &'a BackupDir, which: &Which) -> Result<(&'a StoredBackup, &'a Manifest)> {
     let none = |what: String| {
-        let names: Vec<&str> =
-            stored.backups.iter().map(|kept| kept.name.as_str()).take(5).collect();
-        let has = if names.is_empty() { "no backups".to_owned() } else { names.join(", ") };
+        let names = stored.backups.iter().map(|backup| &backup.name).take(5);
+        let has = host::joined_or(names, "no backups");
         let msg = format!(
             "there is no backup {what} in {}; it has {has}; nothing was changed",
             stored.dir.display()
@@ -178,10 +177,9 @@ fn of_backup(observed: &Observed, key: Option<&str>, which: &Which) -> Result<Go
 fn of_parked(observed: &Observed, key: Option<&str>, of: &str) -> Result<Goal> {
     let (all, subject) = (&observed.parked, observed.subject());
     let Some(Parked { work: old, .. }) = all.iter().find(|one| one.id == of) else {
-        let ids: Vec<&str> = all.iter().map(|one| one.id.as_str()).collect();
+        let ids = host::joined_or(all.iter().map(|one| &one.id), "none");
         let msg = format!(
-            "no restore {of} of {subject} has parked anything; recorded are {}; nothing was changed",
-            if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
+            "no restore {of} of {subject} has parked anything; recorded are {ids}; nothing was changed"
         );
         return Err(Failure::new("no_backup", msg).into());
     };
@@ -281,13 +279,9 @@ fn part_of(title: String, source: PathBuf, is_file: bool, id: &str) -> Part {
 
 fn chosen(task: &Task, manifest: &Manifest) -> Result<BTreeMap<String, ServiceRecord>> {
     if let Some(odd) = task.services.iter().find(|name| !manifest.services.contains_key(*name)) {
-        let names: Vec<&str> = manifest.services.keys().map(String::as_str).collect();
-        let msg = format!(
-            "argument 'services': {} has no service {odd:?}; it has {}",
-            manifest.name,
-            names.join(", ")
-        );
-        return Err(Failure::new("bad_options", msg).into());
+        let (backup, names) = (&manifest.name, host::joined(manifest.services.keys()));
+        let why = format!("{backup} has no service {odd:?}; it has {names}");
+        return Err(Failure::bad_option("services", why).into());
     }
     let wanted = |name: &String| task.services.is_empty() || task.services.contains(name);
     let all = manifest.services.iter().filter(|(name, _)| wanted(name));

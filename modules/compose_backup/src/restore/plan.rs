@@ -20,7 +20,7 @@ pub fn plan(
     losses: Losses,
 ) -> Result<Plan<Action>> {
     let title = &goal.title;
-    let services = goal.services.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let services = host::joined(goal.services.keys());
     let mut steps = match goal.resumes {
         true => Vec::new(),
         false => cleanup_steps(stored, unfinished),
@@ -81,15 +81,13 @@ fn goal_steps(goal: &Goal, services: &str, losses: Losses) -> Vec<Step<Action>> 
 fn stays(goal: &Goal) -> String {
     let Some(manifest) = &goal.manifest else { return String::new() };
     let all: BTreeSet<&String> = manifest.services.keys().chain(&manifest.left_out).collect();
-    let others = all.into_iter().filter(|name| !goal.services.contains_key(*name));
-    others.map(String::as_str).collect::<Vec<_>>().join(", ")
+    host::joined(all.into_iter().filter(|name| !goal.services.contains_key(*name)))
 }
 
 /// Describes which containers are started, as they were recorded.
 fn start(services: &BTreeMap<String, ServiceRecord>) -> String {
     let names = |which: &dyn Fn(&ServiceRecord) -> bool| {
-        let names = services.iter().filter(|(_, one)| which(one));
-        names.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+        host::joined(services.iter().filter(|(_, one)| which(one)).map(|(name, _)| name))
     };
     let running = names(&|one| one.running);
     if running.is_empty() {

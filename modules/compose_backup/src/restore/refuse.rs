@@ -158,9 +158,8 @@ fn others(tools: &Tools, goal: &Goal) -> Result<Vec<String>> {
             );
             return Err(refusal("shared_mount", msg));
         }
-        let stopped: Vec<&str> = using.iter().map(|one| one.name()).collect();
-        if !stopped.is_empty() {
-            let names = stopped.join(", ");
+        let names = host::joined(using.iter().map(|one| one.name()));
+        if !names.is_empty() {
             warnings.push(format!(
                 "{names} of another project is stopped, and will see the restored data of {}",
                 mount.title()

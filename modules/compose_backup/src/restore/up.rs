@@ -102,11 +102,12 @@ impl Starting<'_> {
         let may_be_unhealthy = self.goal.services.get(service).is_some_and(was_unhealthy);
         let up = all.iter().filter(|one| good(one) || (may_be_unhealthy && one.is_up())).count();
         (up < wanted).then(|| {
-            let states = all.iter().map(|one| {
-                format!("{} is {} {}", one.name(), one.state.status, one.health().unwrap_or(""))
-            });
-            let states: Vec<String> = states.map(|text| text.trim_end().to_owned()).collect();
-            format!("{service}: {up} of {wanted} ({})", states.join(", "))
+            let state = |one: &&Container| {
+                let health = one.health().unwrap_or("");
+                let text = format!("{} is {} {health}", one.name(), one.state.status);
+                text.trim_end().to_owned()
+            };
+            format!("{service}: {up} of {wanted} ({})", host::joined(all.iter().map(state)))
         })
     }
 

@@ -102,15 +102,12 @@ impl Work {
     /// Returns a warning about what was set aside.
     pub fn set_aside_warning(&self) -> Option<String> {
         let there = self.found.iter().filter(|path| path.symlink_metadata().is_ok());
-        let paths: Vec<String> = there.map(|path| path.display().to_string()).collect();
-        let text = || {
-            format!(
-                "restore {} found files that are neither the previous nor the restored data, and set them aside: {}",
-                self.id,
-                paths.join(", ")
-            )
-        };
-        (!paths.is_empty()).then(text)
+        let paths = host::joined(there.map(|path| path.display()));
+        let found = format!(
+            "restore {} found files that are neither the previous nor the restored data, and set them aside: {paths}",
+            self.id
+        );
+        (!paths.is_empty()).then_some(found)
     }
 
     /// Whether some part is exchanged.

@@ -194,11 +194,10 @@ fn ended(deploy: &Deploy) -> Failure {
 }
 
 pub(super) fn unknown(ledger: &Ledger, id: &DeployId) -> Failure {
-    let newest: Vec<&str> =
-        ledger.deploys.iter().rev().take(3).map(|deploy| deploy.id.as_str()).collect();
-    let known = match newest.as_slice() {
-        [] => "the ledger is empty".to_owned(),
-        ids => format!("the newest are {}", ids.join(", ")),
+    let newest = host::joined(ledger.deploys.iter().rev().take(3).map(|deploy| &deploy.id));
+    let known = match newest.as_str() {
+        "" => "the ledger is empty".to_owned(),
+        ids => format!("the newest are {ids}"),
     };
     Failure::new("unknown_deploy", format!("deploy {id} was never opened ({known}); open it first"))
 }

@@ -31,7 +31,7 @@ pub fn text(value: &Value) -> String {
         Value::Bool(false) => "no".into(),
         Value::Number(_) => value.to_string(),
         Value::Array(list) if list.iter().all(Value::is_string) => {
-            list.iter().map(text).collect::<Vec<_>>().join(", ")
+            host::joined(list.iter().map(text))
         }
         Value::Object(map) => pairs(map),
         Value::Array(_) => value.to_string(),
@@ -45,7 +45,7 @@ pub fn pairs(map: &Map<String, Value>) -> String {
         ("seconds", Some(_)) => format!("{value} s"),
         _ => format!("{key} {}", text(value)),
     };
-    map.iter().filter(|(_, value)| !value.is_null()).map(pair).collect::<Vec<_>>().join(", ")
+    host::joined(map.iter().filter(|(_, value)| !value.is_null()).map(pair))
 }
 
 /// Replaces control characters, and those that change the direction of text and so can make it read as

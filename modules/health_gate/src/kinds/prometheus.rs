@@ -234,8 +234,8 @@ impl Ask for Alerts {
         let verdict = match new.as_slice() {
             [] => Ok(()),
             new => {
-                let list: Vec<String> = new.iter().map(|alert| clipped(alert, 160)).collect();
-                Err(format!("firing: {}", list.join(", ")))
+                let list = new.iter().map(|alert| clipped(alert, 160));
+                Err(format!("firing: {}", host::joined(list)))
             }
         };
         let seen = Observation::new(answer).value(firing.len() as f64);

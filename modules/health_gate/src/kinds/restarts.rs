@@ -111,10 +111,9 @@ impl Ask for Restarts {
         let verdict = match sum <= self.max {
             true => now.require_time_or_baseline(self.window),
             false => {
-                let list: Vec<String> = (new_restarts.iter().filter(|(_, new)| *new > 0))
-                    .map(|(name, new)| format!("{name} {new} times"))
-                    .collect();
-                Err(format!("restarted: {}", list.join(", ")))
+                let list = (new_restarts.iter().filter(|(_, new)| *new > 0))
+                    .map(|(name, new)| format!("{name} {new} times"));
+                Err(format!("restarted: {}", host::joined(list)))
             }
         };
         let seen = Observation::new(format!("{sum} new restarts")).value(sum as f64);

@@ -55,7 +55,7 @@ fn certificate(why: &CertificateError) -> String {
         CertificateError::NotValidForNameContext { presented, .. } => {
             let names = presented.iter().take(MOST_NAMES).map(|name| bare(name));
             let more = if presented.len() > MOST_NAMES { ", ..." } else { "" };
-            format!("is for another name: {}{more}", names.collect::<Vec<_>>().join(", "))
+            format!("is for another name: {}{more}", host::joined(names))
         }
         CertificateError::Revoked => "is revoked".into(),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
