@@ -209,3 +209,37 @@ fn wait_until_healthy(docker: &Docker, ids: &[&str]) {
         Ok(now.iter().all(|one| one.health() != Some("starting")).then_some(()))
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn container(service: &str, running: bool, paused: bool) -> Container {
+        let labels = json!({ "com.docker.compose.service": service });
+        serde_json::from_value(json!({
+            "Id": format!("id-{service}"), "Name": format!("/shop-{service}-1"), "Image": "sha256:1",
+            "State": { "Status": "any", "Running": running, "Paused": paused },
+            "Config": { "Labels": labels },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_others_depend_on_starts_first_and_what_was_down_stays_down() {
+        let levels = [vec!["db".to_owned()], vec!["web".to_owned(), "job".to_owned()]];
+        let all = [
+            container("web", true, false),
+            container("left-over", true, false),
+            container("job", false, false),
+            container("db", true, true),
+        ];
+        let frozen = Frozen::of(&all.iter().collect::<Vec<_>>(), &levels, Mode::Stop);
+        // A container whose service the files do not have any more is not forgotten.
+        assert_eq!(frozen.names(), ["shop-db-1", "shop-web-1", "shop-left-over-1"]);
+        assert_eq!(frozen.levels.len(), 3);
+        assert!(frozen.levels[0][0].was_paused && !frozen.levels[1][0].was_paused);
+        assert!(!frozen.paused && Frozen::of(&[], &levels, Mode::Pause).paused);
+        assert!(Frozen::of(&[&all[2]], &levels, Mode::Stop).is_empty());
+    }
+}

@@ -200,3 +200,83 @@ impl<R: Read> Read for MeteredReader<'_, R> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn usage(unpacked: u64, files: u64) -> Usage {
+        Usage::new(Bounds { unpacked, files }, Deadline::after(Duration::from_secs(3600)))
+    }
+
+    fn msg(error: UnpackError) -> String {
+        match error {
+            UnpackError::Other(error) => error.to_string(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_headers_have_the_bound_of_headers() {
+        let usage = usage(u64::MAX, 10);
+        assert_eq!(usage.count_bytes(MAX_HEADERS), Ok(()));
+        usage.entry().unwrap();
+        assert_eq!(usage.count_bytes(10 * MAX_HEADERS), Ok(()), "the content of an entry");
+        usage.entry_ended();
+        assert_eq!(usage.count_bytes(MAX_HEADERS), Ok(()), "counted again for each entry");
+        assert_eq!(usage.count_bytes(1), Err(Exceeded::Head));
+        usage.entries_ended();
+        assert_eq!(usage.count_bytes(MAX_HEADERS), Ok(()), "the zeros at the end");
+    }
+
+    #[test]
+    fn sums_never_wrap() {
+        let usage = usage(1 << 40, 2);
+        usage.file(1 << 40).unwrap();
+        assert!(msg(usage.file(u64::MAX).unwrap_err()).contains("max_unpacked"));
+        assert!(msg(usage.file(0).unwrap_err()).contains("max_unpacked"));
+        assert_eq!(usage.count_bytes(u64::MAX), Err(Exceeded::Unpacked));
+        assert_eq!(usage.count_bytes(1), Err(Exceeded::Unpacked));
+    }
+
+    #[test]
+    fn what_is_made_counts_beyond_the_entries() {
+        // Folders on the way to a file are made without an entry of their own.
+        let usage = usage(1, 2);
+        usage.entry().unwrap();
+        usage.made(10).unwrap();
+        usage.made(10).unwrap();
+        assert!(msg(usage.made(10).unwrap_err()).contains("max_files"));
+        let names = self::usage(1, 2);
+        let most = usize::try_from(names.bounds.max_names()).unwrap();
+        names.made(most).unwrap();
+        assert!(msg(names.made(1).unwrap_err()).contains("names of more than"));
+    }
+
+    #[test]
+    fn a_bound_explains_only_a_broken_archive() {
+        let usage = usage(1, 1);
+        let damaged = || UnpackError::Damaged("it ends".into());
+        assert!(matches!(usage.judge(damaged()), UnpackError::Damaged(_)));
+        let mut reader = MeteredReader::new(&b"ab"[..], &usage);
+        assert!(reader.read(&mut [0; 2]).is_err());
+        assert!(msg(usage.judge(damaged())).contains("max_unpacked"));
+        let full = UnpackError::Other(anyhow::anyhow!("the disk is full"));
+        assert_eq!(msg(usage.judge(full)), "the disk is full");
+    }
+
+    #[test]
+    fn zeros_at_the_end_are_counted_over_several_reads() {
+        let usage = usage(u64::MAX, 1);
+        let parts: [&[u8]; 4] = [&[0, 0, 7, 0], &[0, 0], &[0; 3], &[]];
+        let mut zeros = Vec::new();
+        let chain = parts[0].chain(parts[1]).chain(parts[2]);
+        let mut reader = MeteredReader::new(chain, &usage);
+        for part in parts {
+            assert_eq!(reader.read(&mut [1; 4]).unwrap(), part.len());
+            zeros.push(reader.zeros());
+        }
+        assert_eq!(zeros, [1, 3, 6, 6]);
+    }
+}

@@ -124,3 +124,77 @@ fn after(state: &State, targets: &Targets<'_>) -> serde_json::Value {
     let parked = state.parked().into_iter().map(|tree| (tree.root, tree.live));
     view(&snapshots, &parked.collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Method, Wanted};
+    use crate::sample::{foreign, point, state, taken, task};
+    use crate::target::targets;
+
+    fn planned(state: &State, task: &Task) -> Result<Plan<Action>, Failure> {
+        let targets = targets(state, task, &point(1))?;
+        plan(state, task, &targets, &point(1), &UnfinishedRun::default(), None)
+    }
+
+    fn back() -> Task {
+        task(&["tank/a"], Wanted::RolledBack(point(1), Method::Rollback))
+    }
+
+    #[test]
+    fn everything_newer_is_removed_by_name_and_counted_once() {
+        let bookmark = foreign("tank/a#mark", 25)
+            .replace("\tsnapshot\t", "\tbookmark\t")
+            .replace("\t0\t4096\t100\t", "\t-\t-\t-\t");
+        let rows = [taken("tank/a", 1), taken("tank/a", 2), bookmark, foreign("tank/a@x", 30)];
+        let mut state = state(&["tank/a"], &rows);
+        state.holds.insert(format!("tank/a@{}", point(2).snapshot), vec![crate::zfs::TAG.into()]);
+        let plan = planned(&state, &back()).unwrap();
+        let Action::Remove(removal) = &plan.steps[0].action else { panic!("{:?}", plan.steps) };
+        let newer = vec![point(2).snapshot, "x".to_owned()];
+        assert_eq!(removal.snapshots, [("tank/a".to_owned(), newer)]);
+        assert_eq!(removal.bookmarks, ["tank/a#mark"]);
+        let accepts: Vec<_> = plan.losses().filter_map(|loss| loss.accept).collect();
+        assert_eq!(accepts, [NEWER, OWN_HOLDS, NEWER, NEWER]);
+        // What was written: 5 bytes since x, and 100 for each of the two newer snapshots.
+        let bytes: Vec<_> = plan.losses().filter_map(|loss| loss.bytes).collect();
+        assert_eq!(bytes, [0, 0, 0, 0, 205]);
+    }
+
+    #[test]
+    fn the_plan_id_changes_with_each_snapshot_that_would_be_lost() {
+        let id = |rows: &[String]| planned(&state(&["tank/a"], rows), &back()).unwrap().id();
+        let shown = id(&[taken("tank/a", 1), foreign("tank/a@x", 30)]);
+        assert_eq!(id(&[taken("tank/a", 1), foreign("tank/a@x", 30)]), shown);
+        assert_ne!(id(&[taken("tank/a", 1)]), shown);
+        // It has the same name, and was taken again.
+        assert_ne!(id(&[taken("tank/a", 1), foreign("tank/a@x", 31)]), shown);
+    }
+
+    #[test]
+    fn what_keep_names_or_others_need_refuses_the_rollback() {
+        let reason = |state: &State, task: &Task| planned(state, task).unwrap_err().reason;
+        let mut both = state(&["tank/a"], &[taken("tank/a", 1), taken("tank/a", 2)]);
+        for keep in [point(2).snapshot, point(2).deploy.to_string()] {
+            assert_eq!(reason(&both, &Task { keep: vec![keep], ..back() }), "kept");
+        }
+        both.snapshots.get_mut("tank/a").unwrap()[1].clones = vec!["tank/clone".into()];
+        assert_eq!(reason(&both, &back()), "clones");
+        let none = state(&["tank/a"], &[taken("tank/a", 2)]);
+        assert_eq!(reason(&none, &back()), "no_snapshot");
+    }
+
+    #[test]
+    fn a_run_that_goes_on_repeats_nothing() {
+        let names = ["tank/a", "tank/b"];
+        let state = state(&names, &[taken("tank/a", 1), taken("tank/b", 1)]);
+        let task = task(&names, Wanted::RolledBack(point(1), Method::Rollback));
+        let targets = targets(&state, &task, &point(1)).unwrap();
+        let unfinished =
+            UnfinishedRun { rolled: vec!["tank/a".into()], ..UnfinishedRun::default() };
+        let goal = Goal { what: "back".into(), key: None, trees: Vec::new() };
+        let of =
+            |goal| plan(&state, &task, &targets, &point(1), &unfinished, goal).unwrap().steps.len();
+        assert_eq!((of(None), of(Some(&goal))), (2, 1));
+    }
+}

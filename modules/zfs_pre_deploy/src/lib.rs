@@ -25,6 +25,8 @@ mod plan;
 mod points;
 mod present;
 mod prune;
+#[cfg(test)]
+mod sample;
 mod spec;
 mod state;
 mod swap;

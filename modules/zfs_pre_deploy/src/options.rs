@@ -214,6 +214,26 @@ fn word(raw: &RawOptions, name: &'static str) -> Result<Option<String>, Failure>
 }
 
 #[cfg(test)]
+impl Task {
+    /// Makes a task with default options.
+    pub fn sample(subject: Subject, wanted: Wanted) -> Task {
+        Task {
+            state_dir: subject.state_dir.clone().unwrap(),
+            subject,
+            wanted,
+            release: None,
+            hold: false,
+            retain: None,
+            keep: Vec::new(),
+            lock_timeout: Duration::ZERO,
+            task_timeout: Duration::ZERO,
+            rollback: None,
+            run_id: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -102,3 +102,72 @@ fn as_name_taken(failure: Failure) -> Failure {
         _ => failure,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Wanted;
+    use crate::sample::{dataset, foreign, point, state, taken, task};
+
+    fn planned(state: &State, task: &Task) -> Plan<Action> {
+        plan(state, task, &point(2)).unwrap()
+    }
+
+    fn reason(state: &State, task: &Task) -> &'static str {
+        ansible_module::reason(&plan(state, task, &point(2)).unwrap_err())
+    }
+
+    #[test]
+    fn only_what_is_missing_is_taken_and_held() {
+        let names = ["tank/a", "tank/b"];
+        let mut task = task(&names, Wanted::Present(point(2)));
+        let both = planned(&state(&names, &[]), &task);
+        let all: Vec<String> =
+            names.iter().map(|name| format!("{name}@{}", point(2).snapshot)).collect();
+        assert_eq!(both.steps.len(), 1, "one call takes all of a pool");
+        assert_eq!(both.steps[0].action, Action::Take(all.clone()));
+        let mut half = state(&names, &[taken("tank/a", 2)]);
+        task.hold = true;
+        let rest = planned(&half, &task);
+        let actions: Vec<&Action> = rest.steps.iter().map(|step| &step.action).collect();
+        assert_eq!(actions, [&Action::Take(vec![all[1].clone()]), &Action::Hold(all.clone())]);
+        assert!(rest.warnings[0].contains("1 of 2 datasets have"), "{:?}", rest.warnings);
+        half.holds.insert(all[0].clone(), vec![crate::zfs::TAG.into()]);
+        assert_eq!(planned(&half, &task).steps[1].action, Action::Hold(vec![all[1].clone()]));
+    }
+
+    #[test]
+    fn pools_are_not_atomic_together() {
+        let names = ["big/a", "tank/a"];
+        let plan = planned(&state(&names, &[]), &task(&names, Wanted::Present(point(2))));
+        assert_eq!(plan.steps.len(), 2);
+        assert!(plan.warnings[0].contains("big, tank"), "{:?}", plan.warnings);
+    }
+
+    #[test]
+    fn a_snapshot_that_is_not_of_this_deploy_has_its_name() {
+        let name = format!("tank/a@{}", point(2).snapshot);
+        let task = task(&["tank/a"], Wanted::Present(point(2)));
+        assert_eq!(reason(&state(&["tank/a"], &[foreign(&name, 20)]), &task), "name_taken");
+        // One that was received has our properties, with the pool of the machine that sent it.
+        let received = taken("tank/a", 2).replace("\t7\t", "\t99\t");
+        assert_eq!(reason(&state(&["tank/a"], &[received]), &task), "name_taken");
+        let mut recreated = state(&["tank/a"], &[taken("tank/a", 2)]);
+        recreated.noted.insert(name, 21);
+        assert_eq!(reason(&recreated, &task), "guid_moved");
+    }
+
+    #[test]
+    fn what_zfs_would_refuse_half_done_is_refused_before() {
+        let long = format!("tank/{}", "a".repeat(240));
+        let both = ["tank/a", long.as_str()];
+        let task_of = |names: &[&str]| task(names, Wanted::Present(point(2)));
+        assert_eq!(reason(&state(&both, &[]), &task_of(&both)), "name_too_long");
+        let mut readonly = state(&["tank/a"], &[]);
+        readonly.pools[0].readonly = true;
+        assert_eq!(reason(&readonly, &task_of(&["tank/a"])), "pool_readonly");
+        readonly.datasets.insert("tank/b".into(), dataset("tank/b"));
+        readonly.snapshots = state(&["tank/a"], &[taken("tank/a", 2)]).snapshots;
+        assert!(planned(&readonly, &task_of(&["tank/a"])).steps.is_empty());
+    }
+}

@@ -321,3 +321,130 @@ fn points<'a>(state: &'a State, task: &Task) -> Vec<Found<'a>> {
     found.sort_by(|a, b| (a.creation, a.deploy).cmp(&(b.creation, b.deploy)));
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{DEPLOYS, dataset, foreign, point, state, taken, task};
+
+    fn of_all(dataset: &str) -> Vec<String> {
+        (1..=4).map(|n| taken(dataset, n)).collect()
+    }
+
+    fn pruning(retain: usize) -> Task {
+        Task { retain: Some(retain), ..task(&["tank/a"], Wanted::Pruned) }
+    }
+
+    /// The numbers of the restore points that the plan removes.
+    fn removed(plan: &Plan<Action>) -> Vec<usize> {
+        let removals = plan.steps.iter().filter_map(|step| match &step.action {
+            Action::Remove(removal) => Some(&removal.snapshots),
+            _ => None,
+        });
+        let shorts = removals.flatten().flat_map(|(_, shorts)| shorts);
+        let number =
+            |short: &String| DEPLOYS.iter().position(|id| short.ends_with(id)).unwrap() + 1;
+        shorts.map(number).collect()
+    }
+
+    fn reason(state: &State, task: &Task) -> &'static str {
+        ansible_module::reason(&absent(state, task).unwrap_err())
+    }
+
+    #[test]
+    fn retention_removes_the_oldest_and_never_the_newest() {
+        let state = state(&["tank/a"], &of_all("tank/a"));
+        assert_eq!(removed(&absent(&state, &pruning(2)).unwrap()), [1, 2]);
+        assert_eq!(removed(&absent(&state, &pruning(0)).unwrap()), [1, 2, 3]);
+        assert!(removed(&absent(&state, &pruning(9)).unwrap()).is_empty());
+        let keep = vec![DEPLOYS[0].to_owned(), point(2).snapshot];
+        assert!(removed(&absent(&state, &Task { keep, ..pruning(2) }).unwrap()).is_empty());
+    }
+
+    #[test]
+    fn the_point_that_will_be_taken_counts_and_one_that_is_there_counts_once() {
+        let state = state(&["tank/a"], &of_all("tank/a")[..3]);
+        let of = |n: usize| {
+            let mut plan = nothing(&state, &pruning(2));
+            retention(&state, &pruning(2), Some(&point(n)), 1, &mut plan);
+            removed(&plan)
+        };
+        assert_eq!(of(4), [1, 2]);
+        assert_eq!(of(3), [1]);
+        // The point of the task itself stays, however old it is.
+        assert!(of(1).is_empty());
+    }
+
+    #[test]
+    fn retention_leaves_what_others_need_or_took() {
+        let mut state = state(&["tank/a"], &of_all("tank/a"));
+        let name = |n: usize| format!("tank/a@{}", point(n).snapshot);
+        state.holds.insert(name(1), vec!["backup".into()]);
+        state.snapshots.get_mut("tank/a").unwrap()[1].clones = vec!["tank/clone".into()];
+        let plan = absent(&state, &pruning(1)).unwrap();
+        assert_eq!(removed(&plan), [3]);
+        assert!(plan.warnings[0].contains("tag backup"), "{:?}", plan.warnings);
+        assert!(plan.warnings[1].contains("tank/clone"), "{:?}", plan.warnings);
+        let by_hand: Vec<String> =
+            (1..=4).map(|n| foreign(&format!("tank/a@hourly-{n}"), n)).collect();
+        let state = crate::sample::state(&["tank/a"], &by_hand);
+        assert!(absent(&state, &pruning(0)).unwrap().steps.is_empty());
+        // Another app's restore points on the same datasets are not counted either.
+        let others: Vec<String> =
+            of_all("tank/a").iter().map(|row| row.replace("\tshop\t", "\tblog\t")).collect();
+        let state = crate::sample::state(&["tank/a"], &others);
+        assert!(absent(&state, &pruning(0)).unwrap().steps.is_empty());
+    }
+
+    #[test]
+    fn an_obstacle_refuses_a_removal_that_was_asked_for() {
+        let asked = || task(&["tank/a"], Wanted::Absent(point(1)));
+        let good = || state(&["tank/a"], &of_all("tank/a"));
+        let plan = absent(&good(), &asked()).unwrap();
+        let loss: Vec<_> = plan.losses().map(|loss| loss.bytes).collect();
+        assert_eq!((removed(&plan), loss), (vec![1], vec![Some(4096)]));
+        let keep = vec![DEPLOYS[0].to_owned()];
+        assert_eq!(reason(&good(), &Task { keep, ..asked() }), "kept");
+        let mut cloned = good();
+        cloned.snapshots.get_mut("tank/a").unwrap()[0].clones = vec!["tank/clone".into()];
+        assert_eq!(reason(&cloned, &asked()), "clones");
+        let mut held = good();
+        held.holds.insert(format!("tank/a@{}", point(1).snapshot), vec!["backup".into()]);
+        assert_eq!(reason(&held, &asked()), "held");
+        let name = format!("tank/a@{}", point(1).snapshot);
+        assert_eq!(reason(&state(&["tank/a"], &[foreign(&name, 10)]), &asked()), "not_ours");
+        let mut gone = good();
+        gone.snapshots.clear();
+        assert!(absent(&gone, &asked()).unwrap().steps.is_empty());
+    }
+
+    #[test]
+    fn a_parked_tree_in_use_is_not_removed() {
+        let parked = |name: &str, mounted| {
+            let of = crate::listing::Parked {
+                id: DEPLOYS[0].into(),
+                live: "tank/a".into(),
+                at: "2026-11-21T08:00:00Z".into(),
+                canmount: None,
+            };
+            crate::listing::Data { parked: Some(of), mounted, ..dataset(name) }
+        };
+        let with = |mounted| {
+            let mut state = state(&["tank/a"], &[]);
+            for name in ["tank/a-parked", "tank/a-parked/db"] {
+                state.datasets.insert(name.into(), parked(name, mounted && name.ends_with("db")));
+            }
+            state
+        };
+        let asked = task(&["tank/a"], Wanted::AbsentParked(DEPLOYS[0].into()));
+        let plan = absent(&with(false), &asked).unwrap();
+        let Action::Remove(removal) = &plan.steps[0].action else { panic!("{:?}", plan.steps) };
+        let members = vec!["tank/a-parked".to_owned(), "tank/a-parked/db".to_owned()];
+        assert_eq!(removal.tree, Some(("tank/a-parked".to_owned(), members)));
+        assert_eq!(plan.steps.len(), 1, "the tree goes as a whole");
+        assert_eq!(reason(&with(true), &asked), "busy");
+        // A task that only prunes leaves it, with a warning.
+        let plan = absent(&with(true), &pruning(0)).unwrap();
+        assert!(plan.steps.is_empty() && plan.warnings[0].contains("is mounted"));
+    }
+}

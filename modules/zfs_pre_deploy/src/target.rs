@@ -138,3 +138,55 @@ pub fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
         many => format!("{} and {} more", many[..5].join(", "), many.len() - 5),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Method, Wanted};
+    use crate::sample::{dataset, point, state, taken, task};
+
+    fn rollback(datasets: &[&str]) -> Task {
+        task(datasets, Wanted::RolledBack(point(1), Method::Swap))
+    }
+
+    #[test]
+    fn a_dataset_that_came_later_is_no_target_but_one_without_its_snapshot_is_refused() {
+        let rows = [taken("tank/a", 1)];
+        let with = |txg| {
+            let mut state = state(&["tank/a", "tank/a/new"], &rows);
+            state.datasets.insert("tank/a/new".into(), Data { txg, ..dataset("tank/a/new") });
+            state
+        };
+        let later = with(11);
+        let found = targets(&later, &rollback(&["tank/a"]), &point(1)).unwrap();
+        assert_eq!(found.snaps.len(), 1);
+        assert_eq!(found.later[0].name, "tank/a/new");
+        // It was there when the restore point was taken, so its snapshot was destroyed.
+        let reason =
+            |state: &State, task: &Task| targets(state, task, &point(1)).unwrap_err().reason;
+        assert_eq!(reason(&with(9), &rollback(&["tank/a"])), "no_snapshot");
+        // The task names it: it cannot be left as it is.
+        assert_eq!(reason(&later, &rollback(&["tank/a", "tank/a/new"])), "no_snapshot");
+        // The time of another pool's snapshot says nothing about this one.
+        let mut other = state(&["big/b", "tank/a"], &rows);
+        other.datasets.insert("big/b".into(), Data { txg: 99, ..dataset("big/b") });
+        assert_eq!(reason(&other, &rollback(&["tank/a"])), "no_snapshot");
+    }
+
+    #[test]
+    fn recorded_datasets_that_no_longer_exist_are_named() {
+        let mut state = state(&["tank/a"], &[taken("tank/a", 1)]);
+        for name in ["tank/a", "tank/old"] {
+            state.noted.insert(format!("{name}@{}", point(1).snapshot), 10);
+        }
+        state.noted.insert(format!("tank/older@{}", point(2).snapshot), 20);
+        let found = targets(&state, &rollback(&["tank/a"]), &point(1)).unwrap();
+        assert_eq!(found.gone, ["tank/old"]);
+    }
+
+    #[test]
+    fn many_names_are_counted() {
+        assert_eq!(listed(["a"; 6]), "a, a, a, a, a, a");
+        assert_eq!(listed(["a"; 8]), "a, a, a, a, a and 3 more");
+    }
+}

@@ -177,3 +177,14 @@ fn ids(containers: &[Container]) -> Vec<&str> {
 fn field(key: &str, value: &dyn Display) -> String {
     format!("\"{key}={}\"", value.to_string().replace('"', "\"\""))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_point_is_one_field_whatever_it_is_called() {
+        assert_eq!(field("target", &"/a,readonly"), "\"target=/a,readonly\"");
+        assert_eq!(field("target", &"/a\"b"), "\"target=/a\"\"b\"");
+    }
+}

@@ -85,3 +85,56 @@ fn is_kept(container: &Container, record: &ServiceRecord) -> bool {
         && record.config_hash.is_some()
         && record.config_hash.as_deref() == container.label(CONFIG_HASH)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn record(more: Value) -> ServiceRecord {
+        let mut all = json!({
+            "image": "shop:1", "image_id": "sha256:1", "running": true, "scale": 1, "config_hash": "c0",
+            "drift": false, "depends_on": {},
+            "containers": [{
+                "id": "old", "name": "web-1", "image_id": "sha256:1", "state": "running", "exit_code": 0,
+                "health": null, "number": 1, "volumes": { "/cache": "v1" },
+            }],
+        });
+        for (key, value) in more.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        serde_json::from_value(all).unwrap()
+    }
+
+    fn container(id: &str, hash: &str, volume: &str) -> Container {
+        serde_json::from_value(json!({
+            "Id": id, "Name": "/web-1", "Image": "sha256:1", "State": { "Status": "running" },
+            "Config": { "Labels": {
+                "com.docker.compose.container-number": "1", "com.docker.compose.config-hash": hash,
+            }},
+            "Mounts": [{ "Type": "volume", "Name": volume, "Destination": "/cache", "RW": true }],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_container_is_kept_only_if_compose_would_keep_it() {
+        assert!(is_kept(&container("old", "c9", "v9"), &record(json!({}))), "the recorded one");
+        // The files had changed since it was created, so Compose makes another one.
+        assert!(!is_kept(&container("old", "c0", "v1"), &record(json!({ "drift": true }))));
+        assert!(is_kept(&container("new", "c0", "v1"), &record(json!({}))));
+        for (hash, volume, more) in [
+            ("c1", "v1", json!({})),
+            ("c0", "v2", json!({})),
+            ("c0", "v1", json!({ "image_id": "sha256:2" })),
+            ("c0", "v1", json!({ "image_id": null })),
+            ("c0", "v1", json!({ "config_hash": null })),
+        ] {
+            assert!(!is_kept(&container("new", hash, volume), &record(more.clone())), "{more}");
+        }
+        // Neither side has a hash: that proves nothing.
+        let mut plain = container("new", "c0", "v1");
+        plain.config = serde_json::from_value(json!({})).unwrap();
+        assert!(!is_kept(&plain, &record(json!({ "config_hash": null }))));
+    }
+}

@@ -104,3 +104,41 @@ fn start(services: &BTreeMap<String, ServiceRecord>) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn services(all: Value) -> BTreeMap<String, ServiceRecord> {
+        let record = |(name, one): (&String, &Value)| {
+            let states = one.as_array().unwrap();
+            let containers: Vec<Value> = (states.iter())
+                .map(|state| {
+                    json!({ "id": "1", "name": "n", "image_id": "i", "state": state, "exit_code": 0, "health": null })
+                })
+                .collect();
+            let running = states.iter().any(|state| state != "exited");
+            let record = json!({
+                "image": "i", "image_id": null, "running": running, "scale": 1, "config_hash": null,
+                "drift": false, "containers": containers, "depends_on": {},
+            });
+            (name.clone(), serde_json::from_value(record).unwrap())
+        };
+        all.as_object().unwrap().iter().map(record).collect()
+    }
+
+    #[test]
+    fn the_start_is_described_as_services_were_recorded() {
+        let of = |all| start(&services(all));
+        assert_eq!(
+            of(json!({ "a": ["exited"], "b": [] })),
+            "leave all services stopped, as they were"
+        );
+        assert_eq!(of(json!({ "a": ["running"] })), "start a with the recorded images");
+        assert_eq!(
+            of(json!({ "a": ["running"], "b": ["exited"], "c": ["paused"], "d": [] })),
+            "start a, c with the recorded images; leave c paused; leave b stopped"
+        );
+    }
+}
