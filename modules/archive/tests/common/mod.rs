@@ -254,6 +254,13 @@ pub fn zoo(root: &Path) {
     mknodat(CWD, at("null"), FileType::CharacterDevice, mode, makedev(1, 3)).unwrap();
     mknodat(CWD, at("disk"), FileType::BlockDevice, mode, makedev(259, 70_000)).unwrap();
     drop(std::os::unix::net::UnixListener::bind(at("socket")).unwrap());
+    add_attributes(root);
+    add_holes(root);
+    settle(root);
+}
+
+fn add_attributes(root: &Path) {
+    let at = |name: &str| root.join(name);
     attribute(&at("a/file"), "user.plain", b"value");
     attribute(&at("a/file"), "user.odd=%name", b"with\nline feed\0and = \xff");
     attribute(&at("a/none"), "user.empty", b"");
@@ -266,6 +273,10 @@ pub fn zoo(root: &Path) {
     // cap_net_bind_service+ep
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     attribute(&at("a/none"), "security.capability", &capability);
+}
+
+fn add_holes(root: &Path) {
+    let at = |name: &str| root.join(name);
     let sparse = File::create(at("sparse")).unwrap();
     for place in [0_u64, 5 << 20, 9 << 20] {
         sparse.write_all_at(&[b's'; 5000], place).unwrap();
@@ -274,7 +285,6 @@ pub fn zoo(root: &Path) {
     File::create(at("a/hole")).unwrap().set_len(1 << 20).unwrap();
     let tail = File::create(at("tail")).unwrap();
     tail.write_all_at(b"end", (1 << 20) + 1).unwrap();
-    settle(root);
 }
 
 /// Times of their own for all, the folders after what is in them.

@@ -205,28 +205,28 @@ fn a_long_ledger_parsed_in_part_gives_the_same_result() {
             let part =
                 Ledger::parse(text.as_bytes(), scope).unwrap_or_else(|failure| panic!("{failure}"));
             assert!(part.deploys.len() < 20, "{}", part.deploys.len());
-            for find in [
-                Ledger::holder as fn(&Ledger) -> Option<&Deploy>,
-                Ledger::current,
-                Ledger::last_good,
-            ] {
-                assert_eq!(format!("{:?}", find(&part)), format!("{:?}", find(&whole)));
-            }
-            assert_eq!(
-                (&part.damaged, &part.newest, part.torn),
-                (&whole.damaged, &whole.newest, whole.torn)
-            );
-            assert_eq!(part.belongs_to, whole.belongs_to);
-            let failed = |ledger: &Ledger| ledger.deploys.iter().filter_map(Deploy::failed).max();
-            assert_eq!(failed(&part), failed(&whole));
-            if let Some(named) = &named {
-                assert_eq!(
-                    format!("{:?}", part.deploy(named)),
-                    format!("{:?}", whole.deploy(named))
-                );
-                let before = |ledger: &Ledger| ledger.before(named).map(|it| it.id.clone());
-                assert_eq!(before(&part), before(&whole));
-            }
+            assert_same(&part, &whole, named.as_ref());
         }
+    }
+}
+
+/// Asserts that a ledger that was parsed in part answers as the whole one does.
+fn assert_same(part: &Ledger, whole: &Ledger, named: Option<&DeployId>) {
+    for find in
+        [Ledger::holder as fn(&Ledger) -> Option<&Deploy>, Ledger::current, Ledger::last_good]
+    {
+        assert_eq!(format!("{:?}", find(part)), format!("{:?}", find(whole)));
+    }
+    assert_eq!(
+        (&part.damaged, &part.newest, part.torn),
+        (&whole.damaged, &whole.newest, whole.torn)
+    );
+    assert_eq!(part.belongs_to, whole.belongs_to);
+    let failed = |ledger: &Ledger| ledger.deploys.iter().filter_map(Deploy::failed).max();
+    assert_eq!(failed(part), failed(whole));
+    if let Some(named) = named {
+        assert_eq!(format!("{:?}", part.deploy(named)), format!("{:?}", whole.deploy(named)));
+        let before = |ledger: &Ledger| ledger.before(named).map(|it| it.id.clone());
+        assert_eq!(before(part), before(whole));
     }
 }
