@@ -66,6 +66,12 @@ pub fn reason(error: &Error) -> &'static str {
     innermost.or_else(|| host::reason(error)).unwrap_or("failed")
 }
 
+/// Returns the code that the outermost failure gives an error, which is nearest to the task.
+pub fn outermost_reason(error: &Error) -> Option<&'static str> {
+    let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
+    failure.map(|failure| failure.reason).or_else(|| host::reason(error))
+}
+
 /// Makes the failed result: `msg` is the whole chain in one sentence, `reason` the innermost code; the
 /// output of a failed command is added.
 pub(crate) fn to_result(error: &Error) -> Map<String, Value> {

@@ -25,7 +25,7 @@ mod spec;
 mod validate;
 
 pub use censor::hide_secret;
-pub use failure::{Failure, reason};
+pub use failure::{Failure, outermost_reason, reason};
 pub use invocation::{Invocation, Options};
 pub use outcome::{Diff, Outcome, StepDone};
 pub use serve::{Served, serve};

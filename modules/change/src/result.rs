@@ -54,10 +54,7 @@ pub(crate) fn step_failure<A>(
     step: &str,
     done: &[StepDone],
 ) -> Error {
-    let reason = (error.chain())
-        .find_map(|cause| cause.downcast_ref::<Failure>().map(|failure| failure.reason))
-        .or_else(|| host::reason(&error))
-        .unwrap_or("step_failed");
+    let reason = ansible_module::outermost_reason(&error).unwrap_or("step_failed");
     let evidence = Failure::new(reason, step)
         .with("changed", !done.is_empty())
         .with("plan", plan.sentences())

@@ -6,7 +6,6 @@
 use crate::color::Color;
 use crate::gate;
 use crate::history::{Entry, History, Verdict};
-use crate::locks::lock;
 use crate::options::{Method, Subject, Task};
 use crate::plan::{Action, Switch};
 use crate::reload;
@@ -146,7 +145,7 @@ impl<'a> Apply<'a> {
     fn flip_map(&mut self, file: &Path) -> Result<()> {
         let (subject, state) = (&self.task.subject, self.state);
         let value = state.pattern.name(self.switch.to);
-        let _lock = lock(self.task, file)?;
+        let _lock = self.task.lock(file)?;
         sweep(file)?;
         let text = file::read(file).with_context(|| format!("reading {}", file.display()))?;
         ensure_unchanged(map::file_value(&text, &subject.key) == state.file, file)?;
@@ -189,7 +188,7 @@ impl<'a> Apply<'a> {
             bail!("there is no new configuration to load");
         };
         let subject = &self.task.subject;
-        let _lock = lock(self.task, &subject.config)?;
+        let _lock = self.task.lock(&subject.config)?;
         sweep(&subject.config)?;
         let now = file::read(&subject.config)
             .with_context(|| format!("reading {}", subject.config.display()))?;

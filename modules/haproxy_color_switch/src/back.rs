@@ -6,10 +6,9 @@
 use crate::apply::{Apply, entry, write_record};
 use crate::color::Color;
 use crate::history::Verdict;
-use crate::locks::lock;
-use crate::options::Method;
+use crate::options::{Method, TASK};
 use crate::reload;
-use crate::state::{TASK, digest};
+use crate::state::digest;
 use ansible_module::{Failure, reason};
 use anyhow::{Context, Result, ensure};
 use change::RunNotes;
@@ -113,7 +112,7 @@ impl Apply<'_> {
     /// Returns the sockets where no HAProxy runs.
     fn revert_map(&self, file: &Path, old: Option<Color>) -> Result<Vec<String>> {
         let (key, state) = (&self.task.subject.key, self.state);
-        let _lock = lock(self.task, file)?;
+        let _lock = self.task.lock(file)?;
         // A killed run had flipped already, so the present value is the new one: the colour gives the old.
         let before = |seen: &Option<String>| match (old, self.switch.resumes) {
             (Some(color), true) => Some(state.pattern.name(color)),
@@ -147,7 +146,7 @@ impl Apply<'_> {
 
     fn revert_config(&self, old: Option<Color>) -> Result<Vec<String>> {
         let subject = &self.task.subject;
-        let _lock = lock(self.task, &subject.config)?;
+        let _lock = self.task.lock(&subject.config)?;
         let kept = old.filter(|_| self.switch.resumes).map(|color| subject.kept_config(color));
         let text = match kept.filter(|path| path.exists()) {
             Some(path) => {

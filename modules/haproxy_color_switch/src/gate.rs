@@ -3,7 +3,6 @@
 
 use crate::color::Color;
 use crate::config::Config;
-use crate::locks::LOCKS;
 use crate::options::{Content, Method, Task};
 use crate::plan::Switch;
 use crate::question::Question;
@@ -12,6 +11,7 @@ use crate::state::State;
 use ansible_module::Failure;
 use anyhow::{Context, Result};
 use haproxy::file;
+use haproxy::locks::LOCKS;
 use haproxy::reader::{ensure_replaceable, readers};
 use haproxy::stat::Server;
 use host::command::Command;

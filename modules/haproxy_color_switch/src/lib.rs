@@ -20,7 +20,6 @@ mod color;
 mod config;
 mod gate;
 mod history;
-mod locks;
 mod options;
 mod plan;
 mod question;
@@ -34,10 +33,10 @@ use anyhow::Result;
 use apply::Apply;
 use change::{Consent, Session};
 use host::folder::SafeFolder;
-use options::{Method, Subject, Task, Wanted};
+use options::{Method, Subject, TASK, Task, Wanted};
 use plan::{Action, Switch};
 use serde_json::{Value, json};
-use state::{State, TASK};
+use state::State;
 use std::time::Instant;
 
 /// The modules that this crate serves.
@@ -53,7 +52,7 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let task = Task::parse(&invocation.options)?;
     // The lock of the app is held until the end, since watching the budget is part of the flip.
     let mut session = Session::new(invocation, Consent::none())
-        .lock(|| Ok(vec![locks::lock(&task, &task.subject.active_color_file())?]))?
+        .lock(|| Ok(vec![task.lock(&task.subject.active_color_file())?]))?
         .fence(task.run(), &task.subject.state_dir)?
         .intent_in(&task.subject.state_dir, TASK);
     if task.wanted == Wanted::Previous || task.rollback.is_some() {

@@ -6,12 +6,17 @@ use crate::question::Question;
 use crate::reload::Reloader;
 use crate::servers::{Group, ServerName};
 use ansible_module::{Failure, Options as RawOptions};
+use haproxy::locks;
 use haproxy::socket::Socket;
 use host::clock::Utc;
 use host::deploy_id::DeployId;
+use host::lock::Lock;
 use serde::Deserialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// The name of this task's intent and locks.
+pub const TASK: &str = "haproxy_color_switch";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -198,6 +203,11 @@ impl Task {
             release,
             subject,
         })
+    }
+
+    /// Takes the lock of a file or socket that only one task may change.
+    pub fn lock(&self, what: &Path) -> anyhow::Result<Lock> {
+        locks::lock(what, TASK, self.run(), self.lock_timeout)
     }
 
     /// The id of the run itself, which is the fence.

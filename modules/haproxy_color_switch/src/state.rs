@@ -4,7 +4,7 @@
 use crate::color::{Color, Pattern};
 use crate::config::Config;
 use crate::history::{History, Verdict};
-use crate::options::{Method, Subject};
+use crate::options::{Method, Subject, TASK};
 use crate::reload;
 use crate::servers::{Fleet, Group};
 use ansible_module::{Failure, Outcome};
@@ -21,8 +21,6 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// The name of this task's intent and locks.
-pub const TASK: &str = "haproxy_color_switch";
 /// Tolerance for comparing times of files and of processes.
 const TIME_TOLERANCE: Duration = Duration::from_millis(50);
 

@@ -94,7 +94,9 @@ fn run(invocation: &Invocation) -> Result<Outcome> {
     let mut warnings = Vec::new();
     if let (Some(lock), false) = (state.foreign_lock(), decided.plan.steps.is_empty()) {
         if invocation.check_mode {
-            warnings.push(would_wait(&task, &state, lock));
+            let most = host::deadline::seconds(task.lock_timeout);
+            let locked = state.locked(lock, None);
+            warnings.push(format!("{locked}; a run would wait for it, {most} at most"));
         } else {
             state = wait(&task, &reader, &state)?;
             decided = decide(&task, &reader, &mut state, &key)?;
@@ -132,11 +134,6 @@ fn facts_of_done(done: Outcome, task: &Task, state: &State) -> Outcome {
         .fact("snapshot", json!(name))
         .fact("deploy_id", json!(deploy))
         .fact("running", state.runs())
-}
-
-fn would_wait(task: &Task, state: &State, lock: &str) -> String {
-    let most = host::deadline::seconds(task.lock_timeout);
-    format!("{}; a run would wait for it, {most} at most", state.locked(lock, None))
 }
 
 struct Decided {

@@ -112,13 +112,7 @@ fn attempt(
 
 /// Turns a failure of Compose into a verdict, unless it has nothing to do with the backup.
 fn refused(error: Error) -> Result<Trouble> {
-    let reason = error
-        .chain()
-        .find_map(|cause| {
-            cause.downcast_ref::<ansible_module::Failure>().map(|failure| failure.reason)
-        })
-        .or_else(|| host::reason(&error));
-    match reason {
+    match ansible_module::outermost_reason(&error) {
         Some("command_failed") | None => Ok(Trouble {
             sentence: format!("it could not be started: {error:#}"),
             containers: Vec::new(),
