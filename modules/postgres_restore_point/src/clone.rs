@@ -168,18 +168,16 @@ impl Cloning<'_> {
             return Err(Failure::new("not_verified", msg).into());
         }
         role::refuse(self.psql, self.live, self.role)?;
-        let sql = format!(
-            "ALTER DATABASE {} WITH CONNECTION LIMIT -1;\nSELECT oid::bigint FROM pg_database WHERE datname = {};",
-            identifier(name),
-            literal(name)
-        );
+        let sql = format!("ALTER DATABASE {} WITH CONNECTION LIMIT -1;", identifier(name));
         let what = format!("opening {name} to {}", self.role);
-        let oid = self.psql.change(&what, self.psql.maintenance(), &sql, self.deadline())?;
+        self.psql.change(&what, self.psql.maintenance(), &sql, self.deadline())?;
+        let sql = format!("SELECT oid::bigint FROM pg_database WHERE datname = {}", literal(name));
+        let oid = self.psql.ask(&what, self.psql.maintenance(), &sql)?;
         let entry = Entry {
             kind: Kind::Clone,
             id: self.point.id.clone(),
             name: name.clone(),
-            oid: oid.trim().parse()?,
+            oid,
             database: self.live.name.clone(),
             live_oid: self.live.oid,
             at: clock::now().to_string(),
