@@ -123,7 +123,7 @@ def main() -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     print(needs(), flush=True)
     prepare()
-    workers, seconds = (os.cpu_count() or 1) + 1, expected()
+    workers, seconds = (os.cpu_count() or 1) + 2, expected()
     if asked.changed:
         work = changed(work, seconds, workers)
     elif asked.only:
