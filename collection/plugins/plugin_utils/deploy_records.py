@@ -40,7 +40,7 @@ def ways_back(deploys: t.Sequence[Deploy]) -> dict[str, str]:
     return ways
 
 
-def open_ways(deploys: t.Sequence[Deploy], previous: t.Mapping[str, t.Any]) -> list[str]:
+def possible_rollbacks(deploys: t.Sequence[Deploy], previous: t.Mapping[str, t.Any]) -> list[str]:
     """Which other rollbacks are possible when one is not, in words. `previous` is the colour that the load balancers remember, with its release."""
     found = []
     # A colour that does not run holds its release all the same: a restore starts it, and needs no registry.

@@ -50,9 +50,10 @@ def test_the_database_goes_back_to_before_the_newest_deploy_also_of_one_that_wen
 
 def test_a_colour_that_does_not_run_is_a_way_before_the_whole_deploy() -> None:
     record = [deploy(B, color=[point("blue", digest="4f2a")]), deploy(A, color=[point("blue", digest="4f2a")], compose=[point("a")])]
-    ways = deploy_records.open_ways(record, {"color": "blue", "release": "4f2a"})
+    ways = deploy_records.possible_rollbacks(record, {"color": "blue", "release": "4f2a"})
     assert ways[:2] == [f"to={B} (blue with 4f2a is started again)", f"mode=backup (before {A})"] and "mode=full" in ways[2] and len(ways) == 3
-    assert "started" not in str(deploy_records.open_ways(record, {"color": "blue", "release": "other"}) + deploy_records.open_ways(record, {}))
+    for previous in ({"color": "blue", "release": "other"}, {}):
+        assert "started" not in str(deploy_records.possible_rollbacks(record, previous))
 
 # A run that was killed in place
 
