@@ -221,17 +221,17 @@ def test_where_a_deploy_goes() -> None:
 
 
 def test_where_a_fast_rollback_goes() -> None:
-    way = run_goal.fast_way(READING, "", False)
+    way = run_goal.fast_goal(READING, "", False)
     assert way == {"refused": "", "left_out": {"lb2": "no route"}, "color": "green", "release": "older", "before": "blue", "release_before": "old",
                    "void": True}
     closed = {**READING, "previous": {"color": "green", "open": False, "why": "it is void"}}
-    assert run_goal.fast_way(closed, "", False)["refused"] == "A fast rollback is not possible: it is void."
-    assert run_goal.fast_way(closed, "green", False)["refused"] == "", "whoever names the colour goes forward again"
+    assert run_goal.fast_goal(closed, "", False)["refused"] == "A fast rollback is not possible: it is void."
+    assert run_goal.fast_goal(closed, "green", False)["refused"] == "", "whoever names the colour goes forward again"
     named = {**READING, "goal": "blue"}
-    assert run_goal.fast_way(named, "blue", False)["refused"] == "blue is active already." and not run_goal.fast_way(named, "blue", True)["refused"]
-    assert run_goal.fast_way({**READING, "goal": "", "active": "", "previous": {}}, "", False)["refused"].endswith("no earlier colour is known.")
-    assert run_goal.fast_way({**READING, "back_refused": "No load balancer answers."}, "green", True)["refused"] == "No load balancer answers."
-    split = run_goal.fast_way({**READING, "ends_split": True, "back_refused": "split", "void": False}, "green", False)
+    assert run_goal.fast_goal(named, "blue", False)["refused"] == "blue is active already." and not run_goal.fast_goal(named, "blue", True)["refused"]
+    assert run_goal.fast_goal({**READING, "goal": "", "active": "", "previous": {}}, "", False)["refused"].endswith("no earlier colour is known.")
+    assert run_goal.fast_goal({**READING, "back_refused": "No load balancer answers."}, "green", True)["refused"] == "No load balancer answers."
+    split = run_goal.fast_goal({**READING, "ends_split": True, "back_refused": "split", "void": False}, "green", False)
     assert (split["refused"], split["before"], split["release_before"], split["void"]) == ("", "", "", False)
 
 
