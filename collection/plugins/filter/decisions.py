@@ -19,7 +19,7 @@ DECISIONS = {
     "configuration": ("configuration_back",),
     "databases": ("captured_hosts", "closed_points", "database_costs", "database_hosts", "databases_captured", "databases_here",
                   "databases_reverted", "databases_seen", "drill_results", "kept_ids", "swapped_none"),
-    "deploy_records": ("half_way_run", "joint_plan", "layers_here", "plan_refusal", "possible_rollbacks", "restore_point", "restore_way",
+    "deploy_records": ("half_way_run", "joint_plan", "layers_here", "plan_refusal", "possible_rollbacks", "restore_point", "restore_target",
                        "services_refusal"),
     "engines": ("compose_clashes", "compose_containers", "incus_datasets", "incus_instances", "last_lines", "pct_datasets", "running_users",
                 "worker_faults"),

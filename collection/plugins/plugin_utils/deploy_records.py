@@ -142,8 +142,8 @@ def restore_goal(layers: t.Mapping[str, t.Any], active: str, release: str, has_c
             "flips": "name" in to and (to["name"], digest) != (active, release)}
 
 
-def restore_way(point: t.Mapping[str, t.Any], read: t.Mapping[str, t.Any], deploys: t.Sequence[Deploy], has_colors: bool,
-                services: t.Sequence[str]) -> dict[str, t.Any]:
+def restore_target(point: t.Mapping[str, t.Any], read: t.Mapping[str, t.Any], deploys: t.Sequence[Deploy], has_colors: bool,
+                   services: t.Sequence[str]) -> dict[str, t.Any]:
     """What is active, what serves at the end (`goal`), and what is stopped (`stops`: a colour, or in place `app`) since it must not meet databases that come
     back. Of which release a project is of which only some services went back, nobody could say."""
     layers = point["layers"]

@@ -246,11 +246,11 @@ def test_a_colour_that_has_got_another_release_since_is_refused() -> None:
 
 def test_where_a_rollback_to_a_restore_point_goes() -> None:
     layers = {"color": [point("blue", digest="old")], "database": [point("d")]}
-    way = deploy_records.restore_way({"id": B, "layers": layers}, {"active": "green", "release": "new"}, [deploy(B)], True, [])
+    way = deploy_records.restore_target({"id": B, "layers": layers}, {"active": "green", "release": "new"}, [deploy(B)], True, [])
     assert (way["before"], way["color"], way["stops"], way["goal"]["release"], way["goal"]["flips"]) == ("green", "blue", "green", "old", True)
     in_place = {"id": B, "layers": {"compose": [point("c", digest="old")], "database": [point("d")]}}
-    assert deploy_records.restore_way(in_place, {"active": "", "release": "new"}, [deploy(B)], False, [])["stops"] == "app"
-    assert deploy_records.restore_way(in_place, {"active": "", "release": "new"}, [deploy(B)], False, ["web"])["goal"]["release"] == ""
+    assert deploy_records.restore_target(in_place, {"active": "", "release": "new"}, [deploy(B)], False, [])["stops"] == "app"
+    assert deploy_records.restore_target(in_place, {"active": "", "release": "new"}, [deploy(B)], False, ["web"])["goal"]["release"] == ""
 
 
 def test_whether_a_run_is_back() -> None:
