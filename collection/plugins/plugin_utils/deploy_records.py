@@ -53,7 +53,7 @@ def possible_rollbacks(deploys: t.Sequence[Deploy], previous: t.Mapping[str, t.A
     return [*found, "an older release through the whole deploy (mode=full -e release_sha=...)"]
 
 
-def half_way_run(deploys: t.Sequence[Deploy], hosts: t.Sequence[str], run: str) -> str:
+def unfinished_run(deploys: t.Sequence[Deploy], hosts: t.Sequence[str], run: str) -> str:
     """The run that did not come to its end while the hosts changed, in place. From then on nobody knows what they hold, until a deploy is done: a failed
     one leads back to that."""
     killed = ""

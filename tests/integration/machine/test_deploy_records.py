@@ -70,7 +70,7 @@ def test_a_colour_that_does_not_run_is_a_way_before_the_whole_deploy() -> None:
     ([deploy(B, None, compose=[point("b"), point("b", "app2")]), deploy(A, None, compose=[point("a"), point("a", "app2")])], A),
 ])
 def test_who_was_killed_half_way(record: list[t.Any], said: str) -> None:
-    assert deploy_records.half_way_run(record, ["app1", "app2"], RUN) == said
+    assert deploy_records.unfinished_run(record, ["app1", "app2"], RUN) == said
 
 # Where a rollback goes
 
