@@ -15,7 +15,7 @@ HERE = "ansible_collections.reversible.deploy.plugins.plugin_utils"
 DECISIONS = {
     "app_check": ("app_check",),
     "app_status": ("app_status",),
-    "color_flips": ("flip_astray", "flip_results"),
+    "color_flips": ("changed_load_balancers", "flip_results"),
     "configuration": ("configuration_back",),
     "databases": ("captured_hosts", "closed_points", "database_costs", "database_hosts", "databases_captured", "databases_here",
                   "databases_reverted", "databases_seen", "drill_results", "kept_ids", "swapped_none"),

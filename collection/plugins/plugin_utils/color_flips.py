@@ -9,7 +9,7 @@ import typing as t
 Said = t.Mapping[str, t.Any]
 
 
-def flip_astray(hosts: t.Sequence[str], before: Said, now: Said) -> list[str]:
+def changed_load_balancers(hosts: t.Sequence[str], before: Said, now: Said) -> list[str]:
     """The load balancers whose active colour is not the one before the flip, or is not known."""
     return [host for host in hosts if "active" not in now[host] or now[host]["active"] != before[host]["active"] or now[host].get("unfinished")]
 

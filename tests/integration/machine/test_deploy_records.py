@@ -293,7 +293,7 @@ def test_a_restore_point_is_open_when_the_ledger_says_so() -> None:
 def test_a_load_balancer_that_says_nothing_is_astray() -> None:
     before = {host: {"active": "blue"} for host in ("lb1", "lb2", "lb3", "lb4")}
     now = {"lb1": {"active": "blue", "unfinished": None}, "lb2": {"active": "green"}, "lb3": {"msg": "no route"}, "lb4": {"active": "blue", "unfinished": "x"}}
-    assert color_flips.flip_astray(list(before), before, now) == ["lb2", "lb3", "lb4"]
+    assert color_flips.changed_load_balancers(list(before), before, now) == ["lb2", "lb3", "lb4"]
 
 
 def test_after_a_failure_the_result_is_what_is_there() -> None:
