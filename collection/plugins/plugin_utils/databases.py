@@ -158,7 +158,7 @@ def databases_reverted(done: Results, host: str, rollback: str) -> dict[str, t.A
     return {"layer": "database", "host": host, "changed": any(one.get("changed") for one in done), "points": points}
 
 
-def closed_points(databases: Results) -> list[str]:
+def unusable_points(databases: Results) -> list[str]:
     """The newest restore points that one cannot go back to, and why, in sentences."""
     newest = [(one["database"], newest_point(one)) for one in databases]
     return [f"the newest restore point of {name}, {point['database']}, cannot be restored: {', '.join(point['why'])}"
