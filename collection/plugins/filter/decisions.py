@@ -16,7 +16,7 @@ DECISIONS = {
     "app_check": ("app_check",),
     "app_status": ("app_status",),
     "color_flips": ("changed_load_balancers", "flip_results"),
-    "configuration": ("configuration_back",),
+    "configuration": ("configuration_commands",),
     "databases": ("captured_hosts", "database_costs", "database_hosts", "databases_captured", "databases_here", "databases_reverted",
                   "databases_seen", "drill_results", "kept_ids", "swapped_none", "unusable_points"),
     "deploy_records": ("joint_plan", "layers_here", "plan_refusal", "possible_rollbacks", "restore_point", "restore_target", "services_refusal",

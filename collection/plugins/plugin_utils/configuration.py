@@ -54,7 +54,7 @@ def commands(then: t.Mapping[str, t.Any] | None, now: t.Mapping[str, t.Any] | No
     return lines
 
 
-def configuration_back(deploys: t.Sequence[Deploy], deploy_id: str, env: str) -> list[str]:
+def configuration_commands(deploys: t.Sequence[Deploy], deploy_id: str, env: str) -> list[str]:
     """What to type to go back to the configuration of the release that was in place before this deploy."""
     then = before(deploys, deploy_id)
     now = next((one["config"] for one in deploys if one.get("config")), None)
