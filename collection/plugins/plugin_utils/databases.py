@@ -139,7 +139,7 @@ def swapped_none(before: t.Mapping[str, t.Any], asked: Results) -> bool:
     return bool(before) and all(now.get(name) == str(oid) for name, oid in before.items())
 
 
-def kept_ids(databases: Results, keep: t.Sequence[str]) -> list[str]:
+def retained_ids(databases: Results, keep: t.Sequence[str]) -> list[str]:
     """What must not be removed, as ids. The ledger names the databases that they are."""
     named = {}
     for one in databases:

@@ -44,9 +44,9 @@ def test_what_was_seen() -> None:
     assert [(one["database"], one["oid"]) for one in seen["databases"]] == [("shop", 16), ("bill", 16)]
     assert databases.unusable_points(seen["databases"]) == [f"the newest restore point of shop, shop__before_{B}, cannot be restored: "
                                                           "there are connections to it"]
-    assert databases.kept_ids(seen["databases"], [f"shop__before_{B}", f"shop__failed_{A}", "gone__before_x", B]) == [A, B, "gone__before_x"]
+    assert databases.retained_ids(seen["databases"], [f"shop__before_{B}", f"shop__failed_{A}", "gone__before_x", B]) == [A, B, "gone__before_x"]
     empty = databases.databases_seen([{**looked("shop"), "live": None}], "db1")
-    assert empty["databases"][0]["oid"] is None and databases.unusable_points(empty["databases"]) == [] and databases.kept_ids(empty["databases"], []) == []
+    assert empty["databases"][0]["oid"] is None and databases.unusable_points(empty["databases"]) == [] and databases.retained_ids(empty["databases"], []) == []
 
 
 def test_what_the_ledger_records() -> None:
