@@ -18,7 +18,7 @@ DECISIONS = {
     "color_flips": ("changed_load_balancers", "flip_results"),
     "configuration": ("configuration_commands",),
     "databases": ("captured_hosts", "database_costs", "database_hosts", "databases_captured", "databases_here", "databases_reverted",
-                  "databases_seen", "drill_results", "retained_ids", "swapped_none", "unusable_points"),
+                  "databases_seen", "drill_results", "no_database_swapped", "retained_ids", "unusable_points"),
     "deploy_records": ("joint_plan", "layers_here", "plan_refusal", "possible_rollbacks", "restore_point", "restore_target", "services_refusal",
                        "unfinished_run"),
     "engines": ("compose_clashes", "compose_containers", "incus_datasets", "incus_instances", "last_lines", "pct_datasets", "running_users",

@@ -133,7 +133,7 @@ def color_stopped(deploys: t.Sequence[Seen], point: str, layers: t.Mapping[str, 
     return other if any(one["deploy_id"] == point and one["outcome"] != "done" for one in deploys) else ""
 
 
-def swapped_none(before: t.Mapping[str, t.Any], asked: Results) -> bool:
+def no_database_swapped(before: t.Mapping[str, t.Any], asked: Results) -> bool:
     """Whether every database is still the one that it was (`before`, by OID, which templates of older versions of Ansible make text of)."""
     now = {one["database"]: str(one["oid"]) for one in asked}
     return bool(before) and all(now.get(name) == str(oid) for name, oid in before.items())

@@ -140,8 +140,8 @@ def test_which_colour_must_not_meet_them(layers: list[str], color: str, flips: b
 
 def test_whether_one_was_swapped() -> None:
     now = [{"database": "shop", "oid": 1}, {"database": "bill", "oid": 2}]
-    assert databases.swapped_none({"shop": "1", "bill": 2}, now) and not databases.swapped_none({"shop": 3}, now)
-    assert not databases.swapped_none({"gone": 1}, now) and not databases.swapped_none({}, now)
+    assert databases.no_database_swapped({"shop": "1", "bill": 2}, now) and not databases.no_database_swapped({"shop": 3}, now)
+    assert not databases.no_database_swapped({"gone": 1}, now) and not databases.no_database_swapped({}, now)
 
 
 def test_a_drill_never_takes_the_only_way_back() -> None:
