@@ -34,7 +34,7 @@ DECISIONS = {
     "run_progress": ("hosts_lacking", "hosts_reached", "notes_of"),
     "two_colors": ("color_sides", "compose_colors", "compose_probes", "compose_sides", "container_proofs", "host_colors", "incus_colors", "side_probes",
                    "side_processes", "static_links", "static_probes", "worker_probes", "worker_services"),
-    "ways_back": ("needed_color", "seen_layers"),
+    "ways_back": ("needed_color", "observed_layers"),
 }
 
 

@@ -15,8 +15,8 @@ Seen = t.Mapping[str, t.Any]
 IN_PLACE = {"pct": "container", "compose": "compose", "kube": "rollout"}
 
 
-def seen_layers(load_balancers: Seen, strategy: str, facts: t.Mapping[str, Seen], app_hosts: t.Sequence[str], data_hosts: t.Sequence[str],
-                run: str, database_hosts: t.Sequence[str] = ()) -> dict[str, t.Any]:
+def observed_layers(load_balancers: Seen, strategy: str, facts: t.Mapping[str, Seen], app_hosts: t.Sequence[str], data_hosts: t.Sequence[str],
+                    run: str, database_hosts: t.Sequence[str] = ()) -> dict[str, t.Any]:
     """`load_balancers` is their combined state, or empty; the states of the hosts in this run are in their facts."""
     hosts, data = observed(app_hosts, facts, run), seen_by(data_hosts, facts, "data", run)
     return layers(load_balancers, IN_PLACE.get(strategy, ""), hosts, data, seen_by(database_hosts, facts, "databases", run))
@@ -38,7 +38,7 @@ def layers(load_balancers: Seen, in_place: str, hosts: t.Mapping[str, Seen | Non
 
 
 def needed_color(found: Seen, color: str, deploys: t.Sequence[Seen]) -> str:
-    """Why this colour may not be ended: it is the way back, by what was seen (`found`, as seen_layers gives it) and by what the ledger makes of that.
+    """Why this colour may not be ended: it is the way back, by what was seen (`found`, as observed_layers gives it) and by what the ledger makes of that.
     Nothing when it leads nowhere. A host that did not answer closes no way."""
     layer = found.get("color") or {}
     held = next((side for side in layer.get("holds") or [] if side.get("name") == color and layer["open"]), None)

@@ -64,9 +64,9 @@ def test_what_each_host_holds() -> None:
 
 def test_only_what_was_seen_in_this_run_counts() -> None:
     facts = {"pve1": {"app_observed": {"run": "b", "ways_back": {"snapshot": {"open": ["pre-deploy-a"]}}}}, "pve2": {"app_observed": {"run": "a"}}}
-    found = ways_back.seen_layers({}, "pct", facts, ["pve1", "pve2"], [], "b")
+    found = ways_back.observed_layers({}, "pct", facts, ["pve1", "pve2"], [], "b")
     assert found == {"container": {"open": True, "silent": {"pve2": "it does not answer"}, "holds": [{"host": "pve1", "word": "pre-deploy-a"}]}}
     seen = {"ways_back": {"swap": {"open": ["shop__before_a"]}, "parked": ["shop__failed_b"]}}
-    found = ways_back.seen_layers({}, "host", {"db1": {"flow": {"run": "b", "databases": seen}}, "app1": {}}, ["app1"], [], "b", ["db1"])
+    found = ways_back.observed_layers({}, "host", {"db1": {"flow": {"run": "b", "databases": seen}}, "app1": {}}, ["app1"], [], "b", ["db1"])
     assert found["database"]["holds"] == [{"host": "db1", "word": "shop__before_a"}, {"host": "db1", "word": "shop__failed_b"}]
-    assert list(ways_back.seen_layers(OPEN, "host", {"app1": {}}, ["app1"], ["app1"], "b")) == ["color", "dataset"]
+    assert list(ways_back.observed_layers(OPEN, "host", {"app1": {}}, ["app1"], ["app1"], "b")) == ["color", "dataset"]
