@@ -29,12 +29,12 @@ DECISIONS = {
     "kube_app": ("revision_named", "workloads_captured", "workloads_seen"),
     "load_balancers": ("load_balancers",),
     "newest_logs": ("newest_logs",),
+    "observed_layers": ("needed_color", "observed_layers"),
     "rehearsal": ("clones_compared", "databases_cloned", "no_room_to_rehearse", "rehearsal_env", "rehearsal_plan", "rehearsal_verdict"),
     "run_goal": ("came_back", "deploy_goal", "fast_goal", "fast_opened", "run_summary"),
     "run_progress": ("hosts_lacking", "hosts_reached", "notes_of"),
     "two_colors": ("color_sides", "compose_colors", "compose_probes", "compose_sides", "container_proofs", "host_colors", "incus_colors", "side_probes",
                    "side_processes", "static_links", "static_probes", "worker_probes", "worker_services"),
-    "ways_back": ("needed_color", "observed_layers"),
 }
 
 

@@ -12,7 +12,7 @@ from harness import ROOT
 from releases import sha
 
 sys.path.insert(0, str(ROOT / "collection/plugins"))
-from plugin_utils import ways_back  # noqa: E402  (the path comes first)
+from plugin_utils import observed_layers  # noqa: E402  (the path comes first)
 
 OPEN = {"disagree": "", "previous": {"color": "green", "release": sha(1), "open": True, "why": None}}
 
@@ -23,7 +23,7 @@ def app(release: str | None) -> dict[str, t.Any]:
 
 def test_the_colour_that_is_left() -> None:
     for hosts in (app(sha(1)), app(None), {"app1": None}, {"app1": {"failure": "no python"}}):
-        assert ways_back.layers(OPEN, "", hosts, {}) == {"color": {"open": True, "why": "", "holds": [{"name": "green", "digest": sha(1)}]}}
+        assert observed_layers.layers(OPEN, "", hosts, {}) == {"color": {"open": True, "why": "", "holds": [{"name": "green", "digest": sha(1)}]}}
 
 
 @pytest.mark.parametrize("reading, hosts, why", [
@@ -34,7 +34,7 @@ def test_the_colour_that_is_left() -> None:
     ({"disagree": "", "previous": {}}, {}, "no earlier colour is known"),
 ], ids=["another release", "silent", "void", "first"])
 def test_a_colour_that_is_no_way_back(reading: dict[str, t.Any], hosts: dict[str, t.Any], why: str) -> None:
-    found = ways_back.layers(reading, "", hosts, {})["color"]
+    found = observed_layers.layers(reading, "", hosts, {})["color"]
     assert (found["open"], found["why"]) == (False, why)
 
 
@@ -43,19 +43,20 @@ def test_the_colour_that_is_needed() -> None:
     recorded = [{"deploy_id": "b", "restore_points": {"color": [{"name": "green", "digest": sha(1), "open": True}]}}]
     other = [{"deploy_id": "b", "restore_points": {"color": [{"name": "green", "digest": sha(1), "open": False}]}}]
     for hosts in (app(sha(1)), {"app1": None}, {"app1": {"failure": "no python"}}):
-        found = ways_back.layers(OPEN, "", hosts, {})
-        assert ways_back.needed_color(found, "green", recorded).startswith(f"green holds {sha(1)} and is healthy: it is the last restore point, for the state before b.")
-        assert ways_back.needed_color(found, "green", []).startswith(f"green holds {sha(1)} and is healthy: it is the last restore point.")
-        assert not ways_back.needed_color(found, "blue", recorded)
-    assert not ways_back.needed_color(ways_back.layers(OPEN, "", app(sha(4)), {}), "green", other)
+        found = observed_layers.layers(OPEN, "", hosts, {})
+        assert observed_layers.needed_color(found, "green", recorded).startswith(
+            f"green holds {sha(1)} and is healthy: it is the last restore point, for the state before b.")
+        assert observed_layers.needed_color(found, "green", []).startswith(f"green holds {sha(1)} and is healthy: it is the last restore point.")
+        assert not observed_layers.needed_color(found, "blue", recorded)
+    assert not observed_layers.needed_color(observed_layers.layers(OPEN, "", app(sha(4)), {}), "green", other)
     closed = OPEN | {"previous": OPEN["previous"] | {"open": False, "why": "it is void"}}
-    assert not ways_back.needed_color(ways_back.layers(closed, "", app(sha(1)), {}), "green", other)
+    assert not observed_layers.needed_color(observed_layers.layers(closed, "", app(sha(1)), {}), "green", other)
 
 
 def test_what_each_host_holds() -> None:
     seen = {"pve1": {"ways_back": {"snapshot": {"open": ["pre-deploy-a"]}, "parked": ["failed-b"]}}, "pve2": None, "pve3": {"failure": "no quorum"}}
     data = {"nas": {"ways_back": {"swap": {"open": ["20261121t084500z-7f3a"]}}}}
-    found = ways_back.layers({}, "container", seen, data)
+    found = observed_layers.layers({}, "container", seen, data)
     assert found["container"] == {
         "open": True, "silent": {"pve2": "it does not answer", "pve3": "no quorum"},
         "holds": [{"host": "pve1", "word": "pre-deploy-a"}, {"host": "pve1", "word": "failed-b"}]}
@@ -64,9 +65,9 @@ def test_what_each_host_holds() -> None:
 
 def test_only_what_was_seen_in_this_run_counts() -> None:
     facts = {"pve1": {"app_observed": {"run": "b", "ways_back": {"snapshot": {"open": ["pre-deploy-a"]}}}}, "pve2": {"app_observed": {"run": "a"}}}
-    found = ways_back.observed_layers({}, "pct", facts, ["pve1", "pve2"], [], "b")
+    found = observed_layers.observed_layers({}, "pct", facts, ["pve1", "pve2"], [], "b")
     assert found == {"container": {"open": True, "silent": {"pve2": "it does not answer"}, "holds": [{"host": "pve1", "word": "pre-deploy-a"}]}}
     seen = {"ways_back": {"swap": {"open": ["shop__before_a"]}, "parked": ["shop__failed_b"]}}
-    found = ways_back.observed_layers({}, "host", {"db1": {"flow": {"run": "b", "databases": seen}}, "app1": {}}, ["app1"], [], "b", ["db1"])
+    found = observed_layers.observed_layers({}, "host", {"db1": {"flow": {"run": "b", "databases": seen}}, "app1": {}}, ["app1"], [], "b", ["db1"])
     assert found["database"]["holds"] == [{"host": "db1", "word": "shop__before_a"}, {"host": "db1", "word": "shop__failed_b"}]
-    assert list(ways_back.observed_layers(OPEN, "host", {"app1": {}}, ["app1"], ["app1"], "b")) == ["color", "dataset"]
+    assert list(observed_layers.observed_layers(OPEN, "host", {"app1": {}}, ["app1"], ["app1"], "b")) == ["color", "dataset"]
