@@ -70,12 +70,12 @@ def fast_opened(recorded: Seen, reading: Seen) -> dict[str, t.Any]:
 def came_back(hosts: t.Sequence[str], facts: Facts, run: str, looked: t.Sequence[Seen], load_balancers: t.Sequence[str],
               before: str | None) -> dict[str, t.Any]:
     """`reverted_all`: what served before serves on every load balancer (`before`; None where nobody was asked yet, so that nothing was touched, or in place).
-    `now`: what they serve, `serves`: each. `astray`: hosts that were changed in place and are not back."""
+    `now`: what they serve, `serves`: each. `not_reverted`: hosts that were changed in place and are not back."""
     says = [one.get("active", "unknown") or "" for one in looked]
     reverted = hosts_reached(hosts, facts, "reverted", run)
-    astray = [host for host in hosts_reached(hosts, facts, "changes", run) if host not in reverted]
-    return {"serves": dict(zip(load_balancers, says)), "now": " and ".join(dict.fromkeys(says)), "astray": astray,
-            "reverted_all": (before is None or set(says) == {before}) and not astray}
+    not_reverted = [host for host in hosts_reached(hosts, facts, "changes", run) if host not in reverted]
+    return {"serves": dict(zip(load_balancers, says)), "now": " and ".join(dict.fromkeys(says)), "not_reverted": not_reverted,
+            "reverted_all": (before is None or set(says) == {before}) and not not_reverted}
 
 
 def run_summary(noted: Seen, run: Seen) -> list[str]:

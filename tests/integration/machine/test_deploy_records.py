@@ -256,11 +256,11 @@ def test_where_a_rollback_to_a_restore_point_goes() -> None:
 def test_whether_a_run_is_back() -> None:
     facts = {"app1": {"flow": {"run": RUN, "changes": True, "reverted": True}}, "app2": {"flow": {"run": RUN, "changes": True}},
              "app3": {"flow": {"run": A, "changes": True}}}
-    assert run_goal.came_back(list(facts), facts, RUN, [], [], None) == {"serves": {}, "now": "", "astray": ["app2"], "reverted_all": False}
+    assert run_goal.came_back(list(facts), facts, RUN, [], [], None) == {"serves": {}, "now": "", "not_reverted": ["app2"], "reverted_all": False}
     assert run_goal.came_back(["app1", "app3"], facts, RUN, [], [], None)["reverted_all"]
     looked = [{"active": "blue"}, {"msg": "no route"}]
     split = run_goal.came_back([], {}, RUN, looked, ["lb1", "lb2"], "blue")
-    assert split == {"serves": {"lb1": "blue", "lb2": "unknown"}, "now": "blue and unknown", "astray": [], "reverted_all": False}
+    assert split == {"serves": {"lb1": "blue", "lb2": "unknown"}, "now": "blue and unknown", "not_reverted": [], "reverted_all": False}
     assert run_goal.came_back([], {}, RUN, looked[:1], ["lb1"], "blue")["reverted_all"]
     assert run_goal.came_back([], {}, RUN, looked, ["lb1", "lb2"], None)["reverted_all"]
 
