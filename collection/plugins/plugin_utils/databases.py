@@ -45,7 +45,7 @@ def databases_seen(asked: Results, host: str) -> dict[str, t.Any]:
         parked += [state["database"] for state in one["parked"]]
     return {"layer": "database", "host": host, "databases": found, "colors": {},
             # By the names of the databases that they are: of several, two have the same deploy.
-            "ways_back": {"swap": {"points": [point["database"] for one in found for point in one["restore_points"]], "open": is_open}, "parked": parked}}
+            "rollbacks": {"swap": {"points": [point["database"] for one in found for point in one["restore_points"]], "open": is_open}, "parked": parked}}
 
 
 def databases_captured(made: Results, host: str, deploy: str) -> dict[str, t.Any]:

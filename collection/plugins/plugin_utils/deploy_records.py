@@ -25,7 +25,7 @@ def points_of(deploy: Deploy, layer: str) -> t.Sequence[t.Mapping[str, t.Any]]:
     return (deploy.get("restore_points") or {}).get(layer) or []
 
 
-def ways_back(deploys: t.Sequence[Deploy]) -> dict[str, str]:
+def restore_points_by_mode(deploys: t.Sequence[Deploy]) -> dict[str, str]:
     """The newest deploy to which each mode leads back. One that was made of what a killed run had left is none: nobody wants to go back there, unless
     it is named (to=). A deploy that went back by itself has taken back all but its databases."""
     ways: dict[str, str] = {}
@@ -49,7 +49,7 @@ def possible_rollbacks(deploys: t.Sequence[Deploy], previous: t.Mapping[str, t.A
             for point in points_of(one, "color")[-1:]:
                 if point["digest"] and (point["name"], point["digest"]) == (previous.get("color"), previous.get("release")):
                     found.append(f"to={one['deploy_id']} ({point['name']} with {point['digest']} is started again)")
-    found = found[:1] + [f"mode={mode} (before {deploy})" for mode, deploy in ways_back(deploys).items()]
+    found = found[:1] + [f"mode={mode} (before {deploy})" for mode, deploy in restore_points_by_mode(deploys).items()]
     return [*found, "an older release through the whole deploy (mode=full -e release_sha=...)"]
 
 
@@ -72,7 +72,7 @@ def unfinished_run(deploys: t.Sequence[Deploy], hosts: t.Sequence[str], run: str
 
 def restore_point(deploys: t.Sequence[Deploy], run: str, to: str, mode: str, hosts: t.Mapping[str, t.Sequence[str]]) -> dict[str, t.Any]:
     """The restore point of a rollback. `hosts` has all known hosts (`all`) and those of the colours (`colors`; empty in place)."""
-    point = to or ways_back(deploys).get(mode, "")
+    point = to or restore_points_by_mode(deploys).get(mode, "")
     layers = {layer: points for one in deploys if one["deploy_id"] == point for layer, points in one["restore_points"].items()
               if layer in (*LAYERS.values(), "color") and LAYERS.get(mode, layer) == layer}
     found = dict.fromkeys(one["host"] for layer, points in layers.items() if layer != "color" for one in points)

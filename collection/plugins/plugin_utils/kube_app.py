@@ -21,7 +21,7 @@ def workloads_seen(results: t.Sequence[Seen], host: str) -> dict[str, t.Any]:
         current = current_revision(one)
         workloads[name_of(one)] = {"images": current.get("images", {}), "revision": current.get("revision"), "out": one["out"], "why": one.get("why") or ""}
         reachable += [revision["name"] for revision in one["revisions"] if revision["ready_to_roll_back"]]
-    return {"layer": "rollout", "host": host, "colors": {}, "workloads": workloads, "release": "", "ways_back": {"rollout": {"open": reachable}}}
+    return {"layer": "rollout", "host": host, "colors": {}, "workloads": workloads, "release": "", "rollbacks": {"rollout": {"open": reachable}}}
 
 
 def workloads_captured(results: t.Sequence[Seen]) -> dict[str, str]:

@@ -72,7 +72,7 @@ def _held(seen: t.Mapping[str, Seen | None]) -> dict[str, t.Any]:
         if not one or one.get("failure") is not None:
             silent[host] = str((one or {}).get("failure") or "it does not answer")
             continue
-        ways = one.get("ways_back") or {}
+        ways = one.get("rollbacks") or {}
         way = next((ways[name] for name in ("swap", "snapshot", "backup", "rollout") if ways.get(name)), {})
         holds += [{"host": host, "word": str(word)} for word in [*(way.get("open") or []), *(ways.get("parked") or [])]]
     return {"open": True, "holds": holds, "silent": silent}

@@ -185,7 +185,7 @@ def compose_probes(wanted: t.Mapping[str, Side], components: t.Sequence[t.Mappin
 
 def by_color(entries: t.Iterable[tuple[str, str, dict[str, t.Any]]]) -> dict[str, t.Any]:
     """What each colour holds (`colors`), of what each of its components (colour, name, what was seen) holds: a release when all hold the same. A colour
-    in which all are well is a way back (`ways_back`)."""
+    in which all are well can be rolled back to (`rollbacks`)."""
     colors: dict[str, t.Any] = {color: {"components": {}} for color in COLORS}
     for color, name, seen in entries:
         colors[color]["components"][name] = seen
@@ -193,7 +193,7 @@ def by_color(entries: t.Iterable[tuple[str, str, dict[str, t.Any]]]) -> dict[str
         seen = held["components"].values()
         releases = {one["release"] for one in seen}
         held |= {"release": releases.pop() if len(releases) == 1 else None, "well": all(one["well"] for one in seen)}
-    return {"colors": colors, "ways_back": {color: held["well"] for color, held in colors.items()}}
+    return {"colors": colors, "rollbacks": {color: held["well"] for color, held in colors.items()}}
 
 
 def answer_of(answers: t.Sequence[t.Mapping[str, t.Any]], name: str) -> t.Mapping[str, t.Any]:

@@ -140,7 +140,7 @@ def test_going_back_later_needs_consent(newest: Ansible, app: App) -> None:
     back = app.deploy(newest, "2", doors=["observe", "revert"], deploy_id=SECOND, rollback_id=BACK, confirm=True)
     assert back.code == 0 and app.version == "1", back.output
     observed = back.named("app_observed")["app_observed"]
-    assert (observed["project"], observed["running"], observed["ways_back"]["backup"]["open"]) == (app.name, True, app.complete)
+    assert (observed["project"], observed["running"], observed["rollbacks"]["backup"]["open"]) == (app.name, True, app.complete)
     # What must not meet a database that goes back.
     stopped = app.deploy(newest, "2", doors=["observe", "stop", "observe"], deploy_id=SECOND)
     assert stopped.code == 0 and stopped.named("app_observed")["app_observed"]["running"] is False, stopped.output

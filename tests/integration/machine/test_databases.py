@@ -40,7 +40,7 @@ def test_when_they_are_captured(capture: str, hooks: dict[str, t.Any], hosts: li
 
 def test_what_was_seen() -> None:
     seen = databases.databases_seen([looked("shop", point("shop", A), point("shop", B, ready=False), parked=(A,)), looked("bill", point("bill", A))], "db1")
-    assert seen["ways_back"]["swap"]["open"] == [f"shop__before_{A}", f"bill__before_{A}"] and seen["ways_back"]["parked"] == [f"shop__failed_{A}"]
+    assert seen["rollbacks"]["swap"]["open"] == [f"shop__before_{A}", f"bill__before_{A}"] and seen["rollbacks"]["parked"] == [f"shop__failed_{A}"]
     assert [(one["database"], one["oid"]) for one in seen["databases"]] == [("shop", 16), ("bill", 16)]
     assert databases.unusable_points(seen["databases"]) == [f"the newest restore point of shop, shop__before_{B}, cannot be restored: "
                                                           "there are connections to it"]

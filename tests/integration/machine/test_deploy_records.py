@@ -35,17 +35,17 @@ def planned(run: str, plan: str) -> list[dict[str, t.Any]]:
 def test_the_newest_restore_point_of_each_layer_is_the_way_of_its_mode() -> None:
     record = [deploy(C, "failed_reverted", dataset=[point("c")]), deploy(B, container=[point("b", half_way=A)], dataset=[point("b")]),
               deploy(A, container=[point("a")], dataset=[point("a")])]
-    assert deploy_records.ways_back(record) == {"data": B, "snapshot": A}
-    assert deploy_records.ways_back([deploy(B, back_to=A, dataset=[point("b")])]) == {} == deploy_records.ways_back([])
+    assert deploy_records.restore_points_by_mode(record) == {"data": B, "snapshot": A}
+    assert deploy_records.restore_points_by_mode([deploy(B, back_to=A, dataset=[point("b")])]) == {} == deploy_records.restore_points_by_mode([])
 
 
 def test_the_database_goes_back_to_before_the_newest_deploy_also_of_one_that_went_back_by_itself() -> None:
     record = [deploy(C, "failed_reverted", database=[point("c")]), deploy(B, database=[point("b")], dataset=[point("b")])]
-    assert deploy_records.ways_back(record) == {"data": B, "database": C}
+    assert deploy_records.restore_points_by_mode(record) == {"data": B, "database": C}
     # What was made live is no restore point any more; the rollback that did it is undone by its own id.
     gone_back = deploy(RUN, "done", back_to=C, database=[point("parked")])
-    assert deploy_records.ways_back([gone_back, *record])["database"] == B
-    assert deploy_records.ways_back([deploy(RUN, "failed_reverted", back_to=C), *record])["database"] == C
+    assert deploy_records.restore_points_by_mode([gone_back, *record])["database"] == B
+    assert deploy_records.restore_points_by_mode([deploy(RUN, "failed_reverted", back_to=C), *record])["database"] == C
 
 
 def test_a_colour_that_does_not_run_is_a_way_before_the_whole_deploy() -> None:
@@ -282,7 +282,7 @@ def test_a_restore_point_is_open_when_the_ledger_says_so() -> None:
                      container=[point("pre-a") | {"open": True, "why": None}], compose=[point("pre-b")])]
     assert [(one["name"], one["open"], one["why"]) for one in app_status.restore_points(record)] == [
         ("snap", False, "dataset: snap is gone"), ("pre-a", True, ""), ("pre-b", False, "")]
-    hosts = {"app1": {"ways_back": {"snapshot": {"open": ["pre-a"]}}}, "app2": None}
+    hosts = {"app1": {"rollbacks": {"snapshot": {"open": ["pre-a"]}}}, "app2": None}
     facts = {host: {"app_observed": seen and seen | {"run": RUN}} for host, seen in hosts.items()}
     told = app_status.app_status({"msg": "it is gone"}, [], facts, list(facts), [], RUN)
     assert told["hosts"] == hosts

@@ -54,8 +54,8 @@ def test_the_colour_that_is_needed() -> None:
 
 
 def test_what_each_host_holds() -> None:
-    seen = {"pve1": {"ways_back": {"snapshot": {"open": ["pre-deploy-a"]}, "parked": ["failed-b"]}}, "pve2": None, "pve3": {"failure": "no quorum"}}
-    data = {"nas": {"ways_back": {"swap": {"open": ["20261121t084500z-7f3a"]}}}}
+    seen = {"pve1": {"rollbacks": {"snapshot": {"open": ["pre-deploy-a"]}, "parked": ["failed-b"]}}, "pve2": None, "pve3": {"failure": "no quorum"}}
+    data = {"nas": {"rollbacks": {"swap": {"open": ["20261121t084500z-7f3a"]}}}}
     found = observed_layers.layers({}, "container", seen, data)
     assert found["container"] == {
         "open": True, "silent": {"pve2": "it does not answer", "pve3": "no quorum"},
@@ -64,10 +64,10 @@ def test_what_each_host_holds() -> None:
 
 
 def test_only_what_was_seen_in_this_run_counts() -> None:
-    facts = {"pve1": {"app_observed": {"run": "b", "ways_back": {"snapshot": {"open": ["pre-deploy-a"]}}}}, "pve2": {"app_observed": {"run": "a"}}}
+    facts = {"pve1": {"app_observed": {"run": "b", "rollbacks": {"snapshot": {"open": ["pre-deploy-a"]}}}}, "pve2": {"app_observed": {"run": "a"}}}
     found = observed_layers.observed_layers({}, "pct", facts, ["pve1", "pve2"], [], "b")
     assert found == {"container": {"open": True, "silent": {"pve2": "it does not answer"}, "holds": [{"host": "pve1", "word": "pre-deploy-a"}]}}
-    seen = {"ways_back": {"swap": {"open": ["shop__before_a"]}, "parked": ["shop__failed_b"]}}
+    seen = {"rollbacks": {"swap": {"open": ["shop__before_a"]}, "parked": ["shop__failed_b"]}}
     found = observed_layers.observed_layers({}, "host", {"db1": {"flow": {"run": "b", "databases": seen}}, "app1": {}}, ["app1"], [], "b", ["db1"])
     assert found["database"]["holds"] == [{"host": "db1", "word": "shop__before_a"}, {"host": "db1", "word": "shop__failed_b"}]
     assert list(observed_layers.observed_layers(OPEN, "host", {"app1": {}}, ["app1"], ["app1"], "b")) == ["color", "dataset"]

@@ -108,7 +108,7 @@ def test_static_files_are_served_by_a_link() -> None:
                      "argv": ["wc", "-c", "--", "/opt/site/blue/current/index.html", "/opt/site/blue/current/a b"]}
     held = two_colors.host_colors(sides, folders, [{"name": "shop-site-blue", "ok": True}, {"name": "shop-site-green", "ok": False, "why": "gone"}],
                                   {"/opt/site/active": {"kind": "link", "target": "blue/current"}})
-    assert held["ways_back"] == {"blue": True, "green": False} and held["colors"]["green"]["components"]["site"]["why"] == "gone" and missing
+    assert held["rollbacks"] == {"blue": True, "green": False} and held["colors"]["green"]["components"]["site"]["why"] == "gone" and missing
     assert held["static"] == {"site": {"target": "blue/current", "color": "blue", "release": "4f2a"}}
     elsewhere = two_colors.host_colors(sides, folders, [], {"/opt/site/active": {"target": "/srv"}})["static"]
     assert elsewhere == {"site": {"target": "/srv", "color": None, "release": None}}
@@ -131,7 +131,7 @@ def test_a_colour_has_a_release_when_all_of_it_have() -> None:
     def held(release: str | None, well: bool = True) -> dict[str, t.Any]:
         return {"release": release, "well": well}
     colors = two_colors.by_color([("blue", "a", held("4f2a")), ("blue", "b", held("4f2a", False)), ("green", "a", held("x")), ("green", "b", held(None))])
-    assert colors["ways_back"] == {"blue": False, "green": True}
+    assert colors["rollbacks"] == {"blue": False, "green": True}
     colors = colors["colors"]
     assert (colors["blue"]["release"], colors["blue"]["well"], colors["green"]["release"], colors["green"]["well"]) == ("4f2a", False, None, True)
     assert colors["blue"]["components"]["b"] == held("4f2a", False)
@@ -154,10 +154,10 @@ def test_workers_in_incus_containers() -> None:
     instances = {"web-blue": web, "web-green": web, "mail-green": web | {"status": "Stopped"}}
     seen = two_colors.incus_colors(sides, instances, [{"name": f"web-{color}", "ok": True} for color in ("blue", "green")], "shop-prod")
     # Blue is from before the app had a worker; that of green does not run.
-    assert seen["ways_back"] == {"blue": True, "green": True} and seen["workers"] == {"mail": []} and "mail" not in seen["colors"]["blue"]["components"]
+    assert seen["rollbacks"] == {"blue": True, "green": True} and seen["workers"] == {"mail": []} and "mail" not in seen["colors"]["blue"]["components"]
     half = instances | {"mail-blue": web | {"is_whole": False}}
     seen = two_colors.incus_colors(sides, half, [{"name": "web-blue", "ok": True}], "shop-prod")
-    assert seen["ways_back"]["blue"] is False and seen["workers"] == {"mail": ["blue"]}
+    assert seen["rollbacks"]["blue"] is False and seen["workers"] == {"mail": ["blue"]}
 
     def proofs(supervisor: str, **proof: t.Any) -> list[dict[str, t.Any]]:
         [mail] = [side for side in sides if side["is_worker"] and side["color"] == "green"]
@@ -206,7 +206,7 @@ def test_workers_are_services_that_run_in_one_colour_alone() -> None:
     assert two_colors.compose_probes(sides, components, "127.0.0.1", ["web", "mail"], OFTEN, containers)[0]["services"] == ["web"]
     answers = [{"name": one["name"], "ok": True} for one in made]
     seen = two_colors.compose_colors(sides, components, containers, answers, "shop")
-    assert seen["workers"] == {"mail": ["green"], "index": ["green"]} and list(seen["colors"]["blue"]["components"]) == ["web"] and seen["ways_back"]["blue"]
+    assert seen["workers"] == {"mail": ["green"], "index": ["green"]} and list(seen["colors"]["blue"]["components"]) == ["web"] and seen["rollbacks"]["blue"]
     proofs = two_colors.container_proofs(containers["blue"][1:3], components, {"tries": 3})
     assert [(one["name"], one["kind"]) for one in proofs] == [("shop-blue-index-1", "docker"), ("shop-blue-index-1 proof", "logs"),
                                                               ("shop-blue-mail-1", "docker"), ("shop-blue-mail-1 proof", "command")]
