@@ -98,7 +98,7 @@ def test_deploy_back_and_forth(shop: Shop) -> None:
     shop.vars["notify_url"] = told.url
     clean = shop.run("cleanup_failed", core=NEWEST, color="blue", confirm=True)
     assert ["Clean-up of shop in staging begins." in told.bodies[2]["text"], len(told.bodies)] == [True, 5]
-    assert "a way back is closed. Reason: no fast rollback leads to blue any more" in told.bodies[4]["text"], told.bodies
+    assert "a fast rollback is no longer possible. Reason: blue is stopped" in told.bodies[4]["text"], told.bodies
     told.close()
     del shop.vars["notify_url"]
     assert clean.code == 0, clean.output

@@ -98,7 +98,7 @@ def test_each_shape_says_each_event(ansible: Ansible, hook: Hook) -> None:
             run = notify(ansible, url=hook.url, shape=shape, event=event, outcome=outcome, reason=reason, routing_key=TOKEN)
             assert failure(run) == "", run.output
     slack, pagerduty, plain = hook.bodies[:4], hook.bodies[4:-4], hook.bodies[-4:]
-    titles = ["begins", "failed, and its rollback begins", "ended: done", ": a way back is closed"]
+    titles = ["begins", "failed, and its rollback begins", "ended: done", ": a fast rollback is no longer possible"]
     assert all(title in body["text"] and list(body) == ["text"] for title, body in zip(titles, slack)), slack
     assert [(body["event_action"], body["dedup_key"], body["payload"]["severity"]) for body in pagerduty] == [
         ("trigger", "shop-prod", "error"), ("resolve", "shop-prod", "error")], pagerduty
