@@ -13,7 +13,7 @@ Seen = t.Mapping[str, t.Any]
 
 
 def load_balancers(looked: t.Sequence[Seen], hosts: Seen) -> dict[str, t.Any]:
-    """What each load balancer says, by its host. Its way back is closed where the colour holds another release than it remembers."""
+    """What each load balancer says, by its host. A fast rollback is not possible where the other colour holds another release than it remembers."""
     shown = {}
     for one in looked:
         back = one.get("previous") or {}

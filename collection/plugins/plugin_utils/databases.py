@@ -166,7 +166,7 @@ def unusable_points(databases: Results) -> list[str]:
 
 
 def drill_results(made: Results, before: Results) -> list[dict[str, t.Any]]:
-    """What a drill has proven of each database. The copy goes again where there was a way back before it: never the last one."""
+    """What a drill has proven of each database. The copy goes again where there was a restore point before it: never the last one."""
     had = {one["database"]: bool(one["restore_points"]) for one in before}
     return [{"database": one["database_one"]["database"], "options": one["database_one"], "copy": one["restore_point"],
              "seconds": round(sum(step["seconds"] for step in one.get("steps") or []), 1), "newest": newest_point(seen).get("deploy_id", ""),

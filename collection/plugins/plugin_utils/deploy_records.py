@@ -1,7 +1,7 @@
 # Copyright: the reversible.deploy authors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the playbooks decide by the ledger's record of deploys: which ways back there are, where a rollback goes, and whether its plan was agreed to.
+"""What the playbooks decide by the ledger's record of deploys: which rollbacks are possible, where a rollback goes, and whether its plan was agreed to.
 
 Pure: no I/O, no Ansible. Deploys are as deploy_ledger_info returns them, the newest first.
 """
@@ -15,7 +15,7 @@ from .databases import color_stopped, held_by_another_layer
 
 Deploy = t.Mapping[str, t.Any]
 
-# The layers of a restore point, by the mode of a rollback that leads back to them, in the order in which they go back.
+# The layers of a restore point, by the mode of a rollback that returns to them, in the order in which they go back.
 LAYERS = {"data": "dataset", "database": "database", "snapshot": "container", "backup": "compose", "rollout": "rollout"}
 # Those in which a release runs, in place.
 IN_PLACE = ("container", "compose", "rollout")
@@ -26,8 +26,8 @@ def points_of(deploy: Deploy, layer: str) -> t.Sequence[t.Mapping[str, t.Any]]:
 
 
 def restore_points_by_mode(deploys: t.Sequence[Deploy]) -> dict[str, str]:
-    """The newest deploy to which each mode leads back. One that was made of what a killed run had left is none: nobody wants to go back there, unless
-    it is named (to=). A deploy that went back by itself has taken back all but its databases."""
+    """The newest deploy to whose restore points each mode returns. One that was made of what a killed run had left is none: nobody wants to go back
+    there, unless it is named (to=). A deploy that went back by itself has taken back all but its databases."""
     ways: dict[str, str] = {}
     # A restore point that was made live is none any more.
     used = {one["back_to"] for one in deploys if points_of(one, "database")}
@@ -55,7 +55,7 @@ def possible_rollbacks(deploys: t.Sequence[Deploy], previous: t.Mapping[str, t.A
 
 def unfinished_run(deploys: t.Sequence[Deploy], hosts: t.Sequence[str], run: str) -> str:
     """The run that did not come to its end while the hosts changed, in place. From then on nobody knows what they hold, until a deploy is done: a failed
-    one leads back to that."""
+    one is rolled back to that."""
     killed = ""
     for one in deploys:
         if one["deploy_id"] == run:
@@ -107,7 +107,7 @@ def restore_point(deploys: t.Sequence[Deploy], run: str, to: str, mode: str, hos
 
 
 def plan_of_unfinished(deploys: t.Sequence[Deploy], point: str) -> t.Mapping[str, t.Any]:
-    """What the last run has noted of its plan, when it was on the way to the same point and is dead, or stands half way."""
+    """What the last run has noted of its plan, when it was on the way to the same point and was killed, or did not finish."""
     for last in deploys[:1]:
         if last["back_to"] == point and (last["outcome"] or "") in ("", "failed_not_reverted"):
             for phase in reversed(last["phases"]):
@@ -156,7 +156,7 @@ def restore_target(point: t.Mapping[str, t.Any], read: t.Mapping[str, t.Any], de
 
 
 def layers_here(layers: t.Mapping[str, t.Any], host: str) -> list[dict[str, t.Any]]:
-    """Those that this host holds of a restore point, the newest of each; of databases that of each database, of workloads that of each workload."""
+    """The layers that this host holds of a restore point, the newest of each; of databases that of each database, of workloads that of each workload."""
     found = []
     for layer in LAYERS.values():
         newest = {part_of(one.get("data") or {}): one for one in layers.get(layer) or [] if one["host"] == host}

@@ -38,8 +38,8 @@ def layers(load_balancers: Seen, in_place: str, hosts: t.Mapping[str, Seen | Non
 
 
 def needed_color(found: Seen, color: str, deploys: t.Sequence[Seen]) -> str:
-    """Why this colour may not be ended: it is the way back, by what was seen (`found`, as observed_layers gives it) and by what the ledger makes of that.
-    Nothing when it leads nowhere. A host that did not answer closes no way."""
+    """Why this colour may not be ended: it is what a rollback returns to, by what was seen (`found`, as observed_layers gives it) and by what the ledger makes
+    of that. Empty when no rollback needs it. A host that did not answer rules out no rollback."""
     layer = found.get("color") or {}
     held = next((side for side in layer.get("holds") or [] if side.get("name") == color and layer["open"]), None)
     to = [(one["deploy_id"], point.get("digest")) for one in deploys for point in points_of(one, "color") if point["name"] == color and point.get("open")]

@@ -41,7 +41,7 @@ def deploy_goal(read: Seen, app: Seen) -> dict[str, t.Any]:
 
 def fast_goal(reading: Seen, target: str, goes_on: bool) -> dict[str, t.Any]:
     """`color` and `release` that a fast rollback goes to by what the load balancers say together (`load_balancers`), and what it leaves; `left_out` are those
-    that do not answer. `refused` says why there is no such way. A run that goes on with what an earlier one has not finished may go to what is active."""
+    that do not answer. `refused` says why it is not possible. A run that goes on with what an earlier one has not finished may go to what is active."""
     goal, previous, split = reading["goal"], reading["previous"], reading["ends_split"]
     refused = ""
     if not split and (reading["back_refused"] or (goal == reading["active"] and not goes_on) or not (target or previous.get("open"))):
