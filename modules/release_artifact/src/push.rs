@@ -9,12 +9,13 @@ use ansible_module::{Failure, Outcome};
 use anyhow::{Context, Result};
 use archive::Form;
 use change::{Plan, Session, Step, Undo};
+use host::regular::{self, Links};
 use host::space::human;
 use probe::http;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{ErrorKind, Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -78,14 +79,16 @@ pub fn run(session: &Session<'_>, task: &Task, src: &Path, check_mode: bool) -> 
 impl Archive {
     fn open(src: &Path) -> Result<Archive> {
         let cannot = || format!("cannot read the archive {}", src.display());
-        let mut file = File::open(src).with_context(cannot)?;
-        let metadata = file.metadata().with_context(cannot)?;
+        // A pipe would keep a plain open waiting.
+        let mut file = match regular::open(src, Links::Follow) {
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                let msg = format!("{} is not a regular file", src.display());
+                return Err(Failure::new("bad_archive", msg).into());
+            }
+            opened => opened.with_context(cannot)?,
+        };
+        let bytes = file.metadata().with_context(cannot)?.size();
         let (mut hash, mut buffer, mut head) = (Sha256::new(), vec![0; 256 << 10], Vec::new());
-        let bytes = metadata.size();
-        if !metadata.is_file() {
-            let msg = format!("{} is not a regular file", src.display());
-            return Err(Failure::new("bad_archive", msg).into());
-        }
         loop {
             host::interrupt::check()?;
             let read = file.read(&mut buffer).with_context(cannot)?;

@@ -368,6 +368,9 @@ def test_pushed(place: Place, tmp_path: Path) -> None:
     assert wrong["reason"] == "token_refused" and "s3cret" not in json.dumps(wrong)
     src.write_text("<html>")
     assert place.fails(3, "pushed", src=str(src))["reason"] == "bad_archive"
+    # Nobody writes into it.
+    os.mkfifo(tmp_path / "pipe")
+    assert place.fails(3, "pushed", src=str(tmp_path / "pipe"))["reason"] == "bad_archive"
     assert place.fails(3, "pushed")["reason"] == "bad_options"
 
 
