@@ -284,7 +284,8 @@ mod tests {
         let roles: Vec<Option<&str>> = own.settings.iter().map(|one| one.role.as_deref()).collect();
         assert_eq!(roles, [None, Some("rehearsal")]);
         let statements = properties::statements(&own, "c");
-        assert_eq!(statements[0], "REVOKE ALL ON DATABASE \"c\" FROM PUBLIC");
+        assert_eq!(statements[0], "ALTER DATABASE \"c\" OWNER TO \"rehearsal\"");
+        assert_eq!(statements[1], "REVOKE ALL ON DATABASE \"c\" FROM PUBLIC");
         assert!(statements.iter().all(|one| !one.contains("TO PUBLIC")), "{statements:?}");
     }
 }
