@@ -46,7 +46,7 @@ def test_in_place(pair: Pair) -> None:
     taken, stop = len(pair.calls("snapshot")), pair.folder / "stop"
     # At the first look: a name that is none, with those that exist.
     unknown = pair.deploy("3.0", sha(3), app_probes=["gitlap"])
-    assert unknown.code == 2 and said(unknown, "app_probes has gitlap: there are gitlab, metrics, nextcloud, traefik"), unknown.output
+    assert unknown.code == 2 and said(unknown, "app_probes has gitlap: there are gitlab, kubernetes, metrics, metrics_after_rollback, nextcloud, traefik, web"), unknown.output
     assert said(unknown, "Did you mean gitlab?") and "Take the lease" not in {task.task for task in unknown.tasks}, unknown.output
     # Before anything is changed: what a list cannot do without.
     lacking = pair.deploy("3.0", sha(3), app_probes=["gitlab"])
