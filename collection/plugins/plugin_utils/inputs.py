@@ -36,9 +36,9 @@ Given = t.Mapping[str, t.Any]
 # The variables of an app's file, and what the playbooks and roles make of them.
 OF_AN_APP = (
     "app_name", "app_hosts", "app_components", "app_envs", "app_strategy", "app_datasets", "app_data_hosts", "app_databases", "app_database_capture",
-    "app_rehearse", "app_rehearse_env", "app_load_balancers", "app_ledger_host", "app_ledger_path", "app_map", "app_prove",
-    "app_error_budget", "app_target_timeout", "app_outside", "app_outside_host", "app_probes", "app_probes_deadline", "app_hooks", "app_hooks_host", "app_hook_timeout", "app_hold", "app_hold_hosts",
-    "app_hold_backends", "app_hold_stats_socket", "app_metrics_file", "app_release_url")
+    "app_rehearse", "app_rehearse_env", "app_load_balancers", "app_ledger_host", "app_ledger_path", "app_map", "app_prove", "app_error_budget",
+    "app_target_timeout", "app_outside", "app_outside_host", "app_probes", "app_probes_deadline", "app_hooks", "app_hooks_host", "app_hook_timeout",
+    "app_hold", "app_hold_hosts", "app_hold_backends", "app_hold_stats_socket", "app_metrics_file", "app_release_url")
 MADE = ("app_active", "app_captured", "app_color", "app_env", "app_observed", "app_outcome", "app_release_previous", "app_release_sha", "app_reverted",
         "app_unpacked")
 
