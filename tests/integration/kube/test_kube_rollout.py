@@ -217,8 +217,8 @@ def test_the_rights_of_the_example_are_enough() -> None:
         assert place.is_out("deployments", "shop:1") and call("kube_rollout_info", {**place.options, "name": "web"})["out"]
 
 
-# kubectl, where the API server has one more group. The lab's cannot have it: built by a newer Go than its own, it ends when an object of a
-# CustomResourceDefinition is made.
+# kubectl, where the API server has one more group. The lab's cannot have it: it ends when an object of a CustomResourceDefinition is made, and
+# why is not known.
 WITH_GROUP = """#!/bin/sh
 case "$*" in
 *"get --raw /apis") cat {folder}/groups ;;
