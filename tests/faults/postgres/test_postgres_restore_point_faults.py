@@ -372,4 +372,4 @@ def test_a_server_that_has_lost_a_rollback(tmp_path: Path) -> None:
             shop.do(**{**ROLLBACK, "rollback_id": UNDO})
             assert shop.oid() != first
         finally:
-            shutil.rmtree(backup, ignore_errors=True)
+            shutil.rmtree(backup, ignore_errors=True)   # it is in the place of the other by then, unless something failed
