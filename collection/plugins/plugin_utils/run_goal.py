@@ -82,6 +82,8 @@ def run_summary(noted: Seen, run: Seen) -> list[str]:
     """What a run that is done ends with, for a person: what serves now, how to go back from it, and what that costs."""
     color, before = noted.get("color") or "", noted.get("before") or ""
     rollback = f"ansible-playbook reversible.deploy.rollback -e @... -e env={run['env']}"
+    if run["kind"] not in ("deploy", "rollback", "clean-up") or noted.get("nothing_to_do"):
+        return []   # a restore test shows its own results, and that a release is active already was said
     if run["kind"] == "clean-up":
         return [f"{run['name']}: {run['color']} is stopped, and its logs are kept. A rollback to its release is a whole deploy now: {rollback} -e mode=full"]
     serves = f"{color} serves {short(run['release']) or UNKNOWN}" if color else f"{short(run['release']) or UNKNOWN} serves"

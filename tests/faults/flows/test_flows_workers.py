@@ -77,6 +77,7 @@ def test_forth_and_back(shop: WithWorker) -> None:
     said = "Workers (mail): those of {} end; flip; those of {} start; their proof."
     forth = shop.deploy(2)
     assert forth.code == 0 and shop.serves() == ("blue", sha(2)) and shop.working() == ["blue"], forth.output
+    assert f"To go back to green ({sha(1)[:12]}): ansible-playbook reversible.deploy.rollback" in forth.output, forth.output
     back = shop.run("rollback", mode="fast")
     assert back.code == 0 and shop.serves() == ("green", sha(1)) and shop.working() == ["green"], back.output
     for run, colors in ((forth, ("green", "blue")), (back, ("blue", "green"))):
@@ -111,7 +112,8 @@ def test_killed_after_the_flip(shop: WithWorker) -> None:
     killed = shop.killed("Flip this load balancer", release_sha=sha(2))
     assert shop.live() == "blue" and shop.working() == []
     run = shop.deploy(2, take_over=killed)
-    assert run.code == 0 and "is active already" in run.output and shop.serves() == ("blue", sha(2)) and shop.working() == ["blue"], run.output
+    assert run.code == 0 and "is active already" in run.output and "To go back to" not in run.output, run.output
+    assert shop.serves() == ("blue", sha(2)) and shop.working() == ["blue"], run.output
 
 
 def test_killed_on_the_way_back(shop: WithWorker) -> None:

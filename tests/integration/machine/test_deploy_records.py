@@ -326,6 +326,9 @@ COST = "With --check this shows what has been written since and would be lost."
      ["shop staging: blue serves 4f2a9c1e0b7d (rollback this).", f"To undo this: {BACK} -e mode=fast -e target_color=green"]),
     ({"color": "blue", "point": {"id": "old"}}, {"kind": "rollback"},
      ["shop staging is in the state before old again: blue serves 4f2a9c1e0b7d.", f"To undo this: {BACK} -e to=this"]),
+    # Blue serves, and green is where it would have gone.
+    ({**GREEN, "nothing_to_do": True}, {}, []),
+    ({}, {"kind": "restore test", "release": ""}, []),
     ({}, {"kind": "clean-up", "color": "blue"},
      [f"shop staging: blue is stopped, and its logs are kept. A rollback to its release is a whole deploy now: {BACK} -e mode=full"]),
 ])
