@@ -432,8 +432,10 @@ def copy_of_archive(job: Job) -> Iterator[Path]:
 
 
 def prepare_lab(job: Job) -> None:
-    """All that the tests want of the lab: in their sandboxes nothing can be fetched."""
+    """All that the tests want of the lab: in their sandboxes nothing can be fetched. And the bytecode of what they share, which each of hundreds of
+    processes would else make for itself where Python is told to write none."""
     job.run(LAB / "lab", "prepare", env={"REVERSIBLE_LONG": "1"} if job.long else {}, timeout=3600)
+    job.run(tool(job, "pytest") / "bin/python", "-m", "compileall", "-q", LAB, ROOT / "tests/support")
 
 
 def both(job: Job) -> None:

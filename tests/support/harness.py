@@ -56,7 +56,8 @@ asked: set[str] = set()  # of the lab, and binaries that are run directly: see t
 def lab(*words: str) -> str:
     """Ask the lab for something; what it prints. Skips the test where this machine cannot have it."""
     asked.add(f"lab {' '.join(words[:2])}")
-    done = subprocess.run([ROOT / "tests/lab/lab", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    # By this very Python: what `env` finds may be a script that first looks for one.
+    done = subprocess.run([sys.executable, ROOT / "tests/lab/lab", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode == SKIP:
         pytest.skip(done.stderr.strip().splitlines()[-1])
     assert done.returncode == 0, f"lab {' '.join(words)}: {done.stderr[-2000:]}"

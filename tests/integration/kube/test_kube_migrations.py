@@ -28,7 +28,7 @@ def migration(image: str = "shop:2", deploy_id: str = FIRST, **more: t.Any) -> d
 
 
 def pods_of_jobs(place: Namespace) -> list[str]:
-    return [pod["metadata"]["uid"] for pod in place.get("pods", "", "-l", "reversible.deploy/job=migrate")]
+    return [pod["metadata"]["uid"] for pod in place.get("pods", "", "reversible.deploy/job=migrate")]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -96,7 +96,7 @@ def test_no_service_sends_requests_to_it(place: Namespace) -> None:
     port = {"port": 80, "protocol": "TCP"}
     place.create({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [port]}})
     place.do(**migration())
-    [pod] = place.get("pods", "", "-l", "reversible.deploy/job=migrate")
+    [pod] = place.get("pods", "", "reversible.deploy/job=migrate")
     assert "app" not in pod["metadata"]["labels"], pod["metadata"]["labels"]
 
 

@@ -110,7 +110,7 @@ def test_a_quota_is_named(place: Namespace) -> None:
     place.create(place.workload(strategy={"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}))
     place.settled("deployments", "shop:1")
     place.create({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "2"}}})
-    wait_for(lambda: place.get("resourcequota", "few").get("status", {}).get("used"), "the quota is counted")
+    wait_for(lambda: place.get("resourcequotas", "few").get("status", {}).get("used"), "the quota is counted")
     assert "exceeded quota: few" in place.fails("quota", image="shop:2")["msg"]
     assert place.is_out("deployments", "shop:1")
 

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +110,7 @@ def _untouched(folder: Path, times: Path) -> bool:
     """Whether every file has the size and the time that it was last found whole with."""
     try:
         place, *lines = times.read_text().splitlines()
-        return place == str(folder) and all(_look(folder, folder / line.split(" ", 3)[3]) == line for line in lines)
+        return place == str(folder) and all(_look(folder, line.split(" ", 3)[3]) == line for line in lines)
     except (OSError, ValueError):
         return False
 
@@ -122,34 +123,37 @@ def _fault(folder: Path, manifest: Path) -> str | None:
     if place != str(folder):
         return f"made for {place}"
     for line in lines:
-        path = folder / line.split(" ", 1)[1]
-        if not os.path.lexists(path):
-            return f"{path} is missing"
-        if _fingerprint(folder, path) != line:
-            return f"{path} has changed"
+        name = line.split(" ", 1)[1]
+        if not os.path.lexists(folder / name):
+            return f"{folder / name} is missing"
+        if _fingerprint(folder, name) != line:
+            return f"{folder / name} has changed"
     return None
 
 
-def _lines(folder: Path, of: Callable[[Path, Path], str]) -> list[str]:
+def _lines(folder: Path, of: Callable[[Path, str], str]) -> list[str]:
     lines = []
     for here, dirs, files in os.walk(folder):
         dirs[:] = [d for d in dirs if d != "__pycache__"]
-        links = [d for d in dirs if (Path(here) / d).is_symlink()]
-        lines += [of(folder, Path(here) / name) for name in files + links]
+        links = [d for d in dirs if os.path.islink(os.path.join(here, d))]
+        lines += [of(folder, os.path.relpath(os.path.join(here, name), folder)) for name in files + links]
     return sorted(lines)
 
 
-def _look(folder: Path, path: Path) -> str:
+def _look(folder: Path, name: str) -> str:
+    """By plain calls: each use of an entry looks at all of its files, of which some have thousands."""
+    path = f"{folder}/{name}"
+    about = os.lstat(path)
     # A link that leaves the entry (a venv's python) must still lead somewhere.
-    about = path.lstat()
-    kind = "file" if not path.is_symlink() else "link" if path.exists() else "dangling"
-    return f"{kind} {about.st_size} {about.st_mtime_ns} {path.relative_to(folder)}"
+    kind = "file" if not stat.S_ISLNK(about.st_mode) else "link" if os.path.exists(path) else "dangling"
+    return f"{kind} {about.st_size} {about.st_mtime_ns} {name}"
 
 
-def _fingerprint(folder: Path, path: Path) -> str:
+def _fingerprint(folder: Path, name: str) -> str:
+    path = folder / name
     if path.is_symlink():
         content = os.readlink(path) + (" leads somewhere" if path.exists() else " dangles")
         digest = hashlib.sha256(content.encode())
     else:
         digest = hashlib.sha256(path.read_bytes())
-    return f"{digest.hexdigest()} {path.relative_to(folder)}"
+    return f"{digest.hexdigest()} {name}"

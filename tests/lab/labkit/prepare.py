@@ -65,10 +65,11 @@ class Count:
     def __init__(self, number: int):
         self.number, self.begun, self.lock = number, 0, threading.Lock()
 
-    def next(self) -> str:
+    def begin(self, name: str) -> None:
+        """Says so while it holds the lock: two workers at once would else print their lines in the other order."""
         with self.lock:
             self.begun += 1
-            return f"{self.begun} of {self.number}"
+            say(f"{self.begun} of {self.number}: {name}")
 
 
 def _work(left: deque, prefers_built: bool, failed: list[str], count: Count) -> None:
@@ -81,7 +82,7 @@ def _work(left: deque, prefers_built: bool, failed: list[str], count: Count) -> 
             return
         except ValueError:   # the other has just taken it
             continue
-        say(f"{count.next()}: {name}")
+        count.begin(name)
         child = subprocess.Popen([sys.executable, HERE / "lab", "prepare", name], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         said = []
         for line in child.stderr:
