@@ -107,6 +107,14 @@ options:
         fails. If the task is killed, the server ends it 30 seconds later.
     type: float
     default: 600.0
+  retain:
+    description:
+      - >-
+        For O(state=migrated): how many Jobs of migrations of this workload are kept, that of this run
+        included. The oldest others are deleted, with their pods and logs, once the migration has ended well.
+        A Job that still runs is never deleted.
+      - Without it all are kept. If a Job cannot be deleted, the task warns and does not fail.
+    type: int
   to_revision:
     description:
       - The number of a revision, as C(kubectl rollout history) shows it.
@@ -208,10 +216,10 @@ notes:
     containers and sidecars, and none of its labels, so no Service sends requests to it. A NetworkPolicy must
     allow C(reversible.deploy/job=migrate) where it needs the network.
   - >-
-    The Job stays until somebody deletes it: C(kubectl delete jobs -l
-    app.kubernetes.io/managed-by=reversible.deploy). While that of a deploy is there, the same O(deploy_id)
-    runs no migration twice. It has no retries, but Kubernetes starts a pod again that was deleted from
-    outside, so a migration must be safe to be interrupted.
+    The Job stays until O(retain) or somebody deletes it: C(kubectl delete jobs -l
+    app.kubernetes.io/managed-by=reversible.deploy). While that of a deploy or of a newer one is there, the
+    same O(deploy_id) runs no migration twice. It has no retries, but Kubernetes starts a pod again that was
+    deleted from outside, so a migration must be safe to be interrupted.
   - The rights that it needs are in the collection's C(docs/examples/kube/rbac.yml).
 seealso:
   - module: reversible.deploy.kube_rollout_info
@@ -381,6 +389,9 @@ MODULE_SPEC = {
             "type": "float",
             "default": 600.0,
         },
+        "retain": {
+            "type": "int",
+        },
         "to_revision": {
             "type": "int",
         },
@@ -423,6 +434,7 @@ FORMS = {
     "kubeconfig": "absolute_path",
     "kubectl": "absolute_path",
     "deadline": "seconds",
+    "retain": "positive",
     "to_revision": "positive",
     "crash_restarts": "positive",
     "progress_timeout": "seconds",

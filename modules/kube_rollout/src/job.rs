@@ -180,6 +180,21 @@ pub fn deploy(job: &Value) -> Option<DeployId> {
     annotations::read(job, DEPLOY).and_then(|text| text.parse().ok())
 }
 
+/// Returns the Jobs that are beyond the number to keep, which the Job `current` counts for, whether it exists yet or not. One that runs
+/// is none of them, nor one whose deploy is unknown.
+pub fn beyond(jobs: &[Value], current: &str, retain: Option<u64>) -> Vec<String> {
+    let Some(retain) = retain else { return Vec::new() };
+    let mut ended: Vec<(DeployId, &str)> = jobs
+        .iter()
+        .filter(|job| name_of(job) != current && progress(job) != Progress::Runs)
+        .filter_map(|job| Some((deploy(job)?, name_of(job))))
+        .collect();
+    ended.sort();
+    let kept = usize::try_from(retain - 1).unwrap_or(usize::MAX);
+    ended.truncate(ended.len().saturating_sub(kept));
+    ended.into_iter().map(|(_, name)| name.to_owned()).collect()
+}
+
 pub fn name_of(job: &Value) -> &str {
     job["metadata"]["name"].as_str().unwrap_or_default()
 }
@@ -313,6 +328,38 @@ mod tests {
         assert!(!is_same(&sample("shop:2"), &sample("shop:3")));
         assert!(!is_same(&json!({}), &json!({})), "a Job of somebody else");
         assert!(is_of(&sample("shop:2"), &Subject::sample()));
+    }
+
+    #[test]
+    fn only_the_oldest_that_have_ended_are_beyond_the_number_to_keep() {
+        let job = |minute: u32, ended: bool| {
+            let id = format!("20261121t08{minute:02}00z-7f3a").parse().unwrap();
+            let mut job = make(
+                &Subject::sample(),
+                &template(),
+                1,
+                "shop:2",
+                &["migrate".into()],
+                Duration::from_secs(1),
+                &id,
+            );
+            if ended {
+                job["status"]["conditions"] = json!([{ "type": "Failed", "status": "True" }]);
+            }
+            job
+        };
+        let jobs = [job(30, true), job(10, true), job(0, false), job(20, true), job(40, true)];
+        let beyond = |retain| {
+            let names = super::beyond(&jobs, name_of(&jobs[4]), retain);
+            names
+                .iter()
+                .map(|name| name.rsplit('-').nth(1).unwrap()[11..13].to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(beyond(None), Vec::<String>::new());
+        assert_eq!(beyond(Some(4)), Vec::<String>::new());
+        assert_eq!(beyond(Some(2)), ["10", "20"]);
+        assert_eq!(beyond(Some(1)), ["10", "20", "30"]);
     }
 
     #[test]

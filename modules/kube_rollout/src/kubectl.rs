@@ -60,9 +60,10 @@ impl Kubectl {
         done.map_err(|failed| explained(failed, &format!("creating {path}")))?.json()
     }
 
-    /// Deletes an object, with its own grace period; a missing one is no error.
+    /// Deletes an object, with its own grace period, and then what belongs to it; a missing one is no error.
     pub fn delete(&self, path: &str) -> Result<()> {
-        let done = self.command("delete", path).run();
+        // By default the server leaves the pods of a Job behind.
+        let done = self.command("delete", &format!("{path}?propagationPolicy=Background")).run();
         match done.map(drop).map_err(|failed| explained(failed, &format!("deleting {path}"))) {
             Err(error) if ansible_module::reason(&error) == "not_found" => Ok(()),
             done => done,

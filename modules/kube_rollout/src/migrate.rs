@@ -16,6 +16,7 @@ use change::{Plan, Session, Step, Undo};
 use host::deadline::{Deadline, FIRST_PAUSE, TimedOut, poll_until, seconds};
 use host::{interrupt, secret};
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::time::Duration;
 
 const LOG_LINES: u32 = 20;
@@ -28,6 +29,8 @@ enum Action {
     WaitForOlder(String),
     Start,
     Wait,
+    /// Deletes the Job of an older migration, which has ended.
+    Remove(String),
 }
 
 struct Run<'a> {
@@ -36,6 +39,8 @@ struct Run<'a> {
     migration: &'a Migration,
     /// The Job as this run makes it.
     job: Value,
+    /// Why Jobs could not be removed: the migration itself has ended well by then.
+    warnings: RefCell<Vec<String>>,
 }
 
 pub fn run(
@@ -49,7 +54,7 @@ pub fn run(
     let (index, container, _) = find_container(task, seen, migration.container.as_deref())?;
     let Migration { image, command, deadline, id, .. } = migration;
     let job = job::make(&task.subject, seen.template(), index, image, command, *deadline, id);
-    let run = Run { kubectl, task, migration, job };
+    let run = Run { kubectl, task, migration, job, warnings: RefCell::default() };
     let plan = run.plan(&container, &run.jobs()?)?;
     let starts = plan.steps.iter().any(|step| matches!(step.action, Action::Start));
     if check_mode && starts {
@@ -58,6 +63,8 @@ pub fn run(
     let outcome = session.carry_out(plan, |action, _| run.act(action), || run.verify())?;
     let log = if check_mode { Vec::new() } else { run.log(seen.template()) };
     let subject = &task.subject;
+    let mut outcome = outcome;
+    outcome.warnings.extend(run.warnings.take());
     Ok(outcome
         .fact("context", json!(subject.access.context))
         .fact("namespace", json!(subject.namespace))
@@ -141,6 +148,10 @@ impl Run<'_> {
         let most = seconds(self.migration.deadline);
         plan.steps
             .push(Step::new(Action::Wait, format!("wait until it has ended, for {most} at most")));
+        for name in job::beyond(jobs, self.name(), self.migration.retain) {
+            let text = format!("delete Job {name}, a migration of an earlier deploy, with its log");
+            plan.steps.push(Step::new(Action::Remove(name), text));
+        }
         plan.undo = Undo::None("what a migration has changed is not undone by Kubernetes".into());
         Ok(plan)
     }
@@ -170,6 +181,15 @@ impl Run<'_> {
         match action {
             Action::WaitForOlder(name) => self.wait_for_older(name),
             Action::Start => self.start(),
+            Action::Remove(name) => {
+                if let Err(error) = self.kubectl.delete(&self.path(name)) {
+                    let why = format!(
+                        "Job {name} of an earlier migration could not be deleted: {error:#}"
+                    );
+                    self.warnings.borrow_mut().push(why);
+                }
+                Ok(())
+            }
             Action::Wait => self.wait().map_err(|error| match reason(&error) {
                 "interrupted" => {
                     let msg = format!(

@@ -29,6 +29,8 @@ pub struct Migration {
     pub command: Vec<String>,
     pub id: DeployId,
     pub deadline: Duration,
+    /// How many Jobs of migrations are kept, this one included.
+    pub retain: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,9 @@ impl Task {
         let command: Option<Vec<String>> = raw.get("command")?;
         if command.is_some() && state != "migrated" {
             return Err(Failure::bad_option("command", "only state: migrated takes it"));
+        }
+        if raw.get::<Option<u64>>("retain")?.is_some() && state != "migrated" {
+            return Err(Failure::bad_option("retain", "only state: migrated takes it"));
         }
         let (wanted, run) = match (state.as_str(), image) {
             ("migrated", Some(image)) => {
@@ -140,6 +145,7 @@ fn migration(
         command,
         id,
         deadline: raw.seconds("deadline")?,
+        retain: raw.get("retain")?,
     })
 }
 

@@ -35,6 +35,10 @@ const WHAT: &[Opt] = &[
     Opt::new("deadline", Kind::Seconds).default(Default::Float(600.0)).about(&[
         "For O(state=migrated): for how many seconds the migration may run. Then it is ended, and the task fails. If the task is killed, the server ends it 30 seconds later.",
     ]),
+    Opt::new("retain", Kind::Positive).about(&[
+        "For O(state=migrated): how many Jobs of migrations of this workload are kept, that of this run included. The oldest others are deleted, with their pods and logs, once the migration has ended well. A Job that still runs is never deleted.",
+        "Without it all are kept. If a Job cannot be deleted, the task warns and does not fail.",
+    ]),
     Opt::new("to_revision", Kind::Positive).about(&["The number of a revision, as C(kubectl rollout history) shows it."]),
     Opt::new("deploy_id", Kind::Str).about(&[
         "The id of the deploy. With O(state=present) a run with an older id than the last one seen is refused; the id is recorded on the revision.",
@@ -82,7 +86,7 @@ pub const MODULE: Module = Module {
         "A paused Deployment is refused, and so is an update strategy that does not update all pods: V(OnDelete), or a partition.",
         "The data of a StatefulSet is not part of a revision: what the newer release has written to its volumes stays there.",
         "The Job of a migration is called C(<name>-migrate-<deploy_id>). Its pod has the service account, volumes, pull secrets and placement of the workload's, and of its containers the one; no probes, ports, init containers and sidecars, and none of its labels, so no Service sends requests to it. A NetworkPolicy must allow C(reversible.deploy/job=migrate) where it needs the network.",
-        "The Job stays until somebody deletes it: C(kubectl delete jobs -l app.kubernetes.io/managed-by=reversible.deploy). While that of a deploy is there, the same O(deploy_id) runs no migration twice. It has no retries, but Kubernetes starts a pod again that was deleted from outside, so a migration must be safe to be interrupted.",
+        "The Job stays until O(retain) or somebody deletes it: C(kubectl delete jobs -l app.kubernetes.io/managed-by=reversible.deploy). While that of a deploy or of a newer one is there, the same O(deploy_id) runs no migration twice. It has no retries, but Kubernetes starts a pod again that was deleted from outside, so a migration must be safe to be interrupted.",
         "The rights that it needs are in the collection's C(docs/examples/kube/rbac.yml).",
     ],
     seealso: &[

@@ -81,6 +81,41 @@ def test_one_of_a_killed_run_is_waited_for(place: Namespace) -> None:
     place.do(**migration(deploy_id=SECOND))
 
 
+def test_the_oldest_jobs_are_removed_once_a_later_one_has_ended_well(place: Namespace) -> None:
+    ids = [f"20261121t08{minute}00z-7f3a" for minute in (10, 20, 30, 40)]
+    jobs = [f"web-migrate-{one}" for one in ids]
+
+    def there() -> list[str]:
+        return sorted(job["metadata"]["name"] for job in place.get("jobs") if "deletionTimestamp" not in job["metadata"])
+    place.fails("migration_failed", **migration("shop:crash", ids[0]))
+    place.do(**migration(deploy_id=ids[1], retain=2))
+    place.fails("migration_failed", **migration("shop:crash", ids[2], retain=1))
+    assert there() == jobs[:3], "one that fails removes nothing"
+    planned = place.do(check=True, **migration(deploy_id=ids[3], retain=2))
+    assert [f"delete Job {job}" in step for job, step in zip(jobs, planned["plan"][-2:])] == [True, True] and there() == jobs[:3], planned["plan"]
+    done = place.do(**migration(deploy_id=ids[3], retain=2))
+    assert done["plan_id"] == planned["plan_id"] and there() == jobs[2:]
+    wait_for(lambda: len(pods_of_jobs(place)) == 2, "their pods go with them")
+    assert not place.do(**migration(deploy_id=ids[3], retain=1))["changed"] and there() == jobs[2:]
+    place.refused("superseded", **migration(deploy_id=ids[0]))
+
+
+def test_jobs_that_may_not_be_removed_are_a_warning(place: Namespace) -> None:
+    """As with rights from before there was something to remove."""
+    rules = [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get"]},
+             {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["list"]},
+             {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+             {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "create", "update"]}]
+    here = {"name": "deployer", "namespace": place.name}
+    place.create({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": here, "rules": rules},
+                 {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": here,
+                  "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "deployer"},
+                  "subjects": [{"kind": "Group", "name": "deployers", "apiGroup": "rbac.authorization.k8s.io"}]})
+    place.do(**migration())
+    done = place.do(**migration(deploy_id=SECOND, retain=1, context="deployer"))
+    assert len(place.get("jobs")) == 2 and any(JOB in warning and "rbac.yml" in warning for warning in done["warnings"]), done["warnings"]
+
+
 def test_values_of_its_secrets_are_not_shown() -> None:
     with namespace() as place:
         value = "schema 41 is not known"
