@@ -17,6 +17,9 @@ const ID_PLACEHOLDER: &str = "<id>";
 
 /// Returns why a rollback to a restore point or parked state is not possible, as codes and sentences. The info module uses it too.
 pub fn obstacles(state: &State, entry: &Entry) -> Vec<(&'static str, String)> {
+    if state.is_of_another_cluster(entry) {
+        return vec![("other_cluster", other_cluster(state, entry))];
+    }
     let mut why = Vec::new();
     let name = &entry.name;
     match state.there(entry) {
@@ -74,6 +77,16 @@ pub fn obstacles(state: &State, entry: &Entry) -> Vec<(&'static str, String)> {
     why
 }
 
+fn other_cluster(state: &State, entry: &Entry) -> String {
+    format!(
+        "{} was made in another cluster (system identifier {}) than the server has now ({}): its data directory or container was \
+         made again, or another server answers",
+        entry.name,
+        entry.cluster.as_deref().unwrap_or("unknown"),
+        state.cluster.system_identifier.as_deref().unwrap_or("unknown")
+    )
+}
+
 /// Refuses to call a rollback done whose swap the server does not have: it was restored from a backup of before, or a replica
 /// took over that had not received it. After a rollback that was taken back by another one, what was live is recorded later.
 pub fn refuse_lost(state: &State, rollback: &str) -> Result<()> {
@@ -84,6 +97,9 @@ pub fn refuse_lost(state: &State, rollback: &str) -> Result<()> {
     });
     let Some(parked) = parked else { return Ok(()) };
     let entry = &state.entries[parked];
+    if state.is_of_another_cluster(entry) {
+        return Err(refused("other_cluster", other_cluster(state, entry)));
+    }
     let later = at(&|other| other.oid == entry.live_oid).is_some_and(|other| other > parked);
     if state.live()?.oid != entry.oid || later {
         return Ok(());
@@ -105,6 +121,9 @@ pub fn incoming<'a>(state: &'a State, wanted: &Wanted) -> Result<&'a Entry> {
     };
     match state.entry(kind, id) {
         Some(entry) if state.there(entry).is_some() => Ok(entry),
+        Some(entry) if state.is_of_another_cluster(entry) => {
+            Err(refused("other_cluster", other_cluster(state, entry)))
+        }
         Some(entry) if state.live()?.oid == entry.oid => Err(used(entry)),
         _ => {
             let known: Vec<&str> =
@@ -173,6 +192,7 @@ pub fn plan(
             live_oid: incoming.oid,
             at: clock::now().to_string(),
             major: live.major,
+            cluster: live.cluster.clone(),
             comment: live.comment.clone(),
             ..Entry::default()
         },
@@ -270,6 +290,26 @@ mod tests {
         let undone = Entry { kind: Kind::Parked, id: "undo".into(), live_oid: first, ..point };
         state.entries.push(undone);
         assert!(refuse_lost(&state, "back").is_ok());
+    }
+
+    #[test]
+    fn what_another_cluster_had_is_refused() {
+        let mut state = state();
+        let here = Some("2".to_owned());
+        state.cluster.system_identifier = here.clone();
+        let mut parked =
+            Entry { kind: Kind::Parked, id: "back".into(), ..state.entries[0].clone() };
+        parked.cluster = Some("1".into());
+        state.entries[0].cluster = here;
+        assert!(reasons(&state).is_empty(), "it is of this cluster");
+        state.entries[0].cluster = Some("1".into());
+        assert_eq!(reasons(&state), ["other_cluster"]);
+        assert!(state.ours(Kind::RestorePoint).is_empty());
+        // New clusters give out the same OIDs again.
+        parked.oid = live(&mut state).oid + 1;
+        state.entries.push(parked);
+        let error = refuse_lost(&state, "back").unwrap_err();
+        assert!(error.to_string().contains("another cluster"), "{error}");
     }
 
     #[test]

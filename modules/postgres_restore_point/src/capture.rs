@@ -214,6 +214,7 @@ impl Capture<'_> {
             at: clock::now().to_string(),
             release: self.task.release.clone(),
             major: self.live.major,
+            cluster: self.live.cluster.clone(),
             comment: self.live.comment.clone(),
             digest: Some(seen.survey.digest()),
             counters: Some(seen.counters.clone()),

@@ -182,6 +182,7 @@ impl Cloning<'_> {
             live_oid: self.live.oid,
             at: clock::now().to_string(),
             major: self.live.major,
+            cluster: self.live.cluster.clone(),
             digest: Some(digest),
             ..Entry::default()
         };

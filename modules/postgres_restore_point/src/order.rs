@@ -60,7 +60,9 @@ pub fn plan(state: &State, unfinished: &UnfinishedRun) -> Plan<Fix> {
     let mut plan = Plan::nothing(&state.database, state.view());
     let mut step = |fix, text: String| plan.steps.push(Step::new(fix, text));
     let live = state.cluster.find(&state.database);
-    if let Some(goal) = &unfinished.goal {
+    // The swap of another cluster is not to be finished here.
+    let goal = unfinished.goal.as_ref();
+    if let Some(goal) = goal.filter(|goal| !state.is_of_another_cluster(&goal.outgoing)) {
         let (incoming, outgoing) = (&goal.incoming, &goal.outgoing);
         if let Some(live) =
             live.filter(|live| !live.allow && [incoming.oid, outgoing.oid].contains(&live.oid))
@@ -157,7 +159,8 @@ pub fn commenting(name: &str, comment: Option<&str>) -> String {
 pub fn reached<'a>(state: &State, goal: &'a Option<Goal>) -> Option<&'a Entry> {
     let goal = goal.as_ref()?;
     let live = state.cluster.find(&state.database)?;
-    (live.oid == goal.incoming.oid).then_some(&goal.outgoing)
+    let is_here = !state.is_of_another_cluster(&goal.outgoing);
+    (is_here && live.oid == goal.incoming.oid).then_some(&goal.outgoing)
 }
 
 #[cfg(test)]
@@ -225,6 +228,11 @@ mod tests {
             steps(&state, &run),
             ["let shop accept connections again", "close p to connections"]
         );
+        state.cluster.system_identifier = Some("2".into());
+        let mut elsewhere = goal.clone();
+        elsewhere.outgoing.cluster = Some("1".into());
+        let elsewhere = UnfinishedRun { goal: Some(elsewhere), ..UnfinishedRun::default() };
+        assert!(steps(&state, &elsewhere).is_empty(), "another cluster's");
         let shop = state.cluster.databases.iter_mut().find(|one| one.name == "shop").unwrap();
         (shop.oid, shop.allow) = (7, true);
         assert_eq!(steps(&state, &run)[0], "record that shop is parked as f");

@@ -18,7 +18,9 @@ pub fn refuse(state: &State, id: &str) -> Result<()> {
     refuse_server(state)?;
     let live = state.live()?;
     refuse_unusable(live)?;
-    if let Some(entry) = state.entry(Kind::RestorePoint, id).filter(|entry| entry.oid == live.oid) {
+    let known = state.entry(Kind::RestorePoint, id);
+    let here = known.filter(|entry| !state.is_of_another_cluster(entry));
+    if let Some(entry) = here.filter(|entry| entry.oid == live.oid) {
         return Err(used(entry));
     }
     let name = names::ours(&live.name, Kind::RestorePoint, id);

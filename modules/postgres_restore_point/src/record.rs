@@ -29,6 +29,8 @@ pub struct Entry {
     pub release: Option<String>,
     /// The server's major version.
     pub major: u32,
+    /// The system identifier of its cluster, if it was recorded. OIDs are unique in one cluster only.
+    pub cluster: Option<String>,
     /// The original comment of the database, which is restored when it is live.
     pub comment: Option<String>,
     /// The digest of its content, if it was determined.
@@ -51,6 +53,7 @@ impl Default for Entry {
             at: String::new(),
             release: None,
             major: 0,
+            cluster: None,
             comment: None,
             digest: None,
             counters: None,
@@ -59,11 +62,18 @@ impl Default for Entry {
     }
 }
 
+impl Entry {
+    /// Whether it is certain that the database is in another cluster than the one with this system identifier.
+    pub fn is_of_another(&self, cluster: Option<&str>) -> bool {
+        self.cluster.as_deref().zip(cluster).is_some_and(|(recorded, now)| recorded != now)
+    }
+}
+
 pub fn add(state_dir: &Path, entry: &Entry) -> Result<()> {
     append_json(&state_dir.join(FILE), entry)
 }
 
-/// Reads the entries in their order; a later line about the same database replaces an earlier one.
+/// Reads the entries in their order; a later line about the same database of the same cluster replaces an earlier one.
 pub fn read(state_dir: &Path) -> Result<Vec<Entry>> {
     let Some(folder) = SafeFolder::find(state_dir)? else { return Ok(Vec::new()) };
     let path = folder.join(FILE);
@@ -72,7 +82,7 @@ pub fn read(state_dir: &Path) -> Result<Vec<Entry>> {
         .unwrap_or_default();
     let mut all: Vec<Entry> = Vec::new();
     for entry in parse_lines::<Entry>(&path, &content, "remove it")? {
-        all.retain(|known| known.oid != entry.oid);
+        all.retain(|known| known.oid != entry.oid || known.is_of_another(entry.cluster.as_deref()));
         all.push(entry);
     }
     Ok(all)
@@ -99,6 +109,10 @@ mod tests {
         let all = read(folder.path()).unwrap();
         assert_eq!(all.len(), 2);
         assert_eq!(all[1], parked);
+        // A cluster that was made again gives out the same OIDs.
+        add(folder.path(), &Entry { cluster: Some("1".into()), ..parked.clone() }).unwrap();
+        add(folder.path(), &Entry { cluster: Some("2".into()), ..parked }).unwrap();
+        assert_eq!(read(folder.path()).unwrap().len(), 3);
         std::fs::write(folder.path().join(FILE), "{}\n").unwrap();
         assert!(read(folder.path()).is_err());
     }

@@ -45,6 +45,9 @@ pub struct Database {
     /// The major version of the server.
     #[serde(skip)]
     pub major: u32,
+    /// The system identifier of its cluster.
+    #[serde(skip)]
+    pub cluster: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -88,7 +91,10 @@ impl Cluster {
     pub fn parse(text: &str) -> Result<Cluster> {
         let mut cluster: Cluster = serde_json::from_str(text)?;
         let major = cluster.major();
-        cluster.databases.iter_mut().for_each(|one| one.major = major);
+        let identifier = cluster.system_identifier.clone();
+        for one in &mut cluster.databases {
+            (one.major, one.cluster) = (major, identifier.clone());
+        }
         Ok(cluster)
     }
 
@@ -126,8 +132,16 @@ impl State {
         entries.filter_map(|entry| Some((entry, self.there(entry)?))).collect()
     }
 
+    /// Whether an entry is about another cluster, such as the one that this server's container had before it was made again.
+    pub fn is_of_another_cluster(&self, entry: &Entry) -> bool {
+        entry.is_of_another(self.cluster.system_identifier.as_deref())
+    }
+
     /// Returns the database of an entry, if it still matches the entry.
     pub fn there(&self, entry: &Entry) -> Option<&Database> {
+        if self.is_of_another_cluster(entry) {
+            return None;
+        }
         let comment = names::comment(&entry.database, entry.kind, &entry.id);
         let found = self.cluster.find(&entry.name)?;
         (found.oid == entry.oid && found.comment.as_ref() == Some(&comment)).then_some(found)
@@ -142,7 +156,11 @@ impl State {
     /// Whether the live database is in our record: captured, or made live by a rollback.
     pub fn known(&self, oid: u32, captured: u32) -> bool {
         oid == captured
-            || self.entries.iter().any(|entry| entry.oid == oid && entry.database == self.database)
+            || self.entries.iter().any(|entry| {
+                entry.oid == oid
+                    && entry.database == self.database
+                    && !self.is_of_another_cluster(entry)
+            })
     }
 
     pub fn view(&self) -> Value {
