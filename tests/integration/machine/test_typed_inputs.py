@@ -81,6 +81,14 @@ def test_every_input_is_by_name_and_nothing_but_a_lookup() -> None:
         assert template == "{{ lookup('ansible.builtin.env', 'DEPLOY_" + name.upper() + "')" + lists.get(name, "") + " }}"
 
 
+def test_files_of_a_component_may_name_the_colour(runner: Runner) -> None:
+    """Which is not known yet when the inputs are checked: only what is missing is refused."""
+    component = {"name": "web", "port": {"blue": 1, "green": 1}, "files": [{"path": "/etc/color", "content": "{{ app_color }}\n"}]}
+    (runner.place / "deploy/app.yml").write_text(json.dumps(APP | {"app_strategy": "incus", "app_components": [component]}))
+    code, output = runner.play("deploy_app", {"env": "staging"})
+    assert code == 2 and "app_color" not in output and "app_components" not in output and named_in(output) == {"release_sha"}, output
+
+
 @pytest.mark.every_version
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("run", RUNS)
