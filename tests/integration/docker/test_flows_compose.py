@@ -5,14 +5,17 @@
 whether its backups can be restored."""
 from __future__ import annotations
 
+import json
+import os
 import time
 import typing as t
 
 import pytest
 from compose import Engine, an_engine  # noqa: F401
-from compose_app import App
-from edge import call
-from harness import Run
+from compose_app import SERVES, App
+from edge import Edge, call, haproxy_binary, wait_for, web_binary
+from harness import Run, within
+from holds import BACKEND, nothing_is_held, waited
 from in_place import InPlace, example
 from releases import sha
 
@@ -86,6 +89,36 @@ WORKER = """\
     command: [sleep, "600"]
     volumes: ["./own:/own"]
 """
+
+
+class Before(Edge):
+    """A HAProxy in the engine's network, whose only server is the port that the project publishes."""
+
+    def _start_apps(self) -> None:
+        """Compose does."""
+
+
+def test_requests_wait_while_it_goes_back(on: Engine) -> None:
+    for get in (web_binary, lambda: haproxy_binary("2.6")):   # before the network in which nothing can be fetched
+        get()
+    with within(on.offer["pid"], {**on.environ, "PATH": f"{on.offer['path']}:{os.environ['PATH']}"}), Before(hold=True, inter=200) as edge, Shop(on) as shop:
+        shop.own = {**shop.own, "lb1": {}}
+        # It takes longer to start than HAProxy tries to connect: without the hold its requests fail.
+        serves = json.dumps(["sh", "-c", "sleep 2; cp /www/index.html /www/health; " + SERVES.replace("$", "$$")])
+        published = f"ports: ['127.0.0.1:{edge.ports['blue', 'web'][0]}:80']\n    command: {serves}"
+        for number in (1, 2):
+            file = shop.app.place / f"releases/{number}/compose.yml"
+            file.write_text(file.read_text().replace("    environment:", f"    {published}\n    environment:"))
+            run = shop.deploy(number)
+            assert run.code == 0 and shop.app.version == str(number), run.output
+        wait_for(lambda: edge.answer() == "release 2", "HAProxy sees that it runs")
+        shop.vars |= {"app_hold_hosts": ["lb1"], "app_hold": 60, "app_hold_backends": [BACKEND], "app_hold_stats_socket": [edge.stats]}
+        with edge.load(4, pause=50) as load:
+            back = shop.good("rollback", mode="backup", confirm=True)
+            assert shop.app.version == "1" and edge.answer() == "release 1", back.output
+        assert load.report["failed"] == 0 and load.report["requests"] > 0, load.report
+        assert waited(back) > 0, back.output
+        nothing_is_held(edge)
 
 
 def test_one_service_goes_back_and_the_others_run_on(shop: Shop) -> None:
